@@ -1,0 +1,59 @@
+# Every verb sets itself up in .venv; Python 3.11 or newer with venv is all that a fresh machine needs.
+# Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint fix docs wheel gpu
+
+help:
+	@echo "make demo    teach a student on real digits and print what it learned (under 2 minutes)"
+	@echo "make test    all tests that this machine can run"
+	@echo "make lint    ruff, mypy, import layers, generated pages up to date"
+	@echo "make fix     format, apply safe fixes, regenerate the generated pages"
+	@echo "make docs    regenerate the generated pages"
+	@echo "make wheel   build, install in clean environments, with a third party's plugin, and try it"
+	@echo "make gpu     the tests and benchmarks that need a CUDA device"
+
+demo: $(READY)
+	$(BIN)/python benchmarks/digits_demo.py
+
+# Two workers with one thread each beat one worker with two threads; the rest of a long file is shared out.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python docs/generate.py
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+
+wheel: $(READY)
+	scripts/check_wheel.sh $(BIN)/python
+
+gpu: $(READY)
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+		$(BIN)/python -m pytest -q -m gpu; \
+	else \
+		echo "make gpu: this machine has no CUDA device that torch can use; nothing was run"; \
+	fi
+
+# A new entry point, dependency or pin changes one of these files, and the next verb installs it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+		'distillkit needs Python 3.11 or newer; $(PYTHON) is ' + sys.version.split()[0] + '; try make PYTHON=python3.12')"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,dev]'
+	@touch $@

@@ -1,0 +1,78 @@
+"""distillkit: turn a large vision model into a small one that ships.
+
+These are the names that a plugin may import; everything below this package can move. None of them needs torch.
+"""
+
+from distillkit.contracts import (
+    BatchInfo,
+    Loss,
+    Model,
+    ModelFactory,
+    ModelRequest,
+    ModelSpec,
+    Outputs,
+    PluginSpec,
+    Read,
+    Signal,
+    TargetSpec,
+    Wanted,
+)
+from distillkit.errors import (
+    BrokenPluginError,
+    CheckpointError,
+    ClassSpaceError,
+    DataError,
+    DistillkitError,
+    DuplicatePluginError,
+    GateError,
+    MissingExtraError,
+    PluginError,
+    RecipeError,
+    RunDirectoryError,
+    ShapeError,
+    SignalError,
+    TrainingError,
+    UnavailableError,
+    UnknownPluginError,
+    UserError,
+    WeightsError,
+)
+from distillkit.hookspecs import hookimpl
+from distillkit.run_info import RunInfo
+from distillkit.version import __version__
+
+__all__ = [
+    "BatchInfo",
+    "BrokenPluginError",
+    "CheckpointError",
+    "ClassSpaceError",
+    "DataError",
+    "DistillkitError",
+    "DuplicatePluginError",
+    "GateError",
+    "Loss",
+    "MissingExtraError",
+    "Model",
+    "ModelFactory",
+    "ModelRequest",
+    "ModelSpec",
+    "Outputs",
+    "PluginError",
+    "PluginSpec",
+    "Read",
+    "RecipeError",
+    "RunDirectoryError",
+    "RunInfo",
+    "ShapeError",
+    "Signal",
+    "SignalError",
+    "TargetSpec",
+    "TrainingError",
+    "UnavailableError",
+    "UnknownPluginError",
+    "UserError",
+    "Wanted",
+    "WeightsError",
+    "__version__",
+    "hookimpl",
+]

@@ -1,0 +1,259 @@
+"""What a teacher, a student and a loss promise each other.
+
+Nothing here imports torch at run time, so that listing plugins and printing help stay fast.
+
+The letters in shapes: B batch, C channels, H W pixels (H also heads beside L), L layers, N patches, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import Tensor, nn
+
+
+class Signal(StrEnum):
+    """What a model can reveal about a batch."""
+
+    LOGITS = "logits"
+    DISTILL_LOGITS = "distill_logits"
+    EMBEDDING = "embedding"
+    CLS_ATTENTION = "cls_attention"
+    PATCH_TOKENS = "patch_tokens"
+
+
+Layers: TypeAlias = Literal["last", "all"] | tuple[int, ...]
+Wanted: TypeAlias = Mapping[Signal, tuple[int, ...]]
+"""The signals to switch on, each with the layers it is wanted of, ascending. LOGITS and DISTILL_LOGITS map to ()."""
+
+LAYERED = frozenset({Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS})
+"""The signals that exist once per layer."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """One signal that a loss reads, and of which layers.
+
+    `layers` counts from 0; "last" is the last layer, "all" is every layer. It is ignored for logits.
+    """
+
+    signal: Signal
+    layers: Layers = "last"
+
+    def indices(self, spec: ModelSpec) -> tuple[int, ...]:
+        """The layers of `spec` that this read asks for, in the order in which the loss will get them."""
+        if self.signal not in LAYERED:
+            return ()
+        if self.layers == "last":
+            return (spec.layers - 1,)
+        if self.layers == "all":
+            return tuple(range(spec.layers))
+        return self.layers
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one model said about one batch. A signal that nobody reads is None or empty.
+
+    Shapes:
+        logits           [B, K]
+        distill_logits   [B, K]; adapters return both heads in training and in evaluation
+        embedding        one [B, D_i] per layer read: the class token after the final norm, or the pooled feature
+        cls_attention    [B, L, H, 1 + N]: the softmax row of the class token's query over the class token and the
+                         patches; keys of distillation and register tokens are removed and the rest divided by its sum
+        patch_tokens     one [B, N_i, D_i] per layer read, row-major over the layer's grid
+    All are at least float32; what is float64 stays float64.
+    """
+
+    logits: Tensor | None = None
+    distill_logits: Tensor | None = None
+    embedding: tuple[Tensor, ...] = ()
+    cls_attention: Tensor | None = None
+    patch_tokens: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class BatchInfo:
+    """What a loss may know about the batch beside the models' outputs.
+
+    Shapes: labels [B, K], each row a distribution (smoothed and mixed) or zeros for an unlabelled sample, None where
+    the run has no labels at all; label_mass [B], 1 for a labelled sample and 0 for an unlabelled one.
+    `progress` is the share of the run's optimiser steps that are done, from 0 to 1.
+    """
+
+    labels: Tensor | None
+    label_mass: Tensor
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """One tensor of a loss's target: its shape without the batch, its dtype, and whether a bank must keep it exactly.
+
+    `dtype` is torch's name without the prefix: "float32", "int64".
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model described from its options alone, on the meta device: no weight is loaded to make one.
+
+    `layers` counts transformer blocks, or the stages of a convolutional network.
+    `widths` and `grids` have one entry per layer: the width D_i and the (rows, columns) of the patch tokens.
+    `image_size` is (height, width) in pixels. `flexible_size` says whether other sizes work without rebuilding.
+    `head_modules` names the sub-modules of `network` that depend on the number of classes.
+    `class_names` is None where the names are not known.
+    """
+
+    name: str
+    architecture: str
+    kind: Literal["vit", "cnn", "other"]
+    classes: int
+    signals: frozenset[Signal]
+    image_size: tuple[int, int]
+    layers: int = 1
+    widths: tuple[int, ...] = ()
+    grids: tuple[tuple[int, int], ...] = ()
+    heads: int | None = None
+    prefix_tokens: int = 0
+    flexible_size: bool = False
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+    crop: float = 0.875
+    head_modules: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
+    parameters: int = 0
+    licence: str | None = None
+
+    @property
+    def width(self) -> int:
+        """The width D of the last layer."""
+        return self.widths[-1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The grid of the last layer, rows by columns."""
+        return self.grids[-1]
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """What a registration hook returns: all that can be said about a plugin without importing it.
+
+    `name` is what the user types, lower-case kebab. `factory` is "module:Class" and is imported only when the name is
+    used. `argument` names what follows a colon ("timm:<any>"), None where nothing does. `signals` are those that a
+    model may reveal, or that a loss may read from the teacher. `licence` is that of the weights.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    signals: frozenset[Signal] = field(default_factory=frozenset)
+    licence: str | None = None
+    argument: str | None = None
+
+    @property
+    def shown_name(self) -> str:
+        """The name as listings show it: "timm:<any>"."""
+        return f"{self.name}:<{self.argument}>" if self.argument else self.name
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """What a recipe asks of a model plugin.
+
+    `name` is as typed, `argument` what follows its colon. `options` is an instance of the factory's `Options`.
+    `weights` is a file, "pretrained", "none", or None for the plugin's own default.
+    `classes` is the number of classes a student must have; None lets the model keep its own.
+    """
+
+    name: str
+    argument: str | None
+    options: Any
+    weights: str | None = None
+    classes: int | None = None
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A built teacher or student: an nn.Module around `network`, which is what is saved and exported.
+
+    `forward(images, wanted)` takes [B, C, H, W], normalised with `spec.mean` and `spec.std`, and returns exactly the
+    wanted signals. It returns both heads whether the module trains or not.
+    """
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def __call__(self, images: Tensor, wanted: Wanted) -> Outputs: ...
+
+
+class ModelFactory(Protocol):
+    """What `PluginSpec.factory` of a teacher or student names: a class with two class methods.
+
+    `Options` is a frozen pydantic model; unknown keys are errors.
+    """
+
+    @property
+    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - how mypy is told of a class inside the class
+
+    @classmethod
+    def describe(cls, request: ModelRequest) -> ModelSpec:
+        """Describe the model on the meta device. May read the header of a weight file, must not download."""
+
+    @classmethod
+    def build(cls, request: ModelRequest) -> Model:
+        """Build the model on torch's default device: the CPU, or "meta" for a plan, then without weights.
+
+        A teacher comes with its weights, random ones where they are "none"; a student as initialised under torch's
+        current seed, with `request.weights` loaded where given.
+        """
+
+
+class Loss(Protocol):
+    """A distillation loss. Any nn.Module with these attributes satisfies it.
+
+    Parameters that it owns (a projector) train, resume, and are never exported.
+    `weight` and `label_weight` are its paper's: the factor of its terms, and of the cross-entropy on the labels.
+    `targets` describes what `target` returns. `couples_batch = True` lets `forward` return scalars ([]), for losses
+    that compare the samples of a batch; such a loss is exempt from the equality under gradient accumulation.
+    """
+
+    @property
+    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - how mypy is told of a class inside the class
+
+    reads_teacher: frozenset[Read]
+    reads_student: frozenset[Read]
+    weight: float
+    label_weight: float
+    targets: Mapping[str, TargetSpec]
+
+    @classmethod
+    def build(cls, options: Any, student: ModelSpec, teacher: ModelSpec) -> Loss:
+        """Make the loss for a pair of models. Touches no weight of either.
+
+        A plan builds it on torch's meta device and runs `forward` there once: no shape and no branch may depend on the
+        values of a tensor.
+        """
+
+    def target(self, teacher: Outputs) -> dict[str, Tensor]:
+        """Read the teacher once, without gradient, into tensors of shape [B, ...].
+
+        Sample by sample: what it says of one image must not depend on the other images of the batch.
+        """
+
+    def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
+        """The named terms, each [B]: one value per sample. The loop averages them over the effective batch."""

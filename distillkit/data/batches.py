@@ -1,0 +1,142 @@
+"""What the training loop is fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from distillkit.contracts import ModelSpec
+from distillkit.data.datasets import DataSets
+from distillkit.data.loading import IndexedWindows, Layout, loader_processes
+from distillkit.data.mixing import Mixer
+from distillkit.data.order import Order, steps_per_epoch
+from distillkit.data.preparation import HostBatch, Preparation
+from distillkit.data.sources import Stream
+from distillkit.data.streaming import StreamedWindows
+from distillkit.data.transforms import training_transform
+from distillkit.errors import RecipeError
+from distillkit.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What goes through the models at once, on the device.
+
+    Shapes: images [b, C, H, W] float32, normalised for the student and mixed; labels [b, K], smoothed and mixed, zeros
+    for an unlabelled sample, None where the run has no labels; label_mass [b], 1 for labelled and 0 for unlabelled.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    label_mass: Tensor
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one optimiser step sees. `samples` and `labelled` count over all processes, `micro_batches` are ours."""
+
+    step: int
+    epoch: int
+    ends_epoch: bool
+    micro_batches: tuple[MicroBatch, ...]
+    samples: int
+    labelled: int
+
+
+class HostWindows(Protocol):
+    """Windows on the host, from an index or from a stream."""
+
+    def counts(self, step: int) -> tuple[int, int]: ...
+
+    def windows(self, start: int, end: int) -> Generator[tuple[HostBatch, ...]]: ...
+
+
+class TrainingData:
+    """The windows of one of `world` processes, a pure function of the recipe, `data.seed` and the step.
+
+    Neither the number of loader processes nor the step at which one starts changes a bit of them; for streams see
+    `StreamedWindows`.
+    Raises: RecipeError for combinations that cannot be, each with its way out.
+    """
+
+    def __init__(
+        self,
+        datasets: DataSets,
+        recipe: Recipe,
+        *,
+        spec: ModelSpec,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        _check(datasets, recipe)
+        self.steps_per_epoch = steps_per_epoch(datasets, recipe)
+        self._device = device
+        preparation = Preparation(
+            transform=training_transform(recipe.augment, spec),
+            mixer=Mixer(recipe.mixing, recipe.data.seed),
+            size=spec.image_size,
+            classes=spec.classes if datasets.labelled.any() else None,
+            smoothing=recipe.labels.smoothing,
+            seed=recipe.data.seed,
+        )
+        workers = loader_processes(recipe.data.workers)
+        layout = Layout(rank, world, recipe.training.micro_batch_size, workers, pin=device.type == "cuda")
+        views = recipe.data.views
+        self._host: HostWindows
+        if isinstance(datasets.train, Stream):
+            batch = recipe.training.batch_size
+            self._host = StreamedWindows(datasets.train, batch, self.steps_per_epoch, preparation, layout, views)
+        else:
+            self._host = IndexedWindows(datasets.train, Order.of(datasets, recipe), preparation, layout, views)
+
+    def windows(self, start_step: int, end_step: int) -> Generator[Window]:
+        """The windows of the steps `start_step` to `end_step - 1`, counted from 0. Ends its processes when closed."""
+        with closing(self._host.windows(start_step, end_step)) as windows:
+            for step, batches in enumerate(windows, start_step):
+                epoch, place = divmod(step, self.steps_per_epoch)
+                yield Window(
+                    step,
+                    epoch,
+                    place + 1 == self.steps_per_epoch,
+                    tuple(map(self._on_device, batches)),
+                    *self._host.counts(step),
+                )
+
+    def _on_device(self, batch: HostBatch) -> MicroBatch:
+        images, labels, label_mass, keys = batch
+        return MicroBatch(
+            images.to(self._device, non_blocking=True),
+            labels if labels is None else labels.to(self._device, non_blocking=True),
+            label_mass.to(self._device, non_blocking=True),
+            tuple(keys),  # some versions of torch make a list of it when they pin
+        )
+
+
+def _check(datasets: DataSets, recipe: Recipe) -> None:
+    """Refuse what cannot be repeated or mixed, in a sentence."""
+    mixing, size = recipe.mixing, recipe.training.micro_batch_size
+    if datasets.streaming and recipe.augment.repeats > 1:
+        raise RecipeError(
+            f"augment.repeats = {recipe.augment.repeats} needs images with an index, and '{datasets.train.name}' is a "
+            "stream; set it to 1"
+        )
+    if not Mixer(mixing, 0).is_on:
+        return
+    if size is not None and size % 2:
+        raise RecipeError(
+            f"training.micro_batch_size = {size} would split a pair that is mixed; make it even, or set mixing.mixup "
+            "and mixing.cutmix to 0"
+        )
+    labelled = int(datasets.labelled.sum())
+    if mixing.mode == "batch" and 0 < labelled < len(datasets.labelled):
+        raise RecipeError(
+            f"mixing.mode = 'batch' mixes all images of a batch, and of these only {labelled:,} of "
+            f"{len(datasets.labelled):,} have a label; use mixing.mode = 'pair', which keeps the two kinds apart"
+        )

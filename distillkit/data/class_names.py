@@ -1,0 +1,78 @@
+"""Which classes the data speaks of, and that all of it speaks of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from distillkit.data.selection import UNLABELLED, Part, Selection
+from distillkit.data.sources import Source, Stream
+from distillkit.errors import DataError
+
+_SHOWN = 5
+
+
+def agreed_names(sources: Mapping[str, Source | Stream | None]) -> tuple[str, ...] | None:
+    """The class names of the first source that has some, in its order.
+
+    Raises: DataError when another source names other classes, or a stream the same in another order.
+    """
+    named = {key: source for key, source in sources.items() if source is not None and source.class_names is not None}
+    if not named:
+        return None
+    first, *others = named
+    names = named[first].class_names or ()
+    for key in others:
+        source = named[key]
+        other = source.class_names or ()
+        if set(other) != set(names):
+            raise DataError(
+                f"data.{key}: the classes of '{source.name}' are not those of '{named[first].name}'; "
+                f"{_listed('missing', set(names) - set(other))}{_listed('unknown', set(other) - set(names))}"
+                "give every split the same class folders"
+            )
+        if isinstance(source, Stream) and other != names:
+            raise DataError(
+                f"data.{key}: the stream '{source.name}' has the classes of '{named[first].name}' in another order"
+            )
+    return names
+
+
+def labelled_part(source: Source, names: tuple[str, ...] | None) -> Part:
+    """All of a source, its labels counted in the order of `names`."""
+    part = Part.whole(source)
+    if not names or not source.class_names or source.class_names == names:
+        return part
+    places = np.array([names.index(name) for name in source.class_names])
+    labels = np.where(part.labels == UNLABELLED, UNLABELLED, places[part.labels])
+    return Part(source, part.indices, labels)
+
+
+def count_classes(names: tuple[str, ...] | None, selections: Iterable[Selection]) -> int | None:
+    """The number of classes, None where nothing is labelled.
+
+    Raises: DataError for a single class, which nothing can be learnt from, and for a label without a name.
+    """
+    found = list(selections)
+    highest = max((int(selection.labels.max()) for selection in found if len(selection)), default=UNLABELLED)
+    if names is None and highest == UNLABELLED:
+        return None
+    classes = len(names) if names is not None else highest + 1
+    if highest >= classes:
+        raise DataError(f"'{found[0].name}' has the label {highest}, but only {classes} class names")
+    if classes == 1:
+        only = f"'{names[0]}'" if names else "0"
+        raise DataError(
+            f"'{found[0].name}' has a single class, {only}; give every class a folder, or name pictures without labels "
+            "in data.unlabeled"
+        )
+    return classes
+
+
+def _listed(what: str, names: set[str]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return f"{what}: {shown}{more}; "

@@ -1,0 +1,202 @@
+"""Which images a run has: for training, for choosing the best checkpoint, and for the final measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillkit.data.balance import held_out, kept_labels
+from distillkit.data.class_names import agreed_names, count_classes, labelled_part
+from distillkit.data.opening import Opener, unlabelled_images
+from distillkit.data.selection import UNLABELLED, Part, Selection
+from distillkit.data.sources import Source, Stream
+from distillkit.errors import DataError
+from distillkit.hooks import Plugins
+from distillkit.recipe import Data
+
+_Key: TypeAlias = Literal["validation", "test"]
+_Measured: TypeAlias = Mapping[_Key, Source | Stream | None]
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """The images of a run. No pixel is read to make one.
+
+    `labelled` says of each training image whether its label is seen, [n]. `classes` is None where nothing is labelled.
+    `notes` are sentences about what was decided. `fingerprint` changes with the names, the order and the labels of the
+    training images. `streaming` means that exactness ends at the epoch.
+    """
+
+    train: Source | Stream
+    labelled: NDArray[np.bool_]
+    validation: Source | Stream | None
+    test: Source | Stream | None
+    class_names: tuple[str, ...] | None
+    classes: int | None
+    notes: tuple[str, ...]
+    fingerprint: str
+    streaming: bool = False
+
+    def only_labelled(self) -> DataSets:
+        """The same without the unlabelled training images, for a run in which no loss reads a teacher.
+
+        Raises: DataError when nothing is left.
+        """
+        if not self.labelled.any():
+            raise DataError(
+                f"no image of '{self.train.name}' has a label and no loss reads a teacher: nothing can be learnt; "
+                "name labelled images in data.train or give the recipe a teacher"
+            )
+        if not isinstance(self.train, Selection) or self.labelled.all():
+            return self
+        train = self.train.only_labelled()
+        note = f"dropped: {len(self.train) - len(train):,} unlabelled images, since no loss reads a teacher"
+        return replace(
+            self,
+            train=train,
+            labelled=train.labelled(),
+            notes=(*self.notes, note),
+            fingerprint=fingerprint(train, self.class_names),
+        )
+
+
+def open_datasets(data: Data, plugins: Plugins) -> DataSets:
+    """Open what `[data]` names, hold out the validation share, and choose the labels that are kept.
+
+    Raises: DataError; a PluginError where a data set's plugin is unknown, broken or lacks a package.
+    """
+    opener = Opener(data, plugins)
+    name = data.train or (None if data.unlabeled else "digits")
+    train = None if name is None else opener.training("train", name)
+    unlabelled = None if data.unlabeled is None else opener.training("unlabeled", data.unlabeled)
+    notes: list[str] = []
+    measured = _measured_on(opener, name, notes)
+    if isinstance(train, Stream) or isinstance(unlabelled, Stream):
+        return _streaming(train, measured, data, notes)
+    return _indexed(train, unlabelled, measured, data, notes)
+
+
+def _measured_on(opener: Opener, train: str | None, notes: list[str]) -> dict[_Key, Source | Stream | None]:
+    """The sets to measure on: those that the recipe names, or those that the training data comes with."""
+    data = opener.data
+    measured: dict[_Key, Source | Stream | None] = {"validation": None, "test": None}
+    if isinstance(data.validation, str):
+        measured["validation"] = opener.measured("validation", data.validation)
+    elif train is not None and data.validation > 0:
+        measured["validation"] = opener.brought_along("validation", train)
+    if data.test is not None:
+        measured["test"] = opener.measured("test", data.test)
+    elif train is not None:
+        measured["test"] = opener.brought_along("test", train)
+    for key, source in measured.items():
+        if source is not None and unlabelled_images(source):
+            notes.append(f"{key}: none, since '{source.name}' has images without a label")
+            measured[key] = None
+        elif source is not None:
+            notes.append(f"{key}: {len(source):,} images of '{source.name}'")
+    return measured
+
+
+def _indexed(
+    train: Source | None, unlabelled: Source | None, measured: _Measured, data: Data, notes: list[str]
+) -> DataSets:
+    """Put the training images together; every image has an index."""
+    names = agreed_names({"train": train, "validation": measured["validation"], "test": measured["test"]})
+    sets = {key: _selection(source, names) for key, source in measured.items()}
+    parts: list[Part] = []
+    if train is not None:
+        part = labelled_part(train, names)
+        part, held = _hold_out(part, data) if sets["validation"] is None else (part, None)
+        if held is not None:
+            sets["validation"] = Selection(train.name, names, [held])
+            notes.append(f"validation: {len(held.indices):,} images held out of train")
+        parts.append(_keep_labels(part, data, notes))
+    elif data.labels is not None:
+        raise DataError(f"data.labels = {data.labels:,} keeps labels of data.train, which is not given; name it")
+    if unlabelled is not None:
+        parts.append(Part.whole(unlabelled).without_labels("unlabeled/"))
+        notes.append(f"unlabeled: {len(unlabelled):,} images of '{unlabelled.name}'")
+    chosen = Selection(next(part.source.name for part in parts), names, parts)
+    labelled = chosen.labelled()
+    notes.insert(0, f"train: {len(chosen):,} images, {int(labelled.sum()):,} of them with a label")
+    return DataSets(
+        train=chosen,
+        labelled=labelled,
+        validation=sets["validation"],
+        test=sets["test"],
+        class_names=names,
+        classes=count_classes(names, [chosen, *(found for found in sets.values() if isinstance(found, Selection))]),
+        notes=tuple(notes),
+        fingerprint=fingerprint(chosen, names),
+    )
+
+
+def _selection(source: Source | Stream | None, names: tuple[str, ...] | None) -> Source | Stream | None:
+    if source is None or isinstance(source, Stream):
+        return source
+    return Selection(source.name, names, [labelled_part(source, names)])
+
+
+def _hold_out(part: Part, data: Data) -> tuple[Part, Part | None]:
+    """Split a part into what is trained on and what is held out, where a share is to be and labels can be measured."""
+    if isinstance(data.validation, str) or data.validation == 0 or (part.labels == UNLABELLED).all():
+        return part, None
+    held = held_out(part.labels, data.validation, data.seed)
+    return part.only(np.setdiff1d(np.arange(len(part.labels)), held)), part.only(held)
+
+
+def _keep_labels(part: Part, data: Data, notes: list[str]) -> Part:
+    """Hide all labels but those that `data.labels` keeps."""
+    if data.labels is None:
+        return part
+    kept = kept_labels(part.labels, data.labels, data.seed)
+    labels = np.full_like(part.labels, UNLABELLED)
+    labels[kept] = part.labels[kept]
+    hidden = int((part.labels != UNLABELLED).sum()) - len(kept)
+    notes.append(f"labels: {len(kept):,} are kept, balanced over the classes; {hidden:,} images stay as unlabelled")
+    return replace(part, labels=labels)
+
+
+def _streaming(train: Source | Stream | None, measured: _Measured, data: Data, notes: list[str]) -> DataSets:
+    """A run on a stream: what needs an index is refused."""
+    if not isinstance(train, Stream):
+        raise DataError(f"data.unlabeled: '{data.unlabeled}' is a stream; name a folder or a data set with an index")
+    for key in ("labels", "labeled_fraction", "unlabeled"):
+        if getattr(data, key) is not None:
+            raise DataError(
+                f"data.{key} needs images with an index, and '{train.name}' is a stream; leave it out or name a data "
+                "set with an index"
+            )
+    names = agreed_names({"train": train, "validation": measured["validation"], "test": measured["test"]})
+    sets = {key: _selection(source, names) for key, source in measured.items()}
+    if sets["validation"] is None:
+        notes.append("validation: none, since nothing can be held out of a stream; name a data set in data.validation")
+    notes.insert(0, f"train: {len(train):,} images of the stream '{train.name}'; resuming is exact to the epoch")
+    return DataSets(
+        train=train,
+        labelled=np.ones(len(train), np.bool_),
+        validation=sets["validation"],
+        test=sets["test"],
+        class_names=names,
+        classes=len(names) if names else None,
+        notes=tuple(notes),
+        fingerprint=fingerprint(train, names),
+        streaming=True,
+    )
+
+
+def fingerprint(train: Selection | Stream, names: tuple[str, ...] | None) -> str:
+    """A digest of class names and of the key and label of every training image, in order. 32 hexadecimal digits."""
+    digest = blake2b("\n".join(names or ()).encode(), digest_size=16)
+    if isinstance(train, Stream):
+        digest.update(f"\0{train.name}\0{len(train)}".encode())
+        return digest.hexdigest()
+    for key in train.all_keys():
+        digest.update(f"\0{key}".encode(errors="surrogateescape"))
+    digest.update(train.labels.astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Host batches from images with an index, made by any number of loader processes with equal results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from distillkit.data.order import Entries, Order, share, view_of
+from distillkit.data.preparation import HostBatch, Preparation, Sample
+from distillkit.data.sources import Source, load_image
+from distillkit.errors import RecipeError, UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who reads: one of `world` processes, in micro-batches, with loader processes of its own."""
+
+    rank: int
+    world: int
+    micro_batch_size: int | None
+    workers: int
+    pin: bool
+
+    def micro_batches(self, samples: int) -> tuple[slice, ...]:
+        """The parts into which `samples` of one process are split; the last may be ragged."""
+        size = self.micro_batch_size or samples
+        return tuple(slice(start, start + size) for start in range(0, samples, size))
+
+
+def loader_processes(wanted: int | None) -> int:
+    """`data.workers`, or one per core that this process may use, at most 8."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin: bool) -> Generator[Any]:
+    """What `dataset` makes of each job (of nothing, where it is a stream), in order.
+
+    Never touches a global generator. Closing the iterator ends the loader's processes.
+    Raises: the UserError that a loader process returned in the place of a batch.
+    """
+    loader = iter(
+        DataLoader(
+            dataset,
+            sampler=jobs,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+    )
+    try:
+        for batch in loader:
+            # Raised in a loader process, it would arrive with a traceback for its message.
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    finally:
+        del loader  # the last reference: ends the processes now
+
+
+class Job(NamedTuple):
+    """One micro-batch to make."""
+
+    view: int
+    entries: Entries
+
+
+class MicroBatches(Dataset[HostBatch | UserError]):
+    """Makes host batches of jobs, in a loader process."""
+
+    def __init__(self, source: Source, preparation: Preparation) -> None:
+        self._source = source
+        self._preparation = preparation
+
+    def __getitem__(self, job: Job) -> HostBatch | UserError:
+        try:
+            return self._preparation(self._samples(job.entries), len(job.entries), job.view)
+        except UserError as error:
+            return error
+
+    def _samples(self, entries: Entries) -> Iterator[Sample]:
+        for index, repeat in entries.tolist():
+            yield Sample(load_image(self._source, index), self._source.key(index), repeat, self._source.label(index))
+
+
+@dataclass(frozen=True)
+class IndexedWindows:
+    """The windows of one process, as `order` has them.
+
+    Raises: RecipeError where a process would have nothing to read.
+    """
+
+    source: Source
+    order: Order
+    preparation: Preparation
+    layout: Layout
+    views: int | None
+
+    def __post_init__(self) -> None:
+        pairs, world = -(-self.order.window // 2), self.layout.world
+        if pairs < world:
+            raise RecipeError(
+                f"a step has {self.order.window} samples, too few for {world} processes, which need two each; "
+                f"use fewer processes or raise training.batch_size to {2 * world} or more"
+            )
+
+    def counts(self, step: int) -> tuple[int, int]:
+        """Samples, and labelled samples, of a window over all processes."""
+        return self.order.window, int(self.order.labelled_per_step[step % self.order.steps_per_epoch])
+
+    def windows(self, start: int, end: int) -> Generator[tuple[HostBatch, ...]]:
+        """The micro-batches of each of the steps `start` to `end - 1`, from one loader across all epochs."""
+        positions = share(self.order.window, self.layout.rank, self.layout.world)
+        slices = self.layout.micro_batches(len(positions))
+        dataset = MicroBatches(self.source, self.preparation)
+        jobs = (Job(view, window[positions[part]]) for view, window in self._planned(start, end) for part in slices)
+        with closing(host_batches(dataset, jobs, workers=self.layout.workers, pin=self.layout.pin)) as batches:
+            for _ in range(start, end):
+                yield tuple(next(batches) for _ in slices)
+
+    def _planned(self, start: int, end: int) -> Iterator[tuple[int, Entries]]:
+        """View and entries of each window. The loader reads ahead of the steps, into the next epoch too."""
+        steps = self.order.steps_per_epoch
+        for epoch in range(start // steps, -(-end // steps)):
+            windows = self.order.epoch(epoch)
+            for step in range(max(start, epoch * steps), min(end, (epoch + 1) * steps)):
+                yield view_of(epoch, self.views), windows[step - epoch * steps]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,82 @@
+"""From what a recipe says (`digits`, `timm:torch/cifar10`, a folder) to an open data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from distillkit.data.selection import UNLABELLED, labels_of
+from distillkit.data.sources import Source, SourceFactory, Split, Stream
+from distillkit.errors import DataError
+from distillkit.hooks import Plugins, split_name
+from distillkit.recipe import Data
+from distillkit.suggestions import nearest
+
+Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
+"""The keys of `recipe.Data` that name a data set."""
+
+
+@dataclass(frozen=True)
+class Opener:
+    """Opens what the keys of `[data]` name. Every DataError starts with the key."""
+
+    data: Data
+    plugins: Plugins
+
+    def training(self, key: Literal["train", "unlabeled"], name: str) -> Source | Stream:
+        """The images to train on."""
+        opened = self._open(key, name, "train")
+        if opened is None:
+            raise DataError(f"data.{key}: '{name}' has no images to train on; name another data set or a folder")
+        return opened
+
+    def measured(self, key: Literal["validation", "test"], name: str) -> Source | Stream:
+        """The images to measure on that a recipe asks for.
+
+        Raises: DataError where there are none, or some without a label.
+        """
+        opened = self._open(key, name, key)
+        if opened is None:
+            raise DataError(f"data.{key}: '{name}' has no {key} images of its own; name another data set or a folder")
+        missing = unlabelled_images(opened)
+        if missing:
+            raise DataError(
+                f"data.{key}: {missing:,} of the {len(opened):,} images of '{opened.name}' have no label; "
+                "put every picture into the folder of its class"
+            )
+        return opened
+
+    def brought_along(self, key: Literal["validation", "test"], train: str) -> Source | Stream | None:
+        """The images to measure on that the training data comes with, if any."""
+        return self._open("train", train, key)
+
+    def _open(self, key: Key, name: str, split: Split) -> Source | Stream | None:
+        try:
+            full = self._resolve(name)
+            factory: SourceFactory = self.plugins.factory("dataset", full)
+            opened = factory.open(split_name(full)[1], self.data, split)
+        except DataError as error:
+            raise DataError(f"data.{key}: {error}") from error
+        if opened is not None and len(opened) == 0:
+            raise DataError(f"data.{key}: '{opened.name}' has no images")
+        return opened
+
+    def _resolve(self, name: str) -> str:
+        """The name of a data set wins over a folder that is called the same, which "./name" means."""
+        known = {owned.spec.name: owned.spec for owned in self.plugins.listing("dataset")}
+        if split_name(name)[0] in known:
+            return name
+        if Path(name).expanduser().exists():
+            return f"folder:{name}"
+        guess = nearest(name, known)
+        question = f"; did you mean '{guess}'?" if guess else ";"
+        names = ", ".join(spec.shown_name for spec in known.values())
+        raise DataError(f"'{name}' is neither a folder nor a data set{question} (data sets: {names})")
+
+
+def unlabelled_images(source: Source | Stream) -> int:
+    """How many images have no label. A stream is taken at its word."""
+    return 0 if isinstance(source, Stream) else int(np.sum(labels_of(source) == UNLABELLED))

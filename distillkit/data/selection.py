@@ -1,0 +1,91 @@
+"""Choose images from sources, and decide which of their labels are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillkit.data.sources import Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+UNLABELLED = -1
+
+
+def labels_of(source: Source) -> NDArray[np.int64]:
+    """Every label of a source, [n], UNLABELLED where there is none."""
+    labels = (source.label(index) for index in range(len(source)))
+    return np.fromiter((UNLABELLED if label is None else label for label in labels), np.int64, len(source))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of one source. `prefix` stands before their keys, so that the keys of two sources never meet."""
+
+    source: Source
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    prefix: str = ""
+
+    @classmethod
+    def whole(cls, source: Source) -> Part:
+        return cls(source, np.arange(len(source)), labels_of(source))
+
+    def without_labels(self, prefix: str) -> Part:
+        return Part(self.source, self.indices, np.full_like(self.labels, UNLABELLED), prefix)
+
+    def only(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Part:
+        """The images that a mask or indices choose, in the order of the source."""
+        kept = np.sort(np.arange(len(self.indices))[chosen])
+        return Part(self.source, self.indices[kept], self.labels[kept], self.prefix)
+
+
+class Selection:
+    """Images of several sources as one. It is itself a Source."""
+
+    def __init__(self, name: str, class_names: tuple[str, ...] | None, parts: Sequence[Part]) -> None:
+        self.name = name
+        self.class_names = class_names
+        self.parts = tuple(parts)
+        self.labels = np.concatenate([part.labels for part in parts])
+        self._ends = np.cumsum([len(part.indices) for part in parts])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, index: int) -> str:
+        part, inner = self._find(index)
+        return part.prefix + part.source.key(inner)
+
+    def all_keys(self) -> Iterator[str]:
+        """Every key, in order; faster than one by one."""
+        for part in self.parts:
+            for index in part.indices.tolist():
+                yield part.prefix + part.source.key(index)
+
+    def label(self, index: int) -> int | None:
+        label = int(self.labels[index])
+        return None if label == UNLABELLED else label
+
+    def image(self, index: int) -> Image:
+        part, inner = self._find(index)
+        return part.source.image(inner)
+
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which images have a label, [n]."""
+        labelled: NDArray[np.bool_] = self.labels != UNLABELLED
+        return labelled
+
+    def only_labelled(self) -> Selection:
+        parts = [part.only(part.labels != UNLABELLED) for part in self.parts]
+        return Selection(self.name, self.class_names, [part for part in parts if len(part.indices)])
+
+    def _find(self, index: int) -> tuple[Part, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self.parts[number]
+        return part, int(part.indices[index - self._ends[number]])  # counted from the part's end

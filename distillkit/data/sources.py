@@ -1,0 +1,81 @@
+"""Where images come from: what a data set plugin gives, with an index (`Source`) or as a stream (`Stream`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+
+from distillkit.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from distillkit.recipe import Data
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+
+
+class Source(Protocol):
+    """Images with an index. Opening one lists; it reads no pixels.
+
+    `name` is how sentences call it. `class_names` is in the order of the labels, None where no name is known.
+    """
+
+    name: str
+    class_names: tuple[str, ...] | None
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """What identifies the image, now and in every later run. All randomness about the image comes from its key."""
+
+    def label(self, index: int) -> int | None:
+        """The class, or None for an image without a label."""
+
+    def image(self, index: int) -> Image:
+        """The image in RGB. May raise anything; see `load_image`."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Images that come one after the other. Resuming is exact to the epoch, not to the step.
+
+    `len` is the number of images of one pass. `shards` is how many processes can share a pass.
+    """
+
+    name: str
+    class_names: tuple[str, ...] | None
+    shards: int
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> Iterator[tuple[Image, int | None]]:
+        """One pass over the part of the stream that belongs to this process and loader worker; `number` counts them."""
+
+
+class SourceFactory(Protocol):
+    """What `PluginSpec.factory` of a data set names."""
+
+    @classmethod
+    def open(cls, argument: str | None, data: Data, split: Split) -> Source | Stream | None:
+        """Open one split; None where the data set has none of that name.
+
+        `argument` is what follows the colon of the name. Raises: DataError for what cannot be opened.
+        """
+
+
+def load_image(source: Source, index: int) -> Image:
+    """The image of a source.
+
+    Raises: DataError that names the image, whatever the source raised.
+    """
+    try:
+        return source.image(index)
+    except UserError:
+        raise
+    # Decoders raise whatever they like: OSError, SyntaxError, struct.error, DecompressionBombError, ...
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"image '{source.key(index)}' of '{source.name}' cannot be read: {reason}; repair or remove it"
+        ) from error

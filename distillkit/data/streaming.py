@@ -1,0 +1,79 @@
+"""Windows of host batches from a stream, which has no index: exact to the epoch, not to the step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count, islice
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from distillkit.data.loading import Layout, host_batches
+from distillkit.data.order import share, view_of
+from distillkit.data.preparation import HostBatch, Preparation, Sample
+from distillkit.data.sources import Stream
+from distillkit.errors import DataError, UserError
+
+
+@dataclass(frozen=True)
+class StreamedWindows:
+    """The windows of one process, from its part of a stream, which is read over and over.
+
+    An epoch is a number of steps, the stream's length divided by the batch. Reading starts at the stream's beginning
+    for the epoch that has the first step; with several loader processes each makes whole windows of its own shards.
+    """
+
+    stream: Stream
+    batch_size: int
+    steps_per_epoch: int
+    preparation: Preparation
+    layout: Layout
+    views: int | None
+
+    def counts(self, step: int) -> tuple[int, int]:  # noqa: ARG002 -- all steps are alike
+        """Samples, and labelled samples, of a window over all processes. A stream has a label for every image."""
+        return self.batch_size, self.batch_size
+
+    def windows(self, start: int, end: int) -> Generator[tuple[HostBatch, ...]]:
+        """The micro-batches of each of the steps `start` to `end - 1`."""
+        dataset = StreamReader(self, first_pass=start // self.steps_per_epoch)
+        workers = min(self.layout.workers, max(1, self.stream.shards // self.layout.world))
+        with closing(host_batches(dataset, None, workers=workers, pin=self.layout.pin)) as windows:
+            yield from islice(windows, end - start)
+
+
+class StreamReader(IterableDataset[tuple[HostBatch, ...] | UserError]):
+    """Reads a stream without end and makes windows of it, in a loader process."""
+
+    def __init__(self, windows: StreamedWindows, first_pass: int) -> None:
+        self._windows = windows
+        self._first_pass = first_pass
+
+    def __iter__(self) -> Iterator[tuple[HostBatch, ...] | UserError]:
+        try:
+            yield from self._read()
+        except UserError as error:
+            yield error
+
+    def _read(self) -> Iterator[tuple[HostBatch, ...]]:
+        layout = self._windows.layout
+        size = len(share(self._windows.batch_size, layout.rank, layout.world))
+        samples = self._samples()
+        while True:
+            window = list(islice(samples, size))
+            view = view_of(window[0].repeat, self._windows.views)
+            yield tuple(
+                self._windows.preparation(window[part], len(window[part]), view) for part in layout.micro_batches(size)
+            )
+
+    def _samples(self) -> Iterator[Sample]:
+        """Every pass after the other. The key is the place in the stream and the repeat is the number of the pass."""
+        info = get_worker_info()
+        reader = f"{self._windows.layout.rank}/{info.id if info else 0}"
+        for number in count(self._first_pass):
+            position = -1
+            for position, (image, label) in enumerate(self._windows.stream.read(number)):
+                yield Sample(image, f"{reader}/{position}", number, label)
+            if position < 0:
+                raise DataError(f"the stream '{self._windows.stream.name}' gave no image; check where it lies")

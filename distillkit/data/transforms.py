@@ -1,0 +1,86 @@
+"""From a picture to a normalised tensor: timm's and torchvision's transforms, set up from the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from timm.data import create_transform
+from timm.data.transforms import ResizeKeepRatio
+from torch import Tensor
+from torchvision import transforms
+
+from distillkit.contracts import ModelSpec
+from distillkit.errors import RecipeError
+from distillkit.recipe import Augment
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Transform: TypeAlias = Callable[["Image"], Tensor]
+"""An RGB picture to [3, H, W] float32, normalised with the student's mean and standard deviation."""
+
+
+def training_transform(augment: Augment, spec: ModelSpec) -> Transform:
+    """What a training image goes through. Reads the global generators; see `distillkit.data.randomness`.
+
+    Raises: RecipeError for an `augment.auto` that timm does not understand.
+    Source: timm's training transforms, which are DeiT's (Touvron et al. 2021, arXiv:2012.12877, table 9).
+    """
+    jitter: Any = augment.color_jitter or None  # None leaves the transform out, 0 would only cost time
+    try:
+        first, second, last = create_transform(
+            spec.image_size,
+            is_training=True,
+            separate=True,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.flip,
+            auto_augment=augment.auto or None,
+            color_jitter=jitter,
+            re_prob=augment.erasing,
+            re_mode="pixel",
+            interpolation=augment.interpolation,
+            mean=spec.mean,
+            std=spec.std,
+        )
+    # timm states what it wants of the string with assertions; numbers that are none fail as they will.
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"augment.auto = '{augment.auto}' is not an auto-augment string of timm ({error}); "
+            "one that it has is rand-m9-mstd0.5-inc1"
+        ) from error
+    crop, *flip = first.transforms
+    return _compose(*_crop(augment, spec, crop), *flip, second, last)
+
+
+def evaluation_transform(augment: Augment, spec: ModelSpec) -> Transform:
+    """Resize to int(size / eval_crop) and crop the centre, aspect kept, as DeiT evaluates (deit/datasets.py)."""
+    transform: Transform = create_transform(
+        spec.image_size,
+        crop_pct=augment.eval_crop,
+        crop_mode="center",
+        interpolation=augment.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+    )
+    return transform
+
+
+def _crop(augment: Augment, spec: ModelSpec, resized: Any) -> tuple[Any, ...]:
+    """The geometry of `augment.crop`: timm's random resized crop, or one that keeps the scale.
+
+    Both others resize until the picture covers the student's size, aspect kept; what hangs over is cropped at random
+    or, for "none", at the centre, where evaluation looks when `eval_crop` is 1.
+    """
+    if augment.crop == "resized":
+        return (resized,)
+    cover = ResizeKeepRatio(spec.image_size, interpolation=augment.interpolation)  # type: ignore[no-untyped-call]
+    if augment.crop == "padded":
+        return cover, transforms.RandomCrop(spec.image_size, padding=augment.padding)
+    return cover, transforms.CenterCrop(spec.image_size)
+
+
+def _compose(*steps: Any) -> Transform:
+    composed: Transform = transforms.Compose(steps)
+    return composed

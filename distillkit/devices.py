@@ -1,0 +1,41 @@
+"""Which device and which arithmetic a run uses."""
+
+from __future__ import annotations
+
+import torch
+
+from distillkit.errors import RecipeError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(asked: str) -> torch.device:
+    """The device that `training.device` means; auto is CUDA, then Apple's, then the CPU.
+
+    Raises: RecipeError for a device that is not here.
+    """
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise RecipeError(f"training.device is '{asked}'; use auto, cpu, cuda, cuda:1 or mps") from None
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        raise RecipeError(f"training.device is '{asked}' and there is no such device here; use auto or cpu")
+    return device
+
+
+def pick_precision(asked: str, device: torch.device) -> torch.dtype:
+    """The autocast dtype; auto is bf16 on a GPU that has it, fp16 on one that has not, and fp32 elsewhere."""
+    if asked != "auto":
+        return DTYPES[asked]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

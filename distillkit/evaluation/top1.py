@@ -1,0 +1,78 @@
+"""Top-1 accuracy of every answer a student can give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.contracts import ModelSpec, Outputs, Signal
+from distillkit.models.heads import Answer, fuse
+
+CHOICES: dict[str, tuple[str, str]] = {
+    "class": ("class", "logits"),
+    "distill": ("distill", "logits"),
+    "fused_logits": ("fused", "logits"),
+    "fused_softmax": ("fused", "softmax"),
+}
+"""Figure name to (head, fusion); a student with one head has the first alone."""
+
+
+def answers(outputs: Outputs, answer: Answer) -> dict[str, Tensor]:
+    """The scores [B, K] of every answer that `outputs` allows, and of the chosen one as "answer"."""
+    choices = CHOICES if outputs.distill_logits is not None else {"class": CHOICES["class"]}
+    scores = {name: fuse(outputs, *choice) for name, choice in choices.items()}
+    return scores | {"answer": fuse(outputs, answer.head, answer.fusion)}
+
+
+@torch.no_grad()
+def top1(
+    model: nn.Module,
+    spec: ModelSpec,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    answer: Answer,
+    *,
+    precision: torch.dtype = torch.float32,
+) -> dict[str, float]:
+    """Accuracy in percent over batches of (images [B, C, H, W], labels [B]).
+
+    Returns `class_top1` and, with two heads, `distill_top1`, `fused_logits_top1`, `fused_softmax_top1`; `top1` and
+    `top5` (where there are more than five classes) of the chosen answer; `loss`, its mean cross-entropy in nats; and
+    `images`. Figures are summed on the device and read once. Figures of idle heads are left out, and with them those
+    of the fusions.
+    Source: late fusion is DeiT (Touvron et al. 2021, arXiv:2012.12877), section 4.
+    """
+    wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
+    training = model.training
+    model.eval()
+    totals: dict[str, Tensor] = {}
+    images_seen = 0
+    for images, labels in batches:
+        with torch.autocast(images.device.type, dtype=precision, enabled=precision is not torch.float32):
+            outputs: Outputs = model(images, wanted)
+        for name, value in _correct(answers(outputs, answer), labels).items():
+            totals[name] = totals[name] + value if name in totals else value
+        images_seen += len(labels)
+    model.train(training)
+    if not totals:
+        return {"images": 0.0}
+    sums = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+    figures = {
+        name: total / images_seen if name == "loss" else 100 * total / images_seen for name, total in sums.items()
+    }
+    silent = {f"{name}_top1" for name in (*answer.idle, *(("fused_logits", "fused_softmax") if answer.idle else ()))}
+    return {name: value for name, value in figures.items() if name not in silent} | {"images": float(images_seen)}
+
+
+def _correct(scores: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Counts of right answers, and the summed cross-entropy of the chosen one. Each []."""
+    counts = {
+        "top1" if name == "answer" else f"{name}_top1": (score.argmax(dim=-1) == labels).sum().double()
+        for name, score in scores.items()
+    }
+    answer = scores["answer"]
+    if answer.shape[-1] > 5:
+        counts["top5"] = (answer.topk(5, dim=-1).indices == labels[:, None]).any(dim=-1).sum().double()
+    counts["loss"] = nn.functional.cross_entropy(answer.float(), labels, reduction="sum").double()
+    return counts

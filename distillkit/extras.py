@@ -1,0 +1,42 @@
+"""The optional dependencies: which extra brings which module, and the sentence for a missing one."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from distillkit.errors import MissingExtraError
+
+EXTRA_OF_MODULE = {
+    "torch": "train",
+    "torchvision": "train",
+    "timm": "train",
+    "matplotlib": "train",
+    "sklearn": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxconverter_common": "export",
+    "onnxruntime": "export",
+    "tensorboard": "tensorboard",
+    "tensorrt": "trt",
+    "openvino": "openvino",
+    "modelopt": "modelopt",
+}
+
+
+def missing_extra(module: str, what: str) -> MissingExtraError:
+    """The error for `module` being absent; `what` is the subject of the sentence ("teacher 'vit-b'").
+
+    >>> str(missing_extra("torch", "distillkit run"))
+    'distillkit run needs torch, which is not installed; pip install "distillkit[train]"'
+    """
+    root = module.partition(".")[0]
+    extra = EXTRA_OF_MODULE.get(root)
+    remedy = f'pip install "distillkit[{extra}]"' if extra else f"pip install {root}"
+    return MissingExtraError(f"{what} needs {root}, which is not installed; {remedy}")
+
+
+def require(*modules: str, what: str) -> None:
+    """Raise MissingExtraError for the first of `modules` that is not installed. Imports none of them."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise missing_extra(module, what)

@@ -1,0 +1,154 @@
+"""The typed face of the plugin system. Nobody but this module and `distillkit.discovery` calls pluggy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from distillkit.discovery import Broken, Discovered, Owned, Role, discover, reason
+from distillkit.errors import (
+    BrokenPluginError,
+    DuplicatePluginError,
+    PluginError,
+    RecipeError,
+    UnknownPluginError,
+    UserError,
+)
+from distillkit.extras import EXTRA_OF_MODULE, missing_extra
+from distillkit.suggestions import unknown_name
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from distillkit.run_info import RunInfo
+
+
+def installed_plugins() -> Plugins:
+    """Discover every installed plugin. Each call looks anew; there is no global."""
+    return Plugins(discover())
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """Split what the user types into the plugin's name and its argument.
+
+    >>> split_name("timm:resnet18"), split_name("hard")
+    (('timm', 'resnet18'), ('hard', None))
+    """
+    head, colon, argument = name.partition(":")
+    return head, argument if colon else None
+
+
+class Plugins:
+    """What is installed, by role and name, and the life-cycle hooks of all that follow a run."""
+
+    def __init__(self, discovered: Discovered) -> None:
+        self._discovered = discovered
+
+    @property
+    def broken(self) -> tuple[Broken, ...]:
+        """The entry points that could not be used."""
+        return self._discovered.broken
+
+    def listing(self, role: Role) -> tuple[Owned, ...]:
+        """Every plugin of a role, by name."""
+        found = (owned for owned in self._discovered.owned if owned.role == role)
+        return tuple(sorted(found, key=lambda owned: (owned.spec.name, owned.owner.distribution)))
+
+    def find(self, role: Role, name: str) -> Owned:
+        """The plugin that `name` ("timm:resnet18") means.
+
+        Raises: UnknownPluginError with the nearest name; DuplicatePluginError naming both owners; PluginError where
+        an argument after the colon is missing or not wanted.
+        """
+        head, argument = split_name(name)
+        matches = [owned for owned in self.listing(role) if owned.spec.name == head]
+        if not matches:
+            raise UnknownPluginError(self._unknown(role, name))
+        if len(matches) > 1:
+            owners = " and ".join(f"{owned.owner} ({owned.owner.module})" for owned in matches)
+            raise DuplicatePluginError(f"{role} '{head}' is offered by {owners}; uninstall one of them")
+        spec = matches[0].spec
+        if spec.argument and not argument:
+            raise PluginError(f"{role} '{head}' needs a name after the colon: {spec.shown_name}")
+        if argument is not None and not spec.argument:
+            raise PluginError(f"{role} '{head}' takes nothing after a colon; write '{head}' instead of '{name}'")
+        return matches[0]
+
+    def factory(self, role: Role, name: str) -> Any:
+        """Import the factory of a plugin.
+
+        Raises: as `find`; MissingExtraError where an optional dependency is absent; BrokenPluginError otherwise.
+        """
+        owned = self.find(role, name)
+        module, _, attribute = owned.spec.factory.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except UserError:
+            raise
+        except ModuleNotFoundError as error:
+            if error.name and error.name.partition(".")[0] in EXTRA_OF_MODULE:
+                raise missing_extra(error.name, f"{role} '{name}'") from error
+            raise _broken(owned, error) from error
+        except Exception as error:
+            raise _broken(owned, error) from error
+
+    def options(self, role: Role, name: str, given: Mapping[str, Any]) -> BaseModel:
+        """Check the options that a recipe gives to a plugin against the plugin's own `Options`.
+
+        Raises: RecipeError that lists every wrong key and value.
+        """
+        from pydantic import ValidationError
+
+        from distillkit.recipe_errors import explain
+
+        owned = self.find(role, name)
+        options: type[BaseModel] | None = getattr(self.factory(role, name), "Options", None)
+        if options is None:
+            raise _broken(owned, AttributeError("its factory has no `Options`"))
+        try:
+            return options.model_validate(dict(given))
+        except ValidationError as error:
+            raise RecipeError(explain(error, options, prefix=f"{role} '{name}'")) from None
+
+    def follow(self, *observers: object) -> None:
+        """Register objects with life-cycle hooks for this `Plugins` alone: trackers, a progress display."""
+        for observer in observers:
+            self._discovered.manager.add(observer, name=f"{type(observer).__module__}.{type(observer).__qualname__}")
+
+    def run_started(self, run: RunInfo) -> None:
+        self._call("distillkit_run_started", run=run)
+
+    def steps_logged(self, run: RunInfo, record: Mapping[str, float]) -> None:
+        self._call("distillkit_steps_logged", run=run, record=record)
+
+    def epoch_ended(self, run: RunInfo, record: Mapping[str, float]) -> None:
+        self._call("distillkit_epoch_ended", run=run, record=record)
+
+    def run_ended(self, run: RunInfo, record: Mapping[str, float]) -> None:
+        self._call("distillkit_run_ended", run=run, record=record)
+
+    def run_failed(self, run: RunInfo, error: BaseException) -> None:
+        self._call("distillkit_run_failed", run=run, error=error)
+
+    def _call(self, hook: str, **arguments: object) -> None:
+        """Call a life-cycle hook plugin by plugin, so that a failing one is known by name."""
+        for implementation in getattr(self._discovered.manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(**{name: arguments[name] for name in implementation.argnames})
+            except Exception as error:
+                raise BrokenPluginError(
+                    f"plugin '{implementation.plugin_name}' failed in {hook}: {reason(error)}"
+                ) from error
+
+    def _unknown(self, role: Role, name: str) -> str:
+        sentence = unknown_name(role, name, [owned.spec.shown_name for owned in self.listing(role)])
+        if self.broken:
+            sentence += "; not loaded: " + "; ".join(str(broken) for broken in self.broken)
+        return sentence
+
+
+def _broken(owned: Owned, error: BaseException) -> BrokenPluginError:
+    return BrokenPluginError(
+        f"{owned.role} '{owned.spec.name}' of {owned.owner} cannot be used: {owned.spec.factory}: {reason(error)}"
+    )

@@ -1,0 +1,49 @@
+"""Models as plugins need them: timm's networks, weights, heads, classes. Importing this imports torch and timm.
+
+These are the names that a plugin of a teacher or student may import, beside those of `distillkit` itself.
+"""
+
+from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes, read_class_names
+from distillkit.models.described import Described
+from distillkit.models.frozen_teacher import FrozenTeacher
+from distillkit.models.heads import OneAnswer, fuse, one_answer
+from distillkit.models.hub import published_weights, why_unavailable
+from distillkit.models.position import resize_position_embedding
+from distillkit.models.precision import at_least_float32
+from distillkit.models.saved_student import SavedStudent, build_student, load_student, read_student, save_student
+from distillkit.models.sketching import sketching
+from distillkit.models.starting_weights import licensed, start_from
+from distillkit.models.timm_model import TimmModel
+from distillkit.models.timm_networks import TimmRequest
+from distillkit.models.weight_files import read_weights
+from distillkit.models.weights import LoadReport, classes_of, load_weights
+
+__all__ = [
+    "ClassMap",
+    "Described",
+    "FrozenTeacher",
+    "LoadReport",
+    "OneAnswer",
+    "SavedStudent",
+    "TimmModel",
+    "TimmRequest",
+    "at_least_float32",
+    "build_student",
+    "classes_of",
+    "fuse",
+    "imagenet_class_names",
+    "licensed",
+    "load_student",
+    "load_weights",
+    "match_classes",
+    "one_answer",
+    "published_weights",
+    "read_class_names",
+    "read_student",
+    "read_weights",
+    "resize_position_embedding",
+    "save_student",
+    "sketching",
+    "start_from",
+    "why_unavailable",
+]

@@ -1,0 +1,163 @@
+"""A teacher as the loop uses it: frozen, and looking at the student's very pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from timm.models import is_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distillkit.contracts import Model, ModelSpec, Outputs, Wanted
+from distillkit.errors import RecipeError
+from distillkit.models.classes import ClassMap
+from distillkit.models.precision import at_least_float32
+from distillkit.models.timm_networks import TimmRequest, describe_network
+
+Size = Literal["auto", "student", "native"] | int
+SMALLEST, LARGEST = 0.5, 2.0
+"""How far from its native size a teacher may look by `size = "auto"`, as a factor."""
+
+
+class FrozenTeacher(nn.Module):
+    """Answers about the student's images, renormalised and resized for the teacher.
+
+    Always in evaluation mode, whatever `train()` says; no parameter asks for a gradient and none is recorded. The
+    pixels are prepared in float32, the network runs in `precision` by autocast, the outputs are float32 at least.
+    `spec` describes what comes out: the classes after `class_map`, the grids at the size that is seen.
+
+    Shapes: images [B, 3, H, W], normalised with the student's mean and std, mixed and erased as the student's are.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        student: ModelSpec,
+        size: Size,
+        class_map: ClassMap,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.size = teacher_size(model.spec, student, size)
+        self.spec = class_map.apply(spec_at(model.spec, self.size))
+        self.precision = precision
+        self.scale: Tensor
+        self.shift: Tensor
+        self.outputs: Tensor | None
+        self.same_pixels = (student.mean, student.std) == (model.spec.mean, model.spec.std)
+        scale, shift = renormalisation(student, model.spec)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        outputs = None if class_map.indices is None else torch.tensor(class_map.indices)
+        self.register_buffer("outputs", outputs, persistent=False)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenTeacher:  # noqa: ARG002, FBT001, FBT002 - as nn.Module has it
+        """Stays in evaluation mode, so that no statistic of the teacher moves."""
+        return super().train(mode=False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
+        device = images.device.type
+        with torch.autocast(device, enabled=False):
+            seen = self.see(images)
+        with torch.autocast(device, dtype=self.precision, enabled=self.precision is not torch.float32):
+            outputs: Outputs = self.model(seen, wanted)
+        if self.outputs is None:
+            return outputs
+        return replace(
+            outputs,
+            logits=None if outputs.logits is None else outputs.logits[:, self.outputs],
+            distill_logits=None if outputs.distill_logits is None else outputs.distill_logits[:, self.outputs],
+        )
+
+    def see(self, images: Tensor) -> Tensor:
+        """The student's pixels as the teacher wants them: its normalisation, its size."""
+        seen = at_least_float32(images)
+        if not self.same_pixels:
+            seen = seen * self.scale.to(seen.dtype) + self.shift.to(seen.dtype)
+        return resize(seen, self.size)
+
+
+def renormalisation(student: ModelSpec, teacher: ModelSpec) -> tuple[Tensor, Tensor]:
+    """The affine map from the student's normalised pixels to the teacher's, [1, C, 1, 1] each.
+
+    With x the pixel, s and t the two normalisations: t = (x - mean_t) / std_t and x = s * std_s + mean_s, so
+    t = s * (std_s / std_t) + (mean_s - mean_t) / std_t.
+    """
+    mean_s, std_s, mean_t, std_t = (
+        torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+        for values in (student.mean, student.std, teacher.mean, teacher.std)
+    )
+    # Computed in float64, kept in float32: some devices have nothing wider.
+    return (std_s / std_t).float(), ((mean_s - mean_t) / std_t).float()
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic, with antialias where the images shrink. Shapes: [B, C, H, W] to [B, C, *size]."""
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    shrinks = size[0] < height or size[1] < width
+    return functional.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=shrinks)
+
+
+def teacher_size(teacher: ModelSpec, student: ModelSpec, size: Size) -> tuple[int, int]:
+    """The (height, width) that the teacher sees.
+
+    "auto" is the student's size where the teacher can see it and it is between half and twice the teacher's own, and
+    otherwise the teacher's own.
+    Raises: RecipeError for a size that the teacher cannot see.
+    """
+    native = teacher.image_size
+    if size == "native":
+        return native
+    if size == "auto":
+        return student.image_size if _is_comfortable(teacher, student.image_size) else native
+    asked = student.image_size if size == "student" else (int(size), int(size))
+    if asked != native and not teacher.flexible_size:
+        raise RecipeError(
+            f"teacher '{teacher.name}' sees {native[0]}x{native[1]} pixels only and teacher.size asks for "
+            f'{asked[0]}x{asked[1]}; set teacher.size = "native"'
+        )
+    spec_at(teacher, asked)
+    return asked
+
+
+def spec_at(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
+    """The description of a model that looks at images of another size: its grids change.
+
+    Raises: RecipeError where a network of timm cannot see this size.
+    """
+    if size == spec.image_size or not spec.flexible_size:
+        return spec
+    if is_model(spec.architecture.partition(".")[0]):
+        described = describe_network(TimmRequest(spec.architecture, spec.name, spec.classes, size))
+        return replace(spec, image_size=size, grids=described.grids)
+    grids = tuple(
+        (_scaled(rows, size[0], spec.image_size[0]), _scaled(columns, size[1], spec.image_size[1]))
+        for rows, columns in spec.grids
+    )
+    return replace(spec, image_size=size, grids=grids)
+
+
+def _scaled(cells: int, pixels: int, native: int) -> int:
+    """Cells at another size for a chain of padded convolutions, each of which rounds its halves up."""
+    return -(-pixels * cells // native)
+
+
+def _is_comfortable(teacher: ModelSpec, size: tuple[int, int]) -> bool:
+    if not teacher.flexible_size:
+        return False
+    if not all(SMALLEST * own <= pixels <= LARGEST * own for own, pixels in zip(teacher.image_size, size, strict=True)):
+        return False
+    try:
+        spec_at(teacher, size)
+    except RecipeError:
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""What a run directory keeps of its student: the network's weights, and how to build the network again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from distillkit.contracts import Model, ModelRequest, ModelSpec
+from distillkit.errors import RunDirectoryError
+from distillkit.files import write_json, write_tensors
+from distillkit.hooks import Plugins, split_name
+from distillkit.models.described import Described
+from distillkit.models.heads import Answer
+from distillkit.models.weight_files import read_weights
+from distillkit.models.weights import load_weights
+
+DESCRIPTION, WEIGHTS = "student.json", "student.safetensors"
+FORMAT = 1
+"""Grows when an older distillkit could misread what a newer one wrote."""
+
+
+@dataclass(frozen=True)
+class SavedStudent:
+    """The student of a run directory, described.
+
+    `model` and `options` are what its recipe said. `head` and `fusion` say which answer is its answer. `arguments`
+    are what `timm.create_model(spec.architecture, ...)` needs to build the same network, where it is timm's.
+    """
+
+    format: Literal[1]
+    model: str
+    options: dict[str, Any]
+    head: Literal["fused", "class", "distill"]
+    fusion: Literal["logits", "softmax"]
+    arguments: dict[str, Any]
+    spec: ModelSpec
+    idle_heads: tuple[Literal["class", "distill"], ...] = ()
+
+    @property
+    def answer(self) -> Answer:
+        """How the student answers."""
+        return Answer(self.head, self.fusion, self.idle_heads)
+
+
+_ADAPTER = TypeAdapter(SavedStudent)
+
+
+def save_student(
+    directory: Path,
+    model: Model,
+    request: ModelRequest,
+    answer: Answer,
+    *,
+    class_names: tuple[str, ...] | None = None,
+) -> None:
+    """Write `student.safetensors` and `student.json` into an existing directory.
+
+    The weights are the network's own `state_dict`, so that `timm.create_model(architecture, checkpoint_path=...)`
+    takes them where the architecture is timm's. `request` is what the model was built from; `class_names` are those
+    of the data, where known.
+    """
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()}
+    write_tensors(directory / WEIGHTS, state)
+    own = getattr(model, "arguments", None)
+    content = {
+        "format": FORMAT,
+        "model": request.name,
+        "options": request.options.model_dump(mode="json", exclude_unset=True, by_alias=True),
+        "head": answer.head,
+        "fusion": answer.fusion,
+        "idle_heads": answer.idle,
+        "arguments": {} if own is None else {"num_classes": model.spec.classes, **own},
+        "spec": replace(model.spec, class_names=class_names or model.spec.class_names),
+    }
+    saved = _ADAPTER.dump_python(_ADAPTER.validate_python(content), mode="json")
+    saved["spec"]["signals"].sort()  # a set has no order, and equal students should have equal files
+    write_json(directory / DESCRIPTION, saved)
+
+
+def read_student(directory: Path) -> SavedStudent:
+    """Read what a run directory says of its student; no weight is loaded.
+
+    Raises: RunDirectoryError for a directory that is missing, holds no student, or whose description is torn.
+    """
+    if not directory.is_dir():
+        raise RunDirectoryError(f"there is no run directory {directory}; check the path")
+    path = directory / DESCRIPTION
+    for part in (path, directory / WEIGHTS):
+        if not part.is_file():
+            raise RunDirectoryError(
+                f"{directory} holds no {part.name}; give the directory of a run that has reached its end"
+            )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
+            raise RunDirectoryError(
+                f"{path} has format {content['format']} and this distillkit reads up to {FORMAT}; update distillkit"
+            )
+        return _ADAPTER.validate_python(content)
+    except (ValidationError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is torn or not of distillkit; run the training again or restore it") from error
+
+
+def load_student(directory: Path, plugins: Plugins) -> tuple[Model, SavedStudent]:
+    """Build the student of a run directory, with its weights.
+
+    Raises: as `read_student`; PluginError where its plugin is not installed; WeightsError where the weights do not
+    fit.
+    """
+    saved = read_student(directory)
+    model = build_student(saved, plugins)
+    path = directory / WEIGHTS
+    load_weights(model, read_weights(path), source=str(path), fresh_head=False)
+    return model, saved
+
+
+def build_student(saved: SavedStudent, plugins: Plugins) -> Model:
+    """Build the network of a saved student as initialised, described with the classes that it was saved with."""
+    options = plugins.options("student", saved.model, saved.options)
+    request = ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)
+    model: Model = plugins.factory("student", saved.model).build(request)
+    return Described(model, replace(model.spec, class_names=saved.spec.class_names))

@@ -1,0 +1,38 @@
+"""Build modules to look at, not to use: on the meta device, without initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+FILLS = frozenset({"uniform_", "normal_", "erfinv_", "mul_", "div_", "add_", "clamp_", "fill_", "zero_"})
+"""What initialisation is made of. None of it changes a shape."""
+
+
+class _NoFilling(TorchFunctionMode):
+    """Leaves out filling tensors that have no memory; for a DeiT that is five sixths of the time to build it."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in FILLS:
+            filled = args[0] if args else given.get("tensor")
+            if isinstance(filled, torch.Tensor) and filled.is_meta:
+                return filled
+        return func(*args, **given)
+
+
+@contextmanager
+def sketching() -> Iterator[None]:
+    """Modules that are built inside lie on the meta device; no memory is taken and no random number drawn."""
+    with torch.device("meta"), torch.no_grad(), _NoFilling():
+        yield

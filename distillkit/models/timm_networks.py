@@ -1,0 +1,202 @@
+"""timm's networks by name, described without memory or weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import is_model, list_models
+from torch import Tensor, nn
+
+from distillkit.contracts import ModelSpec, Signal
+from distillkit.errors import RecipeError
+from distillkit.models import timm_traits as traits
+from distillkit.models.sketching import sketching
+from distillkit.suggestions import nearest
+
+
+@dataclass(frozen=True)
+class TimmRequest:
+    """A timm classifier that somebody asks for.
+
+    `architecture` may carry a tag ("resnet18.a1_in1k"). `name` is what the user typed. `image_size` None is the
+    network's own, `classes` None its own number. `arguments` go to `timm.create_model` as they are.
+    """
+
+    architecture: str
+    name: str
+    classes: int | None = None
+    image_size: tuple[int, int] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """What `timm.create_model` takes beside the architecture and the number of classes."""
+        if self.image_size is None or not traits.has_fixed_size(self.architecture):
+            return dict(self.arguments)
+        return {**self.arguments, "img_size": self.image_size}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one image becomes inside a network: a width and a grid per layer, and the length of the answer."""
+
+    widths: tuple[int, ...]
+    grids: tuple[tuple[int, int], ...]
+    answer: int
+
+
+def check_architecture(architecture: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises: RecipeError with the nearest name, or the known tags.
+    """
+    base, _, tag = architecture.partition(".")
+    if not is_model(base):
+        guess = nearest(base, list_models())
+        question = f"did you mean '{guess}'?" if guess else "`timm.list_models()` lists those it has"
+        raise RecipeError(f"timm {timm.__version__} has no model '{base}'; {question}")
+    tags = [name.partition(".")[2] for name in list_models(f"{base}.*", include_tags=True)] if tag else []
+    if tag and tag not in tags:
+        known = f"known: {', '.join(tags)}" if tags else f"write '{base}' alone"
+        raise RecipeError(f"timm {timm.__version__} has no weights '{tag}' for '{base}'; {known}")
+
+
+def create_network(request: TimmRequest) -> nn.Module:
+    """Build the network on torch's current default device, under torch's current seed.
+
+    Raises: RecipeError for an unknown name, a network that is no classifier, or arguments that it does not take.
+    """
+    check_architecture(request.architecture)
+    arguments = request.network_arguments
+    try:
+        return timm.create_model(request.architecture, num_classes=request.classes, **arguments)
+    except NotImplementedError:
+        raise RecipeError(f"'{request.name}' is no classifier; choose a model of timm that has a class head") from None
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        shown = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its defaults"
+        raise RecipeError(f"'{request.name}' cannot be built with {shown}: {_first_line(error)}") from error
+
+
+def describe_network(request: TimmRequest, class_names: tuple[str, ...] | None = None) -> ModelSpec:
+    """Describe a network from a copy on the meta device; no memory is taken and no random number drawn.
+
+    Raises: as `create_network`; RecipeError for an image size that the network cannot see.
+    """
+    return sketch_network(request, class_names)[1]
+
+
+def sketch_network(request: TimmRequest, class_names: tuple[str, ...] | None = None) -> tuple[nn.Module, ModelSpec]:
+    """As `describe_network`, with the copy on the meta device that was looked at, in evaluation mode."""
+    with sketching():
+        network = create_network(request).eval()
+    size = request.image_size or cast("tuple[int, int]", tuple(traits.settings(network)["input_size"][1:]))
+    with torch.device("meta"), torch.no_grad():
+        trace = _trace(network, size, request)
+    if request.classes and trace.answer != request.classes:
+        raise RecipeError(f"'{request.name}' is no classifier; choose a model of timm that has a class head")
+    return network, _spec(network, request, size, trace, class_names)
+
+
+def _spec(
+    network: nn.Module,
+    request: TimmRequest,
+    size: tuple[int, int],
+    trace: Trace,
+    class_names: tuple[str, ...] | None,
+) -> ModelSpec:
+    settings = traits.settings(network)
+    classes = cast("int", network.num_classes)
+    return ModelSpec(
+        name=request.name,
+        architecture=request.architecture,
+        kind=traits.kind(network),
+        classes=classes,
+        signals=_signals(network, trace),
+        image_size=size,
+        layers=max(len(trace.widths), 1),
+        widths=trace.widths,
+        grids=trace.grids,
+        heads=traits.attention_heads(network),
+        prefix_tokens=traits.prefix_tokens(network),
+        flexible_size=not settings.get("fixed_input_size", False) or bool(getattr(network, "dynamic_img_size", False)),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation=settings["interpolation"],
+        crop=settings["crop_pct"],
+        head_modules=traits.head_modules(network) if classes else (),
+        class_names=class_names,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        licence=settings.get("license"),
+    )
+
+
+def last_map(features: Tensor, last_stage: Tensor) -> Tensor:
+    """What the head pools, where that is a map [B, D, h, w] on the last stage's grid; else the last stage's output."""
+    return features if features.dim() == 4 and features.shape[2:] == last_stage.shape[2:] else last_stage
+
+
+def _trace(network: nn.Module, size: tuple[int, int], request: TimmRequest) -> Trace:
+    """Follow one image through the network on the meta device."""
+    images = torch.empty(1, 3, *size)
+    _check_patches(network, size, request)
+    try:
+        return (_trace_tokens if traits.is_token_network(network) else _trace_maps)(network, images)
+    except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
+        try:
+            answer = network(images)
+        except (RuntimeError, AssertionError, ValueError) as refusal:
+            seen = f"images of {size[0]}x{size[1]} pixels"
+            raise RecipeError(f"'{request.name}' cannot see {seen}: {_first_line(refusal)}") from error
+        # The network works but does not show its layers in timm's usual way; its logits are what it can reveal.
+        return Trace((), (), answer.shape[-1])
+
+
+def _check_patches(network: nn.Module, size: tuple[int, int], request: TimmRequest) -> None:
+    """Refuse a size that a ViT would cut at its edges without a word, unless that is how it was trained."""
+    embedding: Any = getattr(network, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    is_own = size == tuple(traits.settings(network)["input_size"][1:])
+    if is_own or not isinstance(patch, tuple) or getattr(embedding, "dynamic_img_pad", False):
+        return
+    if size[0] % patch[0] or size[1] % patch[1]:
+        raise RecipeError(
+            f"'{request.name}' cannot see images of {size[0]}x{size[1]} pixels: its patches of {patch[0]}x{patch[1]} "
+            "do not fill them"
+        )
+
+
+def _trace_tokens(network: Any, images: Tensor) -> Trace:
+    """One block tells for all: every one has the same width and grid."""
+    (patches,) = network.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
+    _, width, rows, columns = patches.shape
+    depth = len(network.blocks)
+    features = images.new_empty(1, traits.prefix_tokens(network) + rows * columns, width)
+    return Trace((width,) * depth, ((rows, columns),) * depth, network.forward_head(features).shape[-1])
+
+
+def _trace_maps(network: Any, images: Tensor) -> Trace:
+    features, maps = network.forward_intermediates(images)
+    maps = [*maps[:-1], last_map(features, maps[-1])]
+    return Trace(
+        tuple(each.shape[1] for each in maps),
+        tuple((each.shape[2], each.shape[3]) for each in maps),
+        network.forward_head(features).shape[-1],
+    )
+
+
+def _signals(network: nn.Module, trace: Trace) -> frozenset[Signal]:
+    signals = {Signal.EMBEDDING, Signal.PATCH_TOKENS} if trace.widths else set()
+    if network.num_classes:
+        signals.add(Signal.LOGITS)
+        if traits.is_distilled(network):
+            signals.add(Signal.DISTILL_LOGITS)
+    return frozenset(signals)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of what timm or torch said."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,80 @@
+"""What kind of network timm built, read from the network itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from timm.models import get_pretrained_cfg_value
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.efficientformer import EfficientFormer
+from timm.models.efficientformer_v2 import EfficientFormerV2
+from timm.models.levit import LevitDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+POOLED_DISTILLED = (LevitDistilled, EfficientFormer, EfficientFormerV2)
+"""The networks whose two heads both read the pooled feature; the heads of a distilled DeiT read a token each."""
+
+
+def settings(network: nn.Module) -> Mapping[str, Any]:
+    """What timm says of the network's weights: input size, normalisation, classifier, licence."""
+    return cast("Mapping[str, Any]", network.pretrained_cfg)
+
+
+def has_fixed_size(architecture: str) -> bool:
+    """Whether the network must be rebuilt for another image size."""
+    return bool(get_pretrained_cfg_value(architecture, "fixed_input_size"))
+
+
+def is_token_network(network: nn.Module) -> bool:
+    """Whether every layer is a row of tokens behind the same final norm: ViT and its kin."""
+    method = getattr(network, "forward_intermediates", None)
+    return (
+        method is not None
+        and hasattr(network, "blocks")
+        and {"return_prefix_tokens", "norm"} <= set(inspect.signature(method).parameters)
+    )
+
+
+def prefix_tokens(network: nn.Module) -> int:
+    """How many tokens stand before the patches."""
+    return int(getattr(network, "num_prefix_tokens", 0)) if is_token_network(network) else 0
+
+
+def answers_by_class_token(network: nn.Module) -> bool:
+    """Whether the class token is what the class head reads."""
+    return prefix_tokens(network) > 0 and getattr(network, "global_pool", "") == "token"
+
+
+def is_distilled(network: nn.Module) -> bool:
+    """Whether the network has a distillation head that `TimmModel` can read by itself."""
+    return isinstance(network, (VisionTransformerDistilled, *POOLED_DISTILLED)) and hasattr(network, "head_dist")
+
+
+def head_modules(network: nn.Module) -> tuple[str, ...]:
+    """The sub-modules that depend on the number of classes."""
+    names = settings(network).get("classifier") or ()
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if is_distilled(network) and len(names) == 1:  # timm's settings of levit_384_s8 forget the second head
+        names += (names[0].replace("head", "head_dist", 1),)
+    return names
+
+
+def kind(network: nn.Module) -> Literal["vit", "cnn", "other"]:
+    """ViT and its kin, convolutions without attention, or anything else."""
+    if is_token_network(network):
+        return "vit"
+    kinds = {type(module).__name__ for module in network.modules()}
+    convolves = any("Conv" in name for name in kinds)
+    attends = any("Attention" in name or "Attn" in name for name in kinds)
+    return "cnn" if convolves and not attends else "other"
+
+
+def attention_heads(network: nn.Module) -> int | None:
+    """The attention heads of a block, where the blocks are a plain ViT's."""
+    if not isinstance(network, VisionTransformer):
+        return None
+    heads = getattr(getattr(cast("Any", network).blocks[-1], "attn", None), "num_heads", None)
+    return None if heads is None else int(heads)

@@ -1,0 +1,117 @@
+"""Files of weights, as they are published: two formats, many wrappings."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from distillkit.errors import WeightsError
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "teacher", "student", "model_ema")
+"""Keys under which a training checkpoint keeps its weights, the likelier first. The raw model goes before its moving
+average, because that is what the authors of DeiT evaluate."""
+WRAPPED = ("_orig_mod.", "module.")
+"""What compilation and data parallelism put before every name."""
+INSIDE = ("model.", "network.", "backbone.", "encoder.")
+"""What a checkpoint that holds more than the network puts before the network's names."""
+
+
+def read_weights(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file or of a weights-only PyTorch file.
+
+    Wrappings ({"model": ...}) and what data parallelism puts before the names are taken off. `argparse.Namespace`,
+    which DeiT's training checkpoints hold, is plain data and is let through; nothing in a file is ever executed.
+    `shapes_only` reads the header alone and returns tensors on the meta device.
+    Raises: WeightsError for a file that is missing, a directory, torn, no weight file, without tensors, or that
+    wants to run code.
+    """
+    if path.is_dir():
+        raise WeightsError(
+            f"{path} is a directory; give the weight file in it, or, if it is a run directory, --teacher run:{path}"
+        )
+    if not path.is_file():
+        raise WeightsError(f"there is no weight file {path}; check the path")
+    if path.suffix == ".safetensors":
+        return unwrapped_names(_read_safetensors(path, shapes_only=shapes_only))
+    weights = _tensors(_read_torch(path, shapes_only=shapes_only))
+    if not weights:
+        raise WeightsError(f"{path} holds no tensors; give a file of weights")
+    return unwrapped_names(weights)
+
+
+def unwrapped_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what compilation and data parallelism put before every name.
+
+    >>> list(unwrapped_names({"module.norm.bias": torch.ones(1), "module.head.bias": torch.ones(1)}))
+    ['norm.bias', 'head.bias']
+    """
+    plain = dict(weights)
+    while prefix := next((each for each in WRAPPED if plain and all(name.startswith(each) for name in plain)), None):
+        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    return plain
+
+
+def names_of_network(weights: Mapping[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
+    """Find the network that has the `known` names inside a checkpoint that holds more.
+
+    What stands beside the network (projection heads, a predictor) is left out, unless the network knows its name.
+    """
+    best = dict(weights)
+    for prefix in INSIDE:
+        inside = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        if len(inside.keys() & set(known)) > len(best.keys() & set(known)):
+            best = {name: tensor for name, tensor in weights.items() if name in known} | inside
+    return best
+
+
+def _read_safetensors(path: Path, *, shapes_only: bool) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if shapes_only:
+                shapes = {name: file.get_slice(name).get_shape() for name in names}
+                return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is no whole .safetensors file ({error}); copy or download it again") from error
+
+
+def _read_torch(path: Path, *, shapes_only: bool) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that torch did not write; the error below says it better
+            return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise WeightsError(_unreadable(path)) from error
+        raise WeightsError(
+            f"{path} wants to run {wanted[1]} while it is loaded and was refused; ask for a .safetensors file, or, "
+            "only if you trust where it comes from, convert it once: "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=False)['model'], 'weights.safetensors')"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError, IndexError, OSError, AttributeError) as error:
+        raise WeightsError(_unreadable(path)) from error
+
+
+def _unreadable(path: Path) -> str:
+    return f"{path} is no whole weight file; give a .safetensors file or one written by torch.save"
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, however deeply it is wrapped."""
+    if not isinstance(content, Mapping):
+        return {}
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping) and (inner := _tensors(content[wrapper])):
+            return inner
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}

@@ -1,0 +1,129 @@
+"""Put weights into a model, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from distillkit.contracts import Model
+from distillkit.errors import WeightsError
+from distillkit.models.layouts import fit_positions, fit_tokens, translate
+from distillkit.models.weight_files import names_of_network
+
+SHOWN = 3
+"""How many names of a kind an error lists."""
+REMEDY = "give weights of this very architecture"
+COUNTER = "num_batches_tracked"
+"""A buffer of batch norm that files from before 2018 lack."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a weight file.
+
+    `source` is where the weights came from. `loaded` counts tensors, `fresh` names those that stay as initialised.
+    `notes` are sentences about everything that was changed on the way.
+    """
+
+    source: str
+    loaded: int
+    fresh: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def load_weights(model: Model, weights: Mapping[str, Tensor], *, source: str, fresh_head: bool) -> LoadReport:
+    """Load `weights` into the model's network. `source` says in errors and in the report where they come from.
+
+    Every tensor of the network must be in the weights and the other way round, after timm's own renaming of older
+    layouts. With `fresh_head`, which is for students, a head for other classes stays as initialised, and a
+    distillation token, position embedding or patch embedding is fitted; the report says so. Without it, which is for
+    teachers, nothing is made anew.
+    Raises: WeightsError that counts what does not fit and names the first of it; the model is then unchanged.
+    """
+    network, spec = model.network, model.spec
+    own, heads = network.state_dict(), _head_names(model)
+    notes: tuple[str, ...] = ()
+    given = names_of_network(weights, own.keys())
+    if fresh_head:
+        given, token_notes = fit_tokens(given, network)
+        given, position_notes = fit_positions(given, network, source)
+        notes = token_notes + position_notes
+    given, resampled = _in_own_layout(given, model)
+    if resampled and not fresh_head:
+        raise WeightsError(f"{source} does not fit '{spec.name}' without {' and '.join(resampled)}; {REMEDY}")
+    problems = _misfits(given, own, besides=heads)
+    if problems:
+        subject = f"{source} does not fit '{spec.name}' ({spec.architecture})"
+        raise WeightsError(f"{subject}: {'; '.join(problems)}; {REMEDY}")
+    other = sorted(name for name in heads if name not in given or given[name].shape != own[name].shape)
+    if other and not fresh_head:
+        raise WeightsError(_other_head(given, own, other[0], spec.name, source))
+    kept = {name: tensor for name, tensor in given.items() if name not in other}
+    network.load_state_dict({**own, **kept})
+    head_notes = (_head_note(given, own, other[0]),) if other else ()
+    return LoadReport(source, len(kept), tuple(other), (*notes, *resampled, *head_notes))
+
+
+def classes_of(weights: Mapping[str, Tensor], model: Model) -> int | None:
+    """For how many classes the weights have a head; None where they have none. Shapes alone are looked at.
+
+    `model` is of the same architecture, for any number of classes; it is not changed.
+    """
+    given, _ = _in_own_layout(names_of_network(weights, model.network.state_dict().keys()), model)
+    head = next((given[name] for name in sorted(_head_names(model)) if name in given and given[name].dim()), None)
+    return None if head is None else head.shape[0]
+
+
+def _head_names(model: Model) -> set[str]:
+    """The tensors that depend on the number of classes."""
+    modules = tuple(f"{module}." for module in model.spec.head_modules)
+    return {name for name in model.network.state_dict() if name.startswith(modules)}
+
+
+def _in_own_layout(weights: Mapping[str, Tensor], model: Model) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Rename as timm does where the weights do not fit by themselves; a phrase for each tensor that this resampled."""
+    if not _misfits(weights, model.network.state_dict(), besides=_head_names(model)):
+        return dict(weights), ()
+    try:
+        translated = translate(weights, model.network, model.spec.architecture)
+    # timm's functions stumble in many ways over what they were not written for; the comparison that follows says why.
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError):
+        return dict(weights), ()
+    resampled = tuple(
+        f"resampling {name} from {list(weights[name].shape)} to {list(tensor.shape)}"
+        for name, tensor in translated.items()
+        if name in weights and weights[name].numel() != tensor.numel()
+    )
+    return translated, resampled
+
+
+def _misfits(given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, besides: set[str]) -> list[str]:
+    """Each kind of disagreement: how many, and the first names. Nothing reads the counters, so they may be missing."""
+    missing = [name for name in own if name not in given and name not in besides and not name.endswith(COUNTER)]
+    unexpected = [name for name in given if name not in own]
+    reshaped = [
+        f"{name} {list(given[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in given and name not in besides and given[name].shape != own[name].shape
+    ]
+    kinds = (("missing", missing), ("not known to it", unexpected), ("of another shape", reshaped))
+    return [f"{len(names)} of {len(own)} tensors are {what} ({_first(names)})" for what, names in kinds if names]
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _other_head(given: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str, model: str, source: str) -> str:
+    found = f"a head for {given[name].shape[0]:,} classes" if name in given else "no head"
+    return (
+        f"{source} has {found} and '{model}' needs one for {own[name].shape[0]:,}; a teacher never gets a random head: "
+        "fine-tune it with `distillkit finetune`, then use --teacher run:DIR"
+    )
+
+
+def _head_note(given: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> str:
+    found = f"the head for {given[name].shape[0]:,} classes was left out" if name in given else "there was no such head"
+    return f"{found}; the one for {own[name].shape[0]:,} classes starts at random"

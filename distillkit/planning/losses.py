@@ -1,0 +1,77 @@
+"""Build each loss for its pair of models and refuse what they cannot reveal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from distillkit.contracts import Loss, ModelSpec, Read, Signal
+from distillkit.errors import BrokenPluginError, RecipeError, UserError
+from distillkit.hooks import Plugins
+from distillkit.negotiation import check_reads
+from distillkit.planning.plan import LossPlan
+from distillkit.recipe import LossEntry, Recipe
+
+
+def reads_a_teacher(entry: LossEntry, plugins: Plugins) -> bool:
+    """Whether a loss may read a teacher at all, by its registration."""
+    return bool(plugins.find("loss", entry.loss).spec.signals)
+
+
+def plan_loss(
+    entry: LossEntry, recipe: Recipe, plugins: Plugins, student: ModelSpec, teachers: Mapping[str, ModelSpec]
+) -> LossPlan:
+    """Build a loss on the meta device, then hold what it reads against what its models reveal.
+
+    A loss whose teacher reveals none of the signals it may read is refused before it is built, so that `build` may
+    rely on at least one.
+    Raises: RecipeError without a teacher; SignalError; BrokenPluginError where `build` itself fails.
+    """
+    owned = plugins.find("loss", entry.loss)
+    teacher = recipe.teacher_of(entry)
+    if teacher is None and owned.spec.signals:
+        raise RecipeError(f"loss '{entry.name}' reads a teacher and the recipe has none; give --teacher")
+    spec = teachers[teacher.name] if teacher is not None else student
+    alternatives = _alternatives(plugins)
+    if teacher is not None and owned.spec.signals and not owned.spec.signals & spec.signals:
+        possible = {Read(signal) for signal in owned.spec.signals}
+        check_reads(entry.name, possible, role="teacher", spec=spec, alternatives=alternatives)
+    options = plugins.options("loss", entry.loss, entry.options)
+    factory = plugins.factory("loss", entry.loss)
+    try:
+        with torch.device("meta"):
+            loss: Loss = factory.build(options, student, spec)
+    except UserError:
+        raise
+    except Exception as error:
+        raise BrokenPluginError(
+            f"loss '{entry.loss}' of {owned.owner} failed to build for student '{student.name}' and teacher "
+            f"'{spec.name}': {type(error).__name__}: {error}"
+        ) from error
+    if loss.reads_teacher and teacher is None:
+        raise RecipeError(f"loss '{entry.name}' reads a teacher and the recipe has none; give --teacher")
+    check_reads(entry.name, loss.reads_teacher, role="teacher", spec=spec, alternatives=alternatives)
+    check_reads(entry.name, loss.reads_student, role="student", spec=student, alternatives=alternatives)
+    return LossPlan(
+        name=entry.name,
+        plugin=entry.loss,
+        options=options,
+        loss=loss,
+        teacher=teacher.name if teacher is not None and loss.reads_teacher else None,
+        teacher_spec=spec,
+        weight=loss.weight if entry.weight is None else entry.weight,
+    )
+
+
+def build_loss(plan: LossPlan, student: ModelSpec, plugins: Plugins) -> nn.Module:
+    """Build a planned loss again, on torch's current device and under its current seed."""
+    loss: nn.Module = plugins.factory("loss", plan.plugin).build(plan.options, student, plan.teacher_spec)
+    return loss
+
+
+def _alternatives(plugins: Plugins) -> dict[str, frozenset[Signal]]:
+    """The other losses and what they read of a teacher, to propose one that would work; the built-in ones first."""
+    listed = sorted(plugins.listing("loss"), key=lambda owned: owned.owner.distribution != "distillkit")
+    return {owned.spec.name: owned.spec.signals for owned in listed}

@@ -1,0 +1,156 @@
+"""From a recipe to a plan. Names first, then folders, then models on the meta device; no weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
+from distillkit.data.datasets import DataSets, open_datasets
+from distillkit.data.order import steps_per_epoch
+from distillkit.hooks import Plugins
+from distillkit.negotiation import demand
+from distillkit.planning.cost import Cost
+from distillkit.planning.label_weight import resolve_label_weight
+from distillkit.planning.losses import build_loss, plan_loss, reads_a_teacher
+from distillkit.planning.models import (
+    describe_student,
+    describe_teacher,
+    place_in_space,
+    shared_classes,
+    teachers_of_logits,
+)
+from distillkit.planning.names import check_names
+from distillkit.planning.plan import LossPlan, Plan, StudentPlan, TeacherPlan
+from distillkit.planning.probe import Build, Probe, forward_flops, probe_task
+from distillkit.recipe import Recipe
+from distillkit.training.optimisation import warmup_steps
+
+DEFAULT_EPOCHS = 20
+
+
+def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
+    """Resolve and match everything that `recipe` names.
+
+    Raises: a UserError with one sentence for the first thing that cannot work.
+    """
+    check_names(recipe, plugins)
+    distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
+    datasets = _open(recipe, plugins, needs_labels=not any(reads_a_teacher(entry, plugins) for entry in distilling))
+    described = {entry.name: describe_teacher(entry, plugins) for entry in recipe.teachers}
+    answering = teachers_of_logits(recipe, distilling, plugins)
+    space = shared_classes(datasets, {name: described[name].native for name in answering})
+    teachers = {
+        name: place_in_space(teacher, space, plugins, mapped=name in answering) for name, teacher in described.items()
+    }
+    request, student = describe_student(recipe.student, plugins, space)
+    teachers = {name: teacher.facing(student) for name, teacher in teachers.items()}
+    specs = {name: teacher.spec for name, teacher in teachers.items()}
+    losses = {entry.name: plan_loss(entry, recipe, plugins, student, specs) for entry in distilling}
+    label_weight = resolve_label_weight(
+        recipe.labels.weight,
+        {name: plan.loss.label_weight for name, plan in losses.items()},
+        labelled=int(datasets.labelled.sum()),
+    )
+    wanted = demand(_student_reads(losses, label_weight), student)
+    probe = probe_task(_builder(request, losses, student, plugins), student, wanted, label_term=label_weight > 0)
+    head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
+    planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
+    per_epoch = steps_per_epoch(datasets, recipe)
+    steps = recipe.training.steps or (recipe.training.epochs or DEFAULT_EPOCHS) * per_epoch
+    return Plan(
+        recipe=recipe,
+        datasets=datasets,
+        classes=space.classes,
+        class_names=space.names,
+        student=StudentPlan(request, student, wanted, head, probe.untrained),
+        teachers=planned,
+        losses=losses,
+        label_weight=label_weight,
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        cost=_cost(
+            probe, student, planned, plugins, images=steps * min(recipe.training.batch_size, len(datasets.train))
+        ),
+        notes=(*datasets.notes, *head_notes, *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch)),
+    )
+
+
+def answering_head(asked: str, spec: ModelSpec, untrained: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The head that a student answers with: never one that no term trains.
+
+    Returns the head and, where it is not the one asked for, a note that says why.
+    """
+    if Signal.DISTILL_LOGITS not in spec.signals:
+        return "class", ()
+    class_trains, distill_trains = (f"{module}.weight" not in untrained for module in spec.head_modules[:2])
+    if class_trains and distill_trains:
+        return asked, ()
+    trained, idle = ("class", "distillation") if class_trains else ("distill", "class")
+    if asked == trained:
+        return asked, ()
+    return trained, (f"no term trains the {idle} head, so the student answers with the other one alone",)
+
+
+def _open(recipe: Recipe, plugins: Plugins, *, needs_labels: bool) -> DataSets:
+    """Open the data; without a teacher to comment on them, images without labels are dropped."""
+    datasets = open_datasets(recipe.data, plugins)
+    if needs_labels and datasets.labelled.any() and not datasets.labelled.all():
+        return datasets.only_labelled()
+    return datasets
+
+
+def _notes(
+    recipe: Recipe, datasets: DataSets, losses: Mapping[str, LossPlan], *, steps: int, per_epoch: int
+) -> tuple[str, ...]:
+    """What was asked for and does not come about, or not as one would think."""
+    notes = []
+    dropped = max((plan.loss.label_weight for plan in losses.values()), default=0.0)
+    if not datasets.labelled.any() and dropped and recipe.labels.weight is None:
+        notes.append(f"no image has a label, so the label term ({dropped:g}) is left out")
+    if recipe.data.labeled_fraction is not None and datasets.labelled.all():
+        notes.append("every image has a label, so data.labeled_fraction changes nothing")
+    if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:
+        notes.append("the warm-up takes all steps; lower schedule.warmup_epochs or train longer")
+    return tuple(notes)
+
+
+def _student_reads(losses: Mapping[str, LossPlan], label_weight: float) -> set[Read]:
+    reads = {Read(Signal.LOGITS)} if label_weight else set()
+    for plan in losses.values():
+        reads |= plan.loss.reads_student
+    return reads
+
+
+def _builder(request: ModelRequest, losses: Mapping[str, LossPlan], student: ModelSpec, plugins: Plugins) -> Build:
+    """How to make the student and its losses anew; leaves torch's random state as it was."""
+
+    def build(device: torch.device) -> tuple[nn.Module, dict[str, nn.Module]]:
+        with device, torch.random.fork_rng(devices=[]):
+            model = plugins.factory("student", request.name).build(replace(request, weights=None))
+            return model, {name: build_loss(plan, student, plugins) for name, plan in losses.items()}
+
+    return build
+
+
+def _cost(
+    probe: Probe, student: ModelSpec, teachers: Mapping[str, TeacherPlan], plugins: Plugins, *, images: int
+) -> Cost:
+    return Cost(
+        student_flops=probe.student_flops,
+        teacher_flops=sum(_teacher_flops(plan, plugins) for plan in teachers.values()),
+        student_parameters=student.parameters,
+        teacher_parameters=sum(plan.native.parameters for plan in teachers.values()),
+        images=images,
+    )
+
+
+def _teacher_flops(plan: TeacherPlan, plugins: Plugins) -> int:
+    if not plan.wanted:
+        return 0
+    with torch.device("meta"):
+        model = plugins.factory("teacher", plan.request.name).build(replace(plan.request, weights="none"))
+    return forward_flops(model, plan.sees, plan.wanted)

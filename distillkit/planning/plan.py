@@ -1,0 +1,111 @@
+"""The plan of a run: what was asked for, resolved and matched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distillkit.contracts import Loss, ModelRequest, ModelSpec, Signal, Wanted
+from distillkit.models.heads import Answer
+from distillkit.recipe import Recipe, TeacherEntry
+
+if TYPE_CHECKING:
+    from distillkit.data.datasets import DataSets
+    from distillkit.models.classes import ClassMap
+    from distillkit.planning.cost import Cost
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """A teacher: `spec` is what the losses see, after the class map; `native` is the model's own description."""
+
+    entry: TeacherEntry
+    request: ModelRequest
+    native: ModelSpec
+    spec: ModelSpec
+    class_map: ClassMap
+    wanted: Wanted
+    sees: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LossPlan:
+    """A loss, built on the meta device, with its resolved weight and what it takes to build it for real.
+
+    `teacher_spec` is the teacher as the loss sees it, or the student where the loss reads no teacher.
+    """
+
+    name: str
+    plugin: str
+    options: Any
+    loss: Loss
+    teacher: str | None
+    teacher_spec: ModelSpec
+    weight: float
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """The student, what it must reveal, which head answers, and which parameters no term trains."""
+
+    request: ModelRequest
+    spec: ModelSpec
+    wanted: Wanted
+    head: str
+    untrained: tuple[str, ...]
+
+    @property
+    def idle_heads(self) -> tuple[str, ...]:
+        """The heads ("class", "distill") that no term trains, of a student that has two."""
+        if Signal.DISTILL_LOGITS not in self.spec.signals:
+            return ()
+        heads = zip(("class", "distill"), self.spec.head_modules, strict=False)
+        return tuple(name for name, module in heads if f"{module}.weight" in self.untrained)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, resolved. `label_weight` is 0 where no image is labelled."""
+
+    recipe: Recipe
+    datasets: DataSets
+    classes: int
+    class_names: tuple[str, ...] | None
+    student: StudentPlan
+    teachers: Mapping[str, TeacherPlan]
+    losses: Mapping[str, LossPlan]
+    label_weight: float
+    steps: int
+    steps_per_epoch: int
+    cost: Cost
+    notes: tuple[str, ...]
+
+    @property
+    def answer(self) -> Answer:
+        """How the student answers."""
+        return Answer(self.student.head, self.recipe.evaluation.fusion, self.student.idle_heads)
+
+    @property
+    def formula(self) -> str:
+        """The loss as a sum: "0.5 * labels + 0.5 * hard"."""
+        parts = [f"{self.label_weight:g} * labels"] if self.label_weight else []
+        parts += [f"{loss.weight:g} * {name}" for name, loss in self.losses.items()]
+        return " + ".join(parts)
+
+    @property
+    def trains_on_labels(self) -> bool:
+        """Whether the loop adds the label term."""
+        return self.label_weight > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain data, for `--json` and plan.json."""
+        from distillkit.planning.show import as_dict
+
+        return as_dict(self)
+
+    def lines(self, *, matmul_flops_per_s: float | None = None) -> list[tuple[str, str]]:
+        """The plan as pairs of a heading and a line of text."""
+        from distillkit.planning.show import lines
+
+        return lines(self, matmul_flops_per_s=matmul_flops_per_s)

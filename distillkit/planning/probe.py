@@ -1,0 +1,71 @@
+"""One forward and backward on the meta device: which parameters train, and how much arithmetic it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distillkit.contracts import BatchInfo, Loss, ModelSpec, Wanted
+from distillkit.training.step import given
+from distillkit.training.task import DistillationTask, Objective, batch_averages
+
+PROBE_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`untrained` names the student network's parameters that no term reads; `student_flops` is one image's forward."""
+
+    untrained: tuple[str, ...]
+    student_flops: int
+
+
+Build = Callable[[torch.device], tuple[nn.Module, Mapping[str, nn.Module]]]
+"""Builds the student, with random weights, and the losses by name on a device."""
+
+
+def probe_task(build: Build, spec: ModelSpec, wanted: Wanted, *, label_term: bool) -> Probe:
+    """Run the task on tensors without memory or, where an operation of it knows no such tensors, on the CPU."""
+    try:
+        return _probe(build, spec, wanted, torch.device("meta"), label_term=label_term)
+    except NotImplementedError:
+        return _probe(build, spec, wanted, torch.device("cpu"), label_term=label_term)
+
+
+def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, *, label_term: bool) -> Probe:
+    student, losses = build(device)
+    task = DistillationTask(student, losses, spec=spec, wanted=wanted, label_term=label_term).train()
+    with device:
+        images = torch.zeros(PROBE_SAMPLES, 3, *spec.image_size)
+        labels = torch.full((PROBE_SAMPLES, spec.classes), 1 / spec.classes)
+        batch = BatchInfo(labels if label_term else None, torch.full((PROBE_SAMPLES,), float(label_term)))
+        targets = {name: _zero_target(cast("Loss", loss)) for name, loss in losses.items()}
+    with FlopCounterMode(display=False) as counter:
+        terms = task(images, given(targets), batch)
+    averages = batch_averages(terms, samples=PROBE_SAMPLES, labelled=PROBE_SAMPLES, micro_samples=PROBE_SAMPLES)
+    Objective(dict.fromkeys(losses, 1.0), 1.0).total(averages).backward()  # type: ignore[no-untyped-call]
+    untrained = [
+        name.removeprefix("student.network.")
+        for name, parameter in task.named_parameters()
+        if parameter.requires_grad and parameter.grad is None and name.startswith("student.network.")
+    ]
+    return Probe(tuple(untrained), counter.get_total_flops() // PROBE_SAMPLES)
+
+
+def forward_flops(model: nn.Module, size: Sequence[int], wanted: Wanted) -> int:
+    """Floating-point operations of one image's forward (a multiply-add counts as two)."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.empty(1, 3, *size, device="meta"), wanted)
+    return int(counter.get_total_flops())
+
+
+def _zero_target(loss: Loss) -> dict[str, Tensor]:
+    return {
+        name: torch.zeros(PROBE_SAMPLES, *target.shape, dtype=getattr(torch, target.dtype))
+        for name, target in loss.targets.items()
+    }

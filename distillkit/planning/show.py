@@ -1,0 +1,209 @@
+"""A plan for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distillkit.contracts import ModelSpec, Signal, Wanted
+from distillkit.negotiation import SPOKEN
+from distillkit.planning.cost import Cost
+from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.training.optimisation import effective_lr, warmup_steps
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data, for `--json` and plan.json."""
+    training = plan.recipe.training
+    return {
+        "data": {
+            "train": plan.datasets.train.name,
+            "images": len(plan.datasets.train),
+            "labelled": int(plan.datasets.labelled.sum()),
+            "validation": len(plan.datasets.validation) if plan.datasets.validation else 0,
+            "test": len(plan.datasets.test) if plan.datasets.test else 0,
+            "fingerprint": plan.datasets.fingerprint,
+            "resumes": "at the epoch" if plan.datasets.streaming else "exactly",
+        },
+        "classes": plan.classes,
+        "class_names": list(plan.class_names) if plan.class_names else None,
+        "student": _model(plan.student.spec, plan.student.wanted)
+        | {"answers_with": plan.student.head, "untrained": list(plan.student.untrained)},
+        "teachers": [_teacher(name, teacher) for name, teacher in plan.teachers.items()],
+        "loss": plan.formula,
+        "losses": [
+            {"name": loss.name, "plugin": loss.plugin, "teacher": loss.teacher, "weight": loss.weight}
+            | {"couples_batch": bool(getattr(loss.loss, "couples_batch", False))}
+            for loss in plan.losses.values()
+        ],
+        "label_weight": plan.label_weight,
+        "batch_size": training.batch_size,
+        "micro_batch_size": training.micro_batch_size or training.batch_size,
+        "learning_rate": effective_lr(plan.recipe),
+        "warmup_steps": warmup_steps(plan.recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch),
+        "steps": plan.steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "cost": {
+            "student_gflop_per_image": plan.cost.student_flops / 1e9,
+            "teacher_gflop_per_image": plan.cost.teacher_flops / 1e9,
+            "run_pflop": plan.cost.total_flops / 1e15,
+            "memory_mib_without_activations": plan.cost.memory_bytes / 2**20,
+        },
+        "notes": list(plan.notes),
+    }
+
+
+def lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[str, str]]:
+    """The plan as pairs of a heading and one line of text; empty headings continue the line above.
+
+    `matmul_flops_per_s` is what `distillkit.planning.cost.matmul_rate` measured on the device that will train.
+    """
+    rows = [
+        ("data", _data(plan)),
+        ("classes", f"{plan.classes:,}{_first_names(plan.class_names)}"),
+        ("student", _describe(plan.student.spec)),
+        ("", f"reveals {_signals(plan.student.wanted)}; answers with {_answer(plan)}"),
+    ]
+    for name, teacher in plan.teachers.items():
+        rows.append((f"teacher {name}" if len(plan.teachers) > 1 else "teacher", _describe(teacher.native)))
+        rows.append(("", _view(plan, teacher)))
+    rows.append(("loss", plan.formula))
+    coupled = [loss.name for loss in plan.losses.values() if getattr(loss.loss, "couples_batch", False)]
+    if coupled:
+        rows.append(("", f"{', '.join(coupled)} compares the samples of a micro-batch: accumulation changes it"))
+    rows += [
+        ("batch", _batch(plan)),
+        ("learning rate", _learning_rate(plan)),
+        ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch)"),
+        ("never trained", _untrained(plan)),
+        ("arithmetic", _arithmetic(plan.cost)),
+        (
+            "memory",
+            f"{plan.cost.memory_bytes / 2**20:,.0f} MiB for weights, gradients and optimiser, without activations",
+        ),
+    ]
+    if matmul_flops_per_s:
+        least, rate = plan.cost.total_flops / matmul_flops_per_s, matmul_flops_per_s / 1e9
+        rows.append(("time", f"at least {_duration(least)}: a matrix product reaches {rate:,.0f} GFLOP/s here"))
+    return rows + [("note", note) for note in plan.notes]
+
+
+def _data(plan: Plan) -> str:
+    data = as_dict(plan)["data"]
+    return (
+        f"{data['train']}: {data['images']:,} images, {data['labelled']:,} labelled; "
+        f"validation {data['validation']:,}, test {data['test']:,}; resumes {data['resumes']}"
+    )
+
+
+def _learning_rate(plan: Plan) -> str:
+    warmup = warmup_steps(plan.recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    return f"{effective_lr(plan.recipe):g} after {warmup:,} steps of warm-up, {plan.recipe.schedule.name}"
+
+
+def _arithmetic(cost: Cost) -> str:
+    return (
+        f"student {cost.student_flops / 1e9:.3g} GFLOP an image forward, teacher {cost.teacher_flops / 1e9:.3g}; "
+        f"run {cost.total_flops / 1e15:.3g} PFLOP"
+    )
+
+
+def _model(spec: ModelSpec, wanted: Wanted) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "architecture": spec.architecture,
+        "parameters": spec.parameters,
+        "classes": spec.classes,
+        "image_size": list(spec.image_size),
+        "grid": list(spec.grid) if spec.grids else None,
+        "layers": spec.layers,
+        "heads": spec.heads,
+        "width": spec.width if spec.widths else None,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "licence": spec.licence,
+        "reveals": {signal.value: list(layers) for signal, layers in wanted.items()},
+    }
+
+
+def _teacher(name: str, teacher: TeacherPlan) -> dict[str, Any]:
+    indices = teacher.class_map.indices
+    return _model(teacher.native, teacher.wanted) | {
+        "recipe_name": name,
+        "sees": list(teacher.sees),
+        "class_map": list(indices) if indices is not None else None,
+        "weights": teacher.request.weights or "its own",
+    }
+
+
+def _describe(spec: ModelSpec) -> str:
+    shape = f", {spec.layers} layers" + (f", {spec.heads} heads" if spec.heads else "")
+    grid = f", grid {spec.grid[0]}x{spec.grid[1]}" if spec.grids else ""
+    licence = f"; weights {spec.licence}" if spec.licence else ""
+    return (
+        f"{spec.name}: {spec.parameters:,} parameters, {_size(spec.image_size)} px{grid}{shape}, {_norm(spec)}{licence}"
+    )
+
+
+def _view(plan: Plan, teacher: TeacherPlan) -> str:
+    readers = [loss.name for loss in plan.losses.values() if loss.teacher == teacher.entry.name]
+    if not readers:
+        return "no loss reads it"
+    same = teacher.native.mean == plan.student.spec.mean and teacher.native.std == plan.student.spec.std
+    pixels = "the student's pixels" if same else "the student's pixels, renormalised"
+    indices = teacher.class_map.indices
+    classes = f", {len(indices)} of its {teacher.native.classes:,} classes" if indices is not None else ""
+    return (
+        f"reveals {_signals(teacher.wanted)} to {', '.join(readers)}; sees {pixels} at {_size(teacher.sees)}{classes}"
+    )
+
+
+def _batch(plan: Plan) -> str:
+    training = plan.recipe.training
+    micro = training.micro_batch_size
+    split = f", {micro} at a time" if micro and micro < training.batch_size else ""
+    return f"{training.batch_size:,} images an optimiser step{split}"
+
+
+def _answer(plan: Plan) -> str:
+    if Signal.DISTILL_LOGITS not in plan.student.spec.signals:
+        return "its only head"
+    names = {"class": "the class head", "distill": "the distillation head"}
+    return names.get(plan.student.head, f"both heads, fused by {plan.recipe.evaluation.fusion}")
+
+
+def _untrained(plan: Plan) -> str:
+    names = plan.student.untrained
+    return (
+        "nothing"
+        if not names
+        else f"{len(names)} tensors that no term reads: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    )
+
+
+def _signals(wanted: Wanted) -> str:
+    parts = [
+        SPOKEN[signal] + (f" of layers {', '.join(map(str, layers))}" if layers else "")
+        for signal, layers in wanted.items()
+    ]
+    return ", ".join(parts) or "nothing"
+
+
+def _first_names(names: tuple[str, ...] | None) -> str:
+    if not names:
+        return ""
+    return f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
+def _norm(spec: ModelSpec) -> str:
+    return f"mean {'/'.join(f'{value:g}' for value in spec.mean)} std {'/'.join(f'{value:g}' for value in spec.std)}"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

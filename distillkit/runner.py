@@ -1,0 +1,192 @@
+"""The library calls behind the verbs: plan, run, resume, evaluate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from distillkit.checkpoint import checkpoints, read_checkpoint, write_checkpoint
+from distillkit.contracts import Model
+from distillkit.errors import RunDirectoryError, UserError
+from distillkit.evaluation.evaluate import evaluate
+from distillkit.files import whole_directory, write_json
+from distillkit.hooks import Plugins
+from distillkit.models.saved_student import save_student
+from distillkit.planning.make import make_plan
+from distillkit.planning.plan import Plan
+from distillkit.recipe import Recipe
+from distillkit.run_directory import RunDirectory
+from distillkit.run_info import RunInfo
+from distillkit.session import Session, build_session
+from distillkit.training.loop import Callbacks, Record, Rhythm, train
+
+__all__ = ["RunResult", "evaluate", "plan", "resume", "run"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run is and what its student achieves; `figures` are in percent, as `<split>/<figure>`."""
+
+    directory: Path
+    figures: Mapping[str, float]
+    steps: int
+
+
+def plan(recipe: Recipe, plugins: Plugins) -> Plan:
+    """Match everything that a recipe names; loads no weight and trains nothing."""
+    return make_plan(recipe, plugins)
+
+
+def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[object] = ()) -> RunResult:
+    """Train a student. Nothing is written before models, weights and data are known to work.
+
+    `observers` are objects with life-cycle hooks that follow this run, beside the recipe's trackers.
+    Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise.
+    """
+    directory = RunDirectory(out)
+    directory.check_free()
+    made = make_plan(recipe, plugins)
+    session = build_session(made, plugins)
+    directory.create(recipe, described(session), session.device)
+    try:
+        return _Run(session, directory, plugins, observers).go()
+    except UserError:
+        # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
+        if not checkpoints(directory.checkpoints):
+            shutil.rmtree(directory.path)
+        raise
+
+
+def described(session: Session) -> dict[str, Any]:
+    """The plan as plain data, with what building the models settled: device, precision, and further notes."""
+    facts = session.plan.as_dict()
+    arithmetic = str(session.precision).removeprefix("torch.")
+    settled = {"device": str(session.device), "precision": arithmetic, "seed": session.plan.recipe.seed}
+    return facts | settled | {"notes": [*facts["notes"], *session.notes]}
+
+
+def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) -> RunResult:
+    """Continue a run from its newest checkpoint, or from the start where it has none; exact on one kind of device.
+
+    Raises: RunDirectoryError where `path` is not a run, or is finished.
+    """
+    directory = RunDirectory(path)
+    recipe = directory.read_recipe()
+    if directory.result.is_file():
+        raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
+    session = build_session(make_plan(recipe, plugins), plugins)
+    return _Run(session, directory, plugins, observers).go()
+
+
+@dataclass
+class _Run:
+    """A session, its directory, and what must survive an interruption beside the weights."""
+
+    session: Session
+    directory: RunDirectory
+    plugins: Plugins
+    observers: Sequence[object]
+    best: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def go(self) -> RunResult:
+        """Restore, train, and leave a finished directory."""
+        made = self.session.plan
+        start = self._restore()
+        info = RunInfo(
+            self.directory.path,
+            made.recipe.model_dump(mode="json"),
+            described(self.session),
+            steps=made.steps,
+            steps_per_epoch=made.steps_per_epoch,
+            start_step=start,
+        )
+        trackers = [self.plugins.factory("tracker", name)() for name in made.recipe.trackers]
+        self.plugins.follow(*trackers, *self.observers)
+        self.plugins.run_started(info)
+        try:
+            self._train(info, start)
+            self._finish()
+        except BaseException as error:
+            self.plugins.run_failed(info, error)
+            raise
+        self.plugins.run_ended(info, self.figures)
+        return RunResult(self.directory.path, self.figures, made.steps)
+
+    def _restore(self) -> int:
+        """The step to start from: that of the newest checkpoint, or 0."""
+        found = checkpoints(self.directory.checkpoints)
+        if not found:
+            return 0
+        checkpoint = read_checkpoint(found[-1])
+        self.session.restore(checkpoint)
+        self.best = dict(checkpoint.state["progress"]["best"])
+        self.figures = dict(checkpoint.state["progress"]["figures"])
+        return checkpoint.step
+
+    def _train(self, info: RunInfo, start: int) -> None:
+        made, training = self.session.plan, self.session.plan.recipe.training
+        rhythm = Rhythm(
+            made.steps, made.steps_per_epoch, training.log_every, training.evaluate_every, training.checkpoint_every
+        )
+        callbacks = Callbacks(
+            logged=lambda record: self.plugins.steps_logged(info, record),
+            evaluate=self._evaluate,
+            epoch_ended=lambda record: self.plugins.epoch_ended(info, record),
+            save=self._save,
+        )
+        windows = self.session.data.windows(start, made.steps)
+        train(windows, self.session.stepper, rhythm, callbacks, self.session.ema)
+
+    def _evaluate(self, step: int) -> Record:
+        """Evaluate on the validation images; keep the student where it is the best so far."""
+        session, validation = self.session, self.session.plan.datasets.validation
+        figures = _prefixed("validation", session.evaluate(session.task.student, validation))
+        if session.ema is not None:
+            figures |= _prefixed("validation/ema", session.evaluate(session.ema.module, validation))
+        score = figures.get("validation/top1")
+        if score is not None and score > self.best.get("top1", -1.0):
+            self.best = {"top1": score, "step": float(step)}
+            self._save_student(self.directory.best, session.task.student)
+        self.figures = figures
+        return figures
+
+    def _save(self, step: int) -> None:
+        progress = {"best": self.best, "figures": self.figures}
+        write_checkpoint(
+            self.directory.checkpoints,
+            self.session.checkpoint(step, progress),
+            keep=self.session.plan.recipe.training.keep,
+        )
+
+    def _finish(self) -> None:
+        """Evaluate on the test images, save the student, and say that the run is done."""
+        session = self.session
+        test = session.plan.datasets.test
+        self.figures |= _prefixed("test", session.evaluate(session.task.student, test))
+        if session.ema is not None:
+            self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, test))
+            self._save_student(self.directory.ema, session.ema.module)
+        if self.best:
+            self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
+        self._write_student(self.directory.path, session.task.student)
+        result: dict[str, Any] = {"steps": session.plan.steps, "figures": self.figures}
+        write_json(self.directory.result, result)
+
+    def _save_student(self, directory: Path, student: nn.Module) -> None:
+        with whole_directory(directory) as temporary:
+            self._write_student(temporary, student)
+
+    def _write_student(self, directory: Path, student: nn.Module) -> None:
+        made = self.session.plan
+        request, names = made.student.request, made.class_names
+        save_student(directory, cast("Model", student), request, made.answer, class_names=names)
+
+
+def _prefixed(split: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in figures.items()}

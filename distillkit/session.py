@@ -1,0 +1,149 @@
+"""A plan turned into models, data and an optimiser, on the device that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from distillkit.checkpoint import Checkpoint, join_optimizer_state, split_optimizer_state
+from distillkit.contracts import Loss
+from distillkit.data.batches import TrainingData
+from distillkit.data.evaluation import EvaluationData
+from distillkit.data.sources import Source, Stream
+from distillkit.devices import pick_device, pick_precision
+from distillkit.errors import CheckpointError
+from distillkit.evaluation.top1 import top1
+from distillkit.hooks import Plugins
+from distillkit.models.frozen_teacher import FrozenTeacher
+from distillkit.planning.losses import build_loss
+from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.training.lessons import Lectern, Lessons, Pupil
+from distillkit.training.optimisation import Optimisation, build_optimisation, check_optimizer_name
+from distillkit.training.step import Stepper, StepSettings
+from distillkit.training.task import DistillationTask, Objective
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that a run needs in memory."""
+
+    plan: Plan
+    device: torch.device
+    precision: torch.dtype
+    task: DistillationTask
+    stepper: Stepper
+    optimisation: Optimisation
+    data: TrainingData
+    ema: ModelEmaV3 | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What became of the student's starting weights, in sentences."""
+        report = getattr(self.task.student, "load_report", None)
+        return tuple(report.notes) if report is not None else ()
+
+    def evaluate(self, model: nn.Module, source: Source | Stream | None) -> dict[str, float]:
+        """Figures of `model` on `source`; none where there is no source."""
+        if source is None:
+            return {}
+        recipe, spec = self.plan.recipe, self.plan.student.spec
+        data = EvaluationData(
+            source,
+            spec,
+            recipe.augment,
+            batch_size=recipe.evaluation.batch_size,
+            workers=recipe.data.workers,
+            device=self.device,
+        )
+        return top1(model, spec, data, self.plan.answer, precision=self.precision)
+
+    def checkpoint(self, step: int, progress: Mapping[str, Any]) -> Checkpoint:
+        """The state after optimiser step `step`; `progress` is kept as it is."""
+        tensors, rest = split_optimizer_state(self.optimisation.optimizer.state_dict())
+        parts: dict[str, dict[str, Tensor]] = {"task": self.task.state_dict(), "optimizer": tensors}
+        if self.ema is not None:
+            parts["ema"] = self.ema.module.state_dict()
+        state = {"optimizer": rest, "scaler": self.optimisation.scaler.state_dict(), "progress": dict(progress)}
+        return Checkpoint(step, parts, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put a checkpoint back.
+
+        Raises: CheckpointError where it belongs to another model.
+        """
+        try:
+            self.task.load_state_dict(dict(checkpoint.parts["task"]))
+            if self.ema is not None:
+                self.ema.module.load_state_dict(dict(checkpoint.parts["ema"]))
+            state = join_optimizer_state(checkpoint.parts["optimizer"], checkpoint.state["optimizer"])
+            self.optimisation.optimizer.load_state_dict(state)
+            self.optimisation.scaler.load_state_dict(checkpoint.state["scaler"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {checkpoint.step} does not fit this recipe ({error}); "
+                "recipe.toml of a started run must not be changed"
+            ) from error
+
+
+def build_session(plan: Plan, plugins: Plugins) -> Session:
+    """Build the models with their weights, the losses, the data and the optimiser."""
+    recipe = plan.recipe
+    check_optimizer_name(recipe.optimizer)
+    device = pick_device(recipe.training.device)
+    precision = pick_precision(recipe.training.precision, device)
+    if recipe.training.threads:
+        torch.set_num_threads(recipe.training.threads)
+    teachers = {
+        name: _seat(teacher, plan, plugins, device) for name, teacher in plan.teachers.items() if teacher.wanted
+    }
+    torch.manual_seed(recipe.seed)
+    student = plugins.factory("student", recipe.student.model).build(plan.student.request)
+    losses = {loss.name: build_loss(loss, plan.student.spec, plugins) for loss in plan.losses.values()}
+    untrained = set(plan.student.untrained)
+    for name, parameter in student.network.named_parameters():
+        if name in untrained:
+            parameter.requires_grad_(False)
+    task = DistillationTask(
+        student,
+        losses,
+        spec=plan.student.spec,
+        wanted=plan.student.wanted,
+        label_term=plan.trains_on_labels,
+        precision=precision,
+    ).to(device)
+    task.train()
+    optimisation = build_optimisation(task, recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
+    ema = ModelEmaV3(student, decay=recipe.training.ema) if recipe.training.ema else None
+    if recipe.training.compile:
+        student.compile()
+        for seat in teachers.values():
+            seat.model.compile()
+    stepper = Stepper(
+        task,
+        Lessons(
+            teachers, {loss.name: Pupil(cast("Loss", losses[loss.name]), loss.teacher) for loss in plan.losses.values()}
+        ),
+        optimisation,
+        Objective({loss.name: loss.weight for loss in plan.losses.values()}, plan.label_weight),
+        StepSettings(plan.steps, recipe.seed, recipe.training.clip),
+    )
+    data = TrainingData(plan.datasets, recipe, spec=plan.student.spec, device=device)
+    return Session(plan, device, precision, task, stepper, optimisation, data, ema)
+
+
+def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device) -> Lectern:
+    """Build a teacher with its weights, frozen, seeing the student's pixels."""
+    model = plugins.factory("teacher", teacher.request.name).build(teacher.request)
+    frozen = FrozenTeacher(
+        model,
+        student=plan.student.spec,
+        size=teacher.entry.size,
+        class_map=teacher.class_map,
+        precision=pick_precision(teacher.entry.precision, device),
+    )
+    return Lectern(frozen.to(device), teacher.spec, teacher.wanted)

@@ -1,0 +1,25 @@
+"""Say which known name was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(value: str, known: Iterable[str]) -> str | None:
+    """The known name closest to `value`, or None when none is close."""
+    matches = get_close_matches(value, sorted(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown_name(what: str, value: str, known: Iterable[str]) -> str:
+    """One sentence for a name that is not known: the nearest name, then all of them.
+
+    >>> unknown_name("loss", "hrad", ["hard", "soft"])
+    "unknown loss 'hrad'; did you mean 'hard'? (known: hard, soft)"
+    """
+    names = sorted(known)
+    guess = nearest(value, names)
+    question = f"; did you mean '{guess}'?" if guess else ";"
+    listing = f" (known: {', '.join(names)})" if guess else f" known: {', '.join(names) or 'none'}"
+    return f"unknown {what} '{value}'{question}{listing}"

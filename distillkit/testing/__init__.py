@@ -1,0 +1,16 @@
+"""The conformance suite for plugin authors: one line in a test of yours says whether your plugin keeps the contract.
+
+    from distillkit.testing import check_loss
+
+    def test_conformance() -> None:
+        check_loss("margin")
+
+Whatever is wrong is raised at once, as one error that lists it in sentences.
+"""
+
+from distillkit.testing.loss import check_loss
+from distillkit.testing.model import check_student, check_teacher
+from distillkit.testing.registration import SlowListingWarning
+from distillkit.testing.synthetic import PAIRS, Pair, cnn, vit
+
+__all__ = ["PAIRS", "Pair", "SlowListingWarning", "check_loss", "check_student", "check_teacher", "cnn", "vit"]

@@ -1,0 +1,118 @@
+"""`check_loss` says whether a loss keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from distillkit.contracts import Loss
+from distillkit.errors import UserError
+from distillkit.negotiation import check_reads
+from distillkit.testing import loss_declarations, loss_terms
+from distillkit.testing.findings import Check, Findings, one_line
+from distillkit.testing.loss_case import LossCase
+from distillkit.testing.network import no_network
+from distillkit.testing.registration import (
+    listing_is_clear,
+    options_are_data,
+    options_survive_a_file,
+    warn_of_slow_listing,
+)
+from distillkit.testing.subject import find_subject
+from distillkit.testing.synthetic import PAIRS, Pair
+
+CHECKS: tuple[Check[LossCase], ...] = (
+    loss_declarations.reads,
+    loss_declarations.listed_signals,
+    loss_declarations.build,
+    loss_declarations.meta_device,
+    loss_declarations.target,
+    loss_declarations.teacher_stays,
+    loss_declarations.target_dtypes,
+    loss_declarations.batch_effects,
+    loss_declarations.target_is_determined,
+    loss_terms.terms,
+    loss_terms.inputs_stay,
+    loss_terms.gradients,
+    loss_terms.target_is_enough,
+    loss_terms.batch_of_one,
+    loss_terms.sample_by_sample,
+    loss_terms.double_precision,
+    loss_terms.formula,
+    loss_terms.half_precision,
+    loss_terms.compiled,
+    loss_terms.determined,
+    loss_terms.unlabelled,
+    loss_terms.state,
+)
+
+
+def check_loss(
+    loss: str | type[Loss],
+    options: Mapping[str, Any] | None = None,
+    *,
+    pairs: Sequence[Pair] = PAIRS,
+    device: str = "cpu",
+    backend: str | None = "aot_eager",
+) -> None:
+    """Check a loss, registered or not, against everything that the contract promises.
+
+    It is built for pairs of models that exist on paper; pairs that it refuses with a UserError, or whose models do not
+    reveal what it reads, are passed over. `options` are keys and values as a recipe gives them. `backend` is
+    torch.compile's; None leaves compilation out.
+    Raises: BrokenPluginError that lists every finding; RecipeError for wrong `options`; UnknownPluginError.
+    Warns: SlowListingWarning where the registering module imports torch or timm.
+
+    >>> check_loss("soft", {"tau": 2.0})
+    """
+    __tracebackhide__ = True
+    subject = find_subject("loss", loss)
+    warn_of_slow_listing(subject, stacklevel=2)
+    findings = Findings(subject.title)
+    findings.run((listing_is_clear, options_are_data), subject)
+    findings.raise_any()
+    chosen = subject.options(options)
+    findings.run((options_survive_a_file,), chosen)
+    devices = [device] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices), no_network() as asked:
+        _check_pairs(findings, [LossCase(subject, chosen, pair, device, backend) for pair in pairs])
+    for host in dict.fromkeys(asked):
+        findings.add(f"asks the network for {host}; a loss works from its two specs and from what it is given")
+    findings.raise_any()
+
+
+def _check_pairs(findings: Findings, cases: Sequence[LossCase]) -> None:
+    """Run all checks on the pairs that fit; that none fits is a finding."""
+    refusals: list[str] = []
+    for case in cases:
+        try:
+            _check_pair(findings, case)
+        except UserError as refusal:
+            refusals.append(f"{case.pair.title}: {refusal}")
+    if len(refusals) == len(cases):
+        findings.add(f"fits none of the pairs of models that it was tried on: {'; '.join(refusals)}")
+
+
+def _check_pair(findings: Findings, case: LossCase) -> None:
+    """Run the checks on one pair; those that stand on sound attributes only where these are sound.
+
+    Raises: UserError where the loss does not fit the pair.
+    """
+    place = case.pair.title
+    try:
+        wrong = list(loss_declarations.attributes(case))
+    except UserError:
+        raise
+    # What `build` raises beside a UserError reaches a user as a stack trace.
+    except Exception as error:  # noqa: BLE001
+        wrong = [f"build raised {one_line(error)}"]
+    for sentence in wrong:
+        findings.add(sentence, place)
+    if wrong:
+        return
+    name = case.subject.name
+    check_reads(name, case.loss.reads_teacher, role="teacher", spec=case.pair.teacher, alternatives={})
+    check_reads(name, case.loss.reads_student, role="student", spec=case.pair.student, alternatives={})
+    findings.run(CHECKS, case, place)

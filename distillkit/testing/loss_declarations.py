@@ -1,0 +1,183 @@
+"""Checks of what a loss says about itself and of the target that it makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.contracts import LAYERED, ModelSpec, Read, TargetSpec
+from distillkit.testing.findings import one_line
+from distillkit.testing.loss_case import EVERY_ROW, LossCase, LossModule, difference, differences, tensor_state, total
+from distillkit.testing.synthetic import map_batch, map_outputs, tensors_of
+
+SHUFFLED = tuple((2 * row + 1) % (len(EVERY_ROW) + 1) for row in EVERY_ROW)
+
+
+def attributes(case: LossCase) -> Iterator[str]:
+    """The attributes of the contract are there and have the right types."""
+    loss = case.loss
+    if not isinstance(loss, nn.Module):
+        yield f"build returns {type(loss).__name__}; a torch.nn.Module is what the contract asks for"
+        return
+    for name in ("reads_teacher", "reads_student", "weight", "label_weight", "targets"):
+        if not hasattr(loss, name):
+            yield f"has no '{name}'"
+    for name in ("weight", "label_weight"):
+        value = getattr(loss, name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < math.inf:
+            yield f"'{name}' is {value!r}; a finite number of at least 0 is what the contract asks for"
+    for name in ("reads_teacher", "reads_student"):
+        value = getattr(loss, name, frozenset())
+        if not isinstance(value, frozenset) or not all(isinstance(read, Read) for read in value):
+            yield f"'{name}' is {value!r}; a frozenset of Read is what the contract asks for"
+    couples = getattr(loss, "couples_batch", False)
+    if not isinstance(couples, bool):
+        yield f"'couples_batch' is {couples!r}; True or False is what the contract asks for"
+    yield from _target_specs(getattr(loss, "targets", {}))
+
+
+def _target_specs(targets: object) -> Iterator[str]:
+    if not isinstance(targets, Mapping) or not all(isinstance(spec, TargetSpec) for spec in targets.values()):
+        yield f"'targets' is {targets!r}; a mapping from names to TargetSpec is what the contract asks for"
+        return
+    for name, spec in targets.items():
+        if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
+            yield f"target '{name}' is described with dtype '{spec.dtype}'; torch has no such dtype"
+        if not all(isinstance(size, int) and size > 0 for size in spec.shape):
+            yield f"target '{name}' is described with shape {spec.shape}; sizes above 0, without the batch, are meant"
+
+
+def reads(case: LossCase) -> Iterator[str]:
+    """Layers are counted from 0, and listed signals are those that are read."""
+    for role, spec, declared in (
+        ("teacher", case.pair.teacher, case.loss.reads_teacher),
+        ("student", case.pair.student, case.loss.reads_student),
+    ):
+        for read in sorted(declared, key=lambda read: read.signal):
+            yield from _layers(role, read, spec)
+
+
+def _layers(role: str, read: Read, spec: ModelSpec) -> Iterator[str]:
+    if read.signal not in LAYERED:
+        return
+    indices = read.indices(spec)
+    if not indices or len(set(indices)) != len(indices):
+        yield f"reads {read.signal} of the {role}'s layers {indices}; at least one, and each once, is what can be read"
+
+
+def build(case: LossCase) -> Iterator[str]:
+    """Chance enters through torch's seed alone."""
+    if differences(tensor_state(case.build(seed=3)), tensor_state(case.build(seed=3))):
+        yield "two builds under one seed of torch start from different parameters; draw them with torch's own generator"
+
+
+def meta_device(case: LossCase) -> Iterator[str]:
+    """`distillkit plan` builds the loss and runs it once on tensors without memory."""
+    student = map_outputs(case.student(), _without_memory)
+    batch = map_batch(case.batch(), _without_memory)
+    target = {name: _without_memory(tensor) for name, tensor in case.target().items()}
+    try:
+        with torch.device("meta"):
+            loss: LossModule = case.subject.factory.build(case.options, case.pair.student, case.pair.teacher)
+        said = loss(student, target, batch)
+        if said and total(said).requires_grad:
+            total(said).backward()  # type: ignore[no-untyped-call]
+    # torch raises NotImplementedError, RuntimeError, ...
+    except Exception as error:  # noqa: BLE001
+        yield (
+            f"does not run on torch's meta device, on which `distillkit plan` counts: {one_line(error)}; "
+            f"use operations that work there, and let no shape and no branch depend on the values of a tensor"
+        )
+
+
+def _without_memory(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+
+
+def target(case: LossCase) -> Iterator[str]:
+    """What `target` returns is what `targets` describes, without gradient."""
+    teacher = case.teacher()
+    for tensor in tensors_of(teacher).values():
+        tensor.requires_grad_()
+    made, described = case.loss.target(teacher), case.loss.targets
+    if made.keys() != described.keys():
+        yield f"target returns {_names(made)}; targets describes {_names(described)}"
+    for name in sorted(made.keys() & described.keys()):
+        spec, tensor = described[name], made[name]
+        if _dtype(tensor) != spec.dtype:
+            yield f"target '{name}' has dtype {_dtype(tensor)}; targets says {spec.dtype}"
+        if tensor.shape != (len(EVERY_ROW), *spec.shape):
+            yield f"target '{name}' has shape {list(tensor.shape)}; targets says {[len(EVERY_ROW), *spec.shape]}"
+        if tensor.requires_grad:
+            yield f"target '{name}' carries a gradient to the teacher; detach it"
+        if tensor.device.type != torch.device(case.device).type:
+            yield f"target '{name}' lies on {tensor.device}; the teacher's outputs lie on {case.device}"
+
+
+def teacher_stays(case: LossCase) -> Iterator[str]:
+    """`target` changes nothing of what the teacher said: other losses read it too."""
+    teacher = case.teacher()
+    before = {name: tensor.clone() for name, tensor in tensors_of(teacher).items()}
+    with torch.no_grad():
+        case.loss.target(teacher)
+    for name, tensor in tensors_of(teacher).items():
+        if not torch.equal(before[name], tensor):
+            yield f"target changes the teacher's {name} in place; other losses read it too"
+
+
+def _names(mapping: Mapping[str, object]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(mapping)) or "nothing"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def target_dtypes(case: LossCase) -> Iterator[str]:
+    """The target has the described dtype whatever the precision of the teacher or of autocast."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        double = case.loss.target(case.teacher(dtype=torch.float64))
+        with torch.autocast(torch.device(case.device).type, dtype=torch.bfloat16):
+            half = case.loss.target(case.teacher())
+    for made, when in ((double, "of a teacher in float64"), (half, "under autocast")):
+        for name, spec in case.loss.targets.items():
+            if name in made and _dtype(made[name]) != spec.dtype:
+                yield f"target '{name}' {when} has dtype {_dtype(made[name])}; targets says {spec.dtype}"
+
+
+def batch_effects(case: LossCase) -> Iterator[str]:
+    """What `target` says of an image does not depend on its company."""
+    whole = case.target()
+    alone = [case.target((row,)) for row in EVERY_ROW]
+    shuffled = case.target(SHUFFLED)
+    for name, rows in whole.items():
+        each = torch.cat([target[name] for target in alone])
+        found = difference(rows, each)
+        if found is not None:
+            yield (
+                f"target '{name}' of an image alone differs by {found:.2g} from that of the same image in a batch; "
+                f"it must not depend on the other images"
+            )
+        elif difference(rows[list(SHUFFLED)], shuffled[name]) is not None:
+            yield f"target '{name}' of an image changes with its place in the batch; it must not"
+
+
+def target_is_determined(case: LossCase) -> Iterator[str]:
+    """The same outputs make the same target."""
+    first, second = case.target(), case.target()
+    for name in first:
+        if not torch.equal(first[name], second[name]):
+            yield f"target '{name}' differs from call to call on the same outputs"
+
+
+def listed_signals(case: LossCase) -> Iterator[str]:
+    """The PluginSpec names every signal that the loss reads from the teacher."""
+    owned = case.subject.owned
+    if owned is None:
+        return
+    for signal in sorted({read.signal for read in case.loss.reads_teacher} - owned.spec.signals):
+        yield f"reads the teacher's {signal}, which the signals of its PluginSpec leave out"

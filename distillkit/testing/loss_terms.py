@@ -1,0 +1,242 @@
+"""Checks of the terms that a loss computes and of their gradients."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit.contracts import BatchInfo, Outputs
+from distillkit.errors import UserError
+from distillkit.testing.findings import one_line
+from distillkit.testing.loss_case import EVERY_ROW, LossCase, difference, differences, total
+from distillkit.testing.synthetic import map_outputs, tensors_of
+
+FIRST, REST = EVERY_ROW[:4], EVERY_ROW[4:]
+
+
+def terms(case: LossCase) -> Iterator[str]:
+    """Each term is finite, one value per sample, in the precision of the student's outputs."""
+    for progress in (0.0, 0.5, 1.0):
+        batch = case.batch()
+        said = case.terms(batch=BatchInfo(batch.labels, batch.label_mass, progress))
+        yield from _shapes(case, said, len(EVERY_ROW))
+        for name, term in said.items():
+            if not torch.isfinite(term).all():
+                yield f"term '{name}' is not finite at progress {progress:g}"
+            if term.dtype != torch.float32:
+                yield f"term '{name}' is {_dtype(term)} where the student's outputs are float32"
+    if not said and case.loss.weight != 0:
+        yield f"returns no terms, but its weight is {case.loss.weight:g}"
+
+
+def _shapes(case: LossCase, said: dict[str, Tensor], samples: int) -> Iterator[str]:
+    for name, term in said.items():
+        if term.shape == (samples,) or (case.couples_batch and term.shape == ()):
+            continue
+        wanted = f"[] or [{samples}]" if case.couples_batch else f"[{samples}]"
+        yield (
+            f"term '{name}' of a batch of {samples} has shape {list(term.shape)}; {wanted}, one value per sample, is "
+            f"what the contract asks for"
+        )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def inputs_stay(case: LossCase) -> Iterator[str]:
+    """`forward` changes nothing that it is given: other losses and the label term read it too."""
+    with torch.no_grad():
+        student, target, batch = map_outputs(case.student(), Tensor.clone), dict(case.target()), case.batch()
+        given = {f"the student's {name}": tensor for name, tensor in tensors_of(student).items()}
+        given |= {f"target '{name}'": tensor for name, tensor in target.items()}
+        if batch.labels is not None:
+            given |= {"the labels": batch.labels, "the label mass": batch.label_mass}
+        before = {name: tensor.clone() for name, tensor in given.items()}
+        case.loss(student, target, batch)
+    for name, tensor in given.items():
+        if not torch.equal(before[name], tensor):
+            yield f"forward changes {name} in place; others read it too"
+
+
+def gradients(case: LossCase) -> Iterator[str]:
+    """A gradient reaches every student tensor that is read, every own parameter, and nothing of the teacher."""
+    student, loss = case.student(), case.build()
+    said = case.terms(student=student, loss=loss)
+    if not said:
+        return
+    if not total(said).requires_grad:
+        yield "no gradient reaches the student: the terms are cut off from its outputs"
+        return
+    total(said).backward()  # type: ignore[no-untyped-call]
+    for name, tensor in tensors_of(student).items():
+        if tensor.grad is None or not tensor.grad.any():
+            yield f"no gradient reaches the student's {name}, which the loss reads"
+        elif not torch.isfinite(tensor.grad).all():
+            yield f"the gradient of the student's {name} is not finite"
+    for name, parameter in loss.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            yield f"no gradient reaches its own parameter '{name}'; use it or leave it out"
+
+
+def target_is_enough(case: LossCase) -> Iterator[str]:
+    """A loss that never saw the teacher gives the same terms from a target that another made."""
+    found = differences(case.terms(), case.terms(loss=case.build()))
+    for name in found:
+        yield (
+            f"term '{name}' needs more than the target: a loss that never saw the teacher gives another value; "
+            f"keep nothing between target and forward"
+        )
+
+
+def batch_of_one(case: LossCase) -> Iterator[str]:
+    """A single image works, as in a ragged last micro-batch."""
+    said = case.terms((0,))
+    yield from _shapes(case, said, 1)
+    for name, term in said.items():
+        if not torch.isfinite(term).all():
+            yield f"term '{name}' of a single image is not finite"
+
+
+def sample_by_sample(case: LossCase) -> Iterator[str]:
+    """The terms of a batch are those of its parts: what makes gradient accumulation exact."""
+    if case.couples_batch:
+        return
+    loss = case.build().double()
+    whole, first, rest = (case.terms(rows, torch.float64, loss=loss) for rows in (EVERY_ROW, FIRST, REST))
+    for name, term in whole.items():
+        if term.shape != (len(EVERY_ROW),):
+            continue
+        found = difference(term, torch.cat([first[name], rest[name]]))
+        if found is not None:
+            yield (
+                f"term '{name}' of an image differs by {found:.2g} when the batch is cut in two; compute it from that "
+                f"image alone, or say couples_batch = True"
+            )
+
+
+def double_precision(case: LossCase) -> Iterator[str]:
+    """Float64 stays float64."""
+    for name, term in case.terms(dtype=torch.float64, loss=case.build().double()).items():
+        if term.dtype != torch.float64:
+            yield f"term '{name}' is {_dtype(term)} where the student's outputs are float64"
+
+
+def formula(case: LossCase) -> Iterator[str]:
+    """The gradient is that of the formula, by finite differences in float64."""
+    loss, student, target = case.build().double(), case.student(dtype=torch.float64), case.target()
+    batch = case.batch(dtype=torch.float64)
+    inputs = tuple(tensors_of(student).values())
+
+    def value(*changed: Tensor) -> Tensor:
+        places = iter(changed)
+        torch.manual_seed(0)
+        said = loss(map_outputs(student, lambda _: next(places)), target, batch)
+        return total(said) if said else torch.zeros(())
+
+    if not value(*inputs).requires_grad:
+        return
+    try:
+        torch.autograd.gradcheck(value, inputs, fast_mode=True)
+    except RuntimeError as error:
+        yield f"the gradient is not that of the formula in float64: {one_line(error)}"
+
+
+def half_precision(case: LossCase) -> Iterator[str]:
+    """Autocast, and outputs in half precision under it, give finite terms and gradients."""
+    for dtype in (torch.bfloat16, torch.float16):
+        for given in (torch.float32, dtype):
+            student = case.student(dtype=given)
+            with torch.autocast(torch.device(case.device).type, dtype=dtype):
+                said = case.terms(student=student)
+            where = f"under autocast in {str(dtype).removeprefix('torch.')} on {str(given).removeprefix('torch.')}"
+            yield from _finite(said, student, where)
+
+
+def _finite(said: dict[str, Tensor], student: Outputs, where: str) -> Iterator[str]:
+    for name, term in said.items():
+        if not torch.isfinite(term).all():
+            yield f"term '{name}' is not finite {where}"
+    if not said or not total(said).requires_grad:
+        return
+    total(said).backward()  # type: ignore[no-untyped-call]
+    for name, tensor in tensors_of(student).items():
+        if tensor.grad is not None and not torch.isfinite(tensor.grad).all():
+            yield f"the gradient of the student's {name} is not finite {where}"
+
+
+def compiled(case: LossCase) -> Iterator[str]:
+    """torch.compile changes neither terms nor gradients."""
+    if case.backend is None or not case.terms():
+        return
+    torch.compiler.reset()
+    module = torch.compile(case.build(), backend=case.backend)
+    eager, graph = case.student(), case.student()
+    expected = case.terms(student=eager)
+    said = case.terms(student=graph, loss=module)
+    for name, found in differences(expected, said).items():
+        yield f"term '{name}' differs by {found:.2g} under torch.compile"
+    for values in (expected, said):
+        if total(values).requires_grad:
+            total(values).backward()  # type: ignore[no-untyped-call]
+    for name, tensor in tensors_of(eager).items():
+        other = tensors_of(graph)[name].grad
+        if tensor.grad is not None and (other is None or difference(tensor.grad, other) is not None):
+            yield f"the gradient of the student's {name} differs under torch.compile"
+
+
+def determined(case: LossCase) -> Iterator[str]:
+    """The same inputs and the same seed give the same terms, to the last bit."""
+    first, second = case.terms(), case.terms()
+    for name in first:
+        if name not in second or not torch.equal(first[name], second[name]):
+            yield f"term '{name}' differs from call to call on the same inputs and seed"
+
+
+def unlabelled(case: LossCase) -> Iterator[str]:
+    """Images without labels work, or are refused in a sentence."""
+    for batch, what in (
+        (case.batch(kind="unlabelled"), "labels = None"),
+        (case.batch(kind="partly"), "rows of zeros for labels"),
+    ):
+        student = case.student()
+        try:
+            said = case.terms(student=student, batch=batch)
+        except UserError:
+            continue
+        # Whatever else is raised reaches a user as a stack trace.
+        except Exception as error:  # noqa: BLE001
+            yield f"with {what} raised {one_line(error)}; work without labels, or raise a UserError that says why not"
+            continue
+        yield from _shapes(case, said, len(EVERY_ROW))
+        yield from _finite(said, student, f"with {what}")
+
+
+def state(case: LossCase) -> Iterator[str]:
+    """What the loss learned survives a checkpoint and a move to another process."""
+    loss = case.build()
+    kept = loss.state_dict()
+    for name, value in kept.items():
+        if not isinstance(value, Tensor):
+            yield f"state_dict holds '{name}' of type {type(value).__name__}; only tensors fit into a checkpoint"
+            return
+    expected = case.terms(loss=loss)
+    restored = case.build(seed=4)
+    restored.load_state_dict(kept)
+    copies: list[tuple[str, Callable[[], Any]]] = [
+        ("a checkpoint", lambda: restored),
+        ("pickle", lambda: pickle.loads(pickle.dumps(loss))),  # noqa: S301 - made on this line
+    ]
+    for how, copy in copies:
+        try:
+            again = copy()
+        # pickle raises PicklingError, AttributeError, TypeError, ...
+        except Exception as error:  # noqa: BLE001
+            yield f"does not survive {how}: {one_line(error)}"
+            continue
+        if differences(expected, case.terms(loss=again)):
+            yield f"gives other terms after {how}: something that it computes with is neither option nor state_dict"

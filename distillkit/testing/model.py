@@ -1,0 +1,113 @@
+"""`check_student` and `check_teacher` say whether a model keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from distillkit.contracts import ModelFactory, ModelRequest
+from distillkit.errors import UserError
+from distillkit.hooks import split_name
+from distillkit.testing import model_description, model_outputs
+from distillkit.testing.findings import Check, Findings
+from distillkit.testing.model_case import ModelCase
+from distillkit.testing.network import no_network
+from distillkit.testing.registration import (
+    listing_is_clear,
+    options_are_data,
+    options_survive_a_file,
+    warn_of_slow_listing,
+)
+from distillkit.testing.subject import Subject, find_subject
+
+FOUNDATION: tuple[Check[ModelCase], ...] = (model_description.description, model_description.build)
+"""Where one of these finds something, the rest would only say it again."""
+
+CHECKS: tuple[Check[ModelCase], ...] = (
+    model_description.network,
+    model_description.initialisation,
+    model_description.meta_device,
+    model_outputs.signals,
+    model_outputs.attention_is_a_distribution,
+    model_outputs.batch_of_one,
+    model_outputs.determined,
+    model_outputs.gradients,
+    model_outputs.precision,
+    model_outputs.sizes,
+    model_outputs.compiled,
+    model_description.state,
+)
+
+
+def check_student(
+    student: str | type[ModelFactory],
+    options: Mapping[str, Any] | None = None,
+    *,
+    classes: int = 10,
+    weights: str | None = None,
+    device: str = "cpu",
+    backend: str | None = "aot_eager",
+) -> None:
+    """Check a student, registered or not, against everything that the contract promises.
+
+    Choose `options` that make it small: it is built and run several times. `weights` is a file, or None for random
+    ones; nothing may come from a network. `backend` is torch.compile's; None leaves compilation out.
+    Raises: BrokenPluginError that lists every finding; RecipeError for wrong `options`; UnknownPluginError.
+    Warns: SlowListingWarning where the registering module imports torch or timm.
+
+    >>> check_student("deit-ti", {"image_size": 16, "patch": 4, "width": 24, "depth": 2, "heads": 2})
+    """
+    __tracebackhide__ = True
+    subject = find_subject("student", student)
+    warn_of_slow_listing(subject, stacklevel=2)
+    request = _request(student, weights, classes)
+    _check(subject, options, ModelCase(subject, "student", request, device, backend))
+
+
+def check_teacher(
+    teacher: str | type[ModelFactory],
+    options: Mapping[str, Any] | None = None,
+    *,
+    weights: str = "none",
+    device: str = "cpu",
+    backend: str | None = "aot_eager",
+) -> None:
+    """Check a teacher, registered or not, against everything that the contract promises.
+
+    `weights` is a file, or "none" for random ones; nothing may come from a network. The rest is as in `check_student`.
+
+    >>> check_teacher("timm:resnet10t")
+    """
+    __tracebackhide__ = True
+    subject = find_subject("teacher", teacher)
+    warn_of_slow_listing(subject, stacklevel=2)
+    request = _request(teacher, weights, None)
+    _check(subject, options, ModelCase(subject, "teacher", request, device, backend))
+
+
+def _request(plugin: str | type[ModelFactory], weights: str | None, classes: int | None) -> ModelRequest:
+    """What a recipe would ask for, still without options."""
+    name = plugin if isinstance(plugin, str) else plugin.__name__
+    return ModelRequest(name, split_name(name)[1], None, weights=weights, classes=classes)
+
+
+def _check(subject: Subject, given: Mapping[str, Any] | None, case: ModelCase) -> None:
+    """Run all checks and raise what they found."""
+    __tracebackhide__ = True
+    findings = Findings(subject.title)
+    findings.run((listing_is_clear, options_are_data), subject)
+    findings.raise_any()
+    options = subject.options(given)
+    findings.run((options_survive_a_file,), options)
+    case = replace(case, request=replace(case.request, options=options))
+    devices = [case.device] if case.device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices), no_network() as asked:
+        findings.run(FOUNDATION, case, let_through=UserError)
+        if not len(findings):
+            findings.run(CHECKS, case)
+    for host in dict.fromkeys(asked):
+        findings.add(f'asks the network for {host}; with `weights` a file or "none" nothing may be downloaded')
+    findings.raise_any()

@@ -1,0 +1,93 @@
+"""Checks of what every plugin has: its entry in the listing and its options."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from distillkit.testing.subject import Subject
+
+HEAVY = ("torch", "timm")
+
+
+class SlowListingWarning(UserWarning):
+    """A registering module imports torch or timm: listing plugins and printing help become slow, not wrong."""
+
+
+def listing_is_clear(subject: Subject) -> Iterator[str]:
+    """What `distillkit plugins` shows is short and typeable."""
+    if subject.owned is None:
+        return
+    spec = subject.owned.spec
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", spec.name):
+        yield f"the name '{spec.name}' is not lower-case words joined by hyphens"
+    if not spec.summary.strip() or "\n" in spec.summary:
+        yield f"the summary in its PluginSpec is {spec.summary!r}; one line is what listings show"
+
+
+def options_are_data(subject: Subject) -> Iterator[str]:
+    """`Options` is a frozen pydantic model that refuses keys which it does not know."""
+    options = getattr(subject.factory, "Options", None)
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        yield "has no 'Options': a nested frozen pydantic model, without fields where there is nothing to choose"
+        return
+    if not options.model_config.get("frozen"):
+        yield "Options can be changed after they are checked; make the model frozen=True"
+    if options.model_config.get("extra") != "forbid":
+        yield "Options take keys that they do not know, so a typing error goes unnoticed; make the model extra='forbid'"
+
+
+def options_survive_a_file(options: BaseModel) -> Iterator[str]:
+    """What is written into a run's recipe reads back as the same options."""
+    written: dict[str, Any] = json.loads(options.model_dump_json(by_alias=True, exclude_none=True))
+    try:
+        read = type(options).model_validate(written)
+    except ValueError as error:
+        yield f"Options written to a recipe as {written} cannot be read back: {' '.join(str(error).split())}"
+        return
+    if read != options:
+        yield f"Options written to a recipe as {written} read back as other options"
+
+
+def warn_of_slow_listing(subject: Subject, *, stacklevel: int) -> None:
+    """Warn where the module that registers the plugin imports torch or timm.
+
+    `stacklevel` is counted from the caller, as in `warnings.warn`.
+    """
+    if subject.owned is None:
+        return
+    module = subject.owned.owner.module
+    heavy = _imports(module)
+    if heavy:
+        warnings.warn(
+            f"{subject.title}: module {module} imports {' and '.join(heavy)} while it registers, which slows down "
+            f"`distillkit --help` and `distillkit plugins`; move the class to a module of its own and name it in "
+            f"`factory`",
+            SlowListingWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    """Which of HEAVY a new interpreter holds after it imported `module`."""
+    program = (
+        f"import importlib, sys; importlib.import_module(sys.argv[1]); print(*({set(HEAVY)} & sys.modules.keys()))"
+    )
+    done = subprocess.run(  # noqa: S603 - this interpreter, on a module that this process has imported already
+        [sys.executable, "-c", program, module],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return tuple(sorted(done.stdout.split()))

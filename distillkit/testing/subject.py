@@ -1,0 +1,48 @@
+"""The plugin that is being checked: found by name, or given as a class before it is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from distillkit.discovery import Owned, Role
+from distillkit.errors import RecipeError
+from distillkit.hooks import installed_plugins
+from distillkit.recipe_errors import explain
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A factory, and how sentences call it. `owned` is None for a class that no distribution registers."""
+
+    name: str
+    title: str
+    role: Role
+    factory: Any
+    owned: Owned | None
+
+    def options(self, given: Mapping[str, Any] | None) -> BaseModel:
+        """The plugin's own options, made from what a recipe would say.
+
+        Raises: RecipeError.
+        """
+        model: type[BaseModel] = self.factory.Options
+        try:
+            return model.model_validate(dict(given or {}))
+        except ValidationError as error:
+            raise RecipeError(explain(error, model, prefix=self.title)) from None
+
+
+def find_subject(role: Role, plugin: str | type) -> Subject:
+    """Look up a registered name, or take a class as it is.
+
+    Raises: as `Plugins.find` and `Plugins.factory`.
+    """
+    if isinstance(plugin, type):
+        return Subject(plugin.__name__, f"{role} {plugin.__module__}.{plugin.__qualname__}", role, plugin, None)
+    plugins = installed_plugins()
+    owned = plugins.find(role, plugin)
+    return Subject(plugin, f"{role} '{plugin}' of {owned.owner}", role, plugins.factory(role, plugin), owned)

@@ -1,0 +1,150 @@
+"""Models that exist on paper only: their specs, and outputs of the right shapes, for checking losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from distillkit.contracts import BatchInfo, ModelSpec, Outputs, Read, Signal
+from distillkit.negotiation import demand, restrict
+
+# Numbers that differ from one another, so that mistaken axes show.
+CLASSES = 7
+SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and a teacher that a loss may be built for."""
+
+    title: str
+    student: ModelSpec
+    teacher: ModelSpec
+
+
+def vit(name: str, *, layers: int, width: int, heads: int, grid: tuple[int, int], distilled: bool = False) -> ModelSpec:
+    """Describe a vision transformer, with or without a distillation token."""
+    signals = {Signal.LOGITS, Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS}
+    if distilled:
+        signals.add(Signal.DISTILL_LOGITS)
+    return ModelSpec(
+        name=name,
+        architecture="paper",
+        kind="vit",
+        classes=CLASSES,
+        signals=frozenset(signals),
+        image_size=(4 * grid[0], 4 * grid[1]),
+        layers=layers,
+        widths=(width,) * layers,
+        grids=(grid,) * layers,
+        heads=heads,
+        prefix_tokens=2 if distilled else 1,
+    )
+
+
+def cnn(name: str, *, widths: tuple[int, ...]) -> ModelSpec:
+    """Describe a convolutional network whose stages halve the grid, down to one row and two columns."""
+    stages = len(widths)
+    grids = tuple((2**stage, 2 ** (stage + 1)) for stage in reversed(range(stages)))
+    return ModelSpec(
+        name=name,
+        architecture="paper",
+        kind="cnn",
+        classes=CLASSES,
+        signals=frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS}),
+        image_size=(2 ** (stages + 1), 2 ** (stages + 2)),
+        layers=stages,
+        widths=widths,
+        grids=grids,
+        flexible_size=True,
+    )
+
+
+_STUDENT = vit("paper-distilled-vit", layers=12, width=8, heads=2, grid=(3, 4), distilled=True)
+PAIRS = (
+    Pair("ViT from a ViT like it", _STUDENT, vit("paper-vit", layers=12, width=8, heads=2, grid=(3, 4))),
+    Pair(
+        "ViT from a larger ViT",
+        vit("paper-small-vit", layers=4, width=6, heads=3, grid=(2, 5)),
+        vit("paper-large-vit", layers=12, width=10, heads=5, grid=(4, 10)),
+    ),
+    Pair("ViT from a CNN", _STUDENT, cnn("paper-cnn", widths=(3, 5, 9, 11))),
+    Pair("CNN from a CNN", cnn("paper-small-cnn", widths=(2, 4, 6, 8)), cnn("paper-cnn", widths=(3, 5, 9, 11))),
+)
+"""The pairs that `check_loss` tries unless it is given others."""
+
+
+def synthetic_outputs(spec: ModelSpec, reads: Iterable[Read], *, seed: int) -> Outputs:
+    """What a model of this spec might say to one loss about SAMPLES images, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn((SAMPLES, *shape), generator=generator, dtype=torch.float64)
+
+    reads = tuple(reads)
+    wanted = demand(reads, spec)
+    attention = wanted.get(Signal.CLS_ATTENTION, ())
+    rows, columns = spec.grid
+    everything = Outputs(
+        logits=3 * noise(spec.classes),
+        distill_logits=3 * noise(spec.classes),
+        embedding=tuple(noise(spec.widths[layer]) for layer in wanted.get(Signal.EMBEDDING, ())),
+        cls_attention=functional.softmax(2 * noise(len(attention), spec.heads or 1, 1 + rows * columns), dim=-1),
+        patch_tokens=tuple(
+            noise(spec.grids[layer][0] * spec.grids[layer][1], spec.widths[layer])
+            for layer in wanted.get(Signal.PATCH_TOKENS, ())
+        ),
+    )
+    return restrict(everything, wanted, reads, spec)
+
+
+def synthetic_batch(classes: int, kind: Literal["labelled", "partly", "unlabelled"] = "labelled") -> BatchInfo:
+    """Labels for SAMPLES images, smoothed and mixed; in float64. "partly" leaves every second image without."""
+    if kind == "unlabelled":
+        return BatchInfo(labels=None, label_mass=torch.zeros(SAMPLES, dtype=torch.float64), progress=0.5)
+    classes_in_turn = torch.arange(SAMPLES) % classes
+    first = functional.one_hot(classes_in_turn, classes).double()
+    second = functional.one_hot(classes_in_turn.flip(0), classes).double()
+    labels = 0.6 * first + 0.3 * second + 0.1 / classes
+    mass = torch.ones(SAMPLES, dtype=torch.float64)
+    if kind == "partly":
+        mass[::2] = 0
+    return BatchInfo(labels=labels * mass[:, None], label_mass=mass, progress=0.5)
+
+
+def map_outputs(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """The same outputs with every tensor changed."""
+
+    def maybe(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else change(tensor)
+
+    return Outputs(
+        logits=maybe(outputs.logits),
+        distill_logits=maybe(outputs.distill_logits),
+        embedding=tuple(change(tensor) for tensor in outputs.embedding),
+        cls_attention=maybe(outputs.cls_attention),
+        patch_tokens=tuple(change(tensor) for tensor in outputs.patch_tokens),
+    )
+
+
+def map_batch(batch: BatchInfo, change: Callable[[Tensor], Tensor]) -> BatchInfo:
+    """The same batch with every tensor changed."""
+    labels = None if batch.labels is None else change(batch.labels)
+    return replace(batch, labels=labels, label_mass=change(batch.label_mass))
+
+
+def tensors_of(outputs: Outputs) -> dict[str, Tensor]:
+    """Every tensor, in the order of `map_outputs`, by the name that a sentence gives it: "patch_tokens[1]"."""
+    one_each = {
+        "logits": outputs.logits,
+        "distill_logits": outputs.distill_logits,
+        **{f"embedding[{index}]": tensor for index, tensor in enumerate(outputs.embedding)},
+        "cls_attention": outputs.cls_attention,
+        **{f"patch_tokens[{index}]": tensor for index, tensor in enumerate(outputs.patch_tokens)},
+    }
+    return {name: tensor for name, tensor in one_each.items() if tensor is not None}

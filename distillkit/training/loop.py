@@ -1,0 +1,82 @@
+"""The loop: windows of data in, a trained student out. Read it from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distillkit.errors import TrainingError
+from distillkit.training.meter import Meter
+from distillkit.training.step import Stepper
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
+    from distillkit.data.batches import Window
+
+Record = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """When the loop does what, in optimiser steps and epochs."""
+
+    steps: int
+    steps_per_epoch: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int | None
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What happens around the loop. `evaluate` returns the figures of an evaluation; the others report or save."""
+
+    logged: Callable[[Record], None]
+    evaluate: Callable[[int], Record]
+    epoch_ended: Callable[[Record], None]
+    save: Callable[[int], None]
+
+
+def train(
+    windows: Iterable[Window], stepper: Stepper, rhythm: Rhythm, callbacks: Callbacks, ema: ModelEmaV3 | None = None
+) -> None:
+    """Take every window in turn. The device is waited for at log intervals and evaluations only.
+
+    Raises: TrainingError where the loss of a log interval is not finite.
+    """
+    meter = Meter()
+    for window in meter.timed(windows):
+        done = window.step + 1
+        due = done % rhythm.log_every == 0 or done == rhythm.steps
+        averages = stepper.step(window, measure=due)
+        if ema is not None:
+            ema.update(stepper.task.student, step=window.step)
+        meter.add(averages, window.samples)
+        if due:
+            record = meter.read({"grad_norm": stepper.grad_norm})
+            place = {"step": float(done), "epoch": done / rhythm.steps_per_epoch}
+            _refuse_non_finite(record, done)
+            callbacks.logged(place | record | {"lr": stepper.optimisation.lr()})
+        last = done == rhythm.steps
+        if window.ends_epoch or last:
+            _end_epoch(window.epoch + 1, done, rhythm, callbacks)
+        if window.ends_epoch or last or (rhythm.checkpoint_every and done % rhythm.checkpoint_every == 0):
+            callbacks.save(done)
+
+
+def _end_epoch(epoch: int, done: int, rhythm: Rhythm, callbacks: Callbacks) -> None:
+    figures = callbacks.evaluate(done) if done == rhythm.steps or epoch % rhythm.evaluate_every == 0 else {}
+    callbacks.epoch_ended({"step": float(done), "epoch": float(epoch)} | dict(figures))
+
+
+def _refuse_non_finite(record: Record, done: int) -> None:
+    if math.isfinite(record["loss"]):
+        return
+    terms = [name for name, value in record.items() if name.startswith("loss/") and not math.isfinite(value)]
+    raise TrainingError(
+        f"the loss is not finite at step {done} ({', '.join(terms) or 'their sum'}); "
+        "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+    )

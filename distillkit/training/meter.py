@@ -1,0 +1,68 @@
+"""Averages over the steps between two log lines; the device is waited for once per interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+class Meter:
+    """Sums terms on the device, counts images, and times the wait for data."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def timed(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass `items` on and remember how long each was waited for."""
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield item
+
+    def add(self, averages: Mapping[str, Tensor], images: int) -> None:
+        """Count one optimiser step."""
+        for name, value in averages.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+        self._images += images
+
+    @property
+    def steps(self) -> int:
+        """Steps since the last reading."""
+        return self._steps
+
+    def read(self, extra: Mapping[str, Tensor | None]) -> dict[str, float]:
+        """The interval's averages and rates, then start anew.
+
+        `extra` are [] tensors that are read beside the averages in the same wait. Keys: `loss`, `loss/<term>`,
+        `images_per_s`, `data_wait` (share of the time), and those of `extra` that are not None.
+        """
+        known = {name: value for name, value in extra.items() if value is not None}
+        values = [total / self._steps for total in self._sums.values()] + list(known.values())
+        read = torch.stack([value.float() for value in values]).tolist()
+        names = [name if name == "loss" else f"loss/{name}" for name in self._sums] + list(known)
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        record = dict(zip(names, read, strict=True)) | {
+            "images_per_s": self._images / elapsed,
+            "data_wait": min(self._waited / elapsed, 1.0),
+        }
+        self._reset()
+        return record
+
+    def _reset(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._images = 0
+        self._waited = 0.0
+        self._start = time.perf_counter()

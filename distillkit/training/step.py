@@ -1,0 +1,100 @@
+"""One optimiser step: micro-batches in, moved weights and averaged terms out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from distillkit.contracts import BatchInfo, Outputs
+from distillkit.training.lessons import Lessons
+from distillkit.training.noise import seed_model_noise
+from distillkit.training.optimisation import Optimisation
+from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages, checked_terms
+
+if TYPE_CHECKING:
+    from distillkit.data.batches import MicroBatch, Window
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The run's optimiser steps, the seed of the model's noise, the largest gradient norm, and this process's rank."""
+
+    steps: int
+    seed: int
+    clip: float | None = None
+    rank: int = 0
+
+
+class Stepper:
+    """Owns what a step needs; keeps nothing between steps but the gradient norm of the last one.
+
+    `grad_norm` is a [] tensor of the last step that clipped or was asked to measure it, else None.
+    """
+
+    def __init__(
+        self,
+        task: DistillationTask,
+        lessons: Lessons,
+        optimisation: Optimisation,
+        objective: Objective,
+        settings: StepSettings,
+    ) -> None:
+        self.task = task
+        self.lessons = lessons
+        self.optimisation = optimisation
+        self.objective = objective
+        self.settings = settings
+        self.parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+        self.couples = {
+            name: bool(getattr(loss, "couples_batch", False))
+            for name, loss in zip(task.loss_names, task.losses, strict=True)
+        }
+        self.grad_norm: Tensor | None = None
+        self._checked = False
+
+    def step(self, window: Window, *, measure: bool = False) -> dict[str, Tensor]:
+        """Move the weights by one window. Returns each term's average over the effective batch and their `loss`, [].
+
+        `measure` asks for the gradient norm even where nothing is clipped. Nothing here waits for the device.
+        """
+        optimizer, scaler = self.optimisation.optimizer, self.optimisation.scaler
+        self.optimisation.schedule.step_update(window.step)
+        totals: dict[str, Tensor] = {}
+        for number, micro_batch in enumerate(window.micro_batches):
+            averages = self._forward(window, number, micro_batch)
+            loss = self.objective.total(averages)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+            for name, value in (*averages.items(), ("loss", loss)):
+                totals[name] = totals[name] + value.detach() if name in totals else value.detach()
+        if self.settings.clip is not None or measure:
+            scaler.unscale_(optimizer)
+            limit = self.settings.clip if self.settings.clip is not None else float("inf")
+            self.grad_norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return totals
+
+    def _forward(self, window: Window, number: int, micro_batch: MicroBatch) -> dict[str, Tensor]:
+        images = micro_batch.images
+        targets = self.lessons(images)
+        seed_model_noise(
+            self.settings.seed, rank=self.settings.rank, step=window.step, micro_batch=number, device=images.device
+        )
+        batch = BatchInfo(micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps)
+        terms = self.task(images, given(targets), batch)
+        if not self._checked:
+            checked_terms(terms, len(images), self.couples)
+            self._checked = True
+        return batch_averages(terms, samples=window.samples, labelled=window.labelled, micro_samples=len(images))
+
+
+def given(targets: Targets) -> Teach:
+    """Targets that are there already, whatever the student says."""
+
+    def teach(_outputs: Outputs) -> Targets:
+        return targets
+
+    return teach

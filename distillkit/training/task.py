@@ -1,0 +1,135 @@
+"""The one module that trains: the student and the losses, from pixels to named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.contracts import BatchInfo, Loss, ModelSpec, Outputs, Wanted
+from distillkit.errors import BrokenPluginError
+from distillkit.negotiation import restrict
+
+Targets: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""By loss name, what that loss's `target` returned."""
+Teach: TypeAlias = Callable[[Outputs], Targets]
+"""Given what the student said, the targets. By default they are already computed and the argument is not looked at."""
+
+LABEL_TERM = "labels"
+
+
+class DistillationTask(nn.Module):
+    """The student and its losses; `forward` is what DDP wraps and the optimiser takes its parameters from.
+
+    Shapes: images [B, C, H, W]; every returned term is [B], or [] for a loss that couples its batch. The label term is
+    0 for an unlabelled sample and always touches the class head.
+    `precision` is the autocast dtype of the student's forward; the losses run in float32 at least.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        losses: Mapping[str, nn.Module],
+        *,
+        spec: ModelSpec,
+        wanted: Wanted,
+        label_term: bool,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.loss_names = tuple(losses)
+        self.losses = nn.ModuleList(losses.values())
+        self.spec = spec
+        self.wanted = dict(wanted)
+        self.label_term = label_term
+        self.precision = precision
+
+    def forward(self, images: Tensor, teach: Teach, batch: BatchInfo) -> dict[str, Tensor]:
+        """One student forward, then every loss on what it reads."""
+        with self._autocast(images.device.type):
+            outputs: Outputs = self.student(images, self.wanted)
+        targets = teach(outputs)
+        terms: dict[str, Tensor] = {}
+        if self.label_term:
+            terms[LABEL_TERM] = label_cross_entropy(outputs, batch)
+        for name, module in zip(self.loss_names, self.losses, strict=True):
+            loss = cast("Loss", module)
+            seen = restrict(outputs, self.wanted, loss.reads_student, self.spec)
+            for term, value in module(seen, targets[name], batch).items():
+                terms[f"{name}/{term}"] = value
+        return terms
+
+    def no_weight_decay(self) -> set[str]:
+        """The student's own list (tokens, position embeddings), under the names that they have in this module."""
+        network: Any = self.student.network
+        names = network.no_weight_decay() if hasattr(network, "no_weight_decay") else set()
+        return {f"student.network.{name}" for name in names}
+
+    def _autocast(self, device: str) -> AbstractContextManager[Any]:
+        if self.precision in (torch.float32, torch.float64):
+            return nullcontext()
+        return torch.autocast(device, dtype=self.precision)
+
+
+def label_cross_entropy(outputs: Outputs, batch: BatchInfo) -> Tensor:
+    """Cross-entropy of the class head against smoothed and mixed labels, 0 where a sample has none. Shape [B]."""
+    logits = outputs.logits
+    if logits is None or batch.labels is None:
+        raise BrokenPluginError("the label term needs the student's logits and a batch with labels")
+    return -(batch.labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1) * batch.label_mass
+
+
+def batch_averages(
+    terms: Mapping[str, Tensor], *, samples: int, labelled: int, micro_samples: int
+) -> dict[str, Tensor]:
+    """What one micro-batch contributes to the average of each term over the effective batch; contributions add up.
+
+    `samples` and `labelled` count the whole effective batch, over all micro-batches and ranks. The label term is
+    divided by `labelled`, a [B] term by `samples`; a [] term counts by the micro-batch's share of the samples.
+    """
+    averages: dict[str, Tensor] = {}
+    for name, value in terms.items():
+        if name == LABEL_TERM:
+            averages[name] = value.sum() / max(labelled, 1)
+        elif value.dim():
+            averages[name] = value.sum() / samples
+        else:
+            averages[name] = value * (micro_samples / samples)
+    return averages
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How much every term counts; `weights` are by loss name."""
+
+    weights: Mapping[str, float]
+    label_weight: float
+
+    def total(self, averages: Mapping[str, Tensor]) -> Tensor:
+        """`label_weight * labels + sum of weight * term`. Shape []."""
+        weighted = [
+            value * (self.label_weight if name == LABEL_TERM else self.weights[name.partition("/")[0]])
+            for name, value in averages.items()
+        ]
+        return sum(weighted[1:], start=weighted[0])
+
+
+def checked_terms(terms: Mapping[str, Tensor], samples: int, couples: Mapping[str, bool]) -> None:
+    """Refuse terms of the wrong shape, naming the loss. Called for the first step only.
+
+    Raises: BrokenPluginError.
+    """
+    for name, value in terms.items():
+        loss = name.partition("/")[0]
+        if value.shape == (samples,) or (value.dim() == 0 and couples.get(loss, False)):
+            continue
+        wanted = "[] or " if couples.get(loss, False) else ""
+        raise BrokenPluginError(
+            f"loss '{loss}' returned term '{name.partition('/')[2]}' of shape {list(value.shape)}; "
+            f"{wanted}[{samples}], one value per sample, is what the contract asks for"
+        )
