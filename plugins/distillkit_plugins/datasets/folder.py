@@ -1,0 +1,99 @@
+"""Pictures in folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from distillkit import DataError
+
+if TYPE_CHECKING:
+    from distillkit.data.sources import Split
+    from distillkit.recipe import Data
+
+_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+
+
+class Folder:
+    """A folder per class with pictures at any depth below (`cat/1.jpg`); class names are sorted.
+
+    Pictures that lie outside a class folder have no label, so a flat folder is one without labels. A folder with
+    `train/` inside is split: `val/`, `valid/` or `validation/`, and `test/` beside it are found where they exist.
+    Names that start with a dot are passed over; links are followed.
+    Raises: DataError for what is missing, empty, or not a folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.name = str(root)
+        self._root = root
+        self._keys = sorted(_pictures(root))
+        if not self._keys:
+            raise DataError(f"folder '{root}' has no pictures ({', '.join(_EXTENSIONS)})")
+        classes = sorted({key.partition("/")[0] for key in self._keys if "/" in key})
+        self.class_names = tuple(classes) or None
+        self._labels = {name: label for label, name in enumerate(classes)}
+
+    @classmethod
+    def open(cls, argument: str | None, data: Data, split: Split) -> Folder | None:
+        root = Path(argument or "").expanduser()
+        if not root.exists():
+            raise DataError(f"folder '{root}' does not exist")
+        if not root.is_dir():
+            hint = f"; for the pictures inside write timm:{argument}" if root.suffix == ".tar" else ""
+            raise DataError(f"'{root}' is a file, not a folder of pictures{hint}")
+        if _is_split(root):
+            return next((cls(root / name) for name in _SPLITS[split] if (root / name).is_dir()), None)
+        if split != "train" and _is_training_folder(root, data):
+            return None
+        return cls(root)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        return self._keys[index]
+
+    def label(self, index: int) -> int | None:
+        folder, slash, _ = self._keys[index].partition("/")
+        return self._labels[folder] if slash else None
+
+    def image(self, index: int) -> Image.Image:
+        with Image.open(self._root / self._keys[index]) as image:
+            return image.convert("RGB")
+
+
+def _pictures(root: Path) -> list[str]:
+    """The pictures below a folder, as relative paths with forward slashes."""
+    found: list[str] = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        inside = Path(folder).relative_to(root)
+        found += [
+            (inside / name).as_posix()
+            for name in files
+            if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
+        ]
+    return found
+
+
+def _is_split(root: Path) -> bool:
+    """Whether `train/` inside means the training part, and is not a class of pictures of trains."""
+    if not (root / "train").is_dir():
+        return False
+    splits = {name for names in _SPLITS.values() for name in names}
+    has_classes = any(child.is_dir() for child in (root / "train").iterdir())
+    return has_classes or all(child.name in splits for child in root.iterdir() if child.is_dir())
+
+
+def _is_training_folder(root: Path, data: Data) -> bool:
+    """Whether `data.train` names this very folder, which then has nothing else to measure on."""
+    train = Path((data.train or "").removeprefix("folder:")).expanduser()
+    return data.train is not None and train.exists() and train.samefile(root)

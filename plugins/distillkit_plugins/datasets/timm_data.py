@@ -1,0 +1,184 @@
+"""Everything that timm's dataset factory reads, with an index or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from timm.data import create_dataset
+
+from distillkit import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from distillkit.data.sources import Split
+    from distillkit.recipe import Data
+
+_PACKAGES = {"torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "wds": "webdataset"}
+_PACKAGES["tfds"] = "tensorflow_datasets"
+_FETCHED = ("torch", "tfds")
+_NEED_ROOT = ("torch", "wds")
+_STREAMS = ("hfids", "wds", "tfds")
+# Of these torchvision has two parts, and what timm calls validation is the test set of their papers.
+_TORCH_TEST = ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist")
+_TORCH_VALIDATION = ("imagenet", "inat", "inaturalist", "places365")
+
+
+class TimmData:
+    """Opens `timm:<data set>`: torch/<name>, hfds/<name> and .tar files with an index, the others as streams.
+
+    `data.root` is where it lies; `data.download` lets torch/ and tfds/ fetch it, hfds/ and hfids/ do so by themselves.
+    A .tar file is named by its path and has one part. The shards of wds/ need an `_info.json`, which timm describes,
+    and a `classes.txt`, one class name a line, both in `data.root`.
+    Raises: MissingExtraError for a package that is not installed; DataError for what timm cannot open.
+    """
+
+    @classmethod
+    def open(cls, argument: str | None, data: Data, split: Split) -> TimmImages | TimmStream | None:
+        name = argument or ""
+        if Path(name).suffix == ".tar":
+            return _open_tar(name, data, split)
+        kind = name.partition("/")[0].lower()
+        _check(name, kind, data)
+        timm_split = _torch_split(name, split) if kind == "torch" else split
+        if timm_split is None:
+            return None
+        try:
+            opened = _create(name, data, timm_split)
+        except Exception as error:  # whatever torchvision, datasets, webdataset and tensorflow raise
+            # A part that does not exist is no mistake. All of them say so with the word.
+            if split != "train" and "split" in str(error).lower():
+                return None
+            hint = "; with data.download = true it is fetched" if kind in _FETCHED and not data.download else ""
+            raise DataError(f"'timm:{name}' cannot be opened: {_line(error)}{hint}") from error
+        if kind in _STREAMS:
+            return TimmStream(name, opened, data, timm_split)
+        return TimmImages(f"timm:{name}", opened)
+
+
+class TimmImages:
+    """A data set of torchvision or one of timm's readers, with an index."""
+
+    def __init__(self, name: str, dataset: Any) -> None:
+        self.name = name
+        self._dataset = dataset
+        self._reader = getattr(dataset, "reader", None)
+        self.class_names = _class_names(self._reader or dataset)
+        self._labels = _labels(self._reader or dataset)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def key(self, index: int) -> str:
+        """The name of the file; its number where it has none."""
+        name = self._reader.filename(index) if self._reader else None
+        return name or f"{index:08d}"
+
+    def label(self, index: int) -> int | None:
+        label = int(self._labels[index])
+        return None if label < 0 else label
+
+    def image(self, index: int) -> Image.Image:
+        if not self._reader:
+            picture: Image.Image = self._dataset[index][0]
+            return picture.convert("RGB")
+        # Not through timm's ImageDataset, which puts another image in the place of one that it cannot read.
+        with self._reader[index][0] as file, Image.open(file) as image:
+            return image.convert("RGB")
+
+
+class TimmStream:
+    """One of timm's iterable readers."""
+
+    def __init__(self, name: str, dataset: Any, data: Data, split: str) -> None:
+        self.name = f"timm:{name}"
+        self.class_names = _class_names(dataset.reader) or _listed_names(self.name, data)
+        self.shards = len(getattr(getattr(dataset.reader, "split_info", None), "filenames", None) or (1,))
+        self._images = len(dataset)
+        self._arguments = (name, data, split)
+
+    def __len__(self) -> int:
+        return self._images
+
+    def read(self, number: int) -> Iterator[tuple[Image.Image, int | None]]:
+        # Opened here, because timm's readers learn only once which process they are in.
+        dataset = _create(*self._arguments)
+        dataset.set_epoch(number)
+        for image, label in dataset:
+            yield image, None if label is None or label < 0 else int(label)
+
+
+def _create(name: str, data: Data, split: str) -> Any:
+    return create_dataset(
+        name, root=data.root, split=split, is_training=split == "train", download=data.download, seed=data.seed
+    )
+
+
+def _open_tar(path: str, data: Data, split: Split) -> TimmImages | None:
+    if split != "train" and data.train == f"timm:{path}":
+        return None
+    if not Path(path).expanduser().is_file():
+        raise DataError(f"tar file '{path}' does not exist")
+    try:
+        # Without its cache of open files: loader processes would share them, and the place that is read from.
+        return TimmImages(f"timm:{path}", create_dataset("", root=str(Path(path).expanduser()), cache_tarfiles=False))
+    except Exception as error:
+        raise DataError(f"tar file '{path}' cannot be opened: {_line(error)}") from error
+
+
+def _check(name: str, kind: str, data: Data) -> None:
+    if kind not in _PACKAGES:
+        raise DataError(
+            f"'timm:{name}' is none of timm:torch/<name>, timm:hfds/<name>, timm:wds/<name>, timm:tfds/<name>, "
+            "timm:hfids/<name> and timm:<path>.tar; a folder is named without 'timm:'"
+        )
+    package = _PACKAGES[kind]
+    if find_spec(package) is None:
+        raise MissingExtraError(f"'timm:{name}' needs {package}, which is not installed; pip install {package}")
+    if kind in _NEED_ROOT and data.root is None:
+        raise DataError(f"'timm:{name}' needs data.root, the folder in which it lies")
+
+
+def _torch_split(name: str, split: Split) -> str | None:
+    """How timm calls the part of a torchvision data set, None where it has none."""
+    dataset = name.partition("/")[2].lower()
+    known = sorted((*_TORCH_TEST, *_TORCH_VALIDATION))
+    if dataset not in known:
+        raise DataError(f"'timm:{name}' is not a data set of torchvision that timm knows: {', '.join(known)}")
+    if split == "train":
+        return split
+    return "validation" if split == ("test" if dataset in _TORCH_TEST else "validation") else None
+
+
+def _class_names(listing: Any) -> tuple[str, ...] | None:
+    """The class names of a timm reader or a torchvision data set, in the order of the labels."""
+    indices: Mapping[str, int] | None = getattr(listing, "class_name_to_idx", None) or getattr(
+        listing, "class_to_idx", None
+    )
+    if hasattr(listing, "classes"):  # ImageNet's are tuples of synonyms
+        return tuple(name if isinstance(name, str) else ", ".join(name) for name in listing.classes)
+    return tuple(sorted(indices, key=indices.__getitem__)) if indices else None
+
+
+def _listed_names(name: str, data: Data) -> tuple[str, ...]:
+    listing = Path(data.root or "", "classes.txt")
+    if not listing.is_file():
+        raise DataError(f"the stream '{name}' does not name its classes; write them into '{listing}', one a line")
+    return tuple(line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def _labels(listing: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Every label of a timm reader or a torchvision data set, without reading images where it can be helped."""
+    if hasattr(listing, "targets"):
+        labels = np.asarray(listing.targets)
+        return labels[:, 0] if labels.ndim > 1 else labels  # QMNIST's first column is the class
+    if hasattr(listing, "iter_targets"):
+        return np.array([-1 if label is None else label for label in listing.iter_targets()])
+    return np.array([listing[index][1] for index in range(len(listing))])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

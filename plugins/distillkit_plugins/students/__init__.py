@@ -1,0 +1,1 @@
+"""The students that come with distillkit: one module per source of models."""

@@ -1,0 +1,39 @@
+"""The names of the students. Imports neither torch nor timm, so that listing them stays fast."""
+
+from __future__ import annotations
+
+from distillkit import PluginSpec, Signal
+
+_HERE = "distillkit_plugins.students"
+_ONE_HEAD = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
+_TWO_HEADS = _ONE_HEAD | {Signal.DISTILL_LOGITS}
+_APACHE = "apache-2.0"
+
+
+def distillkit_students() -> tuple[PluginSpec, ...]:
+    """DeiT with and without distillation token, everything that timm has, and a small convnet."""
+    return (
+        *(
+            _deit(f"deit-{size}", f"DeiT-{size.title()} with distillation token", _TWO_HEADS)
+            for size in ("ti", "s", "b")
+        ),
+        *(_deit(f"vit-{size}", f"plain ViT-{size.title()} as in DeiT", _ONE_HEAD) for size in ("ti", "s", "b")),
+        PluginSpec(
+            name="small-cnn",
+            summary="three convolutional stages for tiny images (digits, CIFAR)",
+            factory=f"{_HERE}.small_cnn:SmallCnn",
+            signals=_ONE_HEAD,
+        ),
+        PluginSpec(
+            name="timm",
+            summary="any classifier of timm; its pretrained weights keep their own licence",
+            factory=f"{_HERE}.timm_student:TimmStudent",
+            signals=_TWO_HEADS,
+            argument="any classifier",
+        ),
+    )
+
+
+def _deit(name: str, summary: str, signals: frozenset[Signal]) -> PluginSpec:
+    """`licence` is that of the weights that `student.weights = "pretrained"` starts from."""
+    return PluginSpec(name=name, summary=summary, factory=f"{_HERE}.deit:Deit", signals=signals, licence=_APACHE)

@@ -1,0 +1,112 @@
+"""DeiT's vision transformers, with a distillation token or without, in any geometry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, Field
+from torch import nn
+
+from distillkit import ModelRequest, ModelSpec, RecipeError
+from distillkit.models import TimmModel, licensed, start_from
+from distillkit_plugins.students.sizes import ImageSize, Positive
+
+ARCHITECTURES = {
+    "deit-ti": "deit_tiny_distilled_patch16_224",
+    "deit-s": "deit_small_distilled_patch16_224",
+    "deit-b": "deit_base_distilled_patch16_224",
+    "vit-ti": "deit_tiny_patch16_224",
+    "vit-s": "deit_small_patch16_224",
+    "vit-b": "deit_base_patch16_224",
+}
+WIDTH_AND_HEADS = {"ti": (192, 3), "s": (384, 6), "b": (768, 12)}
+DEPTH = 12
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Deit:
+    """`deit-ti`, `deit-s`, `deit-b` with class and distillation token; `vit-ti`, `vit-s`, `vit-b` with class token.
+
+    Initialised as DeiT: truncated normal of deviation 0.02 for linear layers, tokens and positions, zero biases.
+    Source: Touvron et al. 2021, arXiv:2012.12877, sections 4 and 5.1 and Table 1; the networks are timm's.
+    Differs: timm initialises the class token with deviation 1e-6, as the authors do not; here it is 0.02 as theirs.
+    """
+
+    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
+        """The geometry; what is not given is the size's own."""
+
+        image_size: ImageSize = Field((224, 224), description="pixels: a number, or [height, width]")
+        patch: Positive = Field(16, description="pixels of a square patch; divides the image size")
+        width: Positive | None = Field(None, description="of the tokens; 192, 384, 768 for ti, s, b")
+        depth: Positive = Field(DEPTH, description="transformer blocks")
+        heads: Positive | None = Field(None, description="attention heads, divides width; 3, 6, 12 for ti, s, b")
+        drop_path: Rate = Field(0.0, description="stochastic depth of the last block; DeiT trains with 0.1")
+        dropout: Rate = Field(0.0, description="of tokens and projections, as DeiT's --drop; DeiT trains with 0")
+
+    @classmethod
+    def describe(cls, request: ModelRequest) -> ModelSpec:
+        """Describe the student.
+
+        Raises: RecipeError for a geometry that does not divide.
+        """
+        spec = TimmModel.describe(
+            ARCHITECTURES[request.name], name=request.name, classes=request.classes, **_arguments(request)
+        )
+        return licensed(spec, request.weights)
+
+    @classmethod
+    def build(cls, request: ModelRequest) -> TimmModel:
+        """Build the student under torch's current seed, with the weights that it starts from, if any.
+
+        Raises: as `describe`; WeightsError, RunDirectoryError for weights that do not fit.
+        """
+        model = TimmModel.create(
+            ARCHITECTURES[request.name], name=request.name, classes=request.classes, **_arguments(request)
+        )
+        nn.init.trunc_normal_(cast("nn.Parameter", model.network.cls_token), std=0.02)
+        model.spec = licensed(model.spec, request.weights)
+        model.load_report = start_from(model, request.weights)
+        return model
+
+
+def _arguments(request: ModelRequest) -> dict[str, Any]:
+    """Name the options as timm does.
+
+    DeiT's dropout is that of timm 0.3.2: after the positions and in both projections of a block, not in the attention
+    and not before the heads.
+    """
+    options = cast("Deit.Options", request.options)
+    own_width, own_heads = WIDTH_AND_HEADS[request.name.partition("-")[2]]
+    width, heads = options.width or own_width, options.heads or own_heads
+    _check(options, width, heads)
+    changed: dict[str, Any] = {
+        "patch_size": (options.patch, 16),
+        "embed_dim": (width, own_width),
+        "depth": (options.depth, DEPTH),
+        "num_heads": (heads, own_heads),
+        "drop_path_rate": (options.drop_path, 0.0),
+        "pos_drop_rate": (options.dropout, 0.0),
+        "proj_drop_rate": (options.dropout, 0.0),
+    }
+    return {"image_size": options.image_size} | {name: value for name, (value, own) in changed.items() if value != own}
+
+
+def _check(options: Deit.Options, width: int, heads: int) -> None:
+    height, columns = options.image_size
+    wrong = next((side for side in (height, columns) if side % options.patch), None)
+    if wrong is not None:
+        shown = height if height == columns else [height, columns]
+        raise RecipeError(
+            f"student.image_size = {shown} is not divisible by student.patch = {options.patch}; "
+            f"{_multiples(wrong, options.patch)} would be"
+        )
+    if width % heads:
+        raise RecipeError(
+            f"student.width = {width} is not divisible by student.heads = {heads}; {_multiples(width, heads)} would be"
+        )
+
+
+def _multiples(value: int, of: int) -> str:
+    """The multiples on both sides: "16 or 32"."""
+    below = value // of * of
+    return f"{below} or {below + of}" if below else f"{of}"

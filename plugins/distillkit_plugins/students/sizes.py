@@ -1,0 +1,25 @@
+"""The size of a student's images, as a recipe writes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator, Field
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+def height_and_width(value: Any) -> tuple[int, int]:
+    """Both sides in pixels, from one number or from [height, width].
+
+    >>> height_and_width(32), height_and_width([32, 48])
+    ((32, 32), (32, 48))
+    """
+    sides = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{value!r} is no image size; give a number of pixels, or [height, width]")
+    return sides[0], sides[1]
+
+
+ImageSize: TypeAlias = Annotated[tuple[int, int], BeforeValidator(height_and_width)]
+"""Pixels: one number for a square, or [height, width]."""

@@ -1,0 +1,116 @@
+"""A small convolutional network for tiny images, and an example of a model that is not timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from distillkit import ModelRequest, ModelSpec, Outputs, Signal, Wanted
+from distillkit.models import LoadReport, at_least_float32, sketching, start_from
+from distillkit_plugins.students.sizes import ImageSize, Positive
+
+STAGES = 3
+
+
+class ConvNet(nn.Module):
+    """Three stages of two 3x3 convolutions with batch norm; each later stage halves the map and doubles the width.
+
+    Shapes: images [B, 3, H, W], H and W at least 1, to logits [B, K].
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        widths = [width * 2**stage for stage in range(STAGES)]
+        inputs = [3, *widths]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *_convolution(inner, outer, stride=1 if inner == 3 else 2), *_convolution(outer, outer, stride=1)
+            )
+            for inner, outer in zip(inputs, widths, strict=False)
+        )
+        self.head = nn.Linear(widths[-1], classes)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The output of every stage, [B, D_i, H_i, W_i]."""
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast("Tensor", self.head(self.maps(images)[-1].mean(dim=(2, 3))))
+
+
+class SmallCnn(nn.Module):
+    """`small-cnn`: learns digits (8 pixels) within seconds and suits CIFAR (32 pixels).
+
+    Reveals logits, and of each of its three stages the map and its mean.
+    """
+
+    load_report: LoadReport | None
+
+    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
+        """The geometry."""
+
+        width: Positive = Field(
+            32, description="channels of the first stage; the others have twice and four times as many"
+        )
+        image_size: ImageSize = Field((32, 32), description="pixels: a number, or [height, width]")
+
+    def __init__(self, network: ConvNet, spec: ModelSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.load_report = None
+
+    @classmethod
+    def describe(cls, request: ModelRequest) -> ModelSpec:
+        """Describe the student."""
+        options = cast("SmallCnn.Options", request.options)
+        height, width = options.image_size
+        classes = request.classes or 1000
+        with sketching():
+            network = ConvNet(options.width, classes)
+        return ModelSpec(
+            name=request.name,
+            architecture="small-cnn",
+            kind="cnn",
+            classes=classes,
+            signals=frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS}),
+            image_size=(height, width),
+            layers=STAGES,
+            widths=tuple(options.width * 2**stage for stage in range(STAGES)),
+            grids=tuple((-(-height // 2**stage), -(-width // 2**stage)) for stage in range(STAGES)),
+            flexible_size=True,
+            head_modules=("head",),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+        )
+
+    @classmethod
+    def build(cls, request: ModelRequest) -> SmallCnn:
+        """Build the student under torch's current seed, with the weights that it starts from, if any.
+
+        Raises: WeightsError, RunDirectoryError for weights that do not fit.
+        """
+        spec = cls.describe(request)
+        model = cls(ConvNet(request.options.width, spec.classes), spec)
+        model.load_report = start_from(model, request.weights)
+        return model
+
+    def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
+        maps = [at_least_float32(each) for each in self.network.maps(images)]
+        pooled = maps[-1].mean(dim=(2, 3))
+        return Outputs(
+            logits=at_least_float32(self.network.head(pooled)) if Signal.LOGITS in wanted else None,
+            embedding=tuple(maps[layer].mean(dim=(2, 3)) for layer in wanted.get(Signal.EMBEDDING, ())),
+            patch_tokens=tuple(maps[layer].flatten(2).transpose(1, 2) for layer in wanted.get(Signal.PATCH_TOKENS, ())),
+        )
+
+
+def _convolution(inner: int, outer: int, *, stride: int) -> Iterator[nn.Module]:
+    yield nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False)
+    yield nn.BatchNorm2d(outer)
+    yield nn.ReLU()

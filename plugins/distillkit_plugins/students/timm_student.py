@@ -1,0 +1,62 @@
+"""Any classifier of timm as a student."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, Field
+
+from distillkit import ModelRequest, ModelSpec
+from distillkit.models import TimmModel, licensed, start_from
+from distillkit_plugins.students.sizes import ImageSize
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TimmStudent:
+    """`timm:<any classifier>`, with or without a tag: "timm:resnet18", "timm:resnet18.a1_in1k".
+
+    The tag decides the normalisation, and the weights where `student.weights = "pretrained"`.
+    """
+
+    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
+        """What is not given is the network's own."""
+
+        image_size: ImageSize | None = Field(None, description="pixels: a number, or [height, width]")
+        drop_path: Rate | None = Field(None, description="stochastic depth")
+        dropout: Rate | None = Field(None, description="before the classifier")
+
+    @classmethod
+    def describe(cls, request: ModelRequest) -> ModelSpec:
+        """Describe the student.
+
+        Raises: RecipeError for a name, a size or an option that timm does not take, or a network without class head.
+        """
+        spec = TimmModel.describe(
+            request.argument or "", name=request.name, classes=request.classes, **_arguments(request)
+        )
+        return licensed(spec, request.weights)
+
+    @classmethod
+    def build(cls, request: ModelRequest) -> TimmModel:
+        """Build the student under torch's current seed, with the weights that it starts from, if any.
+
+        Raises: as `describe`; WeightsError, RunDirectoryError for weights that do not fit.
+        """
+        model = TimmModel.create(
+            request.argument or "", name=request.name, classes=request.classes, **_arguments(request)
+        )
+        model.spec = licensed(model.spec, request.weights)
+        model.load_report = start_from(model, request.weights)
+        return model
+
+
+def _arguments(request: ModelRequest) -> dict[str, Any]:
+    """Name the options that are given as timm does."""
+    options = cast("TimmStudent.Options", request.options)
+    arguments = {
+        "image_size": options.image_size,
+        "drop_path_rate": options.drop_path,
+        "drop_rate": options.dropout,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}

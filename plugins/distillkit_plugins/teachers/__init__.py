@@ -1,0 +1,1 @@
+"""The teachers that come with distillkit: one module per source of models."""

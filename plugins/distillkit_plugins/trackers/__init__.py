@@ -1,0 +1,1 @@
+"""The trackers that come with distillkit: one module, one tracker."""

@@ -1,0 +1,66 @@
+"""metrics.jsonl: everything that was measured while a run went on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from distillkit import RunInfo
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricsFile:
+    """Appends one JSON object per line; its `kind` is steps, epoch, end or failed.
+
+    A resumed run drops what was written after the step it resumes from, so that no step is there twice.
+    """
+
+    def distillkit_run_started(self, run: RunInfo) -> None:
+        """Open the file, and cut it back to where the run resumes."""
+        self._path = run.directory / FILE_NAME
+        kept = [
+            record
+            for record in read_metrics(self._path)
+            if record["kind"] in {"steps", "epoch"} and record["step"] <= run.start_step
+        ]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        temporary.replace(self._path)
+
+    def distillkit_steps_logged(self, record: Mapping[str, float]) -> None:
+        """One line per log interval."""
+        self._append({"kind": "steps", **record})
+
+    def distillkit_epoch_ended(self, record: Mapping[str, float]) -> None:
+        """One line per epoch."""
+        self._append({"kind": "epoch", **record})
+
+    def distillkit_run_ended(self, record: Mapping[str, float]) -> None:
+        """The final figures."""
+        self._append({"kind": "end", **record})
+
+    def distillkit_run_failed(self, error: BaseException) -> None:
+        """Why the run stopped."""
+        self._append({"kind": "failed", "error": type(error).__name__, "message": str(error)})
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a metrics file in order; a last line that was cut short is left out."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,154 @@
+"""report.md: what a run was, what its student achieves, and how it got there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from distillkit import RunInfo
+from distillkit_plugins.trackers.metrics_file import FILE_NAME, read_metrics
+
+HEADS = {
+    "class_top1": "class head",
+    "distill_top1": "distillation head",
+    "fused_logits_top1": "fused (mean of logits)",
+    "fused_softmax_top1": "fused (sum of softmaxes)",
+    "top1": "**the student's answer**",
+}
+SPLITS = {
+    "validation": "validation",
+    "test": "test",
+    "validation/ema": "validation, moving average",
+    "test/ema": "test, moving average",
+}
+NEXT = """```
+distillkit evaluate <this directory>
+distillkit export <this directory>
+```
+
+The resolved recipe is `recipe.toml`; `environment.json` has the versions."""
+
+
+class Report:
+    """Writes the report and its picture when the run ends."""
+
+    def distillkit_run_ended(self, run: RunInfo, record: Mapping[str, float]) -> None:
+        """Make the curves and the page around them."""
+        records = list(read_metrics(run.directory / FILE_NAME))
+        steps = [entry for entry in records if entry["kind"] == "steps"]
+        epochs = [entry for entry in records if entry["kind"] == "epoch"]
+        if steps:
+            draw_curves(run.directory / "curves.png", steps, epochs)
+        page = "\n\n".join(_sections(run, record, steps)) + "\n"
+        (run.directory / "report.md").write_text(page, encoding="utf-8")
+
+
+def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> None:
+    """Loss terms against steps on the left, validation accuracy on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for name in sorted({key for entry in steps for key in entry if key.startswith("loss")}):
+        shown = [entry for entry in steps if name in entry]
+        left.plot(
+            [entry["step"] for entry in shown],
+            [entry[name] for entry in shown],
+            label=_term(name),
+            linewidth=2 if name == "loss" else 1.2,
+        )
+    left.set(xlabel="optimiser step", ylabel="loss")
+    left.legend(frameon=False)
+    for figure_name, label in HEADS.items():
+        key = f"validation/{figure_name}"
+        shown = [entry for entry in epochs if key in entry]
+        if shown and figure_name != "top1":
+            right.plot([entry["step"] for entry in shown], [entry[key] for entry in shown], label=label)
+    right.set(xlabel="optimiser step", ylabel="validation top-1 (%)")
+    if right.lines:
+        right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _settings(plan: Mapping[str, Any]) -> str:
+    student = plan["student"]
+    shape = f"{student['layers']} layers" + (f", width {student['width']}" if student["width"] else "")
+    shape += f", {student['heads']} heads" if student["heads"] else ""
+    return (
+        f"Student: {shape}, on a grid of {'x'.join(map(str, student['grid'] or ['?']))}. Learning rate "
+        f"{plan['learning_rate']:g}, seed {plan['seed']}, {plan['precision']} on {plan['device']}."
+    )
+
+
+def _term(name: str) -> str:
+    """A term as the legend shows it: "loss/hard/hard" is "hard", and the sum of all is "total"."""
+    return "/".join(dict.fromkeys(name.split("/")[1:])) or "total"
+
+
+def _sections(run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The page, paragraph by paragraph."""
+    plan = run.plan
+    taught = f" taught by {', '.join(teacher['name'] for teacher in plan['teachers'])}" if plan["teachers"] else ""
+    data = plan["data"]
+    sections = [
+        f"# {plan['student']['name']}{taught}",
+        (
+            f"`loss = {plan['loss']}`, {run.steps:,} optimiser steps of {plan['batch_size']:,} images on "
+            f"{data['train']} ({data['images']:,} images, {data['labelled']:,} labelled)."
+        ),
+        _accuracy_table(record),
+    ]
+    if "best/step" in record:
+        sections.append(
+            f"Best on validation: {record['best/validation_top1']:.2f} % after step {record['best/step']:,.0f}, kept "
+            "in `best/`; the table shows the student after the last step."
+        )
+    if steps:
+        rate, wait = (median(entry[key] for entry in steps) for key in ("images_per_s", "data_wait"))
+        sections += [
+            "![loss and accuracy over the run](curves.png)",
+            f"Speed: {rate:,.0f} images/s (median of the log intervals), {100 * wait:.0f} % of it waiting for data.",
+        ]
+    sections += ["## Models", _model_table(plan), _settings(plan)]
+    if plan["notes"]:
+        sections += ["## Notes", "\n".join(f"- {note}" for note in plan["notes"])]
+    measured = any(f"{split}/top1" in record for split in SPLITS)
+    return [*sections, "## Next", NEXT if measured else NEXT.replace("distillkit evaluate <this directory>\n", "")]
+
+
+def _accuracy_table(record: Mapping[str, float]) -> str:
+    splits = {split: title for split, title in SPLITS.items() if f"{split}/top1" in record}
+    if not splits:
+        return "No labelled validation or test images, so there is no accuracy to report."
+    rows = [f"| top-1 (%) | {' | '.join(splits.values())} |", f"| --- |{' ---: |' * len(splits)}"]
+    for figure, title in HEADS.items():
+        if any(f"{split}/{figure}" in record for split in splits):
+            cells = [f"{record[f'{split}/{figure}']:.2f}" for split in splits]
+            rows.append(f"| {title} | {' | '.join(cells)} |")
+    counts = [f"{record[f'{split}/images']:,.0f}" for split in splits]
+    rows.append(f"| images | {' | '.join(counts)} |")
+    return "\n".join(rows)
+
+
+def _model_table(plan: Mapping[str, Any]) -> str:
+    rows = ["| | name | parameters | pixels | GFLOP an image | weights |", "| --- | --- | ---: | --- | ---: | --- |"]
+    student = plan["student"]
+    rows.append(
+        _model_row("student", student, student["image_size"], plan["cost"]["student_gflop_per_image"], "trained here")
+    )
+    for teacher in plan["teachers"]:
+        flops = plan["cost"]["teacher_gflop_per_image"] if len(plan["teachers"]) == 1 else None
+        rows.append(_model_row("teacher", teacher, teacher["sees"], flops, teacher["licence"] or "licence unknown"))
+    return "\n".join(rows)
+
+
+def _model_row(role: str, model: Mapping[str, Any], size: Sequence[int], flops: float | None, weights: str) -> str:
+    shown = f"{flops:.3g}" if flops is not None else ""
+    return f"| {role} | {model['name']} | {model['parameters']:,} | {size[0]}x{size[1]} | {shown} | {weights} |"
