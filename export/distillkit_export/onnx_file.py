@@ -1,0 +1,82 @@
+"""The ONNX file: no traces of the machine that wrote it, facts about the model in it, and proof that it is well formed.
+
+Node metadata of torch's exporter holds a stack trace per node, with absolute paths: most of the graph's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillkit.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+PREFIX = "distillkit."
+
+
+def strip_traces(model: ModelProto) -> None:
+    """Remove what the exporter noted about its sources, of the graph, its nodes, its values and its sub-graphs."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for graph in _graphs(model.graph):
+        del graph.metadata_props[:]
+        graph.doc_string = ""
+        for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+            del part.metadata_props[:]
+            part.doc_string = ""
+
+
+def describe_in(model: ModelProto, card: Mapping[str, str]) -> None:
+    """Write `card` into the model's metadata, where a session reads it without the onnx package."""
+    from onnx.helper import set_model_props
+
+    set_model_props(model, {PREFIX + key: value for key, value in card.items()})
+
+
+def save_checked(model: ModelProto, path: Path) -> None:
+    """Check the graph, require a dynamic batch on its input and output, and write it as one file.
+
+    Raises: UnavailableError for a graph that is not valid ONNX or has a fixed batch.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())
+        raise UnavailableError(f"the ONNX checker refuses the exported graph: {reason}") from error
+    _require_dynamic_batch(model.graph)
+    onnx.save_model(model, path)
+
+
+def _require_dynamic_batch(graph: GraphProto) -> None:
+    """Input and output must call their first dimension by the same name, and fix all others."""
+    names = set()
+    for value in (*graph.input, *graph.output):
+        batch, *rest = value.type.tensor_type.shape.dim
+        if not batch.dim_param or not all(dimension.HasField("dim_value") for dimension in rest):
+            shape = ", ".join(dimension.dim_param or str(dimension.dim_value) for dimension in (batch, *rest))
+            raise UnavailableError(
+                f"the exported graph's '{value.name}' has shape [{shape}], where only the batch may and must be "
+                "dynamic; the model's forward pass must not use the batch size as a Python number"
+            )
+        names.add(batch.dim_param)
+    if len(names) > 1:
+        raise UnavailableError(
+            f"the exported graph calls its batch by several names ({', '.join(sorted(names))}), so input and output "
+            "may differ in length; the model's forward pass must keep one answer per image"
+        )
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """`graph` and every graph inside the attributes of its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from _graphs(inner)

@@ -1,0 +1,179 @@
+"""What `distillkit export` may be pointed at: a run, one of its students or checkpoints, or a model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distillkit.checkpoint import checkpoints
+from distillkit.contracts import Model, ModelRequest
+from distillkit.errors import CheckpointError, RunDirectoryError, UserError
+from distillkit.exporting import Fusion, Head, Provenance
+from distillkit.hooks import Plugins, split_name
+from distillkit.models import Described, OneAnswer, load_student, load_weights
+from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
+from distillkit.run_directory import RunDirectory
+from distillkit_export.bundle import sha256
+from distillkit_export.pictures import Pictures, photographs
+from distillkit_export.run_images import as_run_knows, run_pictures
+
+CHECKPOINT_WEIGHTS = "task.safetensors"
+STUDENT_PREFIX = "student.network."
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to export, where it comes from, how it answers unless told otherwise, and images to check it on."""
+
+    model: Model
+    provenance: Provenance
+    head: Head
+    fusion: Fusion
+    pictures: Pictures
+    idle_heads: tuple[str, ...] = ()
+
+
+def default_folder(target: str) -> Path:
+    """Where an export goes that is given no folder.
+
+    Into the run's own folder, never into that of its best student or a checkpoint, which a run replaces.
+    """
+    path = Path(target)
+    if not path.is_dir():
+        return Path("exports") / target.replace(":", "-").replace("/", "-")
+    home = _home(path)
+    return path / "export" if home in (None, path) else home / f"export-{path.resolve().name}"
+
+
+def _home(path: Path) -> Path | None:
+    """The run that a directory is, or is part of."""
+    # As typed first, so that what is shown stays short; "." has its parents only once it is resolved.
+    places = (path, path.parent, path.parent.parent, *path.resolve().parents[:2])
+    return next((place for place in places if (place / "recipe.toml").is_file()), None)
+
+
+def load_target(target: str, plugins: Plugins, weights: str | None = None) -> Target:
+    """Load what `target` names.
+
+    Raises: RunDirectoryError for a directory without a student and for a name that nobody knows; whatever loading
+    the model raises.
+    """
+    path = Path(target)
+    if not path.is_dir():
+        return _named(target, plugins, weights)
+    if weights is not None:
+        raise UserError(
+            f"'{target}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
+        )
+    home = _home(path)
+    if (path / DESCRIPTION).is_file():
+        return _saved(path, home, plugins)
+    if home is not None and (path / CHECKPOINT_WEIGHTS).is_file():
+        return _checkpoint(path, RunDirectory(home), plugins)
+    raise RunDirectoryError(_nothing_to_export(path))
+
+
+def _named(target: str, plugins: Plugins, weights: str | None) -> Target:
+    """A model by name, with all of its weights: what the plugins call a teacher."""
+    name, argument = split_name(target)
+    if name not in {owned.spec.name for owned in plugins.listing("teacher")}:
+        raise RunDirectoryError(
+            f"'{target}' is neither a directory nor a model by name; give a run directory, a directory with "
+            f"{DESCRIPTION}, or a name such as timm:resnet18"
+        )
+    options = plugins.options("teacher", target, {})
+    model: Model = plugins.factory("teacher", target).build(ModelRequest(target, argument, options, weights=weights))
+    if isinstance(model, OneAnswer):
+        # A teacher speaks with one voice; here the choice between its heads is the user's.
+        model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
+    digest = sha256(Path(weights)) if weights is not None and Path(weights).is_file() else None
+    provenance = Provenance(model=_public(target), weights_sha256=digest)
+    return Target(model, provenance, "fused", "logits", photographs(model.spec, "a model by name has no images"))
+
+
+def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
+    """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
+    model, saved = load_student(path, plugins)
+    provenance = Provenance(
+        model=saved.model,
+        options=saved.options,
+        run=(home or path).resolve().name,
+        weights_sha256=sha256(path / WEIGHTS),
+        teachers=_teachers(home),
+    )
+    if home is None:
+        pictures = photographs(model.spec, "the student comes without its run")
+        return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
+    model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
+    pictures = run_pictures(model.spec, RunDirectory(home), plugins)
+    return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
+
+
+def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins) -> Target:
+    """One checkpoint of a run, built from the run's recipe and plan."""
+    recipe, plan = run.read_recipe(), run.read_plan()
+    entry = recipe.student
+    options = plugins.options("student", entry.model, entry.options)
+    request = ModelRequest(entry.model, split_name(entry.model)[1], options, classes=plan["classes"])
+    model: Model = plugins.factory("student", entry.model).build(request)
+    spec = as_run_knows(model.spec, run)
+    weights = path / CHECKPOINT_WEIGHTS
+    load_weights(model, _student_weights(weights), source=str(weights), fresh_head=False)
+    model = Described(model, spec)
+    provenance = Provenance(
+        model=entry.model,
+        options=options.model_dump(mode="json", exclude_unset=True),
+        run=run.path.resolve().name,
+        weights_sha256=sha256(weights),
+        teachers=_teachers(run.path),
+    )
+    head: Head = plan["student"]["answers_with"]
+    return Target(model, provenance, head, recipe.evaluation.fusion, run_pictures(spec, run, plugins))
+
+
+def _student_weights(file: Path) -> dict[str, Tensor]:
+    """The student's part of a checkpoint; the rest belongs to the losses."""
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {file} cannot be read ({error}); export another one") from error
+    return {
+        name.removeprefix(STUDENT_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(STUDENT_PREFIX)
+    }
+
+
+def _nothing_to_export(path: Path) -> str:
+    """Why a directory cannot be exported, and what near it can."""
+    if not (path / "recipe.toml").is_file():
+        return f"'{path}' holds no student; give a run directory, a directory with {DESCRIPTION}, or a checkpoint"
+    run = RunDirectory(path)
+    found = checkpoints(run.checkpoints)
+    if (run.best / DESCRIPTION).is_file():
+        remedy = f"export its best student so far with '{run.best}'"
+    elif found:
+        remedy = f"export its newest checkpoint with '{found[-1]}'"
+    else:
+        remedy = f"continue it with --resume {path}"
+    return f"run '{path}' has not reached its end; {remedy}"
+
+
+def _teachers(home: Path | None) -> tuple[Mapping[str, Any], ...]:
+    """Name, architecture and licence of the run's teachers, as its plan has them."""
+    if home is None or not RunDirectory(home).plan.is_file():
+        return ()
+    return tuple(
+        {"name": _public(teacher["name"]), "architecture": teacher["architecture"], "licence": teacher["licence"]}
+        for teacher in RunDirectory(home).read_plan()["teachers"]
+    )
+
+
+def _public(name: str) -> str:
+    """A model's name without the folders of this machine: "run:<the run's own name>"."""
+    head, argument = split_name(name)
+    return f"{head}:{Path(argument).name}" if argument and Path(argument).is_absolute() else name
