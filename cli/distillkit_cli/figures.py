@@ -1,0 +1,39 @@
+"""Accuracies as people read them: which split, which head, how many images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+HEADS = {
+    "class_top1": "class head",
+    "distill_top1": "distillation head",
+    "fused_logits_top1": "mean of logits",
+    "fused_softmax_top1": "sum of softmaxes",
+    "top5": "top 5",
+}
+
+
+def figure_rows(figures: Mapping[str, float]) -> list[tuple[str, str]]:
+    """One row per split of `<split>/<figure>`, in percent, and one for the best checkpoint where there is one."""
+    splits: dict[str, dict[str, float]] = {}
+    for key, value in figures.items():
+        split, _, name = key.rpartition("/")
+        splits.setdefault(split, {})[name] = value
+    best = splits.pop("best", None)
+    rows = [(_spoken(split), accuracy(values)) for split, values in splits.items() if "top1" in values]
+    if best:
+        rows.append(("best", f"{best['validation_top1']:.2f} % on validation, after step {best['step']:,.0f}"))
+    return rows
+
+
+def accuracy(figures: Mapping[str, float]) -> str:
+    """The student's answer first, then what each of its heads says: "96.20 % of 500 images (class head 95.80, ...)"."""
+    images = f" of {figures['images']:,.0f} images" if "images" in figures else ""
+    # A student with one head answers with it: the same number again would say nothing.
+    hidden = set() if "distill_top1" in figures else {"class_top1"}
+    others = [f"{word} {figures[name]:.2f}" for name, word in HEADS.items() if name in figures and name not in hidden]
+    return f"{figures['top1']:.2f} %{images}" + (f" ({', '.join(others)})" if others else "")
+
+
+def _spoken(split: str) -> str:
+    return split.replace("/ema", ", moving average") or "top 1"

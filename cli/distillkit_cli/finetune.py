@@ -1,0 +1,83 @@
+"""`distillkit finetune`: make a teacher for one's own classes; `distillkit run --loss ce` from given weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distillkit_cli.options import DRY_RUN, OUT, RecipeOptions, TeachingOptions, flattened
+from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from distillkit.hooks import Plugins
+
+MODEL = typer.Argument(metavar="MODEL", help="A student or a teacher: timm:resnet50, deit-s, regnety16gf.")
+WEIGHTS = typer.Option(metavar="FILE|DIR|pretrained|none", help="Weights to start from.")
+
+
+@flattened
+def finetune(
+    context: typer.Context,
+    *,
+    model: Annotated[str, MODEL],
+    weights: Annotated[str, WEIGHTS] = "pretrained",
+    recipe: RecipeOptions,
+    out: Annotated[Path | None, OUT] = None,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+) -> None:
+    """Train a model on labels alone, from pretrained weights: how a teacher for your own classes is made.
+
+    It is `distillkit run --loss ce --student MODEL --student-weights WEIGHTS`. Use the result as a teacher with
+    --teacher run:DIR.
+
+    For example:
+      distillkit finetune regnety16gf --data flowers/ --epochs 10 --out runs/teacher
+      distillkit finetune timm:resnet18 --weights resnet18.safetensors --data flowers/
+    """
+    from distillkit_cli import starting
+
+    terminal: Terminal = context.obj
+    teaching = TeachingOptions(loss=["ce"], student=_student_name(model), student_weights=weights)
+    starting.start(terminal, recipe.resolved(teaching), out, dry_run=dry_run)
+
+
+def _student_name(model: str) -> str:
+    """The student that `model` means; a teacher's name means the student of the same architecture."""
+    from distillkit.hooks import installed_plugins, split_name
+
+    plugins = installed_plugins()
+    students = {owned.spec.name for owned in plugins.listing("student")}
+    teachers = {owned.spec.name for owned in plugins.listing("teacher")}
+    name, _ = split_name(model)
+    return _as_student(model, plugins) if name in teachers - students else model
+
+
+def _as_student(teacher: str, plugins: Plugins) -> str:
+    """A teacher's architecture as a student of timm's.
+
+    Raises: UnknownPluginError where there is no such student.
+    """
+    from distillkit.contracts import ModelRequest
+    from distillkit.errors import UnknownPluginError
+    from distillkit.extras import require
+    from distillkit.hooks import split_name
+
+    name, argument = split_name(teacher)
+    if argument is not None:
+        raise UnknownPluginError(
+            f"'{name}' is no student, so '{teacher}' cannot be fine-tuned by that name; "
+            f"to go on from a run: distillkit run --loss ce --student NAME --student-weights {argument}"
+        )
+    require("torch", "timm", what="distillkit finetune")
+    import timm
+
+    request = ModelRequest(teacher, None, plugins.options("teacher", teacher, {}))
+    architecture = plugins.factory("teacher", teacher).describe(request).architecture
+    if not timm.is_model(architecture.partition(".")[0]):
+        raise UnknownPluginError(
+            f"teacher '{teacher}' is no model of timm's, so there is no student of its kind to fine-tune; "
+            "name a student, such as timm:resnet18"
+        )
+    return f"timm:{architecture}"

@@ -1,0 +1,90 @@
+"""The command `distillkit`: its verbs, and what their failures become."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from distillkit.errors import DistillkitError
+from distillkit.version import __version__
+from distillkit_cli.evaluate import evaluate
+from distillkit_cli.export import export
+from distillkit_cli.finetune import finetune
+from distillkit_cli.plan import plan
+from distillkit_cli.plugins import plugins
+from distillkit_cli.recipes import recipes
+from distillkit_cli.run import run
+from distillkit_cli.terminal import Terminal
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+app = typer.Typer(invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False)
+for verb in (run, plan, finetune, evaluate, export, plugins, recipes):
+    app.command()(verb)
+
+
+@app.callback()
+def distillkit(
+    context: typer.Context,
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Errors with their traceback.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    """Turn a large vision model into a small one that ships.
+
+    Choose a teacher, a student and a loss; get a checkpoint, a report and an ONNX file.
+
+    Start here:
+      distillkit run
+      distillkit run --data DIR --teacher regnety16gf --loss hard --dry-run
+    """
+    terminal: Terminal = context.obj
+    terminal.quiet, terminal.verbose = quiet, verbose
+    if version:
+        terminal.show(f"distillkit {__version__}")
+    elif context.invoked_subcommand is None:
+        terminal.show(context.get_help())
+
+
+def main() -> None:
+    """Run the command line of this process, and leave with its exit code."""
+    sys.exit(command_line(sys.argv[1:]))
+
+
+def command_line(arguments: Sequence[str]) -> int:
+    """Run one command line. Mistakes become one line on stderr; any other exception is a bug and goes on.
+
+    Returns: 0; the `exit_code` of a DistillkitError; 2 for a command line that cannot be read; 130 when interrupted.
+    """
+    terminal = Terminal()
+    try:
+        code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
+    except DistillkitError as error:
+        terminal.error(error)
+        return error.exit_code
+    except typer.TyperException as error:
+        terminal.error(_usage(error))
+        return USAGE_ERROR
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What cannot be read on the command line, the nearest name, and where the right ones are."""
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    guesses: Sequence[str] | None = getattr(error, "possibilities", None)
+    if guesses:
+        # typer sorts its guesses by name; they come nearest first.
+        message = f"{error.message}. Did you mean '{guesses[0]}'?"
+    context: typer.Context | None = getattr(error, "ctx", None)
+    where = f" (see {context.command_path} --help)" if context else ""
+    return f"{message[0].lower()}{message[1:]}{where}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The options that `run`, `plan` and `finetune` share, and what they change in a recipe."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from distillkit.recipe import Recipe
+
+MODELS, DATA, RECIPE, RUN = "Models and losses", "Data", "Recipe", "Run"
+"""The panels of --help."""
+
+OUT = typer.Option(metavar="DIR", help="Run directory. Default: runs/<student>-<data>-<number>.", rich_help_panel=RUN)
+DRY_RUN = typer.Option("--dry-run", help="Show the plan and stop.", rich_help_panel=RUN)
+JSON = typer.Option("--json", help="Print JSON.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachingOptions:
+    """Who teaches whom, and by which losses."""
+
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Teacher: regnety16gf, timm:<any>, run:<directory>.", rich_help_panel=MODELS),
+    ] = None
+    teacher_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Its weights, .safetensors or weights-only .pth. Default: the published ones.",
+            rich_help_panel=MODELS,
+        ),
+    ] = None
+    teacher_classes: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Names of its classes, one a line, in order.", rich_help_panel=MODELS),
+    ] = None
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,...]",
+            help="Loss, such as hard or soft:tau=2,weight=0.9; may be repeated. ce is the labels alone.",
+            rich_help_panel=MODELS,
+        ),
+    ] = None
+    student: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Student: deit-ti, vit-s, timm:<any>. Default: the recipe's.", rich_help_panel=MODELS
+        ),
+    ] = None
+    student_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR|pretrained", help="Weights to start from. Default: random.", rich_help_panel=MODELS
+        ),
+    ] = None
+
+    def overrides(self) -> dict[str, Any]:
+        """What these options change in a recipe, by dotted key."""
+        from distillkit.recipe_assignments import parse_loss
+
+        return _given(
+            {
+                "teachers": [{"model": self.teacher}] if self.teacher else None,
+                "teacher.weights": self.teacher_weights,
+                "teacher.classes": self.teacher_classes,
+                "losses": [parse_loss(text) for text in self.loss] if self.loss else None,
+                "student.model": self.student,
+                "student.weights": self.student_weights,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """Which data, for how long, and by which recipe."""
+
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|NAME",
+            help="Folder of classes, digits, or timm:<data set>. Default: digits.",
+            rich_help_panel=DATA,
+        ),
+    ] = None
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|SHARE", help="Where the best is chosen. Default: 0.1 of the data.", rich_help_panel=DATA
+        ),
+    ] = None
+    unlabeled: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Pictures without labels, for the teacher to comment on.", rich_help_panel=DATA
+        ),
+    ] = None
+    labels: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Keep this many labels, balanced over the classes.", rich_help_panel=DATA),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help="See `distillkit recipes`. Default: digits for the digits, default for a folder.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Passes over the data. Default: the recipe's.", rich_help_panel=RECIPE),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of initialisation and dropout. Default: 0.", rich_help_panel=RECIPE)
+    ] = None
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps. Default: auto.", rich_help_panel=RECIPE),
+    ] = None
+    head: Annotated[
+        Literal["fused", "class", "distill"] | None,
+        typer.Option(help="The head that answers. Default: fused.", rich_help_panel=RECIPE),
+    ] = None
+    fusion: Annotated[
+        Literal["logits", "softmax"] | None,
+        typer.Option(help="How two heads become one answer. Default: logits.", rich_help_panel=RECIPE),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any key of the recipe, such as student.image_size=96; may be repeated.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Only a few steps, to see that everything works.", rich_help_panel=RECIPE),
+    ] = False
+
+    def resolved(self, teaching: TeachingOptions) -> Recipe:
+        """The recipe that these options ask for.
+
+        Raises: RecipeError with everything that is wrong.
+        """
+        from distillkit.recipe_files import load_recipe
+
+        return load_recipe(
+            self.recipe,
+            assignments=self.settings or (),
+            overrides=teaching.overrides() | self._overrides(),
+            smoke=self.smoke,
+        )
+
+    def _overrides(self) -> dict[str, Any]:
+        return _given(
+            {
+                "data.train": self.data,
+                "data.validation": _share_or_name(self.validation),
+                "data.unlabeled": self.unlabeled,
+                "data.labels": self.labels,
+                "training.epochs": self.epochs,
+                "training.device": self.device,
+                "seed": self.seed,
+                "evaluation.head": self.head,
+                "evaluation.fusion": self.fusion,
+            }
+        )
+
+
+def given_options(*groups: Any) -> list[str]:
+    """The options of these groups that were given, as they are typed."""
+    values = [(field.name, getattr(group, field.name)) for group in groups for field in fields(group)]
+    names = [name for name, value in values if value is not None and value is not False and value != []]
+    return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in names]
+
+
+def flattened(function: Callable[..., None]) -> Callable[..., None]:
+    """Let typer see the fields of every parameter that is a dataclass as options of their own."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(annotation=hints[name]))
+            continue
+        of_field = get_type_hints(groups[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=of_field[field.name]
+            )
+            for field in fields(groups[name])
+        ]
+
+    @wraps(function)
+    def verb(**given: Any) -> None:
+        values = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**given, **values)
+
+    verb.__signature__ = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))  # type: ignore[attr-defined]
+    return verb
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _share_or_name(text: str | None) -> float | str | None:
+    """`--validation` takes a share of the training images or the name of a folder."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text

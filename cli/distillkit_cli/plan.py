@@ -1,0 +1,36 @@
+"""`distillkit plan`: what a run would be, without weights and without training."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from distillkit_cli.options import JSON, RecipeOptions, TeachingOptions, flattened
+from distillkit_cli.terminal import Terminal
+
+
+@flattened
+def plan(
+    context: typer.Context,
+    *,
+    teaching: TeachingOptions,
+    recipe: RecipeOptions,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show what a run would be: models, signals, loss, batch, steps, cost. Loads no weights.
+
+    It takes the options of `distillkit run`, and refuses what cannot run.
+
+    For example:
+      distillkit plan --data flowers/ --teacher regnety16gf --loss hard
+      distillkit plan --recipe deit-s --data imagenet/ --json
+    """
+    from distillkit_cli import starting
+
+    terminal: Terminal = context.obj
+    resolved = recipe.resolved(teaching)
+    if as_json:
+        terminal.show_json(starting.make_plan(resolved).as_dict())
+    else:
+        starting.show_plan(terminal, resolved)

@@ -1,0 +1,110 @@
+"""`distillkit plugins`: what is installed, from whom, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from distillkit_cli.options import JSON
+from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from distillkit.discovery import Owned, Role
+    from distillkit.hooks import Plugins
+
+TITLES: dict[Role, str] = {
+    "teacher": "Teachers",
+    "student": "Students",
+    "loss": "Losses",
+    "dataset": "Data sets",
+    "tracker": "Trackers",
+    "exporter": "Exporters",
+}
+OURS = ("distillkit_plugins", "distillkit_export")
+REMEDY = "run `pip install -e .` (or reinstall distillkit): pip learns of entry points only then"
+
+
+def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -> None:
+    """List every teacher, student, loss, data set, tracker and exporter, with its owner.
+
+    Signals are what a model reveals or a loss reads of its teacher; the licence is that of the weights.
+
+    For example:
+      distillkit plugins
+      distillkit plugins --json
+    """
+    from distillkit.hooks import installed_plugins
+
+    terminal: Terminal = context.obj
+    found = installed_plugins()
+    forgotten = unregistered_catalogs(OURS)
+    if as_json:
+        terminal.show_json(_as_dict(found, forgotten))
+        return
+    for role, title in TITLES.items():
+        terminal.show_table(_table(title, found.listing(role)))
+        terminal.show("")
+    for broken in found.broken:
+        terminal.show(str(broken))
+    for module in forgotten:
+        terminal.show(f"{module} is on disk and has no entry point; {REMEDY}")
+
+
+def unregistered_catalogs(packages: Iterable[str]) -> list[str]:
+    """Catalogues of built-in plugins on disk that no entry point names, and so nobody sees. Imports none of them."""
+    registered = {entry_point.module for entry_point in entry_points(group="distillkit")}
+    found: list[str] = []
+    for package in packages:
+        specification = find_spec(package)
+        for folder in (specification and specification.submodule_search_locations) or ():
+            root = Path(folder)
+            paths = (path.relative_to(root).with_suffix("") for path in sorted(root.rglob("catalog.py")))
+            found += [".".join((package, *path.parts)) for path in paths]
+    return [module for module in found if module not in registered]
+
+
+def _table(title: str, listing: Iterable[Owned]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in ("name", "summary", "signals", "licence", "owner"):
+        table.add_column(column, header_style="dim", overflow="fold", no_wrap=column == "name")
+    for owned in listing:
+        row = _row(owned)
+        table.add_row(row["name"], row["summary"], ", ".join(row["signals"]), row["licence"], str(owned.owner))
+    return table
+
+
+def _row(owned: Owned) -> dict[str, Any]:
+    spec = owned.spec
+    return {
+        "role": owned.role,
+        "name": spec.shown_name,
+        "summary": spec.summary,
+        "signals": sorted(signal.value for signal in spec.signals),
+        "licence": spec.licence,
+        "distribution": owned.owner.distribution,
+        "version": owned.owner.version,
+        "module": owned.owner.module,
+    }
+
+
+def _as_dict(found: Plugins, forgotten: list[str]) -> dict[str, Any]:
+    return {
+        "plugins": [_row(owned) for role in TITLES for owned in found.listing(role)],
+        "broken": [
+            {
+                "entry_point": broken.entry_point,
+                "distribution": broken.owner.distribution,
+                "version": broken.owner.version,
+                "module": broken.owner.module,
+                "reason": broken.reason,
+            }
+            for broken in found.broken
+        ],
+        "unregistered": forgotten,
+    }

@@ -1,0 +1,46 @@
+"""`distillkit run`: teach a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit_cli.options import DRY_RUN, OUT, RUN, RecipeOptions, TeachingOptions, flattened, given_options
+from distillkit_cli.terminal import Terminal
+
+RESUME = typer.Option(metavar="DIR", help="Continue the run in DIR from its newest checkpoint.", rich_help_panel=RUN)
+
+
+@flattened
+def run(
+    context: typer.Context,
+    *,
+    teaching: TeachingOptions,
+    recipe: RecipeOptions,
+    out: Annotated[Path | None, OUT] = None,
+    resume: Annotated[Path | None, RESUME] = None,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+) -> None:
+    """Teach a student, and leave a directory with its weights, its figures and a report.
+
+    Without options a small DeiT learns scikit-learn's digits, offline, in seconds.
+
+    For example:
+      distillkit run --data flowers/ --teacher run:runs/teacher --loss hard
+      distillkit run --data flowers/ --labels 500 --teacher run:runs/teacher --loss soft:tau=2
+      distillkit run --recipe deit-ti --data imagenet/ --set training.micro_batch_size=128
+    """
+    from distillkit_cli import starting
+
+    terminal: Terminal = context.obj
+    if resume is None:
+        starting.start(terminal, recipe.resolved(teaching), out, dry_run=dry_run)
+        return
+    others = given_options(teaching, recipe) + ["--out"] * (out is not None) + ["--dry-run"] * dry_run
+    if others:
+        raise typer.BadParameter(
+            f"a run continues as it was begun; leave out {', '.join(others)}", param_hint="--resume"
+        )
+    starting.resume(terminal, resume)

@@ -1,0 +1,88 @@
+"""Start or continue a run: what `run` and `finetune` have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillkit.extras import require
+from distillkit_cli.figures import figure_rows
+from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from distillkit.planning.plan import Plan
+    from distillkit.recipe import Recipe
+    from distillkit.runner import RunResult
+    from distillkit_cli.progress import LineProgress
+
+RUNS = Path("runs")
+
+
+def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool) -> None:
+    """Run a recipe and show what came of it, or only its plan."""
+    if dry_run:
+        show_plan(terminal, recipe)
+        return
+    require("torch", "timm", what="distillkit run")
+    from distillkit import runner
+    from distillkit.hooks import installed_plugins
+
+    directory = out or next_directory(recipe)
+    _follow(terminal, lambda display: runner.run(recipe, directory, installed_plugins(), observers=[display]))
+
+
+def resume(terminal: Terminal, directory: Path) -> None:
+    """Continue the run in a directory and show what came of it."""
+    require("torch", "timm", what="distillkit run")
+    from distillkit import runner
+    from distillkit.hooks import installed_plugins
+
+    _follow(terminal, lambda display: runner.resume(directory, installed_plugins(), observers=[display]))
+
+
+def show_plan(terminal: Terminal, recipe: Recipe) -> None:
+    """Show what a recipe comes to: the match of its names, its arithmetic, the least time it can take."""
+    plan = make_plan(recipe)
+    from distillkit.devices import pick_device
+    from distillkit.planning.cost import matmul_rate
+
+    rate = matmul_rate(pick_device(recipe.training.device))
+    terminal.show_rows(plan.lines(matmul_flops_per_s=rate))
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Match everything that a recipe names."""
+    require("torch", "timm", what="distillkit plan")
+    from distillkit import runner
+    from distillkit.hooks import installed_plugins
+
+    return runner.plan(recipe, installed_plugins())
+
+
+def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
+    """The first free of runs/<student>-<data>-001, -002 and so on, after the highest that is there."""
+    data = recipe.data.train or recipe.data.unlabeled or "digits"
+    stem = "-".join(_file_name(part) for part in (recipe.student.model, Path(data).resolve().name) if part)
+    taken = [
+        int(path.name[len(stem) + 1 :]) for path in parent.glob(f"{stem}-*") if path.name[len(stem) + 1 :].isdecimal()
+    ]
+    return parent / f"{stem}-{max(taken, default=0) + 1:03d}"
+
+
+def _follow(terminal: Terminal, go: Callable[[LineProgress], RunResult]) -> None:
+    """Show a run while it goes on, and its figures afterwards."""
+    from distillkit_cli.progress import progress_on
+
+    display = progress_on(terminal)
+    try:
+        result = go(display)
+    finally:
+        display.close()
+    terminal.show_rows([("run", str(result.directory)), *figure_rows(result.figures)])
+
+
+def _file_name(text: str) -> str:
+    """A name without the characters that mean something in paths: "timm:resnet18" becomes "timm-resnet18"."""
+    return re.sub(r"[^\w.-]+", "-", text)

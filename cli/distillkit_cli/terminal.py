@@ -1,0 +1,80 @@
+"""The one place that knows the terminal: where lines go, whether in colour, and how much is said.
+
+Results go to stdout, everything else to stderr. Rich leaves colour out for pipes and where NO_COLOR is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+UNLIMITED = 10_000
+"""The width of a pipe: rows stay whole there, for grep and for files."""
+
+
+def console(*, stderr: bool) -> Console:
+    """A console on one of the two streams. Where it is no terminal and COLUMNS says nothing, lines have no end."""
+    stream = sys.stderr if stderr else sys.stdout
+    bounded = stream.isatty() or os.environ.get("COLUMNS")
+    return Console(stderr=stderr, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
+
+
+@dataclass
+class Terminal:
+    """What verbs write to. `quiet` leaves out all but results and errors; `verbose` adds tracebacks to errors."""
+
+    quiet: bool = False
+    verbose: bool = False
+    results: Console = field(default_factory=lambda: console(stderr=False))
+    notes: Console = field(default_factory=lambda: console(stderr=True))
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether somebody watches, so that a display may redraw itself."""
+        return self.notes.is_terminal and not self.notes.is_dumb_terminal and not self.quiet
+
+    def show(self, text: str) -> None:
+        """Write a result, as it is."""
+        self.results.print(text, markup=False, soft_wrap=True)
+
+    def show_json(self, value: Mapping[str, Any]) -> None:
+        """Write a result for programs."""
+        self.show(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def show_table(self, table: Table) -> None:
+        """Write a table; without the blanks that fill its last column where nobody would see them."""
+        if self.results.is_terminal:
+            self.results.print(table)
+            return
+        with self.results.capture() as captured:
+            self.results.print(table)
+        self.show("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    def show_rows(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Write headings with a text each, in two columns."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for heading, text in rows:
+            table.add_row(heading, Text(text))
+        self.show_table(table)
+
+    def note(self, text: str) -> None:
+        """Say something that is no result."""
+        if not self.quiet:
+            self.notes.print(text, markup=False, soft_wrap=True)
+
+    def error(self, error: BaseException | str) -> None:
+        """Say why nothing more will come."""
+        if self.verbose and isinstance(error, BaseException):
+            self.notes.print("".join(traceback.format_exception(error)).rstrip(), markup=False, soft_wrap=True)
+        self.notes.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
