@@ -1,0 +1,115 @@
+"""Help teaches, is quick, and what it says works."""
+
+import functools
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from distillkit_cli.main import app
+
+VERBS = ("run", "plan", "finetune", "evaluate", "export", "plugins", "recipes")
+ENTRY = "from distillkit_cli.main import main; main()"
+
+
+@functools.cache
+def help_of(*verb):
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {key: value for key, value in environment.items() if key not in {"GITHUB_ACTIONS", "FORCE_COLOR"}}
+    command = [sys.executable, "-c", ENTRY, *verb, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip()
+
+
+OVERVIEW = """\
+ Usage: distillkit [OPTIONS] COMMAND [ARGS]...
+
+ Turn a large vision model into a small one that ships.
+
+ Choose a teacher, a student and a loss; get a checkpoint, a report and an ONNX file.
+
+ Start here:
+   distillkit run
+   distillkit run --data DIR --teacher regnety16gf --loss hard --dry-run
+
+╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
+│ --quiet    -q      <bool>  Results and errors only.                                              │
+│ --verbose  -v      <bool>  Errors with their traceback.                                          │
+│ --version          <bool>  Show the version and stop.                                            │
+│ --help             <bool>  Show this message and exit.                                           │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
+╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
+│ run       Teach a student, and leave a directory with its weights, its figures and a report.     │
+│ plan      Show what a run would be: models, signals, loss, batch, steps, cost. Loads no weights. │
+│ finetune  Train a model on labels alone, from pretrained weights: how a teacher for your own     │
+│           classes is made.                                                                       │
+│ evaluate  Measure the top-1 accuracy of a student or a teacher: of its answer, and of each of    │
+│           its heads.                                                                             │
+│ export    Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as   │
+│           torch does.                                                                            │
+│ plugins   List every teacher, student, loss, data set, tracker and exporter, with its owner.     │
+│ recipes   List the named recipes, or show one with every key and its value, ready to be changed. │
+╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
+
+
+def test_the_overview():
+    assert help_of() == OVERVIEW.strip()
+
+
+def test_without_arguments_it_is_shown_too(distillkit):
+    code, out, err = distillkit()
+    assert (code, err) == (0, "")
+    assert "Turn a large vision model into a small one that ships." in out
+
+
+def examples(verb):
+    return re.findall(r"^ +distillkit .*$", help_of(verb).partition("For example:")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_examples_of_a_verb_can_be_copied(verb):
+    """Each is whole on one line, and is understood; running it is not the point here."""
+    lines = examples(verb)
+    assert 2 <= len(lines) <= 3
+    group = typer.main.get_command(app)
+    for line in lines:
+        _, name, *arguments = shlex.split(line.partition(">")[0])
+        group.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "finetune"])
+def test_shared_options_are_in_every_training_verb(verb):
+    text = help_of(verb)
+    for option in ("--data", "--validation", "--unlabeled", "--labels", "--recipe", "--set", "--epochs", "--seed"):
+        assert f"│ {option} " in text, option
+    assert ("│ --teacher " in text) == (verb != "finetune")
+
+
+def processor_seconds_of_children():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_help_answers_in_less_than_four_tenths_of_a_second():
+    """Counted in processor time, which it has nothing to wait beside; the quickest of five, for busy machines."""
+    seconds = []
+    for _ in range(5):
+        before = processor_seconds_of_children()
+        help_of.__wrapped__()
+        seconds.append(processor_seconds_of_children() - before)
+    assert min(seconds) < 0.4, seconds
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["plugins"], ["plugins", "--json"]])
+def test_neither_torch_nor_timm_is_imported(arguments):
+    command = [sys.executable, "-X", "importtime", "-c", ENTRY, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "distillkit_cli.terminal" in imported
+    assert imported & {"torch", "timm", "torchvision", "sklearn", "matplotlib", "onnx"} == set()

@@ -1,0 +1,128 @@
+"""Failures of every kind: what is printed, where, and with which exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from distillkit import GateError, TrainingError, UnavailableError, UserError, __version__
+from distillkit_cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["rnu"], "no such command 'rnu'. Did you mean 'run'? (see distillkit --help)"),
+        (["run", "--epoch", "3"], "no such option: --epoch. Did you mean '--epochs'? (see distillkit run --help)"),
+        (["--quite"], "no such option: --quite. Did you mean '--quiet'? (see distillkit --help)"),
+        (["run", "--zzz"], "no such option: --zzz (see distillkit run --help)"),
+        (
+            ["run", "--head", "both"],
+            "invalid value for '--head': 'both' is not one of 'fused', 'class', 'distill' (see distillkit run --help)",
+        ),
+        (
+            ["plan", "--epochs", "ten"],
+            (
+                "invalid value for '--epochs': Input should be a valid integer, unable to parse string as an integer "
+                "(see distillkit plan --help)"
+            ),
+        ),
+        (["finetune"], "missing argument 'MODEL' (see distillkit finetune --help)"),
+        (["run", "extra"], "got unexpected extra argument(s) (extra) (see distillkit run --help)"),
+        (["run", "--out"], "option '--out' requires an argument"),
+        (
+            ["run", "--resume", "runs/a", "--data", "digits", "--seed", "0", "--set", "seed=1", "--dry-run"],
+            (
+                "invalid value for --resume: a run continues as it was begun; "
+                "leave out --data, --seed, --set, --dry-run (see distillkit run --help)"
+            ),
+        ),
+        (
+            ["recipes", "diet-ti"],
+            (
+                "unknown recipe 'diet-ti'; did you mean 'deit-ti'? "
+                "(known: cifar10-few-labels, default, deit-b, deit-s, deit-ti, digits); a file's name ends with .toml"
+            ),
+        ),
+        (
+            ["run", "--set", "training.epoch=3", "--set", "student", "--labels", "0"],
+            (
+                "3 problems\n"
+                "  'student' is not a setting; write key=value, such as training.epochs=20\n"
+                "  'data.labels' is 0; it should be greater than 0\n"
+                "  unknown key 'training.epoch'; did you mean 'training.epochs'?"
+            ),
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_stderr_and_exit_code_2(distillkit, arguments, sentence):
+    assert distillkit(*arguments) == (2, "", f"error: {sentence}\n")
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError, 2), (TrainingError, 1), (UnavailableError, 3), (GateError, 4)])
+def test_the_class_of_an_error_decides_the_exit_code(distillkit, monkeypatch, error, code):
+    def fail(*arguments, **options):
+        raise error("it did not work: [red]5 of :10:")
+
+    monkeypatch.setattr("distillkit.recipe_files.load_recipe", fail)
+    assert distillkit("run") == (code, "", "error: it did not work: [red]5 of :10:\n")
+
+
+def test_an_interrupt_is_130_without_a_word(distillkit, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distillkit.recipe_files.load_recipe", interrupt)
+    assert distillkit("run") == (130, "", "")
+
+
+def test_verbose_errors_come_with_their_traceback(distillkit):
+    code, out, err = distillkit("--verbose", "recipes", "diet-ti")
+    assert (code, out) == (2, "")
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert err.splitlines()[-1].startswith("error: unknown recipe 'diet-ti'")
+
+
+def test_anything_else_is_a_bug_with_a_traceback_and_exit_code_1():
+    program = (
+        "import distillkit.recipe_files as files\n"
+        "from distillkit_cli.main import main\n"
+        "def named_recipes(): raise ZeroDivisionError('a bug')\n"
+        "files.named_recipes = named_recipes\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "recipes"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Traceback (most recent call last):\n")
+    assert done.stderr.endswith("ZeroDivisionError: a bug\n")
+
+
+def test_version(distillkit):
+    assert distillkit("--version") == (0, f"distillkit {__version__}\n", "")
+
+
+def test_every_verb_has_a_module_of_its_name():
+    assert [verb.callback.__module__ for verb in main.app.registered_commands] == [
+        f"distillkit_cli.{verb.callback.__name__}" for verb in main.app.registered_commands
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("run", []),
+        ("run", ["--resume", "runs/a"]),
+        ("plan", []),
+        ("plan", ["--json"]),
+        ("finetune", ["regnety16gf"]),
+        ("evaluate", ["runs/a"]),
+        ("export", ["runs/a"]),
+    ],
+)
+def test_without_the_extra_train_the_sentence_names_it(distillkit, monkeypatch, verb, arguments):
+    monkeypatch.setattr("distillkit.extras.find_spec", lambda module: None)
+    assert distillkit(verb, *arguments) == (
+        2,
+        "",
+        f'error: distillkit {verb} needs torch, which is not installed; pip install "distillkit[train]"\n',
+    )

@@ -1,0 +1,217 @@
+"""What a run shows: lines with a clock of the test's own, and the bar on a terminal that keeps what it is given."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from distillkit.hooks import installed_plugins
+from distillkit.run_info import RunInfo
+from distillkit_cli.progress import BarProgress, LineProgress, progress_on
+from distillkit_cli.terminal import Terminal
+
+PLAN = {
+    "data": {"train": "digits", "images": 1167, "labelled": 100},
+    "student": {"name": "deit-ti", "parameters": 205524},
+    "teachers": [{"name": "small-cnn"}],
+    "loss": "0.5 * labels + 0.5 * hard",
+    "batch_size": 64,
+    "notes": ["kept: 100 of 1,167 labels, 10 of each class"],
+}
+STEPS = {
+    "step": 30.0,
+    "epoch": 1.5,
+    "loss": 1.5,
+    "loss/labels": 2.0,
+    "loss/hard/hard": 1.0,
+    "lr": 1e-3,
+    "grad_norm": 1.0,
+    "images_per_s": 2345.6,
+    "data_wait": 0.034,
+}
+EVALUATED = {
+    "validation/top1": 91.5,
+    "validation/class_top1": 90.0,
+    "validation/distill_top1": 91.0,
+    "validation/fused_logits_top1": 91.5,
+    "validation/fused_softmax_top1": 91.25,
+    "validation/images": 130.0,
+}
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def a_run(start_step=0, **plan):
+    return RunInfo(Path("runs/a"), {}, PLAN | plan, steps=100, steps_per_epoch=20, start_step=start_step)
+
+
+def shown(capsys):
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.splitlines()
+
+
+def test_the_opening_says_what_will_be_done(capsys, clock):
+    LineProgress(Terminal(), clock).distillkit_run_started(a_run())
+    assert shown(capsys) == [
+        "deit-ti (205,524 parameters) learns 0.5 * labels + 0.5 * hard from small-cnn",
+        "1,167 images of digits, 100 labelled",
+        "to step 100, 64 images each, in runs/a",
+        "note: kept: 100 of 1,167 labels, 10 of each class",
+    ]
+
+
+def test_a_resumed_run_without_a_teacher(capsys, clock):
+    LineProgress(Terminal(), clock).distillkit_run_started(
+        a_run(start_step=40, teachers=[], loss="1 * labels", notes=[])
+    )
+    assert shown(capsys) == [
+        "deit-ti (205,524 parameters) learns 1 * labels",
+        "1,167 images of digits, 100 labelled",
+        "from step 40 to step 100, 64 images each, in runs/a",
+    ]
+
+
+def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, clock):
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 9.9
+    display.distillkit_steps_logged(run, STEPS | {"step": 10.0, "epoch": 0.5})
+    assert shown(capsys) == []
+    clock.seconds = 18.0
+    display.distillkit_steps_logged(run, STEPS)
+    assert shown(capsys) == [
+        (
+            "epoch 1.5/5, step 30/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "2,346 images/s, data wait 3%; 0:00:42 left"
+        )
+    ]
+    clock.seconds = 20.0
+    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0} | EVALUATED)
+    assert shown(capsys) == [
+        (
+            "epoch 2/5, step 40/100: validation 91.50 %; "
+            "loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; 2,346 images/s, data wait 3%; 0:00:30 left"
+        )
+    ]
+    clock.seconds = 29.0
+    display.distillkit_steps_logged(run, STEPS | {"step": 50.0})
+    assert shown(capsys) == []
+
+
+def test_an_epoch_that_was_neither_logged_nor_evaluated(capsys, clock):
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    display.distillkit_epoch_ended(run, {"step": 20.0, "epoch": 1.0})
+    assert shown(capsys) == ["epoch 1/5, step 20/100: done"]
+
+
+def test_the_moving_average_is_evaluated_beside_the_student(capsys, clock):
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    display.distillkit_epoch_ended(
+        run, {"step": 20.0, "epoch": 1.0, "validation/top1": 50.0, "validation/ema/top1": 51.0}
+    )
+    assert shown(capsys) == ["epoch 1/5, step 20/100: validation 50.00 %; moving average 51.00 %"]
+
+
+def test_one_term_is_not_said_twice(capsys, clock):
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 30.0
+    record = {key: value for key, value in STEPS.items() if key != "loss/hard/hard"}
+    display.distillkit_steps_logged(run, record)
+    assert shown(capsys) == [
+        "epoch 1.5/5, step 30/100: loss 1.5000, lr 1.00e-03; 2,346 images/s, data wait 3%; 0:01:10 left"
+    ]
+
+
+def test_a_resumed_run_reckons_from_where_it_resumed(capsys, clock):
+    display, run = LineProgress(Terminal(), clock), a_run(start_step=90)
+    display.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 25.0
+    display.distillkit_steps_logged(run, STEPS | {"step": 95.0, "epoch": 4.75})
+    assert shown(capsys)[0].endswith("; 0:00:25 left")
+
+
+def test_quiet_says_nothing(capsys, clock):
+    display, run = LineProgress(Terminal(quiet=True), clock), a_run()
+    display.distillkit_run_started(run)
+    clock.seconds = 60.0
+    display.distillkit_steps_logged(run, STEPS)
+    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0} | EVALUATED)
+    assert shown(capsys) == []
+
+
+def test_it_follows_a_run_like_any_tracker(capsys, clock):
+    plugins = installed_plugins()
+    plugins.follow(LineProgress(Terminal(), clock))
+    plugins.run_started(a_run())
+    plugins.epoch_ended(a_run(), {"step": 20.0, "epoch": 1.0})
+    plugins.run_ended(a_run(), {})
+    plugins.run_failed(a_run(), KeyboardInterrupt())
+    assert len(shown(capsys)) == 5
+
+
+@pytest.fixture
+def watched():
+    """A terminal that somebody watches, and what it was sent."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None, highlight=False)
+    return Terminal(notes=console), console.file
+
+
+def test_where_somebody_watches_a_bar_moves_and_goes_away(watched, clock):
+    terminal, sent = watched
+    display, run = progress_on(terminal, clock), a_run()
+    assert isinstance(display, BarProgress)
+    display.distillkit_run_started(run)
+    clock.seconds = 18.0
+    display.distillkit_steps_logged(run, STEPS)
+    display._live.refresh()
+    frame = sent.getvalue().splitlines()[-2:]
+    assert frame[0].split("step")[1].split()[0] == "30/100"
+    assert "2,346 images/s, data wait 3%; 0:00:42 left; 0:00:" in frame[0]
+    assert frame[1].strip().startswith("loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03")
+    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
+    assert "epoch 2/5, step 40/100: validation 50.00 %; loss 1.5000" in sent.getvalue()
+    display.distillkit_run_failed()
+    assert not display._live.is_started
+    display.close()
+
+
+def test_a_bar_that_never_began_can_be_closed(watched, clock):
+    terminal, _ = watched
+    progress_on(terminal, clock).close()
+
+
+def test_nobody_watches_a_pipe(clock):
+    assert type(progress_on(Terminal(), clock)) is LineProgress
+
+
+def test_very_short_epochs_share_a_line(capsys, clock):
+    """Epochs of 0.3 s: the first, the fifth (1.2 s later) and the last speak."""
+    display = LineProgress(Terminal(), clock)
+    display.distillkit_run_started(a_run(notes=[]))
+    shown(capsys)
+    for epoch in range(1, 6):
+        display.distillkit_epoch_ended(a_run(), {"step": 20.0 * epoch - 1, "epoch": float(epoch)})
+        clock.seconds += 0.3
+    display.distillkit_epoch_ended(a_run(), {"step": 100.0, "epoch": 5.0})
+    assert [line.partition(",")[0] for line in shown(capsys)] == ["epoch 1/5", "epoch 5/5", "epoch 5/5"]

@@ -1,0 +1,231 @@
+"""The verbs that train, measure and export, from end to end on digits, with the smallest student there is."""
+
+import json
+import re
+import tomllib
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from distillkit import runner
+from distillkit.hooks import installed_plugins
+from distillkit.recipe_files import load_recipe
+from distillkit_cli.main import command_line
+
+TINY = [
+    *("--set", "student.image_size=8"),
+    *("--set", "student.patch=4"),
+    *("--set", "student.width=16"),
+    *("--set", "student.depth=1"),
+    *("--set", "student.heads=2"),
+    *("--set", "training.steps=2"),
+    *("--set", "training.threads=1"),
+    *("--set", "data.workers=0"),
+    *("--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two steps."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert command_line(["--quiet", "run", *TINY, "--out", str(out)]) == 0
+    return out
+
+
+def without_time(text):
+    """The lines of a plan but for the one that depends on how busy this machine is."""
+    return [line for line in text.splitlines() if not line.startswith("time ")]
+
+
+def test_plan_shows_what_will_be_done(distillkit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    recipe = load_recipe(assignments=[*TINY[1::2][:-1], "training.device=cpu"])
+    rows = runner.plan(recipe, installed_plugins()).lines()
+    code, out, err = distillkit("plan", *TINY)
+    assert (code, err) == (0, "")
+    assert without_time(out) == [f"{heading:13}  {text}" for heading, text in rows]
+    assert "steps          2 (18 an epoch)" in out.splitlines()
+    assert re.search(r"^time           at least \d+ seconds at the [\d,]+ GFLOP/s that ", out, re.MULTILINE)
+
+
+def test_a_dry_run_is_a_plan(distillkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planned, dry = distillkit("plan", *TINY), distillkit("run", *TINY, "--dry-run")
+    assert dry.code == planned.code == 0
+    assert without_time(dry.out) == without_time(planned.out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_for_programs(distillkit):
+    code, out, err = distillkit("plan", *TINY, "--labels", "100", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["steps"] == 2
+
+
+def test_run_shows_where_the_run_is_and_what_it_achieves(distillkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = distillkit("run", *TINY)
+    assert code == 0
+    figures = json.loads((tmp_path / "runs/deit-ti-digits-001/result.json").read_text())["figures"]
+    lines = out.splitlines()
+    assert lines[0] == "run         runs/deit-ti-digits-001"
+    assert lines[1].startswith(f"validation  {figures['validation/top1']:.2f} % of 130 images (class head ")
+    assert f"\ntest        {figures['test/top1']:.2f} % of 500 images (class head " in out
+    assert lines[-1] == f"best        {figures['best/validation_top1']:.2f} % on validation, after step 2"
+    assert err.splitlines()[2] == "to step 2, 64 images each, in runs/deit-ti-digits-001"
+    assert re.fullmatch(
+        r"epoch 1/1, step 2/2: validation \d+\.\d\d %; loss \d\.\d{4}, lr \d\.\d\de-\d\d; "
+        r"[\d,]+ images/s, data wait \d+%; 0:00:00 left",
+        err.splitlines()[-1],
+    )
+    assert (tmp_path / "runs/deit-ti-digits-001/report.md").is_file()
+
+
+def test_an_existing_directory_is_not_overwritten(distillkit, trained):
+    assert distillkit("run", *TINY, "--out", str(trained)) == (
+        2,
+        "",
+        f"error: {trained} exists and is not empty; continue it with --resume {trained} or give another --out\n",
+    )
+
+
+def test_a_finished_run_is_not_resumed(distillkit, trained):
+    assert distillkit("run", "--resume", str(trained)) == (
+        2,
+        "",
+        f"error: {trained} is finished; evaluate or export it, or give a new run more epochs\n",
+    )
+
+
+def test_resume_goes_on_to_the_same_student(distillkit, trained, tmp_path):
+    out = tmp_path / "stopped"
+    assert distillkit("run", *TINY, "--set", "training.checkpoint_every=1", "--out", str(out)).code == 0
+    # As if the process had ended after its first checkpoint.
+    for name in ("result.json", "student.safetensors", "student.json"):
+        (out / name).unlink()
+    last = max((out / "checkpoints").iterdir())
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    code, shown, err = distillkit("run", "--resume", str(out))
+    assert code == 0
+    assert shown.splitlines()[0] == f"run         {out}"
+    assert f"from step 1 to step 2, 64 images each, in {out}\n" in err
+    resumed, whole = load_file(out / "student.safetensors"), load_file(trained / "student.safetensors")
+    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_finetune_is_run_with_ce_from_given_weights(distillkit, trained, tmp_path):
+    shared = [*TINY, "--data", "digits"]
+    by_run, by_finetune = tmp_path / "run", tmp_path / "finetune"
+    weights = str(trained / "student.safetensors")
+    arguments = ["--loss", "ce", "--student", "deit-ti", "--student-weights", weights]
+    assert distillkit("run", *shared, *arguments, "--out", str(by_run)).code == 0
+    assert distillkit("finetune", "deit-ti", *shared, "--weights", weights, "--out", str(by_finetune)).code == 0
+    assert (by_run / "recipe.toml").read_text() == (by_finetune / "recipe.toml").read_text()
+    assert (by_run / "student.safetensors").read_bytes() == (by_finetune / "student.safetensors").read_bytes()
+
+
+def test_finetune_of_a_teacher_is_of_the_student_of_its_architecture(distillkit, monkeypatch):
+    recipes = []
+    monkeypatch.setattr("distillkit_cli.starting.start", lambda terminal, recipe, out, dry_run: recipes.append(recipe))
+    assert distillkit("finetune", "regnety16gf").code == 0
+    assert distillkit("finetune", "vit-b").code == 0
+    assert distillkit("finetune", "timm:resnet18", "--weights", "resnet18.pth").code == 0
+    assert [(recipe.student.model, recipe.student.weights) for recipe in recipes] == [
+        ("timm:regnety_160.deit_in1k", "pretrained"),
+        ("vit-b", "pretrained"),
+        ("timm:resnet18", "resnet18.pth"),
+    ]
+    assert {loss.loss for recipe in recipes for loss in recipe.losses} == {"ce"}
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (
+            "run:runs/a",
+            (
+                "'run' is no student, so 'run:runs/a' cannot be fine-tuned by that name; "
+                "to go on from a run: distillkit run --loss ce --student NAME --student-weights runs/a"
+            ),
+        ),
+        (
+            "cifar-resnet20",
+            (
+                "teacher 'cifar-resnet20' is no model of timm's, so there is no student of its kind to fine-tune; "
+                "name a student, such as timm:resnet18"
+            ),
+        ),
+        (
+            "diet-ti",
+            (
+                "unknown student 'diet-ti'; did you mean 'deit-ti'? (known: deit-b, deit-s, deit-ti, small-cnn, "
+                "timm:<any classifier>, vit-b, vit-s, vit-ti)"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_fine_tuned_is_said_so(distillkit, model, sentence):
+    assert distillkit("finetune", model, "--smoke") == (2, "", f"error: {sentence}\n")
+
+
+def test_evaluate_says_the_figures_of_the_run_again(distillkit, trained):
+    figures = json.loads((trained / "result.json").read_text())["figures"]
+    code, out, err = distillkit("evaluate", str(trained))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"test  {figures['test/top1']:.2f} % of 500 images (class head ")
+    code, out, err = distillkit("evaluate", str(trained), "--split", "validation", "--head", "class", "--json")
+    assert (code, err) == (0, "")
+    measured = json.loads(out)
+    assert measured["validation/top1"] == pytest.approx(figures["validation/class_top1"])
+
+
+def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
+    pytest.importorskip("onnxruntime")
+    code, out, err = distillkit("export", str(trained), "--out", str(tmp_path / "exported"), "--head", "class")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{tmp_path}/exported/model.onnx: ")
+    assert "parity passed" in out
+    manifest = json.loads((tmp_path / "exported" / "export.json").read_text())
+    assert manifest["output"]["head"] == "class"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["run", "--loss", "hrad"],
+            "unknown loss 'hrad'; did you mean 'hard'? (known: ce, hard, soft)",
+        ),
+        (["run", "--loss", "soft:2"], "loss 'soft' takes nothing after a colon; write 'soft' instead of 'soft:2'"),
+        (["run", "--set", "student.pathc=3"], "student 'deit-ti': unknown key 'pathc'; did you mean 'patch'?"),
+        (["run", "--loss", "hard"], "loss 'hard' reads a teacher and the recipe has none; give --teacher"),
+        (
+            ["evaluate", "runs/nothing"],
+            (
+                "'runs/nothing' is neither a run directory (with student.json) nor a teacher; "
+                "teachers: cifar-resnet20, cifar-resnet56, regnety16gf, run, timm, vit-b"
+            ),
+        ),
+        (
+            ["run", "--resume", "runs/nothing"],
+            "runs/nothing is not a run directory (it has no recipe.toml); give one to --resume",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(distillkit, arguments, sentence):
+    assert distillkit(*arguments) == (2, "", f"error: {sentence}\n")
+
+
+def test_the_recipe_of_a_run_can_be_run_again(distillkit, trained):
+    recipe = trained / "recipe.toml"
+    assert tomllib.loads(recipe.read_text())["student"]["width"] == 16
+    code, out, _ = distillkit("plan", "--recipe", str(recipe), "--json")
+    assert code == 0
+    written = json.loads((trained / "plan.json").read_text())
+    assert {key: value for key, value in json.loads(out).items() if key != "cost"} == {
+        key: value for key, value in written.items() if key != "cost"
+    }

@@ -1,0 +1,59 @@
+"""The awkward plugins, put on the path as pip would, and teachers for them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Recipe
+from distillkit.runner import run
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """`install("contract_label_aware")` makes a distribution of that one file."""
+
+    def add(*modules: str) -> None:
+        site = tmp_path / "site"
+        for module in modules:
+            metadata = site / f"{module}-0.1.dist-info"
+            metadata.mkdir(parents=True)
+            name = module.replace("_", "-")
+            (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+            (metadata / "entry_points.txt").write_text(f"[distillkit]\n{name} = {module}\n")
+            shutil.copy(PLUGINS / f"{module}.py", site)
+        monkeypatch.syspath_prepend(site)
+
+    return add
+
+
+def recipe_of(student, *, steps=6, **tables):
+    """A run on digits that is over in a second."""
+    return Recipe.model_validate(
+        {
+            "data": {"workers": 0},
+            "augment": {"crop": "none", "flip": 0.0},
+            "student": student,
+            "training": {"steps": steps, "batch_size": 32, "log_every": 1, "device": "cpu", "precision": "fp32"},
+            **tables,
+        }
+    )
+
+
+@pytest.fixture(name="recipe_of")
+def fixture_recipe_of():
+    return recipe_of
+
+
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory):
+    """Two small CNNs of different width that saw a few digits, by width."""
+    made = {}
+    for width in (4, 8):
+        out = tmp_path_factory.mktemp("teachers") / f"width-{width}"
+        run(recipe_of({"model": "small-cnn", "width": width, "image_size": 8}), out, installed_plugins())
+        made[width] = f"run:{out}"
+    return made

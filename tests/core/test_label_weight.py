@@ -1,0 +1,36 @@
+"""Who decides how much the labels count."""
+
+from __future__ import annotations
+
+import pytest
+
+from distillkit.errors import DataError, RecipeError
+from distillkit.planning.label_weight import resolve_label_weight
+
+
+def test_precedence() -> None:
+    assert resolve_label_weight(None, {}, labelled=5) == 1.0
+    assert resolve_label_weight(None, {"hard": 0.5, "soft": 0.5}, labelled=5) == 0.5
+    assert resolve_label_weight(0.9, {"hard": 0.5, "soft": 0.1}, labelled=5) == 0.9
+    assert resolve_label_weight(0.0, {"hard": 0.5}, labelled=5) == 0.0
+    assert resolve_label_weight(None, {"hard": 0.5}, labelled=0) == 0.0
+
+
+def test_losses_that_disagree_need_a_word() -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve_label_weight(None, {"hard": 0.5, "soft": 0.9}, labelled=5)
+    assert str(caught.value) == (
+        "the losses disagree on the weight of the label term (hard wants 0.5, soft wants 0.9); set labels.weight"
+    )
+
+
+def test_labels_that_do_not_exist() -> None:
+    with pytest.raises(DataError) as asked:
+        resolve_label_weight(0.5, {"hard": 0.5}, labelled=0)
+    assert str(asked.value) == ("labels.weight is 0.5 and no image has a label; give labels or set labels.weight=0")
+    with pytest.raises(DataError) as nothing:
+        resolve_label_weight(None, {}, labelled=0)
+    assert str(nothing.value) == (
+        "no image has a label and no loss reads a teacher, so there is nothing to learn from; "
+        "give --teacher and --loss, or labels"
+    )

@@ -1,0 +1,80 @@
+"""Real pictures: scikit-learn's digits, as they are and as PNG files in folders."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillkit.contracts import ModelSpec
+from distillkit.data.datasets import open_datasets
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def plugins():
+    return installed_plugins()
+
+
+@pytest.fixture(scope="session")
+def digits():
+    from sklearn.datasets import load_digits
+
+    shades, labels = load_digits(return_X_y=True)
+    return np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8), labels
+
+
+@pytest.fixture(scope="session")
+def write_pictures(digits):
+    """Write digits as PNG files: `write_pictures(folder, {"cat": 3, "": 2})` makes 3 in cat/ and 2 in the folder."""
+    pixels, _ = digits
+
+    def write(folder, counts, start=0):
+        number = start
+        for name, count in counts.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for _ in range(count):
+                Image.fromarray(pixels[number]).save(folder / name / f"{number:04d}.png")
+                number += 1
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def spec():
+    """A student of 10 classes that sees 16 x 16 pixels."""
+    return ModelSpec(
+        name="student",
+        architecture="student",
+        kind="vit",
+        classes=10,
+        signals=frozenset(),
+        image_size=(16, 16),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    )
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """A recipe with every augmentation on and no loader process; keyword arguments replace keys of its tables."""
+
+    def make(**tables):
+        values = {
+            "data": {"workers": 0},
+            "augment": {"auto": "rand-m9-mstd0.5-inc1", "erasing": 0.25},
+            "mixing": {"mixup": 0.8, "cutmix": 1.0},
+            "labels": {"smoothing": 0.1},
+            "training": {"batch_size": 32},
+        }
+        for name, table in tables.items():
+            values[name] = {**values.get(name, {}), **table}
+        return Recipe.model_validate(values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def opened(plugins):
+    """Open the data of a recipe."""
+    return lambda recipe: open_datasets(recipe.data, plugins)

@@ -1,0 +1,356 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from distillkit.contracts import PluginSpec
+from distillkit.data.datasets import open_datasets
+from distillkit.data.sources import load_image
+from distillkit.errors import DataError, MissingExtraError, PluginError
+from distillkit.recipe import Data
+
+
+def keys(source):
+    return [source.key(index) for index in range(len(source))]
+
+
+def labels(source):
+    return [source.label(index) for index in range(len(source))]
+
+
+@pytest.fixture
+def refused(plugins):
+    """The whole sentence with which data is refused."""
+
+    def sentence(**data):
+        with pytest.raises(DataError) as caught:
+            open_datasets(Data(**data), plugins)
+        return str(caught.value)
+
+    return sentence
+
+
+def test_the_default_is_digits_with_a_tenth_held_out(plugins):
+    found = open_datasets(Data(), plugins)
+    assert (len(found.train), len(found.validation), len(found.test)) == (1167, 130, 500)
+    assert found.class_names == tuple("0123456789")
+    assert found.classes == 10
+    assert found.labelled.all()
+    assert not found.streaming
+    assert found.notes == (
+        "train: 1,167 images, 1,167 of them with a label",
+        "test: 500 images of 'digits'",
+        "validation: 130 images held out of train",
+    )
+    assert not set(keys(found.train)) & set(keys(found.validation))
+    assert not set(keys(found.train)) & set(keys(found.test))
+
+
+def test_held_out_images_follow_the_seed_and_nothing_else(plugins):
+    first = open_datasets(Data(), plugins)
+    assert keys(first.validation) == keys(open_datasets(Data(labels=50), plugins).validation)
+    assert keys(first.validation) != keys(open_datasets(Data(seed=1), plugins).validation)
+
+
+def test_few_labels_and_many_images(plugins):
+    found = open_datasets(Data(labels=100), plugins)
+    assert len(found.train) == 1167
+    assert found.labelled.sum() == 100
+    seen = [label for label in labels(found.train) if label is not None]
+    assert np.bincount(seen).tolist() == [10] * 10
+    assert [label is not None for label in labels(found.train)] == found.labelled.tolist()
+    assert found.notes[-1] == "labels: 100 are kept, balanced over the classes; 1,067 images stay as unlabelled"
+
+
+def test_only_labelled_images(plugins):
+    found = open_datasets(Data(labels=100), plugins)
+    only = found.only_labelled()
+    assert len(only.train) == 100
+    assert only.labelled.all()
+    assert set(keys(only.train)) <= set(keys(found.train))
+    assert only.notes == (*found.notes, "dropped: 1,067 unlabelled images, since no loss reads a teacher")
+    assert only.fingerprint != found.fingerprint
+    assert only.only_labelled() is only
+
+
+def test_the_fingerprint_tells_data_apart(plugins):
+    prints = [
+        open_datasets(data, plugins).fingerprint
+        for data in (Data(), Data(), Data(labels=100), Data(seed=1), Data(validation=0.2))
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+    assert len(prints[0]) == 32
+
+
+def test_a_split_folder(plugins, write_pictures, tmp_path):
+    for part, counts in {
+        "train": {"cat": 4, "dog": 5},
+        "val": {"cat": 1, "dog": 2},
+        "test": {"cat": 2, "dog": 1},
+    }.items():
+        write_pictures(tmp_path / part, counts)
+    found = open_datasets(Data(train=str(tmp_path)), plugins)
+    assert (len(found.train), len(found.validation), len(found.test)) == (9, 3, 3)
+    assert found.class_names == ("cat", "dog")
+    assert labels(found.validation) == [0, 1, 1]
+    assert found.notes == (
+        "train: 9 images, 9 of them with a label",
+        f"validation: 3 images of '{tmp_path / 'val'}'",
+        f"test: 3 images of '{tmp_path / 'test'}'",
+    )
+
+
+def test_no_validation_where_the_share_is_0(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path / "train", {"cat": 4, "dog": 5})
+    write_pictures(tmp_path / "val", {"cat": 1, "dog": 2})
+    found = open_datasets(Data(train=str(tmp_path), validation=0), plugins)
+    assert found.validation is None
+    assert len(found.train) == 9
+
+
+def test_folders_by_name(plugins, write_pictures, tmp_path):
+    for part in ("a", "b", "c"):
+        write_pictures(tmp_path / part, {"cat": 3, "dog": 3})
+    data = Data(train=str(tmp_path / "a"), validation=str(tmp_path / "b"), test=f"folder:{tmp_path / 'c'}")
+    found = open_datasets(data, plugins)
+    assert (len(found.train), len(found.validation), len(found.test)) == (6, 6, 6)
+    assert found.validation.name == str(tmp_path / "b")
+
+
+def test_pictures_without_labels_beside_labelled_ones(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path / "a", {"cat": 10, "dog": 10})
+    write_pictures(tmp_path / "b", {"": 3, "cat": 2})
+    found = open_datasets(Data(train=str(tmp_path / "a"), unlabeled=str(tmp_path / "b")), plugins)
+    assert len(found.train) == 18 + 5
+    assert found.labelled.tolist() == [True] * 18 + [False] * 5
+    assert keys(found.train)[18:] == [
+        f"unlabeled/{key}" for key in ("0000.png", "0001.png", "0002.png", "cat/0003.png", "cat/0004.png")
+    ]
+    assert found.notes == (
+        "train: 23 images, 18 of them with a label",
+        "validation: 2 images held out of train",
+        f"unlabeled: 5 images of '{tmp_path / 'b'}'",
+    )
+    assert np.array_equal(load_image(found.train, 18), load_image(found.train, 18))
+
+
+def test_pictures_without_labels_alone(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"": 7})
+    found = open_datasets(Data(unlabeled=str(tmp_path)), plugins)
+    assert len(found.train) == 7
+    assert not found.labelled.any()
+    assert (found.classes, found.class_names, found.validation, found.test) == (None, None, None, None)
+    assert found.train.name == str(tmp_path)
+
+
+def test_a_flat_training_folder_has_no_labels(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"": 7})
+    found = open_datasets(Data(train=str(tmp_path)), plugins)
+    assert (len(found.train), found.classes, found.validation) == (7, None, None)
+    assert not found.labelled.any()
+
+
+def test_the_classes_of_the_validation_where_training_has_none(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path / "many", {"": 7})
+    write_pictures(tmp_path / "few", {"cat": 2, "dog": 2})
+    found = open_datasets(Data(unlabeled=str(tmp_path / "many"), validation=str(tmp_path / "few")), plugins)
+    assert found.class_names == ("cat", "dog")
+    assert found.classes == 2
+
+
+def test_a_test_folder_without_labels_is_left_out(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path / "train", {"cat": 10, "dog": 10})
+    write_pictures(tmp_path / "test", {"": 3})
+    found = open_datasets(Data(train=str(tmp_path)), plugins)
+    assert found.test is None
+    assert f"test: none, since '{tmp_path / 'test'}' has images without a label" in found.notes
+
+
+class Shapes:
+    """A data set of another distribution, whose classes are in an order of its own."""
+
+    name = "shapes"
+
+    def __init__(self, class_names, count=6):
+        self.class_names = class_names
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def key(self, index):
+        return str(index)
+
+    def label(self, index):
+        return index % 2
+
+    def image(self, index):
+        raise OSError("no  picture\nhere")
+
+
+def offering(plugins, **factories):
+    """The installed plugins with further data sets: name -> {split: source}."""
+
+    def factory(role, name):
+        if name not in factories:
+            return plugins.factory(role, name)
+        return SimpleNamespace(open=lambda argument, data, split: factories[name].get(split))
+
+    specs = [SimpleNamespace(spec=PluginSpec(name, "", "")) for name in factories]
+    return SimpleNamespace(listing=lambda role: (*plugins.listing(role), *specs), factory=factory)
+
+
+def test_labels_are_matched_by_name(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"cat": 3, "dog": 3})
+    both = offering(plugins, shapes={"validation": Shapes(("dog", "cat"))})
+    found = open_datasets(Data(train=str(tmp_path), validation="shapes"), both)
+    assert found.class_names == ("cat", "dog")
+    assert labels(found.validation) == [1, 0, 1, 0, 1, 0]
+
+
+def test_classes_without_names_are_counted(plugins):
+    found = open_datasets(Data(train="shapes", validation=0.5), offering(plugins, shapes={"train": Shapes(None)}))
+    assert (found.classes, found.class_names) == (2, None)
+
+
+def test_an_image_that_cannot_be_read():
+    with pytest.raises(DataError) as caught:
+        load_image(Shapes(None), 3)
+    assert str(caught.value) == "image '3' of 'shapes' cannot be read: no picture here; repair or remove it"
+
+
+def test_a_broken_picture_is_named(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"cat": 3, "dog": 3})
+    whole = (tmp_path / "cat" / "0001.png").read_bytes()
+    (tmp_path / "cat" / "0001.png").write_bytes(whole[: len(whole) // 2])
+    found = open_datasets(Data(train=str(tmp_path), validation=0), plugins)
+    with pytest.raises(DataError) as caught:
+        load_image(found.train, 1)
+    assert str(caught.value) == (
+        f"image 'cat/0001.png' of '{tmp_path}' cannot be read: image file is truncated; repair or remove it"
+    )
+    (tmp_path / "cat" / "0001.png").write_text("not a picture")
+    with pytest.raises(DataError) as caught:
+        load_image(found.train, 1)
+    assert str(caught.value) == (
+        f"image 'cat/0001.png' of '{tmp_path}' cannot be read: cannot identify image file "
+        f"'{tmp_path}/cat/0001.png'; repair or remove it"
+    )
+
+
+def test_what_is_neither_folder_nor_data_set(refused):
+    assert refused(train="digitz") == (
+        "data.train: 'digitz' is neither a folder nor a data set; did you mean 'digits'? "
+        "(data sets: digits, folder:<path>, timm:<data set>)"
+    )
+    assert refused(unlabeled="/nowhere/at/all") == (
+        "data.unlabeled: '/nowhere/at/all' is neither a folder nor a data set; "
+        "(data sets: digits, folder:<path>, timm:<data set>)"
+    )
+
+
+def test_a_data_set_wins_over_a_folder_of_its_name(plugins, write_pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "digits", {"cat": 3, "dog": 3})
+    assert len(open_datasets(Data(train="digits", validation=0), plugins).train) == 1297
+    assert len(open_datasets(Data(train="./digits", validation=0), plugins).train) == 6
+
+
+def test_an_argument_that_a_data_set_does_not_take(plugins):
+    with pytest.raises(PluginError) as caught:
+        open_datasets(Data(train="digits:big"), plugins)
+    assert str(caught.value) == "dataset 'digits' takes nothing after a colon; write 'digits' instead of 'digits:big'"
+
+
+def test_validation_images_that_a_data_set_does_not_have(refused):
+    assert refused(validation="digits") == (
+        "data.validation: 'digits' has no validation images of its own; name another data set or a folder"
+    )
+
+
+def test_a_data_set_that_cannot_be_trained_on(plugins):
+    with pytest.raises(DataError) as caught:
+        open_datasets(Data(train="shapes"), offering(plugins, shapes={}))
+    assert str(caught.value) == "data.train: 'shapes' has no images to train on; name another data set or a folder"
+
+
+def test_a_data_set_without_images(plugins):
+    with pytest.raises(DataError) as caught:
+        open_datasets(Data(train="shapes"), offering(plugins, shapes={"train": Shapes(None, 0)}))
+    assert str(caught.value) == "data.train: 'shapes' has no images"
+
+
+def test_the_training_folder_is_not_measured_on(refused, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"cat": 3, "dog": 3})
+    assert refused(train=str(tmp_path), test=f"{tmp_path}/") == (
+        f"data.test: '{tmp_path}/' has no test images of its own; name another data set or a folder"
+    )
+
+
+def test_classes_that_differ_between_train_and_validation(refused, write_pictures, tmp_path):
+    write_pictures(tmp_path / "train", {"cat": 3, "dog": 3})
+    write_pictures(tmp_path / "val", {"cat": 3, "cow": 1, "pig": 1})
+    assert refused(train=str(tmp_path)) == (
+        f"data.validation: the classes of '{tmp_path / 'val'}' are not those of '{tmp_path / 'train'}'; "
+        "missing: dog; unknown: cow, pig; give every split the same class folders"
+    )
+
+
+def test_many_differing_classes_are_not_all_listed(refused, write_pictures, tmp_path):
+    write_pictures(tmp_path / "train", {"cat": 3, "dog": 3})
+    write_pictures(tmp_path / "val", {"cat": 1, "dog": 1} | {f"n{number}": 1 for number in range(8)})
+    assert refused(train=str(tmp_path)) == (
+        f"data.validation: the classes of '{tmp_path / 'val'}' are not those of '{tmp_path / 'train'}'; "
+        "unknown: n0, n1, n2, n3, n4 and 3 more; give every split the same class folders"
+    )
+
+
+def test_validation_pictures_without_a_label(refused, write_pictures, tmp_path):
+    write_pictures(tmp_path / "a", {"cat": 3, "dog": 3})
+    write_pictures(tmp_path / "b", {"cat": 3, "dog": 3, "": 2})
+    assert refused(train=str(tmp_path / "a"), validation=str(tmp_path / "b")) == (
+        f"data.validation: 2 of the 8 images of '{tmp_path / 'b'}' have no label; "
+        "put every picture into the folder of its class"
+    )
+
+
+def test_a_single_class(refused, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"images": 5})
+    assert refused(train=str(tmp_path)) == (
+        f"'{tmp_path}' has a single class, 'images'; give every class a folder, or name pictures without labels in "
+        "data.unlabeled"
+    )
+
+
+def test_a_label_without_a_name(plugins):
+    with pytest.raises(DataError) as caught:
+        open_datasets(Data(train="shapes", validation=0), offering(plugins, shapes={"train": Shapes(("circle",))}))
+    assert str(caught.value) == "'shapes' has the label 1, but only 1 class names"
+
+
+def test_labels_of_no_training_data(refused, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"": 5})
+    assert refused(unlabeled=str(tmp_path), labels=100) == (
+        "data.labels = 100 keeps labels of data.train, which is not given; name it"
+    )
+
+
+def test_nothing_labelled_is_left(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"": 5})
+    with pytest.raises(DataError) as caught:
+        open_datasets(Data(unlabeled=str(tmp_path)), plugins).only_labelled()
+    assert str(caught.value) == (
+        f"no image of '{tmp_path}' has a label and no loss reads a teacher: nothing can be learnt; "
+        "name labelled images in data.train or give the recipe a teacher"
+    )
+
+
+def test_without_scikit_learn_digits_name_the_extra(plugins, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    monkeypatch.delitem(__import__("sys").modules, "distillkit_plugins.datasets.digits", raising=False)
+    with pytest.raises(MissingExtraError) as caught:
+        open_datasets(Data(), plugins)
+    assert str(caught.value) == (
+        "dataset 'digits' needs sklearn, which is not installed; pip install \"distillkit[train]\""
+    )

@@ -1,0 +1,113 @@
+import pytest
+from PIL import Image
+
+from distillkit.errors import DataError
+from distillkit.recipe import Data
+from distillkit_plugins.datasets.folder import Folder
+
+
+def opened(path, split="train", **data):
+    return Folder.open(str(path), Data(**{"train": str(path), **data}), split)
+
+
+def listing(source):
+    return [(source.key(index), source.label(index)) for index in range(len(source))]
+
+
+def test_classes_are_sorted_and_keys_are_paths(write_pictures, tmp_path):
+    write_pictures(tmp_path, {"dog": 1, "cat/young": 1, "Bird": 1})
+    source = opened(tmp_path)
+    assert source.class_names == ("Bird", "cat", "dog")
+    assert listing(source) == [("Bird/0002.png", 0), ("cat/young/0001.png", 1), ("dog/0000.png", 2)]
+    assert source.name == str(tmp_path)
+
+
+def test_a_flat_folder_has_no_labels(write_pictures, tmp_path):
+    source = opened(write_pictures(tmp_path, {"": 2}))
+    assert source.class_names is None
+    assert listing(source) == [("0000.png", None), ("0001.png", None)]
+
+
+def test_pictures_beside_class_folders_have_no_label(write_pictures, tmp_path):
+    source = opened(write_pictures(tmp_path, {"cat": 1, "": 1}))
+    assert listing(source) == [("0001.png", None), ("cat/0000.png", 0)]
+
+
+def test_what_is_no_picture_is_passed_over(write_pictures, tmp_path):
+    write_pictures(tmp_path, {"cat": 1, ".thumbnails": 1, "notes": 0})
+    (tmp_path / "cat" / "readme.txt").write_text("a text")
+    (tmp_path / "cat" / ".hidden.png").write_text("nothing")
+    (tmp_path / "cat" / "0000.png").rename(tmp_path / "cat" / "0000.PNG")
+    assert listing(opened(tmp_path)) == [("cat/0000.PNG", 0)]
+
+
+def test_links_are_followed(write_pictures, tmp_path):
+    write_pictures(tmp_path / "elsewhere", {"": 1})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "elsewhere")
+    assert listing(opened(tmp_path / "data")) == [("cat/0000.png", 0)]
+
+
+def test_pictures_of_any_mode_become_rgb(tmp_path):
+    (tmp_path / "cat").mkdir()
+    for mode in ("L", "1", "P", "RGBA", "CMYK"):
+        name = f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        Image.new(mode, (5, 4)).save(tmp_path / "cat" / name)
+    source = opened(tmp_path)
+    assert len(source) == 5
+    assert {(source.image(index).mode, source.image(index).size) for index in range(5)} == {("RGB", (5, 4))}
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_split_folder(write_pictures, tmp_path, name):
+    write_pictures(tmp_path / "train", {"cat": 3})
+    write_pictures(tmp_path / name, {"cat": 2})
+    assert len(opened(tmp_path)) == 3
+    assert len(opened(tmp_path, "validation")) == 2
+    assert opened(tmp_path, "test") is None
+
+
+def test_a_folder_without_train_inside_is_one_part(write_pictures, tmp_path):
+    write_pictures(tmp_path, {"cat": 3, "test": 2})
+    assert opened(tmp_path).class_names == ("cat", "test")
+    assert opened(tmp_path, "validation") is None
+    assert len(opened(tmp_path, "validation", train="digits")) == 5
+
+
+def test_trains_can_be_a_class(write_pictures, tmp_path):
+    write_pictures(tmp_path, {"train": 3, "bus": 2})
+    assert opened(tmp_path).class_names == ("bus", "train")
+
+
+def test_a_split_folder_of_pictures_without_labels(write_pictures, tmp_path):
+    write_pictures(tmp_path, {"train": 3, "test": 2})
+    assert opened(tmp_path).class_names is None
+    assert len(opened(tmp_path)) == 3
+
+
+def sentence(path, split="train"):
+    with pytest.raises(DataError) as caught:
+        opened(path, split)
+    return str(caught.value)
+
+
+def test_what_cannot_be_opened(tmp_path):
+    assert sentence(tmp_path / "none") == f"folder '{tmp_path}/none' does not exist"
+    (tmp_path / "empty").mkdir()
+    assert sentence(tmp_path / "empty") == (
+        f"folder '{tmp_path}/empty' has no pictures (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
+    )
+    (tmp_path / "a.zip").write_text("")
+    assert sentence(tmp_path / "a.zip") == f"'{tmp_path}/a.zip' is a file, not a folder of pictures"
+    (tmp_path / "a.tar").write_text("")
+    assert sentence(tmp_path / "a.tar") == (
+        f"'{tmp_path}/a.tar' is a file, not a folder of pictures; for the pictures inside write timm:{tmp_path}/a.tar"
+    )
+
+
+def test_an_empty_part_of_a_split_folder(write_pictures, tmp_path):
+    write_pictures(tmp_path / "train", {"cat": 3})
+    (tmp_path / "val").mkdir()
+    assert sentence(tmp_path, "validation") == (
+        f"folder '{tmp_path}/val' has no pictures (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
+    )

@@ -1,0 +1,172 @@
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distillkit.data.order import Order, share, steps_per_epoch, view_of
+from distillkit.errors import DataError
+
+
+def mask(labelled, unlabelled):
+    """Labelled and unlabelled images in turn as far as they go, so that nothing depends on where they lie."""
+    return np.resize([True, False], 2 * min(labelled, unlabelled)).tolist() + [labelled > unlabelled] * abs(
+        labelled - unlabelled
+    )
+
+
+def orders():
+    return st.builds(
+        lambda labelled, unlabelled, batch, repeats, seed, fraction: Order(
+            np.array(mask(labelled, unlabelled), bool), batch, seed, repeats, fraction if labelled else None
+        ),
+        st.integers(0, 400),
+        st.integers(1, 300),
+        st.integers(1, 130),
+        st.integers(1, 4),
+        st.integers(0, 3),
+        st.sampled_from([None, 0.05, 0.5, 1.0]),
+    )
+
+
+def entries(order, epoch=0):
+    return order.epoch(epoch).reshape(-1, 2)
+
+
+@given(orders())
+def test_an_epoch_is_a_pure_function_of_seed_and_epoch(order):
+    assert np.array_equal(order.epoch(2), order.epoch(2))
+    assert order.epoch(2).shape == (order.steps_per_epoch, order.window, 2)
+
+
+@given(orders())
+def test_no_image_and_repeat_comes_twice_in_an_epoch(order):
+    assert len(np.unique(entries(order), axis=0)) == len(entries(order))
+
+
+@given(orders())
+def test_labelled_entries_come_first_in_every_window_and_are_as_many_as_foretold(order):
+    for window, expected in zip(order.epoch(1), order.labelled_per_step, strict=True):
+        is_labelled = order.labelled[window[:, 0]]
+        assert is_labelled.sum() == expected
+        assert is_labelled[:expected].all()
+
+
+@given(orders())
+def test_neighbours_in_a_window_are_different_images(order):
+    for window in order.epoch(0):
+        for one, other in pairwise(window[:, 0].tolist()):
+            kind = order.labelled == order.labelled[one]
+            assert one != other or kind.sum() == 1
+
+
+@given(orders(), st.integers(1, 5))
+def test_processes_partition_every_window(order, world):
+    positions = [share(order.window, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(positions).tolist()) == list(range(order.window))
+    for mine in positions:
+        pairs = mine[: len(mine) // 2 * 2].reshape(-1, 2)
+        assert (pairs[:, 0] % 2 == 0).all()
+        assert (pairs[:, 1] == pairs[:, 0] + 1).all()
+
+
+@given(st.integers(1, 700), st.integers(1, 130))
+def test_without_repeats_every_image_is_seen_once_but_for_what_is_left_of_the_last_batch(images, batch):
+    order = Order(np.ones(images, bool), batch)
+    seen = entries(order)
+    assert order.steps_per_epoch == max(1, images // batch)
+    assert len(np.unique(seen[:, 0])) == len(seen) == (images if images < batch else images // batch * batch)
+    assert (seen[:, 1] == 0).all()
+
+
+def test_fewer_images_than_a_batch_make_one_step_with_all_of_them():
+    order = Order(np.ones(5, bool), 32)
+    assert order.epoch(0).shape == (1, 5, 2)
+    assert sorted(entries(order)[:, 0]) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("images", "seen"), [(40, 40), (255, 255), (256, 256), (300, 256), (600, 512)])
+def test_repeated_augmentation_sees_a_multiple_of_256_entries_of_a_third_of_the_images(images, seen):
+    order = Order(np.ones(images, bool), 10, repeats=3)
+    assert order.steps_per_epoch == seen // 10
+    found = entries(order)
+    shown, times = np.unique(found[:, 0], return_counts=True)
+    assert abs(len(shown) - len(found) / 3) <= 2
+    assert (times == 3).sum() >= len(shown) - 3
+    assert set(found[:, 1].tolist()) == {0, 1, 2}
+
+
+def test_repeats_of_an_image_go_to_different_processes():
+    order = Order(np.ones(90, bool), 30, repeats=3)
+    window = order.epoch(0)[0]
+    by_rank = [set(map(tuple, window[share(30, rank, 3)].tolist())) for rank in range(3)]
+    for image in np.unique(window[:, 0]).tolist():
+        ranks = [rank for rank in range(3) if any(entry[0] == image for entry in by_rank[rank])]
+        assert len(ranks) == 3
+
+
+def test_epochs_and_seeds_differ():
+    order = Order(np.ones(64, bool), 16)
+    assert not np.array_equal(order.epoch(0), order.epoch(1))
+    assert not np.array_equal(order.epoch(0), Order(np.ones(64, bool), 16, seed=1).epoch(0))
+
+
+def test_with_views_the_order_of_an_epoch_comes_back():
+    order = Order(np.ones(64, bool), 16, views=3)
+    assert np.array_equal(order.epoch(1), order.epoch(4))
+    assert not np.array_equal(order.epoch(1), order.epoch(2))
+    assert [view_of(epoch, 3) for epoch in range(4)] == [0, 1, 2, 0]
+    assert view_of(7, None) == 7
+
+
+def test_the_natural_share_is_spread_evenly():
+    labelled = np.zeros(1000, bool)
+    labelled[:100] = True
+    # 12.8 a step: marks at 0, 12, 25, 38, 51, 64, 76, 89
+    assert Order(labelled, 128).labelled_per_step.tolist() == [12, 13, 13, 13, 13, 12, 13]
+
+
+def test_a_labelled_share_goes_through_the_few_labels_again_and_again():
+    labelled = np.zeros(1000, bool)
+    labelled[:10] = True
+    order = Order(labelled, 100, labeled_fraction=0.5)
+    assert order.labelled_per_step.tolist() == [50] * 10
+    found = entries(order)
+    mine = found[labelled[found[:, 0]]]
+    assert np.bincount(mine[:, 0]).tolist() == [50] * 10
+    for image in range(10):
+        assert sorted(mine[mine[:, 0] == image, 1]) == list(range(50))
+    assert len(np.unique(found[~labelled[found[:, 0]], 0])) == 500
+
+
+def test_a_labelled_share_means_nothing_where_all_are_labelled():
+    order = Order(np.ones(40, bool), 10, labeled_fraction=0.5)
+    assert order.labelled_per_step.tolist() == [10] * 4
+
+
+def test_an_order_of_unlabelled_images_alone():
+    order = Order(np.zeros(20, bool), 8)
+    assert order.labelled_per_step.tolist() == [0, 0]
+    assert len(np.unique(entries(order)[:, 0])) == 16
+
+
+def test_the_order_of_a_recipe(recipe):
+    datasets = SimpleNamespace(labelled=np.ones(600, bool), train=range(600))
+    made = recipe(data={"seed": 4, "views": 2}, augment={"repeats": 3}, training={"batch_size": 50})
+    order = Order.of(datasets, made)
+    assert (order.batch_size, order.seed, order.repeats, order.views) == (50, 4, 3, 2)
+    assert steps_per_epoch(datasets, made) == 512 // 50
+
+
+def test_without_mixing_the_order_goes_on_although_views_repeat(recipe):
+    datasets = SimpleNamespace(labelled=np.ones(60, bool), train=range(60))
+    assert Order.of(datasets, recipe(data={"views": 2}, mixing={"mixup": 0.0, "cutmix": 0.0})).views is None
+
+
+def test_a_labelled_share_of_nothing_is_refused(recipe):
+    datasets = SimpleNamespace(labelled=np.zeros(60, bool), train=range(60))
+    with pytest.raises(DataError) as caught:
+        Order.of(datasets, recipe(data={"labeled_fraction": 0.25}))
+    assert str(caught.value) == ("data.labeled_fraction = 0.25 needs labelled images, and there are none; leave it out")

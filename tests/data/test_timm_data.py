@@ -1,0 +1,138 @@
+import struct
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+
+from distillkit.data.datasets import open_datasets
+from distillkit.errors import DataError, MissingExtraError
+from distillkit.recipe import Data
+from distillkit_plugins.datasets.timm_data import TimmData
+
+# timm's reader of .tar files leaves it to Python to close them, which happens at once.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def mnist(digits, tmp_path):
+    """Real digits in the files of MNIST, 60 to train and 20 to test: what torchvision reads."""
+    pixels, labels = digits
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, part in (("train", slice(0, 60)), ("t10k", slice(60, 80))):
+        count = len(labels[part])
+        images = struct.pack(">IIII", 0x803, count, 8, 8) + pixels[part].tobytes()
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(images)
+        classes = struct.pack(">II", 0x801, count) + labels[part].astype(np.uint8).tobytes()
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(classes)
+    return str(tmp_path)
+
+
+@pytest.fixture
+def pictures_tar(write_pictures, tmp_path):
+    """A .tar file of class folders."""
+    write_pictures(tmp_path / "pictures", {"cat": 3, "dog10": 2, "dog9": 2})
+    path = tmp_path / "pictures.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(tmp_path / "pictures", arcname=".")
+    return str(path)
+
+
+def sentence(name, error=DataError, split="train", **data):
+    with pytest.raises(error) as caught:
+        TimmData.open(name, Data(**data), split)
+    return str(caught.value)
+
+
+def test_a_data_set_of_torchvision(mnist, digits, plugins):
+    found = open_datasets(Data(train="timm:torch/mnist", root=mnist), plugins)
+    assert (len(found.train), len(found.validation), len(found.test)) == (54, 6, 20)
+    assert found.class_names[3] == "3 - three"
+    assert found.train.name == "timm:torch/mnist"
+    assert [found.test.label(index) for index in range(20)] == digits[1][60:80].tolist()
+    assert found.test.key(5) == "00000005"
+    picture = found.test.image(5)
+    assert picture.mode == "RGB"
+    assert np.array_equal(np.asarray(picture)[:, :, 0], digits[0][65])
+
+
+def test_a_tar_file(pictures_tar, plugins, digits):
+    found = open_datasets(Data(train=f"timm:{pictures_tar}", validation=0), plugins)
+    assert found.class_names == ("cat", "dog9", "dog10")  # timm sorts as people count
+    keys = [found.train.key(index) for index in range(7)]
+    assert keys[:4] == ["./cat/0000.png", "./cat/0001.png", "./cat/0002.png", "./dog9/0005.png"]
+    assert [found.train.label(index) for index in range(7)] == [0, 0, 0, 1, 1, 2, 2]
+    assert np.array_equal(np.asarray(found.train.image(3))[:, :, 0], digits[0][5])
+    assert found.test is None
+
+
+def test_a_tar_file_for_validation(pictures_tar, write_pictures, tmp_path, plugins):
+    write_pictures(tmp_path / "train", {"cat": 3, "dog9": 2, "dog10": 2})
+    found = open_datasets(Data(train=str(tmp_path / "train"), validation=f"timm:{pictures_tar}"), plugins)
+    assert found.class_names == ("cat", "dog10", "dog9")
+    assert [found.validation.label(index) for index in range(7)] == [0, 0, 0, 2, 2, 1, 1]
+
+
+def test_a_broken_picture_in_a_tar_file_is_named_and_not_replaced(tmp_path, plugins):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_text("not a picture")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("cat", "dog"):
+            tar.add(tmp_path / name / "1.png", arcname=f"{name}/1.png")
+    source = open_datasets(Data(train=f"timm:{tmp_path}/a.tar", validation=0), plugins).train
+    with pytest.raises(OSError, match="cannot identify image file"):
+        source.image(0)
+
+
+def test_a_data_set_of_hugging_face(write_pictures, tmp_path, plugins, digits):
+    pytest.importorskip("datasets", reason="the package datasets is not installed")
+    write_pictures(tmp_path / "data" / "train", {"cat": 4, "dog": 4})
+    write_pictures(tmp_path / "data" / "test", {"cat": 1, "dog": 1}, start=20)
+    data = Data(train=f"timm:hfds/{tmp_path}/data", root=str(tmp_path / "cache"), validation=0.25)
+    found = open_datasets(data, plugins)
+    assert (len(found.train), len(found.validation), len(found.test)) == (6, 2, 2)
+    assert found.class_names == ("cat", "dog")
+    assert [found.test.label(index) for index in range(2)] == [0, 1]
+    assert np.array_equal(np.asarray(found.test.image(1))[:, :, 0], digits[0][21])
+
+
+def test_what_timm_does_not_read():
+    assert sentence("cifar10") == (
+        "'timm:cifar10' is none of timm:torch/<name>, timm:hfds/<name>, timm:wds/<name>, timm:tfds/<name>, "
+        "timm:hfids/<name> and timm:<path>.tar; a folder is named without 'timm:'"
+    )
+    assert sentence("torch/cifar11", root="/data") == (
+        "'timm:torch/cifar11' is not a data set of torchvision that timm knows: cifar10, cifar100, fashion_mnist, "
+        "imagenet, inat, inaturalist, kmnist, mnist, places365, qmnist"
+    )
+
+
+def test_data_that_is_nowhere(tmp_path):
+    assert sentence("torch/cifar10") == "'timm:torch/cifar10' needs data.root, the folder in which it lies"
+    assert sentence("torch/cifar10", root=str(tmp_path)) == (
+        "'timm:torch/cifar10' cannot be opened: Dataset not found or corrupted. "
+        "You can use download=True to download it; with data.download = true it is fetched"
+    )
+    assert sentence(f"{tmp_path}/no.tar") == f"tar file '{tmp_path}/no.tar' does not exist"
+    (tmp_path / "no.tar").write_text("no tar")
+    assert sentence(f"{tmp_path}/no.tar") == (f"tar file '{tmp_path}/no.tar' cannot be opened: truncated header")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("hfds/a", "datasets"), ("hfids/a", "datasets"), ("wds/a", "webdataset"), ("tfds/a", "tensorflow_datasets")],
+)
+def test_a_package_that_is_not_installed(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("distillkit_plugins.datasets.timm_data.find_spec", lambda module: None)
+    assert sentence(name, MissingExtraError) == (
+        f"'timm:{name}' needs {package}, which is not installed; pip install {package}"
+    )
+
+
+def test_parts_that_torchvision_does_not_have(mnist):
+    data = Data(train="timm:torch/mnist", root=mnist)
+    assert TimmData.open("torch/mnist", data, "validation") is None
+    assert TimmData.open("torch/imagenet", data, "test") is None

@@ -1,0 +1,87 @@
+"""Small students and what is exported of them, shared over the session because an export takes seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillkit.exporting import ExportRequest, Provenance
+from distillkit.hooks import Plugins, installed_plugins
+from distillkit.models.timm_model import TimmModel
+from distillkit_export.exports import ExportResult, export_onnx
+
+CLASS_NAMES = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu")
+PROVENANCE = Provenance(
+    model="deit-ti",
+    options={"patch": 8, "depth": 2},
+    run="tonight",
+    weights_sha256="0" * 64,
+    teachers=({"name": "regnety16gf", "licence": "apache-2.0"},),
+)
+
+
+def small_student(architecture, *, seed=0, **options):
+    torch.manual_seed(seed)
+    student = TimmModel.create(architecture, name="student", classes=7, class_names=CLASS_NAMES, **options)
+    for parameter in student.network.parameters():  # as initialised, two heads and many blocks are almost zero
+        torch.nn.init.trunc_normal_(parameter, std=0.2)
+    return student
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Plugins:
+    return installed_plugins()
+
+
+@pytest.fixture(scope="session")
+def distilled() -> TimmModel:
+    """A DeiT with two heads that sees pictures which are not square."""
+    return small_student(
+        "deit_tiny_distilled_patch16_224", image_size=(32, 48), patch_size=8, depth=2, embed_dim=48, num_heads=3
+    )
+
+
+@pytest.fixture(scope="session")
+def plain() -> TimmModel:
+    """A ViT with one head."""
+    return small_student("vit_tiny_patch16_224", image_size=(40, 40), patch_size=8, depth=1, embed_dim=48, num_heads=3)
+
+
+@pytest.fixture(scope="session")
+def convolutional() -> TimmModel:
+    """A CNN whose branches timm folds into one convolution, for pictures that are not square, with mean and std of its
+    own."""
+    student = TimmModel.create(
+        "repvgg_a0", name="student", classes=7, class_names=CLASS_NAMES, image_size=(64, 40)
+    ).eval()
+    student.spec = replace(student.spec, mean=(0.5, 0.4, 0.3), std=(0.25, 0.25, 0.25))
+    return student
+
+
+class Exports(dict):
+    """Every kind of student and answer, each written when it is first asked for."""
+
+    def __init__(self, folder, asked):
+        super().__init__()
+        self.folder = folder
+        self.asked = asked
+
+    def __missing__(self, kind) -> ExportResult:
+        model, request = self.asked[kind]
+        self[kind] = export_onnx(model, self.folder / kind, request)
+        return self[kind]
+
+
+@pytest.fixture(scope="session")
+def exported(distilled, plain, convolutional, tmp_path_factory) -> Exports:
+    asked = {
+        "fused": (distilled, ExportRequest(provenance=PROVENANCE)),
+        "class": (distilled, ExportRequest(head="class")),
+        "distill": (distilled, ExportRequest(head="distill")),
+        "softmax": (distilled, ExportRequest(fusion="softmax")),
+        "plain": (plain, ExportRequest(head="distill", opset=18)),
+        "convolutional": (convolutional, ExportRequest(opset=23)),
+    }
+    return Exports(tmp_path_factory.mktemp("exports"), asked)

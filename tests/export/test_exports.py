@@ -1,0 +1,321 @@
+"""Exported students of every kind against torch, and what their folders say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+
+from distillkit.contracts import Signal
+from distillkit.errors import GateError, RunDirectoryError, UnavailableError
+from distillkit.exporting import Artifact, ExportRequest
+from distillkit.models.timm_model import TimmModel
+from distillkit.version import __version__
+from distillkit_export import onnx_exporter
+from distillkit_export.exports import export_model, export_onnx
+from distillkit_export.onnx_exporter import OnnxExporter
+from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.pictures import photographs
+
+BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
+KINDS = ("fused", "class", "distill", "softmax", "plain", "convolutional")
+
+
+def graph_of(result):
+    return onnx.load(result.directory / "model.onnx").graph
+
+
+def operators(result):
+    return Counter(node.op_type for node in graph_of(result).node)
+
+
+def weights(result):
+    return sum(int(np.prod(weight.dims)) for weight in graph_of(result).initializer if weight.data_type == 1)
+
+
+def images_for(model, count=5):
+    generator = np.random.default_rng(0)
+    return generator.standard_normal((count, 3, *model.spec.image_size)).astype(np.float32)
+
+
+@torch.inference_mode()
+def answers(model, images):
+    """Both heads, by timm's own modules and NumPy's arithmetic rather than ours."""
+    network = model.network.eval()
+    tokens = network.forward_features(torch.from_numpy(images))
+    return network.head(tokens[:, 0]).double().numpy(), network.head_dist(tokens[:, 1]).double().numpy()
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("fused", lambda first, second: (first + second) / 2),
+        ("class", lambda first, _: first),
+        ("distill", lambda _, second: second),
+        ("softmax", lambda first, second: np.log((softmax(first) + softmax(second)) / 2)),
+    ],
+)
+def test_every_answer_of_two_heads(exported, distilled, kind, answer):
+    images = images_for(distilled)
+    expected = answer(*answers(distilled, images))
+    for batch in (images, images[:1]):
+        scores = OnnxSession(exported[kind].directory / "model.onnx")(batch)
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, expected[: len(batch)], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "convolutional"])
+def test_one_head_answers_whatever_is_asked(exported, request, kind):
+    model = request.getfixturevalue(kind)
+    images = images_for(model)
+    with torch.inference_mode():
+        expected = model.network.eval()(torch.from_numpy(images)).numpy()
+    scores = OnnxSession(exported[kind].directory / "model.onnx")(images)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert exported[kind].manifest["output"]["head"] == "class"
+    assert exported[kind].manifest["output"]["fusion"] is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parity_is_far_below_its_limit(exported, kind):
+    parity = exported[kind].parity
+    assert parity.passed
+    assert parity.max_relative <= 4.4e-6
+    assert [batch.batch for batch in parity.batches] == [1, 2, 3, 16]
+    assert {batch.top1_agreement for batch in parity.batches} == {1.0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_file_with_a_dynamic_batch_and_no_traces_of_this_machine(exported, kind):
+    folder = exported[kind].directory
+    assert sorted(file.name for file in folder.iterdir()) == ["export.json", "model.onnx", "parity.json"]
+    (entry,), (answer,) = graph_of(exported[kind]).input, graph_of(exported[kind]).output
+    shapes = [
+        [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim] for value in (entry, answer)
+    ]
+    assert shapes == [["batch", 3, *exported[kind].manifest["input"]["shape"][2:]], ["batch", 7]]
+    assert (entry.name, answer.name) == ("images", "logits")
+    for file in folder.iterdir():
+        for trace in (b"/timm/", b"/torch/", b"site-packages", b"stack_trace", str(folder.parent).encode()):
+            assert trace not in file.read_bytes()
+
+
+def test_vit_keeps_its_fused_operators(exported):
+    # Two norms a block and the last one, one Gelu a block.
+    assert operators(exported["fused"])["LayerNormalization"] == 5
+    assert operators(exported["fused"])["Gelu"] == 2
+    assert operators(exported["plain"])["LayerNormalization"] == 3
+
+
+def test_head_that_is_not_asked_for_is_not_in_the_graph(exported, distilled):
+    names = {kind: {weight.name for weight in graph_of(exported[kind]).initializer} for kind in KINDS}
+    one_head = sum(parameter.numel() for parameter in distilled.network.head_dist.parameters())
+    assert any("head_dist" in name for name in names["fused"])
+    assert not any("head_dist" in name for name in names["class"])
+    assert not any(".head." in name for name in names["distill"])
+    assert weights(exported["fused"]) - weights(exported["class"]) in range(one_head, one_head + 3)
+    assert weights(exported["class"]) == weights(exported["distill"])
+
+
+def test_branches_are_folded_before_the_export(exported, convolutional):
+    blocks = sum(hasattr(module, "reparameterize") for module in convolutional.network.modules())
+    assert operators(exported["convolutional"])["Conv"] == blocks
+    assert "BatchNormalization" not in operators(exported["convolutional"])
+
+
+def test_model_stays_as_it_is(exported, distilled, convolutional):
+    assert exported["fused"].parity.passed
+    assert exported["convolutional"].parity.passed
+    assert all(block.attn.fused_attn for block in distilled.network.blocks)
+    as_made = timm.create_model("repvgg_a0", num_classes=7)
+    assert convolutional.network.state_dict().keys() == as_made.state_dict().keys()
+
+
+def test_manifest_says_what_a_user_of_the_file_needs(exported):
+    result = exported["fused"]
+    manifest = json.loads((result.directory / "export.json").read_text())
+    assert manifest == result.manifest
+    software = manifest.pop("software")
+    assert software["distillkit"] == __version__
+    assert {"python", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"} < set(software)
+    for name, facts in manifest.pop("files").items():
+        content = (result.directory / name).read_bytes()
+        assert facts == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    assert manifest == {
+        "schema_version": 1,
+        "source": {"run": "tonight", "weights_sha256": "0" * 64},
+        "student": {
+            "model": "deit-ti",
+            "options": {"patch": 8, "depth": 2},
+            "architecture": "deit_tiny_distilled_patch16_224",
+            "parameters": 67934,
+            "licence": "apache-2.0",
+        },
+        "teachers": [{"name": "regnety16gf", "licence": "apache-2.0"}],
+        "input": {
+            "name": "images",
+            "dtype": "float32",
+            "layout": "NCHW",
+            "shape": ["batch", 3, 32, 48],
+            "color": "RGB",
+            "scale": "pixels from 0 to 1, then minus mean, then divided by std, per channel",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "interpolation": "bicubic",
+            "crop": 0.9,
+        },
+        "output": {
+            "name": "logits",
+            "dtype": "float32",
+            "shape": ["batch", 7],
+            "head": "fused",
+            "fusion": "logits",
+            "meaning": "scores before the softmax; their softmax is the probability of each class",
+        },
+        "class_names": ["ant", "bee", "cat", "dog", "emu", "fox", "gnu"],
+        "opset": 20,
+        "artifacts": [{"format": "onnx", "file": "model.onnx", "precision": "fp32"}],
+    }
+
+
+def test_file_itself_says_the_same(exported):
+    result = exported["fused"]
+    said = OnnxSession(result.directory / "model.onnx").metadata
+    assert set(said) == {
+        f"distillkit.{key}"
+        for key in ("schema_version", "source", "student", "teachers", "input", "output", "class_names")
+    }
+    assert all(json.loads(value) == result.manifest[key.removeprefix("distillkit.")] for key, value in said.items())
+
+
+def test_parity_file_says_weak_where_photographs_stood_in(exported):
+    said = json.loads((exported["class"].directory / "parity.json").read_text())
+    assert said["schema_version"] == 1
+    assert said["reference"] == f"torch {torch.__version__.partition('+')[0]}, eager, float32, CPU"
+    report = said["files"]["model.onnx"]
+    assert report == {
+        "runtime": f"onnxruntime {exported['class'].manifest['software']['onnxruntime']}, CPUExecutionProvider",
+        **exported["class"].parity.as_dict(),
+    }
+    assert report["images"] == {
+        "source": "crops of two photographs that scikit-learn ships, because no images were given",
+        "count": 54,
+        "weak": True,
+    }
+    assert report["limit"] == {"max_relative": 1e-4}
+
+
+def test_what_a_terminal_shows(exported):
+    result = exported["softmax"]
+    size = (result.directory / "model.onnx").stat().st_size / 1e6
+    assert 0.2 < size < 0.5
+    first, *table = result.lines()
+    assert first == (
+        f"{result.directory / 'model.onnx'}: {size:.3g} MB, fp32, opset 20, batch x 3 x 32 x 48 images, "
+        "both heads fused by softmax"
+    )
+    assert table == result.parity.lines()
+    assert json.loads(json.dumps(result.as_dict()))["manifest"]["output"]["fusion"] == "softmax"
+
+
+def test_file_agrees_in_a_process_that_has_no_torch(exported, distilled, tmp_path):
+    images = images_for(distilled, count=3)
+    first, second = answers(distilled, images)
+    np.savez(tmp_path / "expected.npz", images=images, expected=(first + second) / 2)
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("torch", "timm", "onnx")))
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession({str(exported["fused"].directory / "model.onnx")!r})
+stored = np.load({str(tmp_path / "expected.npz")!r})
+(scores,) = session.run(None, {{"images": stored["images"]}})
+print(np.abs(scores - stored["expected"]).max() / np.abs(stored["expected"]).max())
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(finished.stdout) <= 4.4e-6
+
+
+class BranchingNetwork(torch.nn.Module):
+    """A classifier whose way depends on the pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 7)
+
+    def forward(self, images):
+        pooled = images.mean(dim=(2, 3))
+        return self.head(pooled) if pooled.sum() > 0 else self.head(-pooled)
+
+
+def test_model_that_cannot_be_traced_is_a_sentence(plain, tmp_path, capfd):
+    model = TimmModel(BranchingNetwork(), plain.spec, {})
+    with pytest.raises(UnavailableError) as error:
+        export_onnx(model, tmp_path / "export")
+    assert str(error.value).startswith(
+        "model 'student' (vit_tiny_patch16_224) cannot be written as ONNX with opset 20: "
+    )
+    assert str(error.value).endswith("its forward pass must be traceable by torch.export with a dynamic batch")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_model_too_large_for_one_file_is_refused_before_the_export(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_exporter, "LARGEST_BYTES", 100)
+    size = 4 * plain.spec.parameters
+    with pytest.raises(UnavailableError) as error:
+        export_onnx(plain, tmp_path / "export")
+    assert str(error.value) == (
+        f"model 'student' has {size:,} bytes of float32 weights and one ONNX file holds 100; export a smaller student"
+    )
+
+
+class WrongExporter(OnnxExporter):
+    """A plugin with a mistake: it writes the answer of another head."""
+
+    wrong = ""
+
+    def write(self, model, directory, request, card):
+        shutil.copy(self.wrong, directory / "model.onnx")
+        return Artifact("onnx", "model.onnx")
+
+
+def test_failed_gate_keeps_the_files_aside(exported, distilled, tmp_path):
+    exporter = WrongExporter()
+    exporter.wrong = exported["class"].directory / "model.onnx"
+    target = tmp_path / "export"
+    with pytest.raises(GateError) as error:
+        export_model(exporter, distilled, target, ExportRequest(), photographs(distilled.spec, "x"))
+    assert error.value.exit_code == 4
+    kept = json.loads((target / "rejected" / "parity.json").read_text())["files"]["model.onnx"]
+    worst = max(kept["batches"], key=lambda batch: batch["max_relative"])
+    assert not kept["passed"]
+    assert str(error.value) == (
+        f"model.onnx differs from torch by {worst['max_relative']:.2g} of the largest score at batch {worst['batch']}, "
+        f"the limit is 0.0001; what was built is kept in '{target / 'rejected'}'"
+    )
+    assert sorted(file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file()) == [
+        "rejected/model.onnx",
+        "rejected/parity.json",
+    ]
+
+
+def test_folder_that_is_taken_is_refused_before_the_export(exported, plain):
+    folder = exported["plain"].directory
+    with pytest.raises(RunDirectoryError) as error:
+        export_onnx(plain, folder)
+    assert str(error.value) == f"folder '{folder}' holds an export already; give another, or --force to replace it"

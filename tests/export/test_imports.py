@@ -1,0 +1,41 @@
+"""The half of the package that runs on a target machine needs neither torch nor timm."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import distillkit_export
+
+HANDLE_THE_MODEL = {"torch_graph", "targets", "run_images"}
+TORCH_FREE = sorted(
+    module.name for module in pkgutil.iter_modules(distillkit_export.__path__) if module.name not in HANDLE_THE_MODEL
+)
+BLOCK = "import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
+
+
+def run(code, *blocked):
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK.format(blocked=blocked) + code], capture_output=True, text=True, check=False
+    )
+
+
+def test_everything_but_the_model_imports_without_torch_timm_and_onnx():
+    imports = "; ".join(f"import distillkit_export.{name}" for name in TORCH_FREE)
+    finished = run(f"import distillkit.exporting; {imports}", "torch", "timm", "onnx", "onnxruntime", "sklearn")
+    assert finished.stderr == ""
+    assert "onnx_session" in TORCH_FREE
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"), [("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "export"), ("torch", "train")]
+)
+def test_missing_package_names_its_extra_before_any_work(missing, extra):
+    finished = run("from distillkit_export.onnx_exporter import OnnxExporter; OnnxExporter().check()", missing)
+    assert finished.stderr.splitlines()[-1] == (
+        f"distillkit.errors.MissingExtraError: the export to ONNX needs {missing}, which is not installed; "
+        f'pip install "distillkit[{extra}]"'
+    )

@@ -1,0 +1,47 @@
+"""ONNX Runtime on graphs made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from distillkit.errors import GateError
+from distillkit_export.onnx_session import OnnxSession
+
+
+@pytest.fixture
+def file_for_three(tmp_path):
+    """A graph that says its batch is dynamic and works for one and three images only."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["images", "rows"], ["logits"])],
+        "graph",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [numpy_helper.from_array(np.ones((3, 2), np.float32), "rows")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_scores_of_a_batch(file_for_three):
+    scores = OnnxSession(file_for_three)(np.arange(6, dtype=np.float32).reshape(3, 2))
+    assert scores.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_batch_that_does_not_run_is_a_failed_gate_and_nothing_is_logged(file_for_three, capfd):
+    session = OnnxSession(file_for_three)
+    with pytest.raises(GateError) as error:
+        session(np.zeros((2, 2), np.float32))
+    assert str(error.value).startswith("ONNX Runtime cannot run model.onnx on a batch of 2: ")
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_file_that_does_not_load_is_a_failed_gate(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(GateError) as error:
+        OnnxSession(tmp_path / "model.onnx")
+    assert str(error.value).startswith("ONNX Runtime cannot load model.onnx: ")

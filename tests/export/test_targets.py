@@ -1,0 +1,227 @@
+"""What `distillkit export` may be pointed at, end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from distillkit.errors import CheckpointError, RunDirectoryError, UnknownPluginError, UserError
+from distillkit.exporting import Provenance
+from distillkit.models.timm_model import TimmModel
+from distillkit.recipe import Recipe
+from distillkit.runner import run
+from distillkit_export.exports import export
+from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.targets import default_folder, load_target
+
+SETTINGS = {
+    "data": {"train": "digits", "validation": 0.1, "workers": 0},
+    "augment": {"crop": "none", "flip": 0.0, "eval_crop": 1.0, "interpolation": "bilinear"},
+    "training": {"steps": 4, "batch_size": 64, "device": "cpu", "precision": "fp32", "checkpoint_every": 2, "keep": 2},
+    "trackers": [],
+}
+
+
+@pytest.fixture(scope="module")
+def teacher_run(plugins, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    student = {"model": "small-cnn", "width": 8, "image_size": 8}
+    run(Recipe.model_validate(SETTINGS | {"student": student}), folder, plugins)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(plugins, teacher_run):
+    """A finished run on digits, with a teacher that was itself a run."""
+    folder = teacher_run.parent / "tonight"
+    student = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
+    tables = {
+        "student": student,
+        "teachers": [{"model": f"run:{teacher_run}"}],
+        "losses": [{"loss": "hard"}],
+        "evaluation": {"head": "distill", "fusion": "softmax"},
+    }
+    run(Recipe.model_validate(SETTINGS | tables), folder, plugins)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported_run(plugins, run_folder):
+    return export(str(run_folder), plugins=plugins)
+
+
+def refusal(kind, *arguments, **named):
+    with pytest.raises(kind) as error:
+        load_target(*arguments, **named)
+    return str(error.value)
+
+
+def copied(run_folder, tmp_path, *missing):
+    """The run as it would be with some of its files not yet there."""
+    folder = tmp_path / "unfinished"
+    shutil.copytree(run_folder, folder, ignore=shutil.ignore_patterns("export*", *missing))
+    return folder
+
+
+def test_run_is_exported_into_its_own_folder_and_answers_as_it_evaluated(exported_run, run_folder):
+    manifest = exported_run.manifest
+    assert exported_run.directory == run_folder / "export"
+    assert (manifest["output"]["head"], manifest["output"]["fusion"]) == ("distill", None)
+    weights = (run_folder / "student.safetensors").read_bytes()
+    assert manifest["source"] == {"run": "tonight", "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    assert manifest["student"]["model"] == "deit-ti"
+    assert manifest["student"]["options"] == {"image_size": [8, 8], "patch": 4, "width": 16, "depth": 1, "heads": 2}
+    assert manifest["class_names"] == [str(digit) for digit in range(10)]
+    assert manifest["teachers"] == [{"name": "run:teacher", "architecture": "small-cnn", "licence": None}]
+    assert (manifest["input"]["interpolation"], manifest["input"]["crop"]) == ("bilinear", 1.0)
+
+
+def test_parity_of_a_run_is_measured_on_its_own_validation_images(exported_run):
+    assert exported_run.parity.images == "validation images of run 'tonight'"
+    assert (exported_run.parity.image_count, exported_run.parity.weak) == (54, False)
+    assert exported_run.parity.max_relative <= 4.4e-6
+
+
+def test_nothing_in_the_export_names_a_folder_of_this_machine(exported_run, run_folder):
+    for file in exported_run.directory.iterdir():
+        assert str(run_folder.parent).encode() not in file.read_bytes()
+
+
+def test_exported_run_is_the_saved_student(exported_run, run_folder, plugins):
+    target = load_target(str(run_folder), plugins)
+    images = target.pictures.pixels[:4]
+    with torch.inference_mode():
+        tokens = target.model.network.eval().forward_features(torch.from_numpy(images))
+        expected = target.model.network.head_dist(tokens[:, 1]).numpy()
+    scores = OnnxSession(exported_run.directory / "model.onnx")(images)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoint_of_the_last_step_is_the_student_at_the_end(run_folder, plugins):
+    last = load_target(str(run_folder / "checkpoints" / "step-00000004"), plugins)
+    earlier = load_target(str(run_folder / "checkpoints" / "step-00000002"), plugins)
+    end = load_target(str(run_folder), plugins)
+    states = [target.model.network.state_dict() for target in (last, end, earlier)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert not all(torch.equal(tensor, states[1][name]) for name, tensor in states[2].items())
+    assert (last.head, last.fusion, last.model.spec) == (end.head, end.fusion, end.model.spec)
+    assert (last.provenance.run, last.provenance.teachers) == ("tonight", end.provenance.teachers)
+    assert last.provenance.options == end.provenance.options
+
+
+def test_default_folders_are_never_inside_what_a_run_replaces(run_folder, tmp_path):
+    assert default_folder(str(run_folder)) == run_folder / "export"
+    assert default_folder(str(run_folder / "best")) == run_folder / "export-best"
+    checkpoint = run_folder / "checkpoints" / "step-00000004"
+    assert default_folder(str(checkpoint)) == run_folder / "export-step-00000004"
+    assert default_folder(str(tmp_path)) == tmp_path / "export"
+    assert default_folder("timm:hf-hub/resnet18").as_posix() == "exports/timm-hf-hub-resnet18"
+
+
+def test_photographs_stand_in_where_the_data_stayed_elsewhere(run_folder, tmp_path, plugins):
+    folder = copied(run_folder, tmp_path)
+    text = (folder / "recipe.toml").read_text().replace('train = "digits"', 'train = "elsewhere/flowers"')
+    (folder / "recipe.toml").write_text(text)
+    pictures = load_target(str(folder), plugins).pictures
+    assert pictures.weak
+    assert pictures.source == (
+        "crops of two photographs that scikit-learn ships, because the run's validation images cannot be read here"
+    )
+
+
+def test_student_without_its_run_is_still_a_student(run_folder, tmp_path, plugins):
+    for name in ("student.json", "student.safetensors"):
+        shutil.copy(run_folder / name, tmp_path / name)
+    target = load_target(str(tmp_path), plugins)
+    assert target.pictures.source == (
+        "crops of two photographs that scikit-learn ships, because the student comes without its run"
+    )
+    assert (target.provenance.run, target.provenance.teachers) == (tmp_path.name, ())
+
+
+def test_unfinished_run_names_what_can_be_exported(run_folder, tmp_path, plugins):
+    folder = copied(run_folder, tmp_path / "a", "student.*")
+    (folder / "best").mkdir(exist_ok=True)
+    (folder / "best" / "student.json").write_text("{}")
+    assert refusal(RunDirectoryError, str(folder), plugins) == (
+        f"run '{folder}' has not reached its end; export its best student so far with '{folder / 'best'}'"
+    )
+    folder = copied(run_folder, tmp_path / "b", "student.*")
+    assert refusal(RunDirectoryError, str(folder), plugins) == (
+        f"run '{folder}' has not reached its end; export its newest checkpoint with "
+        f"'{folder / 'checkpoints' / 'step-00000004'}'"
+    )
+    folder = copied(run_folder, tmp_path / "c", "student.*", "checkpoints")
+    assert refusal(RunDirectoryError, str(folder), plugins) == (
+        f"run '{folder}' has not reached its end; continue it with --resume {folder}"
+    )
+
+
+def test_torn_checkpoint(run_folder, tmp_path, plugins):
+    folder = copied(run_folder, tmp_path) / "checkpoints" / "step-00000004"
+    (folder / "task.safetensors").write_bytes(b"torn")
+    message = refusal(CheckpointError, str(folder), plugins)
+    assert message.startswith(f"checkpoint {folder / 'task.safetensors'} cannot be read (")
+    assert message.endswith("); export another one")
+
+
+def test_directory_of_something_else(tmp_path, plugins):
+    assert refusal(RunDirectoryError, str(tmp_path), plugins) == (
+        f"'{tmp_path}' holds no student; give a run directory, a directory with student.json, or a checkpoint"
+    )
+
+
+def test_name_that_is_neither(plugins):
+    assert refusal(RunDirectoryError, "runs/yesterday", plugins) == (
+        "'runs/yesterday' is neither a directory nor a model by name; give a run directory, a directory with "
+        "student.json, or a name such as timm:resnet18"
+    )
+
+
+def test_weights_beside_a_run(run_folder, plugins):
+    assert refusal(UserError, str(run_folder), plugins, "other.safetensors") == (
+        f"'{run_folder}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
+    )
+
+
+def test_model_by_name_with_a_weight_file(tmp_path, plugins):
+    torch.manual_seed(3)
+    trained = TimmModel.create("test_vit", name="any", classes=5).network.state_dict()
+    file = tmp_path / "vit.safetensors"
+    save_file(trained, file)
+    target = load_target("timm:test_vit", plugins, str(file))
+    loaded = target.model.network.state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in loaded.items())
+    assert target.provenance == Provenance(
+        model="timm:test_vit", weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest()
+    )
+    assert (target.head, target.fusion, target.model.spec.classes) == ("fused", "logits", 5)
+    assert target.pictures.source == (
+        "crops of two photographs that scikit-learn ships, because a model by name has no images"
+    )
+
+
+def test_two_heads_of_a_model_by_name_stay_two(plugins):
+    target = load_target("timm:deit_tiny_distilled_patch16_224", plugins, "none")
+    assert {signal.value for signal in target.model.spec.signals} >= {"logits", "distill_logits"}
+
+
+def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, plugins):
+    with pytest.raises(UnknownPluginError) as unknown:
+        export("nothing", tmp_path / "out", plugins=plugins, format="onxx")
+    assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx)"
+    with pytest.raises(UserError) as error:
+        export("nothing", tmp_path / "out", plugins=plugins, opset=9)
+    assert str(error.value) == "opset 9 cannot be written; choose one from 18 to 23"
+
+
+def test_folder_that_is_taken_is_refused_before_anything_is_loaded(tmp_path, plugins):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunDirectoryError) as error:
+        export("nothing", tmp_path, plugins=plugins)
+    assert str(error.value) == f"folder '{tmp_path}' is not empty and holds no export; give another for the export"

@@ -1,0 +1,127 @@
+"""What the documentation shows is true: links lead somewhere, code runs, commands and recipes are understood."""
+
+import re
+import runpy
+import shlex
+import tomllib
+
+import pytest
+import typer
+
+from distillkit.contracts import PluginSpec
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Data
+from distillkit.recipe_files import load_recipe
+from distillkit_cli.main import app
+
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def pages(root):
+    paths = [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def blocks(pages, language):
+    return [(name, code) for name, text in pages.items() for kind, code in BLOCK.findall(text) if kind == language]
+
+
+def test_every_link_between_pages_leads_to_a_file(pages, root):
+    broken = [
+        f"{name}: {target}"
+        for name, text in pages.items()
+        for target in LINK.findall(text)
+        if "://" not in target and not (root / name).parent.joinpath(target).exists()
+    ]
+    assert broken == []
+
+
+def test_every_page_is_reached_from_the_index(pages, root):
+    linked = {
+        (root / "docs" / target).resolve() for target in LINK.findall(pages["docs/index.md"]) if "://" not in target
+    }
+    own = {
+        name for name in pages if name.startswith("docs/") and not name.startswith(("docs/changelog/", "docs/index"))
+    }
+    assert [name for name in sorted(own) if (root / name).resolve() not in linked] == []
+
+
+def test_every_command_uses_verbs_and_options_that_exist(pages):
+    group = typer.main.get_command(app)
+    wrong = []
+    for name, code in blocks(pages, "console"):
+        for line in code.replace("\\\n", " ").splitlines():
+            match = re.match(r"\$ distillkit (.*)", line)
+            if match is None:
+                continue
+            words = shlex.split(match[1], comments=True)
+            verb = group.commands.get(words[0])
+            known = [option for parameter in (verb or group).params for option in parameter.opts]
+            options = [word.partition("=")[0] for word in words if word.startswith("--")]
+            if (verb is None and not words[0].startswith("-")) or set(options) - {*known, "--help"}:
+                wrong.append(f"{name}: {line}")
+    assert wrong == []
+
+
+def test_every_recipe_shown_is_one(pages, tmp_path):
+    for name, code in blocks(pages, "toml"):
+        if {"project", "tool"} & tomllib.loads(code).keys():
+            continue
+        path = tmp_path / "shown.toml"
+        path.write_text(code, encoding="utf-8")
+        assert load_recipe(str(path)), name
+
+
+@pytest.fixture
+def execute(tmp_path):
+    """Run a block of code as a module called "shown", and return its names."""
+
+    def run(code):
+        path = tmp_path / "shown.py"
+        path.write_text(code, encoding="utf-8")
+        return runpy.run_path(str(path), run_name="shown")
+
+    return run
+
+
+@pytest.fixture
+def shown(pages, execute):
+    """`shown("Colours")` is the class or function of that name in docs/plugins.md."""
+
+    def find(name):
+        code = next(code for page, code in blocks(pages, "python") if page == "docs/plugins.md" and name in code)
+        return execute(code)[name]
+
+    return find
+
+
+def test_every_python_block_runs(pages, execute):
+    for name, code in blocks(pages, "python"):
+        if not name.startswith("docs/reference/"):
+            assert execute(code), name
+
+
+def test_the_data_set_shown_gives_labelled_images(shown):
+    colours = shown("Colours")
+    source = colours.open(None, Data(), "train")
+    assert colours.open(None, Data(), "validation") is None
+    assert (len(source), source.key(7), source.label(7)) == (300, "007", 1)
+    assert source.image(7).getpixel((0, 0)) == (0, 59, 0)
+    assert shown("distillkit_datasets")() == [
+        PluginSpec(name="colours", summary="300 pictures of one colour each", factory="shown:Colours")
+    ]
+
+
+def test_the_tracker_shown_hears_of_epochs(shown, capsys):
+    plugins = installed_plugins()
+    plugins.follow(shown("Best")())
+    for epoch, top1 in ((1.0, 50.0), (2.0, 40.0), (3.0, 60.0)):
+        plugins.epoch_ended(None, {"step": 10 * epoch, "epoch": epoch, "validation/top1": top1})
+    assert capsys.readouterr().out == "epoch 1: 50.0 %, the best so far\nepoch 3: 60.0 %, the best so far\n"
+
+
+def test_the_teacher_shown_is_registered_as_shown(shown):
+    (spec,) = shown("distillkit_teachers")()
+    assert installed_plugins().find("teacher", "cifar-resnet20").spec == spec

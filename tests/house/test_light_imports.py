@@ -1,0 +1,55 @@
+"""Help and listings stay fast: neither torch nor timm is imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "timm", "torchvision", "sklearn", "matplotlib", "onnx", "onnxruntime")
+RUN_COMMAND = """
+import contextlib, io, sys
+from distillkit_cli.main import main
+sys.argv = ["distillkit", *{arguments!r}]
+with contextlib.redirect_stdout(io.StringIO()):
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, stop.code
+"""
+
+
+def heavy_modules_after(code):
+    """Run `code` in a new interpreter and return the heavy modules that it loaded."""
+    report = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "distillkit",
+        "distillkit.contracts",
+        "distillkit.discovery",
+        "distillkit.errors",
+        "distillkit.hooks",
+        "distillkit.hookspecs",
+        "distillkit.recipe",
+        "distillkit.recipe_files",
+        "distillkit_cli.main",
+    ],
+)
+def test_importing_loads_nothing_heavy(module):
+    assert heavy_modules_after(f"import {module}") == "[]"
+
+
+def test_discovering_every_plugin_loads_nothing_heavy():
+    assert heavy_modules_after("from distillkit.hooks import installed_plugins; installed_plugins()") == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["plugins"], ["plugins", "--json"], ["recipes"]], ids=" ".join
+)
+def test_commands_that_only_list_load_nothing_heavy(arguments):
+    assert heavy_modules_after(RUN_COMMAND.format(arguments=arguments)) == "[]"

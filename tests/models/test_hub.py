@@ -1,0 +1,127 @@
+import re
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
+
+from distillkit.errors import RecipeError, WeightsError
+from distillkit.models import TimmModel, load_weights, published_weights, why_unavailable
+
+RESNET = "resnet10t.c3_in1k"
+NOT_THERE = (
+    "the published weights of 'resnet10t.c3_in1k' are not in the local cache and the-hub.invalid cannot be reached"
+)
+
+
+def use_hub(monkeypatch, address):
+    """What the environment variable HF_ENDPOINT does, which the hub's client reads when it is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, tmp_path):
+    """An empty cache, and a hub whose name nobody can resolve (RFC 2606)."""
+    use_hub(monkeypatch, "https://the-hub.invalid")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def keep_in_cache(tmp_path, repository, weights):
+    """Lay a file down as the hub's client keeps it."""
+    folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123abcd", encoding="utf-8")
+    save_file(weights, snapshot / "model.safetensors")
+
+
+def test_without_network_and_cache_one_sentence_comes_soon():
+    start = time.monotonic()
+    with pytest.raises(WeightsError) as error:
+        published_weights(RESNET, option="--teacher-weights")
+    assert time.monotonic() - start < 20  # the hub's client would take 47 s
+    assert str(error.value) == (
+        f"{NOT_THERE}; give them with --teacher-weights FILE, or connect once so that they are kept"
+    )
+    assert why_unavailable(RESNET) == NOT_THERE
+
+
+def test_offline_by_request_asks_nobody(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert why_unavailable(RESNET) == NOT_THERE
+
+
+def test_cached_weights_need_no_network(tmp_path):
+    torch.manual_seed(0)
+    source = TimmModel.create(RESNET, name="source")
+    keep_in_cache(tmp_path, "timm/resnet10t.c3_in1k", source.network.state_dict())
+    assert why_unavailable(RESNET) is None
+    model = TimmModel.create(RESNET, name="model")
+    load_weights(model, published_weights(RESNET, option="--teacher-weights"), source="hub", fresh_head=False)
+    assert torch.equal(model.network.fc.weight, source.network.fc.weight)
+
+
+def test_weights_that_have_a_plain_address(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    architecture = "gcvit_xxtiny.in1k"
+    assert why_unavailable(architecture) == (
+        "the published weights of 'gcvit_xxtiny.in1k' are not in the local cache and github.com cannot be reached"
+    )
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save({"norm.bias": torch.ones(2)}, cache / get_pretrained_cfg(architecture).url.rpartition("/")[2])
+    assert why_unavailable(architecture) is None
+    assert published_weights(architecture, option="--teacher-weights")["norm.bias"].tolist() == [1.0, 1.0]
+
+
+class NotFound(BaseHTTPRequestHandler):
+    """A hub that has nothing."""
+
+    def do_HEAD(self):
+        self.send_error(404)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_hub_that_does_not_have_the_file(monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), NotFound) as hub:
+        Thread(target=hub.serve_forever, daemon=True).start()
+        use_hub(monkeypatch, f"http://127.0.0.1:{hub.server_port}")
+        assert why_unavailable(RESNET) is None
+        with pytest.raises(WeightsError) as error:
+            published_weights(RESNET, option="--student-weights")
+        hub.shutdown()
+    assert re.fullmatch(
+        r"downloading the published weights of 'resnet10t\.c3_in1k' failed \(.+\); "
+        r"try again, or give them with --student-weights FILE",
+        str(error.value),
+    )
+
+
+def test_architecture_that_nobody_trained():
+    with pytest.raises(WeightsError) as error:
+        published_weights("botnet50ts_256.untrained", option="--teacher-weights")
+    assert str(error.value) == (
+        "timm knows no published weights of 'botnet50ts_256.untrained'; "
+        "give them with --teacher-weights FILE, or connect once so that they are kept"
+    )
+
+
+def test_unknown_architecture():
+    with pytest.raises(RecipeError) as error:
+        why_unavailable("resnet81")
+    assert str(error.value) == f"timm {timm.__version__} has no model 'resnet81'; did you mean 'resnet18'?"

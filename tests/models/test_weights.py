@@ -1,0 +1,233 @@
+import re
+
+import pytest
+import torch
+
+from distillkit.errors import WeightsError
+from distillkit.models import TimmModel, TimmRequest, classes_of, load_weights
+
+SMALL = {"image_size": (32, 32), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+
+
+def vit(classes=7, *, distilled=False, name="vit", **changes):
+    architecture = "deit_tiny_distilled_patch16_224" if distilled else "deit_tiny_patch16_224"
+    return TimmModel.create(architecture, name=name, classes=classes, **{**SMALL, **changes})
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def refused(model, weights, *, fresh_head=False):
+    before = weights_of(model)
+    with pytest.raises(WeightsError) as error:
+        load_weights(model, weights, source="w.pth", fresh_head=fresh_head)
+    after = weights_of(model)
+    assert all(torch.equal(before[name], after[name]) for name in before), "a refused file changes nothing"
+    return str(error.value)
+
+
+def test_everything_is_loaded_and_counted(plain):
+    model = vit()
+    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=False)
+    loaded = model.network.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in weights_of(plain).items())
+    assert (report.source, report.loaded, report.fresh, report.notes) == ("w.pth", len(loaded), (), ())
+
+
+def test_half_precision_becomes_the_networks_own(plain):
+    model = vit()
+    weights = {name: tensor.bfloat16() for name, tensor in weights_of(plain).items()}
+    load_weights(model, weights, source="w.pth", fresh_head=False)
+    assert model.network.head.weight.dtype is torch.float32
+    assert torch.equal(model.network.head.weight, weights["head.weight"].float())
+
+
+@pytest.mark.parametrize("fresh_head", [True, False])
+def test_missing_unexpected_and_reshaped_are_counted_and_named(plain, fresh_head):
+    weights = weights_of(plain)
+    weights = {name.replace("blocks.1", "layers.1"): tensor for name, tensor in weights.items()}
+    weights["norm.bias"] = torch.zeros(5)
+    assert refused(vit(), weights, fresh_head=fresh_head) == (
+        "w.pth does not fit 'vit' (deit_tiny_patch16_224): "
+        "12 of 32 tensors are missing (blocks.1.norm1.weight, blocks.1.norm1.bias, blocks.1.attn.qkv.weight, ...); "
+        "12 of 32 tensors are not known to it (layers.1.norm1.weight, layers.1.norm1.bias, layers.1.attn.qkv.weight, "
+        "...); 1 of 32 tensors are of another shape (norm.bias [5] instead of [48]); "
+        "give weights of this very architecture"
+    )
+
+
+@pytest.mark.parametrize("fresh_head", [True, False])
+def test_weights_of_something_else_altogether(fresh_head):
+    resnet = TimmModel.sketch(TimmRequest("resnet10t", "resnet", 7))
+    sentence = refused(vit(), {name: torch.zeros(tensor.shape) for name, tensor in weights_of(resnet).items()})
+    assert re.fullmatch(
+        r"w\.pth does not fit 'vit' \(deit_tiny_patch16_224\): 30 of 32 tensors are missing \(cls_token, pos_embed, "
+        r"patch_embed\.proj\.weight, \.\.\.\); \d+ of 32 tensors are not known to it \(conv1\.0\.weight, "
+        r"conv1\.1\.weight, conv1\.1\.bias, \.\.\.\); give weights of this very architecture",
+        sentence,
+    )
+
+
+def test_teacher_never_gets_a_random_head():
+    assert refused(vit(classes=10, name="vit-b"), weights_of(vit(classes=1000))) == (
+        "w.pth has a head for 1,000 classes and 'vit-b' needs one for 10; a teacher never gets a random head: "
+        "fine-tune it with `distillkit finetune`, then use --teacher run:DIR"
+    )
+
+
+def test_teacher_needs_a_head():
+    weights = {name: tensor for name, tensor in weights_of(vit()).items() if not name.startswith("head.")}
+    assert refused(vit(name="vit-b"), weights) == (
+        "w.pth has no head and 'vit-b' needs one for 7; a teacher never gets a random head: "
+        "fine-tune it with `distillkit finetune`, then use --teacher run:DIR"
+    )
+
+
+def test_student_keeps_a_fresh_head_for_other_classes(plain):
+    model = vit(classes=10)
+    fresh = weights_of(model)
+    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    assert report.fresh == ("head.bias", "head.weight")
+    assert report.notes == ("the head for 7 classes was left out; the one for 10 classes starts at random",)
+    assert report.loaded == len(fresh) - 2
+    assert torch.equal(model.network.head.weight, fresh["head.weight"])
+    assert torch.equal(model.network.pos_embed, plain.network.pos_embed)
+
+
+def test_student_may_start_without_a_head(plain):
+    weights = {name: tensor for name, tensor in weights_of(plain).items() if not name.startswith("head.")}
+    report = load_weights(vit(classes=10), weights, source="w.pth", fresh_head=True)
+    assert report.notes == ("there was no such head; the one for 10 classes starts at random",)
+
+
+def test_distillation_token_starts_from_the_class_token(plain):
+    model = vit(distilled=True)
+    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    network, source = model.network, plain.network
+    assert report.fresh == ()
+    assert report.notes == (
+        (
+            "the distillation token and its position start as copies of the class token's, "
+            "its head as a copy of the class head"
+        ),
+    )
+    assert torch.equal(network.dist_token, source.cls_token)
+    assert torch.equal(network.cls_token, source.cls_token)
+    assert torch.equal(network.pos_embed[:, 0], source.pos_embed[:, 0])
+    assert torch.equal(network.pos_embed[:, 1], source.pos_embed[:, 0])
+    assert torch.equal(network.pos_embed[:, 2:], source.pos_embed[:, 1:])
+    assert torch.equal(network.head_dist.weight, source.head.weight)
+    assert torch.equal(network.head_dist.bias, source.head.bias)
+
+
+def test_distillation_head_is_fresh_where_the_class_head_does_not_fit(plain):
+    model = vit(classes=10, distilled=True)
+    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    assert report.fresh == ("head.bias", "head.weight", "head_dist.bias", "head_dist.weight")
+    assert report.notes == (
+        "the distillation token and its position start as copies of the class token's",
+        "the head for 7 classes was left out; the one for 10 classes starts at random",
+    )
+    assert torch.equal(model.network.dist_token, plain.network.cls_token)
+
+
+def test_distillation_token_is_left_out_of_a_plain_student(distilled):
+    model = vit()
+    report = load_weights(model, weights_of(distilled), source="w.pth", fresh_head=True)
+    assert report.notes == ("the distillation token, its position and its head were left out",)
+    assert torch.equal(model.network.pos_embed[:, 0], distilled.network.pos_embed[:, 0])
+    assert torch.equal(model.network.pos_embed[:, 1:], distilled.network.pos_embed[:, 2:])
+    assert torch.equal(model.network.head.weight, distilled.network.head.weight)
+
+
+def test_teacher_gets_no_token_made_up(plain):
+    assert refused(vit(distilled=True, name="deit"), weights_of(plain)) == (
+        "w.pth does not fit 'deit' (deit_tiny_distilled_patch16_224): 1 of 35 tensors are missing (dist_token); "
+        "1 of 35 tensors are of another shape (pos_embed [1, 17, 48] instead of [1, 18, 48]); "
+        "give weights of this very architecture"
+    )
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(False, False), (True, True), (False, True), (True, False)])
+def test_positions_are_resized_as_the_authors_do(given, wanted):
+    torch.manual_seed(0)
+    source = vit(distilled=given)
+    model = vit(distilled=wanted, image_size=(48, 64))
+    report = load_weights(model, weights_of(source), source="w.pth", fresh_head=True)
+    assert "the position embedding was resized from 4x4 to 6x8 patches" in report.notes
+    patches = source.network.pos_embed[:, 1 + given :].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(patches, size=(6, 8), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(
+        model.network.pos_embed[:, 1 + wanted :], expected.permute(0, 2, 3, 1).flatten(1, 2), rtol=1e-6, atol=1e-7
+    )
+
+
+def test_teacher_positions_are_not_resized():
+    assert refused(vit(image_size=(48, 48), name="vit-b"), weights_of(vit())) == (
+        "w.pth does not fit 'vit-b' without resampling pos_embed from [1, 17, 48] to [1, 37, 48]; "
+        "give weights of this very architecture"
+    )
+
+
+def test_positions_that_are_no_square_are_refused(plain):
+    weights = weights_of(plain)
+    weights["pos_embed"] = torch.zeros(1, 1 + 20, 48)
+    assert refused(vit(), weights, fresh_head=True) == (
+        "the position embedding in w.pth has 20 patches, which is no square grid; "
+        "only square grids can be resized to 4x4"
+    )
+
+
+def test_patches_of_another_size_are_resampled_for_a_student(plain):
+    model = vit(patch_size=4, image_size=(16, 16))
+    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    assert report.notes == ("resampling patch_embed.proj.weight from [48, 3, 8, 8] to [48, 3, 4, 4]",)
+
+
+def test_older_layout_of_timm(plain):
+    weights = weights_of(plain)
+    projection = weights["patch_embed.proj.weight"]
+    weights["patch_embed.proj.weight"] = projection.reshape(48, -1)
+    model = vit()
+    load_weights(model, weights, source="w.pth", fresh_head=False)
+    assert torch.equal(model.network.patch_embed.proj.weight, projection)
+
+
+def torchvisions_name(name):
+    """The name that torchvision gives to a tensor of timm's RegNet."""
+    name = name.replace("stem.conv", "stem.0").replace("stem.bn", "stem.1").replace("head.fc", "fc")
+    for timms, theirs in (
+        ("conv1.conv", "f.a.0"), ("conv1.bn", "f.a.1"), ("conv2.conv", "f.b.0"), ("conv2.bn", "f.b.1"),
+        ("se.fc1", "f.se.excitation.0"), ("se.fc2", "f.se.excitation.2"), ("conv3.conv", "f.c.0"),
+        ("conv3.bn", "f.c.1"), ("downsample.conv", "proj.0"), ("downsample.bn", "proj.1"),
+    ):  # fmt: skip
+        name = name.replace(timms, theirs)
+    return re.sub(
+        r"^s(\d)\.b(\d+)", lambda found: f"trunk_output.block{found[1]}.block{found[1]}-{int(found[2]) - 1}", name
+    )
+
+
+def test_another_librarys_layout_that_timm_knows():
+    torch.manual_seed(0)
+    model, source = (TimmModel.create("regnety_002", name="regnet", classes=5) for _ in range(2))
+    weights = {torchvisions_name(name): tensor for name, tensor in weights_of(source).items()}
+    assert "trunk_output.block3.block3-1.f.se.excitation.0.weight" in weights
+    assert classes_of(weights, TimmModel.sketch(TimmRequest("regnety_002", "regnet"))) == 5
+    load_weights(model, weights, source="w.pth", fresh_head=False)
+    assert all(torch.equal(tensor, model.network.state_dict()[name]) for name, tensor in weights_of(source).items())
+
+
+def test_counters_of_batches_may_be_missing():
+    model, source = (TimmModel.create("resnet10t", name="resnet", classes=5) for _ in range(2))
+    weights = {name: tensor for name, tensor in weights_of(source).items() if "num_batches" not in name}
+    load_weights(model, weights, source="w.pth", fresh_head=False)
+    assert torch.equal(model.network.fc.weight, source.network.fc.weight)
+
+
+def test_classes_of_a_file(plain, distilled):
+    sketch = TimmModel.sketch(TimmRequest("deit_tiny_patch16_224", "vit", 1000, (32, 32), plain.arguments))
+    weights = weights_of(plain)
+    assert classes_of(weights, sketch) == 7
+    assert classes_of({f"backbone.{name}": tensor for name, tensor in weights.items()}, sketch) == 7
+    assert classes_of({name: tensor for name, tensor in weights.items() if "head" not in name}, sketch) is None

@@ -1,0 +1,72 @@
+"""Every loss, student and teacher that comes with distillkit keeps the contract, in a geometry that is quick."""
+
+import pytest
+
+from distillkit import ModelRequest
+from distillkit.hooks import installed_plugins
+from distillkit.models import save_student
+from distillkit.models.heads import Answer
+from distillkit.testing import SlowListingWarning, check_loss, check_student, check_teacher
+
+pytestmark = pytest.mark.filterwarnings(f"error::{SlowListingWarning.__module__}.{SlowListingWarning.__qualname__}")
+
+TINY = {"image_size": 16, "patch": 4, "width": 24, "depth": 3, "heads": 2}
+LOSSES = [
+    ("ce", {}),
+    ("hard", {}),
+    ("soft", {}),
+    ("soft", {"tau": 1.0, "lambda": 0.5, "reduction": "numel"}),
+]
+STUDENTS = [
+    ("deit-ti", TINY),
+    ("deit-ti", {**TINY, "image_size": [16, 24], "drop_path": 0.2, "dropout": 0.1}),
+    ("vit-ti", TINY),
+    ("vit-ti", {**TINY, "drop_path": 0.2}),
+    ("small-cnn", {"width": 4, "image_size": 8}),
+    ("small-cnn", {"width": 4, "image_size": [9, 12]}),
+    ("timm:test_resnet", {"image_size": 64}),
+    pytest.param("timm:levit_128s", {}, marks=pytest.mark.slow),
+]
+OTHER_SIZES = ["deit-s", "deit-b", "vit-s", "vit-b"]
+TEACHERS = ["cifar-resnet20", "timm:test_resnet", "timm:test_vit"]
+
+
+@pytest.mark.parametrize(("name", "options"), LOSSES)
+def test_loss(name, options):
+    check_loss(name, options)
+
+
+@pytest.mark.parametrize(("name", "options"), STUDENTS)
+def test_student(name, options):
+    check_student(name, options, classes=7)
+
+
+@pytest.mark.parametrize("name", OTHER_SIZES)
+def test_student_of_another_size(name):
+    check_student(name, TINY, classes=7, backend=None)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_teacher(name):
+    check_teacher(name)
+
+
+def test_teacher_from_a_run(tmp_path):
+    plugins = installed_plugins()
+    request = ModelRequest("deit-ti", None, plugins.options("student", "deit-ti", TINY), classes=7)
+    model = plugins.factory("student", "deit-ti").build(request)
+    save_student(tmp_path, model, request, Answer("fused", "softmax"))
+    check_teacher(f"run:{tmp_path}")
+
+
+def test_no_factory_is_left_out():
+    """Names that share a factory and differ in what they load (`regnety16gf`, `vit-b`) are checked by one of them."""
+    checked = {
+        "loss": [name for name, _ in LOSSES],
+        "student": [*OTHER_SIZES, "deit-ti", "vit-ti", "small-cnn", "timm:test_resnet"],
+        "teacher": [*TEACHERS, "run:directory"],
+    }
+    plugins = installed_plugins()
+    for role, names in checked.items():
+        registered = {owned.spec.factory for owned in plugins.listing(role) if owned.owner.distribution == "distillkit"}
+        assert {plugins.find(role, name).spec.factory for name in names} == registered

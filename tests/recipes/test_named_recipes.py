@@ -1,0 +1,93 @@
+"""The recipes that come with the package say what their sources say."""
+
+import pytest
+
+from distillkit.recipe import (
+    Augment,
+    Evaluation,
+    Labels,
+    LossEntry,
+    Mixing,
+    Optimizer,
+    Schedule,
+    TeacherEntry,
+    Training,
+)
+from distillkit.recipe_files import load_recipe, named_recipes
+
+NAMES = ["cifar10-few-labels", "default", "deit-b", "deit-s", "deit-ti", "digits"]
+
+
+def test_they_are_listed_by_name():
+    assert [recipe.name for recipe in named_recipes()] == NAMES
+
+
+@pytest.mark.parametrize("recipe", named_recipes(), ids=lambda recipe: recipe.name)
+def test_each_says_what_it_is_where_it_comes_from_and_what_it_costs(recipe):
+    assert recipe.summary.endswith(".")
+    assert recipe.source
+    assert recipe.cost
+    assert recipe.path.is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_can_be_shortened(name):
+    full, short = load_recipe(name), load_recipe(name, smoke=True)
+    assert (short.training.steps or short.training.epochs) <= 2
+    assert short.training.batch_size <= full.training.batch_size
+    assert (short.student, short.teachers, short.losses) == (full.student, full.teachers, full.losses)
+
+
+@pytest.mark.parametrize("size", ["ti", "s", "b"])
+def test_deit_is_table_9_of_the_paper(size):
+    """Touvron et al. 2021, arXiv:2012.12877, Table 9, row DeiT; main.py of the authors where the table is silent."""
+    recipe = load_recipe(f"deit-{size}")
+    assert recipe.student.model == f"deit-{size}"
+    assert recipe.student.options == {"drop_path": 0.1}
+    assert recipe.student.weights is None
+    assert recipe.teachers == (TeacherEntry(model="regnety16gf"),)
+    assert recipe.losses == (LossEntry(loss="hard"),)
+    assert recipe.labels == Labels(weight=None, smoothing=0.1)
+    assert recipe.training == Training(epochs=300, batch_size=1024, clip=None, ema=None)
+    assert recipe.optimizer == Optimizer(name="adamw", lr=5e-4, lr_base_batch=512, weight_decay=0.05, eps=1e-8)
+    assert recipe.schedule == Schedule(name="cosine", warmup_epochs=5.0, warmup_lr=1e-6, min_lr=1e-5)
+    assert recipe.augment == Augment(
+        crop="resized",
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        auto="rand-m9-mstd0.5-inc1",
+        color_jitter=0.0,
+        erasing=0.25,
+        interpolation="bicubic",
+        repeats=3,
+        eval_crop=0.875,
+    )
+    assert recipe.mixing == Mixing(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, mode="pair")
+    assert recipe.evaluation == Evaluation(head="fused", fusion="logits")
+
+
+def test_digits_are_not_shifted():
+    recipe = load_recipe("digits")
+    assert recipe.augment == Augment(crop="none", flip=0.0, eval_crop=1.0)
+    assert recipe.student.options == {"image_size": 8, "patch": 4, "width": 64, "depth": 4, "heads": 4}
+    assert recipe.training == Training(epochs=30, batch_size=64)
+    assert recipe.optimizer == Optimizer(name="adamw", lr=1e-3, weight_decay=0.05)
+    assert (recipe.teachers, recipe.losses) == ((), ())
+
+
+def test_cifar10_with_few_labels():
+    recipe = load_recipe("cifar10-few-labels")
+    assert recipe.data.labels == 500
+    assert recipe.augment == Augment(crop="padded", padding=4, flip=0.5, eval_crop=1.0)
+    assert recipe.student.options == {"image_size": 32, "patch": 4, "width": 96, "depth": 4, "heads": 3}
+    assert recipe.training == Training(epochs=20, batch_size=128)
+    assert recipe.optimizer == Optimizer(name="adamw", lr=1e-3, weight_decay=0.05)
+    assert (recipe.teachers, recipe.losses) == ((), ())
+
+
+def test_the_default_fits_pretrained_weights_and_needs_no_teacher():
+    recipe = load_recipe("default")
+    assert recipe.optimizer == Optimizer(name="adamw", lr=2e-4, weight_decay=0.05)
+    assert recipe.training == Training(epochs=30, batch_size=64)
+    assert (recipe.teachers, recipe.losses) == ((), ())

@@ -1,0 +1,264 @@
+"""Recipes from files and the command line, and back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from distillkit.errors import RecipeError
+from distillkit.recipe import (
+    Augment,
+    Data,
+    Labels,
+    LossEntry,
+    Optimizer,
+    Recipe,
+    Schedule,
+    StudentEntry,
+    TeacherEntry,
+    Training,
+)
+from distillkit.recipe_files import dump, load_recipe, read_tables
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a recipe file and return its path as the user would type it."""
+
+    def write_file(text, name="mine.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write_file
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(*arguments, **options)
+    return str(caught.value)
+
+
+class TestChoice:
+    @pytest.mark.parametrize("overrides", [{}, {"data.train": "digits"}, {"training.epochs": 3}])
+    def test_digits_have_their_own_recipe(self, overrides):
+        assert load_recipe(overrides=overrides).student.options["image_size"] == 8
+
+    @pytest.mark.parametrize("overrides", [{"data.train": "pictures"}, {"data.unlabeled": "pictures"}])
+    def test_other_data_get_the_default_one(self, overrides):
+        assert load_recipe(overrides=overrides).about == load_recipe("default").about
+
+    def test_a_setting_chooses_like_an_option(self):
+        assert load_recipe(assignments=["data.train=pictures"]).about == load_recipe("default").about
+
+    def test_a_file_is_taken_as_it_is(self, write):
+        assert load_recipe(write("seed = 3")) == Recipe(seed=3)
+
+
+class TestLayers:
+    def test_a_file_goes_over_its_base(self, write):
+        path = write('base = "deit-ti"\n[training]\nbatch_size = 256\n[student]\npatch = 8\n')
+        recipe = load_recipe(path)
+        base = load_recipe("deit-ti")
+        assert recipe.training == base.training.model_copy(update={"batch_size": 256})
+        assert recipe.student.options == {"drop_path": 0.1, "patch": 8}
+        assert recipe.augment == base.augment
+
+    def test_a_base_may_be_a_file_beside_it(self, write, tmp_path):
+        (tmp_path / "deeper").mkdir()
+        write("seed = 3\n[training]\nepochs = 5", "lowest.toml")
+        write('base = "../lowest.toml"\n[training]\nbatch_size = 8', "deeper/middle.toml")
+        recipe = load_recipe(write('base = "deeper/middle.toml"\n[data]\nlabels = 10'))
+        assert recipe == Recipe(seed=3, training=Training(epochs=5, batch_size=8), data=Data(labels=10))
+
+    def test_the_command_line_goes_over_smoke_and_smoke_over_the_file(self, write):
+        path = write("[training]\nepochs = 300\nbatch_size = 1024\n[smoke.training]\nsteps = 2\nbatch_size = 8\n")
+        assert load_recipe(path).training == Training(epochs=300, batch_size=1024)
+        assert load_recipe(path, smoke=True).training == Training(steps=2, batch_size=8)
+        assert load_recipe(path, smoke=True, overrides={"training.batch_size": 4}).training == Training(
+            steps=2, batch_size=4
+        )
+
+    def test_settings_go_over_options(self):
+        recipe = load_recipe(overrides={"training.epochs": 3, "seed": 1}, assignments=["training.epochs=4"])
+        assert (recipe.training.epochs, recipe.seed) == (4, 1)
+
+    def test_the_smoke_tables_of_a_base_count_too(self, write):
+        path = write('base = "deit-ti"\n[smoke]\ntraining.batch_size = 2\n')
+        assert load_recipe(path, smoke=True).training == Training(steps=2, batch_size=2)
+
+    def test_a_teacher_and_losses_from_options_replace_those_of_the_recipe(self):
+        recipe = load_recipe(
+            "deit-ti",
+            overrides={
+                "teachers": [{"model": "run:runs/teacher"}],
+                "losses": [{"loss": "soft", "tau": 2}],
+                "teacher.size": "native",
+            },
+            assignments=["loss.weight=.9"],
+        )
+        assert recipe.teachers == (TeacherEntry(model="run:runs/teacher", size="native"),)
+        assert recipe.losses == (LossEntry.model_validate({"loss": "soft", "weight": 0.9, "tau": 2}),)
+
+    def test_what_the_caller_gave_is_left_alone(self):
+        teachers = [{"model": "vit-b"}]
+        load_recipe(overrides={"teachers": teachers, "teacher.size": "native"})
+        assert teachers == [{"model": "vit-b"}]
+
+    def test_an_empty_value_brings_the_default_back(self):
+        assert load_recipe("cifar10-few-labels", assignments=["data.labels="]).data == Data()
+
+    @pytest.mark.parametrize(
+        ("assignment", "value"),
+        [
+            ("student.image_size=384", {"model": "deit-ti", "drop_path": 0.1, "image_size": 384}),
+            ("student.model=vit-s", {"model": "vit-s"}),
+        ],
+    )
+    def test_options_of_a_plugin_are_kept_unchecked(self, assignment, value):
+        student = load_recipe("deit-ti", assignments=[assignment]).student
+        assert student.model_dump(exclude_none=True) == value
+
+    def test_texts_and_numbers(self):
+        recipe = load_recipe(assignments=["augment.auto=rand-m9-mstd0.5-inc1", "training.clip=1.0"])
+        assert recipe.augment.auto == "rand-m9-mstd0.5-inc1"
+        assert recipe.training.clip == 1.0
+
+
+class TestRefusals:
+    def test_everything_that_is_wrong_is_said_at_once(self):
+        assert refusal(
+            assignments=["foo", "teacher.size=96", "training.epoch=3", "augment.flip=2"],
+            overrides={"evaluation.head": "both"},
+        ) == (
+            "5 problems\n"
+            "  'foo' is not a setting; write key=value, such as training.epochs=20\n"
+            "  'teacher.size' needs a teacher; name one with --teacher, or in the recipe's `teachers`\n"
+            "  'augment.flip' is 2; it should be less than or equal to 1\n"
+            "  unknown key 'training.epoch'; did you mean 'training.epochs'?\n"
+            "  'evaluation.head' is 'both'; it should be 'fused', 'class' or 'distill'"
+        )
+
+    def test_a_wrong_key_in_a_file_names_the_file(self, write):
+        path = write("[training]\nepoch = 3")
+        assert refusal(path) == f"recipe '{path}': unknown key 'training.epoch'; did you mean 'training.epochs'?"
+
+    def test_an_unknown_name(self):
+        assert refusal("diet-ti") == (
+            "unknown recipe 'diet-ti'; did you mean 'deit-ti'? "
+            "(known: cifar10-few-labels, default, deit-b, deit-s, deit-ti, digits); a file's name ends with .toml"
+        )
+
+    def test_a_missing_file(self, tmp_path):
+        path = tmp_path / "absent.toml"
+        assert refusal(str(path)) == f"recipe '{path}' does not exist; `distillkit recipes` lists those with a name"
+
+    def test_a_directory(self, tmp_path):
+        assert refusal(f"{tmp_path}/") == (
+            f"recipe '{tmp_path}' is a directory; give a file, such as {tmp_path}/recipe.toml"
+        )
+
+    def test_a_file_that_is_not_toml(self, write):
+        path = write("seed: 3\n")
+        assert refusal(path) == (
+            f"recipe '{path}' is not TOML: expected '=' after a key in a key/value pair (at line 1, column 5)"
+        )
+
+    def test_a_file_that_is_not_text(self, tmp_path):
+        path = tmp_path / "weights.toml"
+        path.write_bytes(b"\x80\x02")
+        assert refusal(str(path)) == f"recipe '{path}' is not text in UTF-8; a recipe is a TOML file"
+
+    def test_a_path_through_a_file(self, write):
+        path = write("seed = 3") + "/recipe.toml"
+        assert refusal(path) == f"recipe '{path}' cannot be read: Not a directory"
+
+    def test_a_base_that_leads_back(self, write):
+        write('base = "b.toml"', "a.toml")
+        path = write('base = "a.toml"', "b.toml")
+        assert refusal(path) == "recipe 'b.toml' is its own base: b.toml -> a.toml -> b.toml"
+
+    def test_a_base_that_is_no_name(self, write):
+        path = write("base = 3")
+        assert refusal(path) == f"recipe '{path}': 'base' is 3; it should be the name or the file of a recipe"
+
+    def test_no_smoke_table(self, write):
+        path = write("seed = 3")
+        assert refusal(path, smoke=True) == (
+            f"recipe '{path}' has no [smoke] table; add one, or shorten the run with --set training.steps=2"
+        )
+
+
+names = st.text("abcdefghij-", min_size=1, max_size=8)
+texts = st.text(max_size=12)
+shares = st.floats(0, 1)
+positives = st.floats(1e-9, 1e9)
+counts = st.integers(1, 10**6)
+# What a plugin may own: anything that TOML can say.
+options = st.dictionaries(
+    st.sampled_from(["tau", "patch", "image size", "ü"]),
+    st.recursive(
+        st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | texts,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+        max_leaves=5,
+    ),
+    max_size=3,
+)
+
+
+def filled(table, **fields):
+    return st.builds(table, **{name: st.none() | values for name, values in fields.items()})
+
+
+@st.composite
+def recipes(draw):
+    teachers = tuple(
+        TeacherEntry.model_validate({"model": name, "size": draw(st.sampled_from(["auto", 224])), **draw(options)})
+        for name in draw(st.lists(names, max_size=3, unique=True))
+    )
+    losses = tuple(
+        LossEntry.model_validate(
+            {"loss": name, "teacher": draw(st.sampled_from(teachers)).name if teachers else None, **draw(options)}
+        )
+        for name in draw(st.lists(names, max_size=3, unique=True))
+    )
+    return Recipe(
+        seed=draw(st.integers(0, 2**31)),
+        data=draw(filled(Data, train=texts, unlabeled=texts, labels=counts, labeled_fraction=st.just(0.5))),
+        augment=draw(st.builds(Augment, scale=st.tuples(shares, shares), flip=shares, auto=texts, repeats=counts)),
+        labels=draw(filled(Labels, weight=positives)),
+        teachers=teachers,
+        student=StudentEntry.model_validate(
+            {"model": draw(names), "weights": draw(texts | st.none()), **draw(options)}
+        ),
+        losses=losses,
+        training=draw(filled(Training, steps=counts, clip=positives, threads=counts)),
+        optimizer=draw(filled(Optimizer, lr_base_batch=counts, betas=st.tuples(shares, shares), eps=positives)),
+        schedule=draw(st.builds(Schedule, warmup_epochs=st.floats(0, 50), min_lr=shares)),
+        trackers=tuple(draw(st.lists(names, max_size=2))),
+    )
+
+
+@given(recipe=recipes())
+def test_what_is_written_loads_to_an_equal_recipe(recipe, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "round-trip.toml"
+    path.write_text(dump(recipe), encoding="utf-8")
+    assert load_recipe(str(path)) == recipe
+
+
+def test_none_is_the_default_wherever_a_key_may_be_none():
+    """What `dump` leaves out because it is None must come back as None."""
+
+    def optional_fields(table):
+        for name, field in table.model_fields.items():
+            if type(None) in getattr(field.annotation, "__args__", ()):
+                yield name, field
+
+    tables = [Recipe, TeacherEntry, StudentEntry, LossEntry]
+    tables += [type(value) for value in dict(Recipe()).values() if isinstance(value, BaseModel)]
+    assert {name: field.default for table in tables for name, field in optional_fields(table) if field.default} == {}
+
+
+def test_read_tables_keeps_the_smoke_tables():
+    assert read_tables("deit-s")["smoke"]["training"] == {"steps": 2, "batch_size": 6}
+    assert "base" not in read_tables("deit-s")

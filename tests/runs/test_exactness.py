@@ -1,0 +1,85 @@
+"""Same recipe, same weights: whatever the number of workers, and wherever a run was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distillkit.hooks import installed_plugins
+from distillkit.runner import resume, run
+
+EMA = {"training": {"ema": 0.9}}
+HARD = {"losses": [{"loss": "hard"}]}
+
+
+class StopAt:
+    """An interrupt when a step is logged, as from the keyboard."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def distillkit_steps_logged(self, record: Mapping[str, float]) -> None:
+        if record["step"] >= self.step:
+            raise KeyboardInterrupt
+
+
+def assert_equal_weights(left: Path, right: Path) -> None:
+    """Bit-equal student files."""
+    first, second = load_file(left), load_file(right)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert different == []
+
+
+def test_the_number_of_workers_changes_nothing(recipe_of: Any, teacher_run: str, tmp_path: Path) -> None:
+    """0, 1 and 3 workers, with stochastic depth, erasing, mixup and cutmix."""
+    teachers = {"teachers": [{"model": teacher_run}]}
+    for workers in (0, 1, 3):
+        recipe = recipe_of(HARD, teachers, {"data": {"workers": workers}}, {"training": {"steps": 22}})
+        run(recipe, tmp_path / str(workers), installed_plugins())
+    assert_equal_weights(tmp_path / "0/student.safetensors", tmp_path / "1/student.safetensors")
+    assert_equal_weights(tmp_path / "0/student.safetensors", tmp_path / "3/student.safetensors")
+
+
+@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 24}], ids=["whole", "accumulated"])
+def test_a_run_stopped_inside_an_epoch_ends_with_the_same_weights(
+    recipe_of: Any, teacher_run: str, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Stopped at step 10 of 18 in the first epoch, after the checkpoint of step 7; with EMA and repeats."""
+    teachers = {"teachers": [{"model": teacher_run}]}
+    rest = {"training": {"checkpoint_every": 7, **changes}, "augment": {"repeats": 3}}
+    recipe = recipe_of(HARD, teachers, EMA, rest)
+    run(recipe, tmp_path / "whole", installed_plugins())
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(10)])
+    steps = sorted(path.name for path in (tmp_path / "stopped/checkpoints").iterdir())
+    assert steps == ["step-00000007"]
+    result = resume(tmp_path / "stopped", installed_plugins())
+    assert_equal_weights(tmp_path / "whole/student.safetensors", tmp_path / "stopped/student.safetensors")
+    assert_equal_weights(tmp_path / "whole/ema/student.safetensors", tmp_path / "stopped/ema/student.safetensors")
+    assert result.steps == 24
+
+
+def test_metrics_have_no_step_twice_after_a_resume(recipe_of: Any, tmp_path: Path) -> None:
+    import json
+
+    recipe = recipe_of({"training": {"checkpoint_every": 7}})
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "run", installed_plugins(), observers=[StopAt(15)])
+    resume(tmp_path / "run", installed_plugins())
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "steps"] == [5, 10, 15, 20, 24]
+    assert [record["kind"] for record in records].count("end") == 1
+
+
+def test_the_seed_decides(recipe_of: Any, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(recipe_of({"seed": seed, "training": {"steps": 3}}), tmp_path / name, installed_plugins())
+    assert_equal_weights(tmp_path / "a/student.safetensors", tmp_path / "b/student.safetensors")
+    with pytest.raises(AssertionError):
+        assert_equal_weights(tmp_path / "a/student.safetensors", tmp_path / "c/student.safetensors")

@@ -1,0 +1,159 @@
+"""What a plan says, and what it refuses before a weight is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.datasets import load_digits
+
+from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Recipe
+from distillkit.runner import plan
+
+HARD = {"losses": [{"loss": "hard"}]}
+SOFT = {"losses": [{"loss": "soft"}]}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Twelve digits as a flat folder of pictures without labels."""
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, image in enumerate(load_digits().images[:12]):
+        Image.fromarray((image * 15).astype("uint8")).save(folder / f"{number}.png")
+    return folder
+
+
+def test_hard_distillation_onto_a_token(recipe_of: Any, teacher_run: str) -> None:
+    made = plan(recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}]}), installed_plugins())
+    assert made.formula == "0.5 * labels + 0.5 * hard"
+    assert made.student.head == "fused"
+    assert made.student.untrained == ()
+    assert made.steps_per_epoch == 18
+    assert made.cost.total_flops == made.cost.images * (3 * made.cost.student_flops + made.cost.teacher_flops)
+    rows = dict(made.lines())
+    assert rows["data"] == "digits: 1,167 images, 1,167 labelled; validation 130, test 500; resumes exactly"
+    assert rows["classes"] == "10: 0, 1, 2, 3, 4, ..."
+    assert rows["loss"] == "0.5 * labels + 0.5 * hard"
+    assert rows["batch"] == "64 images an optimiser step"
+    assert rows["never trained"] == "nothing"
+    assert rows["steps"] == "24 (18 an epoch)"
+
+
+def test_the_head_that_nothing_trains_does_not_answer(recipe_of: Any) -> None:
+    made = plan(recipe_of(), installed_plugins())
+    assert made.formula == "1 * labels"
+    assert made.student.head == "class"
+    assert {"head_dist.weight", "head_dist.bias"} <= set(made.student.untrained)
+    assert "no term trains the distillation head, so the student answers with the other one alone" in made.notes
+
+
+def test_a_weight_given_for_a_loss_does_not_move_the_labels(recipe_of: Any, teacher_run: str) -> None:
+    losses = {"losses": [{"loss": "hard", "weight": 0.9}]}
+    made = plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert made.formula == "0.5 * labels + 0.9 * hard"
+    losses = {"losses": [{"loss": "soft", "lambda": 0.9}]}
+    made = plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert made.formula == "0.1 * labels + 0.9 * soft"
+
+
+def test_losses_that_disagree_on_the_labels(recipe_of: Any, teacher_run: str) -> None:
+    losses = {"losses": [{"loss": "hard"}, {"loss": "soft"}]}
+    with pytest.raises(RecipeError) as caught:
+        plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert str(caught.value) == (
+        "the losses disagree on the weight of the label term (hard wants 0.5, soft wants 0.9); set labels.weight"
+    )
+
+
+def test_a_loss_without_a_teacher(recipe_of: Any) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan(recipe_of(HARD), installed_plugins())
+    assert str(caught.value) == "loss 'hard' reads a teacher and the recipe has none; give --teacher"
+
+
+def test_unlabelled_images_are_dropped_where_nobody_comments_on_them(recipe_of: Any, teacher_run: str) -> None:
+    few = {"data": {"labels": 100}}
+    made = plan(recipe_of(few), installed_plugins())
+    assert len(made.datasets.train) == 100
+    assert "dropped: 1,067 unlabelled images, since no loss reads a teacher" in made.notes
+    made = plan(recipe_of(few, SOFT, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert len(made.datasets.train) == 1167
+    assert int(made.datasets.labelled.sum()) == 100
+
+
+def test_without_labels_the_student_takes_the_teachers_classes(
+    recipe_of: Any, teacher_run: str, pictures: Path
+) -> None:
+    unlabelled = {"data": {"train": None, "unlabeled": str(pictures)}}
+    made = plan(recipe_of(HARD, unlabelled, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert made.classes == 10
+    assert made.class_names == tuple("0123456789")
+    assert made.formula == "0.5 * hard"
+    assert made.student.head == "distill"
+    assert "no term trains the class head, so the student answers with the other one alone" in made.notes
+
+
+def test_without_labels_and_without_a_teacher_there_is_nothing(recipe_of: Any, pictures: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        plan(recipe_of({"data": {"train": None, "unlabeled": str(pictures)}}), installed_plugins())
+    assert str(caught.value) == (
+        "no image has a label and no loss reads a teacher's logits, so the student has no classes; "
+        "give --teacher and --loss, or labels"
+    )
+
+
+def test_regnety16gf_on_the_default_data_is_refused_with_every_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distillkit.models.hub._is_reachable", lambda host: False)
+    recipe = Recipe.model_validate(HARD | {"teachers": [{"model": "regnety16gf"}]})
+    with pytest.raises(ClassSpaceError) as caught:
+        plan(recipe, installed_plugins())
+    assert str(caught.value) == (
+        "teacher 'regnety16gf' knows 1,000 ImageNet classes and data 'digits' has 10 classes, "
+        "which are not all among them; give --data a folder whose class names are among the teacher's, "
+        "give --unlabeled DIR and no labels so that the student takes the teacher's classes, "
+        "or fine-tune the teacher on this data (distillkit finetune regnety16gf --data digits) "
+        "and use --teacher run:DIR; besides, the published weights of 'regnety_160.deit_in1k' are not in the local "
+        "cache and huggingface.co cannot be reached: give --teacher-weights FILE"
+    )
+
+
+def test_a_loss_that_needs_real_memory_is_probed_on_the_cpu(
+    recipe_of: Any, teacher_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """multi_margin_loss has no backward for tensors without memory."""
+    from torch.nn import functional
+
+    from distillkit_plugins.losses.hard import HardDistillation
+
+    def forward(self: Any, student: Any, target: Any, batch: Any) -> Any:
+        return {"hard": functional.multi_margin_loss(student.distill_logits, target["class"], reduction="none")}
+
+    monkeypatch.setattr(HardDistillation, "forward", forward)
+    made = plan(recipe_of(HARD, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert made.student.untrained == ()
+    assert made.cost.student_flops > 0
+
+
+def test_names_are_resolved_before_anything_is_opened(recipe_of: Any) -> None:
+    with pytest.raises(UnknownPluginError) as caught:
+        plan(recipe_of({"teachers": [{"model": "regnet16gf"}]}, {"data": {"train": "nowhere"}}), installed_plugins())
+    assert str(caught.value).startswith("unknown teacher 'regnet16gf'; did you mean 'regnety16gf'? (known: ")
+
+
+def test_a_teacher_that_nobody_listens_to(recipe_of: Any, teacher_run: str) -> None:
+    teachers = {"teachers": [{"model": teacher_run, "name": "cnn"}]}
+    with pytest.raises(RecipeError) as caught:
+        plan(recipe_of(teachers), installed_plugins())
+    assert str(caught.value) == (
+        "teacher 'cnn' is given and no loss that listens to it; "
+        "add --loss hard or --loss soft, or say --loss ce to learn from labels alone"
+    )
+    made = plan(recipe_of(teachers, {"losses": [{"loss": "ce"}]}), installed_plugins())
+    assert made.formula == "1 * labels"
+    assert made.cost.teacher_flops == 0

@@ -1,0 +1,94 @@
+"""What a run leaves behind, and that nothing is overwritten or left half made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillkit.errors import DistillkitError, RunDirectoryError, SignalError
+from distillkit.hooks import installed_plugins
+from distillkit.runner import resume, run
+
+
+def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run(recipe_of({"training": {"steps": 20, "ema": 0.9}}), out, installed_plugins())
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert found == [
+        "best/student.json",
+        "best/student.safetensors",
+        "checkpoints/step-00000018/ema.safetensors",
+        "checkpoints/step-00000018/optimizer.safetensors",
+        "checkpoints/step-00000018/state.json",
+        "checkpoints/step-00000018/task.safetensors",
+        "checkpoints/step-00000020/ema.safetensors",
+        "checkpoints/step-00000020/optimizer.safetensors",
+        "checkpoints/step-00000020/state.json",
+        "checkpoints/step-00000020/task.safetensors",
+        "curves.png",
+        "ema/student.json",
+        "ema/student.safetensors",
+        "environment.json",
+        "metrics.jsonl",
+        "plan.json",
+        "recipe.toml",
+        "report.md",
+        "result.json",
+        "student.json",
+        "student.safetensors",
+    ]
+    figures = json.loads((out / "result.json").read_text())["figures"]
+    assert figures == dict(result.figures)
+    assert {"validation/class_top1", "test/top1", "test/ema/top1", "best/validation_top1"} <= figures.keys()
+    report = (out / "report.md").read_text()
+    assert "![loss and accuracy over the run](curves.png)" in report
+    assert "no term trains the distillation head, so the student answers with the other one alone" in report
+
+
+def test_an_existing_directory_is_not_overwritten(recipe_of: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunDirectoryError) as caught:
+        run(recipe_of(), tmp_path, installed_plugins())
+    assert str(caught.value) == f"{tmp_path} exists and is not empty; delete it or give another --out"
+    (tmp_path / "recipe.toml").write_text("")
+    with pytest.raises(RunDirectoryError) as caught:
+        run(recipe_of(), tmp_path, installed_plugins())
+    assert str(caught.value) == (
+        f"{tmp_path} exists and is not empty; continue it with --resume {tmp_path} or give another --out"
+    )
+
+
+def test_a_file_is_not_a_directory(recipe_of: Any, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(RunDirectoryError) as caught:
+        run(recipe_of(), path, installed_plugins())
+    assert str(caught.value) == f"{path} is a file; give another --out"
+
+
+def test_an_impossible_run_leaves_nothing(recipe_of: Any, tmp_path: Path) -> None:
+    bad = recipe_of(
+        {"teachers": [{"model": "timm:resnet10t", "weights": str(tmp_path / "no")}]}, {"losses": [{"loss": "hard"}]}
+    )
+    with pytest.raises(DistillkitError):
+        run(bad, tmp_path / "out", installed_plugins())
+    assert not (tmp_path / "out").exists()
+    assert issubclass(SignalError, DistillkitError)
+
+
+def test_only_a_run_directory_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError) as caught:
+        resume(tmp_path, installed_plugins())
+    assert str(caught.value) == (f"{tmp_path} is not a run directory (it has no recipe.toml); give one to --resume")
+
+
+def test_a_finished_run_is_not_resumed(recipe_of: Any, tmp_path: Path) -> None:
+    run(recipe_of({"training": {"steps": 1}}), tmp_path / "run", installed_plugins())
+    with pytest.raises(RunDirectoryError) as caught:
+        resume(tmp_path / "run", installed_plugins())
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'} is finished; evaluate or export it, or give a new run more epochs"
+    )

@@ -1,0 +1,43 @@
+"""What the tests of the conformance suite share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from distillkit import BrokenPluginError
+from distillkit.testing import PAIRS, check_loss, check_student
+
+sys.path.insert(0, str(Path(__file__).parent / "samples"))
+
+
+@pytest.fixture
+def findings():
+    """`findings(BadLoss)` is what is said about a bad loss, without the headline, which is checked here."""
+
+    def check(loss, options=None, *, backend=None):
+        with pytest.raises(BrokenPluginError) as refusal:
+            check_loss(loss, options, pairs=PAIRS[:1], backend=backend)
+        return told(refusal.value, f"loss {loss.__module__}.{loss.__qualname__}")
+
+    return check
+
+
+@pytest.fixture
+def student_findings():
+    """`student_findings(BadModel)` is the same for a student."""
+
+    def check(student, *, backend=None):
+        with pytest.raises(BrokenPluginError) as refusal:
+            check_student(student, backend=backend)
+        return told(refusal.value, f"student {student.__module__}.{student.__qualname__}")
+
+    return check
+
+
+def told(error, subject):
+    headline, *lines = str(error).splitlines()
+    ways = "one way" if len(lines) == 1 else f"{len(lines)} ways"
+    assert headline == f"{subject} breaks the contract in {ways}:"
+    assert all(line.startswith("  - ") for line in lines)
+    return [line.removeprefix("  - ") for line in lines]

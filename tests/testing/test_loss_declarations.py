@@ -1,0 +1,208 @@
+"""Bad options, attributes and builds of a loss, one per promise, and the whole sentence that each earns."""
+
+import contextlib
+import socket
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from sound_loss import Sound
+
+from distillkit import Read, Signal, TargetSpec, UserError
+from distillkit.testing import PAIRS
+
+LIKE_IT = PAIRS[:1]
+
+
+# Options
+
+
+class WithoutOptions(Sound):
+    Options = None
+
+
+class ChangeableOptions(Sound):
+    class Options(BaseModel):
+        power: float = 2.0
+
+
+class OptionsThatDoNotRead(Sound):
+    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
+        power: float = 2.0
+        layers: tuple[int, ...] = (1, 2)
+
+
+class OptionsThatForget(Sound):
+    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
+        power: float = Field(2.0, exclude=True)
+
+
+def test_options_must_exist(findings):
+    assert findings(WithoutOptions) == [
+        "has no 'Options': a nested frozen pydantic model, without fields where there is nothing to choose"
+    ]
+
+
+def test_options_must_be_frozen_and_refuse_unknown_keys(findings):
+    assert findings(ChangeableOptions) == [
+        "Options can be changed after they are checked; make the model frozen=True",
+        "Options take keys that they do not know, so a typing error goes unnoticed; make the model extra='forbid'",
+    ]
+
+
+def test_options_must_survive_a_recipe_file(findings):
+    (sentence,) = findings(OptionsThatDoNotRead)
+    assert sentence.startswith(
+        "Options written to a recipe as {'power': 2.0, 'layers': [1, 2]} cannot be read back: 1 validation error for "
+        "Options layers Input should be a valid tuple"
+    )
+    assert findings(OptionsThatForget, {"power": 3.0}) == [
+        "Options written to a recipe as {} read back as other options"
+    ]
+
+
+# Attributes
+
+
+class NoModule:
+    Options = Sound.Options
+
+    @classmethod
+    def build(cls, options, student, teacher):
+        return cls()
+
+
+class WrongAttributes(Sound):
+    weight = -1
+    label_weight = "half"
+    reads_teacher = (Read(Signal.LOGITS),)
+    couples_batch = "no"
+
+    def __init__(self, options, classes):
+        super().__init__(options, classes)
+        self.targets = {"logits": TargetSpec((0,), "float")}
+        self.targets["class"] = TargetSpec((), "int46")
+
+
+class MissingAttributes(Sound):
+    def __init__(self, options, classes):
+        super().__init__(options, classes)
+        del self.targets
+
+
+class ShapesForTargets(Sound):
+    def __init__(self, options, classes):
+        super().__init__(options, classes)
+        self.targets = {"logits": (7,)}
+
+
+class BuildCrashes(Sound):
+    @classmethod
+    def build(cls, options, student, teacher):
+        raise KeyError(student.name)
+
+
+class Refuses(Sound):
+    @classmethod
+    def build(cls, options, student, teacher):
+        raise UserError(f"loss 'refuses' does not like '{teacher.name}'")
+
+
+class ReadsWhatIsNot(Sound):
+    reads_teacher = frozenset({Read(Signal.DISTILL_LOGITS)})
+
+
+class ReadsTwice(Sound):
+    reads_student = frozenset({Read(Signal.LOGITS), Read(Signal.EMBEDDING, (3, 3))})
+
+    def forward(self, student, target, batch):
+        return {"distance": self.distance(student, target) + sum(each.mean(dim=1) for each in student.embedding)}
+
+
+def test_a_loss_is_a_module(findings):
+    assert findings(NoModule) == ["build returns NoModule; a torch.nn.Module is what the contract asks for"]
+
+
+def test_attributes_have_the_types_of_the_contract(findings):
+    assert findings(WrongAttributes) == [
+        "'weight' is -1; a finite number of at least 0 is what the contract asks for",
+        "'label_weight' is 'half'; a finite number of at least 0 is what the contract asks for",
+        f"'reads_teacher' is {WrongAttributes.reads_teacher!r}; a frozenset of Read is what the contract asks for",
+        "'couples_batch' is 'no'; True or False is what the contract asks for",
+        "target 'logits' is described with shape (0,); sizes above 0, without the batch, are meant",
+        "target 'class' is described with dtype 'int46'; torch has no such dtype",
+    ]
+    assert findings(MissingAttributes) == ["has no 'targets'"]
+    assert findings(ShapesForTargets) == [
+        "'targets' is {'logits': (7,)}; a mapping from names to TargetSpec is what the contract asks for"
+    ]
+
+
+def test_build_refuses_in_a_sentence_or_not_at_all(findings):
+    assert findings(BuildCrashes) == ["build raised KeyError: 'paper-distilled-vit'"]
+    assert findings(Refuses) == [
+        (
+            "fits none of the pairs of models that it was tried on: ViT from a ViT like it: loss 'refuses' does not "
+            "like 'paper-vit'"
+        )
+    ]
+
+
+def test_what_is_read_must_be_revealed(findings):
+    assert findings(ReadsWhatIsNot) == [
+        (
+            "fits none of the pairs of models that it was tried on: ViT from a ViT like it: loss "
+            "'ReadsWhatIsNot' reads the teacher's distillation logits; teacher 'paper-vit' is a ViT and reveals "
+            "logits, embedding, CLS attention, patch tokens; choose another teacher"
+        )
+    ]
+
+
+def test_a_layer_is_read_once(findings):
+    assert findings(ReadsTwice) == [
+        "reads embedding of the student's layers (3, 3); at least one, and each once, is what can be read"
+    ]
+
+
+# Building
+
+
+class AsksTheNetwork(Sound):
+    @classmethod
+    def build(cls, options, student, teacher):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("weights.example", 443))
+        return cls(options, teacher.classes)
+
+
+class OwnChance(Sound):
+    def __init__(self, options, classes):
+        super().__init__(options, classes)
+        self.mix.weight.data = torch.from_numpy(np.random.default_rng().normal(size=(classes, classes))).float()
+
+
+class LooksAtValues(Sound):
+    def forward(self, student, target, batch):
+        strength = 1.0 if float(target["logits"].sum()) > -1e9 else 0.0
+        return {"distance": strength * self.distance(student, target)}
+
+
+def test_a_loss_works_without_a_network(findings):
+    assert findings(AsksTheNetwork) == [
+        "asks the network for weights.example; a loss works from its two specs and from what it is given"
+    ]
+
+
+def test_parameters_start_from_torchs_seed(findings):
+    assert (
+        "two builds under one seed of torch start from different parameters; draw them with torch's own generator"
+        in findings(OwnChance)
+    )
+
+
+def test_a_plan_can_count_the_loss(findings):
+    (sentence,) = findings(LooksAtValues)
+    assert sentence.startswith("does not run on torch's meta device, on which `distillkit plan` counts: RuntimeError: ")
+    assert sentence.endswith(
+        "; use operations that work there, and let no shape and no branch depend on the values of a tensor"
+    )

@@ -1,0 +1,92 @@
+"""Bad targets of a loss, one per promise, and the whole sentence that each earns."""
+
+import torch
+from sound_loss import Sound
+
+from distillkit import TargetSpec
+from distillkit.testing import PAIRS
+
+LIKE_IT = PAIRS[:1]
+
+
+class OtherNames(Sound):
+    def target(self, teacher):
+        return {**super().target(teacher), "class": teacher.logits.argmax(dim=1)}
+
+
+class OtherShape(Sound):
+    def __init__(self, options, classes):
+        super().__init__(options, classes)
+        self.targets = {"logits": TargetSpec((classes, 1), "int64")}
+
+
+class KeepsTheGraph(Sound):
+    def target(self, teacher):
+        return {"logits": 2 * teacher.logits.float()}
+
+
+class ChangesTheTeacher(Sound):
+    def target(self, teacher):
+        teacher.logits.detach().clamp_(max=1)
+        return super().target(teacher)
+
+
+class FollowsTheTeachersPrecision(Sound):
+    def target(self, teacher):
+        return {"logits": teacher.logits.detach() @ torch.eye(teacher.logits.shape[1], dtype=teacher.logits.dtype)}
+
+
+class CentresTheBatch(Sound):
+    def target(self, teacher):
+        return {"logits": teacher.logits.detach().float() - teacher.logits.detach().float().mean(dim=0)}
+
+
+class CountsPlaces(Sound):
+    def target(self, teacher):
+        logits = teacher.logits.detach().float()
+        return {"logits": logits + (torch.arange(len(logits)) if len(logits) > 1 else logits.new_zeros(1))[:, None]}
+
+
+class Counts(Sound):
+    calls = 0.0
+
+    def target(self, teacher):
+        self.calls += 1.0
+        return {"logits": teacher.logits.detach().float() + self.calls}
+
+
+def test_a_target_is_what_targets_describes(findings):
+    assert findings(OtherNames) == ["target returns 'class', 'logits'; targets describes 'logits'"]
+    assert findings(OtherShape)[:2] == [
+        "target 'logits' has dtype float32; targets says int64",
+        "target 'logits' has shape [6, 7]; targets says [6, 7, 1]",
+    ]
+
+
+def test_a_target_is_cut_off_from_the_teacher(findings):
+    assert findings(KeepsTheGraph) == ["target 'logits' carries a gradient to the teacher; detach it"]
+
+
+def test_a_target_leaves_the_teacher_as_it_is(findings):
+    assert findings(ChangesTheTeacher) == ["target changes the teacher's logits in place; other losses read it too"]
+
+
+def test_a_target_has_its_dtype_whatever_the_precision(findings):
+    assert findings(FollowsTheTeachersPrecision) == [
+        "target 'logits' of a teacher in float64 has dtype float64; targets says float32",
+        "target 'logits' under autocast has dtype bfloat16; targets says float32",
+    ]
+
+
+def test_a_target_is_free_of_batch_effects(findings):
+    sentence = findings(CentresTheBatch)[0]
+    assert sentence.startswith("target 'logits' of an image alone differs by ")
+    assert sentence.endswith(" from that of the same image in a batch; it must not depend on the other images")
+    assert (
+        "target 'logits' of an image alone differs by 5 from that of the same image in a batch; "
+        in (findings(CountsPlaces)[0])
+    )
+
+
+def test_a_target_is_the_same_every_time(findings):
+    assert "target 'logits' differs from call to call on the same outputs" in findings(Counts)

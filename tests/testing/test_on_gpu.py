@@ -1,0 +1,20 @@
+"""The suite looks at plugins on a GPU as it does on the CPU."""
+
+import pytest
+from sound_loss import Sound
+from sound_model import SoundModel
+
+from distillkit.testing import check_loss, check_student, check_teacher
+
+
+@pytest.mark.gpu
+def test_what_is_sound_is_sound_on_a_gpu():
+    check_loss(Sound, device="cuda")
+    check_student(SoundModel, device="cuda")
+    check_teacher(SoundModel, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loss", ["hard", "soft"])
+def test_deits_losses_on_a_gpu(loss):
+    check_loss(loss, device="cuda")

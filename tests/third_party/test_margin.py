@@ -1,0 +1,119 @@
+"""A third party's loss needs nothing but the public names: it is found, it conforms, and it runs by name."""
+
+import ast
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import distillkit
+
+SOURCE = Path(__file__).parent / "distillkit-margin" / "distillkit_margin.py"
+
+
+def test_it_imports_only_public_names():
+    imports = [
+        node for node in ast.walk(ast.parse(SOURCE.read_text())) if isinstance(node, ast.ImportFrom | ast.Import)
+    ]
+    ours = [node for node in imports if "distillkit" in ast.unparse(node)]
+    assert [node.module for node in ours] == ["distillkit"]
+    assert {alias.name for alias in ours[0].names} <= set(distillkit.__all__)
+
+
+def test_it_is_found_with_its_owner(beside):
+    code = """
+from distillkit.hooks import installed_plugins
+plugins = installed_plugins()
+owned = plugins.find("loss", "margin")
+print(owned.owner, owned.owner.module, plugins.factory("loss", "margin").__qualname__, sep=" | ")
+print([str(broken) for broken in plugins.broken if broken.owner.distribution == "distillkit-margin"])
+"""
+    done = beside("-c", code)
+    assert done.stdout.splitlines() == ["distillkit-margin 1.2.0 | distillkit_margin | MarginDistillation", "[]"], (
+        done.stderr
+    )
+
+
+def test_it_conforms_and_is_told_that_it_slows_down_listings(beside):
+    code = """
+import warnings
+from distillkit.testing import check_loss
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    check_loss("margin")
+    check_loss("margin", {"margin": 0.5}, backend=None)
+print({str(warning.message) for warning in caught if warning.category.__name__ == "SlowListingWarning"}.pop())
+print({warning.filename for warning in caught if warning.category.__name__ == "SlowListingWarning"})
+"""
+    done = beside("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        (
+            "loss 'margin' of distillkit-margin 1.2.0: module distillkit_margin imports torch while it registers, "
+            "which slows down `distillkit --help` and `distillkit plugins`; move the class to a module of its own and "
+            "name it in `factory`"
+        ),
+        "{'<string>'}",
+    ]
+
+
+RECIPE = """
+[student]
+{student}
+[data]
+workers = 0
+[augment]
+crop = "none"
+flip = 0.0
+[training]
+steps = 5
+batch_size = 32
+log_every = 1
+device = "cpu"
+"""
+COMMANDS = """
+from distillkit_cli.main import command_line
+teach = "run --recipe teacher.toml --out teacher"
+learn = "run --recipe student.toml --teacher run:teacher --loss margin:margin=0.5,weight=2 --out student"
+print([command_line(verb.split()) for verb in (teach, learn)])
+"""
+
+
+def test_it_is_listed(beside):
+    listed = json.loads(beside("-m", "distillkit_cli.main", "plugins", "--json").stdout)["plugins"]
+    (margin,) = (plugin for plugin in listed if plugin["name"] == "margin")
+    assert (margin["role"], margin["distribution"], margin["version"]) == ("loss", "distillkit-margin", "1.2.0")
+
+
+def test_it_runs_by_name(beside, tmp_path):
+    teacher = 'model = "small-cnn"\nimage_size = 8\nwidth = 4'
+    student = 'model = "vit-ti"\nimage_size = 8\npatch = 4\nwidth = 12\ndepth = 2'
+    (tmp_path / "teacher.toml").write_text(RECIPE.format(student=teacher))
+    (tmp_path / "student.toml").write_text(RECIPE.format(student=student))
+    done = beside("-c", COMMANDS, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[0, 0]", done.stderr
+    records = [json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss/margin/margin" in record]
+    assert len(steps) == 5
+    for record in steps:
+        assert record["loss"] == pytest.approx(record["loss/labels"] + 2 * record["loss/margin/margin"], rel=1e-5)
+
+
+def test_its_formula():
+    """Weston & Watkins by hand, class by class."""
+    specification = importlib.util.spec_from_file_location("distillkit_margin", SOURCE)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    loss = module.MarginDistillation(0.5, distillkit.Signal.LOGITS)
+    teacher, student = np.random.default_rng(0).normal(size=(2, 6, 5))
+    target = loss.target(distillkit.Outputs(logits=torch.from_numpy(teacher)))
+    batch = distillkit.BatchInfo(labels=None, label_mass=torch.zeros(6))
+    found = loss(distillkit.Outputs(logits=torch.from_numpy(student)), target, batch)["margin"]
+    expected = [
+        np.mean([max(0.0, 0.5 - said[chosen] + said[other]) for other in range(5) if other != chosen])
+        for said, chosen in zip(student, teacher.argmax(axis=1), strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -1,0 +1,122 @@
+"""metrics.jsonl and the report made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from distillkit import RunInfo
+from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
+from distillkit_plugins.trackers.report import Report
+
+PLAN = {
+    "student": {"name": "deit-ti", "parameters": 1000, "image_size": [8, 8]},
+    "teachers": [{"name": "cnn", "parameters": 2000, "sees": [8, 8], "licence": "apache-2.0"}],
+    "loss": "0.5 * labels + 0.5 * hard",
+    "batch_size": 64,
+    "data": {"train": "digits", "images": 100, "labelled": 40},
+    "cost": {"student_gflop_per_image": 0.01, "teacher_gflop_per_image": 0.1234},
+    "notes": ["a note"],
+}
+
+
+def info(directory: Path, start_step: int = 0) -> RunInfo:
+    return RunInfo(directory, {}, PLAN, steps=20, steps_per_epoch=10, start_step=start_step)
+
+
+def steps(step: float, loss: float) -> dict[str, float]:
+    return {"step": step, "epoch": step / 10, "loss": loss, "loss/labels": loss, "images_per_s": 50.0, "data_wait": 0.1}
+
+
+def test_records_are_appended_in_order(tmp_path: Path) -> None:
+    tracker = MetricsFile()
+    tracker.distillkit_run_started(info(tmp_path))
+    tracker.distillkit_steps_logged(steps(5.0, 2.0))
+    tracker.distillkit_epoch_ended({"step": 10.0, "epoch": 1.0})
+    tracker.distillkit_run_failed(KeyboardInterrupt())
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert kinds == ["steps", "epoch", "failed"]
+
+
+def test_a_resumed_run_cuts_back_to_its_checkpoint(tmp_path: Path) -> None:
+    tracker = MetricsFile()
+    tracker.distillkit_run_started(info(tmp_path))
+    for step in (5.0, 10.0, 15.0):
+        tracker.distillkit_steps_logged(steps(step, 1.0))
+    tracker.distillkit_run_failed(ValueError("no"))
+    MetricsFile().distillkit_run_started(info(tmp_path, start_step=10))
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [5.0, 10.0]
+
+
+def test_a_line_that_was_cut_short_ends_the_reading(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "steps", "step": 1.0}\n{"kind": "st')
+    assert [record["step"] for record in read_metrics(path)] == [1.0]
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> str:
+    tracker = MetricsFile()
+    tracker.distillkit_run_started(info(tmp_path))
+    tracker.distillkit_steps_logged(steps(10.0, 2.0))
+    tracker.distillkit_epoch_ended({"step": 10.0, "epoch": 1.0, "validation/top1": 50.0, "validation/class_top1": 50.0})
+    tracker.distillkit_steps_logged(steps(20.0, 1.0))
+    figures = {"class_top1": 88.0, "distill_top1": 89.0, "fused_logits_top1": 90.0, "fused_softmax_top1": 91.0}
+    record = {f"test/{name}": value for name, value in figures.items()} | {"test/top1": 90.0, "test/images": 500.0}
+    record |= {"best/validation_top1": 93.5, "best/step": 10.0}
+    Report().distillkit_run_ended(info(tmp_path), record)
+    return (tmp_path / "report.md").read_text()
+
+
+def test_the_report_whole(report: str) -> None:
+    assert (
+        report
+        == """# deit-ti taught by cnn
+
+`loss = 0.5 * labels + 0.5 * hard`, 20 optimiser steps of 64 images on digits (100 images, 40 labelled).
+
+| top-1 (%) | test |
+| --- | ---: |
+| class head | 88.00 |
+| distillation head | 89.00 |
+| fused (mean of logits) | 90.00 |
+| fused (sum of softmaxes) | 91.00 |
+| **the student's answer** | 90.00 |
+| images | 500 |
+
+Best on validation: 93.50 % after step 10, kept in `best/`; the table shows the student after the last step.
+
+![loss and accuracy over the run](curves.png)
+
+Speed: 50 images/s (median of the log intervals), 10 % of it waiting for data.
+
+## Models
+
+| | name | parameters | pixels | GFLOP an image | weights |
+| --- | --- | ---: | --- | ---: | --- |
+| student | deit-ti | 1,000 | 8x8 | 0.01 | trained here |
+| teacher | cnn | 2,000 | 8x8 | 0.123 | apache-2.0 |
+
+## Notes
+
+- a note
+
+## Next
+
+```
+distillkit evaluate <this directory>
+distillkit export <this directory>
+```
+
+The resolved recipe is `recipe.toml`; `environment.json` has the versions.
+"""
+    )
+
+
+def test_the_curves_are_a_picture(report: str, tmp_path: Path) -> None:
+    assert "curves.png" in report
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1200, 432)

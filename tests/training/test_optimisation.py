@@ -1,0 +1,98 @@
+"""Learning rates by hand, and which parameters decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from distillkit.contracts import Signal
+from distillkit.errors import RecipeError
+from distillkit.models.timm_model import TimmModel
+from distillkit.recipe import Recipe
+from distillkit.training.optimisation import build_optimisation, check_optimizer_name, effective_lr, warmup_steps
+from distillkit.training.task import DistillationTask
+
+
+def recipe(**tables: Any) -> Recipe:
+    return Recipe.model_validate(tables)
+
+
+@pytest.fixture(scope="module")
+def task() -> DistillationTask:
+    student = TimmModel.create(
+        "deit_tiny_distilled_patch16_224",
+        name="s",
+        classes=3,
+        image_size=(8, 8),
+        patch_size=4,
+        embed_dim=8,
+        depth=1,
+        num_heads=2,
+    )
+    wanted = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
+    return DistillationTask(student, {}, spec=student.spec, wanted=wanted, label_term=True)
+
+
+def test_the_rate_follows_the_effective_batch() -> None:
+    """DeiT: 5e-4 * 1024 / 512."""
+    deit = recipe(optimizer={"lr": 5e-4, "lr_base_batch": 512}, training={"batch_size": 1024, "micro_batch_size": 64})
+    assert effective_lr(deit) == 1e-3
+    assert effective_lr(recipe(optimizer={"lr": 5e-4}, training={"batch_size": 1024})) == 5e-4
+
+
+def test_warm_up_and_cosine_by_hand(task: DistillationTask) -> None:
+    """10 steps, 2 of warm-up from 0.01 to 0.1, cosine over all ten down to 0.02."""
+    made = recipe(optimizer={"lr": 0.1}, schedule={"warmup_epochs": 0.4, "warmup_lr": 0.01, "min_lr": 0.02})
+    assert warmup_steps(made, steps=10, steps_per_epoch=5) == 2
+    optimisation = build_optimisation(task, made, steps=10, steps_per_epoch=5)
+    rates = []
+    for step in (0, 1, 2, 5, 9):
+        optimisation.schedule.step_update(step)
+        rates.append(optimisation.lr())
+    cosine = [0.02 + 0.5 * 0.08 * (1 + math.cos(math.pi * step / 10)) for step in (2, 5, 9)]
+    assert rates == pytest.approx([0.01, 0.055, *cosine])
+
+
+def test_a_constant_rate_warms_up_and_stays(task: DistillationTask) -> None:
+    made = recipe(optimizer={"lr": 0.1}, schedule={"name": "constant", "warmup_epochs": 1.0, "warmup_lr": 0.0})
+    optimisation = build_optimisation(task, made, steps=10, steps_per_epoch=2)
+    rates = []
+    for step in (0, 1, 2, 9):
+        optimisation.schedule.step_update(step)
+        rates.append(optimisation.lr())
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.1])
+
+
+def test_tokens_positions_biases_and_norms_do_not_decay(task: DistillationTask) -> None:
+    optimisation = build_optimisation(task, recipe(optimizer={"weight_decay": 0.3}), steps=1, steps_per_epoch=1)
+    names = {id(parameter): name for name, parameter in task.named_parameters()}
+    decayed = {
+        names[id(parameter)].removeprefix("student.network.")
+        for group in optimisation.optimizer.param_groups
+        if group["weight_decay"]
+        for parameter in group["params"]
+    }
+    assert decayed == {
+        "patch_embed.proj.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.attn.proj.weight",
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.weight",
+        "head.weight",
+        "head_dist.weight",
+    }
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
+def test_optimisers_of_timm_by_name(task: DistillationTask, name: str) -> None:
+    optimisation = build_optimisation(task, recipe(optimizer={"name": name}), steps=1, steps_per_epoch=1)
+    assert isinstance(optimisation.optimizer, torch.optim.Optimizer)
+
+
+def test_an_unknown_optimiser_gets_the_nearest() -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_optimizer_name(recipe(optimizer={"name": "adamww"}).optimizer)
+    assert str(caught.value).startswith("optimizer.name: unknown optimizer 'adamww'; did you mean 'adamw'? (known: ")

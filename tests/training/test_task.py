@@ -1,0 +1,178 @@
+"""The task and the arithmetic of the effective batch, against plain formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distillkit.contracts import BatchInfo, ModelSpec, Outputs, Read, Signal, TargetSpec, Wanted
+from distillkit.data.batches import MicroBatch, Window
+from distillkit.errors import BrokenPluginError
+from distillkit.training.lessons import Lectern, Lessons, Pupil
+from distillkit.training.step import given
+from distillkit.training.task import DistillationTask, Objective, batch_averages, checked_terms
+
+CLASSES, WIDTH = 4, 3
+SPEC = ModelSpec(
+    name="linear",
+    architecture="linear",
+    kind="other",
+    classes=CLASSES,
+    signals=frozenset({Signal.LOGITS, Signal.DISTILL_LOGITS}),
+    image_size=(1, WIDTH),
+    head_modules=("head", "head_dist"),
+)
+
+
+class TwoHeads(nn.Module):
+    """A student of two linear heads on raw pixels."""
+
+    spec = SPEC
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.ModuleDict({"head": nn.Linear(WIDTH, CLASSES), "head_dist": nn.Linear(WIDTH, CLASSES)})
+        for number, parameter in enumerate(self.network.parameters()):
+            values = torch.arange(parameter.numel(), dtype=torch.get_default_dtype())
+            parameter.data = torch.sin(values + number).view_as(parameter)
+
+    def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
+        pixels = images.flatten(1)
+        return Outputs(logits=self.network["head"](pixels), distill_logits=self.network["head_dist"](pixels))
+
+
+class Match(nn.Module):
+    """Squared distance of the distillation logits to the target, one value per sample."""
+
+    reads_teacher = frozenset({Read(Signal.LOGITS)})
+    reads_student = frozenset({Read(Signal.DISTILL_LOGITS)})
+    weight, label_weight, couples_batch = 0.5, 0.5, False
+    targets: Mapping[str, TargetSpec] = {"logits": TargetSpec((CLASSES,), "float64")}
+
+    def target(self, teacher: Outputs) -> dict[str, Tensor]:
+        assert teacher.logits is not None
+        return {"logits": teacher.logits}
+
+    def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
+        assert student.distill_logits is not None
+        return {"match": (student.distill_logits - target["logits"]).square().sum(dim=1)}
+
+
+def mixed_batch(samples: int, labelled: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images [B, 1, 1, W], soft labels [B, K] with zero rows where unlabelled, and the mass [B]."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(samples, 1, 1, WIDTH, generator=generator)
+    labels = torch.rand(samples, CLASSES, generator=generator).softmax(dim=1)
+    mass = (torch.arange(samples) < labelled).to(images.dtype)
+    return images, labels * mass[:, None], mass
+
+
+def gradients(micro_batch_size: int, dtype: torch.dtype, samples: int = 16, labelled: int = 3) -> list[Tensor]:
+    """The gradient of the effective batch, accumulated over micro-batches of this size."""
+    torch.set_default_dtype(dtype)
+    try:
+        images, labels, mass = mixed_batch(samples, labelled)
+        student = TwoHeads()
+        wanted = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
+        task = DistillationTask(student, {"match": Match()}, spec=SPEC, wanted=wanted, label_term=True)
+        for start in range(0, samples, micro_batch_size):
+            part = slice(start, start + micro_batch_size)
+            targets = {"match": {"logits": images[part].flatten(1).repeat(1, 2)[:, :CLASSES]}}
+            terms = task(images[part], given(targets), BatchInfo(labels[part], mass[part]))
+            averages = batch_averages(terms, samples=samples, labelled=labelled, micro_samples=len(images[part]))
+            Objective({"match": 0.7}, 0.3).total(averages).backward()
+        return [parameter.grad for parameter in task.parameters() if parameter.grad is not None]
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("micro_batch_size", [2, 6, 10])
+def test_accumulated_gradients_equal_the_whole_batchs(
+    dtype: torch.dtype, tolerance: float, micro_batch_size: int
+) -> None:
+    """16 samples of which 3 are labelled, with soft labels, a ragged last micro-batch, some without any label."""
+    whole, parts = gradients(16, dtype), gradients(micro_batch_size, dtype)
+    assert len(whole) == 4
+    for left, right in zip(whole, parts, strict=True):
+        assert float((left - right).abs().max()) <= tolerance * float(left.abs().max())
+
+
+def test_the_whole_loss_by_hand() -> None:
+    """Label term over labelled samples, distillation term over all, weighted."""
+    images, labels, mass = mixed_batch(4, 2)
+    student = TwoHeads()
+    task = DistillationTask(
+        student,
+        {"match": Match()},
+        spec=SPEC,
+        wanted={Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()},
+        label_term=True,
+    )
+    taught = torch.ones(4, CLASSES)
+    terms = task(images, given({"match": {"logits": taught}}), BatchInfo(labels, mass))
+    assert terms["labels"].tolist()[2:] == [0.0, 0.0]
+    loss = Objective({"match": 2.0}, 0.25).total(batch_averages(terms, samples=4, labelled=2, micro_samples=4))
+    pixels = images.flatten(1)
+    logits, distill = student.network["head"](pixels), student.network["head_dist"](pixels)
+    label_term = -(labels * logits.log_softmax(dim=1)).sum() / 2
+    expected = 0.25 * label_term + 2.0 * (distill - 1).square().sum() / 4
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_micro_batch_without_labels_touches_the_class_head() -> None:
+    images, labels, _ = mixed_batch(4, 2)
+    task = DistillationTask(TwoHeads(), {}, spec=SPEC, wanted={Signal.LOGITS: ()}, label_term=True)
+    terms = task(images, given({}), BatchInfo(torch.zeros_like(labels), torch.zeros(4)))
+    averages = batch_averages(terms, samples=4, labelled=0, micro_samples=4)
+    Objective({}, 1.0).total(averages).backward()
+    gradient = task.student.network["head"].weight.grad  # type: ignore[index, union-attr]
+    assert gradient is not None
+    assert float(gradient.abs().max()) == 0.0
+
+
+def test_a_scalar_term_counts_by_its_share_of_the_samples() -> None:
+    averages = batch_averages({"crd/pairs": torch.tensor(8.0)}, samples=16, labelled=0, micro_samples=4)
+    assert float(averages["crd/pairs"]) == 2.0
+
+
+def test_a_term_of_the_wrong_shape_names_its_loss() -> None:
+    with pytest.raises(BrokenPluginError) as caught:
+        checked_terms({"mine/x": torch.zeros(4, 2)}, 4, {"mine": False})
+    assert str(caught.value) == (
+        "loss 'mine' returned term 'x' of shape [4, 2]; [4], one value per sample, is what the contract asks for"
+    )
+    with pytest.raises(BrokenPluginError) as caught:
+        checked_terms({"mine/x": torch.zeros(3)}, 4, {"mine": True})
+    assert str(caught.value) == (
+        "loss 'mine' returned term 'x' of shape [3]; [] or [4], one value per sample, is what the contract asks for"
+    )
+    checked_terms({"mine/x": torch.zeros(()), "labels": torch.zeros(4)}, 4, {"mine": True})
+
+
+def test_targets_that_differ_from_what_was_announced_are_refused() -> None:
+    class Teacher(nn.Module):
+        def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
+            return Outputs(logits=torch.zeros(len(images), CLASSES))
+
+    loss = Match()
+    lessons = Lessons(
+        {"t": Lectern(Teacher(), SPEC, {Signal.LOGITS: ()})},
+        {"match": Pupil(loss, "t")},  # type: ignore[arg-type]
+    )
+    with pytest.raises(BrokenPluginError) as caught:
+        lessons(torch.zeros(2, 1, 1, WIDTH))
+    assert str(caught.value) == (
+        "loss 'match' announced the targets {'logits': ((2, 4), 'float64')} and returned "
+        "{'logits': ((2, 4), 'float32')}; `targets` and `target` must agree"
+    )
+
+
+def test_windows_and_micro_batches_are_plain_values() -> None:
+    images, labels, mass = mixed_batch(2, 2)
+    micro_batch = MicroBatch(images=images, labels=labels, label_mass=mass, keys=("a", "b"))
+    window = Window(step=0, epoch=0, ends_epoch=True, micro_batches=(micro_batch,), samples=2, labelled=2)
+    assert window.micro_batches[0].keys == ("a", "b")
