@@ -1,0 +1,212 @@
+"""What a step of the loop costs beside a hand-written minimal PyTorch loop that does the same work.
+
+Both loops get the same batches, built beforehand and held in memory, the same models from the same weights, the same
+optimiser, clipping, autocast and teacher, and the same losses (hard distillation on a distillation token, label
+smoothing). Rounds are interleaved; the ratio is taken round by round.
+
+    python benchmarks/step_overhead.py [--rounds 30] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from distillkit.contracts import Signal
+from distillkit.data.batches import MicroBatch, Window
+from distillkit.models.classes import ClassMap
+from distillkit.models.frozen_teacher import FrozenTeacher
+from distillkit.models.timm_model import TimmModel
+from distillkit.recipe import Recipe
+from distillkit.training.lessons import Lectern, Lessons, Pupil
+from distillkit.training.loop import Callbacks, Rhythm, train
+from distillkit.training.optimisation import build_optimisation
+from distillkit.training.step import Stepper, StepSettings
+from distillkit.training.task import DistillationTask, Objective
+from distillkit_plugins.losses.hard import HardDistillation
+
+CLASSES, SMOOTHING, CLIP, LR = 10, 0.1, 1.0, 1e-3
+BOTH_HEADS = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A student small enough for a step of the wanted length on a CPU."""
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    batch_size: int
+    precision: torch.dtype
+
+
+GEOMETRIES = (
+    Geometry("small, fp32", width=48, depth=2, heads=2, batch_size=8, precision=torch.float32),
+    Geometry("middle, fp32", width=96, depth=4, heads=3, batch_size=8, precision=torch.float32),
+    Geometry("large, fp32", width=96, depth=4, heads=3, batch_size=32, precision=torch.float32),
+    Geometry("middle, bf16", width=96, depth=4, heads=3, batch_size=8, precision=torch.bfloat16),
+)
+
+
+def build_student(geometry: Geometry) -> TimmModel:
+    """The same student every time."""
+    torch.manual_seed(0)
+    return TimmModel.create(
+        "deit_tiny_distilled_patch16_224",
+        name="student",
+        classes=CLASSES,
+        image_size=(32, 32),
+        patch_size=4,
+        embed_dim=geometry.width,
+        depth=geometry.depth,
+        num_heads=geometry.heads,
+    )
+
+
+def build_teacher(student: TimmModel) -> FrozenTeacher:
+    """A small teacher; the student is said to have its normalisation, so that both loops hand it the same tensor."""
+    torch.manual_seed(1)
+    model = TimmModel.create("test_resnet", name="teacher", classes=CLASSES)
+    pixels = replace(student.spec, mean=model.spec.mean, std=model.spec.std)
+    return FrozenTeacher(model, student=pixels, size="student", class_map=ClassMap(None), precision=torch.float32)
+
+
+def build_windows(geometry: Geometry, steps: int) -> list[Window]:
+    """Batches in memory, with smoothed labels."""
+    generator = torch.Generator().manual_seed(2)
+    windows = []
+    for step in range(steps):
+        images = torch.randn(geometry.batch_size, 3, 32, 32, generator=generator)
+        classes = torch.randint(CLASSES, (geometry.batch_size,), generator=generator)
+        labels = torch.full((geometry.batch_size, CLASSES), SMOOTHING / CLASSES)
+        labels[torch.arange(len(classes)), classes] += 1 - SMOOTHING
+        batch = MicroBatch(images, labels, torch.ones(len(classes)), tuple(map(str, range(len(classes)))))
+        windows.append(Window(step, 0, False, (batch,), len(classes), len(classes)))
+    return windows
+
+
+def distillkit_loop(geometry: Geometry, windows: list[Window]) -> Callable[[], None]:
+    """The product's loop, as a run calls it."""
+    student = build_student(geometry)
+    loss = HardDistillation.build(HardDistillation.Options(), student.spec, student.spec)
+    task = DistillationTask(
+        student, {"hard": loss}, spec=student.spec, wanted=BOTH_HEADS, label_term=True, precision=geometry.precision
+    ).train()
+    recipe = Recipe.model_validate({"schedule": {"name": "constant"}, "optimizer": {"lr": LR}})
+    optimisation = build_optimisation(task, recipe, steps=len(windows), steps_per_epoch=len(windows))
+    teacher = build_teacher(student)
+    stepper = Stepper(
+        task,
+        Lessons({"t": Lectern(teacher, teacher.spec, {Signal.LOGITS: ()})}, {"hard": Pupil(loss, "t")}),
+        optimisation,
+        Objective({"hard": 0.5}, label_weight=0.5),
+        StepSettings(len(windows), seed=0, clip=CLIP),
+    )
+    rhythm = Rhythm(len(windows) + 1, len(windows), log_every=len(windows), evaluate_every=1, checkpoint_every=None)
+    callbacks = Callbacks(lambda _record: None, lambda _step: {}, lambda _record: None, lambda _step: None)
+    return lambda: train(windows, stepper, rhythm, callbacks)
+
+
+def minimal_loop(geometry: Geometry, windows: list[Window]) -> Callable[[], None]:
+    """What one would write by hand for this one case."""
+    student = build_student(geometry)
+    teacher = build_teacher(student).model.network.eval()
+    network = student.network.train()
+    optimizer = create_optimizer_v2(network, opt="adamw", lr=LR, weight_decay=0.05, fused=True)
+    parameters = list(network.parameters())
+    batches: list[tuple[Tensor, Tensor]] = [
+        (window.micro_batches[0].images, window.micro_batches[0].labels) for window in windows
+    ]
+    autocast = geometry.precision is not torch.float32
+
+    def run() -> None:
+        total = torch.zeros(())
+        for images, labels in batches:
+            with torch.no_grad():
+                taught = teacher(images).argmax(dim=1)
+            with torch.autocast("cpu", dtype=geometry.precision, enabled=autocast):
+                features = network.forward_features(images)
+                logits, distill_logits = network.head(features[:, 0]), network.head_dist(features[:, 1])
+            loss = 0.5 * nn.functional.cross_entropy(logits.float(), labels)
+            loss = loss + 0.5 * nn.functional.cross_entropy(distill_logits.float(), taught)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            total += loss.detach()
+        total.item()
+
+    return run
+
+
+def measure(geometry: Geometry, *, rounds: int, steps: int) -> dict[str, object]:
+    """Milliseconds a step of both loops, round by round, and their ratio."""
+    windows = build_windows(geometry, steps)
+    loops = {"distillkit": distillkit_loop(geometry, windows), "minimal": minimal_loop(geometry, windows)}
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(rounds + 2):
+        order = list(loops) if number % 2 else list(reversed(loops))
+        for name in order:
+            start = time.process_time()
+            loops[name]()
+            if number >= 2:
+                times[name].append(1000 * (time.process_time() - start) / steps)
+    ratios = np.array(times["distillkit"]) / np.array(times["minimal"])
+    low, high = bootstrap_interval(ratios)
+    return {
+        "geometry": geometry.name,
+        "minimal_ms": statistics.median(times["minimal"]),
+        "distillkit_ms": statistics.median(times["distillkit"]),
+        "ratio": float(np.median(ratios)),
+        "ratio_low": low,
+        "ratio_high": high,
+        "rounds": rounds,
+        "steps": steps,
+    }
+
+
+def bootstrap_interval(ratios: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the median, by resampling the rounds."""
+    draw = np.random.default_rng(0)
+    medians = np.median(draw.choice(ratios, (10_000, len(ratios))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def main() -> None:
+    """Measure every geometry and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results = []
+    print(f"torch {torch.__version__}, one thread, CPU time\n")
+    print("| student | minimal loop, ms a step | distillkit, ms a step | median ratio | 95 % interval |")
+    print("| --- | ---: | ---: | ---: | --- |")
+    for geometry in GEOMETRIES:
+        result = measure(geometry, rounds=arguments.rounds, steps=arguments.steps)
+        results.append(result)
+        print(
+            f"| {result['geometry']} | {result['minimal_ms']:.2f} | {result['distillkit_ms']:.2f} "
+            f"| {result['ratio']:.4f} | {result['ratio_low']:.4f} to {result['ratio_high']:.4f} |",
+            flush=True,
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

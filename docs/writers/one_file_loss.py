@@ -1,0 +1,12 @@
+"""The complete code of a third party's loss, taken from where the tests build and run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[2] / "tests" / "third_party" / "distillkit-margin" / "distillkit_margin.py"
+
+
+def page() -> str:
+    """The file as a block of code."""
+    return f"```python\n{SOURCE.read_text(encoding='utf-8').strip()}\n```"

@@ -1,0 +1,66 @@
+"""The page about plugins: every built-in by role, and the options that a recipe may give to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+
+from writers.recipe import cell, key_table, one_line
+
+from distillkit.discovery import Owned, Role
+from distillkit.hooks import Plugins, installed_plugins
+
+TITLES: dict[Role, str] = {
+    "dataset": "Data sets",
+    "teacher": "Teachers",
+    "student": "Students",
+    "loss": "Losses",
+    "tracker": "Trackers",
+    "exporter": "Exporters",
+}
+
+
+def page() -> str:
+    """One section per role; a third party's plugins that happen to be installed are left out."""
+    found = installed_plugins()
+    if found.broken:
+        raise SystemExit("\n".join(str(broken) for broken in found.broken))
+    return "\n\n".join(_section(found, role, title) for role, title in TITLES.items())
+
+
+def _section(found: Plugins, role: Role, title: str) -> str:
+    owned = [plugin for plugin in found.listing(role) if plugin.owner.distribution == "distillkit"]
+    of_models = any(plugin.spec.signals for plugin in owned)
+    table = _table(owned, _models_row) if of_models else _table(owned, _row)
+    by_factory = groupby(sorted(owned, key=_factory), key=_factory)
+    options = (_options(found, list(plugins)) for _, plugins in by_factory)
+    return "\n\n".join([f"## {title}", table, *filter(None, options)])
+
+
+def _table(owned: Iterable[Owned], row: Callable[[Owned], Mapping[str, str]]) -> str:
+    rows = [row(plugin) for plugin in owned]
+    lines = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(plugin: Owned) -> dict[str, str]:
+    return {"name": f"`{plugin.spec.shown_name}`", "what it is": cell(plugin.spec.summary)}
+
+
+def _models_row(plugin: Owned) -> dict[str, str]:
+    signals = ", ".join(sorted(signal.value for signal in plugin.spec.signals))
+    return _row(plugin) | {"signals": signals, "licence of the weights": cell(plugin.spec.licence or "")}
+
+
+def _factory(plugin: Owned) -> str:
+    return plugin.spec.factory
+
+
+def _options(found: Plugins, plugins: list[Owned]) -> str | None:
+    """The options that the plugins of one factory share, where there are any."""
+    factory = found.factory(plugins[0].role, plugins[0].spec.shown_name)
+    options = getattr(factory, "Options", None)
+    if options is None or not options.model_fields:
+        return None
+    names = ", ".join(f"`{plugin.spec.shown_name}`" for plugin in plugins)
+    return f"### Options of {names}\n\n{one_line(options.__doc__ or '')}\n\n{key_table(options.model_json_schema())}"
