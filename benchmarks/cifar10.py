@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from machine import machine
 
 # Named for both students: choosing another student drops the geometry of the recipe's own.
 GEOMETRY = ("image_size=32", "patch=4", "width=96", "depth=4", "heads=3")
@@ -145,7 +145,7 @@ def main() -> None:
             "length": f"{arguments.steps} steps" if arguments.labels else f"{arguments.epochs} epochs",
             "teacher": arguments.teacher,
             "precision": arguments.precision,
-            "torch": torch.__version__,
+            "machine": machine(),
             "seeds": arguments.seeds,
             "results": results,
         }

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
@@ -205,7 +206,8 @@ def main() -> None:
             flush=True,
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        facts = {"machine": machine(), "threads": torch.get_num_threads(), "results": results}
+        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
