@@ -54,16 +54,17 @@ def match_classes(
         raise ClassSpaceError(f'{subject}; teacher.class_map = "index" needs equal numbers, "auto" matches by name')
     if teacher.class_names is None or class_names is None:
         raise ClassSpaceError(f"{subject}; {_ways_out(teacher)}")
-    indices = _indices(teacher, tuple(class_names), data)
-    if indices is not None:
+    meanings = _meanings(teacher.class_names, class_names)
+    strangers = [name for name, found in zip(class_names, meanings, strict=True) if not found]
+    if not strangers:
+        indices = _indices(teacher, class_names, meanings, data)
         return ClassMap(None if indices == tuple(range(teacher.classes)) else indices)
     if teacher.classes == classes:
         raise ClassSpaceError(
             f"{subject} with other names ({_first(teacher.class_names)} against {_first(class_names)}); if they mean "
             f'the same in this order, set teacher.class_map = "index", else {_ways_out(teacher)}'
         )
-    stranger = next(name for name in class_names if _indices(teacher, (name,), data) is None)
-    raise ClassSpaceError(f"{subject}, which are not all among them ('{stranger}' is not); {_ways_out(teacher)}")
+    raise ClassSpaceError(f"{subject}, which are not all among them ('{strangers[0]}' is not); {_ways_out(teacher)}")
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -95,22 +96,24 @@ def _imagenet_descriptions() -> dict[str, tuple[str, ...]]:
     return {number: tuple(text.split(", ")) for number, text in descriptions.items()}
 
 
-def _indices(teacher: ModelSpec, names: tuple[str, ...], data: str) -> tuple[int, ...] | None:
-    """The teacher's output for each name, None where the teacher does not know some name at all."""
-    own = teacher.class_names or ()
+def _meanings(own: Sequence[str], names: Sequence[str]) -> list[set[int]]:
+    """For each name the teacher's outputs that it may mean: none for a stranger."""
     exact = {name: {index} for index, name in enumerate(own)}
     spoken = _spoken(own)
-    found = [exact.get(name) or spoken.get(_plain(name), set()) for name in names]
-    if not all(found):
-        return None
-    for name, meanings in zip(names, found, strict=True):
-        if len(meanings) > 1:
-            shown = ", ".join(own[index] for index in sorted(meanings))
+    return [exact.get(name) or spoken.get(_plain(name), set()) for name in names]
+
+
+def _indices(teacher: ModelSpec, names: Sequence[str], meanings: Sequence[set[int]], data: str) -> tuple[int, ...]:
+    """The one output for each name; an error where a name may mean several, or several names mean one."""
+    own = teacher.class_names or ()
+    for name, found in zip(names, meanings, strict=True):
+        if len(found) > 1:
+            shown = ", ".join(own[index] for index in sorted(found))
             raise ClassSpaceError(
                 f"class '{name}' of data '{data}' may be any of {shown} of teacher '{teacher.name}'; "
                 "use one of these names"
             )
-    indices = tuple(next(iter(meanings)) for meanings in found)
+    indices = tuple(next(iter(found)) for found in meanings)
     for position, index in enumerate(indices):
         if index in indices[:position]:
             first = names[indices.index(index)]

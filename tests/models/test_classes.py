@@ -11,8 +11,9 @@ from distillkit.models import ClassMap, imagenet_class_names, match_classes, rea
 WAYS_OUT = (
     "give --data a folder whose class names are among the teacher's, give --unlabeled DIR and no labels so that the "
     "student takes the teacher's classes, or fine-tune the teacher on this data "
-    "(distillkit finetune {teacher} --data {data}) and use --teacher run:DIR"
+    "(distillkit finetune {teacher} --data DIR) and use --teacher run:DIR"
 )
+SPELT = "class names are among the teacher's"
 
 
 def teacher_of(names=None, classes=None, name="vit-b"):
@@ -120,15 +121,26 @@ def test_imagenet_teacher_and_other_data():
     teacher = teacher_of(imagenet_class_names(), name="regnety16gf")
     assert refused(teacher, tuple("0123456789"), data="digits") == (
         "teacher 'regnety16gf' knows 1,000 ImageNet classes and data 'digits' has 10 classes, which are not all among "
-        "them; " + WAYS_OUT.format(teacher="regnety16gf", data="digits")
+        "them ('0' is not); "
+        + WAYS_OUT.format(teacher="regnety16gf").replace(SPELT, f"{SPELT}, by WordNet number or by word")
     )
+
+
+def test_the_stranger_is_named_though_another_name_has_two_meanings():
+    sentence = refused(teacher_of(imagenet_class_names()), ("crane", "unicorn"))
+    assert "and data 'flowers' has 2 classes, which are not all among them ('unicorn' is not); " in sentence
+
+
+def test_a_teacher_from_a_run_is_fine_tuned_by_its_directory():
+    sentence = refused(teacher_of(("ant", "bee"), name="run:runs/ants"), ("cat",))
+    assert "(distillkit run --loss ce --student-weights runs/ants --data DIR) and use --teacher run:DIR" in sentence
 
 
 def test_equal_numbers_and_other_names_offer_the_index():
     assert refused(teacher_of(("ant", "bee", "cat")), ("dog", "emu", "fox")) == (
         "teacher 'vit-b' knows 3 classes and data 'flowers' has 3 classes with other names (ant, bee, ... against dog, "
         'emu, ...); if they mean the same in this order, set teacher.class_map = "index", else '
-        + WAYS_OUT.format(teacher="vit-b", data="flowers")
+        + WAYS_OUT.format(teacher="vit-b")
     )
     assert match(teacher_of(("ant", "bee", "cat")), ("dog", "emu", "fox"), mode="index") == ClassMap(None)
 
@@ -143,14 +155,14 @@ def test_index_needs_equal_numbers():
 def test_nameless_teacher_may_be_named():
     assert refused(teacher_of(classes=5), ("ant", "bee")) == (
         "teacher 'vit-b' knows 5 classes and data 'flowers' has 2 classes; name the teacher's classes in a file "
-        "(teacher.classes), " + WAYS_OUT.format(teacher="vit-b", data="flowers")
+        "(teacher.classes), " + WAYS_OUT.format(teacher="vit-b")
     )
 
 
 def test_nameless_data():
     assert refused(teacher_of(("ant", "bee")), None, 3) == (
         "teacher 'vit-b' knows 2 classes and data 'flowers' has 3 classes; "
-        + WAYS_OUT.format(teacher="vit-b", data="flowers")
+        + WAYS_OUT.format(teacher="vit-b")
     )
 
 

@@ -54,7 +54,7 @@ def test_without_network_and_cache_one_sentence_comes_soon():
         published_weights(RESNET, option="--teacher-weights")
     assert time.monotonic() - start < 20  # the hub's client would take 47 s
     assert str(error.value) == (
-        f"{NOT_THERE}; give them with --teacher-weights FILE, or connect once so that they are kept"
+        f"{NOT_THERE}; give a file with --teacher-weights, or connect once so that they are kept"
     )
     assert why_unavailable(RESNET) == NOT_THERE
 
@@ -107,7 +107,7 @@ def test_hub_that_does_not_have_the_file(monkeypatch):
         hub.shutdown()
     assert re.fullmatch(
         r"downloading the published weights of 'resnet10t\.c3_in1k' failed \(.+\); "
-        r"try again, or give them with --student-weights FILE",
+        r"try again, or give a file with --student-weights",
         str(error.value),
     )
 
@@ -117,7 +117,7 @@ def test_architecture_that_nobody_trained():
         published_weights("botnet50ts_256.untrained", option="--teacher-weights")
     assert str(error.value) == (
         "timm knows no published weights of 'botnet50ts_256.untrained'; "
-        "give them with --teacher-weights FILE, or connect once so that they are kept"
+        "give a file with --teacher-weights, or connect once so that they are kept"
     )
 
 

@@ -291,7 +291,8 @@ def test_published_weights_without_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nowhere")
     assert refused(WeightsError, build, "deit-ti", weights="pretrained") == (
         "the published weights of 'deit_tiny_distilled_patch16_224' are not in the local cache and the-hub.invalid "
-        "cannot be reached; give them with --student-weights FILE, or connect once so that they are kept"
+        "cannot be reached; give a file with --student-weights (finetune: --weights), or connect once so that they are "
+        "kept"
     )
 
 

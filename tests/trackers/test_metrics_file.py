@@ -13,10 +13,22 @@ from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
 from distillkit_plugins.trackers.report import Report
 
 PLAN = {
-    "student": {"name": "deit-ti", "parameters": 1000, "image_size": [8, 8]},
+    "student": {
+        "name": "deit-ti",
+        "parameters": 1000,
+        "image_size": [8, 8],
+        "layers": 4,
+        "width": 64,
+        "heads": 2,
+        "grid": [2, 2],
+    },
     "teachers": [{"name": "cnn", "parameters": 2000, "sees": [8, 8], "licence": "apache-2.0"}],
     "loss": "0.5 * labels + 0.5 * hard",
     "batch_size": 64,
+    "learning_rate": 0.00025,
+    "seed": 3,
+    "precision": "float32",
+    "device": "cpu",
     "data": {"train": "digits", "images": 100, "labelled": 40},
     "cost": {"student_gflop_per_image": 0.01, "teacher_gflop_per_image": 0.1234},
     "notes": ["a note"],
@@ -100,6 +112,8 @@ Speed: 50 images/s (median of the log intervals), 10 % of it waiting for data.
 | student | deit-ti | 1,000 | 8x8 | 0.01 | trained here |
 | teacher | cnn | 2,000 | 8x8 | 0.123 | apache-2.0 |
 
+Student: 4 layers, width 64, 2 heads, on a grid of 2x2. Learning rate 0.00025, seed 3, float32 on cpu.
+
 ## Notes
 
 - a note
@@ -113,6 +127,16 @@ distillkit export <this directory>
 
 The resolved recipe is `recipe.toml`; `environment.json` has the versions.
 """
+    )
+
+
+def test_without_a_figure_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
+    Report().distillkit_run_ended(info(tmp_path), {})
+    page = (tmp_path / "report.md").read_text()
+    assert "No labelled validation or test images, so there is no accuracy to report." in page
+    assert page.endswith(
+        "```\ndistillkit export <this directory>\n```\n\n"
+        "The resolved recipe is `recipe.toml`; `environment.json` has the versions.\n"
     )
 
 

@@ -57,7 +57,8 @@ class TimmTeacher:
         """
         spec = _sketch(request).spec
         weights = None if request.weights == "none" else _weights(request)
-        model = TimmModel.create(spec.architecture, name=spec.name, classes=spec.classes, class_names=spec.class_names)
+        model = TimmModel.create(spec.architecture, name=spec.name, classes=spec.classes)
+        model.spec = spec
         if weights is not None:
             model.load_report = load_weights(model, weights, source=_source(request), fresh_head=False)
         return OneAnswer(model)
@@ -97,8 +98,9 @@ def _sketch(request: ModelRequest) -> TimmModel:
         if request.classes is None and found not in (None, model.spec.classes):
             model = TimmModel.sketch(replace(asked, classes=found))
         load_weights(model, shapes, source=_source(request), fresh_head=False)
-        model.spec = replace(model.spec, licence=None)  # a file's licence is its owner's to know
-    model.spec = replace(model.spec, class_names=_class_names(model.spec))
+    # Whose licence a file has is its owner's to know.
+    licence = None if path is not None or request.weights == "none" else model.spec.licence
+    model.spec = replace(model.spec, class_names=_class_names(model.spec), licence=licence)
     return model
 
 
