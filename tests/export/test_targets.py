@@ -144,6 +144,19 @@ def test_student_without_its_run_is_still_a_student(run_folder, tmp_path, plugin
     assert (target.provenance.run, target.provenance.teachers) == (tmp_path.name, ())
 
 
+def test_head_that_no_term_trained_is_not_exported(tmp_path, plugins):
+    student = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
+    folder = tmp_path / "labels-only"
+    run(Recipe.model_validate(SETTINGS | {"student": student, "losses": [{"loss": "ce"}]}), folder, plugins)
+    for head in ("fused", "distill"):
+        with pytest.raises(UserError) as error:
+            export(str(folder), plugins=plugins, head=head)
+        assert str(error.value) == (
+            f"no term trained the distillation head of '{folder}'; leave out --head or say --head class"
+        )
+    assert not (folder / "export").exists()
+
+
 def test_unfinished_run_names_what_can_be_exported(run_folder, tmp_path, plugins):
     folder = copied(run_folder, tmp_path / "a", "student.*")
     (folder / "best").mkdir(exist_ok=True)

@@ -161,8 +161,7 @@ def test_nameless_teacher_may_be_named():
 
 def test_nameless_data():
     assert refused(teacher_of(("ant", "bee")), None, 3) == (
-        "teacher 'vit-b' knows 2 classes and data 'flowers' has 3 classes; "
-        + WAYS_OUT.format(teacher="vit-b")
+        "teacher 'vit-b' knows 2 classes and data 'flowers' has 3 classes; " + WAYS_OUT.format(teacher="vit-b")
     )
 
 

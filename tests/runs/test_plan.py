@@ -141,6 +141,16 @@ def test_a_loss_that_needs_real_memory_is_probed_on_the_cpu(
     assert made.cost.student_flops > 0
 
 
+def test_what_was_asked_for_and_does_not_come_about_is_noted(recipe_of: Any, teacher_run: str, pictures: Path) -> None:
+    hard = {"teachers": [{"model": teacher_run}], "losses": [{"loss": "hard"}]}
+    made = plan(recipe_of(hard, {"data": {"train": None, "unlabeled": str(pictures)}}), installed_plugins())
+    assert "no image has a label, so the label term (0.5) is left out" in made.notes
+    made = plan(recipe_of({"data": {"labeled_fraction": 0.5}}), installed_plugins())
+    assert "every image has a label, so data.labeled_fraction changes nothing" in made.notes
+    made = plan(recipe_of({"training": {"steps": 5}}, {"schedule": {"warmup_epochs": 1.0}}), installed_plugins())
+    assert "the warm-up takes all steps; lower schedule.warmup_epochs or train longer" in made.notes
+
+
 def test_names_are_resolved_before_anything_is_opened(recipe_of: Any) -> None:
     with pytest.raises(UnknownPluginError) as caught:
         plan(recipe_of({"teachers": [{"model": "regnet16gf"}]}, {"data": {"train": "nowhere"}}), installed_plugins())

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from distillkit.errors import DistillkitError, RunDirectoryError, SignalError
+from distillkit.errors import DataError, DistillkitError, RunDirectoryError, SignalError
 from distillkit.hooks import installed_plugins
 from distillkit.runner import resume, run
 
@@ -77,6 +78,20 @@ def test_an_impossible_run_leaves_nothing(recipe_of: Any, tmp_path: Path) -> Non
         run(bad, tmp_path / "out", installed_plugins())
     assert not (tmp_path / "out").exists()
     assert issubclass(SignalError, DistillkitError)
+
+
+def test_a_broken_image_before_the_first_checkpoint_leaves_nothing(recipe_of: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("ant", "bee"):
+        (data / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8)).save(data / name / f"{number}.png")
+    (data / "bee" / "0.png").write_bytes(b"no picture")
+    recipe = recipe_of({"data": {"train": str(data), "validation": 0.0}}, {"training": {"batch_size": 8}})
+    with pytest.raises(DataError) as caught:
+        run(recipe, tmp_path / "out", installed_plugins())
+    assert str(data / "bee" / "0.png") in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_a_run_directory_is_resumed(tmp_path: Path) -> None:
