@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from distillkit.counting import counted
 from distillkit.data.balance import held_out, kept_labels
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
 from distillkit.data.opening import Opener, unlabelled_images
@@ -18,6 +19,9 @@ from distillkit.data.sources import Source, Stream
 from distillkit.errors import DataError
 from distillkit.hooks import Plugins
 from distillkit.recipe import Data
+
+SHOWN = 3
+"""How many names a sentence lists."""
 
 _Key: TypeAlias = Literal["validation", "test"]
 _Measured: TypeAlias = Mapping[_Key, Source | Stream | None]
@@ -55,7 +59,7 @@ class DataSets:
         if not isinstance(self.train, Selection) or self.labelled.all():
             return self
         train = self.train.only_labelled()
-        note = f"dropped: {len(self.train) - len(train):,} unlabelled images, since no loss reads a teacher"
+        note = f"dropped: {counted(len(self.train) - len(train), 'unlabelled image')}, since no loss reads a teacher"
         return replace(
             self,
             train=train,
@@ -98,7 +102,7 @@ def _measured_on(opener: Opener, train: str | None, notes: list[str]) -> dict[_K
             notes.append(f"{key}: none, since '{source.name}' has images without a label")
             measured[key] = None
         elif source is not None:
-            notes.append(f"{key}: {len(source):,} images of '{source.name}'")
+            notes.append(f"{key}: {counted(len(source), 'image')} of '{source.name}'")
     return measured
 
 
@@ -114,23 +118,30 @@ def _indexed(
         part, held = _hold_out(part, data) if sets["validation"] is None else (part, None)
         if held is not None:
             sets["validation"] = Selection(train.name, names, [held])
-            notes.append(f"validation: {len(held.indices):,} images held out of train")
-        parts.append(_keep_labels(part, data, notes))
+            notes.append(f"validation: {counted(len(held.indices), 'image')} held out of train")
+        parts.append(part)
     elif data.labels is not None:
         raise DataError(f"data.labels = {data.labels:,} keeps labels of data.train, which is not given; name it")
     if unlabelled is not None:
         parts.append(Part.whole(unlabelled).without_labels("unlabeled/"))
-        notes.append(f"unlabeled: {len(unlabelled):,} images of '{unlabelled.name}'")
-    chosen = Selection(next(part.source.name for part in parts), names, parts)
+        notes.append(f"unlabeled: {counted(len(unlabelled), 'image')} of '{unlabelled.name}'")
+    name = parts[0].source.name
+    # Counted before labels are hidden: a class stays a class when none of its labels is kept.
+    indexed = [found for found in sets.values() if isinstance(found, Selection)]
+    classes = count_classes(names, [Selection(name, names, parts), *indexed])
+    if data.labels is not None:
+        parts[0] = _keep_labels(parts[0], data.labels, data.seed)
+        notes += _what_is_kept(parts[0], names, classes)
+    chosen = Selection(name, names, parts)
     labelled = chosen.labelled()
-    notes.insert(0, f"train: {len(chosen):,} images, {int(labelled.sum()):,} of them with a label")
+    notes.insert(0, f"train: {counted(len(chosen), 'image')}, {int(labelled.sum()):,} of them with a label")
     return DataSets(
         train=chosen,
         labelled=labelled,
         validation=sets["validation"],
         test=sets["test"],
         class_names=names,
-        classes=count_classes(names, [chosen, *(found for found in sets.values() if isinstance(found, Selection))]),
+        classes=classes,
         notes=tuple(notes),
         fingerprint=fingerprint(chosen, names),
     )
@@ -150,16 +161,29 @@ def _hold_out(part: Part, data: Data) -> tuple[Part, Part | None]:
     return part.only(np.setdiff1d(np.arange(len(part.labels)), held)), part.only(held)
 
 
-def _keep_labels(part: Part, data: Data, notes: list[str]) -> Part:
-    """Hide all labels but those that `data.labels` keeps."""
-    if data.labels is None:
-        return part
-    kept = kept_labels(part.labels, data.labels, data.seed)
+def _keep_labels(part: Part, wanted: int, seed: int) -> Part:
+    """Hide all labels but as many as are wanted."""
+    kept = kept_labels(part.labels, wanted, seed)
     labels = np.full_like(part.labels, UNLABELLED)
     labels[kept] = part.labels[kept]
-    hidden = int((part.labels != UNLABELLED).sum()) - len(kept)
-    notes.append(f"labels: {len(kept):,} are kept, balanced over the classes; {hidden:,} images stay as unlabelled")
     return replace(part, labels=labels)
+
+
+def _what_is_kept(part: Part, names: tuple[str, ...] | None, classes: int | None) -> list[str]:
+    """How many labels are left, and which classes have none."""
+    kept = part.labels[part.labels != UNLABELLED]
+    hidden = len(part.labels) - len(kept)
+    notes = [f"labels: {len(kept):,} kept, balanced over the classes; {counted(hidden, 'image')} left in as unlabelled"]
+    spoken = names or tuple(map(str, range(classes or 0)))
+    missing = [spoken[label] for label in np.setdiff1d(np.arange(len(spoken)), kept)]
+    if missing:
+        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        have, them = ("has", "it") if len(missing) == 1 else ("have", "them")
+        notes.append(
+            f"labels: {len(missing):,} of {len(spoken):,} classes {have} no labelled image: {shown}; "
+            f"only a teacher can teach {them}"
+        )
+    return notes
 
 
 def _streaming(train: Source | Stream | None, measured: _Measured, data: Data, notes: list[str]) -> DataSets:
@@ -176,7 +200,9 @@ def _streaming(train: Source | Stream | None, measured: _Measured, data: Data, n
     sets = {key: _selection(source, names) for key, source in measured.items()}
     if sets["validation"] is None:
         notes.append("validation: none, since nothing can be held out of a stream; name a data set in data.validation")
-    notes.insert(0, f"train: {len(train):,} images of the stream '{train.name}'; resuming is exact to the epoch")
+    notes.insert(
+        0, f"train: {counted(len(train), 'image')} of the stream '{train.name}'; resuming is exact to the epoch"
+    )
     return DataSets(
         train=train,
         labelled=np.ones(len(train), np.bool_),

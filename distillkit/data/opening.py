@@ -72,9 +72,9 @@ class Opener:
         if Path(name).expanduser().exists():
             return f"folder:{name}"
         guess = nearest(name, known)
-        question = f"; did you mean '{guess}'?" if guess else ";"
         names = ", ".join(spec.shown_name for spec in known.values())
-        raise DataError(f"'{name}' is neither a folder nor a data set{question} (data sets: {names})")
+        remedy = f"did you mean '{guess}'? (data sets: {names})" if guess else f"data sets: {names}"
+        raise DataError(f"'{name}' is neither a folder nor a data set; {remedy}")
 
 
 def unlabelled_images(source: Source | Stream) -> int:

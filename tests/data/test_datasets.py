@@ -59,7 +59,38 @@ def test_few_labels_and_many_images(plugins):
     seen = [label for label in labels(found.train) if label is not None]
     assert np.bincount(seen).tolist() == [10] * 10
     assert [label is not None for label in labels(found.train)] == found.labelled.tolist()
-    assert found.notes[-1] == "labels: 100 are kept, balanced over the classes; 1,067 images stay as unlabelled"
+    assert found.notes[-1] == "labels: 100 kept, balanced over the classes; 1,067 images left in as unlabelled"
+
+
+def test_classes_that_no_kept_label_is_of_are_named(plugins, write_pictures, tmp_path):
+    assert open_datasets(Data(labels=5), plugins).notes[-2:] == (
+        "labels: 5 kept, balanced over the classes; 1,162 images left in as unlabelled",
+        "labels: 5 of 10 classes have no labelled image: 5, 6, 7, ...; only a teacher can teach them",
+    )
+    write_pictures(tmp_path, {"cat": 1, "cow": 1, "dog": 1})
+    assert open_datasets(Data(train=str(tmp_path), labels=2, validation=0), plugins).notes[-2:] == (
+        "labels: 2 kept, balanced over the classes; 1 image left in as unlabelled",
+        "labels: 1 of 3 classes has no labelled image: dog; only a teacher can teach it",
+    )
+
+
+def test_classes_without_names_are_named_by_number(plugins):
+    nameless = offering(plugins, shapes={"train": Shapes(None)})
+    found = open_datasets(Data(train="shapes", labels=1, validation=0), nameless)
+    assert found.classes == 2
+    assert found.notes[-1] == "labels: 1 of 2 classes has no labelled image: 1; only a teacher can teach it"
+
+
+def test_one_image_is_not_called_images(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path / "a", {"cat": 3, "dog": 3})
+    write_pictures(tmp_path / "b", {"": 1})
+    found = open_datasets(Data(train=str(tmp_path / "a"), unlabeled=str(tmp_path / "b")), plugins)
+    assert found.notes == (
+        "train: 6 images, 5 of them with a label",
+        "validation: 1 image held out of train",
+        f"unlabeled: 1 image of '{tmp_path / 'b'}'",
+    )
+    assert found.only_labelled().notes[-1] == "dropped: 1 unlabelled image, since no loss reads a teacher"
 
 
 def test_only_labelled_images(plugins):
@@ -246,7 +277,7 @@ def test_what_is_neither_folder_nor_data_set(refused):
     )
     assert refused(unlabeled="/nowhere/at/all") == (
         "data.unlabeled: '/nowhere/at/all' is neither a folder nor a data set; "
-        "(data sets: digits, folder:<path>, timm:<data set>)"
+        "data sets: digits, folder:<path>, timm:<data set>"
     )
 
 
