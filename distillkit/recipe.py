@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -73,6 +74,15 @@ class Data(Table):
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="loader processes; as many as there are cores, at most 8, where not given"
     )
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _share_or_name(cls, value: Any) -> Any:
+        """Say in one sentence what pydantic says once for the text and once for the number."""
+        is_number = isinstance(value, float | int) and not isinstance(value, bool)
+        if isinstance(value, str) or (is_number and 0 <= value <= 1):
+            return value
+        raise PydanticCustomError("share_or_name", "a share from 0 to 1, a folder, or the name of a data set")
 
 
 class Augment(Table):

@@ -33,7 +33,8 @@ def test_each_says_what_it_is_where_it_comes_from_and_what_it_costs(recipe):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_can_be_shortened(name):
     full, short = load_recipe(name), load_recipe(name, smoke=True)
-    assert (short.training.steps or short.training.epochs) <= 2
+    assert short.training.epochs is None
+    assert short.training.steps <= 4
     assert short.training.batch_size <= full.training.batch_size
     assert (short.student, short.teachers, short.losses) == (full.student, full.teachers, full.losses)
 
@@ -71,7 +72,7 @@ def test_digits_are_not_shifted():
     recipe = load_recipe("digits")
     assert recipe.augment == Augment(crop="none", flip=0.0, eval_crop=1.0)
     assert recipe.student.options == {"image_size": 8, "patch": 4, "width": 64, "depth": 4, "heads": 4}
-    assert recipe.training == Training(epochs=30, batch_size=64)
+    assert recipe.training == Training(epochs=30, batch_size=64, threads=1)
     assert recipe.optimizer == Optimizer(name="adamw", lr=1e-3, weight_decay=0.05)
     assert (recipe.teachers, recipe.losses) == ((), ())
 

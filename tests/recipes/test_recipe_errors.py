@@ -37,9 +37,12 @@ def problems_of(tables):
             "'augment.crop' is 'resize'; it should be 'resized', 'padded' or 'none'",
         ),
         ({"augment": {"scale": [0.1]}}, "'augment.scale.1' is missing"),
-        (
-            {"data": {"validation": 1.5}},
-            "'data.validation' is 1.5; it should be a text or less than or equal to 1",
+        *(
+            (
+                {"data": {"validation": value}},
+                f"'data.validation' is {shown}; it should be a share from 0 to 1, a folder, or the name of a data set",
+            )
+            for value, shown in ((-1, "-1"), (1.5, "1.5"), (True, "true"), ([0.1], "[0.1]"))
         ),
         (
             {"training": {"epochs": 1, "steps": 2}},
