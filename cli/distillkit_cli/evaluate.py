@@ -32,10 +32,12 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Measure the top-1 accuracy of a student or a teacher: of its answer, and of each of its heads.
 
+    A student is measured on the data of its run, a teacher on --data.
+
     For example:
       distillkit evaluate runs/deit-ti-digits-001
-      distillkit evaluate runs/deit-ti-digits-001/best --split validation --head class
-      distillkit evaluate timm:resnet50 --weights resnet50.safetensors --data flowers/ --json
+      distillkit evaluate runs/soft/best --split validation --head class
+      distillkit evaluate timm:resnet50 --data imagenet/ --json
     """
     from distillkit.extras import require
 

@@ -39,7 +39,7 @@ def export(  # noqa: PLR0913 - one parameter per option
 
     For example:
       distillkit export runs/deit-ti-digits-001
-      distillkit export runs/deit-s-flowers-003/best --head class --out flowers-onnx/ --json
+      distillkit export runs/soft/best --head class --out digits-onnx/ --json
     """
     from distillkit.extras import require
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from distillkit.counting import counted
+
 HEADS = {
     "class_top1": "class head",
     "distill_top1": "distillation head",
@@ -28,7 +30,7 @@ def figure_rows(figures: Mapping[str, float]) -> list[tuple[str, str]]:
 
 def accuracy(figures: Mapping[str, float]) -> str:
     """The student's answer first, then what each of its heads says: "96.20 % of 500 images (class head 95.80, ...)"."""
-    images = f" of {figures['images']:,.0f} images" if "images" in figures else ""
+    images = f" of {counted(int(figures['images']), 'image')}" if "images" in figures else ""
     # A student with one head answers with it: the same number again would say nothing.
     hidden = set() if "distill_top1" in figures else {"class_top1"}
     others = [f"{word} {figures[name]:.2f}" for name, word in HEADS.items() if name in figures and name not in hidden]

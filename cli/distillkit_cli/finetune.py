@@ -29,12 +29,12 @@ def finetune(
 ) -> None:
     """Train a model on labels alone, from pretrained weights: how a teacher for your own classes is made.
 
-    It is `distillkit run --loss ce --student MODEL --student-weights WEIGHTS`. Use the result as a teacher with
-    --teacher run:DIR.
+    It is `distillkit run --loss ce --student MODEL --student-weights WEIGHTS`.
+    The result is a teacher: --teacher run:DIR.
 
     For example:
-      distillkit finetune regnety16gf --data flowers/ --epochs 10 --out runs/teacher
-      distillkit finetune timm:resnet18 --weights resnet18.safetensors --data flowers/
+      distillkit finetune regnety16gf --data flowers/ --out runs/teacher
+      distillkit finetune timm:resnet18 --weights resnet18.pth --data flowers/
     """
     from distillkit_cli import starting
 

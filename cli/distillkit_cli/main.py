@@ -13,6 +13,7 @@ from distillkit.version import __version__
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
+from distillkit_cli.help import NAMES, Verb, Verbs
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
 from distillkit_cli.recipes import recipes
@@ -21,9 +22,15 @@ from distillkit_cli.terminal import Terminal
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
-app = typer.Typer(invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Verbs,
+    context_settings=NAMES,
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 for verb in (run, plan, finetune, evaluate, export, plugins, recipes):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 
 
 @app.callback()
@@ -40,7 +47,7 @@ def distillkit(
 
     Start here:
       distillkit run
-      distillkit run --data DIR --teacher regnety16gf --loss hard --dry-run
+      distillkit run --data imagenet/ --teacher regnety16gf --loss hard
     """
     terminal: Terminal = context.obj
     terminal.quiet, terminal.verbose = quiet, verbose

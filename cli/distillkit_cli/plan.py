@@ -23,7 +23,7 @@ def plan(
     It takes the options of `distillkit run`, and refuses what cannot run.
 
     For example:
-      distillkit plan --data flowers/ --teacher regnety16gf --loss hard
+      distillkit plan --data imagenet/ --teacher regnety16gf --loss hard
       distillkit plan --recipe deit-s --data imagenet/ --json
     """
     from distillkit_cli import starting

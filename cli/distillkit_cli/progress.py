@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from distillkit.counting import counted
 from distillkit.run_info import RunInfo
 from distillkit_cli.terminal import Terminal
 
@@ -49,15 +50,14 @@ class LineProgress:
         """Keep the figures, and say them if nothing was said for a while."""
         self._latest = record
         if self._clock() - self._spoken >= LINE_EVERY_S:
-            self._say(f"{_place(run, record)}: {self._pace(run, record)}")
+            self._say(run, record)
 
     def distillkit_epoch_ended(self, run: RunInfo, record: Record) -> None:
         """Say how the epoch went."""
         if self._clock() - self._epoch_said < EPOCHS_APART_S and record["step"] < run.steps:
             return
         self._epoch_said = self._clock()
-        parts = _answers(record) + ([self._pace(run, self._latest, record)] if self._latest else [])
-        self._say(f"{_place(run, record)}: {'; '.join(parts) or 'done'}")
+        self._say(run, record)
 
     def distillkit_run_ended(self) -> None:
         """Nothing is left to show."""
@@ -70,13 +70,14 @@ class LineProgress:
     def close(self) -> None:
         """Take away what is not a plain line."""
 
-    def _say(self, line: str) -> None:
-        self._terminal.note(line)
+    def _say(self, run: RunInfo, record: Record) -> None:
+        """One line: where the run is, how good the student is, and what was logged and not said yet."""
+        logged, self._latest = self._latest, {}
+        parts = _answers(record) + ([_losses(logged), _rates(logged)] if logged else [])
+        if record["step"] < run.steps:
+            parts.append(f"{self._left(run, record['step'])} left")
+        self._terminal.note(f"{_place(run, record)}: {'; '.join(parts) or 'done'}")
         self._spoken = self._clock()
-
-    def _pace(self, run: RunInfo, record: Record, place: Record | None = None) -> str:
-        left = self._left(run, (place or record)["step"])
-        return f"{_losses(record)}; {_rates(record)}; {left} left"
 
     def _left(self, run: RunInfo, step: float) -> timedelta:
         """Time to the last step, at the pace since the start of this process, evaluations included."""
@@ -126,8 +127,8 @@ def _opening(run: RunInfo) -> list[str]:
     return [
         f"{student['name']} ({student['parameters']:,} parameters) learns {plan['loss']}"
         + (f" from {teachers}" if teachers else ""),
-        f"{data['images']:,} images of {data['train']}, {data['labelled']:,} labelled",
-        f"{begun}to step {run.steps:,}, {plan['batch_size']:,} images each, in {run.directory}",
+        f"{counted(data['images'], 'image')} of {data['train']}, {data['labelled']:,} labelled",
+        f"{begun}to step {run.steps:,}, {counted(plan['batch_size'], 'image')} each, in {run.directory}",
         *(f"note: {note}" for note in plan["notes"]),
     ]
 

@@ -10,7 +10,7 @@ import typer
 from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
-NAME = typer.Argument(metavar="[NAME|FILE.toml]", help="Show this one, whole, as TOML.")
+NAME = typer.Argument(metavar="NAME|FILE.toml", help="Show this one, whole, as TOML.")
 
 
 def recipes(

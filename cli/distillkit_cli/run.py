@@ -29,8 +29,8 @@ def run(
 
     For example:
       distillkit run --data flowers/ --teacher run:runs/teacher --loss hard
-      distillkit run --data flowers/ --labels 500 --teacher run:runs/teacher --loss soft:tau=2
-      distillkit run --recipe deit-ti --data imagenet/ --set training.micro_batch_size=128
+      distillkit run --labels 100 --teacher run:runs/teacher --loss soft:tau=2
+      distillkit run --recipe deit-ti --data imagenet/ --smoke
     """
     from distillkit_cli import starting
 

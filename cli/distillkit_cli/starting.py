@@ -12,6 +12,7 @@ from distillkit_cli.figures import figure_rows
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from distillkit.hooks import Plugins
     from distillkit.planning.plan import Plan
     from distillkit.recipe import Recipe
     from distillkit.runner import RunResult
@@ -25,12 +26,12 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
     if dry_run:
         show_plan(terminal, recipe)
         return
+    plugins = _with_known_names(recipe)
     require("torch", "timm", what="distillkit run")
     from distillkit import runner
-    from distillkit.hooks import installed_plugins
 
     directory = out or next_directory(recipe)
-    _follow(terminal, lambda display: runner.run(recipe, directory, installed_plugins(), observers=[display]))
+    _follow(terminal, lambda display: runner.run(recipe, directory, plugins, observers=[display]))
 
 
 def resume(terminal: Terminal, directory: Path) -> None:
@@ -54,11 +55,11 @@ def show_plan(terminal: Terminal, recipe: Recipe) -> None:
 
 def make_plan(recipe: Recipe) -> Plan:
     """Match everything that a recipe names."""
+    plugins = _with_known_names(recipe)
     require("torch", "timm", what="distillkit plan")
     from distillkit import runner
-    from distillkit.hooks import installed_plugins
 
-    return runner.plan(recipe, installed_plugins())
+    return runner.plan(recipe, plugins)
 
 
 def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
@@ -69,6 +70,16 @@ def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
         int(path.name[len(stem) + 1 :]) for path in parent.glob(f"{stem}-*") if path.name[len(stem) + 1 :].isdecimal()
     ]
     return parent / f"{stem}-{max(taken, default=0) + 1:03d}"
+
+
+def _with_known_names(recipe: Recipe) -> Plugins:
+    """What is installed, once every name of the recipe is known: before torch, which takes seconds to import."""
+    from distillkit.hooks import installed_plugins
+    from distillkit.planning.names import check_names
+
+    plugins = installed_plugins()
+    check_names(recipe, plugins)
+    return plugins
 
 
 def _follow(terminal: Terminal, go: Callable[[LineProgress], RunResult]) -> None:

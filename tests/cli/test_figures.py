@@ -22,6 +22,7 @@ def test_a_student_with_two_heads_says_all():
 
 def test_a_student_with_one_head_says_it_once():
     assert accuracy({"class_top1": 90.0, "top1": 90.0, "images": 10.0}) == "90.00 % of 10 images"
+    assert accuracy({"class_top1": 100.0, "top1": 100.0, "images": 1.0}) == "100.00 % of 1 image"
     assert accuracy({"class_top1": 90.0, "top1": 90.0, "top5": 99.0}) == "90.00 % (top 5 99.00)"
 
 

@@ -18,10 +18,10 @@ ENTRY = "from distillkit_cli.main import main; main()"
 
 
 @functools.cache
-def help_of(*verb):
+def help_of(*verb, option="--help"):
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     environment = {key: value for key, value in environment.items() if key not in {"GITHUB_ACTIONS", "FORCE_COLOR"}}
-    command = [sys.executable, "-c", ENTRY, *verb, "--help"]
+    command = [sys.executable, "-c", ENTRY, *verb, option]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == ""
     return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip()
@@ -36,13 +36,13 @@ OVERVIEW = """\
 
  Start here:
    distillkit run
-   distillkit run --data DIR --teacher regnety16gf --loss hard --dry-run
+   distillkit run --data imagenet/ --teacher regnety16gf --loss hard
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --quiet    -q      <bool>  Results and errors only.                                              │
-│ --verbose  -v      <bool>  Errors with their traceback.                                          │
-│ --version          <bool>  Show the version and stop.                                            │
-│ --help             <bool>  Show this message and exit.                                           │
+│ --quiet    -q        Results and errors only.                                                    │
+│ --verbose  -v        Errors with their traceback.                                                │
+│ --version            Show the version and stop.                                                  │
+│ --help     -h        Show this message and exit.                                                 │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 ╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
 │ run       Teach a student, and leave a directory with its weights, its figures and a report.     │
@@ -74,13 +74,25 @@ def examples(verb):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_examples_of_a_verb_can_be_copied(verb):
-    """Each is whole on one line, and is understood; running it is not the point here."""
+    """Each is whole on one line of a narrow terminal, and is understood; running it is not the point here."""
     lines = examples(verb)
     assert 2 <= len(lines) <= 3
+    assert [line for line in lines if len(line.strip()) > 72 or not line.startswith("   distillkit")] == []
     group = typer.main.get_command(app)
     for line in lines:
         _, name, *arguments = shlex.split(line.partition(">")[0])
         group.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("verb", [(), *((verb,) for verb in VERBS)], ids=" ".join)
+def test_h_is_short_for_help(verb):
+    assert help_of(*verb, option="-h") == help_of(*verb)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_flag_shows_no_type(verb):
+    assert "<bool>" not in help_of(verb)
+    assert re.search(r"^│ --help +-h +Show this message and exit\. +│$", help_of(verb), re.MULTILINE)
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "finetune"])

@@ -100,11 +100,12 @@ def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, cloc
         )
     ]
     clock.seconds = 20.0
+    display.distillkit_steps_logged(run, STEPS | {"step": 40.0, "loss": 1.25})
     display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0} | EVALUATED)
     assert shown(capsys) == [
         (
             "epoch 2/5, step 40/100: validation 91.50 %; "
-            "loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; 2,346 images/s, data wait 3%; 0:00:30 left"
+            "loss 1.2500 (labels 2.0000, hard 1.0000), lr 1.00e-03; 2,346 images/s, data wait 3%; 0:00:30 left"
         )
     ]
     clock.seconds = 29.0
@@ -112,22 +113,54 @@ def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, cloc
     assert shown(capsys) == []
 
 
+def test_a_loss_is_said_once(capsys, clock):
+    """Of three epochs the first logs, the second does not, and the last ends the run."""
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 40.0
+    display.distillkit_steps_logged(run, STEPS | {"step": 40.0, "epoch": 2.0})
+    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
+    clock.seconds = 60.0
+    display.distillkit_epoch_ended(run, {"step": 60.0, "epoch": 3.0})
+    clock.seconds = 100.0
+    display.distillkit_epoch_ended(run, {"step": 100.0, "epoch": 5.0, "validation/top1": 75.0})
+    assert shown(capsys) == [
+        (
+            "epoch 2/5, step 40/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "2,346 images/s, data wait 3%; 0:01:00 left"
+        ),
+        "epoch 2/5, step 40/100: validation 50.00 %; 0:01:00 left",
+        "epoch 3/5, step 60/100: 0:00:40 left",
+        "epoch 5/5, step 100/100: validation 75.00 %",
+    ]
+
+
+def test_one_image_is_not_called_images(capsys, clock):
+    run = a_run(data={"train": "few", "images": 1, "labelled": 1}, batch_size=1, teachers=[], notes=[])
+    LineProgress(Terminal(), clock).distillkit_run_started(run)
+    assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image each, in runs/a"]
+
+
 def test_an_epoch_that_was_neither_logged_nor_evaluated(capsys, clock):
     display, run = LineProgress(Terminal(), clock), a_run()
     display.distillkit_run_started(run)
     shown(capsys)
+    clock.seconds = 5.0
     display.distillkit_epoch_ended(run, {"step": 20.0, "epoch": 1.0})
-    assert shown(capsys) == ["epoch 1/5, step 20/100: done"]
+    display.distillkit_epoch_ended(run, {"step": 100.0, "epoch": 5.0})
+    assert shown(capsys) == ["epoch 1/5, step 20/100: 0:00:20 left", "epoch 5/5, step 100/100: done"]
 
 
 def test_the_moving_average_is_evaluated_beside_the_student(capsys, clock):
     display, run = LineProgress(Terminal(), clock), a_run()
     display.distillkit_run_started(run)
     shown(capsys)
+    clock.seconds = 5.0
     display.distillkit_epoch_ended(
         run, {"step": 20.0, "epoch": 1.0, "validation/top1": 50.0, "validation/ema/top1": 51.0}
     )
-    assert shown(capsys) == ["epoch 1/5, step 20/100: validation 50.00 %; moving average 51.00 %"]
+    assert shown(capsys) == ["epoch 1/5, step 20/100: validation 50.00 %; moving average 51.00 %; 0:00:20 left"]
 
 
 def test_one_term_is_not_said_twice(capsys, clock):

@@ -1,5 +1,8 @@
 """Where a run goes when nobody says."""
 
+import subprocess
+import sys
+
 import pytest
 
 from distillkit.recipe import Data, Recipe, StudentEntry
@@ -29,3 +32,44 @@ def test_the_next_number_is_free(tmp_path):
     for taken in ("deit-ti-digits-002", "deit-ti-digits-019", "deit-ti-digits-old", "deit-ti-digits-x-090"):
         (tmp_path / taken).mkdir()
     assert next_directory(Recipe(), tmp_path) == tmp_path / "deit-ti-digits-020"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--loss", "hrad"], "unknown loss 'hrad'; did you mean 'hard'? (known: ce, hard, soft)"),
+        (["run", "--loss", "hrad", "--dry-run"], "unknown loss 'hrad'; did you mean 'hard'? (known: ce, hard, soft)"),
+        (
+            ["plan", "--teacher", "regnety16fg", "--loss", "hard"],
+            (
+                "unknown teacher 'regnety16fg'; did you mean 'regnety16gf'? (known: cifar-resnet20, cifar-resnet56, "
+                "regnety16gf, run:<run directory>, timm:<any>, vit-b)"
+            ),
+        ),
+        (
+            ["finetune", "diet-s"],
+            (
+                "unknown student 'diet-s'; did you mean 'deit-s'? (known: deit-b, deit-s, deit-ti, small-cnn, "
+                "timm:<any classifier>, vit-b, vit-s, vit-ti)"
+            ),
+        ),
+        (
+            ["plan", "--json", "--set", 'trackers=["reports"]'],
+            "unknown tracker 'reports'; did you mean 'report'? (known: metrics, report)",
+        ),
+        (
+            ["run", "--teacher", "vit-b"],
+            (
+                "teacher 'vit-b' is given and no loss that listens to it; "
+                "add --loss hard or --loss soft, or say --loss ce to learn from labels alone"
+            ),
+        ),
+    ],
+)
+def test_a_misspelt_name_is_answered_before_torch_is_imported(arguments, sentence):
+    program = (
+        "import sys; from distillkit_cli.main import command_line; code = command_line(sys.argv[1:]); "
+        "print(code, sorted({'torch', 'timm', 'numpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("2 []\n", f"error: {sentence}\n")

@@ -73,3 +73,15 @@ def test_a_terminal_is_coloured_unless_no_color_is_set(extra, coloured):
 
 def test_a_pipe_is_not_interactive(capsys):
     assert not Terminal().is_interactive
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
+@pytest.mark.parametrize("arguments", [["plugins"], ["plugins", "--json"], ["recipes"], ["recipes", "digits"], ["-h"]])
+def test_whoever_stops_reading_is_told_nothing(arguments):
+    """As in `distillkit plugins | head -1`, with a reader that is gone before the first line."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    program = [sys.executable, "-c", "from distillkit_cli.main import main; main()", *arguments]
+    done = subprocess.run(program, stdout=ours, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (1, "")

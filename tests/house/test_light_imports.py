@@ -35,6 +35,7 @@ def heavy_modules_after(code):
         "distillkit.errors",
         "distillkit.hooks",
         "distillkit.hookspecs",
+        "distillkit.planning.names",
         "distillkit.recipe",
         "distillkit.recipe_files",
         "distillkit_cli.main",
