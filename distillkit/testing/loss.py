@@ -13,6 +13,7 @@ from distillkit.negotiation import check_reads
 from distillkit.testing import loss_declarations, loss_terms
 from distillkit.testing.findings import Check, Findings, one_line
 from distillkit.testing.loss_case import LossCase
+from distillkit.testing.loss_reads import undeclared
 from distillkit.testing.network import no_network
 from distillkit.testing.registration import (
     listing_is_clear,
@@ -96,7 +97,7 @@ def _check_pairs(findings: Findings, cases: Sequence[LossCase]) -> None:
 
 
 def _check_pair(findings: Findings, case: LossCase) -> None:
-    """Run the checks on one pair; those that stand on sound attributes only where these are sound.
+    """Run the checks on one pair; most stand on sound attributes and on declared signals, and run only where these are.
 
     Raises: UserError where the loss does not fit the pair.
     """
@@ -108,11 +109,12 @@ def _check_pair(findings: Findings, case: LossCase) -> None:
     # What `build` raises beside a UserError reaches a user as a stack trace.
     except Exception as error:  # noqa: BLE001
         wrong = [f"build raised {one_line(error)}"]
+    if not wrong:
+        name = case.subject.name
+        check_reads(name, case.loss.reads_teacher, role="teacher", spec=case.pair.teacher, alternatives={})
+        check_reads(name, case.loss.reads_student, role="student", spec=case.pair.student, alternatives={})
+        wrong = list(undeclared(case))
     for sentence in wrong:
         findings.add(sentence, place)
-    if wrong:
-        return
-    name = case.subject.name
-    check_reads(name, case.loss.reads_teacher, role="teacher", spec=case.pair.teacher, alternatives={})
-    check_reads(name, case.loss.reads_student, role="student", spec=case.pair.student, alternatives={})
-    findings.run(CHECKS, case, place)
+    if not wrong:
+        findings.run(CHECKS, case, place)

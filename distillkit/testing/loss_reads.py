@@ -1,0 +1,83 @@
+"""Find the signals that a loss reads without having said so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from distillkit.contracts import ModelSpec, Outputs, Read, Signal
+from distillkit.negotiation import SPOKEN
+from distillkit.testing.findings import one_line
+from distillkit.testing.loss_case import LossCase
+from distillkit.testing.synthetic import map_outputs, synthetic_outputs
+
+NAMES = frozenset(signal.value for signal in Signal)
+Result = TypeVar("Result")
+
+
+class Watched(Outputs):
+    """Outputs that remember which of their signals somebody looked at."""
+
+    @property
+    def seen(self) -> set[Signal]:
+        """The signals that were looked at."""
+        seen: set[Signal] = self.__dict__.setdefault("_seen", set())
+        return seen
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in NAMES:
+            self.seen.add(Signal(name))
+        return super().__getattribute__(name)
+
+
+def undeclared(case: LossCase) -> Iterator[str]:
+    """Nobody switches on a signal that is not declared: what a loss reads beside these is None or empty.
+
+    A loss that looks at such a signal may do so, to see whether it is there. One that fails for want of it, and works
+    once it is there, forgot to declare it.
+    """
+    loss, teacher, student = case.build(), case.pair.teacher, case.pair.student
+    with torch.no_grad():
+        target, sentences = _tried(loss.target, "teacher", teacher, loss.reads_teacher, case.device)
+        yield from sentences
+        if target is not None:
+            _, sentences = _tried(
+                lambda outputs: loss(outputs, target, case.batch()), "student", student, loss.reads_student, case.device
+            )
+            yield from sentences
+
+
+def _tried(
+    read: Callable[[Outputs], Result],
+    role: Literal["teacher", "student"],
+    spec: ModelSpec,
+    declared: frozenset[Read],
+    device: str,
+) -> tuple[Result | None, list[str]]:
+    """What `read` makes of the declared signals, or of further ones that it cannot do without; a sentence for each.
+
+    Where it fails for another reason there is no result and no sentence: that is another check's finding.
+    """
+
+    def said(reads: frozenset[Read]) -> Outputs:
+        return map_outputs(synthetic_outputs(spec, reads, seed=1), lambda tensor: tensor.to(device, torch.float32))
+
+    outputs = said(declared)
+    watched = Watched(**{name: getattr(outputs, name) for name in NAMES})
+    try:
+        return read(watched), []
+    # A missing signal is None or an empty tuple: AttributeError, TypeError, IndexError, ...
+    except Exception as error:  # noqa: BLE001
+        failure = one_line(error)
+    missing = sorted(watched.seen - {each.signal for each in declared})
+    try:
+        result = read(said(declared | {Read(signal, "all") for signal in missing}))
+    except Exception:  # noqa: BLE001 - it was not for want of a signal
+        return None, []
+    return result, [
+        f"reads the {role}'s {SPOKEN[signal]}, which 'reads_{role}' leaves out, so that it gets none ({failure}); "
+        f"add Read(Signal.{signal.name})"
+        for signal in missing
+    ]
