@@ -16,7 +16,7 @@ NAME = typer.Argument(metavar="NAME|FILE.toml", help="Show this one, whole, as T
 def recipes(
     context: typer.Context, *, name: Annotated[str | None, NAME] = None, as_json: Annotated[bool, JSON] = False
 ) -> None:
-    """List the named recipes, or show one with every key and its value, ready to be changed.
+    """List the named recipes, or show one with every key that is set, ready to be changed.
 
     A file of your own may begin with a line such as base = "deit-ti" and then say only what differs.
 

@@ -20,7 +20,7 @@ HEAVY = ("torch", "timm")
 
 
 class SlowListingWarning(UserWarning):
-    """A registering module imports torch or timm: listing plugins and printing help become slow, not wrong."""
+    """A registering module imports torch or timm: whatever looks up a plugin's name becomes slow, not wrong."""
 
 
 def listing_is_clear(subject: Subject) -> Iterator[str]:
@@ -70,8 +70,8 @@ def warn_of_slow_listing(subject: Subject, *, stacklevel: int) -> None:
     if heavy:
         warnings.warn(
             f"{subject.title}: module {module} imports {' and '.join(heavy)} while it registers, which slows down "
-            f"`distillkit --help` and `distillkit plugins`; move the class to a module of its own and name it in "
-            f"`factory`",
+            f"`distillkit plugins` and the answer to a misspelt name; move the class to a module of its own and name "
+            f"it in `factory`",
             SlowListingWarning,
             stacklevel=stacklevel + 1,
         )

@@ -54,7 +54,7 @@ OVERVIEW = """\
 │ export    Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as   │
 │           torch does.                                                                            │
 │ plugins   List every teacher, student, loss, data set, tracker and exporter, with its owner.     │
-│ recipes   List the named recipes, or show one with every key and its value, ready to be changed. │
+│ recipes   List the named recipes, or show one with every key that is set, ready to be changed.   │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 

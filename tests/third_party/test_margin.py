@@ -53,8 +53,8 @@ print({warning.filename for warning in caught if warning.category.__name__ == "S
     assert done.stdout.splitlines() == [
         (
             "loss 'margin' of distillkit-margin 1.2.0: module distillkit_margin imports torch while it registers, "
-            "which slows down `distillkit --help` and `distillkit plugins`; move the class to a module of its own and "
-            "name it in `factory`"
+            "which slows down `distillkit plugins` and the answer to a misspelt name; move the class to a module of "
+            "its own and name it in `factory`"
         ),
         "{'<string>'}",
     ]
