@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit.counting import counted
 from distillkit.errors import GateError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Parity:
         verdict = "passed" if self.passed else "failed"
         rows.append(
             f"parity {verdict}: {self.max_relative:.1e} of the largest score, limit "
-            f"{self.largest_relative_difference:.0e}, on {self.image_count} images ({self.images}){weak}"
+            f"{self.largest_relative_difference:.0e}, on {counted(self.image_count, 'image')} ({self.images}){weak}"
         )
         return rows
 

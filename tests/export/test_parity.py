@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_table_as_a_terminal_shows_it():
         "    2   4.0e-06   2.5e-06   1.0000000           100.0%",
         "parity passed: 2.5e-06 of the largest score, limit 1e-04, on 2 images (validation)",
     ]
+
+
+def test_one_image_is_not_called_images():
+    assert replace(report(), image_count=1).lines()[-1] == (
+        "parity passed: 0.0e+00 of the largest score, limit 1e-04, on 1 image (validation)"
+    )
 
 
 def test_table_says_failed_and_weak():
