@@ -118,6 +118,13 @@ def steps_per_epoch(datasets: DataSets, recipe: Recipe) -> int:
     return Order.of(datasets, recipe).steps_per_epoch
 
 
+def samples_per_step(datasets: DataSets, recipe: Recipe) -> int:
+    """Samples of one optimiser step, over all devices and micro-batches: the batch, or all where there are fewer."""
+    if isinstance(datasets.train, Stream):
+        return recipe.training.batch_size
+    return Order.of(datasets, recipe).window
+
+
 def view_of(epoch: int, views: int | None) -> int:
     """Which view of the images an epoch shows: its own, or one of `views` in turn."""
     return epoch if views is None else epoch % views

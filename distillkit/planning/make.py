@@ -10,7 +10,7 @@ from torch import nn
 
 from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
 from distillkit.data.datasets import DataSets, open_datasets
-from distillkit.data.order import steps_per_epoch
+from distillkit.data.order import samples_per_step, steps_per_epoch
 from distillkit.hooks import Plugins
 from distillkit.negotiation import demand
 from distillkit.planning.cost import Cost
@@ -59,7 +59,7 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
     probe = probe_task(_builder(request, losses, student, plugins), student, wanted, label_term=label_weight > 0)
     head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
     planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
-    per_epoch = steps_per_epoch(datasets, recipe)
+    per_epoch, samples = steps_per_epoch(datasets, recipe), samples_per_step(datasets, recipe)
     steps = recipe.training.steps or (recipe.training.epochs or DEFAULT_EPOCHS) * per_epoch
     return Plan(
         recipe=recipe,
@@ -72,9 +72,8 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
         label_weight=label_weight,
         steps=steps,
         steps_per_epoch=per_epoch,
-        cost=_cost(
-            probe, student, planned, plugins, images=steps * min(recipe.training.batch_size, len(datasets.train))
-        ),
+        samples_per_step=samples,
+        cost=_cost(probe, student, planned, plugins, images=steps * samples),
         notes=(*datasets.notes, *head_notes, *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch)),
     )
 

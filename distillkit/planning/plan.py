@@ -78,6 +78,7 @@ class Plan:
     label_weight: float
     steps: int
     steps_per_epoch: int
+    samples_per_step: int
     cost: Cost
     notes: tuple[str, ...]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.contracts import ModelSpec, Signal, Wanted
+from distillkit.counting import counted
 from distillkit.negotiation import SPOKEN
 from distillkit.planning.cost import Cost
 from distillkit.planning.plan import Plan, TeacherPlan
@@ -37,6 +38,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         ],
         "label_weight": plan.label_weight,
         "batch_size": training.batch_size,
+        "samples_per_step": plan.samples_per_step,
         "micro_batch_size": training.micro_batch_size or training.batch_size,
         "learning_rate": effective_lr(plan.recipe),
         "warmup_steps": warmup_steps(plan.recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch),
@@ -90,14 +92,14 @@ def lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[
 def _data(plan: Plan) -> str:
     data = as_dict(plan)["data"]
     return (
-        f"{data['train']}: {data['images']:,} images, {data['labelled']:,} labelled; "
+        f"{data['train']}: {counted(data['images'], 'image')}, {data['labelled']:,} labelled; "
         f"validation {data['validation']:,}, test {data['test']:,}; resumes {data['resumes']}"
     )
 
 
 def _learning_rate(plan: Plan) -> str:
     warmup = warmup_steps(plan.recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
-    return f"{effective_lr(plan.recipe):g} after {warmup:,} steps of warm-up, {plan.recipe.schedule.name}"
+    return f"{effective_lr(plan.recipe):g} after {counted(warmup, 'step')} of warm-up, {plan.recipe.schedule.name}"
 
 
 def _arithmetic(cost: Cost) -> str:
@@ -160,8 +162,10 @@ def _view(plan: Plan, teacher: TeacherPlan) -> str:
 def _batch(plan: Plan) -> str:
     training = plan.recipe.training
     micro = training.micro_batch_size
-    split = f", {micro} at a time" if micro and micro < training.batch_size else ""
-    return f"{training.batch_size:,} images an optimiser step{split}"
+    split = f", {micro} at a time" if micro and micro < plan.samples_per_step else ""
+    fewer = f", all there are (training.batch_size is {training.batch_size:,})"
+    everything = fewer if plan.samples_per_step < training.batch_size else ""
+    return f"{counted(plan.samples_per_step, 'image')} an optimiser step{everything}{split}"
 
 
 def _answer(plan: Plan) -> str:
@@ -176,7 +180,7 @@ def _untrained(plan: Plan) -> str:
     return (
         "nothing"
         if not names
-        else f"{len(names)} tensors that no term reads: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+        else f"{counted(len(names), 'tensor')} that no term reads: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
     )
 
 
@@ -206,4 +210,4 @@ def _duration(seconds: float) -> str:
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return counted(max(1, round(seconds)), "second")

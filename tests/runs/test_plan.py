@@ -151,6 +151,14 @@ def test_what_was_asked_for_and_does_not_come_about_is_noted(recipe_of: Any, tea
     assert "the warm-up takes all steps; lower schedule.warmup_epochs or train longer" in made.notes
 
 
+def test_a_batch_that_takes_all_images_says_so(recipe_of: Any) -> None:
+    made = plan(recipe_of({"data": {"labels": 100}}, {"training": {"batch_size": 256, "steps": 1}}), installed_plugins())
+    rows = dict(made.lines(matmul_flops_per_s=1e15))
+    assert rows["batch"] == "100 images an optimiser step, all there are (training.batch_size is 256)"
+    assert rows["time"] == "at least 1 second: a matrix product reaches 1,000,000 GFLOP/s here"
+    assert rows["learning rate"].endswith(" after 1 step of warm-up, cosine")
+
+
 def test_names_are_resolved_before_anything_is_opened(recipe_of: Any) -> None:
     with pytest.raises(UnknownPluginError) as caught:
         plan(recipe_of({"teachers": [{"model": "regnet16gf"}]}, {"data": {"train": "nowhere"}}), installed_plugins())

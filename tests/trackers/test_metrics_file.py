@@ -24,7 +24,7 @@ PLAN = {
     },
     "teachers": [{"name": "cnn", "parameters": 2000, "sees": [8, 8], "licence": "apache-2.0"}],
     "loss": "0.5 * labels + 0.5 * hard",
-    "batch_size": 64,
+    "samples_per_step": 64,
     "learning_rate": 0.00025,
     "seed": 3,
     "precision": "float32",

@@ -100,7 +100,8 @@ def _sections(run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping
     sections = [
         f"# {plan['student']['name']}{taught}",
         (
-            f"`loss = {plan['loss']}`, {run.steps:,} optimiser steps of {plan['batch_size']:,} images on "
+            f"`loss = {plan['loss']}`, {run.steps:,} optimiser step{'' if run.steps == 1 else 's'} of "
+            f"{plan['samples_per_step']:,} images on "
             f"{data['train']} ({data['images']:,} images, {data['labelled']:,} labelled)."
         ),
         _accuracy_table(record),
