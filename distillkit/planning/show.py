@@ -177,11 +177,10 @@ def _answer(plan: Plan) -> str:
 
 def _untrained(plan: Plan) -> str:
     names = plan.student.untrained
-    return (
-        "nothing"
-        if not names
-        else f"{counted(len(names), 'tensor')} that no term reads: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-    )
+    if not names:
+        return "nothing"
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f"{counted(len(names), 'tensor')} that no term reads: {shown}"
 
 
 def _signals(wanted: Wanted) -> str:

@@ -152,7 +152,8 @@ def test_what_was_asked_for_and_does_not_come_about_is_noted(recipe_of: Any, tea
 
 
 def test_a_batch_that_takes_all_images_says_so(recipe_of: Any) -> None:
-    made = plan(recipe_of({"data": {"labels": 100}}, {"training": {"batch_size": 256, "steps": 1}}), installed_plugins())
+    recipe = recipe_of({"data": {"labels": 100}}, {"training": {"batch_size": 256, "steps": 1}})
+    made = plan(recipe, installed_plugins())
     rows = dict(made.lines(matmul_flops_per_s=1e15))
     assert rows["batch"] == "100 images an optimiser step, all there are (training.batch_size is 256)"
     assert rows["time"] == "at least 1 second: a matrix product reaches 1,000,000 GFLOP/s here"
