@@ -116,6 +116,11 @@ class Plugins:
         for observer in observers:
             self._discovered.manager.add(observer, name=f"{type(observer).__module__}.{type(observer).__qualname__}")
 
+    def unfollow(self, *observers: object) -> None:
+        """Let go of what `follow` registered, so that the next run with this `Plugins` starts with its own."""
+        for observer in observers:
+            self._discovered.manager.unregister(observer)
+
     def run_started(self, run: RunInfo) -> None:
         self._call("distillkit_run_started", run=run)
 

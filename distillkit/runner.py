@@ -108,6 +108,14 @@ class _Run:
         )
         trackers = [self.plugins.factory("tracker", name)() for name in made.recipe.trackers]
         self.plugins.follow(*trackers, *self.observers)
+        try:
+            self._follow_through(info, start)
+        finally:
+            self.plugins.unfollow(*trackers, *self.observers)
+        return RunResult(self.directory.path, self.figures, made.steps)
+
+    def _follow_through(self, info: RunInfo, start: int) -> None:
+        """Train and finish, and say so to those who follow, or why not."""
         self.plugins.run_started(info)
         try:
             self._train(info, start)
@@ -116,7 +124,6 @@ class _Run:
             self.plugins.run_failed(info, error)
             raise
         self.plugins.run_ended(info, self.figures)
-        return RunResult(self.directory.path, self.figures, made.steps)
 
     def _restore(self) -> int:
         """The step to start from: that of the newest checkpoint, or 0."""

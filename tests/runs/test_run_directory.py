@@ -49,6 +49,15 @@ def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:
     assert "no term trains the distillation head, so the student answers with the other one alone" in report
 
 
+def test_one_set_of_plugins_serves_several_runs(recipe_of: Any, tmp_path: Path) -> None:
+    plugins = installed_plugins()
+    for name in ("one", "two"):
+        run(recipe_of({"training": {"steps": 1}}), tmp_path / name, plugins)
+        assert (tmp_path / name / "report.md").is_file()
+    lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["steps", "epoch", "end"]
+
+
 def test_an_existing_directory_is_not_overwritten(recipe_of: Any, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunDirectoryError) as caught:
