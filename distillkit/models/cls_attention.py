@@ -42,11 +42,12 @@ class ClassTokenRows:
     @contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor | None]]:
         """Read the rows of `layers` of every forward inside the block, by layer [B, H, 1 + N]; None until it ran."""
-        before, self._rows = self._rows, dict.fromkeys(layers)
+        before = self._rows, self._query
+        self._rows, self._query = dict.fromkeys(layers), None
         try:
             yield self._rows
         finally:
-            self._rows, self._query = before, None
+            self._rows, self._query = before
 
     def _hear_query(self, layer: int, _module: nn.Module, _inputs: Any, query: Tensor) -> None:
         if layer in self._rows:
@@ -116,9 +117,10 @@ def _obstacle(network: nn.Module) -> str:
     """The first thing found that speaks against it."""
     kinds = " ".join(type(module).__name__ for module in network.modules())
     parameters = " ".join(name for name, _ in network.named_parameters())
+    attends = isinstance(network, VisionTransformer) or "att" in f"{kinds} {parameters}".lower()
     windows = any("Block" in type(each).__name__ and getattr(each, "window_size", None) for each in network.modules())
     findings = {
-        "it has no attention": "att" not in parameters,
+        "it has no attention": not attends,
         "its attention is windowed": windows or any(part in kinds for part in ("Window", "Partition", "MaskUnit")),
         "its position embedding is rotary": "Rope" in kinds or getattr(network, "rope", None) is not None,
         "its attention mixes the heads (talking heads)": "TalkingHead" in kinds,

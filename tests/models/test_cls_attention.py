@@ -7,6 +7,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 from torch.nn import functional
 
@@ -28,7 +29,7 @@ NETWORKS = {
     "norms of queries and keys": ("deit_tiny_patch16_224", {**SMALL, "qk_norm": True}, 1),
     "norm of what attention returns": ("beit3_base_patch16_224", SMALL, 1),
     "positions without class token": ("deit3_small_patch16_224", SMALL, 1),
-    "norm after attention": ("deit_tiny_patch16_224", {**SMALL, "block_fn": timm.models.vision_transformer.ResPostBlock}, 1),
+    "norm after attention": ("deit_tiny_patch16_224", {**SMALL, "block_fn": ResPostBlock}, 1),
     "sizes that change": ("deit_tiny_patch16_224", {**SMALL, "dynamic_img_size": True}, 1),
 }  # fmt: skip
 
@@ -39,7 +40,8 @@ def create(what="class token", **more):
     model = TimmModel.create(architecture, name="model", classes=5, **{**arguments, **more})
     with torch.no_grad():
         for parameter in model.network.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.3)
+            # As initialised, many are zero, one or almost equal, and would hide a mistake.
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
     return model.eval()
 
 
@@ -67,7 +69,7 @@ def row_of(attention_map, prefix):
 
 def apart(found, expected):
     """The largest difference, relative to the largest entry."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((found.detach() - expected.detach()).abs().max() / expected.detach().abs().max())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
@@ -89,14 +91,33 @@ def test_rows_and_their_gradients_are_those_of_the_full_map(what, dtype, toleran
     weights = torch.randn(rows.shape, generator=torch.Generator().manual_seed(4)).to(dtype)
     (rows * weights).sum().backward()
     (expected * weights).sum().backward()
-    compared = 0
     theirs = dict(network.named_parameters())
     for name, parameter in model.network.named_parameters():
         assert (parameter.grad is None) == (theirs[name].grad is None)
-        if parameter.grad is not None and parameter.grad.abs().max() > 1e-4 * rows.numel() ** -0.5:
-            assert apart(parameter.grad, theirs[name].grad) < 30 * tolerance, name
-            compared += 1
-    assert compared > 20
+        if parameter.grad is not None and not name.endswith("k_norm.bias"):  # one shift of all keys moves no row
+            # Three layers of rounding, fused against unfused, stand between a row and the first parameters.
+            assert apart(parameter.grad, theirs[name].grad) < 3 * tolerance, name
+    assert model.network.blocks[0].attn.qkv.weight.grad is not None
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("grid", "prefix"), [((14, 14), 1), ((14, 14), 2), ((7, 19), 5)])
+def test_row_and_gradients_of_one_block_are_exact(grid, prefix, dtype, tolerance):
+    """At the size of ViT-S/16 and of one that is not square, from the same queries and keys."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = prefix + grid[0] * grid[1]
+    queries, keys = torch.randn(2, 2, 6, tokens, 64, generator=generator, dtype=torch.float64).to(dtype)
+    queries.requires_grad_()
+    keys.requires_grad_()
+    row = class_token_row(queries[:, :, 0], keys, scale=64**-0.5, prefix_tokens=prefix)
+    expected = row_of(torch.softmax(64**-0.5 * queries @ keys.transpose(-2, -1), dim=-1), prefix)
+    assert row.dtype is dtype
+    assert apart(row, expected) < tolerance
+    weights = torch.randn(row.shape, generator=generator, dtype=torch.float64).to(dtype)
+    found = torch.autograd.grad((row * weights).sum(), (queries, keys))
+    wanted = torch.autograd.grad((expected * weights).sum(), (queries, keys))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert apart(ours, theirs) < tolerance
 
 
 @given(
@@ -250,10 +271,12 @@ def test_teacher_and_student_of_one_class_do_not_mix():
     student, teacher = create().train(), create("class token", depth=2)
     images = picture(student)
     alone = [model(images, {ROWS: (1,)}).cls_attention for model in (student, teacher)]
-    with student._rows.reading((1,)) as rows:
-        student.network.blocks[1].attn.k_norm.register_forward_hook(lambda *_: teacher(images, {ROWS: (1,)}))
-        student.network(images)
-    assert torch.equal(rows[1], alone[0][:, 0])
+    # The teacher answers while the student is between its query and its keys.
+    student.network.blocks[1].attn.q_norm.register_forward_hook(
+        lambda *_: alone.append(teacher(images, {ROWS: (1,)}).cls_attention)
+    )
+    assert torch.equal(student(images, {ROWS: (1,)}).cls_attention, alone[0])
+    assert torch.equal(alone[2], alone[1])
     assert not torch.equal(alone[0], alone[1])
 
 
@@ -399,15 +422,13 @@ def test_a_cnn_needs_no_reason():
 
 
 def test_a_refusal_says_why():
-    spec = TimmModel.describe("swin_tiny_patch4_window7_224", name="timm:swin_tiny_patch4_window7_224")
+    spec = TimmModel.describe("swin_tiny_patch4_window7_224", name="swin-t")
+    others = {"hard": frozenset({Signal.LOGITS})}
     with pytest.raises(SignalError) as refusal:
-        check_reads(
-            "advit-l1", [Read(ROWS, "all")], role="teacher", spec=spec,
-            alternatives={"advit-l1": frozenset({ROWS}), "hard": frozenset({Signal.LOGITS})},
-        )  # fmt: skip
+        check_reads("advit-l1", [Read(ROWS, "all")], role="teacher", spec=spec, alternatives=others)
     assert str(refusal.value) == (
-        "loss 'advit-l1' reads the teacher's CLS attention; teacher 'timm:swin_tiny_patch4_window7_224' does not reveal "
-        "it because its attention is windowed; it reveals logits, embedding, patch tokens; try --loss hard"
+        "loss 'advit-l1' reads the teacher's CLS attention; teacher 'swin-t' does not reveal it because its attention "
+        "is windowed; it reveals logits, embedding, patch tokens; try --loss hard"
     )
 
 
