@@ -33,28 +33,29 @@ class ClassTokenRows:
     def __init__(self, network: nn.Module) -> None:
         timm: Any = network
         self._prefix = int(timm.num_prefix_tokens)
-        self._rows: dict[int, Tensor | None] = {}
+        self._layers: Sequence[int] = ()
+        self._rows: dict[int, Tensor] = {}
         self._query: Tensor | None = None
         for layer, block in enumerate(timm.blocks):
             block.attn.q_norm.register_forward_hook(partial(self._hear_query, layer))
             block.attn.k_norm.register_forward_hook(partial(self._hear_keys, layer, block.attn.scale))
 
     @contextmanager
-    def reading(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor | None]]:
-        """Read the rows of `layers` of every forward inside the block, by layer [B, H, 1 + N]; None until it ran."""
-        before = self._rows, self._query
-        self._rows, self._query = dict.fromkeys(layers), None
+    def reading(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+        """Read the rows of `layers` while the network runs inside the block: by layer, [B, H, 1 + N]."""
+        before = self._layers, self._rows, self._query
+        self._layers, self._rows, self._query = layers, {}, None
         try:
             yield self._rows
         finally:
-            self._rows, self._query = before
+            self._layers, self._rows, self._query = before
 
     def _hear_query(self, layer: int, _module: nn.Module, _inputs: Any, query: Tensor) -> None:
-        if layer in self._rows:
+        if layer in self._layers:
             self._query = query[:, :, 0]
 
     def _hear_keys(self, layer: int, scale: float, _module: nn.Module, _inputs: Any, keys: Tensor) -> None:
-        if layer in self._rows and self._query is not None:
+        if layer in self._layers and self._query is not None:
             self._rows[layer] = class_token_row(self._query, keys, scale=scale, prefix_tokens=self._prefix)
 
 
@@ -89,7 +90,7 @@ class _Scores(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         query, keys = ctx.saved_tensors
         gradient = gradient.unsqueeze(-1)
         of_query = (gradient * keys).sum(dim=2)

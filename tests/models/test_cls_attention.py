@@ -264,7 +264,7 @@ def test_a_failed_call_leaves_nothing_switched_on():
     with pytest.raises(AssertionError):
         model.network(torch.zeros(1, 3, 8, 8))
     assert model(picture(model), LOGITS).cls_attention is None
-    assert model._rows._rows == {}
+    assert model._rows._layers == ()
 
 
 def test_teacher_and_student_of_one_class_do_not_mix():
