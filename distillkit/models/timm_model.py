@@ -23,7 +23,7 @@ Layer = tuple[Tensor, Tensor | None]
 
 
 class TimmModel(nn.Module):
-    """Reveals what a timm network says about a batch; the network itself computes what timm's computes.
+    """Reveals what a timm network says about a batch; the network itself stays as timm made it.
 
     Where the logits alone are wanted of a network with one head, they come from the network's own forward. A network
     with two heads returns both logits whether it trains or not; timm's `distilled_training` is never touched.

@@ -11,12 +11,10 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 from torch.nn import functional
 
-from distillkit.contracts import Outputs, Read, Signal
-from distillkit.errors import SignalError
+from distillkit.contracts import Outputs, Signal
 from distillkit.models import FrozenTeacher, OneAnswer, TimmModel
 from distillkit.models.classes import ClassMap
-from distillkit.models.cls_attention import class_token_row, why_no_rows
-from distillkit.negotiation import check_reads
+from distillkit.models.cls_attention import class_token_row
 
 ROWS = Signal.CLS_ATTENTION
 LOGITS = {Signal.LOGITS: ()}
@@ -381,57 +379,6 @@ def test_the_networks_state_is_timms():
     timms.load_state_dict(model.network.state_dict())
 
 
-SILENT = {
-    "swin_tiny_patch4_window7_224": "its attention is windowed",
-    "maxvit_tiny_tf_224": "its attention is windowed",
-    "samvit_base_patch16_224": "its attention is windowed",
-    "eva02_tiny_patch14_224": "its position embedding is rotary",
-    "vit_small_patch16_dinov3": "its position embedding is rotary",
-    "cait_xxs24_224": "its attention mixes the heads (talking heads)",
-    "xcit_nano_12_p16_224": "its class token attends in the last blocks only",
-    "beit_base_patch16_224": "its attention adds a relative position bias",
-    "vit_relpos_medium_patch16_cls_224": "its attention adds a relative position bias",
-    "levit_128s": "its attention adds a relative position bias",
-    "vit_base_patch16_siglip_224": "it has no class token",
-    "vit_medium_patch16_gap_240": "it has no class token",
-    "vit_dwee_patch16_reg1_gap_256": "it has no class token",
-    "naflexvit_base_patch16_gap": "it has no class token",
-    "mixer_b16_224": "it has no attention",
-    "vit_base_patch16_xp_224": "its blocks attend in a way of their own",
-    "vit_small_patch16_18x2_224": "its blocks attend in a way of their own",
-    "pit_ti_224": "its blocks attend in a way of their own",
-    "eva_giant_patch14_224": "its blocks attend in a way of their own",
-}
-
-
-@pytest.mark.parametrize("architecture", SILENT)
-def test_what_cannot_be_read_is_not_revealed_and_says_why(architecture):
-    spec = TimmModel.describe(architecture, name="model")
-    assert ROWS not in spec.signals
-    assert spec.silent == {ROWS: SILENT[architecture]}
-
-
-def test_patches_dropped_in_training_are_no_row():
-    spec = TimmModel.describe("deit_tiny_patch16_224", name="model", patch_drop_rate=0.5)
-    assert spec.silent == {ROWS: "it drops patches while it trains"}
-
-
-def test_a_cnn_needs_no_reason():
-    spec = TimmModel.describe("regnety_002", name="model")
-    assert (spec.kind, dict(spec.silent)) == ("cnn", {})
-
-
-def test_a_refusal_says_why():
-    spec = TimmModel.describe("swin_tiny_patch4_window7_224", name="swin-t")
-    others = {"hard": frozenset({Signal.LOGITS})}
-    with pytest.raises(SignalError) as refusal:
-        check_reads("advit-l1", [Read(ROWS, "all")], role="teacher", spec=spec, alternatives=others)
-    assert str(refusal.value) == (
-        "loss 'advit-l1' reads the teacher's CLS attention; teacher 'swin-t' does not reveal it because its attention "
-        "is windowed; it reveals logits, embedding, patch tokens; try --loss hard"
-    )
-
-
 READ = [
     "vit_tiny_patch16_224",
     "vit_small_patch16_224.dino",
@@ -467,15 +414,3 @@ def test_every_family_that_is_said_to_be_readable_is(architecture):
     rows_and_columns = model.spec.grid
     assert rows.shape == (1, 2, model.spec.heads, 1 + rows_and_columns[0] * rows_and_columns[1])
     assert apart(rows, expected) < 1e-12
-
-
-@pytest.mark.slow
-def test_the_readable_part_of_timm_is_those_families():
-    """A new class of network in timm does not become readable unseen."""
-    readable = set()
-    for architecture in timm.list_models(["*vit*", "*deit*", "*beit*", "eva*"]):
-        with torch.device("meta"):
-            network = timm.create_model(architecture)
-        if why_no_rows(network) is None:
-            readable.add((type(network).__name__, type(network.blocks[0]).__name__))
-    assert readable == {("VisionTransformer", "Block"), ("VisionTransformerDistilled", "Block")}
