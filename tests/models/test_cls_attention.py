@@ -193,41 +193,32 @@ def test_the_row_is_read_before_dropout():
     assert torch.equal(model.train()(picture(model), {ROWS: (0,)}).cls_attention, still)
 
 
-def test_attention_stays_fused_and_no_map_is_kept():
+def test_attention_stays_fused_and_no_map_is_kept(monkeypatch):
+    fused, calls, sizes = functional.scaled_dot_product_attention, [], []
+    monkeypatch.setattr(
+        functional, "scaled_dot_product_attention", lambda *given, **more: calls.append(1) or fused(*given, **more)
+    )
     model = create().train()
-    tokens = 1 + 24
-    sizes, fused = [], functional.scaled_dot_product_attention
-    calls = []
-
-    def counted(*arguments, **more):
-        calls.append(1)
-        return fused(*arguments, **more)
-
-    functional.scaled_dot_product_attention = counted
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(lambda kept: sizes.append(kept.shape) or kept, lambda kept: kept):
-            model(picture(model), {ROWS: (0, 1, 2)})
-    finally:
-        functional.scaled_dot_product_attention = fused
+    with torch.autograd.graph.saved_tensors_hooks(lambda kept: sizes.append(kept.shape) or kept, lambda kept: kept):
+        model(picture(model), {ROWS: (0, 1, 2)})
     assert len(calls) == 3
-    assert not any(size[-2:] == (tokens, tokens) for size in sizes)
+    assert not any(size[-2:] == (25, 25) for size in sizes)
 
 
 def kept_bytes(model, images, wanted):
     """The bytes of all storages that a forward keeps for its backward, the parameters left out."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
+    kept = {}  # holds the storages, so that no address is used twice
 
-    def count(tensor):
+    def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+            kept[storage.data_ptr()] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        outputs = model(images, wanted)
-    del outputs
-    return sum(size for size, _ in kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images, wanted)
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -242,17 +233,11 @@ def test_what_is_kept_for_the_backward_is_the_row_and_nothing_else(what, autocas
 
 
 def test_nothing_is_computed_where_no_row_is_wanted():
-    model = create()
-    images = picture(model)
-    assert kept_bytes(model, images, LOGITS) == kept_bytes(timm_model_without_listeners(), images, LOGITS)
-    assert model(images, LOGITS).cls_attention is None
-
-
-def timm_model_without_listeners():
-    model = create()
-    for module in model.network.modules():
+    model, deaf = create(), create()
+    for module in deaf.network.modules():
         module._forward_hooks.clear()
-    return model
+    assert kept_bytes(model, picture(model), LOGITS) == kept_bytes(deaf, picture(model), LOGITS)
+    assert model(picture(model), LOGITS).cls_attention is None
 
 
 def test_a_failed_call_leaves_nothing_switched_on():
