@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers.attention import Attention
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -101,17 +102,18 @@ class _Scores(torch.autograd.Function):
 def why_no_rows(network: nn.Module) -> str | None:
     """Why the class token's rows of a network of timm cannot be read, as the end of a sentence; None where they can.
 
-    They can where queries and keys alone decide about them, and every patch is a key: in a `VisionTransformer` with
-    class token whose blocks all attend by timm's plain `Attention`, whatever norms, gates or residual scales they
-    have. Everything else is refused, even where reading it might be possible.
+    They can where queries and keys alone decide about them, the class token comes first, and every patch is a key: in
+    timm's own `VisionTransformer` or `VisionTransformerDistilled` with class token whose blocks all attend by its plain
+    `Attention`, whatever norms, gates or residual scales they have. Everything else is refused, subclasses too, even
+    where reading it might be possible.
     """
-    if isinstance(network, VisionTransformer):
-        is_plain = all(type(getattr(block, "attn", None)) is Attention for block in network.blocks)
-        if is_plain and network.cls_token is not None and isinstance(network.patch_drop, nn.Identity):
-            return None
-        if not isinstance(network.patch_drop, nn.Identity):
-            return "it drops patches while it trains"
-    return _obstacle(network)
+    if type(network) not in (VisionTransformer, VisionTransformerDistilled):
+        return _obstacle(network)
+    vit = cast("VisionTransformer", network)
+    if not isinstance(vit.patch_drop, nn.Identity):
+        return "it drops patches while it trains"
+    is_plain = all(type(getattr(block, "attn", None)) is Attention for block in vit.blocks)
+    return None if is_plain and vit.cls_token is not None else _obstacle(network)
 
 
 def _obstacle(network: nn.Module) -> str:
@@ -130,7 +132,6 @@ def _obstacle(network: nn.Module) -> str:
             part in parameters for part in ("rel_pos", "relative_position", "attention_bias")
         ),
         "it has no class token": getattr(network, "cls_token", None) is None,
-        "its attention is the difference of two maps": "Diff" in kinds,
     }
     fallback = "its blocks attend in a way of their own"
     return next((reason for reason, is_found in findings.items() if is_found), fallback)

@@ -46,6 +46,14 @@ def test_patches_dropped_in_training_are_no_row():
     assert spec.silent == {ROWS: "it drops patches while it trains"}
 
 
+def test_a_strangers_subclass_is_not_trusted():
+    class Reversed(timm.models.vision_transformer.VisionTransformer):
+        """Puts its class token last."""
+
+    with torch.device("meta"):
+        assert why_no_rows(Reversed(depth=1)) == "its blocks attend in a way of their own"
+
+
 def test_a_cnn_needs_no_reason():
     spec = TimmModel.describe("regnety_002", name="model")
     assert (spec.kind, dict(spec.silent)) == ("cnn", {})
