@@ -111,7 +111,8 @@ class ModelSpec:
     `widths` and `grids` have one entry per layer: the width D_i and the (rows, columns) of the patch tokens.
     `image_size` is (height, width) in pixels. `flexible_size` says whether other sizes work without rebuilding.
     `head_modules` names the sub-modules of `network` that depend on the number of classes.
-    `class_names` is None where the names are not known.
+    `class_names` is None where the names are not known. `silent` says why a signal that one might expect is not
+    revealed, as the end of a sentence: "its attention is windowed".
     """
 
     name: str
@@ -134,6 +135,7 @@ class ModelSpec:
     class_names: tuple[str, ...] | None = None
     parameters: int = 0
     licence: str | None = None
+    silent: Mapping[Signal, str] = field(default_factory=dict, hash=False)
 
     @property
     def width(self) -> int:

@@ -82,10 +82,9 @@ def _refusal(
     loss: str, signal: Signal, role: str, spec: ModelSpec, alternatives: Mapping[str, frozenset[Signal]]
 ) -> str:
     revealed = ", ".join(SPOKEN[known] for known in Signal if known in spec.signals) or "nothing"
-    sentence = (
-        f"loss '{loss}' reads the {role}'s {SPOKEN[signal]}; "
-        f"{role} '{spec.name}' is {KINDS[spec.kind]} and reveals {revealed}"
-    )
+    reason = spec.silent.get(signal)
+    model = f"does not reveal it because {reason}; it" if reason else f"is {KINDS[spec.kind]} and"
+    sentence = f"loss '{loss}' reads the {role}'s {SPOKEN[signal]}; {role} '{spec.name}' {model} reveals {revealed}"
     if role == "teacher":
         fitting = [name for name, needs in alternatives.items() if needs and needs <= spec.signals and name != loss]
         return f"{sentence}; try --loss {fitting[0]}" if fitting else f"{sentence}; choose another teacher"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models import timm_traits as traits
+from distillkit.models.cls_attention import ClassTokenRows
 from distillkit.models.precision import at_least_float32
 from distillkit.models.timm_networks import TimmRequest, create_network, describe_network, last_map, sketch_network
 from distillkit.models.weights import LoadReport
@@ -28,7 +31,7 @@ class TimmModel(nn.Module):
     Layers: the blocks of a ViT, each through the final norm; the stages of a CNN, the last of them as its head pools
     it (behind the last convolution or norm). The embedding of a layer is the class token where the class head reads
     that, else the mean of the patch tokens, and for the last layer timm's own pooled feature where that has the
-    layer's width.
+    layer's width. CLS attention is read inside the blocks while they run (`distillkit.models.cls_attention`).
     `arguments` are what `timm.create_model` needs beside the architecture to build the same network. `load_report`
     says what became of a weight file; it is None where the model is as initialised.
     """
@@ -43,6 +46,7 @@ class TimmModel(nn.Module):
         self.load_report = None
         self._reads_tokens = traits.is_token_network(network)
         self._reads_class_token = traits.answers_by_class_token(network)
+        self._rows = ClassTokenRows(network) if Signal.CLS_ATTENTION in spec.signals else None
 
     @classmethod
     def describe(
@@ -99,10 +103,19 @@ class TimmModel(nn.Module):
 
         Shapes: images [B, 3, H, W], normalised with the spec's mean and std.
         """
+        of_attention = wanted.get(Signal.CLS_ATTENTION, ())
+        if self._rows is None or not of_attention:
+            return self._outputs(images, wanted) if wanted else Outputs()
+        with self._rows.reading(of_attention) as rows:
+            outputs = self._outputs(images, wanted)
+        return replace(outputs, cls_attention=torch.stack([rows[layer] for layer in of_attention], dim=1))
+
+    def _outputs(self, images: Tensor, wanted: Wanted) -> Outputs:
+        """Everything but the attention, which is read meanwhile."""
         of_embedding, of_tokens = wanted.get(Signal.EMBEDDING, ()), wanted.get(Signal.PATCH_TOKENS, ())
         layers = tuple(sorted({*of_embedding, *of_tokens}))
-        if not layers and Signal.DISTILL_LOGITS not in self.spec.signals:
-            return Outputs(logits=at_least_float32(self.network(images))) if Signal.LOGITS in wanted else Outputs()
+        if not layers and Signal.LOGITS in wanted and Signal.DISTILL_LOGITS not in self.spec.signals:
+            return Outputs(logits=at_least_float32(self.network(images)))
         features, revealed = self._features(images, layers)
         return Outputs(
             logits=at_least_float32(self._class_logits(features)) if Signal.LOGITS in wanted else None,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distillkit.contracts import ModelSpec, Signal
 from distillkit.errors import RecipeError
 from distillkit.models import timm_traits as traits
+from distillkit.models.cls_attention import why_no_rows
 from distillkit.models.sketching import sketching
 from distillkit.suggestions import nearest
 
@@ -110,12 +111,13 @@ def _spec(
 ) -> ModelSpec:
     settings = traits.settings(network)
     classes = cast("int", network.num_classes)
+    no_rows = why_no_rows(network)
     return ModelSpec(
         name=request.name,
         architecture=request.architecture,
         kind=traits.kind(network),
         classes=classes,
-        signals=_signals(network, trace),
+        signals=_signals(network, trace) | ({Signal.CLS_ATTENTION} if no_rows is None else set()),
         image_size=size,
         layers=max(len(trace.widths), 1),
         widths=trace.widths,
@@ -131,6 +133,7 @@ def _spec(
         class_names=class_names,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         licence=settings.get("license"),
+        silent={} if no_rows is None or traits.kind(network) == "cnn" else {Signal.CLS_ATTENTION: no_rows},
     )
 
 

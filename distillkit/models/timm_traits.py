@@ -67,7 +67,9 @@ def kind(network: nn.Module) -> Literal["vit", "cnn", "other"]:
     if is_token_network(network):
         return "vit"
     kinds = {type(module).__name__ for module in network.modules()}
-    convolves = any("Conv" in name for name in kinds)
+    # A kernel as large as its stride only cuts patches; an MLP-Mixer does that too.
+    kernels = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    convolves = any(kernel.kernel_size[0] > kernel.stride[0] for kernel in kernels)
     attends = any("Attention" in name or "Attn" in name for name in kinds)
     return "cnn" if convolves and not attends else "other"
 

@@ -38,6 +38,8 @@ def _classes(case: ModelCase, spec: ModelSpec) -> Iterator[str]:
         yield "reveals no logits; a student needs them"
     if spec.class_names is not None and len(spec.class_names) != spec.classes:
         yield f"describes {spec.classes} classes and names {len(spec.class_names)}"
+    for signal in sorted(spec.silent.keys() & spec.signals):
+        yield f"reveals {signal}, and says in `silent` why it does not"
     owned = case.subject.owned
     unlisted = spec.signals - owned.spec.signals if owned is not None else frozenset[Signal]()
     for signal in sorted(unlisted):

@@ -97,6 +97,26 @@ def test_two_teachers_each_with_a_loss_of_its_own(install, recipe_of, teachers, 
         assert record["loss"] == pytest.approx(whole, rel=1e-5)
 
 
+def test_a_loss_on_attention_teaches_a_student_with_other_tokens_and_heads(install, recipe_of, tmp_path):
+    install("contract_attention_row")
+    distilled = {**DEIT, "width": 24, "heads": 3}
+    run(recipe_of(distilled), tmp_path / "teacher", installed_plugins())
+    recipe = recipe_of(
+        {**DEIT, "model": "vit-ti"},
+        steps=60,
+        optimizer={"lr": 0.01},
+        labels={"weight": 0.0},
+        teachers=[{"model": f"run:{tmp_path / 'teacher'}"}],
+        losses=[{"loss": "attention-row", "weight": 100.0}],
+    )
+    made = plan(recipe, installed_plugins())
+    assert {"head.weight", "blocks.1.attn.proj.weight"} <= set(made.student.untrained)
+    assert "blocks.0.attn.qkv.weight" not in made.student.untrained
+    records = logged(run(recipe, tmp_path / "run", installed_plugins()).directory)
+    distances = [record["loss/attention-row/row"] for record in records]
+    assert sum(distances[-10:]) < 0.5 * sum(distances[:10])
+
+
 def test_a_loss_on_attention_is_refused_for_a_cnn_before_a_weight_is_loaded(install, recipe_of):
     install("contract_attention_row")
     recipe = recipe_of(DEIT, teachers=[{"model": "regnety16gf"}], losses=[{"loss": "attention-row"}])
@@ -105,4 +125,16 @@ def test_a_loss_on_attention_is_refused_for_a_cnn_before_a_weight_is_loaded(inst
     assert str(refusal.value) == (
         "loss 'attention-row' reads the teacher's CLS attention; teacher 'regnety16gf' is a CNN and reveals logits, "
         "embedding, patch tokens; try --loss hard"
+    )
+
+
+def test_a_loss_on_attention_is_refused_with_the_reason_where_a_vit_hides_it(install, recipe_of):
+    install("contract_attention_row")
+    teachers = [{"model": "timm:vit_small_patch16_dinov3"}]
+    recipe = recipe_of(DEIT, teachers=teachers, losses=[{"loss": "attention-row"}])
+    with pytest.raises(SignalError) as refusal:
+        plan(recipe, installed_plugins())
+    assert str(refusal.value) == (
+        "loss 'attention-row' reads the teacher's CLS attention; teacher 'timm:vit_small_patch16_dinov3' does not "
+        "reveal it because its position embedding is rotary; it reveals embedding, patch tokens; choose another teacher"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,6 +48,20 @@ def test_a_signal_that_the_student_does_not_reveal_asks_for_another_student() ->
         "loss 'advit-l1' reads the student's CLS attention; "
         "student 'regnety16gf' is a CNN and reveals logits, embedding; choose another student"
     )
+
+
+def test_a_model_that_says_why_it_is_silent_is_quoted() -> None:
+    swin = replace(CNN, name="swin", kind="other", silent={Signal.CLS_ATTENTION: "its attention is windowed"})
+    sentences = []
+    for role in ("teacher", "student"):
+        with pytest.raises(SignalError) as caught:
+            check_reads("advit-l1", [Read(Signal.CLS_ATTENTION)], role=role, spec=swin, alternatives=OTHERS)
+        sentences.append(str(caught.value))
+    said = "'swin' does not reveal it because its attention is windowed; it reveals logits, embedding"
+    assert sentences == [
+        f"loss 'advit-l1' reads the teacher's CLS attention; teacher {said}; try --loss hard",
+        f"loss 'advit-l1' reads the student's CLS attention; student {said}; choose another student",
+    ]
 
 
 def test_a_layer_that_does_not_exist_is_refused() -> None:

@@ -13,13 +13,14 @@ LOGITS = {Signal.LOGITS: ()}
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 ONE_HEAD = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
 TWO_HEADS = ONE_HEAD | {Signal.DISTILL_LOGITS}
+ROWS = {Signal.CLS_ATTENTION}
 VIT = {"image_size": (32, 48), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 FAMILIES = {
     # architecture: (arguments, kind, signals, widths, grids, attention heads, prefix tokens, flexible, head modules)
     "deit_tiny_distilled_patch16_224": (
-        VIT, "vit", TWO_HEADS, (48, 48), ((4, 6), (4, 6)), 3, 2, False, ("head", "head_dist"),
+        VIT, "vit", TWO_HEADS | ROWS, (48, 48), ((4, 6), (4, 6)), 3, 2, False, ("head", "head_dist"),
     ),
-    "deit_tiny_patch16_224": (VIT, "vit", ONE_HEAD, (48, 48), ((4, 6), (4, 6)), 3, 1, False, ("head",)),
+    "deit_tiny_patch16_224": (VIT, "vit", ONE_HEAD | ROWS, (48, 48), ((4, 6), (4, 6)), 3, 1, False, ("head",)),
     "vit_tiny_patch16_224": (
         {**VIT, "class_token": False, "global_pool": "avg", "dynamic_img_size": True},
         "vit", ONE_HEAD, (48, 48), ((4, 6), (4, 6)), 3, 0, True, ("head",),
@@ -131,17 +132,17 @@ def test_two_heads_on_one_pooled_feature_are_timms_own():
     torch.testing.assert_close((outputs.logits + outputs.distill_logits) / 2, timms, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("signal", sorted(TWO_HEADS))
+@pytest.mark.parametrize("signal", sorted(TWO_HEADS | ROWS))
 def test_exactly_the_wanted_signals(distilled, images, signal):
     outputs = distilled(images, {signal: () if signal in BOTH else (1,)})
     revealed = {
         Signal.LOGITS: outputs.logits is not None,
         Signal.DISTILL_LOGITS: outputs.distill_logits is not None,
         Signal.EMBEDDING: bool(outputs.embedding),
+        Signal.CLS_ATTENTION: outputs.cls_attention is not None,
         Signal.PATCH_TOKENS: bool(outputs.patch_tokens),
     }
     assert [name for name, is_there in revealed.items() if is_there] == [signal]
-    assert outputs.cls_attention is None
 
 
 def test_nothing_wanted_nothing_computed(plain):
@@ -260,7 +261,7 @@ def test_batch_of_one(architecture):
 def test_a_network_without_classifier_reveals_everything_else():
     model = TimmModel.create("vit_small_patch16_224.dino", name="dino", depth=1)
     assert (model.spec.classes, model.spec.head_modules) == (0, ())
-    assert model.spec.signals == ONE_HEAD - LOGITS.keys()
+    assert model.spec.signals == (ONE_HEAD | ROWS) - LOGITS.keys()
     outputs = model(torch.zeros(1, 3, 224, 224), everything(model.spec))
     assert outputs.logits is None
     assert tuple(outputs.embedding[0].shape) == (1, 384)

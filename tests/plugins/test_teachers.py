@@ -16,6 +16,7 @@ from distillkit.models.heads import Answer
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 LOGITS = {Signal.LOGITS: ()}
 REVEALED = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
+OF_A_VIT = REVEALED | {Signal.CLS_ATTENTION}
 PLUGINS = installed_plugins()
 
 
@@ -72,7 +73,8 @@ def test_description(name, architecture, kind, parameters, mean):
     spec = describe(name)
     assert (spec.name, spec.architecture, spec.kind, spec.parameters) == (name, architecture, kind, parameters)
     assert (spec.classes, spec.class_names) == (1000, imagenet_class_names())
-    assert (spec.signals, spec.mean, spec.licence, spec.image_size) == (REVEALED, mean, "apache-2.0", (224, 224))
+    assert spec.signals == (OF_A_VIT if kind == "vit" else REVEALED)
+    assert (spec.mean, spec.licence, spec.image_size) == (mean, "apache-2.0", (224, 224))
     assert spec.flexible_size == (kind == "cnn")
 
 
@@ -162,7 +164,7 @@ def test_two_heads_answer_together(tmp_path):
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     teacher = build("timm:deit_tiny_distilled_patch16_224", weights=tmp_path / "weights.safetensors").eval()
     images = torch.randn(1, 3, 224, 224)
-    assert teacher.spec.signals == REVEALED
+    assert teacher.spec.signals == OF_A_VIT
     with torch.no_grad():
         outputs = teacher(images, LOGITS)
         assert torch.equal(outputs.logits, network(images))
@@ -237,7 +239,7 @@ def test_run_answers_as_its_student_was_evaluated(a_run):
     teacher = build(name).eval()
     assert teacher.spec == describe(name)
     assert (teacher.spec.name, teacher.spec.class_names) == (name, ("ant", "bee", "cat"))
-    assert teacher.spec.signals == REVEALED
+    assert teacher.spec.signals == OF_A_VIT
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         expected = fuse(student(images, BOTH), "fused", "softmax")

@@ -52,6 +52,10 @@ def test_what_describe_refuses_is_the_authors():
             {"grids": ((2, 3),)},
             ["reveals cls_attention of 2 layers, and describes 2 widths and 1 grids; one each per layer is needed"],
         ),
+        (
+            {"silent": {Signal.LOGITS: "it is shy"}},
+            ["reveals logits, and says in `silent` why it does not"],
+        ),
         ({"heads": None}, ["reveals cls_attention, and does not say how many heads a layer has"]),
         (
             {"std": (0.2, 0.0, 0.2)},

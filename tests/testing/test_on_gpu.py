@@ -15,6 +15,12 @@ def test_what_is_sound_is_sound_on_a_gpu():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("student", ["deit-ti", "vit-ti"])
+def test_deits_students_on_a_gpu(student):
+    check_student(student, {"image_size": 16, "patch": 4, "width": 24, "depth": 3, "heads": 2}, device="cuda")
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("loss", ["hard", "soft"])
 def test_deits_losses_on_a_gpu(loss):
     check_loss(loss, device="cuda")

@@ -6,7 +6,8 @@ from distillkit import PluginSpec, Signal
 
 _HERE = "distillkit_plugins.students"
 _ONE_HEAD = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
-_TWO_HEADS = _ONE_HEAD | {Signal.DISTILL_LOGITS}
+_VIT = _ONE_HEAD | {Signal.CLS_ATTENTION}
+_DISTILLED_VIT = _VIT | {Signal.DISTILL_LOGITS}
 _APACHE = "apache-2.0"
 
 
@@ -14,10 +15,10 @@ def distillkit_students() -> tuple[PluginSpec, ...]:
     """DeiT with and without distillation token, everything that timm has, and a small convnet."""
     return (
         *(
-            _deit(f"deit-{size}", f"DeiT-{size.title()} with distillation token", _TWO_HEADS)
+            _deit(f"deit-{size}", f"DeiT-{size.title()} with distillation token", _DISTILLED_VIT)
             for size in ("ti", "s", "b")
         ),
-        *(_deit(f"vit-{size}", f"plain ViT-{size.title()} as in DeiT", _ONE_HEAD) for size in ("ti", "s", "b")),
+        *(_deit(f"vit-{size}", f"plain ViT-{size.title()} as in DeiT", _VIT) for size in ("ti", "s", "b")),
         PluginSpec(
             name="small-cnn",
             summary="three convolutional stages for tiny images (digits, CIFAR)",
@@ -28,7 +29,7 @@ def distillkit_students() -> tuple[PluginSpec, ...]:
             name="timm",
             summary="any classifier of timm; its pretrained weights keep their own licence",
             factory=f"{_HERE}.timm_student:TimmStudent",
-            signals=_TWO_HEADS,
+            signals=_DISTILLED_VIT,
             argument="any classifier",
         ),
     )

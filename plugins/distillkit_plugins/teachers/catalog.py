@@ -6,6 +6,7 @@ from distillkit import PluginSpec, Signal
 
 _HERE = "distillkit_plugins.teachers"
 _REVEALED = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
+_VIT = _REVEALED | {Signal.CLS_ATTENTION}
 
 
 def distillkit_teachers() -> tuple[PluginSpec, ...]:
@@ -22,21 +23,21 @@ def distillkit_teachers() -> tuple[PluginSpec, ...]:
             name="vit-b",
             summary="ViT-B/16 trained on ImageNet-21k and tuned on ImageNet, 87 M parameters",
             factory=f"{_HERE}.timm_teacher:TimmTeacher",
-            signals=_REVEALED,
+            signals=_VIT,
             licence="apache-2.0",
         ),
         PluginSpec(
             name="timm",
             summary="any classifier of timm; its weights keep their own licence",
             factory=f"{_HERE}.timm_teacher:TimmTeacher",
-            signals=_REVEALED,
+            signals=_VIT,
             argument="any",
         ),
         PluginSpec(
             name="run",
             summary="the student of a finished run, such as a teacher made by `distillkit finetune`",
             factory=f"{_HERE}.saved_run:SavedRun",
-            signals=_REVEALED,
+            signals=_VIT,
             argument="run directory",
         ),
         PluginSpec(

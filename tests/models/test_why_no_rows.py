@@ -1,0 +1,83 @@
+"""Which networks reveal no attention row, and the reason that each gives."""
+
+import pytest
+import timm
+import torch
+
+from distillkit.contracts import Read, Signal
+from distillkit.errors import SignalError
+from distillkit.models import TimmModel
+from distillkit.models.cls_attention import why_no_rows
+from distillkit.negotiation import check_reads
+
+ROWS = Signal.CLS_ATTENTION
+SILENT = {
+    "swin_tiny_patch4_window7_224": "its attention is windowed",
+    "maxvit_tiny_tf_224": "its attention is windowed",
+    "samvit_base_patch16_224": "its attention is windowed",
+    "eva02_tiny_patch14_224": "its position embedding is rotary",
+    "vit_small_patch16_dinov3": "its position embedding is rotary",
+    "cait_xxs24_224": "its attention mixes the heads (talking heads)",
+    "xcit_nano_12_p16_224": "its class token attends in the last blocks only",
+    "beit_base_patch16_224": "its attention adds a relative position bias",
+    "vit_relpos_medium_patch16_cls_224": "its attention adds a relative position bias",
+    "levit_128s": "its attention adds a relative position bias",
+    "vit_base_patch16_siglip_224": "it has no class token",
+    "vit_medium_patch16_gap_240": "it has no class token",
+    "vit_dwee_patch16_reg1_gap_256": "it has no class token",
+    "naflexvit_base_patch16_gap": "it has no class token",
+    "mixer_b16_224": "it has no attention",
+    "vit_base_patch16_xp_224": "its blocks attend in a way of their own",
+    "vit_small_patch16_18x2_224": "its blocks attend in a way of their own",
+    "pit_ti_224": "its blocks attend in a way of their own",
+    "eva_giant_patch14_224": "its blocks attend in a way of their own",
+}
+
+
+@pytest.mark.parametrize("architecture", SILENT)
+def test_what_cannot_be_read_is_not_revealed_and_says_why(architecture):
+    spec = TimmModel.describe(architecture, name="model")
+    assert ROWS not in spec.signals
+    assert spec.silent == {ROWS: SILENT[architecture]}
+
+
+def test_patches_dropped_in_training_are_no_row():
+    spec = TimmModel.describe("deit_tiny_patch16_224", name="model", patch_drop_rate=0.5)
+    assert spec.silent == {ROWS: "it drops patches while it trains"}
+
+
+def test_a_strangers_subclass_is_not_trusted():
+    class Reversed(timm.models.vision_transformer.VisionTransformer):
+        """Puts its class token last."""
+
+    with torch.device("meta"):
+        assert why_no_rows(Reversed(depth=1)) == "its blocks attend in a way of their own"
+
+
+def test_a_cnn_needs_no_reason():
+    spec = TimmModel.describe("regnety_002", name="model")
+    assert (spec.kind, dict(spec.silent)) == ("cnn", {})
+
+
+def test_a_refusal_says_why():
+    spec = TimmModel.describe("swin_tiny_patch4_window7_224", name="swin-t")
+    others = {"hard": frozenset({Signal.LOGITS})}
+    with pytest.raises(SignalError) as refusal:
+        check_reads("advit-l1", [Read(ROWS, "all")], role="teacher", spec=spec, alternatives=others)
+    assert str(refusal.value) == (
+        "loss 'advit-l1' reads the teacher's CLS attention; teacher 'swin-t' does not reveal it because its attention "
+        "is windowed; it reveals logits, embedding, patch tokens; try --loss hard"
+    )
+
+
+@pytest.mark.slow
+def test_the_readable_part_of_timm_is_those_families():
+    """A new class of network in timm does not become readable unseen."""
+    readable = set()
+    larger_twins = ["*large*", "*huge*", "*gi*ant*", "*gigantic*", "*so[14]*", "*_[0-9]b_*"]
+    for architecture in timm.list_models(["*vit*", "*deit*", "*beit*", "eva*"], exclude_filters=larger_twins):
+        with torch.device("meta"):
+            network = timm.create_model(architecture)
+        if why_no_rows(network) is None:
+            readable.add((type(network).__name__, type(network.blocks[0]).__name__))
+    assert readable == {("VisionTransformer", "Block"), ("VisionTransformerDistilled", "Block")}
