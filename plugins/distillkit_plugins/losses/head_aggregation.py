@@ -21,8 +21,8 @@ def check_heads(loss: str, student: ModelSpec, teacher: ModelSpec, heads: Heads)
     of_student, of_teacher = (geometry.heads for geometry in geometries(student, teacher))
     if heads == "group" and of_teacher % of_student:
         raise RecipeError(
-            f"loss '{loss}': heads = \"group\" needs as many groups of the teacher's heads as the student has heads, and "
-            f"{of_teacher} heads of '{teacher.name}' make no {of_student} equal groups for '{student.name}'; "
+            f"loss '{loss}': heads = \"group\" shares the teacher's heads out among the student's in equal groups, and "
+            f"the {of_teacher} heads of '{teacher.name}' make no {of_student} equal groups for '{student.name}'; "
             'use "mean" or "logsum"'
         )
 
