@@ -39,10 +39,13 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
     """
     check_names(recipe, plugins)
     distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
-    datasets = _open(recipe, plugins, needs_labels=not any(reads_a_teacher(entry, plugins) for entry in distilling))
+    taught = any(reads_a_teacher(entry, plugins) for entry in distilling)
+    datasets = _open(recipe, plugins, needs_labels=not taught)
     described = {entry.name: describe_teacher(entry, plugins) for entry in recipe.teachers}
     answering = teachers_of_logits(recipe, distilling, plugins)
-    space = shared_classes(datasets, {name: described[name].native for name in answering})
+    space = shared_classes(
+        datasets, {name: described[name].native for name in answering}, reads_features=taught and bool(recipe.teachers)
+    )
     teachers = {
         name: place_in_space(teacher, space, plugins, mapped=name in answering) for name, teacher in described.items()
     }
@@ -58,6 +61,7 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
     wanted = demand(_student_reads(losses, label_weight), student)
     probe = probe_task(_builder(request, losses, student, plugins), student, wanted, label_term=label_weight > 0)
     head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
+    student_plan = StudentPlan(request, student, wanted, head, probe.untrained)
     planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
     per_epoch = steps_per_epoch(datasets, recipe)
     steps = recipe.training.steps or (recipe.training.epochs or DEFAULT_EPOCHS) * per_epoch
@@ -66,7 +70,7 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
         datasets=datasets,
         classes=space.classes,
         class_names=space.names,
-        student=StudentPlan(request, student, wanted, head, probe.untrained),
+        student=student_plan,
         teachers=planned,
         losses=losses,
         label_weight=label_weight,
@@ -75,7 +79,12 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
         cost=_cost(
             probe, student, planned, plugins, images=steps * min(recipe.training.batch_size, len(datasets.train))
         ),
-        notes=(*datasets.notes, *head_notes, *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch)),
+        notes=(
+            *datasets.notes,
+            *head_notes,
+            *_head_notes(student_plan),
+            *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch),
+        ),
     )
 
 
@@ -116,6 +125,14 @@ def _notes(
     if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:
         notes.append("the warm-up takes all steps; lower schedule.warmup_epochs or train longer")
     return tuple(notes)
+
+
+def _head_notes(student: StudentPlan) -> tuple[str, ...]:
+    """That accuracy is not measured, and why."""
+    if student.learns_classes:
+        return ()
+    why = "no term trains a class head" if Signal.LOGITS in student.spec.signals else "the student has no class head"
+    return (f"{why}, so top-1 is not measured; what is learnt is the embedding",)
 
 
 def _student_reads(losses: Mapping[str, LossPlan], label_weight: float) -> set[Read]:

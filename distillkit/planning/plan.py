@@ -63,6 +63,13 @@ class StudentPlan:
         heads = zip(("class", "distill"), self.spec.head_modules, strict=False)
         return tuple(name for name, module in heads if f"{module}.weight" in self.untrained)
 
+    @property
+    def learns_classes(self) -> bool:
+        """Whether it has a class head that some term trains, so that its accuracy means something."""
+        heads = self.spec.head_modules
+        idle = bool(heads) and all(f"{module}.weight" in self.untrained for module in heads)
+        return Signal.LOGITS in self.spec.signals and not idle
+
 
 @dataclass(frozen=True)
 class Plan:
