@@ -4,16 +4,19 @@ import json
 import math
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from distillkit import DataError, RecipeError, SignalError
+from distillkit import DataError, RecipeError, Signal, SignalError
 from distillkit.hooks import installed_plugins
 from distillkit.models import load_student
-from distillkit.recipe import Labels
+from distillkit.recipe import Labels, StudentEntry
 from distillkit.runner import plan, resume, run
 from distillkit.testing import check_student, check_teacher
+from distillkit_export.exports import export
 
 pytestmark = pytest.mark.filterwarnings("ignore::distillkit.testing.SlowListingWarning")
 
@@ -118,6 +121,40 @@ def test_attndistill_trains_on_a_folder_without_labels_and_leaves_the_projector_
     ]
     student, _ = load_student(result.directory, installed_plugins())
     assert (student.spec.classes, student.spec.width) == (0, 12)
+
+
+def test_the_export_is_the_student_before_the_projector(label_free, tmp_path):
+    directory = run(label_free(), tmp_path / "run", installed_plugins()).directory
+    exported = export(str(directory), plugins=installed_plugins())
+    output = exported.manifest["output"]
+    assert (output["name"], output["shape"], output["head"]) == ("embedding", ["batch", 12], None)
+    assert exported.lines()[0].endswith("fp32, opset 20, batch x 3 x 32 x 48 images, embedding")
+    images = torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    student, _ = load_student(directory, installed_plugins())
+    with torch.no_grad():
+        (embedding,) = student.eval()(images, {Signal.EMBEDDING: (0,)}).embedding
+    session = onnxruntime.InferenceSession(exported.directory / exported.artifact.file)
+    (found,) = session.run(["embedding"], {"images": images.numpy()})
+    np.testing.assert_allclose(found, embedding.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"model": "vit-ti", "image_size": [16, 24], "patch": 8, "width": 24, "depth": 2, "heads": 2},
+        {"model": "deit-ti", "image_size": [16, 24], "patch": 8, "width": 24, "depth": 2, "heads": 2},
+        {"model": "small-cnn", "width": 4, "image_size": [16, 24]},
+    ],
+)
+def test_alignment_alone_teaches_any_student_without_labels(label_free, tmp_path, student):
+    recipe = label_free(attention_weight=0).model_copy(update={"student": StudentEntry.model_validate(student)})
+    directory = run(recipe, tmp_path / "run", installed_plugins()).directory
+    records = logged(directory)
+    assert records[-1]["loss"] < records[0]["loss"]
+    student, _ = load_student(directory, installed_plugins())
+    assert student.spec.classes == 0
+    assert Signal.LOGITS not in student.spec.signals
+    assert not any("head" in name for name in load_file(directory / "student.safetensors"))
 
 
 def test_the_projector_resumes_where_it_was(label_free, tmp_path):

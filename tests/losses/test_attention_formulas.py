@@ -178,7 +178,8 @@ def test_interpolated_patches_sum_to_one_minus_the_class_entry(some_rows, numpy_
 def test_from_a_grid_twice_as_fine_the_authors_sum_is_never_changed(numpy_resample, entries):
     patches = np.array(entries)
     found = numpy_resample(patches, (8, 8), (4, 4), "bicubic")
-    assert found.sum() > 0.6 * found.clip(min=0).sum()
+    # One peak gives the least: (1/2)^2 of (19^2 + 3^2) / 32^2.
+    assert found.sum() > 0.69 * found.clip(min=0).sum()
 
 
 @pytest.mark.parametrize("finer", [3, 4, 8])

@@ -37,8 +37,8 @@ def interpolated(rows: Tensor, source: Grid, goal: Grid, interpolation: Interpol
     Source: Wang, Yang & van de Weijer 2022 (AttnDistill), arXiv:2210.00944, case (b): NR and IP. As in the authors'
         code, entries that bicubic makes negative count in the sum and are clamped later.
     Differs: any grids, square or not; the authors' are those of 224 pixels. The sum by which is divided is at least
-        half of what the positive entries sum to. From a grid twice as fine it always is; from a finer one bicubic
-        sampling passes patches over, and a lone peak there makes the authors' sum zero or negative.
+        half of what the positive entries sum to. From a grid twice as fine it always is (at least 0.69); from a finer
+        one bicubic sampling passes patches over, and a lone peak there makes the authors' sum zero or negative.
     """
     patches = resample(rows[..., 1:], source, goal, interpolation)
     positive = patches.clamp(min=0).sum(dim=-1, keepdim=True)

@@ -31,7 +31,7 @@ class Network(nn.Module):
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The embedding [B, D] and the class token's attention [B, H, 1 + N]."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1)
         query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, 1+N, d]
         scores = query[:, :, :1] @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         row = torch.softmax(at_least_float32(scores), dim=-1)  # [B, H, 1, 1+N]
