@@ -89,14 +89,14 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
 
 
 def answering_head(asked: str, spec: ModelSpec, untrained: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The head that a student answers with: never one that no term trains.
+    """The head that a student answers with: never one that no term trains, unless none is trained.
 
     Returns the head and, where it is not the one asked for, a note that says why.
     """
     if Signal.DISTILL_LOGITS not in spec.signals:
         return "class", ()
     class_trains, distill_trains = (f"{module}.weight" not in untrained for module in spec.head_modules[:2])
-    if class_trains and distill_trains:
+    if class_trains == distill_trains:
         return asked, ()
     trained, idle = ("class", "distillation") if class_trains else ("distill", "class")
     if asked == trained:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from distillkit import DataError, RecipeError, Signal, SignalError
+from distillkit import DataError, RecipeError, Signal, SignalError, UserError
 from distillkit.hooks import installed_plugins
 from distillkit.models import load_student
 from distillkit.recipe import Labels, StudentEntry
@@ -196,14 +196,31 @@ def test_every_loss_trains_with_labels_too(install, recipe_of, tmp_path):
     assert "test/top1" in result.figures
 
 
-def test_accuracy_of_a_head_that_nothing_trains_is_not_measured(install, recipe_of, tmp_path):
+@pytest.mark.parametrize(
+    "student",
+    [STUDENT, {"model": "deit-ti", "image_size": [16, 24], "patch": 8, "width": 24, "depth": 2, "heads": 2}],
+)
+def test_a_head_that_nothing_trains_is_neither_measured_nor_exported(install, recipe_of, tmp_path, student):
     """Digits have labels, but AttnDistill reads none of them."""
     install("contract_attentive_vit")
-    recipe = recipe_of(STUDENT, steps=2, teachers=FINER, losses=[{"loss": "attndistill"}])
+    recipe = recipe_of(student, steps=2, teachers=FINER, losses=[{"loss": "attndistill", "attention_weight": 0}])
     made = plan(recipe, installed_plugins())
-    assert made.student.untrained == ("head.weight", "head.bias")
-    assert "no term trains a class head, so top-1 is not measured; what is learnt is the embedding" in made.notes
-    assert dict(run(recipe, tmp_path / "run", installed_plugins()).figures) == {}
+    assert {name.partition(".")[0] for name in made.student.untrained} <= {"head", "head_dist"}
+    assert [note for note in made.notes if "head" in note] == [
+        "no term trains a class head, so top-1 is not measured; what is learnt is the embedding"
+    ]
+    result = run(recipe, tmp_path / "run", installed_plugins())
+    assert dict(result.figures) == {}
+    student, saved = load_student(result.directory, installed_plugins())
+    assert Signal.LOGITS not in student.spec.signals
+    assert saved.spec.signals == student.spec.signals
+    assert "head.weight" in student.network.state_dict()
+    assert export(str(result.directory), plugins=installed_plugins()).manifest["output"]["name"] == "embedding"
+    with pytest.raises(UserError) as refusal:
+        export(str(result.directory), plugins=installed_plugins(), head="class", force=True)
+    assert str(refusal.value) == (
+        f"'{result.directory}' has no class head that was trained: it answers with its embedding; leave out --head"
+    )
 
 
 @pytest.mark.parametrize("loss", ["advit-kl", "advit-l1", "advit-l2"])
