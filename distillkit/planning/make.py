@@ -62,6 +62,7 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
     probe = probe_task(_builder(request, losses, student, plugins), student, wanted, label_term=label_weight > 0)
     head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
     student_plan = StudentPlan(request, student, wanted, head, probe.untrained)
+    head_notes += _head_notes(student_plan)
     planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
     per_epoch = steps_per_epoch(datasets, recipe)
     steps = recipe.training.steps or (recipe.training.epochs or DEFAULT_EPOCHS) * per_epoch
@@ -79,12 +80,7 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
         cost=_cost(
             probe, student, planned, plugins, images=steps * min(recipe.training.batch_size, len(datasets.train))
         ),
-        notes=(
-            *datasets.notes,
-            *head_notes,
-            *_head_notes(student_plan),
-            *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch),
-        ),
+        notes=(*datasets.notes, *head_notes, *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch)),
     )
 
 
