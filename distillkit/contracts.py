@@ -176,7 +176,8 @@ class ModelRequest:
 
     `name` is as typed, `argument` what follows its colon. `options` is an instance of the factory's `Options`.
     `weights` is a file, "pretrained", "none", or None for the plugin's own default.
-    `classes` is the number of classes a student must have; None lets the model keep its own.
+    `classes` is the number of classes a student must have; None lets the model keep its own, and 0 leaves out the class
+    head: nothing that teaches speaks of classes, and the network's own forward then returns the embedding.
     """
 
     name: str

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
+from distillkit.contracts import Signal
 from distillkit.errors import UserError
 from distillkit.suggestions import unknown_name
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from distillkit.contracts import Model
+    from distillkit.contracts import Model, ModelSpec
 
 Head = Literal["fused", "class", "distill"]
 Fusion = Literal["logits", "softmax"]
@@ -25,11 +26,17 @@ Fusion = Literal["logits", "softmax"]
 OPSETS = range(18, 24)
 """The ONNX operator sets that torch's exporter writes and ONNX Runtime reads."""
 
-INPUT, OUTPUT, BATCH = "images", "logits", "batch"
-"""How every exported file calls its input, its output and the dimension that is dynamic."""
+INPUT, BATCH = "images", "batch"
+"""How every exported file calls its input and the dimension that is dynamic."""
+
+
+def output_name(spec: ModelSpec) -> str:
+    """How an exported file calls its output: logits or, of a model without a class head, the last layer's embedding."""
+    return "logits" if Signal.LOGITS in spec.signals else "embedding"
+
 
 Scorer: TypeAlias = "Callable[[NDArray[np.float32]], NDArray[np.float32]]"
-"""Images [B, C, H, W], normalised, to scores [B, K]."""
+"""Images [B, C, H, W], normalised, to scores [B, K], or to the embedding [B, D] of a model without a class head."""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ class Session:
         return tuple(report.notes) if report is not None else ()
 
     def evaluate(self, model: nn.Module, source: Source | Stream | None) -> dict[str, float]:
-        """Figures of `model` on `source`; none where there is no source."""
-        if source is None:
+        """Figures of `model` on `source`; none where there is no source, or no class head that learns."""
+        if source is None or not self.plan.student.learns_classes:
             return {}
         recipe, spec = self.plan.recipe, self.plan.student.spec
         data = EvaluationData(

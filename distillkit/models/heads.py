@@ -58,12 +58,25 @@ def check_head(head: str | None, spec: ModelSpec, answer: Answer, *, subject: st
 
     Raises: UserError.
     """
+    if head is not None and Signal.LOGITS not in spec.signals:
+        raise UserError(
+            f"{subject} has no class head that was trained: it answers with its embedding; leave out --head"
+        )
     if head == "distill" and Signal.DISTILL_LOGITS not in spec.signals:
         raise UserError(f"{subject} has no distillation head; leave out --head or say --head class")
     if answer.idle and (head in answer.idle or head == "fused"):
         trained = next(name for name in SPOKEN_HEADS if name not in answer.idle)
         idle = SPOKEN_HEADS[answer.idle[0]]
         raise UserError(f"no term trained the {idle} of {subject}; leave out --head or say --head {trained}")
+
+
+def without_idle_heads(spec: ModelSpec, idle: tuple[str, ...]) -> ModelSpec:
+    """The description of a model whose heads are all idle: it reveals no logits, so nobody takes them for an answer.
+
+    One that has a trained head, or none at all, stays as it is.
+    """
+    heads = {"class", "distill"} if Signal.DISTILL_LOGITS in spec.signals else {"class"}
+    return replace(spec, signals=spec.signals - {Signal.LOGITS, Signal.DISTILL_LOGITS}) if heads <= set(idle) else spec
 
 
 class OneAnswer(nn.Module):

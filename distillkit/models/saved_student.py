@@ -14,7 +14,7 @@ from distillkit.errors import RunDirectoryError
 from distillkit.files import write_json, write_tensors
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.described import Described
-from distillkit.models.heads import Answer
+from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.models.weight_files import read_weights
 from distillkit.models.weights import load_weights
 
@@ -74,7 +74,7 @@ def save_student(
         "fusion": answer.fusion,
         "idle_heads": answer.idle,
         "arguments": {} if own is None else {"num_classes": model.spec.classes, **own},
-        "spec": replace(model.spec, class_names=class_names or model.spec.class_names),
+        "spec": without_idle_heads(replace(model.spec, class_names=class_names or model.spec.class_names), answer.idle),
     }
     saved = _ADAPTER.dump_python(_ADAPTER.validate_python(content), mode="json")
     saved["spec"]["signals"].sort()  # a set has no order, and equal students should have equal files
@@ -123,4 +123,6 @@ def build_student(saved: SavedStudent, plugins: Plugins) -> Model:
     options = plugins.options("student", saved.model, saved.options)
     request = ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)
     model: Model = plugins.factory("student", saved.model).build(request)
-    return Described(model, replace(model.spec, class_names=saved.spec.class_names))
+    return Described(
+        model, without_idle_heads(replace(model.spec, class_names=saved.spec.class_names), saved.idle_heads)
+    )

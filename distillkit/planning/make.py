@@ -39,10 +39,13 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
     """
     check_names(recipe, plugins)
     distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
-    datasets = _open(recipe, plugins, needs_labels=not any(reads_a_teacher(entry, plugins) for entry in distilling))
+    taught = any(reads_a_teacher(entry, plugins) for entry in distilling)
+    datasets = _open(recipe, plugins, needs_labels=not taught)
     described = {entry.name: describe_teacher(entry, plugins) for entry in recipe.teachers}
     answering = teachers_of_logits(recipe, distilling, plugins)
-    space = shared_classes(datasets, {name: described[name].native for name in answering})
+    space = shared_classes(
+        datasets, {name: described[name].native for name in answering}, reads_features=taught and bool(recipe.teachers)
+    )
     teachers = {
         name: place_in_space(teacher, space, plugins, mapped=name in answering) for name, teacher in described.items()
     }
@@ -58,6 +61,8 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
     wanted = demand(_student_reads(losses, label_weight), student)
     probe = probe_task(_builder(request, losses, student, plugins), student, wanted, label_term=label_weight > 0)
     head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
+    student_plan = StudentPlan(request, student, wanted, head, probe.untrained)
+    head_notes += _head_notes(student_plan)
     planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
     per_epoch, samples = steps_per_epoch(datasets, recipe), samples_per_step(datasets, recipe)
     steps = recipe.training.steps or (recipe.training.epochs or DEFAULT_EPOCHS) * per_epoch
@@ -66,7 +71,7 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
         datasets=datasets,
         classes=space.classes,
         class_names=space.names,
-        student=StudentPlan(request, student, wanted, head, probe.untrained),
+        student=student_plan,
         teachers=planned,
         losses=losses,
         label_weight=label_weight,
@@ -79,14 +84,14 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
 
 
 def answering_head(asked: str, spec: ModelSpec, untrained: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The head that a student answers with: never one that no term trains.
+    """The head that a student answers with: never one that no term trains, unless none is trained.
 
     Returns the head and, where it is not the one asked for, a note that says why.
     """
     if Signal.DISTILL_LOGITS not in spec.signals:
         return "class", ()
     class_trains, distill_trains = (f"{module}.weight" not in untrained for module in spec.head_modules[:2])
-    if class_trains and distill_trains:
+    if class_trains == distill_trains:
         return asked, ()
     trained, idle = ("class", "distillation") if class_trains else ("distill", "class")
     if asked == trained:
@@ -115,6 +120,14 @@ def _notes(
     if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:
         notes.append("the warm-up takes all steps; lower schedule.warmup_epochs or train longer")
     return tuple(notes)
+
+
+def _head_notes(student: StudentPlan) -> tuple[str, ...]:
+    """That accuracy is not measured, and why."""
+    if student.learns_classes:
+        return ()
+    why = "no term trains a class head" if Signal.LOGITS in student.spec.signals else "the student has no class head"
+    return (f"{why}, so top-1 is not measured; what is learnt is the embedding",)
 
 
 def _student_reads(losses: Mapping[str, LossPlan], label_weight: float) -> set[Read]:

@@ -19,7 +19,7 @@ from distillkit.recipe import LossEntry, Recipe, StudentEntry, TeacherEntry
 
 @dataclass(frozen=True)
 class ClassSpace:
-    """The classes that labels and logits speak of, and whose they are."""
+    """The classes that labels and logits speak of, and whose they are; 0 where neither labels nor logits teach."""
 
     classes: int
     names: tuple[str, ...] | None
@@ -123,13 +123,17 @@ def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: Plu
     return names
 
 
-def shared_classes(datasets: DataSets, teachers: Mapping[str, ModelSpec]) -> ClassSpace:
-    """The classes of the data or, where nothing is labelled, of the teacher.
+def shared_classes(datasets: DataSets, teachers: Mapping[str, ModelSpec], *, reads_features: bool) -> ClassSpace:
+    """The classes of the data or, where nothing is labelled, of the teachers whose logits are read.
 
-    Raises: DataError where neither gives any; ClassSpaceError where two teachers differ and no data decides.
+    Where `reads_features` says that some loss reads a teacher, and none reads logits, there are no classes: the student
+    then has no class head.
+    Raises: DataError where nothing teaches; ClassSpaceError where two teachers differ and no data decides.
     """
     if datasets.classes is not None:
         return ClassSpace(datasets.classes, datasets.class_names, datasets.train.name)
+    if not teachers and reads_features:
+        return ClassSpace(0, None, datasets.train.name)
     if not teachers:
         raise DataError(
             "no image has a label and no loss reads a teacher's logits, so the student has no classes; "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distillkit.contracts import Loss, ModelRequest, ModelSpec, Signal, Wanted
-from distillkit.models.heads import Answer
+from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.recipe import Recipe, TeacherEntry
 
 if TYPE_CHECKING:
@@ -57,11 +57,14 @@ class StudentPlan:
 
     @property
     def idle_heads(self) -> tuple[str, ...]:
-        """The heads ("class", "distill") that no term trains, of a student that has two."""
-        if Signal.DISTILL_LOGITS not in self.spec.signals:
-            return ()
+        """The heads ("class", "distill") that no term trains."""
         heads = zip(("class", "distill"), self.spec.head_modules, strict=False)
         return tuple(name for name, module in heads if f"{module}.weight" in self.untrained)
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether it has a class head that some term trains, so that its accuracy means something."""
+        return Signal.LOGITS in without_idle_heads(self.spec, self.idle_heads).signals
 
 
 @dataclass(frozen=True)

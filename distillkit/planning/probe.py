@@ -42,8 +42,8 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
     task = DistillationTask(student, losses, spec=spec, wanted=wanted, label_term=label_term).train()
     with device:
         images = torch.zeros(PROBE_SAMPLES, 3, *spec.image_size)
-        labels = torch.full((PROBE_SAMPLES, spec.classes), 1 / spec.classes)
-        batch = BatchInfo(labels if label_term else None, torch.full((PROBE_SAMPLES,), float(label_term)))
+        labels = torch.full((PROBE_SAMPLES, spec.classes), 1 / spec.classes) if label_term else None
+        batch = BatchInfo(labels, torch.full((PROBE_SAMPLES,), float(label_term)))
         targets = {name: _zero_target(cast("Loss", loss)) for name, loss in losses.items()}
     with FlopCounterMode(display=False) as counter:
         terms = task(images, given(targets), batch)

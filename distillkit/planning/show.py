@@ -61,9 +61,9 @@ def lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[
     """
     rows = [
         ("data", _data(plan)),
-        ("classes", f"{plan.classes:,}{_first_names(plan.class_names)}"),
+        ("classes", f"{plan.classes:,}{_first_names(plan.class_names)}" if plan.classes else "none"),
         ("student", _describe(plan.student.spec)),
-        ("", f"reveals {_signals(plan.student.wanted)}; answers with {_answer(plan)}"),
+        ("", f"reveals {_signals(plan.student.wanted)}; {_answer(plan)}"),
     ]
     for name, teacher in plan.teachers.items():
         rows.append((f"teacher {name}" if len(plan.teachers) > 1 else "teacher", _describe(teacher.native)))
@@ -169,10 +169,12 @@ def _batch(plan: Plan) -> str:
 
 
 def _answer(plan: Plan) -> str:
+    if not plan.student.learns_classes:
+        return "answers with its embedding"
     if Signal.DISTILL_LOGITS not in plan.student.spec.signals:
-        return "its only head"
+        return "answers with its only head"
     names = {"class": "the class head", "distill": "the distillation head"}
-    return names.get(plan.student.head, f"both heads, fused by {plan.recipe.evaluation.fusion}")
+    return f"answers with {names.get(plan.student.head, f'both heads, fused by {plan.recipe.evaluation.fusion}')}"
 
 
 def _untrained(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillkit.contracts import Signal
-from distillkit.exporting import BATCH, INPUT, OUTPUT
+from distillkit.exporting import BATCH, INPUT, output_name
 from distillkit.files import write_json
 from distillkit.version import __version__
 
@@ -28,7 +28,6 @@ SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 def describe(spec: ModelSpec, request: ExportRequest) -> dict[str, Any]:
     """The facts that someone with the file alone needs: what goes in, what comes out, and where it comes from."""
     from_ = request.provenance
-    two_heads = Signal.DISTILL_LOGITS in spec.signals
     return {
         "schema_version": SCHEMA_VERSION,
         "source": {"run": from_.run, "weights_sha256": from_.weights_sha256},
@@ -52,15 +51,24 @@ def describe(spec: ModelSpec, request: ExportRequest) -> dict[str, Any]:
             "interpolation": spec.interpolation,
             "crop": spec.crop,
         },
-        "output": {
-            "name": OUTPUT,
-            "dtype": "float32",
-            "shape": [BATCH, spec.classes],
-            "head": request.head if two_heads else "class",
-            "fusion": request.fusion if two_heads and request.head == "fused" else None,
-            "meaning": "scores before the softmax; their softmax is the probability of each class",
-        },
+        "output": _output(spec, request),
         "class_names": None if spec.class_names is None else list(spec.class_names),
+    }
+
+
+def _output(spec: ModelSpec, request: ExportRequest) -> dict[str, Any]:
+    """Scores, and of which head; or the embedding of a model that has none."""
+    two_heads = Signal.DISTILL_LOGITS in spec.signals
+    scores = Signal.LOGITS in spec.signals
+    return {
+        "name": output_name(spec),
+        "dtype": "float32",
+        "shape": [BATCH, spec.classes if scores else spec.width],
+        "head": (request.head if two_heads else "class") if scores else None,
+        "fusion": request.fusion if two_heads and request.head == "fused" else None,
+        "meaning": "scores before the softmax; their softmax is the probability of each class"
+        if scores
+        else "the last layer's embedding, to compare images with or to put a classifier on; there is no class head",
     }
 
 

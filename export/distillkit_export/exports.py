@@ -35,7 +35,8 @@ class ExportResult:
         """What a terminal shows."""
         file = self.directory / self.artifact.file
         output = self.manifest["output"]
-        answer = f"both heads fused by {output['fusion']}" if output["fusion"] else f"{output['head']} head"
+        one = f"{output['head']} head" if output["head"] else "embedding"
+        answer = f"both heads fused by {output['fusion']}" if output["fusion"] else one
         shape = " x ".join(str(size) for size in self.manifest["input"]["shape"])
         size = f"{self.manifest['files'][self.artifact.file]['bytes'] / 1e6:.3g} MB"
         opset = f"opset {self.manifest['opset']}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distillkit.contracts import Model, Signal, Wanted
 from distillkit.errors import UnavailableError
-from distillkit.exporting import BATCH, INPUT, OUTPUT, ExportRequest, Fusion, Head, Scorer
+from distillkit.exporting import BATCH, INPUT, ExportRequest, Fusion, Head, Scorer, output_name
 from distillkit.models.heads import fuse
 
 if TYPE_CHECKING:
@@ -31,20 +31,21 @@ LARGEST_BATCH = 65_536
 class Scores(nn.Module):
     """A model reduced to the one answer that is exported.
 
-    Shapes: images [B, C, H, W] to scores [B, K], float32.
+    Shapes: images [B, C, H, W] to scores [B, K], or to the embedding [B, D] of a model without a class head; float32.
     """
 
     def __init__(self, model: Model, head: Head, fusion: Fusion) -> None:
         super().__init__()
         self.model = model
-        self.wanted: Wanted = {
-            signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in model.spec.signals
-        }
+        heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in model.spec.signals]
+        self.wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (model.spec.layers - 1,)}
         self.head = head
         self.fusion = fusion
 
     def forward(self, images: Tensor) -> Tensor:
-        return fuse(self.model(images, self.wanted), self.head, self.fusion).float()
+        outputs = self.model(images, self.wanted)
+        answer = outputs.embedding[0] if outputs.embedding else fuse(outputs, self.head, self.fusion)
+        return answer.float()
 
 
 def frozen_scores(model: Model, request: ExportRequest) -> Scores:
@@ -88,7 +89,7 @@ def onnx_graph(model: Model, request: ExportRequest) -> ModelProto:
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim(BATCH, min=1, max=LARGEST_BATCH)},),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[output_name(spec)],
                 opset_version=request.opset,
                 external_data=False,
                 optimize=True,

@@ -210,7 +210,10 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
     [
         (
             ["run", "--loss", "hrad"],
-            "unknown loss 'hrad'; did you mean 'hard'? (known: ce, hard, soft)",
+            (
+                "unknown loss 'hrad'; did you mean 'hard'? "
+                "(known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft)"
+            ),
         ),
         (["run", "--loss", "soft:2"], "loss 'soft' takes nothing after a colon; write 'soft' instead of 'soft:2'"),
         (["run", "--set", "student.pathc=3"], "student 'deit-ti': unknown key 'pathc'; did you mean 'patch'?"),

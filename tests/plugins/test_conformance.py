@@ -6,7 +6,7 @@ from distillkit import ModelRequest
 from distillkit.hooks import installed_plugins
 from distillkit.models import save_student
 from distillkit.models.heads import Answer
-from distillkit.testing import SlowListingWarning, check_loss, check_student, check_teacher
+from distillkit.testing import Pair, SlowListingWarning, check_loss, check_student, check_teacher, vit
 
 pytestmark = pytest.mark.filterwarnings(f"error::{SlowListingWarning.__module__}.{SlowListingWarning.__qualname__}")
 
@@ -16,6 +16,15 @@ LOSSES = [
     ("hard", {}),
     ("soft", {}),
     ("soft", {"tau": 1.0, "lambda": 0.5, "reduction": "numel"}),
+    ("advit-kl", {}),
+    ("advit-kl", {"form": "direct", "tau": 2.0, "interpolation": "area"}),
+    ("advit-l1", {}),
+    ("advit-l1", {"heads": "group"}),
+    ("advit-l2", {"heads": "logsum"}),
+    ("attndistill", {}),
+    ("attndistill", {"temperature": "heads", "distance": "cosine", "interpolation": "area", "projector_depth": 2}),
+    ("attndistill", {"attention_weight": 0.0, "projector_depth": 1, "projector_norms": "none"}),
+    ("attndistill", {"align_weight": 0.0}),
 ]
 STUDENTS = [
     ("deit-ti", TINY),
@@ -34,6 +43,13 @@ TEACHERS = ["cifar-resnet20", "timm:test_resnet", "timm:test_vit"]
 @pytest.mark.parametrize(("name", "options"), LOSSES)
 def test_loss(name, options):
     check_loss(name, options)
+
+
+@pytest.mark.parametrize("name", ["advit-kl", "advit-l1", "advit-l2"])
+def test_loss_of_grouped_heads(name):
+    student = vit("paper-small-vit", layers=4, width=6, heads=3, grid=(2, 5))
+    teacher = vit("paper-large-vit", layers=6, width=8, heads=6, grid=(3, 7))
+    check_loss(name, {"heads": "group"}, pairs=[Pair("ViT from a ViT with twice as many heads", student, teacher)])
 
 
 @pytest.mark.parametrize(("name", "options"), STUDENTS)

@@ -21,6 +21,6 @@ def test_deits_students_on_a_gpu(student):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("loss", ["hard", "soft"])
-def test_deits_losses_on_a_gpu(loss):
+@pytest.mark.parametrize("loss", ["hard", "soft", "advit-kl", "advit-l1", "advit-l2", "attndistill"])
+def test_the_built_in_losses_on_a_gpu(loss):
     check_loss(loss, device="cuda")

@@ -8,8 +8,32 @@ _HERE = "distillkit_plugins.losses"
 
 
 def distillkit_losses() -> tuple[PluginSpec, ...]:
-    """The losses of DeiT, and the name for having none."""
+    """The losses of DeiT, ADViT and AttnDistill, and the name for having none."""
     return (
+        PluginSpec(
+            name="advit-kl",
+            summary="divergence from the teacher's class-token attention, layer by layer (ADViT)",
+            factory=f"{_HERE}.advit:AttentionKl",
+            signals=frozenset({Signal.CLS_ATTENTION}),
+        ),
+        PluginSpec(
+            name="advit-l1",
+            summary="absolute distance to the teacher's class-token attention, layer by layer (ADViT)",
+            factory=f"{_HERE}.advit:AttentionL1",
+            signals=frozenset({Signal.CLS_ATTENTION}),
+        ),
+        PluginSpec(
+            name="advit-l2",
+            summary="squared distance to the teacher's class-token attention, layer by layer (ADViT)",
+            factory=f"{_HERE}.advit:AttentionL2",
+            signals=frozenset({Signal.CLS_ATTENTION}),
+        ),
+        PluginSpec(
+            name="attndistill",
+            summary="a self-supervised teacher's embedding and last attention, without labels (AttnDistill)",
+            factory=f"{_HERE}.attndistill:AttnDistill",
+            signals=frozenset({Signal.CLS_ATTENTION, Signal.EMBEDDING}),
+        ),
         PluginSpec(
             name="ce",
             summary="no distillation: the cross-entropy on the labels alone",

@@ -18,7 +18,7 @@ STAGES = 3
 class ConvNet(nn.Module):
     """Three stages of two 3x3 convolutions with batch norm; each later stage halves the map and doubles the width.
 
-    Shapes: images [B, 3, H, W], H and W at least 1, to logits [B, K].
+    Shapes: images [B, 3, H, W], H and W at least 1, to logits [B, K]; without classes to the last stage's mean [B, D].
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -31,7 +31,7 @@ class ConvNet(nn.Module):
             )
             for inner, outer in zip(inputs, widths, strict=False)
         )
-        self.head = nn.Linear(widths[-1], classes)
+        self.head = nn.Linear(widths[-1], classes) if classes else nn.Identity()
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The output of every stage, [B, D_i, H_i, W_i]."""
@@ -71,7 +71,7 @@ class SmallCnn(nn.Module):
         """Describe the student."""
         options = cast("SmallCnn.Options", request.options)
         height, width = options.image_size
-        classes = request.classes or 1000
+        classes = 1000 if request.classes is None else request.classes
         with sketching():
             network = ConvNet(options.width, classes)
         return ModelSpec(
@@ -79,13 +79,13 @@ class SmallCnn(nn.Module):
             architecture="small-cnn",
             kind="cnn",
             classes=classes,
-            signals=frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS}),
+            signals=frozenset({Signal.EMBEDDING, Signal.PATCH_TOKENS}) | ({Signal.LOGITS} if classes else set()),
             image_size=(height, width),
             layers=STAGES,
             widths=tuple(options.width * 2**stage for stage in range(STAGES)),
             grids=tuple((-(-height // 2**stage), -(-width // 2**stage)) for stage in range(STAGES)),
             flexible_size=True,
-            head_modules=("head",),
+            head_modules=("head",) if classes else (),
             parameters=sum(parameter.numel() for parameter in network.parameters()),
         )
 
