@@ -30,6 +30,10 @@ REAL = typer.Option(metavar="FILE", help="top1: also against the ReaL labels of 
 K = typer.Option(
     metavar="N", help="knn: neighbours; may be repeated. Default: 10, 20, 100, 200.", rich_help_panel=PROTOCOLS
 )
+METHOD = typer.Option(
+    metavar="NAME", help="linear: fast or dino. Default: fast.", rich_help_panel=PROTOCOLS
+)
+EPOCHS = typer.Option(metavar="N", help="linear: passes over the training images.", rich_help_panel=PROTOCOLS)
 SET = typer.Option("--set", metavar="KEY=VALUE", help="Any option of the protocol.", rich_help_panel=PROTOCOLS)
 
 
@@ -47,6 +51,8 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     per_class: Annotated[bool, PER_CLASS] = False,
     real: Annotated[Path | None, REAL] = None,
     k: Annotated[list[int] | None, K] = None,
+    method: Annotated[str | None, METHOD] = None,
+    epochs: Annotated[int | None, EPOCHS] = None,
     settings: Annotated[list[str] | None, SET] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -72,6 +78,8 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         "per_class": per_class or None,
         "real": None if real is None else str(real),
         "k": k or None,
+        "method": method,
+        "epochs": epochs,
     }
     options = as_tables(parse_assignment(text) for text in settings or ())
     evaluation = runner.evaluate(

@@ -6,6 +6,7 @@ These are the names that a plugin of an evaluator may import, beside those of `d
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Evaluation, Measurement, Row
 from distillkit.evaluation.subject import Evaluator, Subject
+from distillkit.evaluation.subsets import balanced_subset, listed_subset
 from distillkit.evaluation.top1 import scored, tally
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "Row",
     "Subject",
     "View",
+    "balanced_subset",
     "extract",
+    "listed_subset",
     "scored",
     "tally",
 ]

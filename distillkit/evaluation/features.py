@@ -27,6 +27,10 @@ class View:
         embeddings = {Signal.EMBEDDING: tuple(range(spec.layers - self.blocks, spec.layers))}
         return embeddings | ({Signal.PATCH_TOKENS: (last,)} if self.patch_mean else {})
 
+    def width(self, spec: ModelSpec) -> int:
+        """The length D of the vector."""
+        return sum(spec.widths[-self.blocks :]) + (spec.width if self.patch_mean else 0)
+
     def of(self, outputs: Outputs) -> Tensor:
         """The vectors [B, D] of a batch, float32."""
         means = [tokens.mean(dim=1) for tokens in outputs.patch_tokens] if self.patch_mean else []

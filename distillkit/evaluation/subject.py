@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from distillkit.contracts import ModelSpec, Outputs, Wanted
+from distillkit.data.batches import TrainingData, Window
 from distillkit.data.datasets import DataSets
 from distillkit.data.evaluation import EvaluationData
 from distillkit.data.selection import Selection
@@ -21,7 +23,7 @@ from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
 from distillkit.models.classes import ClassMap, match_classes
 from distillkit.models.heads import Answer
-from distillkit.recipe import Recipe
+from distillkit.recipe import Augment, Recipe, Training
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,29 @@ class Subject:
         """The training images that have a label."""
         train = self.datasets.train
         return train.only_labelled() if isinstance(train, Selection) else train
+
+    @property
+    def validation(self) -> Source | Stream | None:
+        """Images to choose a setting by, where there are some that are not measured."""
+        return None if self.split == "validation" else self.datasets.validation
+
+    def augmented(self, *, epochs: int, batch_size: int, seed: int) -> Generator[Window]:
+        """The labelled training images, cropped at random, resized (bilinear) and flipped, in seeded order.
+
+        The micro-batches of a window have images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size)
+        windows, at least one.
+        Raises: DataError for an image that cannot be read.
+        """
+        recipe = Recipe(
+            data=self.recipe.data.model_copy(
+                update={"seed": seed, "labels": None, "labeled_fraction": None, "views": None}
+            ),
+            augment=Augment(interpolation="bilinear"),
+            training=Training(batch_size=batch_size, micro_batch_size=self.recipe.evaluation.batch_size),
+        )
+        spec = replace(self.spec, classes=self.classes)
+        data = TrainingData(self.datasets.only_labelled(), recipe, spec=spec, device=self.device)
+        return data.windows(0, epochs * data.steps_per_epoch)
 
     def batches(self, images: Source | Stream) -> EvaluationData:
         """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device."""

@@ -121,7 +121,7 @@ def test_hook_trackers() -> None:
 
 
 def test_hook_evaluators() -> None:
-    assert {"top1", "knn"} <= names("evaluator")
+    assert {"top1", "knn", "linear", "few-label"} <= names("evaluator")
 
 
 def test_hook_exporters() -> None:

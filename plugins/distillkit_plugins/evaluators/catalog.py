@@ -22,4 +22,16 @@ def distillkit_evaluators() -> tuple[PluginSpec, ...]:
             factory=f"{_HERE}.knn:NearestNeighbours",
             signals=frozenset({Signal.EMBEDDING}),
         ),
+        PluginSpec(
+            name="linear",
+            summary="a linear classifier on the frozen model: fast on cached features, or DINO's protocol",
+            factory=f"{_HERE}.linear:LinearProbe",
+            signals=frozenset({Signal.EMBEDDING}),
+        ),
+        PluginSpec(
+            name="few-label",
+            summary="logistic regression on the features of 1 % and 10 % of the training images, or of a list",
+            factory=f"{_HERE}.few_label:FewLabel",
+            signals=frozenset({Signal.EMBEDDING}),
+        ),
     )
