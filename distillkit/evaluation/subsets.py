@@ -64,6 +64,4 @@ def _with_an_index(images: Source | Stream) -> Selection:
 
 
 def _chosen(selection: Selection, indices: NDArray[np.int64]) -> Selection:
-    return Selection(
-        selection.name, selection.class_names, [Part(selection, indices, selection.labels[indices])]
-    )
+    return Selection(selection.name, selection.class_names, [Part(selection, indices, selection.labels[indices])])

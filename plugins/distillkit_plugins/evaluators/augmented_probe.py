@@ -30,7 +30,7 @@ def train_on_augmented(
             values = torch.cat([view.of(subject.model(batch.images, wanted)) for batch in window.micro_batches])
         labels = torch.cat([batch.labels.argmax(dim=1) for batch in window.micro_batches if batch.labels is not None])
         optimizer.zero_grad()
-        heads.loss(values, labels).backward()
+        heads.loss(values, labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if window.ends_epoch:
             schedule.step()

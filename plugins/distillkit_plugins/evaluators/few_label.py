@@ -39,7 +39,7 @@ class FewLabel:
         list: str | None = Field(None, description="a text file that names the images, one a line, instead of shares")
         seed: int = Field(0, description="chooses the images of a share")
         penalties: tuple[Strength, ...] = Field(
-            (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+            (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             strict=False,
             min_length=1,
             description="factors of half the squared weights, beside the sum of the losses",
@@ -99,12 +99,12 @@ def fit(few: Features, penalty: float) -> LogisticRegression:
 
     Raises: DataError where there is one class alone.
     """
-    present = len(few.labels.unique())
+    present = len(set(few.labels.tolist()))
     if present < 2:
         raise DataError("the few labels are all of one class, so there is nothing to tell apart; give more")
     # Of two classes scikit-learn fits the difference of their weights, whose square is twice the sum of both squares.
     strength = (2 if present == 2 else 1) / penalty
-    regression = LogisticRegression(C=strength, fit_intercept=False, max_iter=5000)
+    regression = LogisticRegression(C=strength, fit_intercept=False, tol=1e-6, max_iter=5000)
     return regression.fit(_unit(few), few.labels.numpy())
 
 

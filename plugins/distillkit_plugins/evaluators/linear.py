@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from distillkit import ModelSpec
-from distillkit.evaluation import Features, Measurement, Row, Subject, View
+from distillkit.evaluation import Features, Measurement, Subject, View
 from distillkit_plugins.evaluators.augmented_probe import train_on_augmented
 from distillkit_plugins.evaluators.linear_heads import LinearHeads, head_accuracy, train_on_cached
 
@@ -61,24 +61,20 @@ class LinearProbe:
         options = self.options
         view = probe_view(subject.spec, options.blocks, patch_mean=options.patch_mean)
         trained = self._fast(subject, view) if options.method == "fast" else self._dino(subject, view)
-        measured = trained.rows(subject.features(subject.measured, view), subject.device)
-        is_sweep = len(measured) > 1
-        best, how = 0, ""
-        if is_sweep:
-            choosing = subject.validation
-            seen = trained.rows(subject.features(choosing, view), subject.device) if choosing else measured
-            best = max(range(len(seen)), key=lambda head: seen[head]["top1"])
-            where = f"{len(choosing):,} validation images" if choosing else "the measured images themselves"
-            how = f"lr {measured[best]['lr']:g} of {len(measured)} was chosen on {where}"
-        figures = {name: value for name, value in measured[best].items() if name != "lr"}
+        measured = trained.accuracies(subject.features(subject.measured, view), subject.device)
+        choosing = subject.validation if len(measured) > 1 else None
+        seen = trained.accuracies(subject.features(choosing, view), subject.device) if choosing else measured
+        rates = trained.heads.rates
+        best = max(range(len(rates)), key=lambda head: seen[head]["top1"])
+        where = f"{len(choosing):,} validation images" if choosing else "the measured images themselves"
         return Measurement(
             title=self._title(),
-            figures=figures | {"images": float(len(subject.measured))},
-            rows=measured if is_sweep else (),
+            figures=measured[best] | {"images": float(len(subject.measured))},
+            rows=tuple({"lr": rate, **each} for rate, each in zip(rates, measured, strict=True)),
             settings=options.model_dump()
-            | {"lr": trained.heads.rates, "blocks": view.blocks, "patch_mean": view.patch_mean, "read": str(view)}
-            | {"chosen_lr": trained.heads.rates[best], "training_images": trained.images},
-            notes=(how,) if how else (),
+            | {"lr": rates, "blocks": view.blocks, "patch_mean": view.patch_mean, "read": str(view)}
+            | {"chosen_lr": rates[best], "training_images": trained.images},
+            notes=(f"lr {rates[best]:g} of {len(rates)} was chosen on {where}",) if len(rates) > 1 else (),
         )
 
     def _title(self) -> str:
@@ -124,11 +120,10 @@ class _Trained:
     deviation: torch.Tensor
     images: int
 
-    def rows(self, features: Features, device: torch.device) -> tuple[Row, ...]:
-        """The accuracy of every head."""
+    def accuracies(self, features: Features, device: torch.device) -> tuple[dict[str, float], ...]:
+        """The accuracy of every head, in percent."""
         seen = Features((features.values - self.mean) / self.deviation, features.labels)
-        accuracies = head_accuracy(self.heads, seen, device)
-        return tuple({"lr": rate, **each} for rate, each in zip(self.heads.rates, accuracies, strict=True))
+        return head_accuracy(self.heads, seen, device)
 
 
 def probe_view(spec: ModelSpec, blocks: int | None = None, *, patch_mean: bool | None = None) -> View:

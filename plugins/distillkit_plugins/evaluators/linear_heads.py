@@ -30,7 +30,7 @@ class LinearHeads(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """The scores of every head. Shapes: values [b, D] to [b, H, K]."""
         weight, bias = torch.cat(list(self.weights)), torch.cat(list(self.biases))
-        return functional.linear(values, weight, bias).unflatten(1, (len(self.rates), -1))
+        return functional.linear(values, weight, bias).view(len(values), len(self.rates), -1)
 
     def loss(self, values: Tensor, labels: Tensor) -> Tensor:
         """The sum over the heads of the mean cross-entropy. Shapes: values [b, D], labels [b], to []."""
@@ -68,9 +68,10 @@ def train_on_cached(  # noqa: PLR0913 - the settings of the protocol
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     draw = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for chosen in torch.randperm(len(features), generator=draw).split(batch_size):
+        for chosen in torch.split(torch.randperm(len(features), generator=draw), batch_size):
             optimizer.zero_grad()
-            heads.loss(features.values[chosen].to(device), features.labels[chosen].to(device)).backward()
+            loss = heads.loss(features.values[chosen].to(device), features.labels[chosen].to(device))
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return heads
@@ -80,7 +81,8 @@ def train_on_cached(  # noqa: PLR0913 - the settings of the protocol
 def head_accuracy(heads: LinearHeads, features: Features, device: torch.device) -> tuple[dict[str, float], ...]:
     """Of every head the accuracy in percent: `top1` and, of more than five classes, `top5`."""
     right: dict[str, Tensor] = {}
-    for values, labels in zip(features.values.split(SCORED), features.labels.split(SCORED), strict=True):
+    parts = zip(torch.split(features.values, SCORED), torch.split(features.labels, SCORED), strict=True)
+    for values, labels in parts:
         scores = heads(values.to(device)).cpu().nan_to_num(nan=-torch.inf)
         hits = {"top1": scores.argmax(dim=2) == labels[:, None]}
         if scores.shape[2] > 5:
