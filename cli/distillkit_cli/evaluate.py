@@ -30,8 +30,12 @@ REAL = typer.Option(metavar="FILE", help="top1: also against the ReaL labels of 
 K = typer.Option(
     metavar="N", help="knn: neighbours; may be repeated. Default: 10, 20, 100, 200.", rich_help_panel=PROTOCOLS
 )
-METHOD = typer.Option(metavar="NAME", help="linear: fast or dino. Default: fast.", rich_help_panel=PROTOCOLS)
-EPOCHS = typer.Option(metavar="N", help="linear: passes over the training images.", rich_help_panel=PROTOCOLS)
+METHOD = typer.Option(
+    metavar="NAME",
+    help="linear: fast, dino. few-label: logistic, finetune. Default: the first.",
+    rich_help_panel=PROTOCOLS,
+)
+EPOCHS = typer.Option(metavar="N", help="linear, finetune: passes over the training images.", rich_help_panel=PROTOCOLS)
 SET = typer.Option("--set", metavar="KEY=VALUE", help="Any option of the protocol.", rich_help_panel=PROTOCOLS)
 
 

@@ -4,6 +4,7 @@ These are the names that a plugin of an evaluator may import, beside those of `d
 """
 
 from distillkit.evaluation.features import Features, View, extract
+from distillkit.evaluation.finetuning import finetuned_top1
 from distillkit.evaluation.measurement import Evaluation, Measurement, Row
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.evaluation.subsets import balanced_subset, listed_subset
@@ -19,6 +20,7 @@ __all__ = [
     "View",
     "balanced_subset",
     "extract",
+    "finetuned_top1",
     "listed_subset",
     "scored",
     "tally",

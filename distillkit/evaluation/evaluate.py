@@ -47,7 +47,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     evaluator = plugins.factory("evaluator", protocol)(plugins.options("evaluator", protocol, options or {}))
     judged = open_judged(target, plugins, weights)
     check_signals(protocol, plugins, judged.spec, target)
-    datasets = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
+    datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
     is_whole = data is not None and datasets.test is None and datasets.validation is None
     chosen, measured = _choose(datasets, split, protocol=protocol, is_whole=is_whole)
     if evaluator.learns:
@@ -57,11 +57,12 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         model=judged.model.to(where).eval(),
         spec=judged.spec,
         answer=judged.answer,
-        recipe=judged.recipe,
+        recipe=recipe,
         datasets=datasets,
         split=chosen,
         measured=measured,
         device=where,
+        student=judged.student,
     )
     evaluation = Evaluation(
         target=target,
@@ -90,8 +91,11 @@ def check_signals(protocol: str, plugins: Plugins, spec: ModelSpec, target: str)
     )
 
 
-def _open_data(recipe: Recipe, data: str | None, plugins: Plugins, *, whole: bool) -> DataSets:
-    """The data of the run, or other data, with all of its labels; `whole` data is not split where it has no parts."""
+def _open_data(recipe: Recipe, data: str | None, plugins: Plugins, *, whole: bool) -> tuple[DataSets, Recipe]:
+    """The data of the run, or other data, with all of its labels, and the recipe that names it.
+
+    `whole` data is not split where it has no parts.
+    """
     changes: dict[str, Any] = {"labels": None}
     if data is not None:
         changes |= {"train": data, "unlabeled": None, "test": None}
@@ -101,7 +105,8 @@ def _open_data(recipe: Recipe, data: str | None, plugins: Plugins, *, whole: boo
     try:
         datasets = open_datasets(table, plugins)
         if whole and data is not None and datasets.test is None and _is_held_out(datasets):
-            return open_datasets(table.model_copy(update={"validation": 0.0}), plugins)
+            table = table.model_copy(update={"validation": 0.0})
+            datasets = open_datasets(table, plugins)
     except DataError as error:
         if data is not None or recipe.data.train is None:
             raise
@@ -109,7 +114,7 @@ def _open_data(recipe: Recipe, data: str | None, plugins: Plugins, *, whole: boo
             f"{error}; this is the run's own data, named from the folder in which the run was started: "
             "go there, or give --data"
         ) from None
-    return datasets
+    return datasets, recipe.model_copy(update={"data": table})
 
 
 def _is_held_out(datasets: DataSets) -> bool:

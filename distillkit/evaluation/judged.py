@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from timm.models import is_model
 from torch import nn
 
 from distillkit.contracts import ModelRequest, ModelSpec
@@ -13,7 +14,7 @@ from distillkit.errors import RunDirectoryError
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import load_student
-from distillkit.recipe import Recipe
+from distillkit.recipe import Recipe, StudentEntry
 from distillkit.recipe_files import load_recipe
 
 
@@ -21,13 +22,15 @@ from distillkit.recipe_files import load_recipe
 class Judged:
     """A model, the recipe that says how to look at images, and the answer it was saved with.
 
-    `home` is the run directory that keeps what is found out about it, None for a teacher by name.
+    `student` starts a run from this very model, None where no student is built as it is. `home` is the run directory
+    that keeps what is found out about the model, None for a teacher by name.
     """
 
     model: nn.Module
     spec: ModelSpec
     recipe: Recipe
     answer: Answer
+    student: StudentEntry | None = None
     home: Path | None = None
 
 
@@ -42,7 +45,8 @@ def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
         home = path if (path / "recipe.toml").is_file() else path.parent
         has_recipe = (home / "recipe.toml").is_file()
         recipe = load_recipe(str(home / "recipe.toml")) if has_recipe else Recipe()
-        return Judged(cast("nn.Module", model), model.spec, recipe, saved.answer, home if has_recipe else path)
+        student = StudentEntry(model=saved.model, weights=str(path), **saved.options)
+        return Judged(cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path)
     known = {owned.spec.name: owned.spec.shown_name for owned in plugins.listing("teacher")}
     name, argument = split_name(target)
     if name not in known:
@@ -57,4 +61,12 @@ def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
         model.spec,
         Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}}),
         Answer(),
+        _timm_student(name, model.spec, weights),
     )
+
+
+def _timm_student(name: str, spec: ModelSpec, weights: str | None) -> StudentEntry | None:
+    """The student that is built as a teacher of timm's is."""
+    if name == "run" or not is_model(spec.architecture.partition(".")[0]):
+        return None
+    return StudentEntry(model=f"timm:{spec.architecture}", weights=weights or "pretrained")

@@ -23,7 +23,7 @@ from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
 from distillkit.models.classes import ClassMap, match_classes
 from distillkit.models.heads import Answer
-from distillkit.recipe import Augment, Recipe, Training
+from distillkit.recipe import Augment, Recipe, StudentEntry, Training
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Subject:
     """A model in evaluation mode on its device, and the images that it is judged by.
 
     `name` is what the user typed. `measured` are the images of `split`, all with a label. `answer` says which head of
-    the model counts. `recipe` says how images are resized and cropped, and how many are looked at together.
+    the model counts. `recipe` says how images are resized and cropped, how many are looked at together, and in `data`
+    where these images come from. `student` starts a run from the model, None where no student is built as it is.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Subject:
     split: str
     measured: Source | Stream
     device: torch.device
+    student: StudentEntry | None = None
 
     @property
     def classes(self) -> int:

@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 
 from distillkit.data.datasets import open_datasets
 from distillkit.data.selection import Selection
-from distillkit.errors import DataError
+from distillkit.errors import DataError, RecipeError, UserError
 from distillkit.evaluation import Features, balanced_subset, listed_subset
 from distillkit.hooks import installed_plugins
-from distillkit.recipe import Data
-from distillkit.runner import evaluate
+from distillkit.recipe import Data, Recipe
+from distillkit.runner import evaluate, run
 from distillkit_plugins.evaluators.few_label import fit, regressions
 
 PLUGINS = installed_plugins()
@@ -178,3 +178,59 @@ def test_the_seed_and_what_was_chosen_are_said() -> None:
         row["penalty"] for row in found.rows if row["top1"] == chosen and f" {row['penalty']:g} was" in found.notes[0]
     }
     assert found.notes == (f"2%: 23 labels, 2 to 3 of every class; penalty {penalty:g} was chosen",)
+
+
+# --- Fine-tuning
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, dict[str, object]]:
+    return {
+        "data": {"train": "digits", "workers": 0},
+        "augment": {"crop": "none", "eval_crop": 1.0},
+        "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
+        "training": {"steps": 1, "device": "cpu", "precision": "fp32"},
+    }
+
+
+def test_fine_tuning_is_a_run_on_the_few_labels_that_starts_from_the_model(
+    tables: dict[str, dict[str, object]], tmp_path: Path
+) -> None:
+    run(Recipe.model_validate(tables), tmp_path / "start", installed_plugins())
+    before = (tmp_path / "start" / "student.safetensors").read_bytes()
+    options = {"method": "finetune", "shares": [0.05], "seed": 3, "epochs": 4, "lr": 0.01, "batch_size": 16}
+    found = evaluate(str(tmp_path / "start"), PLUGINS, protocol="few-label", device="cpu", options=options).measurement
+    by_hand = tables | {
+        "seed": 3,
+        "data": {**tables["data"], "labels": 58, "seed": 3},
+        "student": {**tables["student"], "weights": str(tmp_path / "start")},
+        "training": {**tables["training"], "steps": None, "epochs": 4, "batch_size": 16},
+        "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.05},
+        "schedule": {"min_lr": 0.0},
+    }
+    expected = run(Recipe.model_validate(by_hand), tmp_path / "by-hand", installed_plugins()).figures["test/top1"]
+    assert found.title == "fine-tuning on few labels, chosen by seed 3 (4 epochs)"
+    assert found.rows == ({"labels": "5%", "images": 58, "top1": expected},)
+    assert found.figures == {"5%_top1": expected, "images": 500.0}
+    assert (tmp_path / "start" / "student.safetensors").read_bytes() == before
+
+
+def test_what_cannot_be_fine_tuned() -> None:
+    with pytest.raises(UserError) as error:
+        evaluate(
+            "cifar-resnet20",
+            PLUGINS,
+            protocol="few-label",
+            weights="none",
+            data="digits",
+            options={"method": "finetune"},
+        )
+    assert str(error.value) == (
+        "'cifar-resnet20' cannot be fine-tuned by that name; give a run directory or timm:<any>"
+    )
+
+
+def test_fine_tuning_takes_no_list() -> None:
+    with pytest.raises(RecipeError) as error:
+        evaluate("timm:test_vit", PLUGINS, protocol="few-label", options={"method": "finetune", "list": "few.txt"})
+    assert str(error.value) == ("method 'finetune' takes shares of the labels; leave out list, or use method=logistic")

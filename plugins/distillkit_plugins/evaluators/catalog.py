@@ -30,7 +30,7 @@ def distillkit_evaluators() -> tuple[PluginSpec, ...]:
         ),
         PluginSpec(
             name="few-label",
-            summary="logistic regression on the features of 1 % and 10 % of the training images, or of a list",
+            summary="1 % and 10 % of the labels, or a list: logistic regression on the features, or fine-tuning",
             factory=f"{_HERE}.few_label:FewLabel",
             signals=frozenset({Signal.EMBEDDING}),
         ),

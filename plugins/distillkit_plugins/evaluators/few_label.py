@@ -1,10 +1,10 @@
-"""`few-label`: how far the features go with the labels of few images."""
+"""`few-label`: how far a model goes with the labels of few images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,51 +12,79 @@ from pydantic import BaseModel, Field
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from distillkit import DataError
-from distillkit.evaluation import Features, Measurement, Row, Subject, View, balanced_subset, listed_subset
+from distillkit import DataError, RecipeError
+from distillkit.evaluation import (
+    Features,
+    Measurement,
+    Row,
+    Subject,
+    View,
+    balanced_subset,
+    finetuned_top1,
+    listed_subset,
+)
 
-Strength: TypeAlias = Annotated[float, Field(gt=0)]
+if TYPE_CHECKING:
+    from distillkit.data.sources import Source
+
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
 
 
 class FewLabel:
-    """Logistic regression on the embeddings of few labelled images, on 1 % and 10 % of every class or on a list.
+    """What the features do with few labels: 1 % and 10 % of the training images, or those of a list.
 
-    Embeddings are of the last layer, scaled to unit length. The regression has an L2 penalty and no intercept; its
-    strength is chosen on validation images where those are not what is measured.
-    Source: Mugs (Zhou et al. 2022, arXiv:2203.14415), `eval_logistic_regression.py`; the 1 % and 10 % of ImageNet in
-        the tables are the lists of SimCLR (Chen et al. 2020, arXiv:2002.05709).
-    Differs: scikit-learn's solver, run to its optimum; more strengths.
+    `logistic` is a logistic regression on the embeddings of the last layer, scaled to unit length, with an L2 penalty
+    and no intercept; its strength is chosen on validation images where those are not what is measured.
+    `finetune` trains the whole model further, on cropped and flipped images as its run did.
+    Source: Mugs (Zhou et al. 2022, arXiv:2203.14415), `eval_logistic_regression.py` and the settings of its
+        fine-tuning; the 1 % and 10 % of ImageNet in the tables are the lists of SimCLR (arXiv:2002.05709).
+    Differs: scikit-learn's solver, run to its optimum; more strengths. Fine-tuning starts from the model itself and a
+        head, where Mugs keeps a layer of its projection head, and has no drop path but the student's own.
     """
 
     learns = True
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Which images keep their label, and how strongly the weights are held down."""
+        """Which images keep their label, and what learns from them."""
 
+        method: Literal["logistic", "finetune"] = Field(
+            "logistic", description="on frozen features, or the whole model"
+        )
         shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
             (0.01, 0.1), strict=False, min_length=1, description="shares of the labelled training images"
         )
-        list: str | None = Field(None, description="a text file that names the images, one a line, instead of shares")
+        list: str | None = Field(
+            None, description="a text file that names the images, one a line, instead of shares; for `logistic`"
+        )
         seed: int = Field(0, description="chooses the images of a share")
-        penalties: tuple[Strength, ...] = Field(
+        penalties: tuple[Positive, ...] = Field(
             (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             strict=False,
             min_length=1,
-            description="factors of half the squared weights, beside the sum of the losses",
+            description="`logistic`: factors of half the squared weights, beside the sum of the losses",
         )
+        epochs: Annotated[int, Field(gt=0)] = Field(1000, description="`finetune`: times through the labelled images")
+        lr: Positive = Field(5e-6, description="`finetune`: of AdamW, falling to 0 along a cosine")
+        batch_size: Annotated[int, Field(gt=0)] = Field(512, description="`finetune`: images of one step")
 
     def __init__(self, options: Options) -> None:
+        if options.list is not None and options.method == "finetune":
+            raise RecipeError("method 'finetune' takes shares of the labels; leave out list, or use method=logistic")
         self.options = options
 
     def measure(self, subject: Subject) -> Measurement:
-        """Raises: DataError for a list that does not fit, a stream, or labels of one class alone."""
+        """Raises: DataError for a list that does not fit, a stream, or labels of one class alone; UserError."""
         options = self.options
-        if options.list is None:
+        if options.list is not None:
+            subsets = {"list": listed_subset(subject.training, Path(options.list))}
+        else:
             subsets = {
                 f"{100 * share:g}%": balanced_subset(subject.training, share, options.seed) for share in options.shares
             }
-        else:
-            subsets = {"list": listed_subset(subject.training, Path(options.list))}
+        return self._logistic(subject, subsets) if options.method == "logistic" else self._finetune(subject, subsets)
+
+    def _logistic(self, subject: Subject, subsets: Mapping[str, Source]) -> Measurement:
+        options = self.options
         measured = subject.features(subject.measured, View())
         choosing = None if subject.validation is None else subject.features(subject.validation, View())
         figures: dict[str, float] = {}
@@ -77,8 +105,28 @@ class FewLabel:
             title=f"logistic regression on few labels, chosen by {how}; penalty chosen on {by}",
             figures=figures | {"images": float(len(measured))},
             rows=tuple(rows),
-            settings=options.model_dump(),
+            settings=options.model_dump(include={"method", "shares", "list", "seed", "penalties"}),
             notes=tuple(notes),
+        )
+
+    def _finetune(self, subject: Subject, subsets: Mapping[str, Source]) -> Measurement:
+        options = self.options
+        found = {
+            name: finetuned_top1(
+                subject,
+                len(subset),
+                seed=options.seed,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                lr=options.lr,
+            )
+            for name, subset in subsets.items()
+        }
+        return Measurement(
+            title=f"fine-tuning on few labels, chosen by seed {options.seed} ({options.epochs:,} epochs)",
+            figures={f"{name}_top1": top1 for name, top1 in found.items()} | {"images": float(len(subject.measured))},
+            rows=tuple({"labels": name, "images": len(subsets[name]), "top1": top1} for name, top1 in found.items()),
+            settings=options.model_dump(include={"method", "shares", "seed", "epochs", "lr", "batch_size"}),
         )
 
 
