@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from distillkit.contracts import ModelSpec
@@ -73,8 +75,17 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         distillkit=__version__,
         measurement=evaluator.measure(subject),
     )
-    if judged.home is not None:
-        append(judged.home, evaluation)
+    return evaluation if judged.home is None else _kept(judged.home, evaluation)
+
+
+def _kept(home: Path, evaluation: Evaluation) -> Evaluation:
+    """Append a result to its run. A directory that cannot be written to is noted; the result is not lost for that."""
+    try:
+        append(home, evaluation)
+    except OSError as error:
+        found = evaluation.measurement
+        note = f"not kept: {home} cannot be written to ({error.strerror})"
+        return replace(evaluation, measurement=replace(found, notes=(*found.notes, note)))
     return evaluation
 
 

@@ -137,6 +137,16 @@ def test_every_result_of_a_run_is_a_line_of_its_own(folder: Path) -> None:
     assert by_top1 == json.loads(json.dumps(found.as_dict()))
 
 
+def test_a_run_that_cannot_be_written_to_loses_no_result(folder: Path, tmp_path: Path) -> None:
+    """A folder of that name is in the way, which holds for every user, root too."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("evaluations.jsonl"))
+    (copy / "evaluations.jsonl").mkdir()
+    found = evaluate(str(copy), PLUGINS).measurement
+    assert "top1" in found.figures
+    assert found.notes == (f"not kept: {copy} cannot be written to (Is a directory)",)
+
+
 def test_a_teacher_by_name_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = evaluate("timm:test_vit", PLUGINS, protocol="knn", weights="none", data="digits", options={"k": [20]})
