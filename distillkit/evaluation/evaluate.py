@@ -96,9 +96,11 @@ def check_signals(protocol: str, plugins: Plugins, spec: ModelSpec, target: str)
         return
     fitting = [owned.spec.name for owned in plugins.listing("evaluator") if owned.spec.signals <= spec.signals]
     revealed = ", ".join(SPOKEN[signal] for signal in SPOKEN if signal in spec.signals) or "nothing"
+    *others, last = fitting or [""]
+    remedy = f"use --protocol {', '.join(others)}{' or ' if others else ''}{last}" if last else "choose another model"
     raise SignalError(
         f"protocol '{protocol}' reads the {SPOKEN[min(missing)]} of a model; '{target}' is {KINDS[spec.kind]} and "
-        f"reveals {revealed}; " + (f"use --protocol {' or '.join(fitting)}" if fitting else "choose another model")
+        f"reveals {revealed}; {remedy}"
     )
 
 

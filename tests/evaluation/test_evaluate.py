@@ -201,8 +201,20 @@ def test_more_neighbours_than_training_images(folder: Path) -> None:
         (
             "top1",
             "vit",
+            {Signal.EMBEDDING, Signal.CLS_ATTENTION},
+            (
+                "protocol 'top1' reads the logits of a model; 'm' is a ViT and reveals embedding, CLS attention; "
+                "use --protocol few-label, knn or linear"
+            ),
+        ),
+        (
+            "knn",
+            "vit",
             {Signal.CLS_ATTENTION},
-            "protocol 'top1' reads the logits of a model; 'm' is a ViT and reveals CLS attention; choose another model",
+            (
+                "protocol 'knn' reads the embedding of a model; 'm' is a ViT and reveals CLS attention; "
+                "choose another model"
+            ),
         ),
     ],
 )

@@ -13,10 +13,13 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from distillkit.contracts import ModelSpec
-from distillkit.evaluation import Features, View
+from distillkit.data.datasets import open_datasets
+from distillkit.evaluation import Features, Subject, View
+from distillkit.evaluation.judged import open_judged
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.runner import evaluate, run
+from distillkit_plugins.evaluators.augmented_probe import train_on_augmented
 from distillkit_plugins.evaluators.linear import probe_view
 from distillkit_plugins.evaluators.linear_heads import LinearHeads, head_accuracy, train_on_cached
 
@@ -136,6 +139,35 @@ def test_the_fast_probe_chooses_a_rate_on_images_that_it_does_not_measure(folder
     assert found.settings["read"] == "the embedding of the last 2 layers"
     on_them = evaluate(folder, PLUGINS, protocol="linear", split="validation", options={"epochs": 1, "lr": [0.01, 0.1]})
     assert on_them.measurement.notes[0].endswith(" of 2 was chosen on the measured images themselves")
+
+
+def test_dinos_probe_takes_the_steps_of_an_independent_implementation(folder: str) -> None:
+    """The rate falls epoch by epoch; 1,167 images in batches of 300 are 3 steps an epoch."""
+    judged = open_judged(folder, PLUGINS, None)
+    datasets = open_datasets(judged.recipe.data, PLUGINS)
+    subject = Subject(
+        folder, judged.model.eval(), judged.spec, judged.answer, judged.recipe, datasets, "test", datasets.test, CPU
+    )
+    view, rates = View(2), (0.02, 0.5)
+    heads = train_on_augmented(subject, view, rates, epochs=3, batch_size=300, seed=5)
+    start = 0.01 * torch.randn(10, 32, generator=torch.Generator().manual_seed(5)).double().numpy()
+    for number, rate in enumerate(rates):
+        weight, bias, speed, bias_speed = start, np.zeros(10), np.zeros((10, 32)), np.zeros(10)
+        steps = 0
+        for window in subject.augmented(epochs=3, batch_size=300, seed=5):
+            with torch.no_grad():
+                outputs = [subject.model(batch.images, view.wanted(subject.spec)) for batch in window.micro_batches]
+            x = torch.cat([torch.cat(each.embedding, dim=1) for each in outputs]).double().numpy()
+            truth = torch.cat([batch.labels for batch in window.micro_batches]).double().numpy()
+            odds = np.exp(x @ weight.T + bias)
+            error = odds / odds.sum(axis=1, keepdims=True) - truth
+            speed = 0.9 * speed + error.T @ x / 300
+            bias_speed = 0.9 * bias_speed + error.mean(axis=0)
+            lr = rate * 300 / 256 * (1 + math.cos(math.pi * window.epoch / 3)) / 2
+            weight, bias, steps = weight - lr * speed, bias - lr * bias_speed, steps + 1
+        assert steps == 9
+        np.testing.assert_allclose(heads.weights[number].detach().numpy(), weight, atol=1e-4)
+        np.testing.assert_allclose(heads.biases[number].detach().numpy(), bias, atol=1e-4)
 
 
 def test_dinos_probe_sees_augmented_images_and_repeats_itself(folder: str) -> None:
