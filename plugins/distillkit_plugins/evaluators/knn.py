@@ -117,7 +117,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int, *, device: torch.device | Non
         part = bank[start : start + BANK].to(device)
         products = queries @ part.T
         positions = torch.arange(start, start + len(part), device=device)
-        keys = (_ordered(products) << 32) | (_LAST - positions)
+        keys = _ordered(products).bitwise_left_shift_(32).bitwise_or_(_LAST - positions)
         best = torch.cat([best, keys], dim=1).topk(min(k, best.shape[1] + keys.shape[1]), dim=1).values
     return _products(best >> 32).cpu(), (_LAST - (best & _LAST)).cpu()
 
@@ -147,7 +147,8 @@ _LAST = 0xFFFF_FFFF
 def _ordered(values: Tensor) -> Tensor:
     """Whole numbers, int64, in the same order as float32 values: the bits, those below the sign of negatives turned."""
     bits = (values + 0.0).view(torch.int32)  # -0.0 becomes 0.0
-    return (bits ^ ((bits >> 31) & 0x7FFF_FFFF)).long()
+    turned = (bits >> 31).bitwise_and_(0x7FFF_FFFF)
+    return turned.bitwise_xor_(bits).long()
 
 
 def _products(ordered: Tensor) -> Tensor:
