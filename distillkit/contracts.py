@@ -154,7 +154,8 @@ class PluginSpec:
 
     `name` is what the user types, lower-case kebab. `factory` is "module:Class" and is imported only when the name is
     used. `argument` names what follows a colon ("timm:<any>"), None where nothing does. `signals` are those that a
-    model may reveal, or that a loss may read from the teacher. `licence` is that of the weights.
+    model may reveal, that a loss may read from the teacher, or that an evaluator reads. `licence` is that of the
+    weights.
     """
 
     name: str

@@ -22,13 +22,14 @@ from distillkit.suggestions import nearest
 GROUP = "distillkit"
 PREFIX = "distillkit_"
 
-Role = Literal["dataset", "teacher", "student", "loss", "tracker", "exporter"]
+Role = Literal["dataset", "teacher", "student", "loss", "tracker", "evaluator", "exporter"]
 REGISTRATION_HOOKS: dict[Role, str] = {
     "dataset": "distillkit_datasets",
     "teacher": "distillkit_teachers",
     "student": "distillkit_students",
     "loss": "distillkit_losses",
     "tracker": "distillkit_trackers",
+    "evaluator": "distillkit_evaluators",
     "exporter": "distillkit_exporters",
 }
 

@@ -133,6 +133,18 @@ def distillkit_run_failed(run: RunInfo, error: BaseException) -> None:
 
 
 @hookspec
+def distillkit_evaluators() -> Sequence[PluginSpec]:
+    """Name the protocols by which `distillkit evaluate` judges a model.
+
+    Called: once per process that evaluates.
+    Return: one PluginSpec per protocol; its factory is a `distillkit.evaluation.Evaluator`, and its signals are those
+        that it reads of the model. All answers count.
+    Example: plugins/distillkit_plugins/evaluators/catalog.py
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def distillkit_exporters() -> Sequence[PluginSpec]:
     """Name the formats that `distillkit export` can write.
 

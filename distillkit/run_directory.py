@@ -30,6 +30,7 @@ class RunDirectory:
     best/                 the student that was best on the validation images
     ema/                  the moving average of the student, where the recipe asks for one
     report.md             the report and its pictures
+    evaluations.jsonl     one line for every `distillkit evaluate`
     """
 
     def __init__(self, path: Path) -> None:

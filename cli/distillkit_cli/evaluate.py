@@ -1,42 +1,73 @@
-"""`distillkit evaluate`: how good a student is."""
+"""`distillkit evaluate`: how good a student is, or a teacher."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
+if TYPE_CHECKING:
+    from distillkit.evaluation.measurement import Evaluation, Row
+
+PROTOCOLS = "Of the protocol"
+"""The panel of options that belong to some protocols."""
+
 TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it such as RUN/best, or a teacher's name.")
+PROTOCOL = typer.Option(metavar="NAME", help="top1, knn, linear, few-label, or an evaluator of `distillkit plugins`.")
 DATA = typer.Option(metavar="DIR|NAME", help="Other images than those of the run. Default: the run's own.")
 SPLIT = typer.Option(help="Which part of the data. Default: test where there is one, else validation.")
 WEIGHTS = typer.Option(metavar="FILE", help="Weights of a teacher. Default: the published ones.")
-HEAD = typer.Option(help="The head that answers. Default: as in the run.")
-FUSION = typer.Option(help="How two heads become one answer. Default: as in the run.")
 DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
+HEAD = typer.Option(help="top1: the head that answers. Default: as in the run.", rich_help_panel=PROTOCOLS)
+FUSION = typer.Option(help="top1: how two heads become one answer. Default: as in the run.", rich_help_panel=PROTOCOLS)
+PER_CLASS = typer.Option("--per-class", help="top1: a row for every class.", rich_help_panel=PROTOCOLS)
+REAL = typer.Option(metavar="FILE", help="top1: also against the ReaL labels of real.json.", rich_help_panel=PROTOCOLS)
+K = typer.Option(
+    metavar="N", help="knn: neighbours; may be repeated. Default: 10, 20, 100, 200.", rich_help_panel=PROTOCOLS
+)
+METHOD = typer.Option(
+    metavar="NAME",
+    help="linear: fast, dino. few-label: logistic, finetune. Default: the first.",
+    rich_help_panel=PROTOCOLS,
+)
+EPOCHS = typer.Option(metavar="N", help="linear, finetune: passes over the training images.", rich_help_panel=PROTOCOLS)
+SET = typer.Option("--set", metavar="KEY=VALUE", help="Any option of the protocol.", rich_help_panel=PROTOCOLS)
 
 
 def evaluate(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
     target: Annotated[str, TARGET],
+    protocol: Annotated[str, PROTOCOL] = "top1",
     data: Annotated[str | None, DATA] = None,
     split: Annotated[Literal["train", "validation", "test"] | None, SPLIT] = None,
     weights: Annotated[str | None, WEIGHTS] = None,
+    device: Annotated[str, DEVICE] = "auto",
     head: Annotated[Literal["fused", "class", "distill"] | None, HEAD] = None,
     fusion: Annotated[Literal["logits", "softmax"] | None, FUSION] = None,
-    device: Annotated[str, DEVICE] = "auto",
+    per_class: Annotated[bool, PER_CLASS] = False,
+    real: Annotated[Path | None, REAL] = None,
+    k: Annotated[list[int] | None, K] = None,
+    method: Annotated[str | None, METHOD] = None,
+    epochs: Annotated[int | None, EPOCHS] = None,
+    settings: Annotated[list[str] | None, SET] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure the top-1 accuracy of a student or a teacher: of its answer, and of each of its heads.
+    """Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe, few labels).
+
+    Of a run, every result is also a line of RUN/evaluations.jsonl.
 
     A student is measured on the data of its run, a teacher on --data.
 
     For example:
-      distillkit evaluate runs/deit-ti-digits-001
+      distillkit evaluate runs/deit-ti-digits-001 --per-class
       distillkit evaluate runs/soft/best --split validation --head class
+      distillkit evaluate runs/soft --protocol knn --k 20
       distillkit evaluate timm:resnet50 --data imagenet/ --json
     """
     from distillkit.extras import require
@@ -44,20 +75,60 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     require("torch", "timm", what="distillkit evaluate")
     from distillkit import runner
     from distillkit.hooks import installed_plugins
-    from distillkit_cli.figures import figure_rows
+    from distillkit.recipe_assignments import as_tables, parse_assignment
 
-    terminal: Terminal = context.obj
-    figures = runner.evaluate(
+    given = {
+        "head": head,
+        "fusion": fusion,
+        "per_class": per_class or None,
+        "real": None if real is None else str(real),
+        "k": k or None,
+        "method": method,
+        "epochs": epochs,
+    }
+    options = as_tables(parse_assignment(text) for text in settings or ())
+    evaluation = runner.evaluate(
         target,
         installed_plugins(),
+        protocol=protocol,
+        options=options | {name: value for name, value in given.items() if value is not None},
         data=data,
         split=split,
         weights=weights,
-        head=head,
-        fusion=fusion,
         device=device,
     )
+    terminal: Terminal = context.obj
     if as_json:
-        terminal.show_json(figures)
+        terminal.show_json(evaluation.as_dict())
     else:
-        terminal.show_rows(figure_rows(figures))
+        _show(terminal, evaluation)
+
+
+def _show(terminal: Terminal, evaluation: Evaluation) -> None:
+    from distillkit_cli.figures import figure_rows
+
+    found = evaluation.measurement
+    rows = figure_rows({f"{evaluation.split}/{name}": value for name, value in found.figures.items()})
+    measured = rows or [(evaluation.split, f"{found.figures['images']:,.0f} images")]
+    terminal.show_rows([("protocol", found.title), *measured])
+    if found.rows:
+        terminal.show("")
+        terminal.show_table(_table(found.rows))
+    for note in found.notes:
+        terminal.note(note)
+
+
+def _table(rows: tuple[Row, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column, value in rows[0].items():
+        heading = {"top1": "top 1 %", "top5": "top 5 %"}.get(column, column)
+        table.add_column(heading, header_style="dim", justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(column, value) for column, value in row.items()))
+    return table
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.2f}" if column in {"top1", "top5"} else f"{value:,g}" if value < 1 else f"{value:,}"

@@ -12,6 +12,7 @@ HEADS = {
     "fused_logits_top1": "mean of logits",
     "fused_softmax_top1": "sum of softmaxes",
     "top5": "top 5",
+    "real_top1": "ReaL labels",
 }
 
 

@@ -24,6 +24,7 @@ TITLES: dict[Role, str] = {
     "loss": "Losses",
     "dataset": "Data sets",
     "tracker": "Trackers",
+    "evaluator": "Evaluators",
     "exporter": "Exporters",
 }
 OURS = ("distillkit_plugins", "distillkit_export")
@@ -31,9 +32,9 @@ REMEDY = "run `pip install -e .` (or reinstall distillkit): pip learns of entry 
 
 
 def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -> None:
-    """List every teacher, student, loss, data set, tracker and exporter, with its owner.
+    """List every teacher, student, loss, data set, tracker, evaluator and exporter, with its owner.
 
-    Signals are what a model reveals or a loss reads of its teacher; the licence is that of the weights.
+    Signals are what a model reveals, or what a loss or an evaluator reads of it; the licence is that of the weights.
 
     For example:
       distillkit plugins

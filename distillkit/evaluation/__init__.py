@@ -1,1 +1,27 @@
-"""What a trained student is worth."""
+"""What a model is worth. Importing this imports torch.
+
+These are the names that a plugin of an evaluator may import, beside those of `distillkit` itself.
+"""
+
+from distillkit.evaluation.features import Features, View, extract
+from distillkit.evaluation.finetuning import finetuned_top1
+from distillkit.evaluation.measurement import Evaluation, Measurement, Row
+from distillkit.evaluation.subject import Evaluator, Subject
+from distillkit.evaluation.subsets import balanced_subset, listed_subset
+from distillkit.evaluation.top1 import scored, tally
+
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "Features",
+    "Measurement",
+    "Row",
+    "Subject",
+    "View",
+    "balanced_subset",
+    "extract",
+    "finetuned_top1",
+    "listed_subset",
+    "scored",
+    "tally",
+]

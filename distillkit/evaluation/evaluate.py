@@ -1,26 +1,26 @@
-"""`distillkit evaluate`: the accuracy of a finished run, one of its students, or any teacher."""
+"""`distillkit evaluate`: what a student or a teacher is worth by some protocol."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from distillkit.contracts import ModelRequest, ModelSpec, Outputs, Wanted
+from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import DataSets, open_datasets
-from distillkit.data.evaluation import EvaluationData
-from distillkit.devices import pick_device, pick_precision
-from distillkit.errors import ClassSpaceError, DataError, RunDirectoryError
-from distillkit.evaluation.top1 import top1
-from distillkit.hooks import Plugins, split_name
-from distillkit.models.classes import ClassMap, match_classes
-from distillkit.models.heads import Answer, check_head
-from distillkit.models.saved_student import load_student
-from distillkit.recipe import Recipe
-from distillkit.recipe_files import load_recipe
+from distillkit.data.selection import Selection
+from distillkit.data.sources import Source, Stream
+from distillkit.devices import pick_device
+from distillkit.errors import DataError, SignalError
+from distillkit.evaluation.judged import open_judged
+from distillkit.evaluation.measurement import Evaluation, append
+from distillkit.evaluation.subject import Subject
+from distillkit.hooks import Plugins
+from distillkit.negotiation import KINDS, SPOKEN
+from distillkit.recipe import Data, Recipe
+from distillkit.version import __version__
 
 Split = Literal["train", "validation", "test"]
 
@@ -29,84 +29,97 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     target: str,
     plugins: Plugins,
     *,
+    protocol: str = "top1",
+    options: Mapping[str, Any] | None = None,
     data: str | None = None,
     split: Split | None = None,
     weights: str | None = None,
-    head: str | None = None,
-    fusion: str | None = None,
     device: str = "auto",
-) -> dict[str, float]:
-    """Measure top-1 accuracy: the figures of `distillkit.evaluation.top1` as `<split>/<figure>`, in percent.
+) -> Evaluation:
+    """Judge a model by a protocol; of a run, the result is appended to the `evaluations.jsonl` of its directory.
 
-    `target` is a run directory, a directory inside it with a student (best, ema), or a teacher's name. `data` is a
-    folder or name, by default the data of the run. `split` is by default the test images where there are any.
+    `target` is a run directory, a directory inside it with a student (best, ema), or a teacher's name. `options` are
+    those of the protocol. `data` is a folder or name, by default the data of the run. `split` is by default the test
+    images where there are any; other data that has no parts is measured as a whole by a protocol that learns nothing.
     `weights` is a weight file for a teacher.
-    Raises: RunDirectoryError for a target that is neither; DataError where the data lacks the split or labels;
-        ClassSpaceError where the model's classes are others.
+    Raises: RunDirectoryError for a target that is neither; SignalError where the model does not reveal what the
+        protocol reads; DataError where the data lacks the split or labels; what the protocol raises.
     """
     where = pick_device(device)
-    found = _open(Path(target), target, plugins, weights)
-    check_head(head, found.spec, found.answer, subject=f"'{target}'")
-    datasets, recipe = _open_data(found.recipe, data, plugins)
-    chosen: Split = split or ("test" if datasets.test is not None else "validation")
-    source = {"train": datasets.train, "validation": datasets.validation, "test": datasets.test}[chosen]
-    if source is None or datasets.classes is None:
-        raise DataError(
-            f"'{datasets.train.name}' has no labelled {chosen} images; give --data with some, or another --split"
-        )
-    batches = EvaluationData(
-        source,
-        found.spec,
-        recipe.augment,
-        batch_size=recipe.evaluation.batch_size,
-        workers=recipe.data.workers,
+    evaluator = plugins.factory("evaluator", protocol)(plugins.options("evaluator", protocol, options or {}))
+    judged = open_judged(target, plugins, weights)
+    check_signals(protocol, plugins, judged.spec, target)
+    datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
+    is_whole = data is not None and datasets.test is None and datasets.validation is None
+    chosen, measured = _choose(datasets, split, protocol=protocol, is_whole=is_whole)
+    if evaluator.learns:
+        _check_learning(protocol, datasets, chosen)
+    subject = Subject(
+        name=target,
+        model=judged.model.to(where).eval(),
+        spec=judged.spec,
+        answer=judged.answer,
+        recipe=recipe,
+        datasets=datasets,
+        split=chosen,
+        measured=measured,
         device=where,
+        student=judged.student,
     )
-    figures = top1(
-        _Mapped(found.model, _class_map(target, found.spec, datasets)).to(where).eval(),
-        found.spec,
-        batches,
-        replace(found.answer, head=head or found.answer.head, fusion=fusion or found.answer.fusion),
-        precision=pick_precision(recipe.training.precision, where),
+    evaluation = Evaluation(
+        target=target,
+        protocol=protocol,
+        data=measured.name,
+        split=chosen,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        distillkit=__version__,
+        measurement=evaluator.measure(subject),
     )
-    return {f"{chosen}/{name}": value for name, value in figures.items()}
+    return evaluation if judged.home is None else _kept(judged.home, evaluation)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A model, the recipe that says how to look at images, and the answer it was saved with."""
-
-    model: nn.Module
-    spec: ModelSpec
-    recipe: Recipe
-    answer: Answer
-
-
-def _open(path: Path, target: str, plugins: Plugins, weights: str | None) -> _Found:
-    """The saved student in a directory, or a teacher by name."""
-    if (path / "student.json").is_file():
-        model, saved = load_student(path, plugins)
-        home = path if (path / "recipe.toml").is_file() else path.parent
-        recipe = load_recipe(str(home / "recipe.toml")) if (home / "recipe.toml").is_file() else Recipe()
-        return _Found(cast("nn.Module", model), model.spec, recipe, saved.answer)
-    known = {owned.spec.name: owned.spec.shown_name for owned in plugins.listing("teacher")}
-    name, argument = split_name(target)
-    if name not in known:
-        raise RunDirectoryError(
-            f"'{target}' is neither a run directory (with student.json) nor a teacher; "
-            f"teachers: {', '.join(known.values())}"
-        )
-    options = plugins.options("teacher", target, {})
-    model = plugins.factory("teacher", target).build(ModelRequest(target, argument, options, weights=weights))
-    return _Found(model, model.spec, Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}}), Answer())
+def _kept(home: Path, evaluation: Evaluation) -> Evaluation:
+    """Append a result to its run. A directory that cannot be written to is noted; the result is not lost for that."""
+    try:
+        append(home, evaluation)
+    except OSError as error:
+        found = evaluation.measurement
+        note = f"not kept: {home} cannot be written to ({error.strerror})"
+        return replace(evaluation, measurement=replace(found, notes=(*found.notes, note)))
+    return evaluation
 
 
-def _open_data(recipe: Recipe, data: str | None, plugins: Plugins) -> tuple[DataSets, Recipe]:
-    """The data of the run, or other data, with all of its labels."""
-    changes = {"labels": None} if data is None else {"labels": None, "train": data, "unlabeled": None}
+def check_signals(protocol: str, plugins: Plugins, spec: ModelSpec, target: str) -> None:
+    """Refuse a protocol that reads what the model does not reveal, and name one that would do."""
+    missing = plugins.find("evaluator", protocol).spec.signals - spec.signals
+    if not missing:
+        return
+    fitting = [owned.spec.name for owned in plugins.listing("evaluator") if owned.spec.signals <= spec.signals]
+    revealed = ", ".join(SPOKEN[signal] for signal in SPOKEN if signal in spec.signals) or "nothing"
+    *others, last = fitting or [""]
+    remedy = f"use --protocol {', '.join(others)}{' or ' if others else ''}{last}" if last else "choose another model"
+    raise SignalError(
+        f"protocol '{protocol}' reads the {SPOKEN[min(missing)]} of a model; '{target}' is {KINDS[spec.kind]} and "
+        f"reveals {revealed}; {remedy}"
+    )
+
+
+def _open_data(recipe: Recipe, data: str | None, plugins: Plugins, *, whole: bool) -> tuple[DataSets, Recipe]:
+    """The data of the run, or other data, with all of its labels, and the recipe that names it.
+
+    `whole` data is not split where it has no parts.
+    """
+    changes: dict[str, Any] = {"labels": None}
+    if data is not None:
+        changes |= {"train": data, "unlabeled": None, "test": None}
+        if isinstance(recipe.data.validation, str) or recipe.data.validation == 0:
+            changes["validation"] = Data.model_fields["validation"].default
     table = recipe.data.model_copy(update=changes)
     try:
-        return open_datasets(table, plugins), recipe
+        datasets = open_datasets(table, plugins)
+        if whole and data is not None and datasets.test is None and _is_held_out(datasets):
+            table = table.model_copy(update={"validation": 0.0})
+            datasets = open_datasets(table, plugins)
     except DataError as error:
         if data is not None or recipe.data.train is None:
             raise
@@ -114,40 +127,47 @@ def _open_data(recipe: Recipe, data: str | None, plugins: Plugins) -> tuple[Data
             f"{error}; this is the run's own data, named from the folder in which the run was started: "
             "go there, or give --data"
         ) from None
+    return datasets, recipe.model_copy(update={"data": table})
 
 
-def _class_map(target: str, spec: ModelSpec, datasets: DataSets) -> ClassMap:
-    """Which of the model's outputs are the data's classes."""
-    classes, names = datasets.classes or 0, datasets.class_names
-    try:
-        return match_classes(spec, names, classes, mode="auto", data=datasets.train.name)
-    except ClassSpaceError:
-        raise ClassSpaceError(
-            f"'{target}' answers in {_listed(spec.classes, spec.class_names)} and '{datasets.train.name}' has "
-            f"{_listed(classes, names)}; give --data with classes that it knows"
-        ) from None
+def _is_held_out(datasets: DataSets) -> bool:
+    """Whether the validation images are training images that were held out."""
+    train, held = datasets.train, datasets.validation
+    if not isinstance(train, Selection) or not isinstance(held, Selection):
+        return False
+    return held.parts[0].source is train.parts[0].source
 
 
-def _listed(classes: int, names: tuple[str, ...] | None) -> str:
-    shown = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
-    return f"{classes:,} classes{shown}"
+def _choose(datasets: DataSets, split: Split | None, *, protocol: str, is_whole: bool) -> tuple[str, Source | Stream]:
+    """The labelled images to measure, and what they are called.
 
-
-class _Mapped(nn.Module):
-    """A model whose heads answer in the classes of the data."""
-
-    def __init__(self, model: nn.Module, class_map: ClassMap) -> None:
-        super().__init__()
-        self.model = model
-        self.indices = class_map.indices
-
-    def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
-        outputs: Outputs = self.model(images, wanted)
-        if self.indices is None:
-            return outputs
-        return replace(
-            outputs, logits=self._select(outputs.logits), distill_logits=self._select(outputs.distill_logits)
+    Raises: DataError where there are none.
+    """
+    if datasets.classes is None:
+        raise DataError(
+            f"protocol '{protocol}' reads labels and '{datasets.train.name}' has none; "
+            "give --data with a folder for every class"
         )
+    sources = {"train": datasets.train, "validation": datasets.validation, "test": datasets.test}
+    wanted = split or ("train" if is_whole else "test" if datasets.test is not None else "validation")
+    source = sources[wanted]
+    if source is None:
+        raise DataError(
+            f"'{datasets.train.name}' has no labelled {wanted} images; give --data with some, or another --split"
+        )
+    if isinstance(source, Selection):
+        source = source.only_labelled()
+    return "all" if is_whole and split is None else wanted, source
 
-    def _select(self, logits: Tensor | None) -> Tensor | None:
-        return None if logits is None else logits[:, torch.as_tensor(self.indices, device=logits.device)]
+
+def _check_learning(protocol: str, datasets: DataSets, split: str) -> None:
+    if split == "train":
+        raise DataError(
+            f"protocol '{protocol}' learns from the training images and cannot be measured on them; "
+            "choose --split validation or test"
+        )
+    if not datasets.labelled.any():
+        raise DataError(
+            f"protocol '{protocol}' learns from labelled training images and '{datasets.train.name}' has none; "
+            "give --data with some, or use --protocol top1"
+        )

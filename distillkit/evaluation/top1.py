@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from distillkit.contracts import ModelSpec, Outputs, Signal
 from distillkit.models.heads import Answer, fuse
+
+Scored: TypeAlias = tuple[Mapping[str, Tensor], Tensor]
+"""The scores [B, K] of every answer to a batch, of the chosen one as "answer", and the labels [B]."""
 
 CHOICES: dict[str, tuple[str, str]] = {
     "class": ("class", "logits"),
@@ -27,6 +31,22 @@ def answers(outputs: Outputs, answer: Answer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def scored(
+    model: nn.Module,
+    spec: ModelSpec,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    answer: Answer,
+    *,
+    precision: torch.dtype = torch.float32,
+) -> Iterator[Scored]:
+    """What a model in evaluation mode answers to batches of (images [B, C, H, W], labels [B]), with the labels."""
+    wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
+    for images, labels in batches:
+        with torch.autocast(images.device.type, dtype=precision, enabled=precision is not torch.float32):
+            outputs: Outputs = model(images, wanted)
+        yield answers(outputs, answer), labels
+
+
 def top1(
     model: nn.Module,
     spec: ModelSpec,
@@ -35,7 +55,19 @@ def top1(
     *,
     precision: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """Accuracy in percent over batches of (images [B, C, H, W], labels [B]).
+    """Accuracy in percent over batches of (images [B, C, H, W], labels [B]): the figures of `tally`.
+
+    The model is in evaluation mode meanwhile.
+    """
+    training = model.training
+    model.eval()
+    figures = tally(scored(model, spec, batches, answer, precision=precision), idle=answer.idle)
+    model.train(training)
+    return figures
+
+
+def tally(batches: Iterable[Scored], *, idle: Sequence[str] = ()) -> dict[str, float]:
+    """Accuracy in percent of scores.
 
     Returns `class_top1` and, with two heads, `distill_top1`, `fused_logits_top1`, `fused_softmax_top1`; `top1` and
     `top5` (where there are more than five classes) of the chosen answer; `loss`, its mean cross-entropy in nats; and
@@ -43,29 +75,23 @@ def top1(
     of the fusions.
     Source: late fusion is DeiT (Touvron et al. 2021, arXiv:2012.12877), section 4.
     """
-    wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
-    training = model.training
-    model.eval()
     totals: dict[str, Tensor] = {}
     images_seen = 0
-    for images, labels in batches:
-        with torch.autocast(images.device.type, dtype=precision, enabled=precision is not torch.float32):
-            outputs: Outputs = model(images, wanted)
-        for name, value in _correct(answers(outputs, answer), labels).items():
+    for scores, labels in batches:
+        for name, value in _correct(scores, labels).items():
             totals[name] = totals[name] + value if name in totals else value
         images_seen += len(labels)
-    model.train(training)
     if not totals:
         return {"images": 0.0}
     sums = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
     figures = {
         name: total / images_seen if name == "loss" else 100 * total / images_seen for name, total in sums.items()
     }
-    silent = {f"{name}_top1" for name in (*answer.idle, *(("fused_logits", "fused_softmax") if answer.idle else ()))}
+    silent = {f"{name}_top1" for name in (*idle, *(("fused_logits", "fused_softmax") if idle else ()))}
     return {name: value for name, value in figures.items() if name not in silent} | {"images": float(images_seen)}
 
 
-def _correct(scores: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+def _correct(scores: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
     """Counts of right answers, and the summed cross-entropy of the chosen one. Each []."""
     counts = {
         "top1" if name == "answer" else f"{name}_top1": (score.argmax(dim=-1) == labels).sum().double()

@@ -6,7 +6,7 @@ These are the names that a plugin of a teacher or student may import, beside tho
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes, read_class_names
 from distillkit.models.described import Described
 from distillkit.models.frozen_teacher import FrozenTeacher
-from distillkit.models.heads import OneAnswer, fuse, one_answer
+from distillkit.models.heads import OneAnswer, check_head, fuse, one_answer
 from distillkit.models.hub import published_weights, why_unavailable
 from distillkit.models.position import resize_position_embedding
 from distillkit.models.precision import at_least_float32
@@ -29,6 +29,7 @@ __all__ = [
     "TimmRequest",
     "at_least_float32",
     "build_student",
+    "check_head",
     "classes_of",
     "fuse",
     "imagenet_class_names",

@@ -16,6 +16,7 @@ TITLES: dict[Role, str] = {
     "student": "Students",
     "loss": "Losses",
     "tracker": "Trackers",
+    "evaluator": "Evaluators",
     "exporter": "Exporters",
 }
 

@@ -49,11 +49,12 @@ OVERVIEW = """\
 │ plan      Show what a run would be: models, signals, loss, batch, steps, cost. Loads no weights. │
 │ finetune  Train a model on labels alone, from pretrained weights: how a teacher for your own     │
 │           classes is made.                                                                       │
-│ evaluate  Measure the top-1 accuracy of a student or a teacher: of its answer, and of each of    │
-│           its heads.                                                                             │
+│ evaluate  Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe,  │
+│           few labels).                                                                           │
 │ export    Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as   │
 │           torch does.                                                                            │
-│ plugins   List every teacher, student, loss, data set, tracker and exporter, with its owner.     │
+│ plugins   List every teacher, student, loss, data set, tracker, evaluator and exporter, with its │
+│           owner.                                                                                 │
 │ recipes   List the named recipes, or show one with every key that is set, ready to be changed.   │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 

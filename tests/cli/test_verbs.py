@@ -188,11 +188,13 @@ def test_evaluate_says_the_figures_of_the_run_again(distillkit, trained):
     figures = json.loads((trained / "result.json").read_text())["figures"]
     code, out, err = distillkit("evaluate", str(trained))
     assert (code, err) == (0, "")
-    assert out == f"test  {figures['test/top1']:.2f} % of 500 images (top 5 {figures['test/top5']:.2f})\n"
+    assert out.splitlines()[0] == "protocol  accuracy of the model's own answer"
+    assert out.splitlines()[1].startswith(f"test      {figures['test/top1']:.2f} % of 500 images (")
     code, out, err = distillkit("evaluate", str(trained), "--split", "validation", "--head", "class", "--json")
     assert (code, err) == (0, "")
     measured = json.loads(out)
-    assert measured["validation/top1"] == pytest.approx(figures["validation/class_top1"])
+    assert measured["split"] == "validation"
+    assert measured["figures"]["top1"] == pytest.approx(figures["validation/class_top1"])
 
 
 def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):

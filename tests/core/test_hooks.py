@@ -120,5 +120,9 @@ def test_hook_trackers() -> None:
     assert {"metrics", "report"} <= names("tracker")
 
 
+def test_hook_evaluators() -> None:
+    assert {"top1", "knn", "linear", "few-label"} <= names("evaluator")
+
+
 def test_hook_exporters() -> None:
     assert {"onnx"} <= names("exporter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 from pathlib import Path
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit.errors import ClassSpaceError, DataError, RunDirectoryError, UserError
+from distillkit.contracts import ModelSpec, Signal
+from distillkit.errors import (
+    ClassSpaceError,
+    DataError,
+    RecipeError,
+    RunDirectoryError,
+    SignalError,
+    UnknownPluginError,
+    UserError,
+)
+from distillkit.evaluation.evaluate import check_signals
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.runner import evaluate, run
@@ -52,19 +63,20 @@ def refused(kind: type[UserError], *arguments: object, **named: object) -> str:
 
 
 def test_figures_are_those_of_the_head_that_was_trained(folder: Path) -> None:
-    assert evaluate(str(folder), PLUGINS).keys() == {"test/class_top1", "test/top1", "test/loss", "test/images"}
-    assert evaluate(str(folder), PLUGINS, split="validation")["validation/images"] == 3.0
+    found = evaluate(str(folder), PLUGINS)
+    assert (found.split, found.measurement.figures.keys()) == ("test", {"class_top1", "top1", "loss", "images"})
+    assert evaluate(str(folder), PLUGINS, split="validation").measurement.figures["images"] == 3.0
 
 
 @pytest.mark.parametrize("head", ["distill", "fused"])
 def test_a_head_that_no_term_trained_is_no_answer(folder: Path, head: str) -> None:
-    assert refused(UserError, str(folder), head=head) == (
+    assert refused(UserError, str(folder), options={"head": head}) == (
         f"no term trained the distillation head of '{folder}'; leave out --head or say --head class"
     )
 
 
 def test_a_head_that_is_not_there() -> None:
-    assert refused(UserError, "timm:resnet10t", weights="none", data="digits", head="distill") == (
+    assert refused(UserError, "timm:resnet10t", weights="none", data="digits", options={"head": "distill"}) == (
         "'timm:resnet10t' has no distillation head; leave out --head or say --head class"
     )
 
@@ -79,7 +91,7 @@ def test_other_classes_are_named(folder: Path, tmp_path: Path) -> None:
 
 def test_a_part_of_the_classes_is_enough(folder: Path, tmp_path: Path) -> None:
     part = write_pictures(tmp_path / "part", ("dog", "eel"))
-    assert evaluate(str(folder), PLUGINS, data=part)["test/images"] == 8.0
+    assert evaluate(str(folder), PLUGINS, data=part).measurement.figures["images"] == 8.0
 
 
 def test_data_that_moved(folder: Path, tmp_path: Path) -> None:
@@ -107,3 +119,116 @@ def test_files_can_be_read_by_whom_the_umask_lets(folder: Path) -> None:
     }
     (folder / "probe").touch()
     assert modes == {stat.S_IMODE((folder / "probe").stat().st_mode)}
+
+
+def test_every_result_of_a_run_is_a_line_of_its_own(folder: Path) -> None:
+    before = (
+        (folder / "evaluations.jsonl").read_text(encoding="utf-8") if (folder / "evaluations.jsonl").exists() else ""
+    )
+    evaluate(str(folder / "best"), PLUGINS, protocol="knn", options={"k": [2]})
+    found = evaluate(str(folder), PLUGINS, split="validation")
+    lines = (folder / "evaluations.jsonl").read_text(encoding="utf-8")
+    assert lines.startswith(before)
+    by_knn, by_top1 = (json.loads(line) for line in lines[len(before) :].splitlines())
+    assert (by_knn["target"], by_knn["protocol"], by_knn["split"]) == (str(folder / "best"), "knn", "test")
+    assert by_knn["settings"] == {"k": [2], "temperature": 0.07, "training_images": 9}
+    assert by_knn["rows"] == [{"k": 2, "top1": by_knn["figures"]["k2_top1"]}]
+    assert not (folder / "best" / "evaluations.jsonl").exists()
+    assert by_top1 == json.loads(json.dumps(found.as_dict()))
+
+
+def test_a_run_that_cannot_be_written_to_loses_no_result(folder: Path, tmp_path: Path) -> None:
+    """A folder of that name is in the way, which holds for every user, root too."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("evaluations.jsonl"))
+    (copy / "evaluations.jsonl").mkdir()
+    found = evaluate(str(copy), PLUGINS).measurement
+    assert "top1" in found.figures
+    assert found.notes == (f"not kept: {copy} cannot be written to (Is a directory)",)
+
+
+def test_a_teacher_by_name_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = evaluate("timm:test_vit", PLUGINS, protocol="knn", weights="none", data="digits", options={"k": [20]})
+    assert found.measurement.figures.keys() == {"k20_top1", "k20_top5", "images"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_protocol_that_learns_is_not_measured_on_what_it_learnt_from(folder: Path) -> None:
+    assert refused(DataError, str(folder), protocol="knn", split="train") == (
+        "protocol 'knn' learns from the training images and cannot be measured on them; "
+        "choose --split validation or test"
+    )
+
+
+@pytest.mark.parametrize("protocol", ["top1", "knn"])
+def test_pictures_without_labels(folder: Path, tmp_path: Path, protocol: str) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(folder.parent / "pets" / "train" / "cat", flat)
+    assert refused(DataError, str(folder), protocol=protocol, data=str(flat)) == (
+        f"protocol '{protocol}' reads labels and '{flat}' has none; give --data with a folder for every class"
+    )
+
+
+def test_labels_in_the_measured_part_alone(folder: Path, tmp_path: Path) -> None:
+    home = tmp_path / "pets"
+    shutil.copytree(folder.parent / "pets" / "test", home / "test")
+    shutil.copytree(folder.parent / "pets" / "train" / "cat", home / "train")
+    assert refused(DataError, str(folder), protocol="knn", data=str(home)) == (
+        f"protocol 'knn' learns from labelled training images and '{home}/train' has none; "
+        "give --data with some, or use --protocol top1"
+    )
+
+
+def test_more_neighbours_than_training_images(folder: Path) -> None:
+    assert refused(DataError, str(folder), protocol="knn", options={"k": [3, 10]}) == (
+        f"k = 10 is larger than the 9 labelled images of '{folder.parent}/pets/train'; lower --k"
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "signals", "sentence"),
+    [
+        (
+            "knn",
+            "other",
+            {Signal.LOGITS},
+            (
+                "protocol 'knn' reads the embedding of a model; 'm' is neither ViT nor CNN and reveals logits; "
+                "use --protocol top1"
+            ),
+        ),
+        (
+            "top1",
+            "vit",
+            {Signal.EMBEDDING, Signal.CLS_ATTENTION},
+            (
+                "protocol 'top1' reads the logits of a model; 'm' is a ViT and reveals embedding, CLS attention; "
+                "use --protocol few-label, knn or linear"
+            ),
+        ),
+        (
+            "knn",
+            "vit",
+            {Signal.CLS_ATTENTION},
+            (
+                "protocol 'knn' reads the embedding of a model; 'm' is a ViT and reveals CLS attention; "
+                "choose another model"
+            ),
+        ),
+    ],
+)
+def test_a_model_that_does_not_show_what_is_read(protocol: str, kind: str, signals: set[Signal], sentence: str) -> None:
+    spec = ModelSpec("m", "m", kind, 10, frozenset(signals), (8, 8))
+    with pytest.raises(SignalError) as error:
+        check_signals(protocol, PLUGINS, spec, "m")
+    assert str(error.value) == sentence
+
+
+def test_a_protocol_that_does_not_exist_and_an_option_that_it_has_not(folder: Path) -> None:
+    assert refused(UnknownPluginError, str(folder), protocol="kn").startswith(
+        "unknown evaluator 'kn'; did you mean 'knn'? (known: "
+    )
+    assert refused(RecipeError, str(folder), options={"k": [3]}) == (
+        "evaluator 'top1': unknown key 'k'; known: fusion, head, per_class, real"
+    )

@@ -6,9 +6,11 @@ import shlex
 import tomllib
 
 import pytest
+import torch
 import typer
 
 from distillkit.contracts import PluginSpec
+from distillkit.evaluation import Features, View
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Data
 from distillkit.recipe_files import load_recipe
@@ -120,6 +122,24 @@ def test_the_tracker_shown_hears_of_epochs(shown, capsys):
     for epoch, top1 in ((1.0, 50.0), (2.0, 40.0), (3.0, 60.0)):
         plugins.epoch_ended(None, {"step": 10 * epoch, "epoch": epoch, "validation/top1": top1})
     assert capsys.readouterr().out == "epoch 1: 50.0 %, the best so far\nepoch 3: 60.0 %, the best so far\n"
+
+
+class TwoClusters:
+    """What the evaluator shown asks of a subject: two training images of each class, and three to measure."""
+
+    classes = 2
+    training = Features(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
+    measured = Features(torch.tensor([[3.0], [7.0], [8.0]]), torch.tensor([0, 0, 1]))
+
+    def features(self, images, view):
+        assert view == View()
+        return images
+
+
+def test_the_evaluator_shown_finds_the_nearest_mean(shown):
+    """The means are 1 and 11: 3 is nearer to the first, 7 and 8 to the second."""
+    found = shown("ClassMeans")(None).measure(TwoClusters())
+    assert found.figures == {"top1": pytest.approx(200 / 3), "images": 3.0}
 
 
 def test_the_teacher_shown_is_registered_as_shown(shown):

@@ -1,0 +1,81 @@
+"""One vector per image, as a frozen model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
+
+
+@dataclass(frozen=True)
+class View:
+    """Which vector: the embeddings of the last `blocks` layers side by side, from shallow to deep.
+
+    With `patch_mean` the mean of the last layer's patch tokens stands after them.
+    """
+
+    blocks: int = 1
+    patch_mean: bool = False
+
+    def wanted(self, spec: ModelSpec) -> Wanted:
+        """The signals to switch on."""
+        last = spec.layers - 1
+        embeddings = {Signal.EMBEDDING: tuple(range(spec.layers - self.blocks, spec.layers))}
+        return embeddings | ({Signal.PATCH_TOKENS: (last,)} if self.patch_mean else {})
+
+    def width(self, spec: ModelSpec) -> int:
+        """The length D of the vector."""
+        return sum(spec.widths[-self.blocks :]) + (spec.width if self.patch_mean else 0)
+
+    def of(self, outputs: Outputs) -> Tensor:
+        """The vectors [B, D] of a batch, float32."""
+        means = [tokens.mean(dim=1) for tokens in outputs.patch_tokens] if self.patch_mean else []
+        return torch.cat([*outputs.embedding, *means], dim=1).float()
+
+    def __str__(self) -> str:
+        """In words: "the embedding of the last 4 layers"."""
+        layers = "layer" if self.blocks == 1 else f"{self.blocks} layers"
+        return f"the embedding of the last {layers}" + (" and the mean of its patch tokens" if self.patch_mean else "")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen model makes of images, on the host. Shapes: values [n, D] float32; labels [n] int64."""
+
+    values: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def only(self, chosen: Tensor) -> Features:
+        """The images that indices [m] choose."""
+        return Features(self.values[chosen], self.labels[chosen])
+
+
+@torch.no_grad()
+def extract(
+    model: nn.Module, spec: ModelSpec, batches: Iterable[tuple[Tensor, Tensor]], *, images: int, view: View
+) -> Features:
+    """See every image once; batches are (images [b, C, H, W], labels [b]), `images` of them in all, or fewer.
+
+    In float32 whatever the run trained in, in evaluation mode, and never more than one batch on the device.
+    """
+    wanted, was_training = view.wanted(spec), model.training
+    model.eval()
+    labels = torch.empty(images, dtype=torch.int64)
+    values = torch.empty(images, 0)
+    seen = 0
+    for pixels, classes in batches:
+        vectors = view.of(model(pixels, wanted))
+        if not seen:
+            values = torch.empty(images, vectors.shape[1])
+        values[seen : seen + len(vectors)] = vectors.cpu()
+        labels[seen : seen + len(vectors)] = classes.cpu()
+        seen += len(vectors)
+    model.train(was_training)
+    return Features(values[:seen], labels[:seen])

@@ -1,0 +1,50 @@
+"""Train a model further on few labels, by the one loop that there is, and measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from distillkit.errors import UserError
+from distillkit.evaluation.subject import Subject
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Mixing, Optimizer, Recipe, Schedule, Training
+
+
+def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, batch_size: int, lr: float) -> float:
+    """The accuracy in percent on the measured images after training on so many labels; the subject stays as it is.
+
+    A run of its own, in a directory that is deleted afterwards: `data.labels` and `data.seed` choose the images, as
+    `balanced_subset` does; they are augmented as the recipe says, but not mixed; AdamW with weight decay 0.05 and a
+    cosine to 0, without warm-up. A head for other classes starts anew. The last weights are measured.
+    Raises: UserError for a model that no student is built as; what the run raises.
+    """
+    from distillkit.runner import run  # which itself offers `evaluate`
+
+    if subject.student is None:
+        raise UserError(f"'{subject.name}' cannot be fine-tuned by that name; give a run directory or timm:<any>")
+    base = subject.recipe
+    chosen = {"labels": labels, "seed": seed, "labeled_fraction": None, "unlabeled": None, "views": None}
+    recipe = Recipe(
+        seed=seed,
+        data=base.data.model_copy(update=chosen),
+        augment=base.augment.model_copy(update={"repeats": 1}),
+        mixing=Mixing(),
+        student=subject.student,
+        training=Training(
+            epochs=epochs,
+            batch_size=batch_size,
+            micro_batch_size=base.training.micro_batch_size,
+            precision=base.training.precision,
+            device=str(subject.device),
+            evaluate_every=epochs,
+            keep=1,
+        ),
+        optimizer=Optimizer(lr=lr),
+        schedule=Schedule(min_lr=0.0),
+        evaluation=base.evaluation.model_copy(update={"head": "class"}),
+        trackers=(),
+    )
+    with TemporaryDirectory() as folder:
+        figures = run(recipe, Path(folder) / "run", installed_plugins()).figures
+    return figures[f"{subject.split}/top1"]

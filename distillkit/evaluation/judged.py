@@ -1,0 +1,72 @@
+"""What can be judged: the student of a run, one of its siblings (best, ema), or a teacher by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from timm.models import is_model
+from torch import nn
+
+from distillkit.contracts import ModelRequest, ModelSpec
+from distillkit.errors import RunDirectoryError
+from distillkit.hooks import Plugins, split_name
+from distillkit.models.heads import Answer
+from distillkit.models.saved_student import load_student
+from distillkit.recipe import Recipe, StudentEntry
+from distillkit.recipe_files import load_recipe
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model, the recipe that says how to look at images, and the answer it was saved with.
+
+    `student` starts a run from this very model, None where no student is built as it is. `home` is the run directory
+    that keeps what is found out about the model, None for a teacher by name.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    recipe: Recipe
+    answer: Answer
+    student: StudentEntry | None = None
+    home: Path | None = None
+
+
+def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
+    """The saved student in a directory, or a teacher by name with its published weights or those of a file.
+
+    Raises: RunDirectoryError for a target that is neither; what building a teacher raises.
+    """
+    path = Path(target)
+    if (path / "student.json").is_file():
+        model, saved = load_student(path, plugins)
+        home = path if (path / "recipe.toml").is_file() else path.parent
+        has_recipe = (home / "recipe.toml").is_file()
+        recipe = load_recipe(str(home / "recipe.toml")) if has_recipe else Recipe()
+        student = StudentEntry(model=saved.model, weights=str(path), **saved.options)
+        return Judged(cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path)
+    known = {owned.spec.name: owned.spec.shown_name for owned in plugins.listing("teacher")}
+    name, argument = split_name(target)
+    if name not in known:
+        raise RunDirectoryError(
+            f"'{target}' is neither a run directory (with student.json) nor a teacher; "
+            f"teachers: {', '.join(known.values())}"
+        )
+    options = plugins.options("teacher", target, {})
+    model = plugins.factory("teacher", target).build(ModelRequest(target, argument, options, weights=weights))
+    return Judged(
+        cast("nn.Module", model),
+        model.spec,
+        Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}}),
+        Answer(),
+        _timm_student(name, model.spec, weights),
+    )
+
+
+def _timm_student(name: str, spec: ModelSpec, weights: str | None) -> StudentEntry | None:
+    """The student that is built as a teacher of timm's is."""
+    if name == "run" or not is_model(spec.architecture.partition(".")[0]):
+        return None
+    return StudentEntry(model=f"timm:{spec.architecture}", weights=weights or "pretrained")

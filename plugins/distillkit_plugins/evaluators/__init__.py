@@ -1,0 +1,1 @@
+"""The protocols of `distillkit evaluate`, one module each."""

@@ -1,0 +1,170 @@
+"""`few-label`: how far a model goes with the labels of few images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from distillkit import DataError, RecipeError
+from distillkit.evaluation import (
+    Features,
+    Measurement,
+    Row,
+    Subject,
+    View,
+    balanced_subset,
+    finetuned_top1,
+    listed_subset,
+)
+
+if TYPE_CHECKING:
+    from distillkit.data.sources import Source
+
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+
+
+class FewLabel:
+    """What the features do with few labels: 1 % and 10 % of the training images, or those of a list.
+
+    `logistic` is a logistic regression on the embeddings of the last layer, scaled to unit length, with an L2 penalty
+    and no intercept; its strength is chosen on validation images where those are not what is measured.
+    `finetune` trains the whole model further, on cropped and flipped images as its run did.
+    Source: Mugs (Zhou et al. 2022, arXiv:2203.14415), `eval_logistic_regression.py` and the settings of its
+        fine-tuning; the 1 % and 10 % of ImageNet in the tables are the lists of SimCLR (arXiv:2002.05709).
+    Differs: scikit-learn's solver, run to its optimum; more strengths. Fine-tuning starts from the model itself and a
+        head, where Mugs keeps a layer of its projection head, and has no drop path but the student's own.
+    """
+
+    learns = True
+
+    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
+        """Which images keep their label, and what learns from them."""
+
+        method: Literal["logistic", "finetune"] = Field(
+            "logistic", description="on frozen features, or the whole model"
+        )
+        shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+            (0.01, 0.1), strict=False, min_length=1, description="shares of the labelled training images"
+        )
+        list: str | None = Field(
+            None, description="a text file that names the images, one a line, instead of shares; for `logistic`"
+        )
+        seed: int = Field(0, description="chooses the images of a share")
+        penalties: tuple[Positive, ...] = Field(
+            (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+            strict=False,
+            min_length=1,
+            description="`logistic`: factors of half the squared weights, beside the sum of the losses",
+        )
+        epochs: Annotated[int, Field(gt=0)] = Field(1000, description="`finetune`: times through the labelled images")
+        lr: Positive = Field(5e-6, description="`finetune`: of AdamW, falling to 0 along a cosine")
+        batch_size: Annotated[int, Field(gt=0)] = Field(512, description="`finetune`: images of one step")
+
+    def __init__(self, options: Options) -> None:
+        if options.list is not None and options.method == "finetune":
+            raise RecipeError("method 'finetune' takes shares of the labels; leave out list, or use method=logistic")
+        self.options = options
+
+    def measure(self, subject: Subject) -> Measurement:
+        """Raises: DataError for a list that does not fit, a stream, or labels of one class alone; UserError."""
+        options = self.options
+        if options.list is not None:
+            subsets = {"list": listed_subset(subject.training, Path(options.list))}
+        else:
+            subsets = {
+                f"{100 * share:g}%": balanced_subset(subject.training, share, options.seed) for share in options.shares
+            }
+        return self._logistic(subject, subsets) if options.method == "logistic" else self._finetune(subject, subsets)
+
+    def _logistic(self, subject: Subject, subsets: Mapping[str, Source]) -> Measurement:
+        options = self.options
+        measured = subject.features(subject.measured, View())
+        choosing = None if subject.validation is None else subject.features(subject.validation, View())
+        figures: dict[str, float] = {}
+        rows: list[Row] = []
+        notes: list[str] = []
+        for name, subset in subsets.items():
+            few = subject.features(subset, View())
+            found = regressions(few, options.penalties, measured, measured if choosing is None else choosing)
+            best = max(found, key=lambda each: each[2])
+            figures[f"{name}_top1"] = best[1]
+            rows += [
+                {"labels": name, "images": len(few), "penalty": penalty, "top1": top1} for penalty, top1, _ in found
+            ]
+            notes.append(f"{name}: {_described(few, subject.classes)}; penalty {best[0]:g} was chosen")
+        by = "the measured images themselves" if choosing is None else f"{len(choosing):,} validation images"
+        how = f"seed {options.seed}" if options.list is None else f"the list {options.list}"
+        return Measurement(
+            title=f"logistic regression on few labels, chosen by {how}; penalty chosen on {by}",
+            figures=figures | {"images": float(len(measured))},
+            rows=tuple(rows),
+            settings=options.model_dump(include={"method", "shares", "list", "seed", "penalties"}),
+            notes=tuple(notes),
+        )
+
+    def _finetune(self, subject: Subject, subsets: Mapping[str, Source]) -> Measurement:
+        options = self.options
+        found = {
+            name: finetuned_top1(
+                subject,
+                len(subset),
+                seed=options.seed,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                lr=options.lr,
+            )
+            for name, subset in subsets.items()
+        }
+        return Measurement(
+            title=f"fine-tuning on few labels, chosen by seed {options.seed} ({options.epochs:,} epochs)",
+            figures={f"{name}_top1": top1 for name, top1 in found.items()} | {"images": float(len(subject.measured))},
+            rows=tuple({"labels": name, "images": len(subsets[name]), "top1": top1} for name, top1 in found.items()),
+            settings=options.model_dump(include={"method", "shares", "seed", "epochs", "lr", "batch_size"}),
+        )
+
+
+def regressions(
+    few: Features, penalties: Sequence[float], measured: Features, choosing: Features
+) -> tuple[tuple[float, float, float], ...]:
+    """For every penalty: itself, and the accuracy in percent on `measured` and on `choosing`."""
+    found = []
+    for penalty in penalties:
+        regression = fit(few, penalty)
+        scores = [_accuracy(regression, features) for features in (measured, choosing)]
+        found.append((penalty, scores[0], scores[1]))
+    return tuple(found)
+
+
+def fit(few: Features, penalty: float) -> LogisticRegression:
+    """Minimise the sum of the cross-entropies plus penalty / 2 times the squared weights, all classes together.
+
+    Raises: DataError where there is one class alone.
+    """
+    present = len(set(few.labels.tolist()))
+    if present < 2:
+        raise DataError("the few labels are all of one class, so there is nothing to tell apart; give more")
+    # Of two classes scikit-learn fits the difference of their weights, whose square is twice the sum of both squares.
+    strength = (2 if present == 2 else 1) / penalty
+    regression = LogisticRegression(C=strength, fit_intercept=False, tol=1e-6, max_iter=5000)
+    return regression.fit(_unit(few), few.labels.numpy())
+
+
+def _accuracy(regression: LogisticRegression, features: Features) -> float:
+    return 100 * float(np.mean(regression.predict(_unit(features)) == features.labels.numpy()))
+
+
+def _unit(features: Features) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return functional.normalize(features.values.double()).numpy()
+
+
+def _described(few: Features, classes: int) -> str:
+    counts = torch.bincount(few.labels, minlength=classes)
+    least, most = int(counts.min()), int(counts.max())
+    return f"{len(few):,} labels, {least}" + (f" to {most}" if most > least else "") + " of every class"

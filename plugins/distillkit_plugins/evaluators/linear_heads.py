@@ -1,0 +1,93 @@
+"""Linear classifiers that learn side by side from the same vectors, each at a learning rate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distillkit.evaluation import Features
+
+SCORED = 1024
+"""Images whose scores are held at once."""
+
+
+class LinearHeads(nn.Module):
+    """One linear layer [K, D] per learning rate; all start from the same weights, N(0, 0.01), and zero biases.
+
+    No head hears of another: the loss is the sum of theirs, and one that diverges leaves the others as they are.
+    """
+
+    def __init__(self, width: int, classes: int, rates: Sequence[float], *, seed: int) -> None:
+        super().__init__()
+        start = 0.01 * torch.randn(classes, width, generator=torch.Generator().manual_seed(seed))
+        self.rates = tuple(rates)
+        self.weights = nn.ParameterList(nn.Parameter(start.clone()) for _ in rates)
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(classes)) for _ in rates)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The scores of every head. Shapes: values [b, D] to [b, H, K]."""
+        weight, bias = torch.cat(list(self.weights)), torch.cat(list(self.biases))
+        return functional.linear(values, weight, bias).view(len(values), len(self.rates), -1)
+
+    def loss(self, values: Tensor, labels: Tensor) -> Tensor:
+        """The sum over the heads of the mean cross-entropy. Shapes: values [b, D], labels [b], to []."""
+        scores = self(values).flatten(0, 1)
+        each = labels.repeat_interleave(len(self.rates))
+        return functional.cross_entropy(scores, each, reduction="sum") / len(labels)
+
+    def optimizer(self, batch_size: int) -> torch.optim.SGD:
+        """SGD with momentum 0.9 and no weight decay; every rate times batch_size / 256."""
+        groups = [
+            {"params": [weight, bias], "lr": rate * batch_size / 256}
+            for rate, weight, bias in zip(self.rates, self.weights, self.biases, strict=True)
+        ]
+        return torch.optim.SGD(groups, momentum=0.9)
+
+
+def train_on_cached(  # noqa: PLR0913 - the settings of the protocol
+    features: Features,
+    classes: int,
+    rates: Sequence[float],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> LinearHeads:
+    """Train a head per rate on vectors that were made once: `epochs` times through them in seeded order.
+
+    The rates fall to 0 along a cosine, step by step. The last batch of an epoch may be smaller.
+    """
+    heads = LinearHeads(features.values.shape[1], classes, rates, seed=seed).to(device)
+    batch_size = min(batch_size, len(features))
+    optimizer = heads.optimizer(batch_size)
+    steps = epochs * -(-len(features) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for chosen in torch.split(torch.randperm(len(features), generator=draw), batch_size):
+            optimizer.zero_grad()
+            loss = heads.loss(features.values[chosen].to(device), features.labels[chosen].to(device))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return heads
+
+
+@torch.no_grad()
+def head_accuracy(heads: LinearHeads, features: Features, device: torch.device) -> tuple[dict[str, float], ...]:
+    """Of every head the accuracy in percent: `top1` and, of more than five classes, `top5`."""
+    right: dict[str, Tensor] = {}
+    parts = zip(torch.split(features.values, SCORED), torch.split(features.labels, SCORED), strict=True)
+    for values, labels in parts:
+        scores = heads(values.to(device)).cpu().nan_to_num(nan=-torch.inf)
+        hits = {"top1": scores.argmax(dim=2) == labels[:, None]}
+        if scores.shape[2] > 5:
+            hits["top5"] = (scores.topk(5, dim=2).indices == labels[:, None, None]).any(dim=2)
+        for name, each in hits.items():
+            right[name] = right.get(name, torch.zeros(len(heads.rates))).double() + each.sum(dim=0)
+    shares = {name: (100 * count / len(features)).tolist() for name, count in right.items()}
+    return tuple({name: values[head] for name, values in shares.items()} for head in range(len(heads.rates)))

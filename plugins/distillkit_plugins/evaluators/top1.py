@@ -1,0 +1,80 @@
+"""`top1`: how often the model's own answer is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from distillkit.evaluation import Measurement, Row, Subject, scored, tally
+from distillkit.models import check_head
+from distillkit_plugins.evaluators.real_labels import read_real_labels, real_accuracy
+
+
+class Top1:
+    """Accuracy of the model's answer and of each of its heads; of every class and against ReaL labels on request.
+
+    Source: late fusion is DeiT (Touvron et al. 2021, arXiv:2012.12877), section 4; accuracy per class is ADViT's
+        table 2.
+    """
+
+    learns = False
+
+    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
+        """Which head counts, and what is told apart."""
+
+        head: Literal["fused", "class", "distill"] | None = Field(None, description="the run's where not given")
+        fusion: Literal["logits", "softmax"] | None = Field(None, description="the run's where not given")
+        per_class: bool = Field(False, description="a row for every class")
+        real: str | None = Field(
+            None, description="a ReaL file: JSON, a list of the acceptable classes of every image by file name"
+        )
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def measure(self, subject: Subject) -> Measurement:
+        """Raises: UserError for a head that the model lacks or that was never trained; ClassSpaceError; DataError."""
+        options, answer = self.options, subject.answer
+        check_head(options.head, subject.spec, answer, subject=f"'{subject.name}'")
+        answer = replace(answer, head=options.head or answer.head, fusion=options.fusion or answer.fusion)
+        model, batches = subject.classifier(), subject.batches(subject.measured)
+        real = None if options.real is None else read_real_labels(Path(options.real), subject.measured)
+        predicted: list[Tensor] = []
+        labels: list[Tensor] = []
+
+        def remembered() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
+            for scores, classes in scored(model, subject.spec, batches, answer, precision=subject.precision):
+                predicted.append(scores["answer"].argmax(dim=-1).cpu())
+                labels.append(classes.cpu())
+                yield scores, classes
+
+        figures = tally(remembered(), idle=answer.idle)
+        predictions = torch.cat(predicted)
+        if real is not None:
+            figures |= real_accuracy(predictions.tolist(), real)
+        return Measurement(
+            title="accuracy of the model's own answer",
+            figures=figures,
+            rows=per_class(predictions, torch.cat(labels), subject.class_names) if options.per_class else (),
+            settings={"head": answer.head, "fusion": answer.fusion, "real": options.real},
+        )
+
+
+def per_class(predictions: Tensor, labels: Tensor, names: tuple[str, ...] | None) -> tuple[Row, ...]:
+    """How many images of every class there are, and the share of them that is recognised, in percent.
+
+    Shapes: predictions [n] and labels [n], int64. Classes without an image are left out.
+    """
+    images = torch.bincount(labels)
+    right = torch.bincount(labels[predictions == labels], minlength=len(images))
+    return tuple(
+        {"class": names[label] if names else str(label), "images": count, "top1": 100 * hits / count}
+        for label, (count, hits) in enumerate(zip(images.tolist(), right.tolist(), strict=True))
+        if count
+    )

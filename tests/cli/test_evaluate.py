@@ -1,0 +1,105 @@
+"""`distillkit evaluate` from the command line: what it prints, and where each option goes."""
+
+import json
+
+import pytest
+
+from distillkit_cli.main import command_line
+
+TINY = [
+    *("--set", "student.image_size=8"),
+    *("--set", "student.patch=4"),
+    *("--set", "student.width=16"),
+    *("--set", "student.depth=1"),
+    *("--set", "student.heads=2"),
+    *("--set", "training.steps=2"),
+    *("--set", "training.threads=1"),
+    *("--set", "data.workers=0"),
+    *("--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two steps on digits."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert command_line(["--quiet", "run", *TINY, "--out", str(out)]) == 0
+    return out
+
+
+def line(trained):
+    """The last line of the run's evaluations."""
+    return json.loads((trained / "evaluations.jsonl").read_text().splitlines()[-1])
+
+
+def test_nearest_neighbours_as_a_table(distillkit, trained):
+    code, out, err = distillkit("evaluate", str(trained), "--protocol", "knn", "--k", "200", "--k", "20")
+    few, many = line(trained)["rows"]
+    assert (code, err) == (0, "")
+    assert out == (
+        "protocol  k-NN among 1,167 training images, votes weighted (DINO's protocol)\n"
+        "test      500 images\n"
+        "\n"
+        "  k  top 1 %  top 5 %\n"
+        f" 20    {few['top1']:.2f}    {few['top5']:.2f}\n"
+        f"200    {many['top1']:.2f}    {many['top5']:.2f}\n"
+    )
+
+
+def test_a_probe_says_which_it_is_and_what_was_chosen(distillkit, trained):
+    arguments = ("--protocol", "linear", "--epochs", "2", "--set", "lr=[0.01, 0.1]")
+    code, out, err = distillkit("evaluate", str(trained), *arguments)
+    found = line(trained)
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "protocol  linear probe on cached features (fast: no augmentation, 2 epochs)",
+        f"test      {found['figures']['top1']:.2f} % of 500 images (top 5 {found['figures']['top5']:.2f})",
+    ]
+    assert [row.split()[0] for row in out.splitlines()[4:]] == ["0.01", "0.1"]
+    assert err == f"lr {found['settings']['chosen_lr']} of 2 was chosen on 130 validation images\n"
+
+
+def test_dinos_probe_by_its_method(distillkit, trained):
+    code, out, _ = distillkit("evaluate", str(trained), "--protocol", "linear", "--method", "dino", "--epochs", "1")
+    assert code == 0
+    assert out.startswith("protocol  linear probe on augmented images (dino: DINO's protocol, 1 epochs)\n")
+
+
+def test_every_class_has_a_row(distillkit, trained):
+    code, out, err = distillkit("evaluate", str(trained), "--per-class")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[3].split() == ["class", "images", "top", "1", "%"]
+    assert [row.split()[:2] for row in out.splitlines()[4:]] == [[str(digit), "50"] for digit in range(10)]
+
+
+def test_json_is_what_the_run_keeps(distillkit, trained):
+    code, out, err = distillkit("evaluate", str(trained), "--protocol", "few-label", "--set", "shares=[0.02]", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == line(trained)
+    assert json.loads(out)["settings"]["shares"] == [0.02]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("--protocol", "knn", "--k", "2000"),
+            "k = 2,000 is larger than the 1,167 labelled images of 'digits'; lower --k",
+        ),
+        (("--protocol", "knn", "--per-class"), "evaluator 'knn': unknown key 'per_class'; known: k, temperature"),
+        (
+            ("--protocol", "liner"),
+            "unknown evaluator 'liner'; did you mean 'linear'? (known: few-label, knn, linear, top1)",
+        ),
+        (
+            ("--protocol", "linear", "--split", "train"),
+            (
+                "protocol 'linear' learns from the training images and cannot be measured on them; "
+                "choose --split validation or test"
+            ),
+        ),
+        (("--real", "nowhere.json"), "there is no file of ReaL labels 'nowhere.json'; check --real"),
+    ],
+)
+def test_a_mistake_is_one_sentence(distillkit, trained, arguments, sentence):
+    assert distillkit("evaluate", str(trained), *arguments) == (2, "", f"error: {sentence}\n")

@@ -1,0 +1,154 @@
+"""Accuracy by class, against ReaL labels, and on folders that are numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distillkit.contracts import ModelSpec
+from distillkit.data.datasets import open_datasets
+from distillkit.errors import ClassSpaceError, DataError
+from distillkit.evaluation import Subject
+from distillkit.hooks import installed_plugins
+from distillkit.models.classes import imagenet_class_names
+from distillkit.models.heads import Answer
+from distillkit.recipe import Recipe
+from distillkit.runner import evaluate
+from distillkit_plugins.evaluators.real_labels import read_real_labels, real_accuracy
+from distillkit_plugins.evaluators.top1 import per_class
+
+PLUGINS = installed_plugins()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., Path]:
+    """`folder("images", "cat/1.png", ...)` holds these pictures."""
+
+    def write(name: str, *pictures: str) -> Path:
+        for number, picture in enumerate(pictures):
+            path = tmp_path / name / picture
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(path)
+        return tmp_path / name
+
+    return write
+
+
+def test_every_class_by_hand() -> None:
+    predictions, labels = torch.tensor([0, 2, 2, 0, 0]), torch.tensor([0, 0, 2, 2, 2])
+    assert per_class(predictions, labels, ("cat", "dog", "eel")) == (
+        {"class": "cat", "images": 2, "top1": 50.0},
+        {"class": "eel", "images": 3, "top1": pytest.approx(100 / 3)},
+    )
+    assert per_class(predictions, labels, None)[1]["class"] == "2"
+
+
+# --- ReaL
+
+
+def opened(root: Path) -> object:
+    return open_datasets(Recipe.model_validate({"data": {"train": str(root), "validation": 0}}).data, PLUGINS).train
+
+
+def test_real_labels_go_by_file_name_whatever_the_folder(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """In the order of folders: val_3, val_1, val_2."""
+    images = opened(folder("val", "a/val_3.png", "b/val_1.png", "b/val_2.png"))
+    path = tmp_path / "real.json"
+    path.write_text(json.dumps([[1], [], [0, 1]]), encoding="utf-8")
+    acceptable = read_real_labels(path, images)
+    assert acceptable == [{0, 1}, {1}, set()]
+    # The third image has no acceptable class and is left out; the second is wrong.
+    assert real_accuracy([1, 0, 0], acceptable) == {"real_top1": 50.0, "real_images": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "there is no file of ReaL labels '{path}'; check --real"),
+        ("[[1], 2]", "'{path}' is not a JSON list with a list of class numbers for every image; see --real"),
+        ("[[1]", "'{path}' is not a JSON list with a list of class numbers for every image; see --real"),
+        (
+            "[[1]]",
+            (
+                "'{path}' has labels for 1 images and '{images}' has 2; give the whole validation set, or a file for "
+                "these images"
+            ),
+        ),
+    ],
+)
+def test_real_labels_that_do_not_fit(
+    folder: Callable[..., Path], tmp_path: Path, text: str | None, sentence: str
+) -> None:
+    root, path = folder("val", "a/1.png", "b/2.png"), tmp_path / "real.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_real_labels(path, opened(root))
+    assert str(error.value) == sentence.format(path=path, images=root)
+
+
+def test_nothing_acceptable_at_all() -> None:
+    with pytest.raises(DataError) as error:
+        real_accuracy([0], [frozenset()])
+    assert str(error.value) == (
+        "the ReaL labels of these images are all empty, so there is nothing to measure; give others"
+    )
+
+
+# --- ImageNet-V2
+
+
+def class_map(names: tuple[str, ...], *, classes: int, known: tuple[str, ...] | None, root: Path) -> object:
+    """Which outputs of a model answer to the folders of `root`."""
+    datasets = open_datasets(Recipe.model_validate({"data": {"train": str(root), "validation": 0}}).data, PLUGINS)
+    assert datasets.class_names == names
+    spec = ModelSpec("m", "m", "other", classes, frozenset(), (8, 8), class_names=known)
+    measured = datasets.train
+    subject = Subject(
+        "m", torch.nn.Identity(), spec, Answer(), Recipe(), datasets, "all", measured, torch.device("cpu")
+    )
+    return subject.class_map.indices
+
+
+def test_folders_that_are_numbers_are_the_outputs_of_that_number(folder: Callable[..., Path]) -> None:
+    """As text they sort 0, 1, 10, 2: the third folder is output 10."""
+    root = folder("v2", "0/a.png", "1/a.png", "2/a.png", "10/a.png")
+    names = ("0", "1", "10", "2")
+    assert class_map(names, classes=1000, known=imagenet_class_names(), root=root) == (0, 1, 10, 2)
+    assert class_map(names, classes=1000, known=None, root=root) == (0, 1, 10, 2)
+
+
+def test_unless_the_model_knows_classes_of_these_names(folder: Callable[..., Path]) -> None:
+    root = folder("own", "0/a.png", "1/a.png", "2/a.png", "10/a.png")
+    names = ("0", "1", "10", "2")
+    assert class_map(names, classes=4, known=names, root=root) is None
+
+
+def test_a_number_beyond_the_outputs(folder: Callable[..., Path]) -> None:
+    root = folder("v2", "0/a.png", "1000/a.png")
+    with pytest.raises(ClassSpaceError) as error:
+        class_map(("0", "1000"), classes=1000, known=imagenet_class_names(), root=root)
+    assert str(error.value) == (
+        "'m' answers in 1,000 classes (n01440764, n01443537, n01484850, ...) and "
+        f"'{root}' has 2 classes (0, 1000); give --data with classes that it knows"
+    )
+
+
+def test_a_folder_without_parts_is_measured_as_a_whole(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """As ImageNet-V2 comes; and the ReaL labels and the classes are of all of its images."""
+    root = folder("v2", "0/b.png", "1/a.png", "10/c.png", "2/d.png")
+    (tmp_path / "real.json").write_text("[[0], [], [10], [2]]", encoding="utf-8")
+    options = {"per_class": True, "real": str(tmp_path / "real.json")}
+    found = evaluate("timm:test_vit", PLUGINS, weights="none", data=str(root), options=options)
+    assert (found.split, found.data) == ("all", str(root))
+    assert found.measurement.figures["images"] == 4.0
+    assert found.measurement.figures["real_images"] == 3.0
+    assert [row["class"] for row in found.measurement.rows] == ["0", "1", "10", "2"]
+    shares = [row["top1"] for row in found.measurement.rows]
+    assert np.mean(shares) == pytest.approx(found.measurement.figures["top1"])
