@@ -66,7 +66,6 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
     For example:
       distillkit evaluate runs/deit-ti-digits-001 --per-class
-      distillkit evaluate runs/soft/best --split validation --head class
       distillkit evaluate runs/soft --protocol knn --k 20
       distillkit evaluate timm:resnet50 --data imagenet/ --json
     """

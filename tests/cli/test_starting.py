@@ -37,8 +37,14 @@ def test_the_next_number_is_free(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run", "--loss", "hrad"], "unknown loss 'hrad'; did you mean 'hard'? (known: ce, hard, soft)"),
-        (["run", "--loss", "hrad", "--dry-run"], "unknown loss 'hrad'; did you mean 'hard'? (known: ce, hard, soft)"),
+        (
+            ["run", "--loss", "hrad"],
+            "unknown loss 'hrad'; did you mean 'hard'? (known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft)",
+        ),
+        (
+            ["run", "--loss", "hrad", "--dry-run"],
+            "unknown loss 'hrad'; did you mean 'hard'? (known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft)",
+        ),
         (
             ["plan", "--teacher", "regnety16fg", "--loss", "hard"],
             (
