@@ -109,7 +109,7 @@ def _show(terminal: Terminal, evaluation: Evaluation) -> None:
     found = evaluation.measurement
     rows = figure_rows({f"{evaluation.split}/{name}": value for name, value in found.figures.items()})
     measured = rows or [(evaluation.split, f"{found.figures['images']:,.0f} images")]
-    terminal.show_rows([("protocol", found.title), *measured])
+    terminal.show_rows([("protocol", found.title), ("data", evaluation.data), *measured])
     if found.rows:
         terminal.show("")
         terminal.show_table(_table(found.rows))

@@ -45,12 +45,17 @@ def finetune(
 
 def _student_name(model: str) -> str:
     """The student that `model` means; a teacher's name means the student of the same architecture."""
+    from distillkit.errors import UnknownPluginError
     from distillkit.hooks import installed_plugins, split_name
+    from distillkit.suggestions import unknown_name
 
     plugins = installed_plugins()
     students = {owned.spec.name for owned in plugins.listing("student")}
     teachers = {owned.spec.name for owned in plugins.listing("teacher")}
     name, _ = split_name(model)
+    if name not in students | teachers:
+        known = {owned.spec.shown_name for role in ("student", "teacher") for owned in plugins.listing(role)}
+        raise UnknownPluginError(unknown_name("model", model, sorted(known)))
     return _as_student(model, plugins) if name in teachers - students else model
 
 

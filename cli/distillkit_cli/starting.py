@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
     from distillkit import runner
 
     directory = out or next_directory(recipe)
-    _follow(terminal, lambda display: runner.run(recipe, directory, plugins, observers=[display]))
+    _follow(terminal, directory, lambda display: runner.run(recipe, directory, plugins, observers=[display]))
 
 
 def resume(terminal: Terminal, directory: Path) -> None:
@@ -40,7 +41,7 @@ def resume(terminal: Terminal, directory: Path) -> None:
     from distillkit import runner
     from distillkit.hooks import installed_plugins
 
-    _follow(terminal, lambda display: runner.resume(directory, installed_plugins(), observers=[display]))
+    _follow(terminal, directory, lambda display: runner.resume(directory, installed_plugins(), observers=[display]))
 
 
 def show_plan(terminal: Terminal, recipe: Recipe) -> None:
@@ -82,15 +83,17 @@ def _with_known_names(recipe: Recipe) -> Plugins:
     return plugins
 
 
-def _follow(terminal: Terminal, go: Callable[[LineProgress], RunResult]) -> None:
-    """Show a run while it goes on, and its figures afterwards."""
+def _follow(terminal: Terminal, directory: Path, go: Callable[[LineProgress], RunResult]) -> None:
+    """Show a run while it goes on, and its figures afterwards; or, interrupted, how to continue it."""
     from distillkit_cli.progress import progress_on
 
-    display = progress_on(terminal)
     try:
-        result = go(display)
-    finally:
-        display.close()
+        with closing(progress_on(terminal)) as display:
+            result = go(display)
+    except KeyboardInterrupt:
+        if (directory / "recipe.toml").is_file():
+            terminal.note(f"stopped; to continue: distillkit run --resume {directory}")
+        raise
     terminal.show_rows([("run", str(result.directory)), *figure_rows(result.figures)])
 
 

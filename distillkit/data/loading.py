@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +59,7 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
             num_workers=workers,
             pin_memory=pin,
             generator=torch.Generator(),
+            worker_init_fn=_leave_interrupts_to_the_run,
         )
     )
     try:
@@ -66,6 +70,21 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
             yield batch
     finally:
         del loader  # the last reference: ends the processes now
+
+
+def _leave_interrupts_to_the_run(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the run alone answers it, and ends its loader processes.
+
+    A run that is interrupted while it takes a batch hangs up on the process that hands it over; that is no fault.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    usual = sys.excepthook
+
+    def quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            usual(kind, error, trace)
+
+    sys.excepthook = quietly
 
 
 class Job(NamedTuple):

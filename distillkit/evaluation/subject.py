@@ -21,7 +21,7 @@ from distillkit.devices import pick_precision
 from distillkit.errors import ClassSpaceError
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
-from distillkit.models.classes import ClassMap, match_classes
+from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training
 
@@ -117,14 +117,14 @@ class Subject:
     def class_map(self) -> ClassMap:
         """Which of the model's outputs are the data's classes.
 
-        Folders named by numbers are the outputs of that number, unless the model knows classes of these names: so are
-        those of ImageNet-V2, whose names sort as text ("0", "1", "10", ...).
+        Where a model of ImageNet's classes, or of classes without names, meets folders that are numbered as its outputs
+        are, they are taken by number: so are those of ImageNet-V2, whose names sort as text ("0", "1", "10", ...).
         Raises: ClassSpaceError.
         """
         names, known = self.class_names, self.spec.class_names
-        if names and all(name.isdecimal() for name in names) and not set(names) <= set(known or ()):
+        if names and all(name.isdecimal() for name in names) and known in (None, imagenet_class_names()):
             numbers = tuple(map(int, names))
-            if max(numbers) < self.spec.classes and len(set(numbers)) == len(numbers):
+            if sorted(numbers) == list(range(self.spec.classes)):
                 return ClassMap(numbers)
         try:
             return match_classes(self.spec, names, self.classes, mode="auto", data=self.datasets.train.name)

@@ -96,8 +96,8 @@ def _read_torch(path: Path, *, shapes_only: bool) -> Any:
             raise WeightsError(_unreadable(path)) from error
         raise WeightsError(
             f"{path} wants to run {wanted[1]} while it is loaded and was refused; ask for a .safetensors file, or, "
-            "only if you trust where it comes from, convert it once: "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=False)['model'], 'weights.safetensors')"
+            "only if you trust where it comes from, load it once with torch.load(FILE, weights_only=False) and write "
+            "the state dict that it holds with safetensors.torch.save_file"
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError, IndexError, OSError, AttributeError) as error:
         raise WeightsError(_unreadable(path)) from error

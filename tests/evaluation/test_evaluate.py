@@ -89,6 +89,13 @@ def test_other_classes_are_named(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_digits_are_not_the_first_outputs_of_a_teacher_with_classes_of_its_own() -> None:
+    assert refused(ClassSpaceError, "cifar-resnet20", weights="none", data="digits") == (
+        "'cifar-resnet20' answers in 10 classes (airplane, automobile, bird, ...) and 'digits' has 10 classes "
+        "(0, 1, 2, ...); give --data with classes that it knows"
+    )
+
+
 def test_a_part_of_the_classes_is_enough(folder: Path, tmp_path: Path) -> None:
     part = write_pictures(tmp_path / "part", ("dog", "eel"))
     assert evaluate(str(folder), PLUGINS, data=part).measurement.figures["images"] == 8.0

@@ -86,8 +86,8 @@ def test_planted_command_does_not_run(tmp_path, as_zip):
     torch.save({"model": WEIGHTS, "extra": Planted(evidence)}, path, _use_new_zipfile_serialization=as_zip)
     assert refused(path) == (
         f"{path} wants to run posix.system while it is loaded and was refused; ask for a .safetensors file, or, "
-        "only if you trust where it comes from, convert it once: "
-        "safetensors.torch.save_file(torch.load(FILE, weights_only=False)['model'], 'weights.safetensors')"
+        "only if you trust where it comes from, load it once with torch.load(FILE, weights_only=False) and write "
+        "the state dict that it holds with safetensors.torch.save_file"
     )
     assert not evidence.exists()
     torch.load(path, weights_only=False)

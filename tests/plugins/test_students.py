@@ -319,7 +319,7 @@ def test_small_cnn():
 
 def test_small_cnn_has_no_published_weights():
     assert refused(WeightsError, build, "small-cnn", weights="pretrained") == (
-        "nobody publishes weights of 'small-cnn'; give a file or a run directory"
+        "nobody publishes weights of 'small-cnn'; give a file, a run directory, or none to start at random"
     )
 
 

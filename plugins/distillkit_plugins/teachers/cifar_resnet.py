@@ -94,6 +94,8 @@ class CifarResNetTeacher(nn.Module):
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
+        if request.weights not in (None, "none", "pretrained"):
+            read_weights(Path(request.weights), shapes_only=True)  # a file that cannot be read is refused already here
         with torch.device("meta"):
             network = CifarResNet(BLOCKS[request.name], len(CLASS_NAMES))
         return ModelSpec(
