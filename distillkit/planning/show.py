@@ -183,7 +183,9 @@ def _answer(plan: Plan) -> str:
 
 def _untrained(plan: Plan) -> str:
     kinds = (("that no term reads", plan.student.untrained), ("that the student keeps fixed", plan.student.fixed))
-    return "; ".join(f"{counted(len(names), 'tensor')} {why}: {_few(names)}" for why, names in kinds if names) or "nothing"
+    return (
+        "; ".join(f"{counted(len(names), 'tensor')} {why}: {_few(names)}" for why, names in kinds if names) or "nothing"
+    )
 
 
 def _few(names: tuple[str, ...]) -> str:

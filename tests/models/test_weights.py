@@ -101,6 +101,38 @@ def test_student_may_start_without_a_head(plain):
     assert report.notes == ("there was no such head; the one for 10 classes starts at random",)
 
 
+@pytest.mark.parametrize(("source", "left_out"), [("plain", "head (2 tensors)"), ("distilled", None)])
+def test_network_without_classes_leaves_the_heads_out(source, left_out, request):
+    model, weights = vit(classes=0), weights_of(request.getfixturevalue(source))
+    report = load_weights(model, weights, source="w.pth", fresh_head=True)
+    assert (report.loaded, report.fresh) == (len(model.network.state_dict()), ())
+    if left_out:
+        assert report.notes == (f"left out: {left_out}",)
+        assert load_weights(model, weights, source="w.pth", fresh_head=False).notes == report.notes
+    else:
+        assert report.notes == (
+            "left out: head (2 tensors), head_dist (2 tensors)",
+            "the distillation token, its position and its head were left out",
+        )
+
+
+def test_what_is_kept_stays_whatever_the_weights_say(plain):
+    model, weights = vit(classes=7), weights_of(plain)
+    before, weights["pos_embed"] = weights_of(model), torch.zeros(1, 1 + 9, 48)
+    report = load_weights(model, weights, source="w.pth", fresh_head=True, keep=("pos_embed",))
+    assert report.notes == ("pos_embed stays as the student has it",)
+    assert torch.equal(model.network.pos_embed, before["pos_embed"])
+    assert torch.equal(model.network.cls_token, plain.network.cls_token)
+
+
+def test_layout_of_dinov2_is_told_by_its_mask_token():
+    geometry = {**SMALL, "name": "dinov2", "classes": 0}
+    model, source = (TimmModel.create("vit_small_patch14_dinov2", **geometry) for _ in range(2))
+    weights = {**weights_of(source), "mask_token": torch.zeros(1, 48)}
+    load_weights(model, weights, source="w.pth", fresh_head=False)
+    assert all(torch.equal(tensor, model.network.state_dict()[name]) for name, tensor in weights_of(source).items())
+
+
 def test_distillation_token_starts_from_the_class_token(plain):
     model = vit(distilled=True)
     report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)

@@ -30,13 +30,20 @@ def distillkit_teachers() -> tuple[PluginSpec, ...]:
         ),
         *(
             _self_supervised(f"dino-{short}", f"{long}, trained without labels by DINO", _APACHE)
-            for short, long in (("vits8", "ViT-S/8"), ("vits16", "ViT-S/16"), ("vitb8", "ViT-B/8"), ("vitb16", "ViT-B/16"))
+            for short, long in (
+                ("vits8", "ViT-S/8"),
+                ("vits16", "ViT-S/16"),
+                ("vitb8", "ViT-B/8"),
+                ("vitb16", "ViT-B/16"),
+            )
         ),
         *(
             _self_supervised(f"mugs-{short}", f"{long}, trained without labels by Mugs; weights from a file", _APACHE)
             for short, long in (("vits16", "ViT-S/16"), ("vitb16", "ViT-B/16"), ("vitl16", "ViT-L/16"))
         ),
-        _self_supervised("mae-vitb16", "ViT-B/16, trained without labels by MAE; not for commercial use", _NON_COMMERCIAL),
+        _self_supervised(
+            "mae-vitb16", "ViT-B/16, trained without labels by MAE; not for commercial use", _NON_COMMERCIAL
+        ),
         _self_supervised("mae-vits16", "ViT-S/16, trained without labels by MAE; weights from a file", None),
         PluginSpec(
             name="timm",
