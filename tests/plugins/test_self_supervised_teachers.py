@@ -271,7 +271,7 @@ def test_embedding_is_the_class_token_after_the_final_norm(tmp_path, name):
     network = timm.create_model(S16, num_classes=0).eval()
     torch.save(network.state_dict(), tmp_path / "w.pth")
     teacher, images = build(name, tmp_path / "w.pth").eval(), torch.randn(1, 3, 224, 224)
-    last = {signal: (11,) for signal in REVEALED}
+    last = dict.fromkeys(REVEALED, (11,))
     with torch.no_grad():
         outputs, tokens = teacher(images, last), network.forward_features(images)
     assert outputs.logits is None

@@ -105,8 +105,10 @@ def test_starting_weights_do_not_change_fixed_positions(saved, position):
     assert not model.network.pos_embed.requires_grad
     assert torch.equal(model.network.cls_token, source.network.cls_token)
     assert model.load_report.notes == (
-        "the distillation token and its position start as copies of the class token's, "
-        "its head as a copy of the class head",
+        (
+            "the distillation token and its position start as copies of the class token's, "
+            "its head as a copy of the class head"
+        ),
         "pos_embed stays as the student has it",
     )
 

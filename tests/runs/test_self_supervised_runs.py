@@ -1,4 +1,4 @@
-"""A teacher without classes in a run and under evaluation: DINO's ViT-S/16 by name, with random weights in its layout."""
+"""A teacher without classes in a run and under evaluation: DINO's ViT-S/16 by name, with random weights."""
 
 import json
 
