@@ -20,6 +20,7 @@ from distillkit.errors import CheckpointError
 from distillkit.evaluation.top1 import top1
 from distillkit.hooks import Plugins
 from distillkit.models.frozen_teacher import FrozenTeacher
+from distillkit.models.weights import LoadReport
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.training.lessons import Lectern, Lessons, Pupil
@@ -43,9 +44,13 @@ class Session:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What became of the student's starting weights, in sentences."""
-        report = getattr(self.task.student, "load_report", None)
-        return tuple(report.notes) if report is not None else ()
+        """What became of the weights of the student and of the teachers, in sentences."""
+        of_teachers = (
+            f"teacher '{name}': {note}"
+            for name, seat in self.stepper.lessons.teachers.items()
+            for note in _load_notes(cast("FrozenTeacher", seat.model).model)
+        )
+        return (*_load_notes(self.task.student), *of_teachers)
 
     def evaluate(self, model: nn.Module, source: Source | Stream | None) -> dict[str, float]:
         """Figures of `model` on `source`; none where there is no source, or no class head that learns."""
@@ -134,6 +139,11 @@ def build_session(plan: Plan, plugins: Plugins) -> Session:
     )
     data = TrainingData(plan.datasets, recipe, spec=plan.student.spec, device=device)
     return Session(plan, device, precision, task, stepper, optimisation, data, ema)
+
+
+def _load_notes(model: object) -> tuple[str, ...]:
+    report: LoadReport | None = getattr(model, "load_report", None)
+    return () if report is None else report.notes
 
 
 def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device) -> Lectern:

@@ -8,7 +8,7 @@ from distillkit.models.described import Described
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.heads import OneAnswer, check_head, fuse, one_answer
 from distillkit.models.hub import published_weights, why_unavailable
-from distillkit.models.position import resize_position_embedding
+from distillkit.models.position import resize_position_embedding, sincos_position_embedding
 from distillkit.models.precision import at_least_float32
 from distillkit.models.saved_student import SavedStudent, build_student, load_student, read_student, save_student
 from distillkit.models.sketching import sketching
@@ -44,6 +44,7 @@ __all__ = [
     "read_weights",
     "resize_position_embedding",
     "save_student",
+    "sincos_position_embedding",
     "sketching",
     "start_from",
     "why_unavailable",

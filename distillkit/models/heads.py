@@ -89,6 +89,7 @@ class OneAnswer(nn.Module):
         super().__init__()
         self.model = model
         self.network = model.network
+        self.load_report = getattr(model, "load_report", None)
         self.head = head
         self.fusion = fusion
         self.spec = one_answer(model.spec)

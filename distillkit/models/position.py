@@ -1,4 +1,4 @@
-"""Position embeddings at another image size."""
+"""Position embeddings: fixed ones, and learned ones at another image size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,27 @@ from torch.nn import functional
 
 from distillkit.errors import WeightsError
 from distillkit.models.precision import at_least_float32
+
+
+def sincos_position_embedding(width: int, grid: tuple[int, int], *, prefix_tokens: int) -> Tensor:
+    """Positions that are not learned: sines and cosines of the patch's column, then of its row; prefix tokens have 0.
+
+    With x the column, y the row and w_k = 10000^(-k / (D / 4)), k = 0 ... D / 4 - 1, a patch has
+    [sin(x w), cos(x w), sin(y w), cos(y w)].
+    Shapes: width D, a multiple of 4, and grid (rows, columns) to [1, P + h*w, D], patches row-major; float32, computed
+        in float64.
+    Source: He et al. 2022, arXiv:2111.06377, appendix A.1, as the authors' code orders the parts; Chen et al. 2021,
+        arXiv:2104.02057, have them too.
+    """
+    rates = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = [torch.outer(torch.arange(side, dtype=torch.float64), rates) for side in grid]
+    of_row, of_column = (torch.cat([each.sin(), each.cos()], dim=1) for each in angles)  # [h, D / 2] and [w, D / 2]
+    rows, columns = grid
+    patches = torch.cat(
+        [of_column.expand(rows, -1, -1), of_row.unsqueeze(1).expand(-1, columns, -1)], dim=2
+    )  # [h, w, D]
+    prefix = patches.new_zeros(prefix_tokens, width)
+    return torch.cat([prefix, patches.flatten(0, 1)]).unsqueeze(0).float()
 
 
 def resize_position_embedding(

@@ -18,16 +18,16 @@ from distillkit.models.weights import LoadReport, load_weights
 OPTION = "--student-weights (finetune: --weights)"
 
 
-def start_from(model: Model, weights: str | None) -> LoadReport | None:
+def start_from(model: Model, weights: str | None, *, keep: tuple[str, ...] = ()) -> LoadReport | None:
     """Load what a student starts from into it: a file, a run directory, or "pretrained", which is what timm publishes.
 
-    A head for other classes stays as initialised, and tokens and positions are fitted; the report says so. None and
-    "none" leave the model as it is.
+    A head for other classes stays as initialised, and tokens and positions are fitted; the report says so. `keep` names
+    tensors that stay as the model has them. None and "none" leave the model as it is.
     Raises: WeightsError, RunDirectoryError for what cannot be read or does not fit.
     """
     if weights is None or weights == "none":
         return None
-    return load_weights(model, _read(model, weights), source=weights, fresh_head=True)
+    return load_weights(model, _read(model, weights), source=weights, fresh_head=True, keep=keep)
 
 
 def licensed(spec: ModelSpec, weights: str | None) -> ModelSpec:

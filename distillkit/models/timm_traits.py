@@ -53,10 +53,15 @@ def is_distilled(network: nn.Module) -> bool:
     return isinstance(network, (VisionTransformerDistilled, *POOLED_DISTILLED)) and hasattr(network, "head_dist")
 
 
+def classifier_names(network: nn.Module) -> tuple[str, ...]:
+    """What timm calls the class heads of the network, whether it has them or not; none for one that is not timm's."""
+    names = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def head_modules(network: nn.Module) -> tuple[str, ...]:
     """The sub-modules that depend on the number of classes."""
-    names = settings(network).get("classifier") or ()
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = classifier_names(network)
     if is_distilled(network) and len(names) == 1:  # timm's settings of levit_384_s8 forget the second head
         names += (names[0].replace("head", "head_dist", 1),)
     return names

@@ -24,6 +24,9 @@ WRAPPED = ("_orig_mod.", "module.")
 INSIDE = ("model.", "network.", "backbone.", "encoder.")
 """What a checkpoint that holds more than the network puts before the network's names."""
 
+DECODER, MASK_TOKEN, RELATION_BLOCKS = "decoder_", "mask_token", "relation_blocks."
+"""What MAE trains beside the tokens of its encoder, and what Mugs has inside its backbone for its group losses."""
+
 
 def read_weights(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file or of a weights-only PyTorch file.
@@ -71,6 +74,21 @@ def names_of_network(weights: Mapping[str, Tensor], known: Collection[str]) -> d
         if len(inside.keys() & set(known)) > len(best.keys() & set(known)):
             best = {name: tensor for name, tensor in weights.items() if name in known} | inside
     return best
+
+
+def without_training_parts(
+    weights: Mapping[str, Tensor], known: Collection[str], *, unneeded: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Leave out what only self-supervised training needs of a network, and what is `unneeded`, unless it is known.
+
+    A mask token counts as such beside a decoder alone; networks without one are told apart by it.
+
+    >>> list(without_training_parts({"norm.bias": torch.ones(1), "decoder_norm.bias": torch.ones(1)}, ["norm.bias"]))
+    ['norm.bias']
+    """
+    decodes = any(name.startswith(DECODER) for name in weights)
+    parts = (*unneeded, RELATION_BLOCKS, *((DECODER, MASK_TOKEN) if decodes else ()))
+    return {name: tensor for name, tensor in weights.items() if name in known or not name.startswith(parts)}
 
 
 def _read_safetensors(path: Path, *, shapes_only: bool) -> dict[str, Tensor]:

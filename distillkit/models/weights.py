@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from distillkit.contracts import Model
 from distillkit.errors import WeightsError
 from distillkit.models.layouts import fit_positions, fit_tokens, translate
-from distillkit.models.weight_files import names_of_network
+from distillkit.models.timm_traits import classifier_names
+from distillkit.models.weight_files import INSIDE, names_of_network, without_training_parts
 
 SHOWN = 3
 """How many names of a kind an error lists."""
@@ -33,23 +35,28 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
 
-def load_weights(model: Model, weights: Mapping[str, Tensor], *, source: str, fresh_head: bool) -> LoadReport:
+def load_weights(
+    model: Model, weights: Mapping[str, Tensor], *, source: str, fresh_head: bool, keep: tuple[str, ...] = ()
+) -> LoadReport:
     """Load `weights` into the model's network. `source` says in errors and in the report where they come from.
 
     Every tensor of the network must be in the weights and the other way round, after timm's own renaming of older
-    layouts. With `fresh_head`, which is for students, a head for other classes stays as initialised, and a
+    layouts; what is left out because only training needs it, or because the network has no class head, is named in the
+    report. With `fresh_head`, which is for students, a head for other classes stays as initialised, and a
     distillation token, position embedding or patch embedding is fitted; the report says so. Without it, which is for
-    teachers, nothing is made anew.
+    teachers, nothing is made anew. `keep` names tensors of the network that stay as they are, whatever the weights say.
     Raises: WeightsError that counts what does not fit and names the first of it; the model is then unchanged.
     """
     network, spec = model.network, model.spec
     own, heads = network.state_dict(), _head_names(model)
     notes: tuple[str, ...] = ()
-    given = names_of_network(weights, own.keys())
+    given = _network_in(weights, model)
+    left_out = _left_out(weights, given)
     if fresh_head:
         given, token_notes = fit_tokens(given, network)
+        given |= {name: own[name] for name in keep}
         given, position_notes = fit_positions(given, network, source)
-        notes = token_notes + position_notes
+        notes = token_notes + position_notes + tuple(f"{name} stays as the student has it" for name in keep)
     given, resampled = _in_own_layout(given, model)
     if resampled and not fresh_head:
         raise WeightsError(f"{source} does not fit '{spec.name}' without {' and '.join(resampled)}; {REMEDY}")
@@ -63,7 +70,7 @@ def load_weights(model: Model, weights: Mapping[str, Tensor], *, source: str, fr
     kept = {name: tensor for name, tensor in given.items() if name not in other}
     network.load_state_dict({**own, **kept})
     head_notes = (_head_note(given, own, other[0]),) if other else ()
-    return LoadReport(source, len(kept), tuple(other), (*notes, *resampled, *head_notes))
+    return LoadReport(source, len(kept), tuple(other), (*left_out, *notes, *resampled, *head_notes))
 
 
 def classes_of(weights: Mapping[str, Tensor], model: Model) -> int | None:
@@ -71,7 +78,7 @@ def classes_of(weights: Mapping[str, Tensor], model: Model) -> int | None:
 
     `model` is of the same architecture, for any number of classes; it is not changed.
     """
-    given, _ = _in_own_layout(names_of_network(weights, model.network.state_dict().keys()), model)
+    given, _ = _in_own_layout(_network_in(weights, model), model)
     head = next((given[name] for name in sorted(_head_names(model)) if name in given and given[name].dim()), None)
     return None if head is None else head.shape[0]
 
@@ -80,6 +87,27 @@ def _head_names(model: Model) -> set[str]:
     """The tensors that depend on the number of classes."""
     modules = tuple(f"{module}." for module in model.spec.head_modules)
     return {name for name in model.network.state_dict() if name.startswith(modules)}
+
+
+def _network_in(weights: Mapping[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """The network's own part of a checkpoint."""
+    known = model.network.state_dict().keys()
+    unneeded = () if model.spec.classes else tuple(f"{name}." for name in classifier_names(model.network))
+    return without_training_parts(names_of_network(weights, known), known, unneeded=unneeded)
+
+
+def _left_out(weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A sentence about the parts of a checkpoint that are not the network's, where there are any."""
+    own = {id(tensor) for tensor in given.values()}
+    parts = Counter(_part(name) for name, tensor in weights.items() if id(tensor) not in own)
+    shown = (name if count == 1 else f"{name} ({count} tensors)" for name, count in parts.items())
+    return (f"left out: {', '.join(shown)}",) if parts else ()
+
+
+def _part(name: str) -> str:
+    """The module that a tensor belongs to: "decoder_norm", or "backbone.relation_blocks"."""
+    first, _, rest = name.partition(".")
+    return f"{first}.{rest.partition('.')[0]}" if f"{first}." in INSIDE else first
 
 
 def _in_own_layout(weights: Mapping[str, Tensor], model: Model) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -61,7 +61,7 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
     wanted = demand(_student_reads(losses, label_weight), student)
     probe = probe_task(_builder(request, losses, student, plugins), student, wanted, label_term=label_weight > 0)
     head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
-    student_plan = StudentPlan(request, student, wanted, head, probe.untrained)
+    student_plan = StudentPlan(request, student, wanted, head, probe.untrained, probe.fixed)
     head_notes += _head_notes(student_plan)
     planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
     per_epoch, samples = steps_per_epoch(datasets, recipe), samples_per_step(datasets, recipe)

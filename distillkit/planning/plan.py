@@ -47,13 +47,17 @@ class LossPlan:
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """The student, what it must reveal, which head answers, and which parameters no term trains."""
+    """The student, what it must reveal, which head answers, and which parameters no term trains.
+
+    `fixed` names those that the student itself never lets train.
+    """
 
     request: ModelRequest
     spec: ModelSpec
     wanted: Wanted
     head: str
     untrained: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
 
     @property
     def idle_heads(self) -> tuple[str, ...]:

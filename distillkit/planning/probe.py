@@ -19,9 +19,13 @@ PROBE_SAMPLES = 2
 
 @dataclass(frozen=True)
 class Probe:
-    """`untrained` names the student network's parameters that no term reads; `student_flops` is one image's forward."""
+    """`untrained` names the student network's parameters that no term reads, `fixed` those that it never lets train.
+
+    `student_flops` is one image's forward.
+    """
 
     untrained: tuple[str, ...]
+    fixed: tuple[str, ...]
     student_flops: int
 
 
@@ -49,12 +53,15 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
         terms = task(images, given(targets), batch)
     averages = batch_averages(terms, samples=PROBE_SAMPLES, labelled=PROBE_SAMPLES, micro_samples=PROBE_SAMPLES)
     Objective(dict.fromkeys(losses, 1.0), 1.0).total(averages).backward()  # type: ignore[no-untyped-call]
-    untrained = [
-        name.removeprefix("student.network.")
-        for name, parameter in task.named_parameters()
-        if parameter.requires_grad and parameter.grad is None and name.startswith("student.network.")
+    inside = "student.network."
+    parameters = [
+        (name.removeprefix(inside), each) for name, each in task.named_parameters() if name.startswith(inside)
     ]
-    return Probe(tuple(untrained), counter.get_total_flops() // PROBE_SAMPLES)
+    return Probe(
+        untrained=tuple(name for name, each in parameters if each.requires_grad and each.grad is None),
+        fixed=tuple(name for name, each in parameters if not each.requires_grad),
+        student_flops=counter.get_total_flops() // PROBE_SAMPLES,
+    )
 
 
 def forward_flops(model: nn.Module, size: Sequence[int], wanted: Wanted) -> int:

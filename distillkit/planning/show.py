@@ -28,7 +28,11 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "classes": plan.classes,
         "class_names": list(plan.class_names) if plan.class_names else None,
         "student": _model(plan.student.spec, plan.student.wanted)
-        | {"answers_with": plan.student.head, "untrained": list(plan.student.untrained)},
+        | {
+            "answers_with": plan.student.head,
+            "untrained": list(plan.student.untrained),
+            "fixed": list(plan.student.fixed),
+        },
         "teachers": [_teacher(name, teacher) for name, teacher in plan.teachers.items()],
         "loss": plan.formula,
         "losses": [
@@ -178,11 +182,14 @@ def _answer(plan: Plan) -> str:
 
 
 def _untrained(plan: Plan) -> str:
-    names = plan.student.untrained
-    if not names:
-        return "nothing"
-    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    return f"{counted(len(names), 'tensor')} that no term reads: {shown}"
+    kinds = (("that no term reads", plan.student.untrained), ("that the student keeps fixed", plan.student.fixed))
+    return (
+        "; ".join(f"{counted(len(names), 'tensor')} {why}: {_few(names)}" for why, names in kinds if names) or "nothing"
+    )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _signals(wanted: Wanted) -> str:

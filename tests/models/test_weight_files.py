@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from distillkit.errors import WeightsError
-from distillkit.models.weight_files import names_of_network, read_weights, unwrapped_names
+from distillkit.models.weight_files import names_of_network, read_weights, unwrapped_names, without_training_parts
 
 WEIGHTS = {"norm.bias": torch.arange(3.0), "head.weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -161,6 +161,19 @@ def test_head_beside_a_backbone_is_kept():
     weights |= {"backbone.a": torch.zeros(1), "backbone.b": torch.zeros(1)}
     found = names_of_network(weights, [*WEIGHTS, "a", "b"])
     assert found.keys() == {"norm.bias", "head.weight", "a", "b"}
+
+
+def test_parts_that_only_training_needs_are_left_out_unless_the_network_knows_them():
+    parts = ["decoder_embed.weight", "decoder_blocks.0.norm1.bias", "mask_token", "relation_blocks.0.norm1.bias"]
+    weights = {**WEIGHTS, **dict.fromkeys(parts, torch.zeros(1))}
+    assert without_training_parts(weights, WEIGHTS.keys()).keys() == WEIGHTS.keys()
+    assert without_training_parts(weights, {"norm.bias"}, unneeded=("head.",)).keys() == {"norm.bias"}
+    assert without_training_parts(weights, weights.keys()).keys() == weights.keys()
+
+
+def test_a_mask_token_without_decoder_tells_a_layout_and_stays():
+    weights = {**WEIGHTS, "mask_token": torch.zeros(1), "blocks.0.relation_blocks.bias": torch.zeros(1)}
+    assert without_training_parts(weights, WEIGHTS.keys()).keys() == weights.keys()
 
 
 names = st.sets(st.text("abc.", min_size=1, max_size=6), min_size=1, max_size=6)

@@ -101,6 +101,32 @@ def test_student_may_start_without_a_head(plain):
     assert report.notes == ("there was no such head; the one for 10 classes starts at random",)
 
 
+@pytest.mark.parametrize("fresh_head", [True, False])
+def test_network_without_classes_leaves_the_head_out(plain, fresh_head):
+    model = vit(classes=0)
+    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=fresh_head)
+    assert (report.loaded, report.fresh) == (len(model.network.state_dict()), ())
+    assert report.notes == ("left out: head (2 tensors)",)
+    assert torch.equal(model.network.norm.weight, plain.network.norm.weight)
+
+
+def test_what_is_kept_stays_whatever_the_weights_say(plain):
+    model, weights = vit(classes=7), weights_of(plain)
+    before, weights["pos_embed"] = weights_of(model), torch.zeros(1, 1 + 9, 48)
+    report = load_weights(model, weights, source="w.pth", fresh_head=True, keep=("pos_embed",))
+    assert report.notes == ("pos_embed stays as the student has it",)
+    assert torch.equal(model.network.pos_embed, before["pos_embed"])
+    assert torch.equal(model.network.cls_token, plain.network.cls_token)
+
+
+def test_layout_of_dinov2_is_told_by_its_mask_token():
+    geometry = {**SMALL, "name": "dinov2", "classes": 0}
+    model, source = (TimmModel.create("vit_small_patch14_dinov2", **geometry) for _ in range(2))
+    weights = {**weights_of(source), "mask_token": torch.zeros(1, 48)}
+    load_weights(model, weights, source="w.pth", fresh_head=False)
+    assert all(torch.equal(tensor, model.network.state_dict()[name]) for name, tensor in weights_of(source).items())
+
+
 def test_distillation_token_starts_from_the_class_token(plain):
     model = vit(distilled=True)
     report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)

@@ -31,6 +31,7 @@ STUDENTS = [
     ("deit-ti", {**TINY, "image_size": [16, 24], "drop_path": 0.2, "dropout": 0.1}),
     ("vit-ti", TINY),
     ("vit-ti", {**TINY, "drop_path": 0.2}),
+    ("vit-ti", {**TINY, "position": "sincos"}),
     ("small-cnn", {"width": 4, "image_size": 8}),
     ("small-cnn", {"width": 4, "image_size": [9, 12]}),
     ("timm:test_resnet", {"image_size": 64}),

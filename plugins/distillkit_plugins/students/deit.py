@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
+import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
 from distillkit import ModelRequest, ModelSpec, RecipeError
-from distillkit.models import TimmModel, licensed, start_from
+from distillkit.models import TimmModel, licensed, sincos_position_embedding, start_from
 from distillkit_plugins.students.sizes import ImageSize, Positive
 
 ARCHITECTURES = {
@@ -21,6 +22,7 @@ ARCHITECTURES = {
 }
 WIDTH_AND_HEADS = {"ti": (192, 3), "s": (384, 6), "b": (768, 12)}
 DEPTH = 12
+POSITIONS = "pos_embed"
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -40,6 +42,10 @@ class Deit:
         width: Positive | None = Field(None, description="of the tokens; 192, 384, 768 for ti, s, b")
         depth: Positive = Field(DEPTH, description="transformer blocks")
         heads: Positive | None = Field(None, description="attention heads, divides width; 3, 6, 12 for ti, s, b")
+        position: Literal["learned", "sincos"] = Field(
+            "learned",
+            description="of the patches: `learned`, or fixed sines and cosines as in MAE, which are never trained",
+        )
         drop_path: Rate = Field(0.0, description="stochastic depth of the last block; DeiT trains with 0.1")
         dropout: Rate = Field(0.0, description="of tokens and projections, as DeiT's --drop; DeiT trains with 0")
 
@@ -65,8 +71,19 @@ class Deit:
         )
         nn.init.trunc_normal_(cast("nn.Parameter", model.network.cls_token), std=0.02)
         model.spec = licensed(model.spec, request.weights)
-        model.load_report = start_from(model, request.weights)
+        is_fixed = request.options.position == "sincos"
+        if is_fixed:
+            _fix_positions(model)
+        model.load_report = start_from(model, request.weights, keep=(POSITIONS,) if is_fixed else ())
         return model
+
+
+def _fix_positions(model: TimmModel) -> None:
+    """Sines and cosines in the place of learned positions: an ordinary tensor of timm's network that never trains."""
+    positions, spec = model.network.get_parameter(POSITIONS), model.spec
+    with torch.no_grad():
+        positions.copy_(sincos_position_embedding(spec.width, spec.grid, prefix_tokens=spec.prefix_tokens))
+    positions.requires_grad_(requires_grad=False)
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
@@ -99,6 +116,11 @@ def _check(options: Deit.Options, width: int, heads: int) -> None:
         raise RecipeError(
             f"student.image_size = {shown} is not divisible by student.patch = {options.patch}; "
             f"{_multiples(wrong, options.patch)} would be"
+        )
+    if options.position == "sincos" and width % 4:
+        raise RecipeError(
+            f'student.width = {width} is not divisible by 4, as student.position = "sincos" needs it; '
+            f"{_multiples(width, 4)} would be"
         )
     if width % heads:
         raise RecipeError(

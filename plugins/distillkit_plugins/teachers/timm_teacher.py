@@ -1,4 +1,4 @@
-"""Any classifier of timm as a teacher, and the two that go by names of their own."""
+"""Any classifier of timm as a teacher, and those that go by names of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from timm.models import get_pretrained_cfg_value
 from torch import Tensor
 
-from distillkit import Model, ModelRequest, ModelSpec
+from distillkit import Model, ModelRequest, ModelSpec, WeightsError
 from distillkit.models import (
     OneAnswer,
     TimmModel,
@@ -22,20 +22,22 @@ from distillkit.models import (
     read_weights,
     why_unavailable,
 )
+from distillkit_plugins.teachers.known import KNOWN, Known
 
-ARCHITECTURES = {
-    "regnety16gf": "regnety_160.deit_in1k",
-    "vit-b": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
-}
 OPTION = "--teacher-weights (evaluate and export: --weights)"
 
 
 class TimmTeacher:
-    """`regnety16gf`, the teacher of DeiT; `vit-b`; and `timm:<any>`, with or without a tag.
+    """`timm:<any>`, with or without a tag, and the names in `known.py`: `regnety16gf`, `vit-b`, DINO, MAE and Mugs.
 
     The weights are the published ones, or a file's; then the file says for how many classes the head is. Every tensor
     of the network must be there, and no head is ever made anew. A network with two heads answers with the mean of its
     logits, as published. A teacher of ImageNet's 1,000 classes knows their names.
+
+    The self-supervised ones know no classes and reveal no logits. Their embedding is the class token after the final
+    norm: what DINO and Mugs train and judge, and for MAE too, whose loss never looks at that token. Their files may
+    be the network alone or a whole training checkpoint, of which the network of the teacher is taken where there is one
+    (DINO, Mugs); heads and decoders are left out, and the load report names them.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -57,7 +59,7 @@ class TimmTeacher:
         """
         spec = _sketch(request).spec
         weights = None if request.weights == "none" else _weights(request)
-        model = TimmModel.create(spec.architecture, name=spec.name, classes=spec.classes)
+        model = TimmModel.create(_known(request).network, name=spec.name, classes=spec.classes)
         model.spec = spec
         if weights is not None:
             model.load_report = load_weights(model, weights, source=_source(request), fresh_head=False)
@@ -66,11 +68,19 @@ class TimmTeacher:
     @classmethod
     def why_unavailable(cls, request: ModelRequest) -> str | None:
         """Why the weights cannot be had now, None where they can; downloads nothing."""
-        return None if request.weights == "none" or _file(request) else why_unavailable(_architecture(request))
+        if request.weights == "none" or _file(request):
+            return None
+        return _only_in_files(request) or why_unavailable(_known(request).network)
 
 
-def _architecture(request: ModelRequest) -> str:
-    return ARCHITECTURES.get(request.name) or request.argument or ""
+def _known(request: ModelRequest) -> Known:
+    return KNOWN.get(request.name) or Known(request.argument or "")
+
+
+def _only_in_files(request: ModelRequest) -> str | None:
+    """Why there is nothing to download, None where there is."""
+    elsewhere = _known(request).elsewhere
+    return elsewhere and f"the weights of '{request.name}' come from a file alone: {elsewhere}"
 
 
 def _file(request: ModelRequest) -> Path | None:
@@ -79,28 +89,45 @@ def _file(request: ModelRequest) -> Path | None:
 
 
 def _source(request: ModelRequest) -> str:
-    return str(_file(request) or f"the published weights of '{_architecture(request)}'")
+    return str(_file(request) or f"the published weights of '{_known(request).network}'")
 
 
 def _weights(request: ModelRequest) -> dict[str, Tensor]:
     path = _file(request)
-    return read_weights(path) if path else published_weights(_architecture(request), option=OPTION)
+    if path is not None:
+        return read_weights(path)
+    reason = _only_in_files(request)
+    if reason is not None:
+        raise WeightsError(f"{reason}; give a file with {OPTION}")
+    return published_weights(_known(request).network, option=OPTION)
 
 
 def _sketch(request: ModelRequest) -> TimmModel:
     """The teacher on the meta device, checked against the shapes in its file."""
-    asked = TimmRequest(_architecture(request), request.name, request.classes)
-    model = TimmModel.sketch(asked)
-    path = _file(request)
+    known, path = _known(request), _file(request)
+    asked = TimmRequest(known.network, request.name, request.classes)
+    model = _described(TimmModel.sketch(asked), request)
     if path is not None:
         shapes = read_weights(path, shapes_only=True)
         found = classes_of(shapes, model)
         if request.classes is None and found not in (None, model.spec.classes):
-            model = TimmModel.sketch(replace(asked, classes=found))
+            model = _described(TimmModel.sketch(replace(asked, classes=found)), request)
         load_weights(model, shapes, source=_source(request), fresh_head=False)
-    # Whose licence a file has is its owner's to know.
-    licence = None if path is not None or request.weights == "none" else model.spec.licence
-    model.spec = replace(model.spec, class_names=_class_names(model.spec), licence=licence)
+    return model
+
+
+def _described(model: TimmModel, request: ModelRequest) -> TimmModel:
+    """The model with what its name and its weights say beside the network."""
+    known, spec = _known(request), model.spec
+    # Whose licence a file has is its owner's to know, unless the name says whose weights these are.
+    is_timms = _file(request) is None and known.elsewhere is None
+    licence = None if request.weights == "none" else known.licence or (spec.licence if is_timms else None)
+    model.spec = replace(
+        spec,
+        architecture=known.architecture or spec.architecture,
+        class_names=_class_names(spec),
+        licence=licence,
+    )
     return model
 
 

@@ -1,0 +1,121 @@
+"""A teacher without classes in a run and under evaluation: DINO's ViT-S/16 by name, with random weights."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from distillkit.errors import SignalError
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Recipe
+from distillkit.runner import evaluate, plan, resume, run
+
+PLUGINS = installed_plugins()
+STUDENT = {"model": "deit-ti", "image_size": 16, "patch": 8, "width": 24, "depth": 1, "heads": 2, "position": "sincos"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    network = timm.create_model("vit_small_patch16_224.dino", num_classes=0)
+    weights = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+    path = tmp_path_factory.mktemp("dino") / "checkpoint.pth"
+    torch.save({"teacher": {**weights, "head.mlp.0.bias": torch.zeros(8)}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two classes, four pictures each to train and two to test."""
+    draw, root = np.random.default_rng(0), tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 4), ("test", 2)):
+        for number, name in enumerate(("dark", "light")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = draw.integers(128 * number, 128 * (number + 1), (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def recipe(checkpoint, pictures):
+    return Recipe.model_validate(
+        {
+            "data": {"train": None, "unlabeled": str(pictures / "train"), "workers": 0},
+            "teachers": [{"model": "dino-vits16", "weights": str(checkpoint)}],
+            "student": STUDENT,
+            "losses": [{"loss": "attndistill"}],
+            "training": {
+                "steps": 2,
+                "batch_size": 2,
+                "checkpoint_every": 1,
+                "keep": 9,
+                "ema": 0.5,
+                "device": "cpu",
+                "precision": "fp32",
+            },
+        }
+    )
+
+
+def test_plan_shows_the_licence_and_what_is_fixed(recipe):
+    made = plan(recipe, PLUGINS)
+    lines = dict(made.lines())
+    assert lines["teacher"].endswith("std 0.229/0.224/0.225; weights apache-2.0")
+    assert lines["never trained"] == "1 tensor that the student keeps fixed: pos_embed"
+    assert made.as_dict()["student"]["fixed"] == ["pos_embed"]
+    assert made.as_dict()["student"]["untrained"] == []
+
+
+def test_run_leaves_fixed_positions_as_they_are_and_says_what_was_left_out(recipe, tmp_path):
+    directory = run(recipe, tmp_path / "run", PLUGINS).directory
+    torch.manual_seed(recipe.seed)
+    started = PLUGINS.factory("student", "deit-ti").build(plan(recipe, PLUGINS).student.request).network
+    for file in ("student.safetensors", "ema/student.safetensors"):
+        weights = load_file(directory / file)
+        assert torch.equal(weights["pos_embed"], started.pos_embed)
+        assert not torch.equal(weights["cls_token"], started.cls_token)
+    assert "teacher 'dino-vits16': left out: head" in json.loads((directory / "plan.json").read_text())["notes"]
+
+
+class StopAt:
+    """An interrupt when a step is logged, as from the keyboard."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def distillkit_steps_logged(self, record):
+        if record["step"] >= self.step:
+            raise KeyboardInterrupt
+
+
+def test_resuming_with_fixed_positions_is_exact(recipe_of, tmp_path):
+    fixed = {"student": {"position": "sincos"}, "training": {"steps": 6, "log_every": 1, "checkpoint_every": 3}}
+    run(recipe_of(fixed), tmp_path / "whole", PLUGINS)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe_of(fixed), tmp_path / "stopped", PLUGINS, observers=[StopAt(4)])
+    resume(tmp_path / "stopped", PLUGINS)
+    whole, stopped = (load_file(tmp_path / name / "student.safetensors") for name in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys()
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_teacher_without_classes_is_evaluated_by_its_embedding(checkpoint, pictures, protocol):
+    found = evaluate(
+        "dino-vits16", PLUGINS, protocol=protocol, data=str(pictures), weights=str(checkpoint), device="cpu"
+    )
+    assert any("top1" in name for name in found.measurement.figures)
+
+
+def test_teacher_without_classes_has_no_top1(checkpoint, pictures):
+    with pytest.raises(SignalError) as error:
+        evaluate("dino-vits16", PLUGINS, data=str(pictures), weights=str(checkpoint), device="cpu")
+    assert str(error.value) == (
+        "protocol 'top1' reads the logits of a model; 'dino-vits16' is a ViT and reveals embedding, CLS attention, "
+        "patch tokens; use --protocol few-label, knn or linear"
+    )
