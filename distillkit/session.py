@@ -19,6 +19,7 @@ from distillkit.devices import pick_device, pick_precision
 from distillkit.errors import CheckpointError
 from distillkit.evaluation.top1 import top1
 from distillkit.hooks import Plugins
+from distillkit.host_memory import keep_freed_memory
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.weights import LoadReport
 from distillkit.planning.losses import build_loss
@@ -103,6 +104,8 @@ def build_session(plan: Plan, plugins: Plugins) -> Session:
     precision = pick_precision(recipe.training.precision, device)
     if recipe.training.threads:
         torch.set_num_threads(recipe.training.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     teachers = {
         name: _seat(teacher, plan, plugins, device) for name, teacher in plan.teachers.items() if teacher.wanted
     }
