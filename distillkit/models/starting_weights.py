@@ -39,7 +39,8 @@ def _read(model: Model, weights: str) -> dict[str, Tensor]:
     if weights == "pretrained":
         if not is_model(model.spec.architecture.partition(".")[0]):
             raise WeightsError(
-                f"nobody publishes weights of '{model.spec.name}'; give a file, a run directory, or none to start at random"
+                f"nobody publishes weights of '{model.spec.name}'; "
+                "give a file, a run directory, or none to start at random"
             )
         return published_weights(model.spec.architecture, option=OPTION)
     path = Path(weights)

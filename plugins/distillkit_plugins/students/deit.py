@@ -83,7 +83,7 @@ def _fix_positions(model: TimmModel) -> None:
     positions, spec = model.network.get_parameter(POSITIONS), model.spec
     with torch.no_grad():
         positions.copy_(sincos_position_embedding(spec.width, spec.grid, prefix_tokens=spec.prefix_tokens))
-    positions.requires_grad_(requires_grad=False)
+    positions.requires_grad_(False)
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
