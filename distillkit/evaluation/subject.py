@@ -117,14 +117,14 @@ class Subject:
     def class_map(self) -> ClassMap:
         """Which of the model's outputs are the data's classes.
 
-        Where a model of ImageNet's classes, or of classes without names, meets folders that are numbered as its outputs
-        are, they are taken by number: so are those of ImageNet-V2, whose names sort as text ("0", "1", "10", ...).
+        A model of ImageNet's classes, or of classes without names, takes folders that are numbers for its outputs of
+        these numbers: so come those of ImageNet-V2, whose names sort as text ("0", "1", "10", ...).
         Raises: ClassSpaceError.
         """
         names, known = self.class_names, self.spec.class_names
         if names and all(name.isdecimal() for name in names) and known in (None, imagenet_class_names()):
             numbers = tuple(map(int, names))
-            if sorted(numbers) == list(range(self.spec.classes)):
+            if max(numbers) < self.spec.classes and len(set(numbers)) == len(numbers):
                 return ClassMap(numbers)
         try:
             return match_classes(self.spec, names, self.classes, mode="auto", data=self.datasets.train.name)
