@@ -38,6 +38,7 @@ def test_nearest_neighbours_as_a_table(distillkit, trained):
     assert (code, err) == (0, "")
     assert out == (
         "protocol  k-NN among 1,167 training images, votes weighted (DINO's protocol)\n"
+        "data      digits\n"
         "test      500 images\n"
         "\n"
         "  k  top 1 %  top 5 %\n"
@@ -51,11 +52,12 @@ def test_a_probe_says_which_it_is_and_what_was_chosen(distillkit, trained):
     code, out, err = distillkit("evaluate", str(trained), *arguments)
     found = line(trained)
     assert code == 0
-    assert out.splitlines()[:2] == [
+    assert out.splitlines()[:3] == [
         "protocol  linear probe on cached features (fast: no augmentation, 2 epochs)",
+        "data      digits",
         f"test      {found['figures']['top1']:.2f} % of 500 images (top 5 {found['figures']['top5']:.2f})",
     ]
-    assert [row.split()[0] for row in out.splitlines()[4:]] == ["0.01", "0.1"]
+    assert [row.split()[0] for row in out.splitlines()[5:]] == ["0.01", "0.1"]
     assert err == f"lr {found['settings']['chosen_lr']} of 2 was chosen on 130 validation images\n"
 
 
@@ -68,8 +70,8 @@ def test_dinos_probe_by_its_method(distillkit, trained):
 def test_every_class_has_a_row(distillkit, trained):
     code, out, err = distillkit("evaluate", str(trained), "--per-class")
     assert (code, err) == (0, "")
-    assert out.splitlines()[3].split() == ["class", "images", "top", "1", "%"]
-    assert [row.split()[:2] for row in out.splitlines()[4:]] == [[str(digit), "50"] for digit in range(10)]
+    assert out.splitlines()[4].split() == ["class", "images", "top", "1", "%"]
+    assert [row.split()[:2] for row in out.splitlines()[5:]] == [[str(digit), "50"] for digit in range(10)]
 
 
 def test_json_is_what_the_run_keeps(distillkit, trained):
