@@ -80,7 +80,12 @@ def test_a_misspelt_name_is_answered_before_torch_is_imported(arguments, sentenc
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     """The signal goes to the loader process too, as a terminal sends it."""
     typed = ["run", "--set", "training.epochs=500", "--set", "data.workers=1", "--set", "training.log_every=1"]
-    command = [sys.executable, "-m", "distillkit_cli.main", *typed, "--out", "stopped"]
+    # A shell that starts the tests in the background lets them ignore the signal; a terminal does not.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from distillkit_cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", program, *typed, "--out", "stopped"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     lines = []
     for line in process.stderr:
