@@ -49,7 +49,7 @@ class NamedRecipe:
 
 def named_recipes() -> tuple[NamedRecipe, ...]:
     """Every recipe that comes with the package, by name."""
-    return tuple(_named(path) for path in sorted(FOLDER.glob(f"*{SUFFIX}")))
+    return tuple(sorted((_named(path) for path in FOLDER.glob(f"*{SUFFIX}")), key=lambda named: named.name))
 
 
 def load_recipe(

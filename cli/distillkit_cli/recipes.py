@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from distillkit.recipe_files import NamedRecipe
 
 NAME = typer.Argument(metavar="NAME|FILE.toml", help="Show this one, whole, as TOML.")
 
@@ -39,7 +44,13 @@ def recipes(
     if as_json:
         terminal.show_json({"recipes": [{**asdict(named), "path": str(named.path)} for named in listing]})
         return
+    terminal.show_rows(_by_family(listing))
+    terminal.note("source, cost and every key of one: distillkit recipes NAME")
+
+
+def _by_family(listing: Sequence[NamedRecipe]) -> list[tuple[str, str]]:
+    """Names and summaries, with an empty row between names of different first words."""
     rows: list[tuple[str, str]] = []
-    for named in listing:
-        rows += [(named.name, named.summary), ("  source", named.source), ("  cost", named.cost), ("", "")]
-    terminal.show_rows(rows[:-1])
+    for _, family in groupby(listing, key=lambda named: named.name.partition("-")[0]):
+        rows += [*([("", "")] if rows else []), *((named.name, named.summary) for named in family)]
+    return rows

@@ -280,8 +280,10 @@ def test_run_has_weights_of_its_own(a_run, function):
 
 @pytest.mark.parametrize("function", [describe, build])
 def test_no_run(tmp_path, function):
-    assert refused(RunDirectoryError, function, f"run:{tmp_path / 'no'}") == (
-        f"there is no run directory {tmp_path / 'no'}; check the path"
+    missing = tmp_path / "no"
+    assert refused(RunDirectoryError, function, f"run:{missing}") == (
+        f"teacher 'run:{missing}' is a run, and there is no run directory {missing}; check the path, or make the "
+        f"teacher first, such as with distillkit finetune MODEL --out {missing}"
     )
     assert refused(RunDirectoryError, function, f"run:{tmp_path}") == (
         f"{tmp_path} holds no student.json; give the directory of a run that has reached its end"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from distillkit import Model, ModelRequest, ModelSpec, WeightsError
+from distillkit import Model, ModelRequest, ModelSpec, RunDirectoryError, WeightsError
 from distillkit.hooks import installed_plugins
 from distillkit.models import Described, OneAnswer, build_student, load_student, one_answer, read_student
 
@@ -53,6 +53,12 @@ def _directory(request: ModelRequest) -> Path:
 
 
 def _check(request: ModelRequest) -> None:
+    directory = _directory(request)
+    if not directory.is_dir():
+        raise RunDirectoryError(
+            f"teacher '{request.name}' is a run, and there is no run directory {directory}; "
+            f"check the path, or make the teacher first, such as with distillkit finetune MODEL --out {directory}"
+        )
     if request.weights not in (None, "none"):
         raise WeightsError(
             f"teacher '{request.name}' has weights of its own and {request.weights} were given too; "

@@ -1,0 +1,129 @@
+"""The recipes of ADViT, AttnDistill and of fine-tuning on other data sets say what their sources say."""
+
+import pytest
+
+from distillkit.recipe import (
+    Augment,
+    Labels,
+    LossEntry,
+    Mixing,
+    Optimizer,
+    Schedule,
+    TeacherEntry,
+    Training,
+)
+from distillkit.recipe_files import load_recipe
+
+NO_MIXING = Mixing()
+DEIT_MIXING = Mixing(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, mode="pair")
+DEIT_SCHEDULE = Schedule(name="cosine", warmup_epochs=5.0, warmup_lr=1e-6, min_lr=1e-5)
+
+
+@pytest.mark.parametrize(("size", "timm_size"), [("ti", "tiny"), ("s", "small")])
+def test_advit_is_section_4_of_the_paper(size, timm_size):
+    """Tanaka et al., 4.1.1 to 4.1.3; batch, rate, decay and schedule, which it leaves open, are DeiT's."""
+    recipe = load_recipe(f"advit-{size}-cifar10")
+    assert recipe.student.model == f"timm:vit_{timm_size}_patch16_224.augreg_in21k_ft_in1k"
+    assert (recipe.student.weights, recipe.student.options) == ("pretrained", {})
+    assert recipe.teachers == (TeacherEntry(model="run:runs/cifar10-vit-b"),)
+    assert recipe.losses == (LossEntry(loss="advit-l1"),)
+    assert (recipe.labels, recipe.mixing) == (Labels(weight=None, smoothing=0.0), NO_MIXING)
+    assert recipe.augment == Augment(crop="resized", scale=(0.08, 1.0), flip=0.5, auto="", erasing=0.25, eval_crop=1.0)
+    assert recipe.training == Training(epochs=300, batch_size=256)
+    assert recipe.optimizer == Optimizer(name="adamw", lr=5e-4, lr_base_batch=512, weight_decay=0.05)
+    assert recipe.schedule == DEIT_SCHEDULE
+    assert recipe.data.validation == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher", "student", "options", "epochs"),
+    [
+        ("mugs-vits16-vitt16", "mugs-vits16", "vit-ti", {}, 500),
+        ("mugs-vitb16-vits16", "mugs-vitb16", "vit-s", {}, 800),
+        ("dino-vits8-vits16", "dino-vits8", "vit-s", {}, 800),
+        ("subset-vitt16", "mae-vits16", "vit-ti", {"position": "sincos"}, 3200),
+        ("subset-vitt16-6heads", "mae-vits16", "vit-ti", {"position": "sincos", "heads": 6}, 3200),
+        ("subset-vitt16-8layers", "mae-vits16", "vit-ti", {"position": "sincos", "depth": 8}, 3200),
+        ("subset-vitt32", "mae-vits16", "vit-ti", {"position": "sincos", "patch": 32, "image_size": 256}, 3200),
+        (
+            "subset-vitt32-8layers",
+            "mae-vits16",
+            "vit-ti",
+            {"position": "sincos", "patch": 32, "image_size": 256, "depth": 8},
+            3200,
+        ),
+    ],
+)
+def test_attndistill_is_the_posters_table(name, teacher, student, options, epochs):
+    """Wang et al. 2022, the poster's tables of networks and settings; weights and temperature of the scripts."""
+    recipe = load_recipe(f"attndistill-{name}")
+    assert (recipe.student.model, recipe.student.options, recipe.student.weights) == (student, options, None)
+    assert recipe.teachers == (TeacherEntry(model=teacher),)
+    (loss,) = recipe.losses
+    assert (loss.loss, loss.weight) == ("attndistill", None)
+    assert loss.options == {
+        "align_weight": 1.0,
+        "attention_weight": 0.1,
+        "distance": "mse",
+        "temperature": 10.0,
+        "projector_depth": 4,
+    }
+    assert recipe.training == Training(epochs=epochs, batch_size=4096)
+    assert recipe.optimizer == Optimizer(
+        name="adamw", lr=1.5e-4, lr_base_batch=256, weight_decay=0.05, betas=(0.9, 0.95)
+    )
+    assert recipe.schedule == Schedule(name="cosine", warmup_epochs=40.0, warmup_lr=0.0, min_lr=0.0)
+    assert recipe.augment == Augment(crop="resized", scale=(0.2, 1.0), flip=0.5, auto="", interpolation="bicubic")
+    assert recipe.mixing == NO_MIXING
+
+
+ADAMW = {"name": "adamw", "weight_decay": 0.05}
+SGD = Optimizer(name="sgd", lr=0.01, weight_decay=1e-4, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("data", "epochs", "erasing", "optimizer"),
+    [
+        ("cifar10", 1000, 0.0, SGD),
+        ("cars", 1000, 0.0, SGD),
+        ("cifar100", 1000, 0.0, Optimizer(lr=5e-6, **ADAMW)),
+        ("flowers102", 1000, 0.1, Optimizer(lr=7.5e-5, lr_base_batch=512, **ADAMW)),
+        ("inat18", 360, 0.1, Optimizer(lr=7.5e-5, **ADAMW)),
+        ("inat19", 360, 0.1, Optimizer(lr=7.5e-5, **ADAMW)),
+    ],
+)
+def test_transfer_is_what_the_authors_say(data, epochs, erasing, optimizer):
+    """DeiT's author in issues 45 and 105 of deit and 144 of dino, Mugs' script for flowers; Table 9 for the rest."""
+    recipe = load_recipe(f"transfer-{data}")
+    assert recipe.training == Training(epochs=epochs, batch_size=768)
+    assert recipe.optimizer == optimizer
+    assert recipe.schedule == DEIT_SCHEDULE
+    assert recipe.labels == Labels(weight=None, smoothing=0.1)
+    assert recipe.mixing == DEIT_MIXING
+    assert recipe.augment == Augment(
+        crop="resized",
+        scale=(0.08, 1.0),
+        flip=0.5,
+        auto="rand-m9-mstd0.5-inc1",
+        erasing=erasing,
+        interpolation="bicubic",
+        repeats=3,
+        eval_crop=0.875,
+    )
+    assert recipe.data.validation == 0
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "flowers102", "cars", "inat18", "inat19"])
+def test_transfer_takes_any_student_and_teacher(data):
+    plain = load_recipe(f"transfer-{data}")
+    assert (plain.student.model_fields_set, plain.teachers, plain.losses) == (set(), (), ())
+    taught = load_recipe(
+        f"transfer-{data}",
+        overrides={
+            "student.model": "timm:deit_base_patch16_224",
+            "teachers": [{"model": "regnety16gf"}],
+            "losses": [{"loss": "hard"}],
+        },
+        assignments=["student.drop_path=0.1"],
+    )
+    assert (taught.student.options, taught.optimizer) == ({"drop_path": 0.1}, plain.optimizer)

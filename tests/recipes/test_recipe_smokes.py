@@ -1,0 +1,113 @@
+"""`--smoke` of every recipe of the papers on attention and of fine-tuning, from start to end and without a network.
+
+Teachers see 224 pixels, as they do in earnest, and have random weights where their own come from the hub or a file;
+students see fewer, which costs less.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from distillkit.hooks import installed_plugins
+from distillkit.recipe_files import load_recipe
+from distillkit.runner import run
+
+PLUGINS = installed_plugins()
+CHEAP = ("data.workers=0", "training.device=cpu", "training.precision=fp32", "trackers=[]")
+SMALL_VIT = {"model": "vit-ti", "image_size": 16, "patch": 4, "width": 24, "depth": 2, "heads": 12}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, three pictures each to train and one to test."""
+    draw, root = np.random.default_rng(0), tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 3), ("test", 1)):
+        for number, name in enumerate(("dark", "light")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = draw.integers(128 * number, 128 * (number + 1), (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Any:
+    """Run a recipe's smoke with these overrides and settings; its directory."""
+
+    def run_it(name: str, overrides: dict[str, Any], *settings: str) -> Path:
+        recipe = load_recipe(name, overrides=overrides, assignments=(*settings, *CHEAP), smoke=True)
+        return run(recipe, tmp_path / name, PLUGINS).directory
+
+    return run_it
+
+
+@pytest.fixture(scope="module")
+def vit_of_12_heads(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small ViT that was fine-tuned on the pictures, as the teacher of ADViT's recipes is."""
+    recipe = load_recipe(
+        "transfer-cifar10", overrides={"data.train": str(pictures), "student": SMALL_VIT}, assignments=CHEAP, smoke=True
+    )
+    return f"run:{run(recipe, tmp_path_factory.mktemp('teacher') / 'run', PLUGINS).directory}"
+
+
+@pytest.mark.parametrize(
+    "loss", [{}, {"loss": "advit-l2"}, {"loss": "advit-kl"}, {"loss": "advit-kl", "form": "direct"}]
+)
+def test_advit_with_each_of_its_losses(smoke, pictures, vit_of_12_heads, loss):
+    overrides = {"data.train": str(pictures), "teachers": [{"model": vit_of_12_heads}]}
+    chosen = {"losses": [loss]} if loss else {}
+    directory = smoke("advit-ti-cifar10", overrides | chosen, "student.image_size=32")
+    recipe = load_recipe(str(directory / "recipe.toml"))
+    assert [entry.loss for entry in recipe.losses] == [loss.get("loss", "advit-l1")]
+    assert recipe.student.weights == "none"
+    assert "test/top1" in json.loads((directory / "result.json").read_text())["figures"]
+
+
+def test_advit_with_the_larger_student(smoke, pictures, vit_of_12_heads):
+    overrides = {"data.train": str(pictures), "teachers": [{"model": vit_of_12_heads}]}
+    directory = smoke("advit-s-cifar10", overrides, "student.image_size=32")
+    assert load_file(directory / "student.safetensors")["cls_token"].shape == (1, 1, 384)
+
+
+@pytest.mark.parametrize("name", ["mugs-vits16-vitt16", "mugs-vitb16-vits16", "dino-vits8-vits16"])
+def test_attndistill(smoke, pictures, name):
+    directory = smoke(
+        f"attndistill-{name}",
+        {"data.unlabeled": str(pictures / "train"), "teacher.weights": "none"},
+        "student.image_size=32",
+        "training.batch_size=1",
+    )
+    width = 192 if name.endswith("vitt16") else 384
+    assert load_file(directory / "student.safetensors")["cls_token"].shape == (1, 1, width)
+
+
+def test_attndistill_on_a_subset_with_both_teachers(smoke, pictures):
+    """The student of 6 heads teaches the others."""
+    images = {"data.unlabeled": str(pictures / "train")}
+    first = smoke(
+        "attndistill-subset-vitt16-6heads",
+        images | {"teacher.weights": "none"},
+        "student.image_size=32",
+        "training.batch_size=1",
+    )
+    taught = images | {"teachers": [{"model": f"run:{first}"}]}
+    for name, patch, layers in (("16", 16, 12), ("16-8layers", 16, 8), ("32", 32, 12), ("32-8layers", 32, 8)):
+        directory = smoke(f"attndistill-subset-vitt{name}", taught, f"student.image_size={4 * patch}")
+        weights = load_file(directory / "student.safetensors")
+        assert weights["patch_embed.proj.weight"].shape == (192, 3, patch, patch)
+        assert weights["pos_embed"].shape == (1, 17, 192)
+        assert f"blocks.{layers - 1}.norm1.weight" in weights
+        assert f"blocks.{layers}.norm1.weight" not in weights
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "flowers102", "cars", "inat18", "inat19"])
+def test_transfer(smoke, pictures, data):
+    directory = smoke(f"transfer-{data}", {"data.train": str(pictures), "student": SMALL_VIT})
+    assert "test/top1" in json.loads((directory / "result.json").read_text())["figures"]
