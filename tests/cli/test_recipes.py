@@ -1,20 +1,27 @@
 """`distillkit recipes`."""
 
 import json
+import re
+import shlex
+
+import pytest
+import typer
 
 from distillkit.recipe_files import load_recipe, named_recipes
+from distillkit_cli.main import app
 
 
-def test_the_list_says_what_each_is_and_costs(distillkit):
+def test_the_list_has_a_paragraph_for_each_family(distillkit):
     code, out, err = distillkit("recipes")
-    assert (code, err) == (0, "")
-    assert out.split("\n\n")[-1] == (
-        "digits              A small DeiT on scikit-learn's 8-pixel digits; needs no file and no network.\n"
-        "  source            distillkit's own trials: shifted images make this student underfit, and patches\n"
-        "                    of 2 px learn far slower than of 4\n"
-        "  cost              about 20 s on one CPU core, for 96 % of the test images\n"
-    )
-    assert [block.split()[0] for block in out.split("\n\n")] == [recipe.name for recipe in named_recipes()]
+    assert (code, err) == (0, "source, cost and every key of one: distillkit recipes NAME\n")
+    paragraphs = [[line.split()[0] for line in block.splitlines() if line[0] != " "] for block in out.split("\n\n")]
+    assert [name for names in paragraphs for name in names] == [recipe.name for recipe in named_recipes()]
+    assert paragraphs[3:5] == [["default"], ["deit-b", "deit-s", "deit-ti"]]
+    assert out.split("\n\n")[1].splitlines()[3:6] == [
+        "attndistill-subset-vitt16          AttnDistill's ablation: ViT-T/16 from MAE ViT-S/16, 3,200 epochs.",
+        "attndistill-subset-vitt16-6heads   AttnDistill's ablation: ViT-T/16 of 6 heads; also a teacher.",
+        "attndistill-subset-vitt16-8layers  AttnDistill's ablation: ViT-T/16 of 8 layers.",
+    ]
 
 
 def test_the_list_for_programs(distillkit):
@@ -36,3 +43,15 @@ def test_one_recipe_is_shown_whole_and_loads_again(distillkit, tmp_path):
 def test_one_recipe_for_programs(distillkit):
     _, out, _ = distillkit("recipes", "deit-s", "--json")
     assert json.loads(out)["student"] == {"model": "deit-s", "drop_path": 0.1}
+
+
+@pytest.mark.parametrize("recipe", named_recipes(), ids=lambda recipe: recipe.name)
+def test_commands_in_a_recipes_comments_are_understood(recipe):
+    """Verbs and options are there, and the recipe that they name is one."""
+    comments = "\n".join(line[1:] for line in recipe.path.read_text(encoding="utf-8").splitlines() if line[:1] == "#")
+    verbs = typer.main.get_command(app).commands
+    for command in re.findall(r"^ +distillkit (.*)$", comments.replace("\\\n", " "), re.MULTILINE):
+        verb, *words = shlex.split(command)
+        known = {option for parameter in verbs[verb].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+        assert load_recipe(words[words.index("--recipe") + 1])
