@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillkit.errors import RecipeError
-from distillkit.recipe import StudentEntry
+from distillkit.recipe import Optimizer, StudentEntry
 from distillkit.recipe_errors import entry_name
 from distillkit.suggestions import unknown_name
 
@@ -20,6 +20,9 @@ UNSET = object()
 
 LISTS = {"teacher": "teachers", "loss": "losses"}
 """The word for the only entry of a list, and the list."""
+
+OF_ONE_OPTIMIZER = frozenset({"betas", "eps", "momentum"})
+"""The keys of `[optimizer]` that mean nothing to another one."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,9 @@ def as_tables(assignments: Iterable[Assignment]) -> Tables:
 def layered(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tables:
     """`upper` over `lower`: tables are merged, everything else (lists too) is replaced.
 
-    Two keys take others with them: another student leaves the options of the student below behind, which belong to
-    that student's plugin, and `training.epochs` and `training.steps`, of which a recipe has one, replace each other.
+    Three keys take others with them: another student leaves the options of the student below behind, which belong to
+    that student's plugin, another optimiser those of the optimiser below (`betas`, `eps`, `momentum`), and
+    `training.epochs` and `training.steps`, of which a recipe has one, replace each other.
     """
     lower = {name: _kept(name, below, upper.get(name)) for name, below in lower.items()}
     return _merged(lower, upper)
@@ -149,6 +153,10 @@ def _kept(name: str, below: Any, above: Any) -> Any:
     if name == "student":
         default = StudentEntry.model_fields["model"].default
         return below if above.get("model", UNSET) in (UNSET, below.get("model", default)) else {}
+    if name == "optimizer":
+        default = Optimizer.model_fields["name"].default
+        is_same = above.get("name", UNSET) in (UNSET, below.get("name", default))
+        return {key: value for key, value in below.items() if is_same or key not in OF_ONE_OPTIMIZER}
     if name == "training" and ("epochs" in above or "steps" in above):
         return {key: value for key, value in below.items() if key not in {"epochs", "steps"}}
     return below

@@ -30,7 +30,7 @@ from distillkit.recipe_assignments import (
     parse_assignment,
 )
 from distillkit.recipe_errors import problems, together
-from distillkit.suggestions import unknown_name
+from distillkit.suggestions import nearest
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
@@ -145,7 +145,12 @@ def _path(name_or_file: str, *, relative_to: Path | None) -> Path:
         return (relative_to or Path()) / name_or_file
     names = [path.stem for path in FOLDER.glob(f"*{SUFFIX}")]
     if name_or_file not in names:
-        raise RecipeError(f"{unknown_name('recipe', name_or_file, names)}; a file's name ends with {SUFFIX}")
+        guess = nearest(name_or_file, names)
+        question = f"did you mean '{guess}'? " if guess else ""
+        raise RecipeError(
+            f"unknown recipe '{name_or_file}'; {question}`distillkit recipes` lists those with a name; "
+            f"a file's name ends with {SUFFIX}"
+        )
     return FOLDER / f"{name_or_file}{SUFFIX}"
 
 

@@ -77,8 +77,11 @@ def test_attndistill_is_the_posters_table(name, teacher, student, options, epoch
     assert recipe.mixing == NO_MIXING
 
 
-ADAMW = {"name": "adamw", "weight_decay": 0.05}
-SGD = Optimizer(name="sgd", lr=0.01, weight_decay=1e-4, momentum=0.9)
+SGD = Optimizer(name="sgd", lr=0.01, lr_base_batch=768, weight_decay=1e-4, momentum=0.9)
+
+
+def adamw(lr: float, base: int = 768) -> Optimizer:
+    return Optimizer(name="adamw", lr=lr, lr_base_batch=base, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +89,10 @@ SGD = Optimizer(name="sgd", lr=0.01, weight_decay=1e-4, momentum=0.9)
     [
         ("cifar10", 1000, 0.0, SGD),
         ("cars", 1000, 0.0, SGD),
-        ("cifar100", 1000, 0.0, Optimizer(lr=5e-6, **ADAMW)),
-        ("flowers102", 1000, 0.1, Optimizer(lr=7.5e-5, lr_base_batch=512, **ADAMW)),
-        ("inat18", 360, 0.1, Optimizer(lr=7.5e-5, **ADAMW)),
-        ("inat19", 360, 0.1, Optimizer(lr=7.5e-5, **ADAMW)),
+        ("cifar100", 1000, 0.0, adamw(5e-6)),
+        ("flowers102", 1000, 0.1, adamw(7.5e-5, 512)),
+        ("inat18", 360, 0.1, adamw(7.5e-5)),
+        ("inat19", 360, 0.1, adamw(7.5e-5)),
     ],
 )
 def test_transfer_is_what_the_authors_say(data, epochs, erasing, optimizer):

@@ -100,6 +100,13 @@ class TestLayers:
         assert recipe.teachers == (TeacherEntry(model="run:runs/teacher", size="native"),)
         assert recipe.losses == (LossEntry.model_validate({"loss": "soft", "weight": 0.9, "tau": 2}),)
 
+    def test_another_optimiser_leaves_the_options_of_the_one_below_behind(self, write):
+        path = write("[optimizer]\nbetas = [0.9, 0.95]\neps = 1e-6\nlr = 0.1\nlr_base_batch = 256\n")
+        changed = load_recipe(path, assignments=["optimizer.name=sgd", "optimizer.momentum=0.8"]).optimizer
+        assert changed == Optimizer(name="sgd", lr=0.1, lr_base_batch=256, momentum=0.8)
+        same = load_recipe(path, assignments=["optimizer.name=adamw", "optimizer.lr=0.2"]).optimizer
+        assert same == Optimizer(name="adamw", lr=0.2, lr_base_batch=256, betas=(0.9, 0.95), eps=1e-6)
+
     def test_what_the_caller_gave_is_left_alone(self):
         teachers = [{"model": "vit-b"}]
         load_recipe(overrides={"teachers": teachers, "teacher.size": "native"})
@@ -146,7 +153,10 @@ class TestRefusals:
     def test_an_unknown_name(self):
         assert refusal("diet-ti") == (
             "unknown recipe 'diet-ti'; did you mean 'deit-ti'? "
-            "(known: cifar10-few-labels, default, deit-b, deit-s, deit-ti, digits); a file's name ends with .toml"
+            "`distillkit recipes` lists those with a name; a file's name ends with .toml"
+        )
+        assert refusal("zzz") == (
+            "unknown recipe 'zzz'; `distillkit recipes` lists those with a name; a file's name ends with .toml"
         )
 
     def test_a_missing_file(self, tmp_path):
