@@ -11,31 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from arms import SMALL_VIT, Arm, Figures, distillkit, every_seed, geometry, result, table
 from machine import machine
-
-# Named for both students: choosing another student drops the geometry of the recipe's own.
-GEOMETRY = ("image_size=32", "patch=4", "width=96", "depth=4", "heads=3")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One line of the table: a student, a loss as typed, and what else is set."""
-
-    name: str
-    student: str
-    loss: str
-    settings: tuple[str, ...] = ()
-
 
 FEW = (
     Arm("labels only", "vit-ti", "ce"),
@@ -52,8 +33,11 @@ ALL = (
 )
 
 
-def command(arm: Arm, seed: int, out: Path, arguments: argparse.Namespace) -> list[str]:
-    """What a user would type."""
+def run_one(arm: Arm, seed: int, folder: Path, arguments: argparse.Namespace) -> Figures:
+    """Run one arm with one seed; the figures of the test images, in percent."""
+    out = folder / f"{arm.student}-{arm.loss.replace(':', '-').replace('=', '')}-{len(arm.settings)}-{seed}"
+    typed = ["run", "--recipe", "cifar10-few-labels", "--data", str(arguments.train), "--out", str(out)]
+    typed += ["--student", arm.student, "--loss", arm.loss, "--seed", str(seed)]
     settings = [
         f"training.steps={arguments.steps}" if arguments.labels else f"training.epochs={arguments.epochs}",
         f"data.seed={seed}",
@@ -63,53 +47,18 @@ def command(arm: Arm, seed: int, out: Path, arguments: argparse.Namespace) -> li
         f"data.test={arguments.test}",
         "data.validation=0.0",
         "training.evaluate_every=1000000",
-        *(f"student.{setting}" for setting in GEOMETRY),
+        # An empty value takes the recipe's own 500 labels away, so that every image keeps its label.
+        f"data.labels={arguments.labels or ''}",
+        *geometry(SMALL_VIT),
         *arm.settings,
     ]
-    typed = [sys.executable, "-m", "distillkit_cli.main", "run", "--recipe", "cifar10-few-labels"]
-    typed += ["--data", str(arguments.train), "--student", arm.student, "--loss", arm.loss, "--seed", str(seed)]
-    typed += ["--out", str(out)]
     if arm.loss != "ce":
         typed += ["--teacher", arguments.teacher, "--teacher-weights", str(arguments.teacher_weights)]
-        typed += ["--set", f"teacher.precision={arguments.precision}"]
-    # An empty value takes the recipe's own 500 labels away, so that every image keeps its label.
-    settings.append(f"data.labels={arguments.labels or ''}")
-    return typed + [part for setting in settings for part in ("--set", setting)]
-
-
-def run_one(arm: Arm, seed: int, folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Run one arm with one seed; the figures of the test images, in percent."""
-    out = folder / f"{arm.student}-{arm.loss.replace(':', '-').replace('=', '')}-{len(arm.settings)}-{seed}"
-    # At this size attention written out is twice as fast in bf16 on a CPU as the fused one.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TIMM_FUSED_ATTN": "0"}
-    done = subprocess.run(
-        command(arm, seed, out, arguments), env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{arm.name}, seed {seed}: exit {done.returncode}\n{done.stderr[-3000:]}")
-    figures: dict[str, float] = json.loads((out / "result.json").read_text())["figures"]
+        settings.append(f"teacher.precision={arguments.precision}")
+    distillkit(*typed, settings=settings)
+    figures = result(out)
     print(f"{arm.name}, seed {seed}: {figures['test/top1']:.2f}", file=sys.stderr, flush=True)
     return figures
-
-
-def table(arms: Sequence[Arm], results: dict[str, list[dict[str, float]]], seeds: Sequence[int]) -> str:
-    """The answer of the student per seed, mean and spread, and the two heads where there are two."""
-    rows = [
-        f"| arm | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | spread | class head | distillation head |",
-        f"| --- |{' ---: |' * (len(seeds) + 4)}",
-    ]
-    for arm in arms:
-        answers = [figures["test/top1"] for figures in results[arm.name]]
-        heads = [
-            f"{statistics.mean(figures[key] for figures in results[arm.name]):.1f}"
-            if key in results[arm.name][0]
-            else ""
-            for key in ("test/class_top1", "test/distill_top1")
-        ]
-        cells = [f"{answer:.1f}" for answer in answers]
-        cells += [f"{statistics.mean(answers):.1f}", f"{max(answers) - min(answers):.1f}", *heads]
-        rows.append(f"| {arm.name} | {' | '.join(cells)} |")
-    return "\n".join(rows)
 
 
 def main() -> None:
@@ -131,13 +80,11 @@ def main() -> None:
     arms = FEW if arguments.case == "few" else ALL
     if arguments.case == "all":
         arguments.labels = None
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
-        pairs = [(arm, seed) for seed in arguments.seeds for arm in arms]
-        figures = list(pool.map(lambda pair: run_one(*pair, Path(name), arguments), pairs))
-    results: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
-    for (arm, _), found in zip(pairs, figures, strict=True):
-        results[arm.name].append(found)
-    print(table(arms, results, arguments.seeds))
+    with tempfile.TemporaryDirectory() as name:
+        results = every_seed(
+            lambda arm, seed: run_one(arm, seed, Path(name), arguments), arms, arguments.seeds, arguments.jobs
+        )
+    print(table(results, arguments.seeds, "test/top1", beside=("test/class_top1", "test/distill_top1")))
     if arguments.out:
         facts = {
             "case": arguments.case,
