@@ -73,7 +73,7 @@ def test_metrics_have_no_step_twice_after_a_resume(recipe_of: Any, tmp_path: Pat
         run(recipe, tmp_path / "run", installed_plugins(), observers=[StopAt(15)])
     resume(tmp_path / "run", installed_plugins())
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if record["kind"] == "steps"] == [5, 10, 15, 20, 24]
+    assert [record["step"] for record in records if record["kind"] == "steps"] == [1, 5, 10, 15, 20, 24]
     assert [record["kind"] for record in records].count("end") == 1
 
 
