@@ -126,9 +126,9 @@ def _sections(run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping
             "![loss and accuracy over the run](curves.png)",
             f"Speed: {rate:,.0f} images/s (median of the log intervals), {100 * wait:.0f} % of it waiting for data.",
         ]
-    measured = balanced(steps)
-    if measured:
-        sections += ["## Balance", BALANCE, balance_table(measured)]
+    gradients = balanced(steps)
+    if gradients:
+        sections += ["## Balance", BALANCE, balance_table(gradients)]
     sections += ["## Models", _model_table(plan), _settings(plan)]
     if plan["notes"]:
         sections += ["## Notes", "\n".join(f"- {note}" for note in plan["notes"])]
