@@ -93,9 +93,12 @@ def distillkit_run_started(run: RunInfo) -> None:
 def distillkit_steps_logged(run: RunInfo, record: Mapping[str, float]) -> None:
     """An interval of `training.log_every` optimiser steps ended and its averages were read from the device.
 
-    Called: once per interval, on rank 0; the only point at which the loop waits for the device.
-    `record`: step, epoch, images_per_s, data_wait (share of the time spent waiting for data), lr, grad_norm,
-        loss, and one `loss/<term>` per term.
+    Called: once per interval, on rank 0; the only point at which the loop waits for the device. The first step of a run
+        is an interval by itself.
+    `record`: step, epoch, images_per_s, data_wait (share of the time spent waiting for data), lr, loss, and one
+        `loss/<term>` per term, averaged over the interval; of its last step, grad_norm (of all that trains, before
+        clipping) and one `grad_norm/<term>` per term: the norm of the gradient of weight times term on the student's
+        parameters. The label term is `labels`, a loss's `<loss>/<term>`. With fp16 a norm may not be finite.
     Example: plugins/distillkit_plugins/trackers/metrics_file.py
     """
     raise NotImplementedError

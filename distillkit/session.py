@@ -24,6 +24,7 @@ from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.weights import LoadReport
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.optimisation import Optimisation, build_optimisation, check_optimizer_name
 from distillkit.training.step import Stepper, StepSettings
@@ -128,6 +129,7 @@ def build_session(plan: Plan, plugins: Plugins) -> Session:
     optimisation = build_optimisation(task, recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
     ema = ModelEmaV3(student, decay=recipe.training.ema) if recipe.training.ema else None
     if recipe.training.compile:
+        keep_compiled_graphs()
         student.compile()
         for seat in teachers.values():
             seat.model.compile()

@@ -78,7 +78,7 @@ def _as_student(teacher: str, plugins: Plugins) -> str:
     require("torch", "timm", what="distillkit finetune")
     import timm
 
-    request = ModelRequest(teacher, None, plugins.options("teacher", teacher, {}))
+    request = ModelRequest(teacher, None, plugins.options("teacher", teacher, {}), weights="none")
     architecture = plugins.factory("teacher", teacher).describe(request).architecture
     if not timm.is_model(architecture.partition(".")[0]):
         raise UnknownPluginError(

@@ -5,6 +5,7 @@ Both follow the run through its life-cycle hooks, like any tracker.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -32,7 +33,10 @@ def progress_on(terminal: Terminal, clock: Clock = time.monotonic) -> LineProgre
 
 
 class LineProgress:
-    """One line per epoch, but of very short epochs one in a second; between epochs at most one in ten seconds."""
+    """One line for the first step and one per epoch, but of very short epochs one in a second.
+
+    Between epochs there is at most one in ten seconds.
+    """
 
     def __init__(self, terminal: Terminal, clock: Clock) -> None:
         self._terminal = terminal
@@ -47,9 +51,9 @@ class LineProgress:
         self._started = self._spoken = self._clock()
 
     def distillkit_steps_logged(self, run: RunInfo, record: Record) -> None:
-        """Keep the figures, and say them if nothing was said for a while."""
+        """Keep the figures, and say them if they are the first or nothing was said for a while."""
         self._latest = record
-        if self._clock() - self._spoken >= LINE_EVERY_S:
+        if _is_first(record) or self._clock() - self._spoken >= LINE_EVERY_S:
             self._say(run, record)
 
     def distillkit_epoch_ended(self, run: RunInfo, record: Record) -> None:
@@ -73,11 +77,16 @@ class LineProgress:
     def _say(self, run: RunInfo, record: Record) -> None:
         """One line: where the run is, how good the student is, and what was logged and not said yet."""
         logged, self._latest = self._latest, {}
-        parts = _answers(record) + ([_losses(logged), _rates(logged)] if logged else [])
-        if record["step"] < run.steps:
-            parts.append(f"{self._left(run, record['step'])} left")
+        parts = _answers(record) + ([_losses(logged)] if logged else []) + self._pace(run, record, logged)
         self._terminal.note(f"{_place(run, record)}: {'; '.join(parts) or 'done'}")
         self._spoken = self._clock()
+
+    def _pace(self, run: RunInfo, record: Record, logged: Record) -> list[str]:
+        """Images per second and the time left; neither after the first step, which warms up."""
+        if _is_first(record):
+            return []
+        left = [f"{self._left(run, record['step'])} left"] if record["step"] < run.steps else []
+        return ([_rates(logged)] if logged else []) + left
 
     def _left(self, run: RunInfo, step: float) -> timedelta:
         """Time to the last step, at the pace since the start of this process, evaluations included."""
@@ -108,8 +117,8 @@ class BarProgress(LineProgress):
     def distillkit_steps_logged(self, run: RunInfo, record: Record) -> None:
         """Move the bar."""
         self._latest = record
-        left = self._left(run, record["step"])
-        self._bar.update(self._task, completed=int(record["step"]), description=f"{_rates(record)}; {left} left;")
+        pace = "".join(f"{part}; " for part in self._pace(run, record, record)).rstrip()
+        self._bar.update(self._task, completed=int(record["step"]), description=pace)
         self._live.update(Group(self._bar, Text(_losses(record), style="dim")))
 
     def close(self) -> None:
@@ -139,6 +148,10 @@ def _answers(record: Record) -> list[str]:
     return [f"{word} {record[key]:.2f} %" for word, key in figures.items() if key in record]
 
 
+def _is_first(record: Record) -> bool:
+    return record["step"] == 1
+
+
 def _place(run: RunInfo, record: Record) -> str:
     epochs = -(-run.steps // run.steps_per_epoch)
     return f"epoch {record['epoch']:.4g}/{epochs}, step {record['step']:,.0f}/{run.steps:,}"
@@ -147,7 +160,23 @@ def _place(run: RunInfo, record: Record) -> str:
 def _losses(record: Record) -> str:
     terms = [f"{_term(key)} {value:.4f}" for key, value in record.items() if key.startswith("loss/")]
     parts = f" ({', '.join(terms)})" if len(terms) > 1 else ""
-    return f"loss {record['loss']:.4f}{parts}, lr {record['lr']:.2e}"
+    return f"loss {record['loss']:.4f}{parts}, lr {record['lr']:.2e}{_balance(record)}"
+
+
+def _balance(record: Record) -> str:
+    """How much each of several terms pulls at the student: its share of the sum of their gradient norms."""
+    prefix = "grad_norm/"
+    norms = {_term(key): value for key, value in record.items() if key.startswith(prefix)}
+    total = sum(norms.values())
+    if len(norms) < 2 or not 0 < total < math.inf:
+        return ""
+    return f"; gradient {', '.join(f'{name} {_percent(value / total)}' for name, value in norms.items())}"
+
+
+def _percent(share: float) -> str:
+    """Two digits, as a small share is what one looks for: 62 %, 3.8 %, 0.0021 %."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.95 or not percent else f"{percent:.2g} %"
 
 
 def _term(key: str) -> str:

@@ -9,15 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import NoneType
 from typing import Any, cast
 
 import torch
 from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from distillkit.models.precision import at_least_float32
+
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    VisionTransformer: Attention,
+    VisionTransformerDistilled: Attention,
+    Eva: EvaAttention,
+}
+"""The networks that can be read, and the attention by which their blocks must attend."""
 
 
 class ClassTokenRows:
@@ -103,16 +112,17 @@ def why_no_rows(network: nn.Module) -> str | None:
     """Why the class token's rows of a network of timm cannot be read, as the end of a sentence; None where they can.
 
     They can where queries and keys alone decide about them, the class token comes first, and every patch is a key: in
-    timm's own `VisionTransformer` or `VisionTransformerDistilled` with class token whose blocks all attend by its plain
-    `Attention`, whatever norms, gates or residual scales they have. Everything else is refused, subclasses too, even
-    where reading it might be possible.
+    timm's own `VisionTransformer`, `VisionTransformerDistilled` or, without rotary positions, `Eva` with class token
+    whose blocks all attend by its plain attention (`PLAIN`), whatever norms, gates or residual scales they have.
+    Everything else is refused, subclasses too, even where reading it might be possible.
     """
-    if type(network) not in (VisionTransformer, VisionTransformerDistilled):
+    plain = PLAIN.get(type(network))
+    if plain is None or getattr(network, "rope", None) is not None:
         return _obstacle(network)
-    vit = cast("VisionTransformer", network)
-    if not isinstance(vit.patch_drop, nn.Identity):
+    if type(getattr(network, "patch_drop", None)) not in (nn.Identity, NoneType):
         return "it drops patches while it trains"
-    is_plain = all(type(getattr(block, "attn", None)) is Attention for block in vit.blocks)
+    vit = cast("VisionTransformer", network)
+    is_plain = all(type(getattr(block, "attn", None)) is plain for block in vit.blocks)
     return None if is_plain and vit.cls_token is not None else _obstacle(network)
 
 

@@ -10,6 +10,7 @@ from timm.models import get_pretrained_cfg_value
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.efficientformer import EfficientFormer
 from timm.models.efficientformer_v2 import EfficientFormerV2
+from timm.models.eva import Eva
 from timm.models.levit import LevitDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -80,8 +81,8 @@ def kind(network: nn.Module) -> Literal["vit", "cnn", "other"]:
 
 
 def attention_heads(network: nn.Module) -> int | None:
-    """The attention heads of a block, where the blocks are a plain ViT's."""
-    if not isinstance(network, VisionTransformer):
+    """The attention heads of a block, where the blocks are a ViT's or EVA's."""
+    if not isinstance(network, (VisionTransformer, Eva)):
         return None
     heads = getattr(getattr(cast("Any", network).blocks[-1], "attn", None), "num_heads", None)
     return None if heads is None else int(heads)

@@ -21,13 +21,21 @@ Record = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Rhythm:
-    """When the loop does what, in optimiser steps and epochs."""
+    """When the loop does what, in optimiser steps and epochs.
+
+    The first step is logged by itself: it shows how the terms of the loss are balanced while that can still be
+    changed, and takes the warming up out of the first interval, whose averages begin with the second step.
+    """
 
     steps: int
     steps_per_epoch: int
     log_every: int
     evaluate_every: int
     checkpoint_every: int | None
+
+    def logs(self, done: int) -> bool:
+        """Whether the record of an interval is due after `done` steps of the run, the resumed ones counted."""
+        return done == 1 or done % self.log_every == 0 or done == self.steps
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,13 @@ def train(
     meter = Meter()
     for window in meter.timed(windows):
         done = window.step + 1
-        due = done % rhythm.log_every == 0 or done == rhythm.steps
+        due = rhythm.logs(done)
         averages = stepper.step(window, measure=due)
         if ema is not None:
             ema.update(stepper.task.student, step=window.step)
         meter.add(averages, window.samples)
         if due:
-            record = meter.read({"grad_norm": stepper.grad_norm})
+            record = meter.read(stepper.norms)
             place = {"step": float(done), "epoch": done / rhythm.steps_per_epoch}
             _refuse_non_finite(record, done)
             callbacks.logged(place | record | {"lr": stepper.optimisation.lr()})

@@ -42,16 +42,15 @@ class Meter:
         """Steps since the last reading."""
         return self._steps
 
-    def read(self, extra: Mapping[str, Tensor | None]) -> dict[str, float]:
+    def read(self, extra: Mapping[str, Tensor]) -> dict[str, float]:
         """The interval's averages and rates, then start anew.
 
         `extra` are [] tensors that are read beside the averages in the same wait. Keys: `loss`, `loss/<term>`,
-        `images_per_s`, `data_wait` (share of the time), and those of `extra` that are not None.
+        `images_per_s`, `data_wait` (share of the time), and those of `extra`.
         """
-        known = {name: value for name, value in extra.items() if value is not None}
-        values = [total / self._steps for total in self._sums.values()] + list(known.values())
+        values = [total / self._steps for total in self._sums.values()] + list(extra.values())
         read = torch.stack([value.float() for value in values]).tolist()
-        names = [name if name == "loss" else f"loss/{name}" for name in self._sums] + list(known)
+        names = [name if name == "loss" else f"loss/{name}" for name in self._sums] + list(extra)
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         record = dict(zip(names, read, strict=True)) | {
             "images_per_s": self._images / elapsed,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from distillkit.contracts import BatchInfo, Outputs
+from distillkit.training.balance import Balance, gradient_norm
 from distillkit.training.lessons import Lessons
 from distillkit.training.noise import seed_model_noise
 from distillkit.training.optimisation import Optimisation
@@ -28,9 +29,10 @@ class StepSettings:
 
 
 class Stepper:
-    """Owns what a step needs; keeps nothing between steps but the gradient norm of the last one.
+    """Owns what a step needs; keeps nothing between steps but the gradient norms of the last one measured.
 
-    `grad_norm` is a [] tensor of the last step that clipped or was asked to measure it, else None.
+    `norms` has them, [] each: `grad_norm` of everything that trains, before clipping, and `grad_norm/<term>` of every
+    weighted term on the student alone.
     """
 
     def __init__(
@@ -46,32 +48,39 @@ class Stepper:
         self.optimisation = optimisation
         self.objective = objective
         self.settings = settings
-        self.parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+        self.parameters = _trained(task)
+        self.student_parameters = _trained(task.student)
         self.couples = {
             name: bool(getattr(loss, "couples_batch", False))
             for name, loss in zip(task.loss_names, task.losses, strict=True)
         }
-        self.grad_norm: Tensor | None = None
+        self.norms: dict[str, Tensor] = {}
         self._checked = False
 
     def step(self, window: Window, *, measure: bool = False) -> dict[str, Tensor]:
         """Move the weights by one window. Returns each term's average over the effective batch and their `loss`, [].
 
-        `measure` asks for the gradient norm even where nothing is clipped. Nothing here waits for the device.
+        `measure` asks for `norms`, and leaves the weights as they would be without. Nothing waits for the device.
         """
         optimizer, scaler = self.optimisation.optimizer, self.optimisation.scaler
         self.optimisation.schedule.step_update(window.step)
+        balance = Balance(self.student_parameters, scaler)
         totals: dict[str, Tensor] = {}
         for number, micro_batch in enumerate(window.micro_batches):
             averages = self._forward(window, number, micro_batch)
+            if measure:
+                balance.add(self.objective.weighted(averages))
             loss = self.objective.total(averages)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
             for name, value in (*averages.items(), ("loss", loss)):
                 totals[name] = totals[name] + value.detach() if name in totals else value.detach()
         if self.settings.clip is not None or measure:
             scaler.unscale_(optimizer)
-            limit = self.settings.clip if self.settings.clip is not None else float("inf")
-            self.grad_norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        if measure:
+            terms = {f"grad_norm/{name}": norm for name, norm in balance.norms().items()}
+            self.norms = {"grad_norm": gradient_norm(self.parameters), **terms}
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -89,6 +98,10 @@ class Stepper:
             checked_terms(terms, len(images), self.couples)
             self._checked = True
         return batch_averages(terms, samples=window.samples, labelled=window.labelled, micro_samples=len(images))
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def given(targets: Targets) -> Teach:

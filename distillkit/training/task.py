@@ -110,12 +110,16 @@ class Objective:
     weights: Mapping[str, float]
     label_weight: float
 
+    def weighted(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every term times its weight, by its name."""
+        return {
+            name: value * (self.label_weight if name == LABEL_TERM else self.weights[name.partition("/")[0]])
+            for name, value in averages.items()
+        }
+
     def total(self, averages: Mapping[str, Tensor]) -> Tensor:
         """`label_weight * labels + sum of weight * term`. Shape []."""
-        weighted = [
-            value * (self.label_weight if name == LABEL_TERM else self.weights[name.partition("/")[0]])
-            for name, value in averages.items()
-        ]
+        weighted = list(self.weighted(averages).values())
         return sum(weighted[1:], start=weighted[0])
 
 

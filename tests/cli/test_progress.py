@@ -113,6 +113,39 @@ def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, cloc
     assert shown(capsys) == []
 
 
+def test_the_first_step_is_said_at_once_with_the_balance_of_the_terms(capsys, clock):
+    """Shares of the sum of the norms: 3.2 and 0.05 of 3.25. What the first step took says nothing of the others."""
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    norms = {"grad_norm": 3.3, "grad_norm/labels": 3.2, "grad_norm/hard/hard": 0.05}
+    clock.seconds = 2.0
+    display.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05} | norms)
+    clock.seconds = 20.0
+    display.distillkit_steps_logged(run, STEPS | {"step": 20.0, "epoch": 1.0} | norms | {"grad_norm/hard/hard": 7e-5})
+    assert shown(capsys) == [
+        (
+            "epoch 0.05/5, step 1/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "gradient labels 98 %, hard 1.5 %"
+        ),
+        (
+            "epoch 1/5, step 20/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "gradient labels 100 %, hard 0.0022 %; 2,346 images/s, data wait 3%; 0:01:20 left"
+        ),
+    ]
+
+
+@pytest.mark.parametrize("norms", [(1.0,), (float("inf"), 1.0), (float("nan"), 1.0), (0.0, 0.0)])
+def test_no_balance_is_said_of_one_term_or_of_norms_that_have_no_shares(capsys, clock, norms):
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    named = dict(zip(("grad_norm/labels", "grad_norm/hard/hard"), norms, strict=False))
+    display.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05} | named)
+    line = "epoch 0.05/5, step 1/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03"
+    assert shown(capsys) == [line]
+
+
 def test_a_loss_is_said_once(capsys, clock):
     """Of three epochs the first logs, the second does not, and the last ends the run."""
     display, run = LineProgress(Terminal(), clock), a_run()
@@ -215,6 +248,11 @@ def test_where_somebody_watches_a_bar_moves_and_goes_away(watched, clock):
     display, run = progress_on(terminal, clock), a_run()
     assert isinstance(display, BarProgress)
     display.distillkit_run_started(run)
+    display.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05})
+    display._live.refresh()
+    frame = sent.getvalue().splitlines()[-2:]
+    assert "1/100" in frame[0]
+    assert "images/s" not in frame[0]
     clock.seconds = 18.0
     display.distillkit_steps_logged(run, STEPS)
     display._live.refresh()

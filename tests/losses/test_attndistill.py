@@ -318,3 +318,22 @@ def test_a_model_that_reveals_no_embedding_is_named_as_broken():
     with pytest.raises(BrokenPluginError) as refusal:
         build(model("s", 3), model("t", 6)).target(Outputs())
     assert str(refusal.value) == "a loss reads embedding and the model returned none; its plugin breaks the contract"
+
+
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_half_precision_around_it_changes_nothing(distance, some_rows):
+    """At this width the last layer's bias has gradients of a million, which fp16 cannot hold."""
+    student, teacher = model("s", 2), model("t", 2)
+    loss = build(student, teacher, distance=distance).float()
+    said = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    rows = torch.from_numpy(some_rows(2, 2, 1, 2, 7)).float()
+    target = loss.target(Outputs(embedding=(said + 1,), cls_attention=rows.flip(-1)))
+    results = []
+    for half in (False, True):
+        embedding = said.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.float16, enabled=half):
+            terms = loss(Outputs(embedding=(embedding,), cls_attention=rows), target, BATCH)
+        gradients = torch.autograd.grad(sum(term.sum() for term in terms.values()), [embedding, *loss.parameters()])
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        results.append([*terms.values(), *gradients])
+    assert all(torch.equal(plain, under_half) for plain, under_half in zip(*results, strict=True))

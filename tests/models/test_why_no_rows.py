@@ -30,7 +30,6 @@ SILENT = {
     "vit_base_patch16_xp_224": "its blocks attend in a way of their own",
     "vit_small_patch16_18x2_224": "its blocks attend in a way of their own",
     "pit_ti_224": "its blocks attend in a way of their own",
-    "eva_giant_patch14_224": "its blocks attend in a way of their own",
 }
 
 
@@ -41,8 +40,9 @@ def test_what_cannot_be_read_is_not_revealed_and_says_why(architecture):
     assert spec.silent == {ROWS: SILENT[architecture]}
 
 
-def test_patches_dropped_in_training_are_no_row():
-    spec = TimmModel.describe("deit_tiny_patch16_224", name="model", patch_drop_rate=0.5)
+@pytest.mark.parametrize("architecture", ["deit_tiny_patch16_224", "eva_giant_patch14_224"])
+def test_patches_dropped_in_training_are_no_row(architecture):
+    spec = TimmModel.describe(architecture, name="model", patch_drop_rate=0.5)
     assert spec.silent == {ROWS: "it drops patches while it trains"}
 
 
@@ -81,3 +81,10 @@ def test_the_readable_part_of_timm_is_those_families():
         if why_no_rows(network) is None:
             readable.add((type(network).__name__, type(network.blocks[0]).__name__))
     assert readable == {("VisionTransformer", "Block"), ("VisionTransformerDistilled", "Block")}
+
+
+@pytest.mark.parametrize("architecture", ["eva_giant_patch14_224", "eva_giant_patch14_clip_224"])
+def test_eva_without_rotary_positions_is_read(architecture):
+    spec = TimmModel.describe(architecture, name="model")
+    assert ROWS in spec.signals
+    assert (spec.heads, spec.layers, spec.prefix_tokens, dict(spec.silent)) == (16, 40, 1, {})

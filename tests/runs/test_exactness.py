@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._functorch import config as aot_config
 
 from distillkit.hooks import installed_plugins
-from distillkit.runner import resume, run
+from distillkit.runner import plan, resume, run
+from distillkit.session import build_session
 
 EMA = {"training": {"ema": 0.9}}
 HARD = {"losses": [{"loss": "hard"}]}
@@ -73,7 +75,7 @@ def test_metrics_have_no_step_twice_after_a_resume(recipe_of: Any, tmp_path: Pat
         run(recipe, tmp_path / "run", installed_plugins(), observers=[StopAt(15)])
     resume(tmp_path / "run", installed_plugins())
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if record["kind"] == "steps"] == [5, 10, 15, 20, 24]
+    assert [record["step"] for record in records if record["kind"] == "steps"] == [1, 5, 10, 15, 20, 24]
     assert [record["kind"] for record in records].count("end") == 1
 
 
@@ -83,3 +85,14 @@ def test_the_seed_decides(recipe_of: Any, tmp_path: Path) -> None:
     assert_equal_weights(tmp_path / "a/student.safetensors", tmp_path / "b/student.safetensors")
     with pytest.raises(AssertionError):
         assert_equal_weights(tmp_path / "a/student.safetensors", tmp_path / "c/student.safetensors")
+
+
+def test_a_compiled_run_may_keep_its_graphs_for_the_gradients_of_the_terms(
+    recipe_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aot_config, "donated_buffer", True)
+    plugins = installed_plugins()
+    build_session(plan(recipe_of(), plugins), plugins)
+    assert aot_config.donated_buffer
+    build_session(plan(recipe_of({"training": {"compile": True}}), plugins), plugins)
+    assert not aot_config.donated_buffer

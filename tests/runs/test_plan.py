@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sklearn.datasets import load_digits
 
-from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError
+from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
-from distillkit.runner import plan
+from distillkit.runner import plan, run
 
 HARD = {"losses": [{"loss": "hard"}]}
 SOFT = {"losses": [{"loss": "soft"}]}
@@ -43,6 +43,35 @@ def test_hard_distillation_onto_a_token(recipe_of: Any, teacher_run: str) -> Non
     assert rows["batch"] == "64 images an optimiser step"
     assert rows["never trained"] == "nothing"
     assert rows["steps"] == "24 (18 an epoch)"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "loss", "sentence"),
+    [
+        (
+            "mugs-vits16",
+            "attndistill",
+            (
+                "the weights of 'mugs-vits16' come from a file alone: its authors publish them at "
+                "github.com/sail-sg/mugs; give a file with --teacher-weights (evaluate and export: --weights)"
+            ),
+        ),
+        (
+            "cifar-resnet20",
+            "hard",
+            "teacher 'cifar-resnet20' has no published weights to download; give --teacher-weights FILE",
+        ),
+    ],
+)
+def test_a_plan_refuses_what_a_run_would_where_the_weights_are_nowhere_but_in_a_file(
+    recipe_of: Any, tmp_path: Path, teacher: str, loss: str, sentence: str
+) -> None:
+    recipe = recipe_of({"losses": [{"loss": loss}]}, {"teachers": [{"model": teacher}]})
+    with pytest.raises(WeightsError) as planned:
+        plan(recipe, installed_plugins())
+    with pytest.raises(WeightsError) as started:
+        run(recipe, tmp_path / "run", installed_plugins())
+    assert str(planned.value) == str(started.value) == sentence
 
 
 def test_the_head_that_nothing_trains_does_not_answer(recipe_of: Any) -> None:

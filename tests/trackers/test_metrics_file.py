@@ -140,6 +140,30 @@ def test_without_a_figure_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
     )
 
 
+def test_several_terms_have_a_panel_and_a_table_of_their_gradients(tmp_path: Path) -> None:
+    """Seven records, of which the second could not be measured in half precision: five of six are shown."""
+    tracker = MetricsFile()
+    tracker.distillkit_run_started(info(tmp_path))
+    for number, at in enumerate((1, 2, 4, 8, 12, 16, 20)):
+        norms = {"grad_norm/labels": 3.0, "grad_norm/hard/hard": 2.0**-number, "grad_norm/hard/own": 0.0}
+        if at == 2:
+            norms["grad_norm/labels"] = float("inf")
+        tracker.distillkit_steps_logged(steps(float(at), 1.0) | {"grad_norm": 1.0} | norms)
+    Report().distillkit_run_ended(info(tmp_path), {})
+    balance = (tmp_path / "report.md").read_text().partition("## Balance\n\n")[2].partition("\n\n## Models")[0]
+    assert balance == (
+        "How hard each term of the loss pulls: the norm of the gradient of weight times term on the student's "
+        "parameters, and its share of the sum of these norms. At the step that is named alone, before clipping.\n\n"
+        "| term | step 1 | step 4 | step 8 | step 16 | step 20 |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| labels | 3 (75.0 %) | 3 (92.3 %) | 3 (96.0 %) | 3 (99.0 %) | 3 (99.5 %) |\n"
+        "| hard | 1 (25.0 %) | 0.25 (7.7 %) | 0.125 (4.0 %) | 0.0312 (1.0 %) | 0.0156 (0.5 %) |\n"
+        "| hard/own | 0 (0.0 %) | 0 (0.0 %) | 0 (0.0 %) | 0 (0.0 %) | 0 (0.0 %) |"
+    )
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1800, 432)
+
+
 def test_the_curves_are_a_picture(report: str, tmp_path: Path) -> None:
     assert "curves.png" in report
     with Image.open(tmp_path / "curves.png") as picture:

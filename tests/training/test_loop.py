@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,17 +20,19 @@ from distillkit.training.noise import seed_model_noise
 
 
 class Counter:
-    """A stepper that only counts: its loss is the step's number."""
+    """A stepper that only counts: its loss is the step's number. It was asked to measure at `measured`."""
 
-    grad_norm = torch.tensor(1.0)
+    norms: ClassVar = {"grad_norm": torch.tensor(1.0)}
     optimisation = SimpleNamespace(lr=lambda: 0.1)
     task = None
 
     def __init__(self, loss: float = 1.0) -> None:
         self.loss = loss
+        self.measured: list[int] = []
 
     def step(self, window: Window, *, measure: bool) -> dict[str, torch.Tensor]:
-        del measure
+        if measure:
+            self.measured.append(window.step + 1)
         return {"hard/hard": torch.tensor(self.loss * window.step), "loss": torch.tensor(self.loss * window.step)}
 
 
@@ -54,9 +56,10 @@ def heard(rhythm: Rhythm, start: int = 0, loss: float = 1.0) -> list[tuple[str, 
 
 
 def test_the_rhythm_of_a_run_that_ends_inside_an_epoch() -> None:
-    """Five steps, epochs of three, logs every two: means of steps 0-1, 2-3 and 4."""
+    """Five steps, epochs of three, logs every two and of the first by itself: means of steps 0, 1, 2-3 and 4."""
     assert heard(Rhythm(5, 3, log_every=2, evaluate_every=2, checkpoint_every=None)) == [
-        ("log", 0.5),
+        ("log", 0.0),
+        ("log", 1.0),
         ("epoch", 1.0),
         ("save", 3.0),
         ("log", 2.5),
@@ -65,6 +68,22 @@ def test_the_rhythm_of_a_run_that_ends_inside_an_epoch() -> None:
         ("epoch", 2.0),
         ("save", 5.0),
     ]
+
+
+def test_norms_are_measured_at_the_logged_steps_alone_and_a_resumed_run_has_no_second_first_step() -> None:
+    rhythm = Rhythm(11, 4, log_every=5, evaluate_every=9, checkpoint_every=None)
+    told: list[float] = []
+    callbacks = Callbacks(
+        logged=lambda record: told.append(record["step"]),
+        evaluate=lambda _step: {},
+        epoch_ended=lambda _record: None,
+        save=lambda _step: None,
+    )
+    for start, due in ((0, [1, 5, 10, 11]), (1, [5, 10, 11]), (5, [10, 11])):
+        stepper: Any = Counter()
+        told.clear()
+        train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, rhythm, callbacks)
+        assert told == stepper.measured == due
 
 
 def test_checkpoints_between_epochs() -> None:
@@ -86,7 +105,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_term() -> None:
     with pytest.raises(TrainingError) as caught:
         heard(Rhythm(4, 4, log_every=2, evaluate_every=1, checkpoint_every=None), loss=float("nan"))
     assert str(caught.value) == (
-        "the loss is not finite at step 2 (loss/hard/hard); "
+        "the loss is not finite at step 1 (loss/hard/hard); "
         "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
     )
 
@@ -101,11 +120,10 @@ def test_the_meter_averages_counts_and_times() -> None:
 
     for number in meter.timed(slowly()):
         meter.add({"labels": torch.tensor(float(number)), "loss": torch.tensor(3.0)}, images=10)
-    record = meter.read({"grad_norm": torch.tensor(2.0), "absent": None})
+    record = meter.read({"grad_norm": torch.tensor(2.0)})
     assert record["loss/labels"] == 0.5
     assert record["loss"] == 3.0
     assert record["grad_norm"] == 2.0
-    assert "absent" not in record
     assert 0 < record["images_per_s"] <= 20 / 0.04
     assert 0.5 < record["data_wait"] <= 1
 

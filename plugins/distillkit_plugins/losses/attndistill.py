@@ -10,11 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from distillkit import BatchInfo, BrokenPluginError, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
-from distillkit.models import at_least_float32
 from distillkit_plugins.losses.attention_guidance import Guidance
 from distillkit_plugins.losses.attention_rows import Interpolation, attention_rows, check_grids
 from distillkit_plugins.losses.divergences import kl_divergence
-from distillkit_plugins.losses.projector import Norms, build_projector
+from distillkit_plugins.losses.projector import Norms, build_projector, project
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +37,9 @@ class AttnDistill(nn.Module):
         the authors' scripts. Reads no label: `label_weight` is 0.
     Differs: the paper sums the squared distance over the width; as in the authors' code it is the mean here, smaller
         by a factor of D_t. Cosine is offered by the authors' command line and never used by their code. Unequal heads
-        together with unequal grids do not occur in the paper. Computed in float32 at least; the authors compute inside
-        fp16 autocast, where the logarithm of a small entry is minus infinity.
+        together with unequal grids do not occur in the paper. Computed in float32 at least, the projector too
+        and under autocast too; the authors compute inside fp16 autocast, where the logarithm of a small entry is minus
+        infinity.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -114,7 +114,7 @@ class AttnDistill(nn.Module):
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
         terms = {}
         if self.options.align_weight:
-            projected = at_least_float32(self.projector(last_embedding(student)))
+            projected = project(self.projector, last_embedding(student))
             distance = self._distance(target["embedding"].to(projected.dtype), projected)
             terms["align"] = self.options.align_weight * distance
         if self.options.attention_weight:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from distillkit.models import at_least_float32
 
 Norms: TypeAlias = Literal["both", "input", "output", "none"]
 
@@ -40,3 +44,17 @@ def build_projector(width: int, goal: int, *, depth: int, ratio: int, norms: Nor
     if norms in ("both", "output"):
         layers.append(nn.LayerNorm(goal, eps=EPSILON))
     return nn.Sequential(*layers)
+
+
+def project(projector: nn.Module, embedding: Tensor) -> Tensor:
+    """Run it in float32 at least, whatever autocast is around it.
+
+    The smaller the width, the smaller is what comes out at first, and the larger the gradient of its direction:
+    millions at a width of 4, which half precision cannot hold.
+    """
+    embedding = at_least_float32(embedding)
+    device = embedding.device.type
+    knows_autocast = torch.amp.is_autocast_available(device)  # the meta device, on which plans are made, does not
+    with torch.autocast(device, enabled=False) if knows_autocast else nullcontext():
+        projected: Tensor = projector(embedding)
+    return projected

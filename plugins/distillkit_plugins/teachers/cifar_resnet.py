@@ -94,7 +94,11 @@ class CifarResNetTeacher(nn.Module):
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
-        if request.weights not in (None, "none", "pretrained"):
+        if request.weights in (None, "pretrained"):
+            raise WeightsError(
+                f"teacher '{request.name}' has no published weights to download; give --teacher-weights FILE"
+            )
+        if request.weights != "none":
             read_weights(Path(request.weights), shapes_only=True)  # a file that cannot be read is refused already here
         with torch.device("meta"):
             network = CifarResNet(BLOCKS[request.name], len(CLASS_NAMES))
@@ -119,13 +123,9 @@ class CifarResNetTeacher(nn.Module):
     @classmethod
     def build(cls, request: ModelRequest) -> CifarResNetTeacher:
         model = cls(CifarResNet(BLOCKS[request.name], len(CLASS_NAMES)), cls.describe(request))
-        if request.weights == "none":
-            return model
-        if request.weights in (None, "pretrained"):
-            raise WeightsError(
-                f"teacher '{request.name}' has no published weights to download; give --teacher-weights FILE"
-            )
-        load_weights(model, read_weights(Path(request.weights)), source=request.weights, fresh_head=False)
+        weights = request.weights
+        if weights is not None and weights != "none":
+            load_weights(model, read_weights(Path(weights)), source=weights, fresh_head=False)
         return model
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:

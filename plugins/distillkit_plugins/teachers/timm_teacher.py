@@ -47,7 +47,8 @@ class TimmTeacher:
     def describe(cls, request: ModelRequest) -> ModelSpec:
         """Describe the teacher. The header of a weight file is read, and the file refused where it does not fit.
 
-        Raises: RecipeError for a name that timm does not know; WeightsError for a file that cannot be used.
+        Raises: RecipeError for a name that timm does not know; WeightsError for a file that cannot be used, and where
+            no file is given and nothing can be downloaded.
         """
         return one_answer(_sketch(request).spec)
 
@@ -96,15 +97,15 @@ def _weights(request: ModelRequest) -> dict[str, Tensor]:
     path = _file(request)
     if path is not None:
         return read_weights(path)
-    reason = _only_in_files(request)
-    if reason is not None:
-        raise WeightsError(f"{reason}; give a file with {OPTION}")
     return published_weights(_known(request).network, option=OPTION)
 
 
 def _sketch(request: ModelRequest) -> TimmModel:
     """The teacher on the meta device, checked against the shapes in its file."""
     known, path = _known(request), _file(request)
+    reason = _only_in_files(request)
+    if reason is not None and path is None and request.weights != "none":
+        raise WeightsError(f"{reason}; give a file with {OPTION}")
     asked = TimmRequest(known.network, request.name, request.classes)
     model = _described(TimmModel.sketch(asked), request)
     if path is not None:

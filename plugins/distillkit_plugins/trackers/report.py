@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from distillkit import RunInfo
+from distillkit_plugins.trackers.balance import balance_table, balanced, draw_balance
 from distillkit_plugins.trackers.metrics_file import FILE_NAME, read_metrics
 
 HEADS = {
@@ -23,6 +24,10 @@ SPLITS = {
     "validation/ema": "validation, moving average",
     "test/ema": "test, moving average",
 }
+BALANCE = (
+    "How hard each term of the loss pulls: the norm of the gradient of weight times term on the student's parameters, "
+    "and its share of the sum of these norms. At the step that is named alone, before clipping."
+)
 NEXT = """```
 distillkit evaluate <this directory>
 distillkit export <this directory>
@@ -46,13 +51,15 @@ class Report:
 
 
 def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Loss terms against steps on the left, validation accuracy on the right."""
+    """Loss terms against steps on the left, validation accuracy on the right; between them how several terms pull."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    measured = balanced(steps)
+    panels = 3 if measured else 2
+    figure = Figure(figsize=(5 * panels, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    left, *between, right = figure.subplots(1, panels)
     for name in sorted({key for entry in steps for key in entry if key.startswith("loss")}):
         shown = [entry for entry in steps if name in entry]
         left.plot(
@@ -63,6 +70,8 @@ def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence
         )
     left.set(xlabel="optimiser step", ylabel="loss")
     left.legend(frameon=False)
+    for axes in between:
+        draw_balance(axes, measured)
     for figure_name, label in HEADS.items():
         key = f"validation/{figure_name}"
         shown = [entry for entry in epochs if key in entry]
@@ -71,7 +80,7 @@ def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence
     right.set(xlabel="optimiser step", ylabel="validation top-1 (%)")
     if right.lines:
         right.legend(frameon=False)
-    for axes in (left, right):
+    for axes in (left, *between, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
@@ -117,6 +126,9 @@ def _sections(run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping
             "![loss and accuracy over the run](curves.png)",
             f"Speed: {rate:,.0f} images/s (median of the log intervals), {100 * wait:.0f} % of it waiting for data.",
         ]
+    gradients = balanced(steps)
+    if gradients:
+        sections += ["## Balance", BALANCE, balance_table(gradients)]
     sections += ["## Models", _model_table(plan), _settings(plan)]
     if plan["notes"]:
         sections += ["## Notes", "\n".join(f"- {note}" for note in plan["notes"])]
