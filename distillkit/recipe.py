@@ -202,7 +202,7 @@ class Training(Table):
     )
     threads: Positive | None = Field(None, description="CPU threads; torch's choice where not given")
     log_every: Positive = Field(
-        20,
+        50,
         description="optimiser steps between two log lines, beside the first step's; the loop waits for the device "
         "only there, and takes one more backward for each of several terms of the loss, to measure their gradients",
     )
