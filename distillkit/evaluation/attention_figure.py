@@ -30,8 +30,8 @@ CHARACTER = 0.0091
 TITLE, NAME, LABEL, SMALL = 11, 9, 8, 7
 """Sizes of text, in points."""
 DPI = 120
-SCALE = {"cmap": "inferno", "vmin": 0, "alpha": 0.8}
-BEHIND = (-0.5, 1.5)
+SCALE = {"cmap": "inferno", "vmin": 0, "alpha": 0.85}
+BEHIND = (-0.75, 1.75)
 """What would be black and white in the image behind a map: it is kept pale, so that colours stay those of the scale."""
 GREY = "0.35"
 

@@ -13,7 +13,7 @@ import typer
 
 from distillkit_cli.main import app
 
-VERBS = ("run", "plan", "finetune", "evaluate", "export", "plugins", "recipes")
+VERBS = ("run", "plan", "finetune", "evaluate", "attention", "export", "plugins", "recipes")
 ENTRY = "from distillkit_cli.main import main; main()"
 
 
