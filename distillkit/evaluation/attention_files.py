@@ -107,9 +107,9 @@ def _of_run(judged: Judged, plugins: Plugins, device: torch.device) -> tuple[dic
         try:
             teachers[entry.name] = _built(entry, judged.spec, plugins, device)
         except UserError as error:
-            notes.append(f"teacher '{entry.name}' is not drawn: {error}")
+            notes.append(f"drawn without teacher '{entry.name}': {error}")
     if not judged.recipe.teachers:
-        notes.append("no teacher is drawn: the run has none")
+        notes.append("drawn without a teacher: the run has none")
     return teachers, notes
 
 

@@ -1,6 +1,7 @@
 """`distillkit attention` from the command line: which pictures it writes, and what it says where it cannot."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_a_picture_for_every_image(distillkit, runs, cat, tmp_path):
 
 def test_by_default_in_the_run(distillkit, runs, cat):
     done = distillkit("attention", str(runs / "vit"), cat, "--layers", "0,1", "--heads", "each")
-    assert done == (0, f"{runs}/vit/attention/cat-attention.png\n", "no teacher is drawn: the run has none\n")
+    assert done == (0, f"{runs}/vit/attention/cat-attention.png\n", "drawn without a teacher: the run has none\n")
 
 
 def test_a_model_by_name_beside_another(distillkit, runs, cat, tmp_path, monkeypatch):
@@ -85,8 +86,10 @@ def test_a_teacher_that_cannot_be_drawn_is_left_out(distillkit, runs, cat, tmp_p
     code, _, err = distillkit("attention", str(runs / "by-cnn"), cat, "--out", str(tmp_path / "out"))
     assert (code, err) == (
         0,
-        f"teacher '{name}' is not drawn: the attention of '{name}' cannot be drawn, because "
-        "it is a CNN and does not reveal it\n",
+        (
+            f"drawn without teacher '{name}': the attention of '{name}' cannot be drawn, because "
+            "it is a CNN and does not reveal it\n"
+        ),
     )
 
 
@@ -98,7 +101,7 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
     assert distillkit("attention", str(moved), cat) == (
         0,
         f"{moved}/attention/cat-attention.png\n",
-        "teacher 'run:gone' is not drawn: there is no run directory gone; check the path\n",
+        "drawn without teacher 'run:gone': there is no run directory gone; check the path\n",
     )
 
 
@@ -117,8 +120,10 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("{runs}/cnn", "{tmp}/cat.png"),
-            "the attention of '{runs}/cnn' cannot be drawn, because it is a CNN and does not reveal it; "
-            "choose another model",
+            (
+                "the attention of '{runs}/cnn' cannot be drawn, because it is a CNN and does not reveal it; "
+                "choose another model"
+            ),
         ),
         (
             ("timm:resnet10t", "{tmp}/cat.png", "--weights", "none"),
@@ -152,8 +157,7 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(distillkit, runs, cat, tmp_path, arguments, sentence):
     (tmp_path / "note.png").write_text("no picture", encoding="utf-8")
-    with open(cat, "rb") as whole:
-        (tmp_path / "torn.png").write_bytes(whole.read()[:900])
+    (tmp_path / "torn.png").write_bytes(Path(cat).read_bytes()[:900])
     before = files(tmp_path), files(runs / "vit" / "attention")
     given = [argument.format(runs=runs, tmp=tmp_path) for argument in arguments]
     out = () if "--out" in given else ("--out", str(tmp_path / "out"))

@@ -51,6 +51,8 @@ OVERVIEW = """\
 │           classes is made.                                                                       │
 │ evaluate  Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe,  │
 │           few labels).                                                                           │
+│ attention Draw where the class token looks, layer by layer, over pictures; the teacher above the │
+│           student.                                                                               │
 │ export    Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as   │
 │           torch does.                                                                            │
 │ plugins   List every teacher, student, loss, data set, tracker, evaluator and exporter, with its │
