@@ -127,7 +127,10 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("timm:resnet10t", "{tmp}/cat.png", "--weights", "none"),
-            "the attention of 'timm:resnet10t' cannot be drawn, because it has no attention; choose another model",
+            (
+                "the attention of 'timm:resnet10t' cannot be drawn, because it is a CNN and does not reveal it; "
+                "choose another model"
+            ),
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--layers", "1,2"),

@@ -130,9 +130,11 @@ def test_the_model_is_left_as_it_was_and_nothing_is_compiled():
 
 def test_why_attention_cannot_be_read():
     cnn = TimmModel.describe("resnet10t", name="cnn", classes=5)
+    swin = TimmModel.describe("swin_tiny_patch4_window7_224", name="swin", classes=5)
     other = ModelSpec("other", "other", "other", 5, frozenset(), (8, 8))
     assert why_unreadable(create().spec) is None
-    assert why_unreadable(cnn) == "it has no attention"
+    assert why_unreadable(cnn) == "it is a CNN and does not reveal it"
+    assert why_unreadable(swin) == "its attention is windowed"
     assert why_unreadable(other) == "it is neither ViT nor CNN and does not reveal it"
 
 

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from distillkit.evaluation import Sight, as_png, draw_attention
+from distillkit.evaluation.attention_figure import DPI
 
 
 def sight(name="student deit-ti", *, layers=(0, 1, 2), heads=2, grid=(2, 3), size=(16, 24), seed=0):
@@ -142,9 +143,8 @@ def test_the_scale_shows_the_colours_of_the_maps():
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
 
     def colour(image, across, down):
-        box = image.get_window_extent(canvas.get_renderer())
-        row = len(pixels) - 1 - int(box.y0 + (1 - down) * box.height)
-        return pixels[row, int(box.x0 + across * box.width)].astype(int)
+        left, right, bottom, top = (round(DPI * edge) for edge in image.get_extent())
+        return pixels[top + int(down * (bottom - top)), left + int(across * (right - left))].astype(int)
 
     on_map, scale = figure.axes[0].images[-3], figure.axes[0].images[-1]
     assert np.abs(colour(on_map, 0.25, 0.5) - colour(scale, 0.5, 0.03)).max() < 12

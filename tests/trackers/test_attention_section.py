@@ -74,7 +74,7 @@ def test_a_teacher_without_attention_is_not_shown(vit: TimmModel, tmp_path: Path
         "## Attention",
         "Where the class token looks in 1 training image, layer by layer.",
         "![training image 0.png, class dog](attention/train-1.png)",
-        "Teacher 'big' is not shown, because it has no attention.",
+        "Teacher 'big' is not shown, because it is a CNN and does not reveal it.",
     ]
 
 
