@@ -65,11 +65,11 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
     model = cast("Model", judged.model.to(where).eval())
     layers_of(f"'{target}'", judged.spec, layers)
     pixels = _opened(images, evaluation_transform(judged.recipe.augment, judged.spec))
+    teachers: dict[str, FrozenTeacher] = {}
+    notes: list[str] = []
     if teacher is not None:
-        teachers, notes = {teacher.name: _built(teacher, judged.spec, plugins, where)}, []
-    elif without_teacher or judged.home is None:
-        teachers, notes = {}, []
-    else:
+        teachers[teacher.name] = _built(teacher, judged.spec, plugins, where)
+    elif judged.home is not None and not without_teacher:
         teachers, notes = _of_run(judged, plugins, where)
     name = judged.spec.name if judged.home is None else f"student {judged.spec.name}"
     folder = out or (judged.home or Path()) / "attention"
