@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from distillkit.errors import UserError
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from distillkit.contracts import Layers
 
 TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it such as RUN/best, or a teacher's name.")
-IMAGES = typer.Argument(metavar="IMAGE...", help="Pictures; each is seen as in evaluation.")
+IMAGES = typer.Argument(metavar="IMAGE", help="Pictures; each is seen as in evaluation.")
 TEACHER = typer.Option(metavar="NAME", help="Beside which teacher. Default: that of the run.")
 TEACHER_WEIGHTS = typer.Option(metavar="FILE", help="The weights of --teacher. Default: the published ones.")
 NO_TEACHER = typer.Option("--no-teacher", help="The model alone.")
@@ -49,10 +50,10 @@ def attention(  # noqa: PLR0913 - one parameter per option
     from distillkit.recipe import TeacherEntry
 
     if no_teacher and teacher:
-        raise typer.BadParameter("give --teacher or --no-teacher, not both", ctx=context)
+        raise UserError("give --teacher or --no-teacher, not both")
     if teacher_weights and not teacher:
-        raise typer.BadParameter("--teacher-weights goes with --teacher", ctx=context)
-    chosen = _layers(context, layers)
+        raise UserError("--teacher-weights is given without --teacher; name that teacher, too")
+    chosen = _layers(layers)
     require("torch", "timm", "matplotlib", what="distillkit attention")
     from distillkit.evaluation.attention_files import draw_files
     from distillkit.hooks import installed_plugins
@@ -76,7 +77,7 @@ def attention(  # noqa: PLR0913 - one parameter per option
         terminal.note(note)
 
 
-def _layers(context: typer.Context, text: str) -> Layers:
+def _layers(text: str) -> Layers:
     if text == "all":
         return "all"
     if text == "last":
@@ -84,6 +85,4 @@ def _layers(context: typer.Context, text: str) -> Layers:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise typer.BadParameter(
-            f"--layers is '{text}'; give all, last, or numbers such as 0,5,11", ctx=context
-        ) from None
+        raise UserError(f"--layers is '{text}'; give all, last, or numbers such as 0,5,11") from None

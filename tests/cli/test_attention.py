@@ -138,15 +138,15 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--layers", "first"),
-            "--layers is 'first'; give all, last, or numbers such as 0,5,11 (see distillkit attention --help)",
+            "--layers is 'first'; give all, last, or numbers such as 0,5,11",
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--teacher", "vit-b", "--no-teacher"),
-            "give --teacher or --no-teacher, not both (see distillkit attention --help)",
+            "give --teacher or --no-teacher, not both",
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--teacher-weights", "x.pth"),
-            "--teacher-weights goes with --teacher (see distillkit attention --help)",
+            "--teacher-weights is given without --teacher; name that teacher, too",
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--teacher", "run:{runs}/cnn"),
