@@ -41,6 +41,8 @@ def attention(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Draw where the class token looks, layer by layer, over pictures; the teacher above the student.
 
+    A teacher of the run that cannot be drawn is left out, and a line says why.
+
     For example:
       distillkit attention runs/advit cat.jpg dog.jpg
       distillkit attention dino-vits8 cat.jpg --layers last --heads each
