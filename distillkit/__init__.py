@@ -38,7 +38,7 @@ from distillkit.errors import (
     WeightsError,
 )
 from distillkit.hookspecs import hookimpl
-from distillkit.run_info import RunInfo
+from distillkit.run_info import RunInfo, RunModels, Samples
 from distillkit.version import __version__
 
 __all__ = [
@@ -63,6 +63,8 @@ __all__ = [
     "RecipeError",
     "RunDirectoryError",
     "RunInfo",
+    "RunModels",
+    "Samples",
     "ShapeError",
     "Signal",
     "SignalError",

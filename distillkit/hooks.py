@@ -21,7 +21,7 @@ from distillkit.suggestions import unknown_name
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from distillkit.run_info import RunInfo
+    from distillkit.run_info import RunInfo, RunModels
 
 
 def installed_plugins() -> Plugins:
@@ -130,8 +130,8 @@ class Plugins:
     def epoch_ended(self, run: RunInfo, record: Mapping[str, float]) -> None:
         self._call("distillkit_epoch_ended", run=run, record=record)
 
-    def run_ended(self, run: RunInfo, record: Mapping[str, float]) -> None:
-        self._call("distillkit_run_ended", run=run, record=record)
+    def run_ended(self, run: RunInfo, record: Mapping[str, float], models: RunModels) -> None:
+        self._call("distillkit_run_ended", run=run, record=record, models=models)
 
     def run_failed(self, run: RunInfo, error: BaseException) -> None:
         self._call("distillkit_run_failed", run=run, error=error)

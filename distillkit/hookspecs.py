@@ -16,7 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from distillkit.contracts import PluginSpec
-    from distillkit.run_info import RunInfo
+    from distillkit.run_info import RunInfo, RunModels
 
 hookspec = pluggy.HookspecMarker("distillkit")
 hookimpl = pluggy.HookimplMarker("distillkit")
@@ -116,10 +116,12 @@ def distillkit_epoch_ended(run: RunInfo, record: Mapping[str, float]) -> None:
 
 
 @hookspec
-def distillkit_run_ended(run: RunInfo, record: Mapping[str, float]) -> None:
+def distillkit_run_ended(run: RunInfo, record: Mapping[str, float], models: RunModels) -> None:
     """A run reached its last step and its student is saved.
 
-    Called: once, on rank 0. `record` has the final figures.
+    Called: once, on rank 0. `record` has the final figures. `models` are the student and its teachers, still in memory,
+        with images to show them.
+    Must not: change a model.
     Example: plugins/distillkit_plugins/trackers/report.py
     """
     raise NotImplementedError

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distillkit.contracts import Model
+    from distillkit.models import FrozenTeacher
 
 
 @dataclass(frozen=True)
@@ -22,3 +28,32 @@ class RunInfo:
     steps: int
     steps_per_epoch: int
     start_step: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some images of a run as its student sees them in evaluation: resized and cropped, not augmented.
+
+    `split` says which images they are: "validation", else "test", else "train". `keys` identify them, `labels` are
+    their classes, None for an image without one.
+    Shapes: images [n, C, H, W], on the student's device, normalised with its mean and std.
+    """
+
+    split: str
+    keys: tuple[str, ...]
+    labels: tuple[int | None, ...]
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The models of a run while they are in memory, and images to show them.
+
+    `student` is as it was saved. `teachers` are those that some loss listened to, by their names in the recipe; each
+    takes the student's images and sees them as it did in training. `samples(n)` are up to n images spread over the
+    split, the same in every run on the same data; it raises a DataError for one that cannot be read.
+    """
+
+    student: Model
+    teachers: Mapping[str, FrozenTeacher]
+    samples: Callable[[int], Samples]

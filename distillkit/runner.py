@@ -123,7 +123,7 @@ class _Run:
         except BaseException as error:
             self.plugins.run_failed(info, error)
             raise
-        self.plugins.run_ended(info, self.figures)
+        self.plugins.run_ended(info, self.figures, self.session.models)
 
     def _restore(self) -> int:
         """The step to start from: that of the newest checkpoint, or 0."""

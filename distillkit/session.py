@@ -11,9 +11,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from distillkit.checkpoint import Checkpoint, join_optimizer_state, split_optimizer_state
-from distillkit.contracts import Loss
+from distillkit.contracts import Loss, Model
 from distillkit.data.batches import TrainingData
 from distillkit.data.evaluation import EvaluationData
+from distillkit.data.samples import evaluation_samples
 from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_device, pick_precision
 from distillkit.errors import CheckpointError
@@ -24,6 +25,7 @@ from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.weights import LoadReport
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.run_info import RunModels
 from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.optimisation import Optimisation, build_optimisation, check_optimizer_name
@@ -68,6 +70,18 @@ class Session:
             device=self.device,
         )
         return top1(model, spec, data, self.plan.answer, precision=self.precision)
+
+    @property
+    def models(self) -> RunModels:
+        """What trackers may look at when the run has ended."""
+        spec, augment = self.plan.student.spec, self.plan.recipe.augment
+        return RunModels(
+            student=cast("Model", self.task.student),
+            teachers={name: cast("FrozenTeacher", seat.model) for name, seat in self.stepper.lessons.teachers.items()},
+            samples=lambda count: evaluation_samples(
+                self.plan.datasets, spec, augment, count=count, device=self.device
+            ),
+        )
 
     def checkpoint(self, step: int, progress: Mapping[str, Any]) -> Checkpoint:
         """The state after optimiser step `step`; `progress` is kept as it is."""

@@ -10,6 +10,7 @@ import typer
 
 from distillkit.errors import DistillkitError
 from distillkit.version import __version__
+from distillkit_cli.attention import attention
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, export, plugins, recipes):
+for verb in (run, plan, finetune, evaluate, attention, export, plugins, recipes):
     app.command(cls=Verb)(verb)
 
 

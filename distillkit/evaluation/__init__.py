@@ -1,8 +1,10 @@
 """What a model is worth. Importing this imports torch.
 
-These are the names that a plugin of an evaluator may import, beside those of `distillkit` itself.
+These are the names that a plugin of an evaluator or a tracker may import, beside those of `distillkit` itself.
 """
 
+from distillkit.evaluation.attention import see_attention, why_unreadable
+from distillkit.evaluation.attention_figure import Sight, as_png, draw_attention
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.finetuning import finetuned_top1
 from distillkit.evaluation.measurement import Evaluation, Measurement, Row
@@ -16,12 +18,17 @@ __all__ = [
     "Features",
     "Measurement",
     "Row",
+    "Sight",
     "Subject",
     "View",
+    "as_png",
     "balanced_subset",
+    "draw_attention",
     "extract",
     "finetuned_top1",
     "listed_subset",
     "scored",
+    "see_attention",
     "tally",
+    "why_unreadable",
 ]

@@ -8,6 +8,7 @@ from distillkit.models.described import Described
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.heads import OneAnswer, check_head, fuse, one_answer
 from distillkit.models.hub import published_weights, why_unavailable
+from distillkit.models.layer_mapping import matched_layers
 from distillkit.models.position import resize_position_embedding, sincos_position_embedding
 from distillkit.models.precision import at_least_float32
 from distillkit.models.saved_student import SavedStudent, build_student, load_student, read_student, save_student
@@ -37,6 +38,7 @@ __all__ = [
     "load_student",
     "load_weights",
     "match_classes",
+    "matched_layers",
     "one_answer",
     "published_weights",
     "read_class_names",

@@ -13,7 +13,7 @@ import typer
 
 from distillkit_cli.main import app
 
-VERBS = ("run", "plan", "finetune", "evaluate", "export", "plugins", "recipes")
+VERBS = ("run", "plan", "finetune", "evaluate", "attention", "export", "plugins", "recipes")
 ENTRY = "from distillkit_cli.main import main; main()"
 
 
@@ -45,17 +45,20 @@ OVERVIEW = """\
 │ --help     -h        Show this message and exit.                                                 │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 ╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
-│ run       Teach a student, and leave a directory with its weights, its figures and a report.     │
-│ plan      Show what a run would be: models, signals, loss, batch, steps, cost. Loads no weights. │
-│ finetune  Train a model on labels alone, from pretrained weights: how a teacher for your own     │
-│           classes is made.                                                                       │
-│ evaluate  Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe,  │
-│           few labels).                                                                           │
-│ export    Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as   │
-│           torch does.                                                                            │
-│ plugins   List every teacher, student, loss, data set, tracker, evaluator and exporter, with its │
-│           owner.                                                                                 │
-│ recipes   List the named recipes, or show one with every key that is set, ready to be changed.   │
+│ run        Teach a student, and leave a directory with its weights, its figures and a report.    │
+│ plan       Show what a run would be: models, signals, loss, batch, steps, cost. Loads no         │
+│            weights.                                                                              │
+│ finetune   Train a model on labels alone, from pretrained weights: how a teacher for your own    │
+│            classes is made.                                                                      │
+│ evaluate   Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe, │
+│            few labels).                                                                          │
+│ attention  Draw where the class token looks, layer by layer, over pictures; the teacher above    │
+│            the student.                                                                          │
+│ export     Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as  │
+│            torch does.                                                                           │
+│ plugins    List every teacher, student, loss, data set, tracker, evaluator and exporter, with    │
+│            its owner.                                                                            │
+│ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 

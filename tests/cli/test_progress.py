@@ -231,7 +231,7 @@ def test_it_follows_a_run_like_any_tracker(capsys, clock):
     plugins.follow(LineProgress(Terminal(), clock))
     plugins.run_started(a_run())
     plugins.epoch_ended(a_run(), {"step": 20.0, "epoch": 1.0})
-    plugins.run_ended(a_run(), {})
+    plugins.run_ended(a_run(), {}, None)
     plugins.run_failed(a_run(), KeyboardInterrupt())
     assert len(shown(capsys)) == 5
 

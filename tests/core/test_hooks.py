@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distillkit.discovery import Role
 from distillkit.errors import BrokenPluginError
 from distillkit.hooks import installed_plugins
-from distillkit.run_info import RunInfo
+from distillkit.run_info import RunInfo, RunModels
 
 RUN = RunInfo(Path("run"), {}, {}, steps=4, steps_per_epoch=2)
+MODELS: Any = RunModels(student=None, teachers={"dino": None}, samples=None)  # type: ignore[arg-type, dict-item]
 
 
 class Diary:
@@ -30,8 +32,8 @@ class Diary:
     def distillkit_epoch_ended(self, record: Mapping[str, float], run: RunInfo) -> None:
         self.heard.append(("epoch", record["epoch"], run.steps_per_epoch))
 
-    def distillkit_run_ended(self, record: Mapping[str, float]) -> None:
-        self.heard.append(("ended", record["test/top1"]))
+    def distillkit_run_ended(self, record: Mapping[str, float], models: RunModels) -> None:
+        self.heard.append(("ended", record["test/top1"], list(models.teachers)))
 
     def distillkit_run_failed(self, error: BaseException) -> None:
         self.heard.append(("failed", str(error)))
@@ -66,8 +68,8 @@ def test_hook_epoch_ended(diary: Diary) -> None:
 def test_hook_run_ended(diary: Diary) -> None:
     plugins = installed_plugins()
     plugins.follow(diary)
-    plugins.run_ended(RUN, {"test/top1": 9.0})
-    assert diary.heard == [("ended", 9.0)]
+    plugins.run_ended(RUN, {"test/top1": 9.0}, MODELS)
+    assert diary.heard == [("ended", 9.0, ["dino"])]
 
 
 def test_hook_run_failed(diary: Diary) -> None:

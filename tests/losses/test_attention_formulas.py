@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from distillkit.models import matched_layers
 from distillkit_plugins.losses.attention_guidance import clamped, interpolated
 from distillkit_plugins.losses.attention_rows import normalised, patch_distribution, resample
 from distillkit_plugins.losses.divergences import (
@@ -19,7 +20,6 @@ from distillkit_plugins.losses.divergences import (
     squared_l2_distance,
 )
 from distillkit_plugins.losses.head_aggregation import aggregate_heads, group_heads, log_sum_heads
-from distillkit_plugins.losses.layer_mapping import matched_layers
 
 GRIDS = [((4, 4), (2, 2)), ((4, 6), (2, 3)), ((6, 9), (2, 3)), ((3, 5), (2, 4)), ((2, 3), (4, 6)), ((4, 10), (2, 5))]
 WHOLE = [pair for pair in GRIDS if all(here % there == 0 for here, there in zip(*pair, strict=True))]

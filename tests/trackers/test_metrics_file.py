@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from distillkit import RunInfo
+from distillkit import ModelSpec, RunInfo, RunModels
 from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
 from distillkit_plugins.trackers.report import Report
 
@@ -33,6 +34,11 @@ PLAN = {
     "cost": {"student_gflop_per_image": 0.01, "teacher_gflop_per_image": 0.1234},
     "notes": ["a note"],
 }
+
+
+CNN = ModelSpec("cnn", "cnn", "cnn", 10, frozenset(), (8, 8))
+MODELS = RunModels(SimpleNamespace(spec=CNN), {}, None)
+"""A student whose attention cannot be read: nobody looks at it, or at an image."""
 
 
 def info(directory: Path, start_step: int = 0) -> RunInfo:
@@ -79,7 +85,7 @@ def report(tmp_path: Path) -> str:
     figures = {"class_top1": 88.0, "distill_top1": 89.0, "fused_logits_top1": 90.0, "fused_softmax_top1": 91.0}
     record = {f"test/{name}": value for name, value in figures.items()} | {"test/top1": 90.0, "test/images": 500.0}
     record |= {"best/validation_top1": 93.5, "best/step": 10.0}
-    Report().distillkit_run_ended(info(tmp_path), record)
+    Report().distillkit_run_ended(info(tmp_path), record, MODELS)
     return (tmp_path / "report.md").read_text()
 
 
@@ -131,7 +137,7 @@ The resolved recipe is `recipe.toml`; `environment.json` has the versions.
 
 
 def test_without_a_figure_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
-    Report().distillkit_run_ended(info(tmp_path), {})
+    Report().distillkit_run_ended(info(tmp_path), {}, MODELS)
     page = (tmp_path / "report.md").read_text()
     assert "No labelled validation or test images, so there is no accuracy to report." in page
     assert page.endswith(

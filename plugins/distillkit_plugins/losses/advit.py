@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
+from distillkit.models import matched_layers
 from distillkit_plugins.losses.attention_rows import (
     Interpolation,
     attention_rows,
@@ -19,7 +20,6 @@ from distillkit_plugins.losses.attention_rows import (
 )
 from distillkit_plugins.losses.divergences import floored_log, l1_distance, softened_kl, squared_l2_distance
 from distillkit_plugins.losses.head_aggregation import Heads, aggregate_heads, check_heads
-from distillkit_plugins.losses.layer_mapping import matched_layers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from distillkit import RunInfo
+from distillkit import RunInfo, RunModels
+from distillkit_plugins.trackers.attention_section import attention_section
 from distillkit_plugins.trackers.balance import balance_table, balanced, draw_balance
 from distillkit_plugins.trackers.metrics_file import FILE_NAME, read_metrics
 
@@ -37,16 +38,17 @@ The resolved recipe is `recipe.toml`; `environment.json` has the versions."""
 
 
 class Report:
-    """Writes the report and its picture when the run ends."""
+    """Writes the report and its pictures when the run ends."""
 
-    def distillkit_run_ended(self, run: RunInfo, record: Mapping[str, float]) -> None:
-        """Make the curves and the page around them."""
+    def distillkit_run_ended(self, run: RunInfo, record: Mapping[str, float], models: RunModels) -> None:
+        """Make the curves, the pictures of attention, and the page around them."""
         records = list(read_metrics(run.directory / FILE_NAME))
         steps = [entry for entry in records if entry["kind"] == "steps"]
         epochs = [entry for entry in records if entry["kind"] == "epoch"]
         if steps:
             draw_curves(run.directory / "curves.png", steps, epochs)
-        page = "\n\n".join(_sections(run, record, steps)) + "\n"
+        attention = attention_section(run.directory, run.plan, models)
+        page = "\n\n".join(_sections(run, record, steps, attention)) + "\n"
         (run.directory / "report.md").write_text(page, encoding="utf-8")
 
 
@@ -101,7 +103,9 @@ def _term(name: str) -> str:
     return "/".join(dict.fromkeys(name.split("/")[1:])) or "total"
 
 
-def _sections(run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping[str, Any]]) -> list[str]:
+def _sections(
+    run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping[str, Any]], attention: Sequence[str]
+) -> list[str]:
     """The page, paragraph by paragraph."""
     plan = run.plan
     taught = f" taught by {', '.join(teacher['name'] for teacher in plan['teachers'])}" if plan["teachers"] else ""
@@ -129,7 +133,7 @@ def _sections(run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping
     gradients = balanced(steps)
     if gradients:
         sections += ["## Balance", BALANCE, balance_table(gradients)]
-    sections += ["## Models", _model_table(plan), _settings(plan)]
+    sections += [*attention, "## Models", _model_table(plan), _settings(plan)]
     if plan["notes"]:
         sections += ["## Notes", "\n".join(f"- {note}" for note in plan["notes"])]
     measured = any(f"{split}/top1" in record for split in SPLITS)

@@ -1,0 +1,147 @@
+"""`distillkit attention`: pictures of where the class tokens of a run look, for image files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from distillkit.contracts import Layers, Model, ModelSpec
+from distillkit.data.transforms import Transform, evaluation_transform
+from distillkit.devices import pick_device, pick_precision
+from distillkit.errors import DataError, SignalError, UserError
+from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
+from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention
+from distillkit.evaluation.judged import Judged, open_judged
+from distillkit.files import write_bytes
+from distillkit.hooks import Plugins
+from distillkit.models.classes import ClassMap
+from distillkit.models.frozen_teacher import FrozenTeacher
+from distillkit.planning.models import describe_teacher
+from distillkit.recipe import TeacherEntry
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures that were written, one for each image, and which teacher is not on them and why, in sentences."""
+
+    pictures: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
+    target: str,
+    images: Sequence[Path],
+    plugins: Plugins,
+    *,
+    weights: str | None = None,
+    teacher: TeacherEntry | None = None,
+    without_teacher: bool = False,
+    layers: Layers = "all",
+    heads: Heads = "mean",
+    out: Path | None = None,
+    device: str = "auto",
+) -> Drawn:
+    """Draw the class token's attention over image files, that of the teachers beside that of the model.
+
+    `target` is what `evaluate` takes: a run directory, a directory inside it with a student, or a teacher's name, then
+    with `weights` from a file. The teachers are those of the run, or `teacher`, or none; one of the run's that cannot
+    be drawn is left out with a note, one that was asked for is an error. A teacher sees the model's pixels, as in a
+    run. `layers` are the model's. The pictures go to `out`, by default the folder attention/ of the run, or here.
+    Raises: RunDirectoryError for a target that is neither; SignalError where attention cannot be read, or not of such
+        a layer; DataError for an image that cannot be read, before anything is written; what building a model raises.
+    """
+    where = pick_device(device)
+    judged = open_judged(target, plugins, weights)
+    reason = why_unreadable(judged.spec)
+    if reason is not None:
+        raise SignalError(f"the attention of '{target}' cannot be drawn, because {reason}; choose another model")
+    model = cast("Model", judged.model.to(where).eval())
+    layers_of(f"'{target}'", judged.spec, layers)
+    pixels = _opened(images, evaluation_transform(judged.recipe.augment, judged.spec))
+    teachers: dict[str, FrozenTeacher] = {}
+    notes: list[str] = []
+    if teacher is not None:
+        teachers[teacher.name] = _built(teacher, judged.spec, plugins, where)
+    elif judged.home is not None and not without_teacher:
+        teachers, notes = _of_run(judged, plugins, where)
+    name = judged.spec.name if judged.home is None else f"student {judged.spec.name}"
+    folder = out or (judged.home or Path()) / "attention"
+    written = []
+    for path, picture in zip(images, _places(images, folder), strict=True):
+        (sights,) = see_attention(name, model, teachers, pixels[path].unsqueeze(0).to(where), layers)
+        figure = draw_attention(sights, title=str(path).encode(errors="replace").decode(), heads=heads)
+        written.append(_written(picture, as_png(figure)))
+    return Drawn(tuple(written), tuple(notes))
+
+
+def _opened(paths: Sequence[Path], transform: Transform) -> dict[Path, Tensor]:
+    """Every image as the model sees it, [C, H, W]."""
+    return {path: transform(_open(path)) for path in paths}
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.exists():
+        raise DataError(f"there is no image '{path}'; check the path")
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder; name the pictures in it, such as {path / '*.png'}")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    # Decoders raise whatever they like, as in `distillkit.data.sources.load_image`.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"image '{path}' cannot be read: {reason}; leave it out") from error
+
+
+def _of_run(judged: Judged, plugins: Plugins, device: torch.device) -> tuple[dict[str, FrozenTeacher], list[str]]:
+    """The teachers of a run that can be drawn, and why others are not."""
+    teachers, notes = {}, []
+    for entry in judged.recipe.teachers:
+        try:
+            teachers[entry.name] = _built(entry, judged.spec, plugins, device)
+        except UserError as error:
+            notes.append(f"drawn without teacher '{entry.name}': {error}")
+    if not judged.recipe.teachers:
+        notes.append("drawn without a teacher: the run has none")
+    return teachers, notes
+
+
+def _built(entry: TeacherEntry, student: ModelSpec, plugins: Plugins, device: torch.device) -> FrozenTeacher:
+    """A teacher with its weights, seeing the student's pixels as in a run."""
+    described = describe_teacher(entry, plugins)
+    reason = why_unreadable(described.native)
+    if reason is not None:
+        raise SignalError(f"the attention of '{entry.model}' cannot be drawn, because {reason}")
+    frozen = FrozenTeacher(
+        plugins.factory("teacher", entry.model).build(described.request),
+        student=student,
+        size=entry.size,
+        class_map=ClassMap(),
+        precision=pick_precision(entry.precision, device),
+    )
+    return frozen.to(device)
+
+
+def _places(images: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """Where the picture of each image goes; images of one name are counted."""
+    used: Counter[str] = Counter()
+    for path in images:
+        used[path.stem] += 1
+        number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
+        yield folder / f"{path.stem}-attention{number}.png"
+
+
+def _written(path: Path, png: bytes) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, png)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); give another --out") from None
+    return path

@@ -1,0 +1,66 @@
+"""A few images to look at: which they are, and that they are those of evaluation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distillkit.contracts import ModelSpec, Signal
+from distillkit.data.datasets import open_datasets
+from distillkit.data.evaluation import EvaluationData
+from distillkit.data.samples import evaluation_samples
+from distillkit.errors import DataError
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Augment, Data
+
+SPEC = ModelSpec("vit", "vit", "vit", 2, frozenset({Signal.LOGITS}), (8, 8))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pictures, five each of two classes, and no others."""
+    draw = np.random.default_rng(0)
+    for index in range(10):
+        (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
+        pixels = draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "ab"[index % 2] / f"{index}.png")
+    return tmp_path
+
+
+def opened(folder, **more):
+    return open_datasets(Data(train=str(folder), **more), installed_plugins())
+
+
+def samples(datasets, count):
+    return evaluation_samples(datasets, SPEC, Augment(), count=count, device=CPU)
+
+
+def test_they_are_spread_over_the_validation_images_and_seen_as_in_evaluation(folder):
+    datasets = opened(folder, validation=0.4)
+    found = samples(datasets, 2)
+    (images, labels), *_ = EvaluationData(datasets.validation, SPEC, Augment(), batch_size=9, workers=0, device=CPU)
+    assert (found.split, found.labels) == ("validation", tuple(labels[[1, 3]].tolist()))
+    assert found.keys == tuple(datasets.validation.key(index) for index in (1, 3))
+    assert torch.equal(found.images, images[[1, 3]])
+
+
+def test_without_validation_images_they_are_test_or_training_images(folder):
+    datasets = opened(folder, validation=0.0)
+    assert samples(datasets, 1).split == "train"
+    assert samples(dataclasses.replace(datasets, test=datasets.train), 1).split == "test"
+
+
+def test_never_more_than_there_are_and_labels_only_where_known(folder):
+    for picture in folder.rglob("*.png"):
+        picture.rename(folder / picture.name)
+    found = samples(opened(folder), 99)
+    assert (len(found.keys), found.labels, tuple(found.images.shape)) == (10, (None,) * 10, (10, 3, 8, 8))
+
+
+def test_a_broken_image_is_named(folder):
+    (folder / "a" / "0.png").write_text("no picture", encoding="utf-8")
+    with pytest.raises(DataError, match=r"image 'a/0.png' of '.*' cannot be read: "):
+        samples(opened(folder, validation=0.0), 10)

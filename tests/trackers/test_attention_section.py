@@ -1,0 +1,94 @@
+"""The pictures of attention in the report of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from distillkit import DataError, RunModels, Samples
+from distillkit.hooks import installed_plugins
+from distillkit.models import ClassMap, FrozenTeacher, TimmModel
+from distillkit.recipe import Recipe
+from distillkit.runner import run
+from distillkit_plugins.trackers.attention_section import attention_section
+
+SMALL = {"image_size": (8, 8), "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+PLAN = {"class_names": ["cat", "dog"]}
+
+
+@pytest.fixture(scope="module")
+def vit() -> TimmModel:
+    return TimmModel.create("deit_tiny_patch16_224", name="vit-ti", classes=2, **SMALL)
+
+
+def models(student: TimmModel, teachers: dict[str, TimmModel], *, labels: tuple[int | None, ...] = (1,)) -> RunModels:
+    images = torch.zeros(len(labels), 3, *student.spec.image_size)
+    samples = Samples("train", tuple(f"{number}.png" for number in range(len(labels))), labels, images)
+    frozen = {
+        name: FrozenTeacher(teacher, student=student.spec, size="native", class_map=ClassMap())
+        for name, teacher in teachers.items()
+    }
+    return RunModels(student, frozen, lambda count: samples)
+
+
+def test_the_report_of_a_run_has_pictures_of_validation_images(tmp_path: Path) -> None:
+    student = {"model": "vit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2}
+    training = {"steps": 1, "batch_size": 8, "device": "cpu", "threads": 1}
+    tables = {"data": {"train": "digits", "workers": 0}, "student": student, "training": training}
+    recipe = {**tables, "augment": {"eval_crop": 1.0}, "evaluation": {"batch_size": 512}}
+    run(Recipe.model_validate({**recipe, "trackers": []}), tmp_path / "teacher", installed_plugins())
+    taught = {"teachers": [{"model": f"run:{tmp_path}/teacher", "name": "old"}], "losses": [{"loss": "advit-l1"}]}
+    run(Recipe.model_validate(recipe | taught), tmp_path / "run", installed_plugins())
+    page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    section = page.partition("## Attention\n\n")[2].partition("\n\n## Models")[0].split("\n\n")
+    assert section[0] == (
+        "Where the class token looks in 3 validation images, layer by layer: teacher old above, the student below."
+    )
+    assert len(section) == 4
+    for number, link in enumerate(section[1:], start=1):
+        title, _, path = link.removeprefix("![").removesuffix(")").partition("](")
+        assert title.startswith("validation image ")
+        assert path == f"attention/validation-{number}.png"
+        with Image.open(tmp_path / "run" / path) as picture:
+            assert picture.format == "PNG"
+    assert (
+        len({(tmp_path / "run" / "attention" / f"validation-{number}.png").read_bytes() for number in (1, 2, 3)}) == 3
+    )
+
+
+def test_a_student_alone_and_images_of_a_class_or_none(vit: TimmModel, tmp_path: Path) -> None:
+    assert attention_section(tmp_path, PLAN, models(vit, {}, labels=(1, None))) == [
+        "## Attention",
+        "Where the class token looks in 2 training images, layer by layer.",
+        "![training image 0.png, class dog](attention/train-1.png)",
+        "![training image 1.png](attention/train-2.png)",
+    ]
+
+
+def test_a_teacher_without_attention_is_not_shown(vit: TimmModel, tmp_path: Path) -> None:
+    cnn = TimmModel.create("resnet10t", name="cnn", classes=2)
+    assert attention_section(tmp_path, PLAN, models(vit, {"big": cnn})) == [
+        "## Attention",
+        "Where the class token looks in 1 training image, layer by layer.",
+        "![training image 0.png, class dog](attention/train-1.png)",
+        "Teacher 'big' is not shown, because it is a CNN and does not reveal it.",
+    ]
+
+
+def test_a_student_without_attention_has_no_section(tmp_path: Path) -> None:
+    cnn = TimmModel.create("resnet10t", name="cnn", classes=2)
+    assert attention_section(tmp_path, PLAN, RunModels(cnn, {}, None)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_does_not_fail_for_want_of_a_picture(vit: TimmModel, tmp_path: Path) -> None:
+    def broken(count: int) -> Samples:
+        raise DataError("image '1.png' of 'cats' cannot be read: torn; repair or remove it")
+
+    assert attention_section(tmp_path, PLAN, RunModels(vit, {}, broken)) == [
+        "## Attention",
+        "There are no pictures of it: image '1.png' of 'cats' cannot be read: torn; repair or remove it.",
+    ]
