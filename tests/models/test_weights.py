@@ -153,7 +153,7 @@ def test_distillation_head_is_fresh_where_the_class_head_does_not_fit(plain):
     assert report.fresh == ("head.bias", "head.weight", "head_dist.bias", "head_dist.weight")
     assert report.notes == (
         "the distillation token and its position start as copies of the class token's",
-        "the head for 7 classes was left out; the one for 10 classes starts at random",
+        "the head for 7 classes was left out; the class head and the distillation head for 10 classes start at random",
     )
     assert torch.equal(model.network.dist_token, plain.network.cls_token)
 
