@@ -41,7 +41,8 @@ from distillkit_cli import main
             ["recipes", "diet-ti"],
             (
                 "unknown recipe 'diet-ti'; did you mean 'deit-ti'? "
-                "(known: cifar10-few-labels, default, deit-b, deit-s, deit-ti, digits); a file's name ends with .toml"
+                "(known: cifar10-few-labels, default, deit-384, deit-b, deit-s, deit-ti, digits); "
+                "a file's name ends with .toml"
             ),
         ),
         (

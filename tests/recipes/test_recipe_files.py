@@ -146,7 +146,8 @@ class TestRefusals:
     def test_an_unknown_name(self):
         assert refusal("diet-ti") == (
             "unknown recipe 'diet-ti'; did you mean 'deit-ti'? "
-            "(known: cifar10-few-labels, default, deit-b, deit-s, deit-ti, digits); a file's name ends with .toml"
+            "(known: cifar10-few-labels, default, deit-384, deit-b, deit-s, deit-ti, digits); "
+            "a file's name ends with .toml"
         )
 
     def test_a_missing_file(self, tmp_path):
