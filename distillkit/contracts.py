@@ -179,6 +179,7 @@ class ModelRequest:
     `weights` is a file, "pretrained", "none", or None for the plugin's own default.
     `classes` is the number of classes a student must have; None lets the model keep its own, and 0 leaves out the class
     head: nothing that teaches speaks of classes, and the network's own forward then returns the embedding.
+    `class_names` are the names of these classes, where known: a student's weights may be of others.
     """
 
     name: str
@@ -186,6 +187,7 @@ class ModelRequest:
     options: Any
     weights: str | None = None
     classes: int | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 @runtime_checkable
@@ -220,10 +222,10 @@ class ModelFactory(Protocol):
 
     @classmethod
     def build(cls, request: ModelRequest) -> Model:
-        """Build the model on torch's default device: the CPU, or "meta" for a plan, then without weights.
+        """Build the model on torch's default device: the CPU, or "meta" for a plan, then with shapes alone.
 
         A teacher comes with its weights, random ones where they are "none"; a student as initialised under torch's
-        current seed, with `request.weights` loaded where given.
+        current seed, with `request.weights` loaded where given (`distillkit.models.start_from` does both cases).
         """
 
 

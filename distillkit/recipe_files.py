@@ -2,7 +2,8 @@
 
 A file is the tables of `distillkit.recipe.Recipe` in TOML, and two keys beside them: `base`, the name or file of a
 recipe that this one changes, and `[smoke]`, the tables that make a run of it take seconds. Layers go over each other
-in this order: base, file, smoke tables, command line; see `distillkit.recipe_assignments.layered`.
+in this order: base, file, smoke tables, command line; see `distillkit.recipe_assignments.layered`. Below them all may
+lie the recipe of a run to go on from, see `distillkit.transfer`.
 
 Options that belong to a plugin (a student's `patch`, a loss's `tau`) are kept as they are; the plugin checks them.
 """
@@ -31,6 +32,7 @@ from distillkit.recipe_assignments import (
 )
 from distillkit.recipe_errors import problems, together
 from distillkit.suggestions import nearest
+from distillkit.transfer import former_run, going_on
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
@@ -58,12 +60,14 @@ def load_recipe(
     assignments: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     smoke: bool = False,
+    former: Path | None = None,
 ) -> Recipe:
     """Resolve a recipe: a name, a file, or None for the one that fits the data (`digits`, or `default`).
 
     `overrides` maps dotted keys to values, `assignments` are `key=value` as typed; the latter go over the former.
+    `former` is a run to go on from: its own recipe lies below all others, and is the recipe where none is named.
 
-    Raises: RecipeError, which lists every wrong key and value together.
+    Raises: RecipeError, which lists every wrong key and value together; RunDirectoryError for what is no finished run.
     """
     given = [Assignment(key, value) for key, value in (overrides or {}).items()]
     wrong: list[str] = []
@@ -73,9 +77,12 @@ def load_recipe(
         except RecipeError as error:
             wrong.append(str(error))
     command_line = as_tables(assignment for assignment in given if not assignment.is_of_entry)
-    chosen = name_or_file or _default_name(command_line)
-    tables = _with_smoke(read_tables(chosen), chosen, smoke=smoke)
-    tables = deepcopy(layered(tables, command_line))
+    run = None if former is None else former_run(former)
+    chosen = name_or_file or (_default_name(command_line) if run is None else str(run.recipe))
+    tables = {} if run is not None and name_or_file is None else read_tables(chosen)
+    tables = _with_smoke(tables, chosen, smoke=smoke)
+    above = (tables, command_line)
+    tables = deepcopy(layered(*above) if run is None else going_on(run, load_recipe(str(run.recipe)), above))
     for assignment in given:
         try:
             if assignment.is_of_entry:

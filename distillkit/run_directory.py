@@ -73,8 +73,14 @@ class RunDirectory:
         return load_recipe(str(self.recipe))
 
     def read_plan(self) -> dict[str, Any]:
-        """The plan as it was written when the run started."""
-        plan: dict[str, Any] = json.loads(self.plan.read_text(encoding="utf-8"))
+        """The plan as it was written when the run started.
+
+        Raises: RunDirectoryError where it is missing or torn.
+        """
+        try:
+            plan: dict[str, Any] = json.loads(self.plan.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"{self.plan} is missing or torn; run the training again or restore it") from error
         return plan
 
 

@@ -52,9 +52,10 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
     directory.check_free()
     made = make_plan(recipe, plugins)
     session = build_session(made, plugins)
-    directory.create(recipe, described(session), session.device)
+    facts = described(session)
+    directory.create(recipe, facts, session.device)
     try:
-        return _Run(session, directory, plugins, observers).go()
+        return _Run(session, directory, plugins, observers, facts).go()
     except UserError:
         # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
         if not checkpoints(directory.checkpoints):
@@ -73,24 +74,30 @@ def described(session: Session) -> dict[str, Any]:
 def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) -> RunResult:
     """Continue a run from its newest checkpoint, or from the start where it has none; exact on one kind of device.
 
+    With a checkpoint, what the student started from is no longer needed; what became of it then is in the plan.
     Raises: RunDirectoryError where `path` is not a run, or is finished.
     """
     directory = RunDirectory(path)
     recipe = directory.read_recipe()
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
-    session = build_session(make_plan(recipe, plugins), plugins)
-    return _Run(session, directory, plugins, observers).go()
+    goes_on = bool(checkpoints(directory.checkpoints))
+    session = build_session(make_plan(recipe, plugins, goes_on=goes_on), plugins)
+    facts = described(session)
+    if goes_on:
+        facts["notes"] = directory.read_plan()["notes"]
+    return _Run(session, directory, plugins, observers, facts).go()
 
 
 @dataclass
 class _Run:
-    """A session, its directory, and what must survive an interruption beside the weights."""
+    """A session, its directory, its plan as plain data, and what must survive an interruption beside the weights."""
 
     session: Session
     directory: RunDirectory
     plugins: Plugins
     observers: Sequence[object]
+    facts: Mapping[str, Any]
     best: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -101,7 +108,7 @@ class _Run:
         info = RunInfo(
             self.directory.path,
             made.recipe.model_dump(mode="json"),
-            described(self.session),
+            self.facts,
             steps=made.steps,
             steps_per_epoch=made.steps_per_epoch,
             start_step=start,

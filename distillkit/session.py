@@ -22,7 +22,7 @@ from distillkit.evaluation.top1 import top1
 from distillkit.hooks import Plugins
 from distillkit.host_memory import keep_freed_memory
 from distillkit.models.frozen_teacher import FrozenTeacher
-from distillkit.models.weights import LoadReport
+from distillkit.models.weights import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.run_info import RunModels
@@ -48,13 +48,14 @@ class Session:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What became of the weights of the student and of the teachers, in sentences."""
+        """What became of the weights of the student, where the plan could not say so, and of the teachers."""
+        of_student = (note for note in load_notes(self.task.student) if note not in self.plan.notes)
         of_teachers = (
             f"teacher '{name}': {note}"
             for name, seat in self.stepper.lessons.teachers.items()
-            for note in _load_notes(cast("FrozenTeacher", seat.model).model)
+            for note in load_notes(cast("FrozenTeacher", seat.model).model)
         )
-        return (*_load_notes(self.task.student), *of_teachers)
+        return (*of_student, *of_teachers)
 
     def evaluate(self, model: nn.Module, source: Source | Stream | None) -> dict[str, float]:
         """Figures of `model` on `source`; none where there is no source, or no class head that learns."""
@@ -158,11 +159,6 @@ def build_session(plan: Plan, plugins: Plugins) -> Session:
     )
     data = TrainingData(plan.datasets, recipe, spec=plan.student.spec, device=device)
     return Session(plan, device, precision, task, stepper, optimisation, data, ema)
-
-
-def _load_notes(model: object) -> tuple[str, ...]:
-    report: LoadReport | None = getattr(model, "load_report", None)
-    return () if report is None else report.notes
 
 
 def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device) -> Lectern:

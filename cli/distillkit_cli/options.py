@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 MODELS, DATA, RECIPE, RUN = "Models and losses", "Data", "Recipe", "Run"
 """The panels of --help."""
+
+SHORTER = {"settings": "--set", "former": "--from"}
+"""The options that are not called as their fields are."""
 
 OUT = typer.Option(metavar="DIR", help="Run directory. Default: runs/<student>-<data>-<number>.", rich_help_panel=RUN)
 DRY_RUN = typer.Option("--dry-run", help="Show the plan and stop.", rich_help_panel=RUN)
@@ -53,6 +57,15 @@ class TeachingOptions:
         str | None,
         typer.Option(
             metavar="NAME", help="Student: deit-ti, vit-s, timm:<any>. Default: the recipe's.", rich_help_panel=MODELS
+        ),
+    ] = None
+    former: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Go on from a run: its recipe below all else, its last student to start from; RUN/best for its best.",
+            rich_help_panel=MODELS,
         ),
     ] = None
     student_weights: Annotated[
@@ -159,6 +172,7 @@ class RecipeOptions:
             assignments=self.settings or (),
             overrides=teaching.overrides() | self._overrides(),
             smoke=self.smoke,
+            former=teaching.former,
         )
 
     def _overrides(self) -> dict[str, Any]:
@@ -181,7 +195,7 @@ def given_options(*groups: Any) -> list[str]:
     """The options of these groups that were given, as they are typed."""
     values = [(field.name, getattr(group, field.name)) for group in groups for field in fields(group)]
     names = [name for name, value in values if value is not None and value is not False and value != []]
-    return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in names]
+    return [SHORTER.get(name, f"--{name.replace('_', '-')}") for name in names]
 
 
 def flattened(function: Callable[..., None]) -> Callable[..., None]:

@@ -63,18 +63,24 @@ def fit_tokens(weights: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[
 
 
 def fit_positions(
-    weights: Mapping[str, Tensor], network: nn.Module, source: str
+    weights: Mapping[str, Tensor], network: nn.Module, source: str, grid: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Resize the position embedding of a ViT to the network's grid, as the authors of DeiT do.
+    """Resize the position embedding of a ViT from `grid` to the network's, as the authors of DeiT do.
 
-    Raises: WeightsError where the weights' grid cannot be known.
+    Where `grid` is not known it is the network's if the number of patches agrees, else a square one.
+    Raises: WeightsError where it can be neither.
     """
     own, given = getattr(network, "pos_embed", None), weights.get("pos_embed")
     new_grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
-    if own is None or given is None or new_grid is None or given.dim() != 3 or given.shape == own.shape:
+    if own is None or given is None or new_grid is None or given.dim() != 3:
+        return dict(weights), ()
+    if grid is None and given.shape == own.shape:
         return dict(weights), ()
     prefix = _prefix_positions(network)
-    old_grid = grid_of(given.shape[1] - prefix, new_grid, source)
+    patches = given.shape[1] - prefix
+    old_grid = grid if grid and grid[0] * grid[1] == patches else grid_of(patches, new_grid, source)
+    if old_grid == tuple(new_grid):
+        return dict(weights), ()
     resized = resize_position_embedding(given, old_grid=old_grid, new_grid=new_grid, prefix_tokens=prefix)
     note = f"the position embedding was resized from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} patches"
     return {**weights, "pos_embed": resized}, (note,)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from distillkit.contracts import Model
+from distillkit.contracts import Model, ModelSpec
 from distillkit.errors import WeightsError
+from distillkit.models.heads import SPOKEN_HEADS
 from distillkit.models.layouts import fit_positions, fit_tokens, translate
 from distillkit.models.timm_traits import classifier_names
 from distillkit.models.weight_files import INSIDE, names_of_network, without_training_parts
@@ -35,8 +36,20 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
 
+def load_notes(model: object) -> tuple[str, ...]:
+    """What became of the weights that a model was built with, in sentences."""
+    report: LoadReport | None = getattr(model, "load_report", None)
+    return () if report is None else report.notes
+
+
 def load_weights(
-    model: Model, weights: Mapping[str, Tensor], *, source: str, fresh_head: bool, keep: tuple[str, ...] = ()
+    model: Model,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str,
+    fresh_head: bool,
+    keep: tuple[str, ...] = (),
+    origin: ModelSpec | None = None,
 ) -> LoadReport:
     """Load `weights` into the model's network. `source` says in errors and in the report where they come from.
 
@@ -45,6 +58,8 @@ def load_weights(
     report. With `fresh_head`, which is for students, a head for other classes stays as initialised, and a
     distillation token, position embedding or patch embedding is fitted; the report says so. Without it, which is for
     teachers, nothing is made anew. `keep` names tensors of the network that stay as they are, whatever the weights say.
+    `origin` describes the model that the weights are of, where that is known: positions come from its grid, and a head
+    for as many classes with other names is one for other classes.
     Raises: WeightsError that counts what does not fit and names the first of it; the model is then unchanged.
     """
     network, spec = model.network, model.spec
@@ -52,10 +67,14 @@ def load_weights(
     notes: tuple[str, ...] = ()
     given = _network_in(weights, model)
     left_out = _left_out(weights, given)
+    offered = given
     if fresh_head:
+        if origin is not None and _other_names(origin, spec):
+            given = {name: tensor for name, tensor in given.items() if name not in heads}
         given, token_notes = fit_tokens(given, network)
         given |= {name: own[name] for name in keep}
-        given, position_notes = fit_positions(given, network, source)
+        grid = origin.grid if origin is not None and origin.grids else None
+        given, position_notes = fit_positions(given, network, source, grid)
         notes = token_notes + position_notes + tuple(f"{name} stays as the student has it" for name in keep)
     given, resampled = _in_own_layout(given, model)
     if resampled and not fresh_head:
@@ -69,7 +88,7 @@ def load_weights(
         raise WeightsError(_other_head(given, own, other[0], spec.name, source))
     kept = {name: tensor for name, tensor in given.items() if name not in other}
     network.load_state_dict({**own, **kept})
-    head_notes = (_head_note(given, own, other[0]),) if other else ()
+    head_notes = (_head_note(offered, other, model, origin),) if other else ()
     return LoadReport(source, len(kept), tuple(other), (*left_out, *notes, *resampled, *head_notes))
 
 
@@ -152,6 +171,27 @@ def _other_head(given: Mapping[str, Tensor], own: Mapping[str, Tensor], name: st
     )
 
 
-def _head_note(given: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> str:
-    found = f"the head for {given[name].shape[0]:,} classes was left out" if name in given else "there was no such head"
-    return f"{found}; the one for {own[name].shape[0]:,} classes starts at random"
+def _other_names(one: ModelSpec, another: ModelSpec) -> bool:
+    """Whether both name their classes, and not alike."""
+    return None not in (one.class_names, another.class_names) and one.class_names != another.class_names
+
+
+def _head_note(offered: Mapping[str, Tensor], other: Sequence[str], model: Model, origin: ModelSpec | None) -> str:
+    """What becomes of the heads: those that were `offered`, and those with a tensor among `other`, which start anew."""
+    heads = dict(zip(model.spec.head_modules, SPOKEN_HEADS.values(), strict=False))
+    given = [name for name in other if name in offered]
+    anew = [spoken for head, spoken in heads.items() if _within(head, other)]
+    before, after = "there was no such head", f"for {model.spec.classes:,} classes"
+    if given:
+        classes = origin.classes if origin else offered[given[0]].shape[0]
+        kind = f"for {classes:,} {'other ' if classes == model.spec.classes else ''}classes"
+        several = sum(_within(head, given) for head in heads) > 1
+        before = f"the heads {kind} were left out" if several else f"the head {kind} was left out"
+    if len(anew) > 1:
+        return f"{before}; the {' and the '.join(anew)} {after} start at random"
+    return f"{before}; the one {after} starts at random"
+
+
+def _within(module: str, names: Sequence[str]) -> bool:
+    """Whether any of these tensors is in the module."""
+    return any(name.startswith(f"{module}.") for name in names)

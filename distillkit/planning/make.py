@@ -11,6 +11,7 @@ from torch import nn
 from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.order import samples_per_step, steps_per_epoch
+from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins
 from distillkit.negotiation import demand
 from distillkit.planning.cost import Cost
@@ -21,6 +22,7 @@ from distillkit.planning.models import (
     describe_teacher,
     place_in_space,
     shared_classes,
+    starting_notes,
     teachers_of_logits,
 )
 from distillkit.planning.names import check_names
@@ -32,9 +34,10 @@ from distillkit.training.optimisation import warmup_steps
 DEFAULT_EPOCHS = 20
 
 
-def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
+def make_plan(recipe: Recipe, plugins: Plugins, *, goes_on: bool = False) -> Plan:
     """Resolve and match everything that `recipe` names.
 
+    A run that `goes_on` from a checkpoint does without the weights that it started from where they are gone.
     Raises: a UserError with one sentence for the first thing that cannot work.
     """
     check_names(recipe, plugins)
@@ -50,6 +53,12 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
         name: place_in_space(teacher, space, plugins, mapped=name in answering) for name, teacher in described.items()
     }
     request, student = describe_student(recipe.student, plugins, space)
+    try:
+        start_notes = starting_notes(request, plugins)
+    except (WeightsError, RunDirectoryError):
+        if not goes_on:
+            raise
+        request, start_notes = replace(request, weights=None), ()
     teachers = {name: teacher.facing(student) for name, teacher in teachers.items()}
     specs = {name: teacher.spec for name, teacher in teachers.items()}
     losses = {entry.name: plan_loss(entry, recipe, plugins, student, specs) for entry in distilling}
@@ -79,7 +88,13 @@ def make_plan(recipe: Recipe, plugins: Plugins) -> Plan:
         steps_per_epoch=per_epoch,
         samples_per_step=samples,
         cost=_cost(probe, student, planned, plugins, images=steps * samples),
-        notes=(*datasets.notes, *head_notes, *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch)),
+        notes=(
+            *recipe.about.notes,
+            *datasets.notes,
+            *start_notes,
+            *head_notes,
+            *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch),
+        ),
     )
 
 

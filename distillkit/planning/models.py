@@ -6,12 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
 from distillkit.data.datasets import DataSets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.classes import ClassMap, match_classes, read_class_names
 from distillkit.models.frozen_teacher import spec_at, teacher_size
+from distillkit.models.starting_weights import PUBLISHED
+from distillkit.models.weights import load_notes
 from distillkit.negotiation import demand
 from distillkit.planning.plan import LossPlan, TeacherPlan
 from distillkit.recipe import LossEntry, Recipe, StudentEntry, TeacherEntry
@@ -107,10 +111,27 @@ def describe_student(entry: StudentEntry, plugins: Plugins, space: ClassSpace) -
     """Describe the student in the class space of the run."""
     options = plugins.options("student", entry.model, entry.options)
     request = ModelRequest(
-        entry.model, split_name(entry.model)[1], options, weights=entry.weights, classes=space.classes
+        entry.model,
+        split_name(entry.model)[1],
+        options,
+        weights=entry.weights,
+        classes=space.classes,
+        class_names=space.names,
     )
     spec: ModelSpec = plugins.factory("student", entry.model).describe(request)
     return request, replace(spec, class_names=space.names)
+
+
+def starting_notes(request: ModelRequest, plugins: Plugins) -> tuple[str, ...]:
+    """What becomes of the weights that a student starts from, by their shapes; published ones are left to the run.
+
+    Raises: WeightsError, RunDirectoryError for weights that cannot be read or do not fit.
+    """
+    if request.weights in (None, "none", PUBLISHED):
+        return ()
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = plugins.factory("student", request.name).build(request)
+    return load_notes(model)
 
 
 def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: Plugins) -> set[str]:

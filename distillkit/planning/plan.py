@@ -95,6 +95,12 @@ class Plan:
         return Answer(self.student.head, self.recipe.evaluation.fusion, self.student.idle_heads)
 
     @property
+    def starts_from(self) -> str | None:
+        """The weights that the student starts from: a file, a run, "pretrained"; None where it starts at random."""
+        weights = self.recipe.student.weights
+        return None if weights == "none" else weights
+
+    @property
     def formula(self) -> str:
         """The loss as a sum: "0.5 * labels + 0.5 * hard"."""
         parts = [f"{self.label_weight:g} * labels"] if self.label_weight else []

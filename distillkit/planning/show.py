@@ -32,6 +32,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "answers_with": plan.student.head,
             "untrained": list(plan.student.untrained),
             "fixed": list(plan.student.fixed),
+            "starts_from": plan.starts_from,
         },
         "teachers": [_teacher(name, teacher) for name, teacher in plan.teachers.items()],
         "loss": plan.formula,
@@ -69,6 +70,8 @@ def lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[
         ("student", _describe(plan.student.spec)),
         ("", f"reveals {_signals(plan.student.wanted)}; {_answer(plan)}"),
     ]
+    if plan.starts_from:
+        rows.append(("", f"starts from {plan.starts_from}"))
     for name, teacher in plan.teachers.items():
         rows.append((f"teacher {name}" if len(plan.teachers) > 1 else "teacher", _describe(teacher.native)))
         rows.append(("", _view(plan, teacher)))

@@ -16,7 +16,7 @@ def test_the_list_has_a_paragraph_for_each_family(distillkit):
     assert (code, err) == (0, "source, cost and every key of one: distillkit recipes NAME\n")
     paragraphs = [[line.split()[0] for line in block.splitlines() if line[0] != " "] for block in out.split("\n\n")]
     assert [name for names in paragraphs for name in names] == [recipe.name for recipe in named_recipes()]
-    assert paragraphs[3:5] == [["default"], ["deit-b", "deit-s", "deit-ti"]]
+    assert paragraphs[3:5] == [["default"], ["deit-384", "deit-b", "deit-s", "deit-ti"]]
     assert out.split("\n\n")[1].splitlines()[3:6] == [
         "attndistill-subset-vitt16          AttnDistill's ablation: ViT-T/16 from MAE ViT-S/16, 3,200 epochs.",
         "attndistill-subset-vitt16-6heads   AttnDistill's ablation: ViT-T/16 of 6 heads; also a teacher.",

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,9 +154,63 @@ def test_distillation_head_is_fresh_where_the_class_head_does_not_fit(plain):
     assert report.fresh == ("head.bias", "head.weight", "head_dist.bias", "head_dist.weight")
     assert report.notes == (
         "the distillation token and its position start as copies of the class token's",
-        "the head for 7 classes was left out; the one for 10 classes starts at random",
+        "the head for 7 classes was left out; the class head and the distillation head for 10 classes start at random",
     )
     assert torch.equal(model.network.dist_token, plain.network.cls_token)
+
+
+LETTERS, DIGITS = tuple("abcdefg"), tuple("0123456")
+
+
+@pytest.mark.parametrize("before", [LETTERS, DIGITS, None])
+def test_head_of_a_run_stays_unless_its_classes_had_other_names(plain, before):
+    model = vit(class_names=LETTERS)
+    fresh, origin = weights_of(model), replace(plain.spec, class_names=before)
+    report = load_weights(model, weights_of(plain), source="runs/a", fresh_head=True, origin=origin)
+    if before == DIGITS:
+        assert report.fresh == ("head.bias", "head.weight")
+        assert report.notes == ("the head for 7 other classes was left out; the one for 7 classes starts at random",)
+        assert torch.equal(model.network.head.weight, fresh["head.weight"])
+    else:
+        assert (report.fresh, report.notes) == ((), ())
+        assert torch.equal(model.network.head.weight, plain.network.head.weight)
+
+
+def test_no_head_is_copied_from_one_for_other_classes(plain):
+    model = vit(distilled=True, class_names=LETTERS)
+    origin = replace(plain.spec, class_names=DIGITS)
+    report = load_weights(model, weights_of(plain), source="runs/a", fresh_head=True, origin=origin)
+    assert report.notes == (
+        "the distillation token and its position start as copies of the class token's",
+        (
+            "the head for 7 other classes was left out; "
+            "the class head and the distillation head for 7 classes start at random"
+        ),
+    )
+    assert not torch.equal(model.network.head_dist.weight, plain.network.head.weight)
+
+
+def test_both_heads_for_other_classes(distilled):
+    report = load_weights(vit(classes=10, distilled=True), weights_of(distilled), source="runs/a", fresh_head=True)
+    assert report.notes == (
+        (
+            "the heads for 7 classes were left out; "
+            "the class head and the distillation head for 10 classes start at random"
+        ),
+    )
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+def test_positions_of_a_run_come_from_its_own_grid(size):
+    """The counts alone would say 4 x 4, which is as many patches as 2 x 8."""
+    wide, model = vit(image_size=(16, 64)), vit(image_size=size)
+    report = load_weights(model, weights_of(wide), source="runs/a", fresh_head=True, origin=wide.spec)
+    rows, columns = size[0] // 8, size[1] // 8
+    assert report.notes == (f"the position embedding was resized from 2x8 to {rows}x{columns} patches",)
+    patches = wide.network.pos_embed[:, 1:].reshape(1, 2, 8, 48).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(patches, size=(rows, columns), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(model.network.pos_embed[:, 1:], expected.flatten(2).transpose(1, 2))
+    assert torch.equal(model.network.pos_embed[:, 0], wide.network.pos_embed[:, 0])
 
 
 def test_distillation_token_is_left_out_of_a_plain_student(distilled):

@@ -13,7 +13,7 @@ from distillkit.recipe import (
     TeacherEntry,
     Training,
 )
-from distillkit.recipe_files import load_recipe, named_recipes
+from distillkit.recipe_files import dump, load_recipe, named_recipes
 
 NAMES = [
     "advit-s-cifar10",
@@ -28,6 +28,7 @@ NAMES = [
     "attndistill-subset-vitt32-8layers",
     "cifar10-few-labels",
     "default",
+    "deit-384",
     "deit-b",
     "deit-s",
     "deit-ti",
@@ -118,3 +119,32 @@ def test_the_default_fits_pretrained_weights_and_needs_no_teacher():
     assert recipe.optimizer == Optimizer(name="adamw", lr=2e-4, weight_decay=0.05)
     assert recipe.training == Training(epochs=30, batch_size=64)
     assert (recipe.teachers, recipe.losses) == ((), ())
+
+
+def test_deit_at_384_px_is_the_authors_command_line():
+    """README_deit.md: lr 5e-6 at a batch of 512, weight decay 1e-8, 30 epochs, least rate 5e-6; the rest: main.py."""
+    recipe = load_recipe("deit-384")
+    assert recipe.student.options == {"image_size": 384, "drop_path": 0.0}
+    assert recipe.training == Training(epochs=30, batch_size=512)
+    assert recipe.optimizer == Optimizer(name="adamw", lr=5e-6, lr_base_batch=512, weight_decay=1e-8, eps=1e-8)
+    assert recipe.schedule == Schedule(name="cosine", warmup_epochs=5.0, warmup_lr=1e-6, min_lr=5e-6)
+
+
+@pytest.mark.parametrize("size", ["ti", "s", "b"])
+def test_deit_at_384_px_keeps_everything_else_of_its_run(size, tmp_path):
+    trained = load_recipe(f"deit-{size}", overrides={"data.train": "imagenet"})
+    (tmp_path / "recipe.toml").write_text(dump(trained))
+    (tmp_path / "result.json").write_text("{}")
+    recipe, tuning = load_recipe("deit-384", former=tmp_path), load_recipe("deit-384")
+    assert recipe.student.model_dump() == {
+        "model": f"deit-{size}",
+        "weights": str(tmp_path),
+        "image_size": 384,
+        "drop_path": 0.0,
+    }
+    changed = ("about", "student", "training", "optimizer", "schedule")
+    assert {key: value for key, value in recipe if key not in changed} == {
+        key: value for key, value in trained if key not in changed
+    }
+    for table in ("about", "training", "optimizer", "schedule"):
+        assert getattr(recipe, table) == getattr(tuning, table)

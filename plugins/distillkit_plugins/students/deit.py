@@ -55,9 +55,7 @@ class Deit:
 
         Raises: RecipeError for a geometry that does not divide.
         """
-        spec = TimmModel.describe(
-            ARCHITECTURES[request.name], name=request.name, classes=request.classes, **_arguments(request)
-        )
+        spec = TimmModel.describe(ARCHITECTURES[request.name], name=request.name, **_arguments(request))
         return licensed(spec, request.weights)
 
     @classmethod
@@ -66,9 +64,7 @@ class Deit:
 
         Raises: as `describe`; WeightsError, RunDirectoryError for weights that do not fit.
         """
-        model = TimmModel.create(
-            ARCHITECTURES[request.name], name=request.name, classes=request.classes, **_arguments(request)
-        )
+        model = TimmModel.create(ARCHITECTURES[request.name], name=request.name, **_arguments(request))
         nn.init.trunc_normal_(cast("nn.Parameter", model.network.cls_token), std=0.02)
         model.spec = licensed(model.spec, request.weights)
         is_fixed = request.options.position == "sincos"
@@ -87,7 +83,7 @@ def _fix_positions(model: TimmModel) -> None:
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    """Name the options as timm does.
+    """What is asked for, named as timm and `TimmModel` do.
 
     DeiT's dropout is that of timm 0.3.2: after the positions and in both projections of a block, not in the attention
     and not before the heads.
@@ -105,7 +101,8 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
         "pos_drop_rate": (options.dropout, 0.0),
         "proj_drop_rate": (options.dropout, 0.0),
     }
-    return {"image_size": options.image_size} | {name: value for name, (value, own) in changed.items() if value != own}
+    asked = {"classes": request.classes, "class_names": request.class_names, "image_size": options.image_size}
+    return asked | {name: value for name, (value, own) in changed.items() if value != own}
 
 
 def _check(options: Deit.Options, width: int, heads: int) -> None:

@@ -86,6 +86,7 @@ class SmallCnn(nn.Module):
             grids=tuple((-(-height // 2**stage), -(-width // 2**stage)) for stage in range(STAGES)),
             flexible_size=True,
             head_modules=("head",) if classes else (),
+            class_names=request.class_names,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
         )
 

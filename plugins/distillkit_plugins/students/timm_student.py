@@ -32,9 +32,7 @@ class TimmStudent:
 
         Raises: RecipeError for a name, a size or an option that timm does not take, or a network without class head.
         """
-        spec = TimmModel.describe(
-            request.argument or "", name=request.name, classes=request.classes, **_arguments(request)
-        )
+        spec = TimmModel.describe(request.argument or "", name=request.name, **_arguments(request))
         return licensed(spec, request.weights)
 
     @classmethod
@@ -43,18 +41,18 @@ class TimmStudent:
 
         Raises: as `describe`; WeightsError, RunDirectoryError for weights that do not fit.
         """
-        model = TimmModel.create(
-            request.argument or "", name=request.name, classes=request.classes, **_arguments(request)
-        )
+        model = TimmModel.create(request.argument or "", name=request.name, **_arguments(request))
         model.spec = licensed(model.spec, request.weights)
         model.load_report = start_from(model, request.weights)
         return model
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    """Name the options that are given as timm does."""
+    """What is given, named as timm and `TimmModel` do."""
     options = cast("TimmStudent.Options", request.options)
     arguments = {
+        "classes": request.classes,
+        "class_names": request.class_names,
         "image_size": options.image_size,
         "drop_path_rate": options.drop_path,
         "drop_rate": options.dropout,
