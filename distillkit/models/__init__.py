@@ -17,11 +17,12 @@ from distillkit.models.starting_weights import licensed, start_from
 from distillkit.models.timm_model import TimmModel
 from distillkit.models.timm_networks import TimmRequest
 from distillkit.models.weight_files import read_weights
-from distillkit.models.weights import LoadReport, classes_of, load_weights
+from distillkit.models.weights import Fit, LoadReport, classes_of, load_weights
 
 __all__ = [
     "ClassMap",
     "Described",
+    "Fit",
     "FrozenTeacher",
     "LoadReport",
     "OneAnswer",

@@ -114,7 +114,7 @@ def load_student(directory: Path, plugins: Plugins) -> tuple[Model, SavedStudent
     saved = read_student(directory)
     model = build_student(saved, plugins)
     path = directory / WEIGHTS
-    load_weights(model, read_weights(path), source=str(path), fresh_head=False)
+    load_weights(model, read_weights(path), source=str(path), fit="nothing")
     return model, saved
 
 

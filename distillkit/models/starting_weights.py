@@ -31,7 +31,7 @@ def start_from(model: Model, weights: str | None, *, keep: tuple[str, ...] = ())
     if weights is None or weights == "none":
         return None
     tensors, origin = _read(model, weights)
-    return load_weights(model, tensors, source=weights, fresh_head=True, keep=keep, origin=origin)
+    return load_weights(model, tensors, source=weights, fit="all", keep=keep, origin=origin)
 
 
 def licensed(spec: ModelSpec, weights: str | None) -> ModelSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
@@ -20,6 +21,10 @@ SHOWN = 3
 REMEDY = "give weights of this very architecture"
 COUNTER = "num_batches_tracked"
 """A buffer of batch norm that files from before 2018 lack."""
+
+
+Fit: TypeAlias = Literal["nothing", "positions", "all"]
+"""What of weights may be changed to fit a network."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def load_weights(
     weights: Mapping[str, Tensor],
     *,
     source: str,
-    fresh_head: bool,
+    fit: Fit,
     keep: tuple[str, ...] = (),
     origin: ModelSpec | None = None,
 ) -> LoadReport:
@@ -55,11 +60,12 @@ def load_weights(
 
     Every tensor of the network must be in the weights and the other way round, after timm's own renaming of older
     layouts; what is left out because only training needs it, or because the network has no class head, is named in the
-    report. With `fresh_head`, which is for students, a head for other classes stays as initialised, and a
-    distillation token, position embedding or patch embedding is fitted; the report says so. Without it, which is for
-    teachers, nothing is made anew. `keep` names tensors of the network that stay as they are, whatever the weights say.
-    `origin` describes the model that the weights are of, where that is known: positions come from its grid, and a head
-    for as many classes with other names is one for other classes.
+    report. With `fit = "nothing"`, which is for teachers, nothing is made anew; with "positions" the position
+    embedding is resized to the network's grid, for a teacher that sees images of another size. With "all", which is for
+    students, a head for other classes stays as initialised, and a distillation token, position embedding or patch
+    embedding is fitted. The report says so. `keep` names tensors of the network that stay as they are, whatever the
+    weights say. `origin` describes the model that the weights are of, where that is known: positions come from its
+    grid, and a head for as many classes with other names is one for other classes.
     Raises: WeightsError that counts what does not fit and names the first of it; the model is then unchanged.
     """
     network, spec = model.network, model.spec
@@ -68,23 +74,25 @@ def load_weights(
     given = _network_in(weights, model)
     left_out = _left_out(weights, given)
     offered = given
-    if fresh_head:
+    if fit == "all":
         if origin is not None and _other_names(origin, spec):
             given = {name: tensor for name, tensor in given.items() if name not in heads}
-        given, token_notes = fit_tokens(given, network)
+        given, notes = fit_tokens(given, network)
         given |= {name: own[name] for name in keep}
+        notes += tuple(f"{name} stays as the student has it" for name in keep)
+    if fit != "nothing":
         grid = origin.grid if origin is not None and origin.grids else None
         given, position_notes = fit_positions(given, network, source, grid)
-        notes = token_notes + position_notes + tuple(f"{name} stays as the student has it" for name in keep)
+        notes += position_notes
     given, resampled = _in_own_layout(given, model)
-    if resampled and not fresh_head:
+    if resampled and fit != "all":
         raise WeightsError(f"{source} does not fit '{spec.name}' without {' and '.join(resampled)}; {REMEDY}")
     problems = _misfits(given, own, besides=heads)
     if problems:
         subject = f"{source} does not fit '{spec.name}' ({spec.architecture})"
         raise WeightsError(f"{subject}: {'; '.join(problems)}; {REMEDY}")
     other = sorted(name for name in heads if name not in given or given[name].shape != own[name].shape)
-    if other and not fresh_head:
+    if other and fit != "all":
         raise WeightsError(_other_head(given, own, other[0], spec.name, source))
     kept = {name: tensor for name, tensor in given.items() if name not in other}
     network.load_state_dict({**own, **kept})

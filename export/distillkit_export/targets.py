@@ -124,7 +124,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins) -> Target:
     model: Model = plugins.factory("student", entry.model).build(request)
     spec = as_run_knows(model.spec, run)
     weights = path / CHECKPOINT_WEIGHTS
-    load_weights(model, _student_weights(weights), source=str(weights), fresh_head=False)
+    load_weights(model, _student_weights(weights), source=str(weights), fit="nothing")
     model = Described(model, spec)
     provenance = Provenance(
         model=entry.model,

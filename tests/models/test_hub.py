@@ -70,7 +70,7 @@ def test_cached_weights_need_no_network(tmp_path):
     keep_in_cache(tmp_path, "timm/resnet10t.c3_in1k", source.network.state_dict())
     assert why_unavailable(RESNET) is None
     model = TimmModel.create(RESNET, name="model")
-    load_weights(model, published_weights(RESNET, option="--teacher-weights"), source="hub", fresh_head=False)
+    load_weights(model, published_weights(RESNET, option="--teacher-weights"), source="hub", fit="nothing")
     assert torch.equal(model.network.fc.weight, source.network.fc.weight)
 
 

@@ -8,6 +8,7 @@ from distillkit.errors import WeightsError
 from distillkit.models import TimmModel, TimmRequest, classes_of, load_weights
 
 SMALL = {"image_size": (32, 32), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+FITS = ["nothing", "positions", "all"]
 
 
 def vit(classes=7, *, distilled=False, name="vit", **changes):
@@ -19,10 +20,10 @@ def weights_of(model):
     return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
 
 
-def refused(model, weights, *, fresh_head=False):
+def refused(model, weights, *, fit="nothing"):
     before = weights_of(model)
     with pytest.raises(WeightsError) as error:
-        load_weights(model, weights, source="w.pth", fresh_head=fresh_head)
+        load_weights(model, weights, source="w.pth", fit=fit)
     after = weights_of(model)
     assert all(torch.equal(before[name], after[name]) for name in before), "a refused file changes nothing"
     return str(error.value)
@@ -30,7 +31,7 @@ def refused(model, weights, *, fresh_head=False):
 
 def test_everything_is_loaded_and_counted(plain):
     model = vit()
-    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=False)
+    report = load_weights(model, weights_of(plain), source="w.pth", fit="nothing")
     loaded = model.network.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in weights_of(plain).items())
     assert (report.source, report.loaded, report.fresh, report.notes) == ("w.pth", len(loaded), (), ())
@@ -39,17 +40,17 @@ def test_everything_is_loaded_and_counted(plain):
 def test_half_precision_becomes_the_networks_own(plain):
     model = vit()
     weights = {name: tensor.bfloat16() for name, tensor in weights_of(plain).items()}
-    load_weights(model, weights, source="w.pth", fresh_head=False)
+    load_weights(model, weights, source="w.pth", fit="nothing")
     assert model.network.head.weight.dtype is torch.float32
     assert torch.equal(model.network.head.weight, weights["head.weight"].float())
 
 
-@pytest.mark.parametrize("fresh_head", [True, False])
-def test_missing_unexpected_and_reshaped_are_counted_and_named(plain, fresh_head):
+@pytest.mark.parametrize("fit", FITS)
+def test_missing_unexpected_and_reshaped_are_counted_and_named(plain, fit):
     weights = weights_of(plain)
     weights = {name.replace("blocks.1", "layers.1"): tensor for name, tensor in weights.items()}
     weights["norm.bias"] = torch.zeros(5)
-    assert refused(vit(), weights, fresh_head=fresh_head) == (
+    assert refused(vit(), weights, fit=fit) == (
         "w.pth does not fit 'vit' (deit_tiny_patch16_224): "
         "12 of 32 tensors are missing (blocks.1.norm1.weight, blocks.1.norm1.bias, blocks.1.attn.qkv.weight, ...); "
         "12 of 32 tensors are not known to it (layers.1.norm1.weight, layers.1.norm1.bias, layers.1.attn.qkv.weight, "
@@ -58,10 +59,10 @@ def test_missing_unexpected_and_reshaped_are_counted_and_named(plain, fresh_head
     )
 
 
-@pytest.mark.parametrize("fresh_head", [True, False])
-def test_weights_of_something_else_altogether(fresh_head):
+@pytest.mark.parametrize("fit", FITS)
+def test_weights_of_something_else_altogether(fit):
     resnet = TimmModel.sketch(TimmRequest("resnet10t", "resnet", 7))
-    sentence = refused(vit(), {name: torch.zeros(tensor.shape) for name, tensor in weights_of(resnet).items()})
+    sentence = refused(vit(), {name: torch.zeros(tensor.shape) for name, tensor in weights_of(resnet).items()}, fit=fit)
     assert re.fullmatch(
         r"w\.pth does not fit 'vit' \(deit_tiny_patch16_224\): 30 of 32 tensors are missing \(cls_token, pos_embed, "
         r"patch_embed\.proj\.weight, \.\.\.\); \d+ of 32 tensors are not known to it \(conv1\.0\.weight, "
@@ -88,7 +89,7 @@ def test_teacher_needs_a_head():
 def test_student_keeps_a_fresh_head_for_other_classes(plain):
     model = vit(classes=10)
     fresh = weights_of(model)
-    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    report = load_weights(model, weights_of(plain), source="w.pth", fit="all")
     assert report.fresh == ("head.bias", "head.weight")
     assert report.notes == ("the head for 7 classes was left out; the one for 10 classes starts at random",)
     assert report.loaded == len(fresh) - 2
@@ -98,14 +99,14 @@ def test_student_keeps_a_fresh_head_for_other_classes(plain):
 
 def test_student_may_start_without_a_head(plain):
     weights = {name: tensor for name, tensor in weights_of(plain).items() if not name.startswith("head.")}
-    report = load_weights(vit(classes=10), weights, source="w.pth", fresh_head=True)
+    report = load_weights(vit(classes=10), weights, source="w.pth", fit="all")
     assert report.notes == ("there was no such head; the one for 10 classes starts at random",)
 
 
-@pytest.mark.parametrize("fresh_head", [True, False])
-def test_network_without_classes_leaves_the_head_out(plain, fresh_head):
+@pytest.mark.parametrize("fit", FITS)
+def test_network_without_classes_leaves_the_head_out(plain, fit):
     model = vit(classes=0)
-    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=fresh_head)
+    report = load_weights(model, weights_of(plain), source="w.pth", fit=fit)
     assert (report.loaded, report.fresh) == (len(model.network.state_dict()), ())
     assert report.notes == ("left out: head (2 tensors)",)
     assert torch.equal(model.network.norm.weight, plain.network.norm.weight)
@@ -114,7 +115,7 @@ def test_network_without_classes_leaves_the_head_out(plain, fresh_head):
 def test_what_is_kept_stays_whatever_the_weights_say(plain):
     model, weights = vit(classes=7), weights_of(plain)
     before, weights["pos_embed"] = weights_of(model), torch.zeros(1, 1 + 9, 48)
-    report = load_weights(model, weights, source="w.pth", fresh_head=True, keep=("pos_embed",))
+    report = load_weights(model, weights, source="w.pth", fit="all", keep=("pos_embed",))
     assert report.notes == ("pos_embed stays as the student has it",)
     assert torch.equal(model.network.pos_embed, before["pos_embed"])
     assert torch.equal(model.network.cls_token, plain.network.cls_token)
@@ -124,13 +125,13 @@ def test_layout_of_dinov2_is_told_by_its_mask_token():
     geometry = {**SMALL, "name": "dinov2", "classes": 0}
     model, source = (TimmModel.create("vit_small_patch14_dinov2", **geometry) for _ in range(2))
     weights = {**weights_of(source), "mask_token": torch.zeros(1, 48)}
-    load_weights(model, weights, source="w.pth", fresh_head=False)
+    load_weights(model, weights, source="w.pth", fit="nothing")
     assert all(torch.equal(tensor, model.network.state_dict()[name]) for name, tensor in weights_of(source).items())
 
 
 def test_distillation_token_starts_from_the_class_token(plain):
     model = vit(distilled=True)
-    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    report = load_weights(model, weights_of(plain), source="w.pth", fit="all")
     network, source = model.network, plain.network
     assert report.fresh == ()
     assert report.notes == (
@@ -150,7 +151,7 @@ def test_distillation_token_starts_from_the_class_token(plain):
 
 def test_distillation_head_is_fresh_where_the_class_head_does_not_fit(plain):
     model = vit(classes=10, distilled=True)
-    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    report = load_weights(model, weights_of(plain), source="w.pth", fit="all")
     assert report.fresh == ("head.bias", "head.weight", "head_dist.bias", "head_dist.weight")
     assert report.notes == (
         "the distillation token and its position start as copies of the class token's",
@@ -166,7 +167,7 @@ LETTERS, DIGITS = tuple("abcdefg"), tuple("0123456")
 def test_head_of_a_run_stays_unless_its_classes_had_other_names(plain, before):
     model = vit(class_names=LETTERS)
     fresh, origin = weights_of(model), replace(plain.spec, class_names=before)
-    report = load_weights(model, weights_of(plain), source="runs/a", fresh_head=True, origin=origin)
+    report = load_weights(model, weights_of(plain), source="runs/a", fit="all", origin=origin)
     if before == DIGITS:
         assert report.fresh == ("head.bias", "head.weight")
         assert report.notes == ("the head for 7 other classes was left out; the one for 7 classes starts at random",)
@@ -179,7 +180,7 @@ def test_head_of_a_run_stays_unless_its_classes_had_other_names(plain, before):
 def test_no_head_is_copied_from_one_for_other_classes(plain):
     model = vit(distilled=True, class_names=LETTERS)
     origin = replace(plain.spec, class_names=DIGITS)
-    report = load_weights(model, weights_of(plain), source="runs/a", fresh_head=True, origin=origin)
+    report = load_weights(model, weights_of(plain), source="runs/a", fit="all", origin=origin)
     assert report.notes == (
         "the distillation token and its position start as copies of the class token's",
         (
@@ -191,7 +192,7 @@ def test_no_head_is_copied_from_one_for_other_classes(plain):
 
 
 def test_both_heads_for_other_classes(distilled):
-    report = load_weights(vit(classes=10, distilled=True), weights_of(distilled), source="runs/a", fresh_head=True)
+    report = load_weights(vit(classes=10, distilled=True), weights_of(distilled), source="runs/a", fit="all")
     assert report.notes == (
         (
             "the heads for 7 classes were left out; "
@@ -204,7 +205,7 @@ def test_both_heads_for_other_classes(distilled):
 def test_positions_of_a_run_come_from_its_own_grid(size):
     """The counts alone would say 4 x 4, which is as many patches as 2 x 8."""
     wide, model = vit(image_size=(16, 64)), vit(image_size=size)
-    report = load_weights(model, weights_of(wide), source="runs/a", fresh_head=True, origin=wide.spec)
+    report = load_weights(model, weights_of(wide), source="runs/a", fit="all", origin=wide.spec)
     rows, columns = size[0] // 8, size[1] // 8
     assert report.notes == (f"the position embedding was resized from 2x8 to {rows}x{columns} patches",)
     patches = wide.network.pos_embed[:, 1:].reshape(1, 2, 8, 48).permute(0, 3, 1, 2)
@@ -215,7 +216,7 @@ def test_positions_of_a_run_come_from_its_own_grid(size):
 
 def test_distillation_token_is_left_out_of_a_plain_student(distilled):
     model = vit()
-    report = load_weights(model, weights_of(distilled), source="w.pth", fresh_head=True)
+    report = load_weights(model, weights_of(distilled), source="w.pth", fit="all")
     assert report.notes == ("the distillation token, its position and its head were left out",)
     assert torch.equal(model.network.pos_embed[:, 0], distilled.network.pos_embed[:, 0])
     assert torch.equal(model.network.pos_embed[:, 1:], distilled.network.pos_embed[:, 2:])
@@ -235,7 +236,7 @@ def test_positions_are_resized_as_the_authors_do(given, wanted):
     torch.manual_seed(0)
     source = vit(distilled=given)
     model = vit(distilled=wanted, image_size=(48, 64))
-    report = load_weights(model, weights_of(source), source="w.pth", fresh_head=True)
+    report = load_weights(model, weights_of(source), source="w.pth", fit="all")
     assert "the position embedding was resized from 4x4 to 6x8 patches" in report.notes
     patches = source.network.pos_embed[:, 1 + given :].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)
     expected = torch.nn.functional.interpolate(patches, size=(6, 8), mode="bicubic", align_corners=False)
@@ -254,7 +255,7 @@ def test_teacher_positions_are_not_resized():
 def test_positions_that_are_no_square_are_refused(plain):
     weights = weights_of(plain)
     weights["pos_embed"] = torch.zeros(1, 1 + 20, 48)
-    assert refused(vit(), weights, fresh_head=True) == (
+    assert refused(vit(), weights, fit="all") == (
         "the position embedding in w.pth has 20 patches, which is no square grid; "
         "only square grids can be resized to 4x4"
     )
@@ -262,7 +263,7 @@ def test_positions_that_are_no_square_are_refused(plain):
 
 def test_patches_of_another_size_are_resampled_for_a_student(plain):
     model = vit(patch_size=4, image_size=(16, 16))
-    report = load_weights(model, weights_of(plain), source="w.pth", fresh_head=True)
+    report = load_weights(model, weights_of(plain), source="w.pth", fit="all")
     assert report.notes == ("resampling patch_embed.proj.weight from [48, 3, 8, 8] to [48, 3, 4, 4]",)
 
 
@@ -271,7 +272,7 @@ def test_older_layout_of_timm(plain):
     projection = weights["patch_embed.proj.weight"]
     weights["patch_embed.proj.weight"] = projection.reshape(48, -1)
     model = vit()
-    load_weights(model, weights, source="w.pth", fresh_head=False)
+    load_weights(model, weights, source="w.pth", fit="nothing")
     assert torch.equal(model.network.patch_embed.proj.weight, projection)
 
 
@@ -295,14 +296,14 @@ def test_another_librarys_layout_that_timm_knows():
     weights = {torchvisions_name(name): tensor for name, tensor in weights_of(source).items()}
     assert "trunk_output.block3.block3-1.f.se.excitation.0.weight" in weights
     assert classes_of(weights, TimmModel.sketch(TimmRequest("regnety_002", "regnet"))) == 5
-    load_weights(model, weights, source="w.pth", fresh_head=False)
+    load_weights(model, weights, source="w.pth", fit="nothing")
     assert all(torch.equal(tensor, model.network.state_dict()[name]) for name, tensor in weights_of(source).items())
 
 
 def test_counters_of_batches_may_be_missing():
     model, source = (TimmModel.create("resnet10t", name="resnet", classes=5) for _ in range(2))
     weights = {name: tensor for name, tensor in weights_of(source).items() if "num_batches" not in name}
-    load_weights(model, weights, source="w.pth", fresh_head=False)
+    load_weights(model, weights, source="w.pth", fit="nothing")
     assert torch.equal(model.network.fc.weight, source.network.fc.weight)
 
 

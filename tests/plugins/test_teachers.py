@@ -18,13 +18,14 @@ LOGITS = {Signal.LOGITS: ()}
 REVEALED = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
 OF_A_VIT = REVEALED | {Signal.CLS_ATTENTION}
 PLUGINS = installed_plugins()
+VIT = "vit_tiny_patch16_224"
 
 
-def request_of(name, weights=None, classes=None):
+def request_of(name, weights=None, classes=None, **options):
     return ModelRequest(
         name,
         split_name(name)[1],
-        PLUGINS.options("teacher", name, {}),
+        PLUGINS.options("teacher", name, options),
         weights=weights and str(weights),
         classes=classes,
     )
@@ -288,3 +289,27 @@ def test_no_run(tmp_path, function):
     assert refused(RunDirectoryError, function, f"run:{tmp_path}") == (
         f"{tmp_path} holds no student.json; give the directory of a run that has reached its end"
     )
+
+
+def test_a_vit_sees_another_size_with_its_positions_resized(tmp_path):
+    native = network_of(VIT)
+    save_file(native.state_dict(), tmp_path / "w.safetensors")
+    asked = {"weights": tmp_path / "w.safetensors", "image_size": [96, 224]}
+    spec, teacher = describe(f"timm:{VIT}", **asked), build(f"timm:{VIT}", **asked)
+    assert (spec.image_size, spec.grid, spec.flexible_size) == ((96, 224), (6, 14), False)
+
+    resized = network_of(VIT, img_size=(96, 224))
+    own = native.state_dict()
+    patches = own["pos_embed"][:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2)
+    patches = torch.nn.functional.interpolate(patches, size=(6, 14), mode="bicubic", align_corners=False)
+    positions = torch.cat([own["pos_embed"][:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+    resized.load_state_dict({**own, "pos_embed": positions})
+    images = torch.randn(2, 3, 96, 224)
+    with torch.no_grad():
+        assert torch.allclose(teacher(images, LOGITS).logits, resized(images), atol=1e-6)
+
+
+def test_a_size_that_patches_do_not_fill_is_refused(tmp_path):
+    save_file(network_of(VIT).state_dict(), tmp_path / "w.safetensors")
+    sentence = refused(RecipeError, describe, f"timm:{VIT}", weights=tmp_path / "w.safetensors", image_size=[100, 100])
+    assert sentence == f"'timm:{VIT}' cannot see images of 100x100 pixels: its patches of 16x16 do not fill them"

@@ -10,7 +10,7 @@ from torch import nn
 
 from distillkit import ModelRequest, ModelSpec, RecipeError
 from distillkit.models import TimmModel, licensed, sincos_position_embedding, start_from
-from distillkit_plugins.students.sizes import ImageSize, Positive
+from distillkit_plugins.image_size import ImageSize, Positive
 
 ARCHITECTURES = {
     "deit-ti": "deit_tiny_distilled_patch16_224",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from distillkit import ModelRequest, ModelSpec
 from distillkit.models import TimmModel, licensed, start_from
-from distillkit_plugins.students.sizes import ImageSize
+from distillkit_plugins.image_size import ImageSize
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 

@@ -125,7 +125,7 @@ class CifarResNetTeacher(nn.Module):
         model = cls(CifarResNet(BLOCKS[request.name], len(CLASS_NAMES)), cls.describe(request))
         weights = request.weights
         if weights is not None and weights != "none":
-            load_weights(model, read_weights(Path(weights)), source=weights, fresh_head=False)
+            load_weights(model, read_weights(Path(weights)), source=weights, fit="nothing")
         return model
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from timm.models import get_pretrained_cfg_value
 from torch import Tensor
 
 from distillkit import Model, ModelRequest, ModelSpec, WeightsError
 from distillkit.models import (
+    Fit,
+    LoadReport,
     OneAnswer,
     TimmModel,
     TimmRequest,
@@ -22,6 +26,7 @@ from distillkit.models import (
     read_weights,
     why_unavailable,
 )
+from distillkit_plugins.image_size import ImageSize
 from distillkit_plugins.teachers.known import KNOWN, Known
 
 OPTION = "--teacher-weights (evaluate and export: --weights)"
@@ -38,10 +43,15 @@ class TimmTeacher:
     norm: what DINO and Mugs train and judge, and for MAE too, whose loss never looks at that token. Their files may
     be the network alone or a whole training checkpoint, of which the network of the teacher is taken where there is one
     (DINO, Mugs); heads and decoders are left out, and the load report names them.
+
+    A ViT sees images of its own size. With `image_size` it is built for another one, and its position embedding is
+    resized as DeiT's authors resize a student's: a teacher at the resolution of a student that is tuned at 384 px.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """A timm teacher has no options of its own."""
+        """What is not given is the network's own."""
+
+        image_size: ImageSize | None = Field(None, description="pixels: a number, or [height, width]")
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
@@ -60,10 +70,12 @@ class TimmTeacher:
         """
         spec = _sketch(request).spec
         weights = None if request.weights == "none" else _weights(request)
-        model = TimmModel.create(_known(request).network, name=spec.name, classes=spec.classes)
+        model = TimmModel.create(
+            _known(request).network, name=spec.name, classes=spec.classes, image_size=_image_size(request)
+        )
         model.spec = spec
         if weights is not None:
-            model.load_report = load_weights(model, weights, source=_source(request), fresh_head=False)
+            model.load_report = _load(model, weights, request)
         return OneAnswer(model)
 
     @classmethod
@@ -89,6 +101,15 @@ def _file(request: ModelRequest) -> Path | None:
     return None if request.weights in (None, "none", "pretrained") else Path(request.weights)
 
 
+def _image_size(request: ModelRequest) -> tuple[int, int] | None:
+    return cast("TimmTeacher.Options", request.options).image_size
+
+
+def _load(model: TimmModel, weights: Mapping[str, Tensor], request: ModelRequest) -> LoadReport:
+    fit: Fit = "nothing" if _image_size(request) is None else "positions"
+    return load_weights(model, weights, source=_source(request), fit=fit)
+
+
 def _source(request: ModelRequest) -> str:
     return str(_file(request) or f"the published weights of '{_known(request).network}'")
 
@@ -106,14 +127,14 @@ def _sketch(request: ModelRequest) -> TimmModel:
     reason = _only_in_files(request)
     if reason is not None and path is None and request.weights != "none":
         raise WeightsError(f"{reason}; give a file with {OPTION}")
-    asked = TimmRequest(known.network, request.name, request.classes)
+    asked = TimmRequest(known.network, request.name, request.classes, _image_size(request))
     model = _described(TimmModel.sketch(asked), request)
     if path is not None:
         shapes = read_weights(path, shapes_only=True)
         found = classes_of(shapes, model)
         if request.classes is None and found not in (None, model.spec.classes):
             model = _described(TimmModel.sketch(replace(asked, classes=found)), request)
-        load_weights(model, shapes, source=_source(request), fresh_head=False)
+        _load(model, shapes, request)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The size of a student's images, as a recipe writes it."""
+"""The size of images, as a recipe writes it."""
 
 from __future__ import annotations
 
