@@ -30,7 +30,6 @@ def run(
     For example:
       distillkit run --data flowers/ --teacher run:runs/teacher --loss hard
       distillkit run --labels 100 --teacher run:runs/teacher --loss soft:tau=2
-      distillkit run --recipe deit-ti --data imagenet/ --smoke
       distillkit run --from runs/a --set student.image_size=384
     """
     from distillkit_cli import starting

@@ -101,7 +101,10 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
     assert distillkit("attention", str(moved), cat) == (
         0,
         f"{moved}/attention/cat-attention.png\n",
-        "drawn without teacher 'run:gone': there is no run directory gone; check the path\n",
+        (
+            "drawn without teacher 'run:gone': teacher 'run:gone' is a run, and there is no run directory gone; "
+            "check the path, or make the teacher first, such as with distillkit finetune MODEL --out gone\n"
+        ),
     )
 
 

@@ -80,7 +80,11 @@ def test_the_readable_part_of_timm_is_those_families():
             network = timm.create_model(architecture)
         if why_no_rows(network) is None:
             readable.add((type(network).__name__, type(network.blocks[0]).__name__))
-    assert readable == {("VisionTransformer", "Block"), ("VisionTransformerDistilled", "Block")}
+    assert readable == {
+        ("VisionTransformer", "Block"),
+        ("VisionTransformerDistilled", "Block"),
+        ("Eva", "EvaBlockPostNorm"),
+    }
 
 
 @pytest.mark.parametrize("architecture", ["eva_giant_patch14_224", "eva_giant_patch14_clip_224"])

@@ -216,8 +216,8 @@ def test_unknown_network():
 
 def test_options_that_nobody_knows():
     with pytest.raises(RecipeError) as error:
-        PLUGINS.options("teacher", "regnety16gf", {"image_size": 160})
-    assert str(error.value).startswith("teacher 'regnety16gf': unknown key 'image_size'")
+        PLUGINS.options("teacher", "regnety16gf", {"drop_path": 0.1})
+    assert str(error.value).startswith("teacher 'regnety16gf': unknown key 'drop_path'")
 
 
 @pytest.fixture

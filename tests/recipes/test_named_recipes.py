@@ -99,7 +99,7 @@ def test_digits_are_not_shifted():
     recipe = load_recipe("digits")
     assert recipe.augment == Augment(crop="none", flip=0.0, eval_crop=1.0)
     assert recipe.student.options == {"image_size": 8, "patch": 4, "width": 64, "depth": 4, "heads": 4}
-    assert recipe.training == Training(epochs=30, batch_size=64, threads=1)
+    assert recipe.training == Training(epochs=30, batch_size=64, threads=1, log_every=20)
     assert recipe.optimizer == Optimizer(name="adamw", lr=1e-3, weight_decay=0.05)
     assert (recipe.teachers, recipe.losses) == ((), ())
 

@@ -87,10 +87,8 @@ def test_the_seed_decides(recipe_of: Any, tmp_path: Path) -> None:
         assert_equal_weights(tmp_path / "a/student.safetensors", tmp_path / "c/student.safetensors")
 
 
-def test_a_compiled_run_may_keep_its_graphs_for_the_gradients_of_the_terms(
-    recipe_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(aot_config, "donated_buffer", True)
+@aot_config.patch(donated_buffer=True)
+def test_a_compiled_run_may_keep_its_graphs_for_the_gradients_of_the_terms(recipe_of: Any) -> None:
     plugins = installed_plugins()
     build_session(plan(recipe_of(), plugins), plugins)
     assert aot_config.donated_buffer

@@ -19,6 +19,7 @@ def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:
     result = run(recipe_of({"training": {"steps": 20, "ema": 0.9}}), out, installed_plugins())
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     assert found == [
+        *(f"attention/validation-{number}.png" for number in (1, 2, 3)),
         "best/student.json",
         "best/student.safetensors",
         "checkpoints/step-00000018/ema.safetensors",

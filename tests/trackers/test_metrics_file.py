@@ -155,7 +155,7 @@ def test_several_terms_have_a_panel_and_a_table_of_their_gradients(tmp_path: Pat
         if at == 2:
             norms["grad_norm/labels"] = float("inf")
         tracker.distillkit_steps_logged(steps(float(at), 1.0) | {"grad_norm": 1.0} | norms)
-    Report().distillkit_run_ended(info(tmp_path), {})
+    Report().distillkit_run_ended(info(tmp_path), {}, MODELS)
     balance = (tmp_path / "report.md").read_text().partition("## Balance\n\n")[2].partition("\n\n## Models")[0]
     assert balance == (
         "How hard each term of the loss pulls: the norm of the gradient of weight times term on the student's "

@@ -284,9 +284,9 @@ def test_a_checkpointed_student_is_measured_and_trains_alike() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_what_was_compiled_is_measured_after_steps_that_were_not(monkeypatch: pytest.MonkeyPatch) -> None:
+@aot_config.patch(donated_buffer=True)
+def test_what_was_compiled_is_measured_after_steps_that_were_not() -> None:
     """torch compiles the backward as the first step asks for it; a later one has to be able to keep the graph."""
-    monkeypatch.setattr(aot_config, "donated_buffer", True)
     torch.compiler.reset()
     keep_compiled_graphs()
     norms = []
