@@ -42,6 +42,7 @@ class About(Table):
     summary: str = ""
     source: str = Field("", description="paper and table, or the benchmark that found the settings")
     cost: str = Field("", description="device, hours and images that the full recipe takes")
+    goes_on: bool = Field(False, description="made for a student that has learnt before; one that has not is noted")
     notes: tuple[str, ...] = Field((), strict=False, description="sentences for the plan and the report")
 
 

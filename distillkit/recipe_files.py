@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ class NamedRecipe:
     source: str
     cost: str
     path: Path
+
+
+def head_comment(name_or_file: str) -> str:
+    """The comment at the head of a recipe's file, after that of its base: how to use it, what its source leaves open.
+
+    Raises: as `read_tables`.
+    """
+    read_tables(name_or_file)
+    texts: list[str] = []
+    path: Path | None = _path(name_or_file, relative_to=None)
+    while path is not None:
+        lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+        texts.insert(0, "\n".join(lines))
+        base = _parse(path).get("base")
+        path = None if base is None else _path(base, relative_to=path.parent)
+    return "\n#\n".join(filter(None, texts))
 
 
 def named_recipes() -> tuple[NamedRecipe, ...]:

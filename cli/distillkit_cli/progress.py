@@ -128,16 +128,23 @@ class BarProgress(LineProgress):
             live.stop()
 
 
+def _licensed(teacher: Mapping[str, Any]) -> str:
+    licence = teacher["licence"]
+    return f"{teacher['name']} (weights {licence})" if licence else str(teacher["name"])
+
+
 def _opening(run: RunInfo) -> list[str]:
     plan: Mapping[str, Any] = run.plan
     data, student = plan["data"], plan["student"]
-    teachers = ", ".join(teacher["name"] for teacher in plan["teachers"])
+    heard = {loss["teacher"] for loss in plan["losses"]}
+    teachers = ", ".join(_licensed(teacher) for teacher in plan["teachers"] if teacher["recipe_name"] in heard)
+    start = f", from {student['starts_from']}," if student["starts_from"] else ""
     begun = f"from step {run.start_step:,} " if run.start_step else ""
     return [
-        f"{student['name']} ({student['parameters']:,} parameters) learns {plan['loss']}"
+        f"{student['name']} ({student['parameters']:,} parameters){start} learns {plan['loss']}"
         + (f" from {teachers}" if teachers else ""),
         f"{counted(data['images'], 'image')} of {data['train']}, {data['labelled']:,} labelled",
-        f"{begun}to step {run.steps:,}, {counted(plan['batch_size'], 'image')} each, in {run.directory}",
+        f"{begun}to step {run.steps:,}, {counted(plan['samples_per_step'], 'image')} each, in {run.directory}",
         *(f"note: {note}" for note in plan["notes"]),
     ]
 

@@ -23,6 +23,8 @@ def recipes(
 ) -> None:
     """List the named recipes, or show one with every key that is set, ready to be changed.
 
+    What its source leaves open stands at the top.
+
     A file of your own may begin with a line such as base = "deit-ti" and then say only what differs.
 
     For example:
@@ -30,7 +32,7 @@ def recipes(
       distillkit recipes deit-ti > mine.toml
       distillkit run --recipe mine.toml --data flowers/
     """
-    from distillkit.recipe_files import dump, load_recipe, named_recipes
+    from distillkit.recipe_files import dump, head_comment, load_recipe, named_recipes
 
     terminal: Terminal = context.obj
     if name is not None:
@@ -38,7 +40,8 @@ def recipes(
         if as_json:
             terminal.show_json(recipe.model_dump(mode="json", exclude_none=True))
         else:
-            terminal.show(dump(recipe).rstrip("\n"))
+            comment = head_comment(name)
+            terminal.show("\n\n".join(filter(None, (comment, dump(recipe).rstrip("\n")))))
         return
     listing = named_recipes()
     if as_json:

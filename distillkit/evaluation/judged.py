@@ -10,7 +10,7 @@ from timm.models import is_model
 from torch import nn
 
 from distillkit.contracts import ModelRequest, ModelSpec
-from distillkit.errors import RunDirectoryError
+from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import load_student
@@ -37,10 +37,15 @@ class Judged:
 def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
     """The saved student in a directory, or a teacher by name with its published weights or those of a file.
 
-    Raises: RunDirectoryError for a target that is neither; what building a teacher raises.
+    `run:DIR`, as a teacher is called that is a run, is that run.
+    Raises: RunDirectoryError for a target that is neither; WeightsError for weights beside a run's own; what building a
+        teacher raises.
     """
-    path = Path(target)
+    name, argument = split_name(target)
+    path = Path(argument if name == "run" and argument else target)
     if (path / "student.json").is_file():
+        if weights is not None:
+            raise WeightsError(f"'{target}' has weights of its own and {weights} were given too; leave --weights out")
         model, saved = load_student(path, plugins)
         home = path if (path / "recipe.toml").is_file() else path.parent
         has_recipe = (home / "recipe.toml").is_file()
@@ -48,7 +53,6 @@ def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
         student = StudentEntry(model=saved.model, weights=str(path), **saved.options)
         return Judged(cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path)
     known = {owned.spec.name: owned.spec.shown_name for owned in plugins.listing("teacher")}
-    name, argument = split_name(target)
     if name not in known:
         raise RunDirectoryError(
             f"'{target}' is neither a run directory (with student.json) nor a teacher; "
@@ -61,12 +65,12 @@ def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
         model.spec,
         Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}}),
         Answer(),
-        _timm_student(name, model.spec, weights),
+        _timm_student(model.spec, weights),
     )
 
 
-def _timm_student(name: str, spec: ModelSpec, weights: str | None) -> StudentEntry | None:
+def _timm_student(spec: ModelSpec, weights: str | None) -> StudentEntry | None:
     """The student that is built as a teacher of timm's is."""
-    if name == "run" or not is_model(spec.architecture.partition(".")[0]):
+    if not is_model(spec.architecture.partition(".")[0]):
         return None
     return StudentEntry(model=f"timm:{spec.architecture}", weights=weights or "pretrained")

@@ -154,7 +154,7 @@ def _ways_out(teacher: ModelSpec) -> str:
     named = "" if teacher.class_names is not None else "name the teacher's classes in a file (teacher.classes), "
     kind, _, directory = teacher.name.partition(":")
     tune = (
-        f"distillkit run --loss ce --student-weights {directory} --data DIR"
+        f"distillkit run --from {directory} --loss ce --data DIR"
         if kind == "run"
         else f"distillkit finetune {teacher.name} --data DIR"
     )

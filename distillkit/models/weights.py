@@ -84,6 +84,7 @@ def load_weights(
         grid = origin.grid if origin is not None and origin.grids else None
         given, position_notes = fit_positions(given, network, source, grid)
         notes += position_notes
+    _check_finite(given, source)
     given, resampled = _in_own_layout(given, model)
     if resampled and fit != "all":
         raise WeightsError(f"{source} does not fit '{spec.name}' without {' and '.join(resampled)}; {REMEDY}")
@@ -98,6 +99,16 @@ def load_weights(
     network.load_state_dict({**own, **kept})
     head_notes = (_head_note(offered, other, model, origin),) if other else ()
     return LoadReport(source, len(kept), tuple(other), (*left_out, *notes, *resampled, *head_notes))
+
+
+def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Raises: WeightsError for weights with infinities or without a number; shapes alone are always in order."""
+    broken = [name for name, tensor in weights.items() if not tensor.is_meta and not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{source} has values that are not finite, in {len(broken)} of {len(weights)} tensors ({broken[0]}, ...); "
+            "get the file again, or take an earlier checkpoint"
+        )
 
 
 def classes_of(weights: Mapping[str, Tensor], model: Model) -> int | None:

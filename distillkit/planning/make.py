@@ -11,7 +11,7 @@ from torch import nn
 from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.order import samples_per_step, steps_per_epoch
-from distillkit.errors import RunDirectoryError, WeightsError
+from distillkit.errors import DataError, RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins
 from distillkit.negotiation import demand
 from distillkit.planning.cost import Cost
@@ -46,9 +46,7 @@ def make_plan(recipe: Recipe, plugins: Plugins, *, goes_on: bool = False) -> Pla
     datasets = _open(recipe, plugins, needs_labels=not taught)
     described = {entry.name: describe_teacher(entry, plugins) for entry in recipe.teachers}
     answering = teachers_of_logits(recipe, distilling, plugins)
-    space = shared_classes(
-        datasets, {name: described[name].native for name in answering}, reads_features=taught and bool(recipe.teachers)
-    )
+    space = shared_classes(datasets, {name: described[name].native for name in answering}, reads_features=taught)
     teachers = {
         name: place_in_space(teacher, space, plugins, mapped=name in answering) for name, teacher in described.items()
     }
@@ -62,6 +60,8 @@ def make_plan(recipe: Recipe, plugins: Plugins, *, goes_on: bool = False) -> Pla
     teachers = {name: teacher.facing(student) for name, teacher in teachers.items()}
     specs = {name: teacher.spec for name, teacher in teachers.items()}
     losses = {entry.name: plan_loss(entry, recipe, plugins, student, specs) for entry in distilling}
+    if recipe.labels.weight is None and not datasets.labelled.any():
+        _refuse_attention_alone(losses)
     label_weight = resolve_label_weight(
         recipe.labels.weight,
         {name: plan.loss.label_weight for name, plan in losses.items()},
@@ -122,6 +122,19 @@ def _open(recipe: Recipe, plugins: Plugins, *, needs_labels: bool) -> DataSets:
     return datasets
 
 
+def _refuse_attention_alone(losses: Mapping[str, LossPlan]) -> None:
+    """Refuse to teach where a student looks and nothing of what it makes of it, which its paper leaves to the labels.
+
+    Raises: DataError.
+    """
+    read = {read.signal for plan in losses.values() for read in plan.loss.reads_student}
+    if read == {Signal.CLS_ATTENTION} and any(plan.loss.label_weight for plan in losses.values()):
+        raise DataError(
+            f"no image has a label, and loss '{next(iter(losses))}' teaches where the student looks, not what it "
+            "answers; give labels, add --loss hard or attndistill, or set labels.weight=0"
+        )
+
+
 def _notes(
     recipe: Recipe, datasets: DataSets, losses: Mapping[str, LossPlan], *, steps: int, per_epoch: int
 ) -> tuple[str, ...]:
@@ -130,6 +143,11 @@ def _notes(
     dropped = max((plan.loss.label_weight for plan in losses.values()), default=0.0)
     if not datasets.labelled.any() and dropped and recipe.labels.weight is None:
         notes.append(f"no image has a label, so the label term ({dropped:g}) is left out")
+    if recipe.about.goes_on and recipe.student.weights in (None, "none"):
+        notes.append(
+            "this recipe is for a student that has learnt before, and this one starts at random; "
+            "give --from RUN or --student-weights"
+        )
     if recipe.data.labeled_fraction is not None and datasets.labelled.all():
         notes.append("every image has a label, so data.labeled_fraction changes nothing")
     if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:

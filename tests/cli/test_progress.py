@@ -13,10 +13,11 @@ from distillkit_cli.terminal import Terminal
 
 PLAN = {
     "data": {"train": "digits", "images": 1167, "labelled": 100},
-    "student": {"name": "deit-ti", "parameters": 205524},
-    "teachers": [{"name": "small-cnn"}],
+    "student": {"name": "deit-ti", "parameters": 205524, "starts_from": None},
+    "teachers": [{"name": "small-cnn", "recipe_name": "cnn", "licence": None}],
     "loss": "0.5 * labels + 0.5 * hard",
-    "batch_size": 64,
+    "losses": [{"name": "hard", "teacher": "cnn"}],
+    "samples_per_step": 64,
     "notes": ["kept: 100 of 1,167 labels, 10 of each class"],
 }
 STEPS = {
@@ -73,9 +74,21 @@ def test_the_opening_says_what_will_be_done(capsys, clock):
     ]
 
 
+def test_the_opening_names_whose_weights_are_used(capsys, clock):
+    student = PLAN["student"] | {"starts_from": "runs/a"}
+    teacher = {"name": "mae-vitb16", "recipe_name": "mae", "licence": "cc-by-nc-4.0"}
+    nobody_listens_to = {"name": "vit-b", "recipe_name": "b", "licence": "apache-2.0"}
+    run = a_run(student=student, teachers=[teacher, nobody_listens_to], losses=[{"name": "hard", "teacher": "mae"}])
+    LineProgress(Terminal(), clock).distillkit_run_started(run)
+    assert shown(capsys)[0] == (
+        "deit-ti (205,524 parameters), from runs/a, learns 0.5 * labels + 0.5 * hard from mae-vitb16 "
+        "(weights cc-by-nc-4.0)"
+    )
+
+
 def test_a_resumed_run_without_a_teacher(capsys, clock):
     LineProgress(Terminal(), clock).distillkit_run_started(
-        a_run(start_step=40, teachers=[], loss="1 * labels", notes=[])
+        a_run(start_step=40, teachers=[], losses=[], loss="1 * labels", notes=[])
     )
     assert shown(capsys) == [
         "deit-ti (205,524 parameters) learns 1 * labels",
@@ -170,7 +183,7 @@ def test_a_loss_is_said_once(capsys, clock):
 
 
 def test_one_image_is_not_called_images(capsys, clock):
-    run = a_run(data={"train": "few", "images": 1, "labelled": 1}, batch_size=1, teachers=[], notes=[])
+    run = a_run(data={"train": "few", "images": 1, "labelled": 1}, samples_per_step=1, teachers=[], notes=[])
     LineProgress(Terminal(), clock).distillkit_run_started(run)
     assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image each, in runs/a"]
 

@@ -40,6 +40,22 @@ def test_one_recipe_is_shown_whole_and_loads_again(distillkit, tmp_path):
     assert load_recipe(str(path)) == load_recipe("deit-s")
 
 
+def test_what_a_recipe_leaves_open_stands_at_the_top(distillkit):
+    """After what its base says of itself."""
+    _, out, _ = distillkit("recipes", "transfer-cars")
+    comment = out.partition("\n\nseed = 0\n")[0].splitlines()
+    assert all(line.startswith("#") for line in comment)
+    of_base, own = (load_comment(name) for name in ("transfer-cifar10", "transfer-cars"))
+    assert comment[-len(own) :] == own
+    assert comment[-len(own) - 1 - len(of_base) : -len(own) - 1] == of_base
+
+
+def load_comment(name):
+    path = next(recipe.path for recipe in named_recipes() if recipe.name == name)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
+
+
 def test_one_recipe_for_programs(distillkit):
     _, out, _ = distillkit("recipes", "deit-s", "--json")
     assert json.loads(out)["student"] == {"model": "deit-s", "drop_path": 0.1}

@@ -20,6 +20,7 @@ from distillkit.errors import (
     SignalError,
     UnknownPluginError,
     UserError,
+    WeightsError,
 )
 from distillkit.evaluation.evaluate import check_signals
 from distillkit.hooks import installed_plugins
@@ -78,6 +79,19 @@ def test_a_head_that_no_term_trained_is_no_answer(folder: Path, head: str) -> No
 def test_a_head_that_is_not_there() -> None:
     assert refused(UserError, "timm:resnet10t", weights="none", data="digits", options={"head": "distill"}) == (
         "'timm:resnet10t' has no distillation head; leave out --head or say --head class"
+    )
+
+
+def test_a_run_may_be_named_as_the_teacher_that_it_is(folder: Path) -> None:
+    """With its own data, its own way to look at images, and a line in its own records."""
+    before = len((folder / "evaluations.jsonl").read_text().splitlines())
+    assert evaluate(f"run:{folder}", PLUGINS).measurement == evaluate(str(folder), PLUGINS).measurement
+    assert len((folder / "evaluations.jsonl").read_text().splitlines()) == before + 2
+
+
+def test_weights_beside_those_of_a_run(folder: Path) -> None:
+    assert refused(WeightsError, str(folder), weights="w.pth") == (
+        f"'{folder}' has weights of its own and w.pth were given too; leave --weights out"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -61,7 +62,7 @@ def test_real_labels_go_by_file_name_whatever_the_folder(folder: Callable[..., P
     images = opened(folder("val", "a/val_3.png", "b/val_1.png", "b/val_2.png"))
     path = tmp_path / "real.json"
     path.write_text(json.dumps([[1], [], [0, 1]]), encoding="utf-8")
-    acceptable = read_real_labels(path, images)
+    acceptable = read_real_labels(path, images, 2)
     assert acceptable == [{0, 1}, {1}, set()]
     # The third image has no acceptable class and is left out; the second is wrong.
     assert real_accuracy([1, 0, 0], acceptable) == {"real_top1": 50.0, "real_images": 2.0}
@@ -80,6 +81,13 @@ def test_real_labels_go_by_file_name_whatever_the_folder(folder: Callable[..., P
                 "these images"
             ),
         ),
+        (
+            "[[0], [2]]",
+            (
+                "'{path}' speaks of class 2 and the model has the classes 0 to 1; ReaL labels count ImageNet's "
+                "classes, so give a model that answers in these"
+            ),
+        ),
     ],
 )
 def test_real_labels_that_do_not_fit(
@@ -89,8 +97,23 @@ def test_real_labels_that_do_not_fit(
     if text is not None:
         path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError) as error:
-        read_real_labels(path, opened(root))
+        read_real_labels(path, opened(root), 2)
     assert str(error.value) == sentence.format(path=path, images=root)
+
+
+def test_real_labels_are_outputs_not_places_of_folders(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Folders 10, 2 and 7 sort as text; the network always decides for its output 7, the third of them."""
+    root, path, weights = folder("val", "10/1.png", "2/2.png", "7/3.png"), tmp_path / "real.json", tmp_path / "w.pth"
+    network = timm.create_model("test_vit", num_classes=12)
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.arange(12) == 7)
+    torch.save(network.state_dict(), weights)
+    options = {"real": str(path)}
+    for listed, expected in (([[7], [7], [7]], 100.0), ([[2], [2], [2]], 0.0)):
+        path.write_text(json.dumps(listed), encoding="utf-8")
+        found = evaluate("timm:test_vit", PLUGINS, data=str(root), weights=str(weights), options=options)
+        assert found.measurement.figures["real_top1"] == expected
 
 
 def test_nothing_acceptable_at_all() -> None:

@@ -133,7 +133,7 @@ def test_the_stranger_is_named_though_another_name_has_two_meanings():
 
 def test_a_teacher_from_a_run_is_fine_tuned_by_its_directory():
     sentence = refused(teacher_of(("ant", "bee"), name="run:runs/ants"), ("cat",))
-    assert "(distillkit run --loss ce --student-weights runs/ants --data DIR) and use --teacher run:DIR" in sentence
+    assert "(distillkit run --from runs/ants --loss ce --data DIR) and use --teacher run:DIR" in sentence
 
 
 def test_equal_numbers_and_other_names_offer_the_index():

@@ -29,6 +29,17 @@ def refused(model, weights, *, fit="nothing"):
     return str(error.value)
 
 
+@pytest.mark.parametrize("fit", FITS)
+def test_values_that_are_not_finite(plain, fit):
+    weights = weights_of(plain)
+    weights["norm.bias"][3] = float("nan")
+    weights["blocks.1.norm1.weight"][0] = float("inf")
+    assert refused(vit(), weights, fit=fit) == (
+        "w.pth has values that are not finite, in 2 of 32 tensors (blocks.1.norm1.weight, ...); "
+        "get the file again, or take an earlier checkpoint"
+    )
+
+
 def test_everything_is_loaded_and_counted(plain):
     model = vit()
     report = load_weights(model, weights_of(plain), source="w.pth", fit="nothing")

@@ -137,6 +137,41 @@ def test_without_labels_and_without_a_teacher_there_is_nothing(recipe_of: Any, p
     )
 
 
+@pytest.mark.parametrize("loss", ["hard", "attndistill"])
+def test_without_labels_a_loss_needs_its_teacher(recipe_of: Any, pictures: Path, loss: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan(
+            recipe_of({"losses": [{"loss": loss}], "data": {"train": None, "unlabeled": str(pictures)}}),
+            installed_plugins(),
+        )
+    assert str(caught.value) == f"loss '{loss}' reads a teacher and the recipe has none; give --teacher"
+
+
+def test_attention_alone_without_labels_teaches_no_answer(recipe_of: Any, pictures: Path) -> None:
+    unlabelled = {"data": {"train": None, "unlabeled": str(pictures)}, "losses": [{"loss": "advit-l1"}]}
+    dino = {"teachers": [{"model": "dino-vits16", "weights": "none"}]}
+    with pytest.raises(DataError) as caught:
+        plan(recipe_of(unlabelled, dino), installed_plugins())
+    assert str(caught.value) == (
+        "no image has a label, and loss 'advit-l1' teaches where the student looks, not what it answers; "
+        "give labels, add --loss hard or attndistill, or set labels.weight=0"
+    )
+    made = plan(recipe_of(unlabelled, dino, {"labels": {"weight": 0.0}}), installed_plugins())
+    assert made.formula == "1 * advit-l1"
+
+
+def test_a_recipe_for_who_has_learnt_before_is_noted(recipe_of: Any, tmp_path: Path) -> None:
+    note = (
+        "this recipe is for a student that has learnt before, and this one starts at random; "
+        "give --from RUN or --student-weights"
+    )
+    going_on = {"about": {"goes_on": True}}
+    assert note in plan(recipe_of(going_on), installed_plugins()).notes
+    run(recipe_of({"training": {"steps": 1}}), tmp_path / "run", installed_plugins())
+    learnt = {"student": {"weights": str(tmp_path / "run")}}
+    assert note not in plan(recipe_of(going_on, learnt), installed_plugins()).notes
+
+
 def test_regnety16gf_on_the_default_data_is_refused_with_every_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distillkit.models.hub._is_reachable", lambda host: False)
     recipe = Recipe.model_validate(HARD | {"teachers": [{"model": "regnety16gf"}]})

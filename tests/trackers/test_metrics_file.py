@@ -18,6 +18,7 @@ PLAN = {
         "name": "deit-ti",
         "parameters": 1000,
         "image_size": [8, 8],
+        "starts_from": "runs/a",
         "layers": 4,
         "width": 64,
         "heads": 2,
@@ -115,7 +116,7 @@ Speed: 50 images/s (median of the log intervals), 10 % of it waiting for data.
 
 | | name | parameters | pixels | GFLOP an image | weights |
 | --- | --- | ---: | --- | ---: | --- |
-| student | deit-ti | 1,000 | 8x8 | 0.01 | trained here |
+| student | deit-ti | 1,000 | 8x8 | 0.01 | trained here, from runs/a |
 | teacher | cnn | 2,000 | 8x8 | 0.123 | apache-2.0 |
 
 Student: 4 layers, width 64, 2 heads, on a grid of 2x2. Learning rate 0.00025, seed 3, float32 on cpu.

@@ -16,12 +16,13 @@ Acceptable: TypeAlias = Sequence[frozenset[int]]
 """For each image the classes that are right; none where people saw none of the classes."""
 
 
-def read_real_labels(path: Path, images: Source | Stream) -> Acceptable:
+def read_real_labels(path: Path, images: Source | Stream, classes: int) -> Acceptable:
     """The acceptable classes of every image, in the order of `images`; the file has them in that of the file names.
 
     ImageNet's validation images are numbered in their names, so the order is the same whether they lie in folders or
-    in one. Classes count from 0 in the order of the class names.
-    Raises: DataError for a file that is missing or of another form, of another number of images, or for a stream.
+    in one. Classes are the model's outputs, `classes` of them: ImageNet's, counted from 0.
+    Raises: DataError for a file that is missing or of another form, of another number of images or of classes that the
+        model lacks, or for a stream.
     Source: Beyer et al. 2020, arXiv:2006.07159; the file is `real.json` of the authors' repository.
     """
     key = getattr(images, "key", None)
@@ -33,10 +34,16 @@ def read_real_labels(path: Path, images: Source | Stream) -> Acceptable:
             f"'{path}' has labels for {len(listed):,} images and '{images.name}' has {len(images):,}; "
             "give the whole validation set, or a file for these images"
         )
+    beyond = max((label for labels in listed for label in labels), default=-1)
+    if beyond >= classes:
+        raise DataError(
+            f"'{path}' speaks of class {beyond:,} and the model has the classes 0 to {classes - 1:,}; ReaL labels "
+            "count ImageNet's classes, so give a model that answers in these"
+        )
     by_name = sorted(range(len(images)), key=lambda index: key(index).rpartition("/")[2])
     acceptable: list[frozenset[int]] = [frozenset()] * len(listed)
-    for index, classes in zip(by_name, listed, strict=True):
-        acceptable[index] = frozenset(classes)
+    for index, labels in zip(by_name, listed, strict=True):
+        acceptable[index] = frozenset(labels)
     return acceptable
 
 

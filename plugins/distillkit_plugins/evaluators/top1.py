@@ -44,7 +44,11 @@ class Top1:
         check_head(options.head, subject.spec, answer, subject=f"'{subject.name}'")
         answer = replace(answer, head=options.head or answer.head, fusion=options.fusion or answer.fusion)
         model, batches = subject.classifier(), subject.batches(subject.measured)
-        real = None if options.real is None else read_real_labels(Path(options.real), subject.measured)
+        real = (
+            None
+            if options.real is None
+            else read_real_labels(Path(options.real), subject.measured, subject.spec.classes)
+        )
         predicted: list[Tensor] = []
         labels: list[Tensor] = []
 
@@ -57,7 +61,9 @@ class Top1:
         figures = tally(remembered(), idle=answer.idle)
         predictions = torch.cat(predicted)
         if real is not None:
-            figures |= real_accuracy(predictions.tolist(), real)
+            outputs = subject.class_map.indices
+            said = predictions if outputs is None else torch.tensor(outputs)[predictions]
+            figures |= real_accuracy(said.tolist(), real)
         return Measurement(
             title="accuracy of the model's own answer",
             figures=figures,

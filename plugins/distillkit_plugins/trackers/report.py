@@ -157,9 +157,8 @@ def _accuracy_table(record: Mapping[str, float]) -> str:
 def _model_table(plan: Mapping[str, Any]) -> str:
     rows = ["| | name | parameters | pixels | GFLOP an image | weights |", "| --- | --- | ---: | --- | ---: | --- |"]
     student = plan["student"]
-    rows.append(
-        _model_row("student", student, student["image_size"], plan["cost"]["student_gflop_per_image"], "trained here")
-    )
+    weights = f"trained here, from {student['starts_from']}" if student["starts_from"] else "trained here"
+    rows.append(_model_row("student", student, student["image_size"], plan["cost"]["student_gflop_per_image"], weights))
     for teacher in plan["teachers"]:
         flops = plan["cost"]["teacher_gflop_per_image"] if len(plan["teachers"]) == 1 else None
         rows.append(_model_row("teacher", teacher, teacher["sees"], flops, teacher["licence"] or "licence unknown"))
