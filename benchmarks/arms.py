@@ -28,9 +28,18 @@ class Arm:
     settings: tuple[str, ...] = ()
 
 
-def geometry(settings: Sequence[str]) -> list[str]:
-    """Settings of the student, by their dotted keys."""
-    return [f"student.{setting}" for setting in settings]
+def settings_of(arm: Arm, seed: int, precision: str) -> list[str]:
+    """What every comparison sets: one seed, one thread, the small student, no image held out, and the arm's own."""
+    return [
+        f"data.seed={seed}",
+        "data.workers=0",
+        "data.validation=0.0",
+        "training.threads=1",
+        f"training.precision={precision}",
+        "training.evaluate_every=1000000",
+        *(f"student.{setting}" for setting in SMALL_VIT),
+        *arm.settings,
+    ]
 
 
 def distillkit(*typed: str, settings: Sequence[str] = ()) -> str:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arms import SMALL_VIT, Arm, Figures, distillkit, every_seed, geometry, result, table
+from arms import Arm, Figures, distillkit, every_seed, result, settings_of, table
 from machine import machine
 
 LABELS = (
@@ -58,15 +58,8 @@ def run_one(arm: Arm, seed: int, folder: Path, arguments: argparse.Namespace) ->
     typed += ["--student", arm.student, "--loss", arm.loss, "--seed", str(seed)]
     settings = [
         f"training.steps={arguments.steps}",
-        f"data.seed={seed}",
-        "data.workers=0",
         "data.labels=",
-        "training.threads=1",
-        f"training.precision={arguments.precision}",
-        "data.validation=0.0",
-        "training.evaluate_every=1000000",
-        *geometry(SMALL_VIT),
-        *arm.settings,
+        *settings_of(arm, seed, arguments.precision),
     ]
     if arm.loss != "ce":
         typed += ["--teacher", f"run:{arguments.teacher}"]

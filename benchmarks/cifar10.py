@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arms import SMALL_VIT, Arm, Figures, distillkit, every_seed, geometry, result, table
+from arms import Arm, Figures, distillkit, every_seed, result, settings_of, table
 from machine import machine
 
 FEW = (
@@ -40,17 +40,10 @@ def run_one(arm: Arm, seed: int, folder: Path, arguments: argparse.Namespace) ->
     typed += ["--student", arm.student, "--loss", arm.loss, "--seed", str(seed)]
     settings = [
         f"training.steps={arguments.steps}" if arguments.labels else f"training.epochs={arguments.epochs}",
-        f"data.seed={seed}",
-        "data.workers=0",
-        "training.threads=1",
-        f"training.precision={arguments.precision}",
         f"data.test={arguments.test}",
-        "data.validation=0.0",
-        "training.evaluate_every=1000000",
         # An empty value takes the recipe's own 500 labels away, so that every image keeps its label.
         f"data.labels={arguments.labels or ''}",
-        *geometry(SMALL_VIT),
-        *arm.settings,
+        *settings_of(arm, seed, arguments.precision),
     ]
     if arm.loss != "ce":
         typed += ["--teacher", arguments.teacher, "--teacher-weights", str(arguments.teacher_weights)]

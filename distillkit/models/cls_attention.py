@@ -130,7 +130,8 @@ def _obstacle(network: nn.Module) -> str:
     """The first thing found that speaks against it."""
     kinds = " ".join(type(module).__name__ for module in network.modules())
     parameters = " ".join(name for name, _ in network.named_parameters())
-    attends = isinstance(network, VisionTransformer) or "att" in f"{kinds} {parameters}".lower().replace("flatten", "")
+    spoken = f"{kinds} {parameters}".lower()
+    attends = isinstance(network, VisionTransformer) or "attn" in spoken or "attention" in spoken
     windows = any("Block" in type(each).__name__ and getattr(each, "window_size", None) for each in network.modules())
     findings = {
         "it has no attention": not attends,
