@@ -22,7 +22,7 @@ from distillkit.suggestions import nearest
 GROUP = "distillkit"
 PREFIX = "distillkit_"
 
-Role = Literal["dataset", "teacher", "student", "loss", "tracker", "evaluator", "exporter"]
+Role = Literal["dataset", "teacher", "student", "loss", "tracker", "evaluator", "exporter", "runtime"]
 REGISTRATION_HOOKS: dict[Role, str] = {
     "dataset": "distillkit_datasets",
     "teacher": "distillkit_teachers",
@@ -31,6 +31,7 @@ REGISTRATION_HOOKS: dict[Role, str] = {
     "tracker": "distillkit_trackers",
     "evaluator": "distillkit_evaluators",
     "exporter": "distillkit_exporters",
+    "runtime": "distillkit_runtimes",
 }
 
 

@@ -17,55 +17,70 @@ from distillkit.suggestions import unknown_name
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from pydantic import BaseModel
 
     from distillkit.contracts import Model, ModelSpec
 
 Head = Literal["fused", "class", "distill"]
 Fusion = Literal["logits", "softmax"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 OPSETS = range(18, 24)
 """The ONNX operator sets that torch's exporter writes and ONNX Runtime reads."""
 
-INPUT, BATCH = "images", "batch"
-"""How every exported file calls its input and the dimension that is dynamic."""
+INPUT, BATCH, HEIGHT, WIDTH = "images", "batch", "height", "width"
+"""How every exported file calls its input, and the dimensions that are or may be dynamic."""
 
 
-def output_name(spec: ModelSpec) -> str:
-    """How an exported file calls its output: logits or, of a model without a class head, the last layer's embedding."""
-    return "logits" if Signal.LOGITS in spec.signals else "embedding"
+def output_name(spec: ModelSpec, request: ExportRequest) -> str:
+    """How a file calls its output: logits, probabilities or, of a model without a class head, the embedding."""
+    if Signal.LOGITS not in spec.signals:
+        return "embedding"
+    return "probabilities" if request.softmax else "logits"
 
 
-Scorer: TypeAlias = "Callable[[NDArray[np.float32]], NDArray[np.float32]]"
-"""Images [B, C, H, W], normalised, to scores [B, K], or to the embedding [B, D] of a model without a class head."""
+Scorer: TypeAlias = "Callable[[NDArray[Any]], NDArray[np.float32]]"
+"""Images as the file takes them, [B, C, H, W] normalised or [B, H, W, C] uint8, to scores [B, K], or to the embedding
+[B, D] of a model without a class head."""
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Where a model comes from, as it is written beside and into the exported file. Holds no paths, only names.
 
-    `model` and `options` are the student as its recipe names it. `run` is the name of the run directory and
-    `weights_sha256` the digest of its weight file. Each of `teachers` has `name` and, where known, `licence`.
+    `model` and `options` are the student as its recipe names it. `run` is the name of the run directory,
+    `recipe_sha256` the digest of its recipe and `weights_sha256` that of its weight file. Each of `teachers` has `name`
+    and, where known, `architecture` and `licence`.
     """
 
     model: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
+    recipe_sha256: str | None = None
     weights_sha256: str | None = None
     teachers: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is asked of an exporter.
+    """What the exported graph shall be, whatever the format.
 
     `head` and `fusion` say which answer of a student with two heads becomes the output of the file; a student with
     one head answers with that. `opset` is the ONNX operator set, for formats that are ONNX or are made from it.
+    `image_size` is (height, width), the model's own where it is None; with `dynamic_size` the file takes images of any
+    size. With `softmax` it answers with probabilities. With `uint8` it takes pixels from 0 to 255 in NHWC and
+    normalises them itself.
     Raises: UserError for a value that is not one of these.
     """
 
     head: Head = "fused"
     fusion: Fusion = "logits"
     opset: int = 20
+    image_size: tuple[int, int] | None = None
+    dynamic_size: bool = False
+    softmax: bool = False
+    uint8: bool = False
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
@@ -78,21 +93,43 @@ class ExportRequest:
 
 
 @dataclass(frozen=True)
+class ExportSource:
+    """What an exporter may start from.
+
+    `model` is the student in memory, or None where the export goes on from a bundle. `onnx` are the ONNX files that are
+    there already, by precision: all formats but ONNX may rely on the ones that were asked for. `card` describes the
+    model, name by name, as JSON text; it goes into a file where the format has room. `images` are real ones, as the
+    file takes them, for precisions that need to know the ranges of activations; `images_from` says where they are from.
+    """
+
+    request: ExportRequest
+    model: Model | None = None
+    onnx: Mapping[Precision, Path] = field(default_factory=dict)
+    card: Mapping[str, str] = field(default_factory=dict)
+    images: NDArray[Any] | None = None
+    images_from: str = ""
+
+
+@dataclass(frozen=True)
 class Artifact:
-    """One exported file: its format, its path relative to the folder that was exported to, and its arithmetic."""
+    """One exported file: its format, its path relative to the folder that was exported to, and its arithmetic.
+
+    `made_with` says how: the tool and its settings, the calibrator and its images, what was kept in float32.
+    """
 
     format: str
     file: str
-    precision: str = "fp32"
+    precision: Precision = "fp32"
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Exporter(Protocol):
-    """One format. The stage around it makes the folder, gates the file on real images and writes the manifest.
+    """One format. The stage around it makes the folder, gates every file on real images and writes the manifest.
 
-    `largest_relative_difference` is the gate: max |exported - torch| / max |torch| over a batch may not exceed it.
+    A factory also has `Options`, a pydantic model of the settings that a user may give.
     """
 
-    largest_relative_difference: float
+    precisions: tuple[Precision, ...]
 
     @property
     def runtime(self) -> str:
@@ -101,18 +138,25 @@ class Exporter(Protocol):
     def check(self) -> None:
         """Refuse early: MissingExtraError for an absent package, UnavailableError for an absent device."""
 
-    def write(self, model: Model, directory: Path, request: ExportRequest, card: Mapping[str, str]) -> Artifact:
-        """Write the file into the existing `directory`. Must not change `model`.
+    def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
+        """Write the file into the existing `directory`. Must not change the source.
 
-        `card` describes the model, name by name, as JSON text; it goes into the file where the format has room.
-        Raises: UnavailableError where the model cannot be written in this format.
+        Raises: UnavailableError where the source cannot be written in this format and precision.
         """
 
+    def precision_of(self, file: Path) -> Precision:
+        """The precision that a written file really has, read from the file."""
+
     def open(self, file: Path) -> Scorer:
-        """Load what `write` wrote, in the runtime that will serve it."""
+        """Load what `write` wrote, in the runtime that will serve it.
+
+        Raises: UnavailableError where no runtime of this machine can execute it; GateError where it is broken.
+        """
 
 
 class ExporterFactory(Protocol):
-    """What `PluginSpec.factory` of an exporter names: a class, called without arguments."""
+    """What `PluginSpec.factory` of an exporter names: a class, called with its checked options."""
 
-    def __call__(self) -> Exporter: ...
+    Options: type[BaseModel]
+
+    def __call__(self, options: Any) -> Exporter: ...

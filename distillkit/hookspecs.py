@@ -158,3 +158,14 @@ def distillkit_exporters() -> Sequence[PluginSpec]:
     Example: export/distillkit_export/catalog.py
     """
     raise NotImplementedError
+
+
+@hookspec
+def distillkit_runtimes() -> Sequence[PluginSpec]:
+    """Name the runtimes in which exported students are executed, checked and timed.
+
+    Called: once per process that exports, profiles or predicts.
+    Return: one PluginSpec per runtime; its factory is a `distillkit.serving.RuntimeFactory`. All answers count.
+    Example: export/distillkit_export/catalog.py
+    """
+    raise NotImplementedError

@@ -26,13 +26,14 @@ TITLES: dict[Role, str] = {
     "tracker": "Trackers",
     "evaluator": "Evaluators",
     "exporter": "Exporters",
+    "runtime": "Runtimes",
 }
 OURS = ("distillkit_plugins", "distillkit_export")
 REMEDY = "run `pip install -e .` (or reinstall distillkit): pip learns of entry points only then"
 
 
 def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -> None:
-    """List every teacher, student, loss, data set, tracker, evaluator and exporter, with its owner.
+    """List every plugin: teachers, students, losses, data sets, ... with their owners.
 
     Signals are what a model reveals, or what a loss or an evaluator reads of it; the licence is that of the weights.
 

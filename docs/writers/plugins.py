@@ -18,6 +18,7 @@ TITLES: dict[Role, str] = {
     "tracker": "Trackers",
     "evaluator": "Evaluators",
     "exporter": "Exporters",
+    "runtime": "Runtimes",
 }
 
 

@@ -1,4 +1,4 @@
-"""What an export says about itself: the same facts in `export.json`, and in the exported file where it has room."""
+"""What a bundle says about itself: `bundle.json`, as it is written and as it is read. Needs neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -6,95 +6,233 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from distillkit.contracts import Signal
-from distillkit.exporting import BATCH, INPUT, output_name
+from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, Precision, output_name
 from distillkit.files import write_json
 from distillkit.version import __version__
 
 if TYPE_CHECKING:
     from distillkit.contracts import ModelSpec
-    from distillkit.exporting import Artifact, ExportRequest
+    from distillkit.exporting import ExportRequest
 
-SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+SCHEMA_VERSION: Literal[1] = 1
 COLORS = {1: "L", 3: "RGB"}
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
-def describe(spec: ModelSpec, request: ExportRequest) -> dict[str, Any]:
+class Card(BaseModel):
+    """A part of `bundle.json`: no key but these, and none changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Card):
+    """The run that made the student, by name and digest; none of it is a path."""
+
+    run: str | None = None
+    recipe_sha256: str | None = None
+    weights_sha256: str | None = None
+
+
+class StudentCard(Card):
+    """The student as its recipe names it, and what it is."""
+
+    model: str
+    options: dict[str, Any]
+    architecture: str
+    parameters: int
+    licence: str | None
+
+
+class TeacherCard(Card):
+    """A teacher of the run."""
+
+    name: str
+    architecture: str | None = None
+    licence: str | None = None
+
+
+class InputCard(Card):
+    """What goes in. In `shape`, a text is a dimension that the caller chooses.
+
+    Whole images are resized to `image_size` ÷ `crop` with `interpolation`, and their centre is cut to `image_size`,
+    [height, width].
+    """
+
+    name: str
+    dtype: Literal["float32", "uint8"]
+    layout: Literal["NCHW", "NHWC"]
+    shape: tuple[int | str, ...]
+    image_size: tuple[int, int]
+    color: Literal["L", "RGB"] | None
+    scale: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop: float
+
+
+class OutputCard(Card):
+    """What comes out."""
+
+    name: str
+    dtype: Literal["float32"]
+    shape: tuple[int | str, ...]
+    kind: Literal["logits", "probabilities", "embedding"]
+    head: str | None
+    fusion: str | None
+    meaning: str
+
+
+class Facts(Card):
+    """What someone with one exported file needs to know; also written into the file where its format has room."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    source: Source
+    student: StudentCard
+    teachers: tuple[TeacherCard, ...]
+    input: InputCard
+    output: OutputCard
+    class_names: tuple[str, ...] | None
+
+
+class ArtifactCard(Card):
+    """One exported file. `gate` says whether it was compared with torch here, or could not be executed here."""
+
+    format: str
+    file: str
+    precision: Precision
+    gate: Literal["passed", "ungated"]
+    made_with: dict[str, Any]
+
+
+class PendingCard(Card):
+    """A file that was asked for and cannot be made on the machine that exported; `command` makes it on the target."""
+
+    format: str
+    precision: Precision
+    reason: str
+    command: str
+    options: dict[str, Any]
+
+
+class FileCard(Card):
+    """What proves that a file is the one that was written."""
+
+    sha256: str
+    bytes: int
+
+
+class Bundle(Facts):
+    """The whole of `bundle.json`. `files` are all files of the folder but this one, by relative path."""
+
+    opset: int
+    artifacts: tuple[ArtifactCard, ...]
+    pending: tuple[PendingCard, ...] = ()
+    software: dict[str, str]
+    files: dict[str, FileCard]
+
+
+def describe(spec: ModelSpec, request: ExportRequest) -> Facts:
     """The facts that someone with the file alone needs: what goes in, what comes out, and where it comes from."""
     from_ = request.provenance
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "source": {"run": from_.run, "weights_sha256": from_.weights_sha256},
-        "student": {
-            "model": from_.model or spec.name,
-            "options": dict(from_.options),
-            "architecture": spec.architecture,
-            "parameters": spec.parameters,
-            "licence": spec.licence,
-        },
-        "teachers": [dict(teacher) for teacher in from_.teachers],
-        "input": {
-            "name": INPUT,
-            "dtype": "float32",
-            "layout": "NCHW",
-            "shape": [BATCH, len(spec.mean), *spec.image_size],
-            "color": COLORS.get(len(spec.mean)),
-            "scale": "pixels from 0 to 1, then minus mean, then divided by std, per channel",
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-            "interpolation": spec.interpolation,
-            "crop": spec.crop,
-        },
-        "output": _output(spec, request),
-        "class_names": None if spec.class_names is None else list(spec.class_names),
-    }
+    return Facts(
+        source=Source(run=from_.run, recipe_sha256=from_.recipe_sha256, weights_sha256=from_.weights_sha256),
+        student=StudentCard(
+            model=from_.model or spec.name,
+            options=dict(from_.options),
+            architecture=spec.architecture,
+            parameters=spec.parameters,
+            licence=spec.licence,
+        ),
+        teachers=tuple(TeacherCard.model_validate(dict(teacher)) for teacher in from_.teachers),
+        input=_input(spec, request),
+        output=_output(spec, request),
+        class_names=spec.class_names,
+    )
 
 
-def _output(spec: ModelSpec, request: ExportRequest) -> dict[str, Any]:
-    """Scores, and of which head; or the embedding of a model that has none."""
+def _input(spec: ModelSpec, request: ExportRequest) -> InputCard:
+    channels, size = len(spec.mean), request.image_size or spec.image_size
+    sides: tuple[int | str, ...] = (HEIGHT, WIDTH) if request.dynamic_size else size
+    scale = "pixels from 0 to 1, then minus mean, then divided by std, per channel"
+    return InputCard(
+        name=INPUT,
+        dtype="uint8" if request.uint8 else "float32",
+        layout="NHWC" if request.uint8 else "NCHW",
+        shape=(BATCH, *sides, channels) if request.uint8 else (BATCH, channels, *sides),
+        image_size=size,
+        color="L" if channels == 1 else "RGB" if channels == 3 else None,
+        scale="pixels from 0 to 255 as they are; the file subtracts the mean and divides" if request.uint8 else scale,
+        mean=spec.mean,
+        std=spec.std,
+        interpolation=spec.interpolation,
+        crop=spec.crop,
+    )
+
+
+def _output(spec: ModelSpec, request: ExportRequest) -> OutputCard:
+    """Scores or probabilities, and of which head; or the embedding of a model that has none."""
     two_heads = Signal.DISTILL_LOGITS in spec.signals
     scores = Signal.LOGITS in spec.signals
-    return {
-        "name": output_name(spec),
-        "dtype": "float32",
-        "shape": [BATCH, spec.classes if scores else spec.width],
-        "head": (request.head if two_heads else "class") if scores else None,
-        "fusion": request.fusion if two_heads and request.head == "fused" else None,
-        "meaning": "scores before the softmax; their softmax is the probability of each class"
-        if scores
-        else "the last layer's embedding, to compare images with or to put a classifier on; there is no class head",
+    kind: Literal["logits", "probabilities", "embedding"] = (
+        "embedding" if not scores else "probabilities" if request.softmax else "logits"
+    )
+    meanings = {
+        "logits": "scores before the softmax; their softmax is the probability of each class",
+        "probabilities": "the probability of each class; every row sums to 1",
+        "embedding": "the last layer's embedding, to compare images with or to put a classifier on; there is no class "
+        "head",
     }
+    return OutputCard(
+        name=output_name(spec, request),
+        dtype="float32",
+        shape=(BATCH, spec.classes if scores else spec.width),
+        kind=kind,
+        head=(request.head if two_heads else "class") if scores else None,
+        fusion=request.fusion if two_heads and request.head == "fused" else None,
+        meaning=meanings[kind],
+    )
 
 
-def card(facts: Mapping[str, Any]) -> dict[str, str]:
+def card(facts: Facts) -> dict[str, str]:
     """`facts` as texts, for the metadata of a file."""
-    return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.model_dump(mode="json").items()}
 
 
-def write_manifest(path: Path, facts: Mapping[str, Any], opset: int, artifacts: Sequence[Artifact]) -> dict[str, Any]:
-    """Write `facts`, software versions, artefacts and the digest of every file of the folder, as the last file."""
-    files = sorted(file for file in path.parent.rglob("*") if file.is_file())
-    manifest = {
-        **facts,
-        "software": software(),
-        "opset": opset,
-        "artifacts": [asdict(artifact) for artifact in artifacts],
-        "files": {
-            file.relative_to(path.parent).as_posix(): {"sha256": sha256(file), "bytes": file.stat().st_size}
+def write_manifest(
+    folder: Path,
+    facts: Facts,
+    opset: int,
+    artifacts: Sequence[ArtifactCard],
+    pending: Sequence[PendingCard] = (),
+) -> Bundle:
+    """Write `bundle.json` with software versions and the digest of every file of `folder`, as the last file."""
+    manifest = folder / MANIFEST
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != manifest)
+    bundle = Bundle(
+        **{name: getattr(facts, name) for name in Facts.model_fields},
+        opset=opset,
+        artifacts=tuple(artifacts),
+        pending=tuple(pending),
+        software=software(),
+        files={
+            file.relative_to(folder).as_posix(): FileCard(sha256=sha256(file), bytes=file.stat().st_size)
             for file in files
         },
-    }
-    write_json(path, manifest)
-    return manifest
+    )
+    write_json(manifest, bundle.model_dump(mode="json"))
+    return bundle
 
 
-def software() -> dict[str, str]:
+def software() -> Mapping[str, str]:
     """The versions that took part, as far as they are installed."""
     found = {"distillkit": __version__, "python": platform.python_version()}
     for name in SOFTWARE:

@@ -1,4 +1,4 @@
-"""The formats that distillkit can write."""
+"""The formats that distillkit can write, and the runtimes that it can execute them in."""
 
 from __future__ import annotations
 
@@ -16,5 +16,17 @@ def distillkit_exporters() -> Sequence[PluginSpec]:
             name="onnx",
             summary="one ONNX file with dynamic batch, checked in ONNX Runtime",
             factory="distillkit_export.onnx_exporter:OnnxExporter",
+        ),
+    )
+
+
+@hookimpl
+def distillkit_runtimes() -> Sequence[PluginSpec]:
+    """Name the runtimes, from the plainest to the fastest."""
+    return (
+        PluginSpec(
+            name="onnxruntime-cpu",
+            summary="ONNX Runtime on the CPU",
+            factory="distillkit_export.runtimes.onnxruntime_cpu:OnnxRuntimeCpu",
         ),
     )

@@ -1,4 +1,4 @@
-"""The folder of an export: it appears whole or not at all."""
+"""The folder of a bundle: it appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from distillkit.errors import GateError, RunDirectoryError
 from distillkit.files import whole_directory
+from distillkit_export.bundle import MANIFEST
 
-MANIFEST = "export.json"
 REJECTED = "rejected"
 
 

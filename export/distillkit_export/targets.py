@@ -104,6 +104,7 @@ def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
         model=saved.model,
         options=saved.options,
         run=(home or path).resolve().name,
+        recipe_sha256=None if home is None else sha256(RunDirectory(home).recipe),
         weights_sha256=sha256(path / WEIGHTS),
         teachers=_teachers(home),
     )
@@ -130,6 +131,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins) -> Target:
         model=entry.model,
         options=options.model_dump(mode="json", exclude_unset=True),
         run=run.path.resolve().name,
+        recipe_sha256=sha256(run.recipe),
         weights_sha256=sha256(weights),
         teachers=_teachers(run.path),
     )

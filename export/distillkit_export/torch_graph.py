@@ -89,7 +89,7 @@ def onnx_graph(model: Model, request: ExportRequest) -> ModelProto:
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim(BATCH, min=1, max=LARGEST_BATCH)},),
                 input_names=[INPUT],
-                output_names=[output_name(spec)],
+                output_names=[output_name(spec, request)],
                 opset_version=request.opset,
                 external_data=False,
                 optimize=True,

@@ -56,8 +56,7 @@ OVERVIEW = """\
 │            the student.                                                                          │
 │ export     Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as  │
 │            torch does.                                                                           │
-│ plugins    List every teacher, student, loss, data set, tracker, evaluator and exporter, with    │
-│            its owner.                                                                            │
+│ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 

@@ -95,7 +95,7 @@ def test_everything_that_is_installed_is_listed(distillkit):
     _, out, _ = distillkit("plugins")
     found = installed_plugins()
     assert found.broken == ()
-    for role in ("teacher", "student", "loss", "dataset", "tracker", "evaluator", "exporter"):
+    for role in ("teacher", "student", "loss", "dataset", "tracker", "evaluator", "exporter", "runtime"):
         for owned in found.listing(role):
             assert f"\n{owned.spec.shown_name} " in out
 

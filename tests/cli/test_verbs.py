@@ -206,7 +206,7 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
     assert (code, err) == (0, "")
     assert out.startswith(f"{tmp_path}/exported/model.onnx: ")
     assert "parity passed" in out
-    manifest = json.loads((tmp_path / "exported" / "export.json").read_text())
+    manifest = json.loads((tmp_path / "exported" / "bundle.json").read_text())
     assert manifest["output"]["head"] == "class"
 
 

@@ -128,3 +128,7 @@ def test_hook_evaluators() -> None:
 
 def test_hook_exporters() -> None:
     assert {"onnx"} <= names("exporter")
+
+
+def test_hook_runtimes() -> None:
+    assert {"onnxruntime-cpu"} <= names("runtime")

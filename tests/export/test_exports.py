@@ -103,7 +103,7 @@ def test_parity_is_far_below_its_limit(exported, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_file_with_a_dynamic_batch_and_no_traces_of_this_machine(exported, kind):
     folder = exported[kind].directory
-    assert sorted(file.name for file in folder.iterdir()) == ["export.json", "model.onnx", "parity.json"]
+    assert sorted(file.name for file in folder.iterdir()) == ["bundle.json", "model.onnx", "parity.json"]
     (entry,), (answer,) = graph_of(exported[kind]).input, graph_of(exported[kind]).output
     shapes = [
         [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim] for value in (entry, answer)
@@ -148,7 +148,7 @@ def test_model_stays_as_it_is(exported, distilled, convolutional):
 
 def test_manifest_says_what_a_user_of_the_file_needs(exported):
     result = exported["fused"]
-    manifest = json.loads((result.directory / "export.json").read_text())
+    manifest = json.loads((result.directory / "bundle.json").read_text())
     assert manifest == result.manifest
     software = manifest.pop("software")
     assert software["distillkit"] == __version__
@@ -158,7 +158,7 @@ def test_manifest_says_what_a_user_of_the_file_needs(exported):
         assert facts == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     assert manifest == {
         "schema_version": 1,
-        "source": {"run": "tonight", "weights_sha256": "0" * 64},
+        "source": {"run": "tonight", "recipe_sha256": "1" * 64, "weights_sha256": "0" * 64},
         "student": {
             "model": "deit-ti",
             "options": {"patch": 8, "depth": 2},
@@ -166,12 +166,13 @@ def test_manifest_says_what_a_user_of_the_file_needs(exported):
             "parameters": 67934,
             "licence": "apache-2.0",
         },
-        "teachers": [{"name": "regnety16gf", "licence": "apache-2.0"}],
+        "teachers": [{"name": "regnety16gf", "architecture": None, "licence": "apache-2.0"}],
         "input": {
             "name": "images",
             "dtype": "float32",
             "layout": "NCHW",
             "shape": ["batch", 3, 32, 48],
+            "image_size": [32, 48],
             "color": "RGB",
             "scale": "pixels from 0 to 1, then minus mean, then divided by std, per channel",
             "mean": [0.485, 0.456, 0.406],
@@ -183,13 +184,15 @@ def test_manifest_says_what_a_user_of_the_file_needs(exported):
             "name": "logits",
             "dtype": "float32",
             "shape": ["batch", 7],
+            "kind": "logits",
             "head": "fused",
             "fusion": "logits",
             "meaning": "scores before the softmax; their softmax is the probability of each class",
         },
         "class_names": ["ant", "bee", "cat", "dog", "emu", "fox", "gnu"],
         "opset": 20,
-        "artifacts": [{"format": "onnx", "file": "model.onnx", "precision": "fp32"}],
+        "artifacts": [{"format": "onnx", "file": "model.onnx", "precision": "fp32", "gate": "passed", "made_with": {}}],
+        "pending": [],
     }
 
 
@@ -290,13 +293,13 @@ class WrongExporter(OnnxExporter):
 
     wrong = ""
 
-    def write(self, model, directory, request, card):
+    def write(self, source, directory, precision):
         shutil.copy(self.wrong, directory / "model.onnx")
         return Artifact("onnx", "model.onnx")
 
 
 def test_failed_gate_keeps_the_files_aside(exported, distilled, tmp_path):
-    exporter = WrongExporter()
+    exporter = WrongExporter(OnnxExporter.Options())
     exporter.wrong = exported["class"].directory / "model.onnx"
     target = tmp_path / "export"
     with pytest.raises(GateError) as error:

@@ -12,7 +12,7 @@ def names(folder):
     return sorted(entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if entry.is_file())
 
 
-def fill(folder, name="export.json", text="{}"):
+def fill(folder, name="bundle.json", text="{}"):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text)
 
@@ -28,7 +28,7 @@ def test_folder_appears_at_the_end(tmp_path):
     with published(target) as building:
         fill(building)
         assert not target.exists()
-    assert names(tmp_path) == ["deep/export/export.json"]
+    assert names(tmp_path) == ["deep/export/bundle.json"]
 
 
 def test_error_leaves_nothing(tmp_path):
@@ -45,8 +45,8 @@ def test_failed_gate_keeps_files_aside_and_the_earlier_export(tmp_path):
     assert str(error.value) == (
         f"model.onnx differs from torch by 0.1; what was built is kept in '{target / 'rejected'}'"
     )
-    assert names(tmp_path) == ["export/export.json", "export/rejected/model.onnx"]
-    assert (target / "export.json").read_text() == "earlier"
+    assert names(tmp_path) == ["export/bundle.json", "export/rejected/model.onnx"]
+    assert (target / "bundle.json").read_text() == "earlier"
 
 
 def test_success_replaces_the_earlier_export_and_what_was_rejected(tmp_path):
@@ -55,7 +55,7 @@ def test_success_replaces_the_earlier_export_and_what_was_rejected(tmp_path):
     fill(target / "rejected", "bad.onnx")
     with published(target) as building:
         fill(building)
-    assert names(tmp_path) == ["export/export.json"]
+    assert names(tmp_path) == ["export/bundle.json"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["export"]
 
 

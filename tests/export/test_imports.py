@@ -34,7 +34,8 @@ def test_everything_but_the_model_imports_without_torch_timm_and_onnx():
     ("missing", "extra"), [("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "export"), ("torch", "train")]
 )
 def test_missing_package_names_its_extra_before_any_work(missing, extra):
-    finished = run("from distillkit_export.onnx_exporter import OnnxExporter; OnnxExporter().check()", missing)
+    code = "from distillkit_export.onnx_exporter import OnnxExporter as Exporter; Exporter(Exporter.Options()).check()"
+    finished = run(code, missing)
     assert finished.stderr.splitlines()[-1] == (
         f"distillkit.errors.MissingExtraError: the export to ONNX needs {missing}, which is not installed; "
         f'pip install "distillkit[{extra}]"'

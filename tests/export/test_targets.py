@@ -73,7 +73,12 @@ def test_run_is_exported_into_its_own_folder_and_answers_as_it_evaluated(exporte
     assert exported_run.directory == run_folder / "export"
     assert (manifest["output"]["head"], manifest["output"]["fusion"]) == ("distill", None)
     weights = (run_folder / "student.safetensors").read_bytes()
-    assert manifest["source"] == {"run": "tonight", "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    recipe = (run_folder / "recipe.toml").read_bytes()
+    assert manifest["source"] == {
+        "run": "tonight",
+        "recipe_sha256": hashlib.sha256(recipe).hexdigest(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
     assert manifest["student"]["model"] == "deit-ti"
     assert manifest["student"]["options"] == {"image_size": [8, 8], "patch": 4, "width": 16, "depth": 1, "heads": 2}
     assert manifest["class_names"] == [str(digit) for digit in range(10)]

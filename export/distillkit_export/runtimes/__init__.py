@@ -1,0 +1,1 @@
+"""The runtimes in which exported students are executed; one module each."""
