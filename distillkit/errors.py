@@ -14,7 +14,8 @@
     │   ├── DataError                  images, labels or folders that cannot be used
     │   ├── ShapeError                 a tensor of the wrong shape at the border of a plugin
     │   ├── RunDirectoryError          a run directory that exists, is missing or is not one
-    │   └── CheckpointError            a checkpoint that is torn or belongs to another run
+    │   ├── CheckpointError            a checkpoint that is torn or belongs to another run
+    │   └── BundleError                an exported bundle that is torn, altered or unsafe to open
     ├── TrainingError                  the run itself failed (a loss that is not finite, a full disk)
     ├── RunInterrupted                 exit code 128 + the signal's number: stopped when asked to, and saved
     ├── UnavailableError               exit code 3: what was asked for cannot be made on this machine
@@ -88,6 +89,10 @@ class RunDirectoryError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is torn or belongs to another run."""
+
+
+class BundleError(UserError):
+    """An exported bundle is torn, altered or unsafe to open."""
 
 
 class TrainingError(DistillkitError):

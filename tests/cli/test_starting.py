@@ -81,8 +81,12 @@ def test_a_misspelt_name_is_answered_before_torch_is_imported(arguments, sentenc
 
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C; a terminal does not.
-AS_IN_A_TERMINAL = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from distillkit_cli.main import main; main()"
+AS_IN_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from distillkit_cli.main import main
+main()
+"""
 LONG = ("--set", "training.epochs=500", "--set", "data.workers=1", "--set", "training.log_every=1", "--out", "stopped")
 
 
