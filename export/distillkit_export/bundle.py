@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "bundle.json"
 SCHEMA_VERSION: Literal[1] = 1
+PROFILE = "profile"
+"""The folder of a bundle that holds what was measured on one machine: no part of the bundle, so it has no digest."""
 COLORS = {1: "L", 3: "RGB"}
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -131,7 +133,7 @@ class FileCard(Card):
 
 
 class Bundle(Facts):
-    """The whole of `bundle.json`. `files` are all files of the folder but this one, by relative path."""
+    """The whole of `bundle.json`. `files` are those of the folder but this one and the profiles, by relative path."""
 
     opset: int
     artifacts: tuple[ArtifactCard, ...]
@@ -214,9 +216,12 @@ def write_manifest(
     artifacts: Sequence[ArtifactCard],
     pending: Sequence[PendingCard] = (),
 ) -> Bundle:
-    """Write `bundle.json` with software versions and the digest of every file of `folder`, as the last file."""
+    """Write `bundle.json` with software versions and the digest of every file of `folder` but its profiles, last."""
     manifest = folder / MANIFEST
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != manifest)
+    measured = folder / PROFILE
+    files = sorted(
+        file for file in folder.rglob("*") if file.is_file() and file != manifest and measured not in file.parents
+    )
     bundle = Bundle(
         **{name: getattr(facts, name) for name in Facts.model_fields},
         opset=opset,

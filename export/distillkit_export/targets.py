@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,13 @@ class Target:
     provenance: Provenance
     head: Head
     fusion: Fusion
-    pictures: Pictures
+    find_pictures: Callable[[], Pictures]
     idle_heads: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> Pictures:
+        """Read the images; who only wants the model does without."""
+        return self.find_pictures()
 
 
 def default_folder(target: str) -> Path:
@@ -94,7 +100,9 @@ def _named(target: str, plugins: Plugins, weights: str | None) -> Target:
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
     digest = sha256(Path(weights)) if weights is not None and Path(weights).is_file() else None
     provenance = Provenance(model=_public(target), weights_sha256=digest)
-    return Target(model, provenance, "fused", "logits", photographs(model.spec, "a model by name has no images"))
+    return Target(
+        model, provenance, "fused", "logits", partial(photographs, model.spec, "a model by name has no images")
+    )
 
 
 def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
@@ -109,10 +117,10 @@ def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
         teachers=_teachers(home),
     )
     if home is None:
-        pictures = photographs(model.spec, "the student comes without its run")
+        pictures = partial(photographs, model.spec, "the student comes without its run")
         return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
     model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
-    pictures = run_pictures(model.spec, RunDirectory(home), plugins)
+    pictures = partial(run_pictures, model.spec, RunDirectory(home), plugins)
     return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
 
 
@@ -136,7 +144,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins) -> Target:
         teachers=_teachers(run.path),
     )
     head: Head = plan["student"]["answers_with"]
-    return Target(model, provenance, head, recipe.evaluation.fusion, run_pictures(spec, run, plugins))
+    return Target(model, provenance, head, recipe.evaluation.fusion, partial(run_pictures, spec, run, plugins))
 
 
 def _student_weights(file: Path) -> dict[str, Tensor]:
