@@ -28,7 +28,9 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
                 raise DataError(f"folder '{argument}' has no images ({', '.join(EXTENSIONS)})")
             found += inside
         elif has_magic(argument) and not path.exists():
-            matched = sorted(Path(match) for match in glob(str(path), recursive=True) if Path(match).is_file())
+            # Path.glob takes no absolute pattern.
+            matches = map(Path, glob(str(path), recursive=True))  # noqa: PTH207
+            matched = sorted(match for match in matches if match.is_file())
             if not matched:
                 raise DataError(f"no file matches '{argument}'")
             found += matched

@@ -45,36 +45,36 @@ session = onnxruntime.InferenceSession(HERE / {model!r}, providers=["CPUExecutio
 {show}
 '''
 
-SQUARE = '''\
+SQUARE = """\
     side, (short, long) = math.floor(HEIGHT / CROP), sorted(image.size)
-    size = (side, int(side * long / short)) if image.width <= image.height else (int(side * long / short), side)'''
+    size = (side, int(side * long / short)) if image.width <= image.height else (int(side * long / short), side)"""
 
-NOT_SQUARE = '''\
+NOT_SQUARE = """\
     ratio = min(image.height / math.floor(HEIGHT / CROP), image.width / math.floor(WIDTH / CROP))
-    size = (round(image.width / ratio), round(image.height / ratio))'''
+    size = (round(image.width / ratio), round(image.height / ratio))"""
 
-STATISTICS = '''\
+STATISTICS = """\
 MEAN = np.array({mean}, np.float32)
 STD = np.array({std}, np.float32)
-'''
+"""
 
-NORMALISED = '''\
-    return ((pixels.astype(np.float32) / np.float32(255) - MEAN) / STD).transpose(2, 0, 1)'''
+NORMALISED = """\
+    return ((pixels.astype(np.float32) / np.float32(255) - MEAN) / STD).transpose(2, 0, 1)"""
 
 NAMES = f'NAMES = json.loads((HERE / "{MANIFEST}").read_text(encoding="utf-8"))["class_names"]\n'
 
-SHARES = '''\
+SHARES = """\
     exponents = np.exp(scores.astype(np.float64) - scores.max())
     shares = exponents / exponents.sum()
-'''
+"""
 
-TOP = '''\
+TOP = """\
     print(file)
     for index in np.argsort(-shares, kind="stable")[:5]:
-        print(f"  {shares[index]:6.1%}  {NAMES[index] if NAMES else f'class {index}'}")'''
+        print(f"  {shares[index]:6.1%}  {NAMES[index] if NAMES else f'class {index}'}")"""
 
-EMBEDDING = '''\
-    print(json.dumps({"image": file, "embedding": embedding.tolist()}))'''
+EMBEDDING = """\
+    print(json.dumps({"image": file, "embedding": embedding.tolist()}))"""
 
 
 def predict_script(facts: Facts, model: str = "model.onnx") -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from distillkit.errors import DataError, UnavailableError
+from distillkit.errors import DataError, PluginError, UnavailableError
 from distillkit.serving import Runtime, Servable
 from distillkit_export.bundle_reader import OpenBundle, open_bundle
 from distillkit_export.preprocess import prepare, read_image
@@ -145,7 +145,11 @@ def _first_that_works(bundle: OpenBundle, plugins: Plugins, precision: Precision
     formats = {card.format for card in bundle.manifest.artifacts if card.precision == precision}
     reasons = []
     for name in sorted(names, key=lambda name: name != PREFERRED):
-        chosen: Runtime = plugins.factory("runtime", name)()
+        try:
+            chosen: Runtime = plugins.factory("runtime", name)()
+        except PluginError as error:
+            reasons.append(str(error))
+            continue
         if not formats & set(chosen.formats):
             continue
         there = chosen.availability()
