@@ -177,7 +177,8 @@ def _artifact_for(bundle: OpenBundle, name: str, runtime: Runtime, precision: Pr
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores [B, K] to probabilities, in float64, since thousands of classes are summed."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def _pillow(image: Image.Image | NDArray[np.uint8]) -> Image.Image:

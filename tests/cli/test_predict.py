@@ -114,8 +114,10 @@ def test_embeddings_are_written(distillkit, place):
     assert distillkit("predict", "e", "shots/a.png") == (
         2,
         "",
-        "error: bundle 'e' has no class head, so there is no class to name; give --out FILE.npy for the embeddings of "
-        "the images\n",
+        (
+            "error: bundle 'e' has no class head, so there is no class to name; give --out FILE.npy for the "
+            "embeddings of the images\n"
+        ),
     )
     code, out, err = distillkit("predict", "e", "shots/a.png", "--out", "e.npy", "--json")
     assert (code, err) == (0, "e.npy: 1 x 3 numbers, in the order of the images\n")
@@ -150,6 +152,8 @@ def test_a_runtime_that_is_not_here_is_exit_code_3(distillkit, monkeypatch):
     assert distillkit("predict", "b", "shots/a.png", "--runtime", "onnxruntime-cpu") == (
         3,
         "",
-        "error: runtime 'onnxruntime-cpu' does not work here: onnxruntime is not installed; "
-        'pip install "distillkit[runtime]"\n',
+        (
+            "error: runtime 'onnxruntime-cpu' does not work here: onnxruntime is not installed; "
+            'pip install "distillkit[runtime]"\n'
+        ),
     )
