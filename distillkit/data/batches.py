@@ -14,7 +14,7 @@ from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import DataSets
 from distillkit.data.loading import IndexedWindows, Layout, loader_processes
 from distillkit.data.mixing import Mixer
-from distillkit.data.order import Order, samples_per_step, steps_per_epoch
+from distillkit.data.order import Order, steps_per_epoch
 from distillkit.data.preparation import HostBatch, Preparation
 from distillkit.data.sources import Stream
 from distillkit.data.streaming import StreamedWindows
@@ -76,7 +76,7 @@ class TrainingData:
         world: int = 1,
     ) -> None:
         _check(datasets, recipe)
-        _check_shares(datasets, samples_per_step(datasets, recipe), world)
+        _check_shards(datasets, world)
         self.steps_per_epoch = steps_per_epoch(datasets, recipe)
         self._device = device
         preparation = Preparation(
@@ -143,13 +143,8 @@ def _check(datasets: DataSets, recipe: Recipe) -> None:
         )
 
 
-def _check_shares(datasets: DataSets, samples: int, world: int) -> None:
-    """Refuse more processes than a step has pairs of images: one without any would keep the others waiting."""
-    if world > 1 and samples < 2 * world:
-        raise RecipeError(
-            f"{world} processes share the {samples} images of a step in pairs, which is too few; start at most "
-            f"{max(1, samples // 2)}, or raise training.batch_size"
-        )
+def _check_shards(datasets: DataSets, world: int) -> None:
+    """Refuse a stream that cannot be dealt out to all processes."""
     if isinstance(datasets.train, Stream) and datasets.train.shards < world:
         raise RecipeError(
             f"'{datasets.train.name}' has {datasets.train.shards} parts, too few for {world} processes; start at most "

@@ -149,7 +149,7 @@ def test_what_cannot_be_is_said_once(tmp_path: Path) -> None:
     code, said = finished(tmp_path / "run", *settings(training__batch_size=2))
     assert code == 2
     assert said == (
-        "error: 2 processes share the 2 images of a step in pairs, which is too few; start at most 1, or raise "
-        "training.batch_size\n"
+        "error: a step has 2 samples, too few for 2 processes, which need two each; use fewer processes or raise "
+        "training.batch_size to 4 or more\n"
     )
     assert not (tmp_path / "run").exists()
