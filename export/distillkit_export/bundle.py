@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillkit.contracts import Signal
-from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, Precision, output_name
+from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, Precision, output_name, side_multiples
 from distillkit.files import write_json
 from distillkit.version import __version__
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "bundle.json"
 SCHEMA_VERSION: Literal[1] = 1
+PROFILE = "profile"
+"""The folder of a bundle that holds what was measured on one machine: no part of the bundle, so it has no digest."""
 COLORS = {1: "L", 3: "RGB"}
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -62,6 +64,8 @@ class TeacherCard(Card):
 class InputCard(Card):
     """What goes in. In `shape`, a text is a dimension that the caller chooses.
 
+    Where height and width are among them, `multiples` are what they must be multiples of; `image_size` is then the
+    model's own.
     Whole images are resized to `image_size` ÷ `crop` with `interpolation`, and their centre is cut to `image_size`,
     [height, width].
     """
@@ -71,6 +75,7 @@ class InputCard(Card):
     layout: Literal["NCHW", "NHWC"]
     shape: tuple[int | str, ...]
     image_size: tuple[int, int]
+    multiples: tuple[int, int] | None
     color: Literal["L", "RGB"] | None
     scale: str
     mean: tuple[float, ...]
@@ -131,7 +136,7 @@ class FileCard(Card):
 
 
 class Bundle(Facts):
-    """The whole of `bundle.json`. `files` are all files of the folder but this one, by relative path."""
+    """The whole of `bundle.json`. `files` are those of the folder but this one and the profiles, by relative path."""
 
     opset: int
     artifacts: tuple[ArtifactCard, ...]
@@ -169,6 +174,7 @@ def _input(spec: ModelSpec, request: ExportRequest) -> InputCard:
         layout="NHWC" if request.uint8 else "NCHW",
         shape=(BATCH, *sides, channels) if request.uint8 else (BATCH, channels, *sides),
         image_size=size,
+        multiples=side_multiples(spec) if request.dynamic_size else None,
         color="L" if channels == 1 else "RGB" if channels == 3 else None,
         scale="pixels from 0 to 255 as they are; the file subtracts the mean and divides" if request.uint8 else scale,
         mean=spec.mean,
@@ -214,9 +220,12 @@ def write_manifest(
     artifacts: Sequence[ArtifactCard],
     pending: Sequence[PendingCard] = (),
 ) -> Bundle:
-    """Write `bundle.json` with software versions and the digest of every file of `folder`, as the last file."""
+    """Write `bundle.json` with software versions and the digest of every file of `folder` but its profiles, last."""
     manifest = folder / MANIFEST
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != manifest)
+    measured = folder / PROFILE
+    files = sorted(
+        file for file in folder.rglob("*") if file.is_file() and file != manifest and measured not in file.parents
+    )
     bundle = Bundle(
         **{name: getattr(facts, name) for name in Facts.model_fields},
         opset=opset,

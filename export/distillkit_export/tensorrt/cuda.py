@@ -61,6 +61,10 @@ class Cuda:
     def wait(self, stream: Any) -> None:
         self._checked(self._runtime.cudaStreamSynchronize(stream))
 
+    def free_memory(self) -> int:
+        """How many bytes of the device nobody uses."""
+        return int(self._checked(self._runtime.cudaMemGetInfo()))
+
     def allocate(self, size: int) -> int:
         """Memory of the device, in bytes."""
         return int(self._checked(self._runtime.cudaMalloc(size)))
@@ -89,9 +93,12 @@ class Cuda:
     def record(self, event: Any, stream: Any) -> None:
         self._checked(self._runtime.cudaEventRecord(event, stream))
 
+    def wait_for(self, event: Any) -> None:
+        self._checked(self._runtime.cudaEventSynchronize(event))
+
     def milliseconds(self, start: Any, end: Any) -> float:
         """From one recorded event to another; waits for the second."""
-        self._checked(self._runtime.cudaEventSynchronize(end))
+        self.wait_for(end)
         return float(self._checked(self._runtime.cudaEventElapsedTime(start, end)))
 
     def destroy_event(self, event: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from distillkit.errors import GateError, UnavailableError
@@ -20,6 +21,17 @@ from distillkit_export.tensorrt.timing_cache import timing_cache
 from distillkit_export.tensorrt.trust import trust
 
 
+FLAGS = {
+    "batch": "--batch",
+    "workspace": "--workspace",
+    "timing_cache": "--timing-cache",
+    "hardware_compatible": "--hardware-compatible",
+    "version_compatible": "--version-compatible",
+    "layers": "--layers",
+}
+"""The options that have a flag of their own; the others are set by `--set tensorrt.NAME=VALUE`."""
+
+
 class TensorRtExporter:
     """Build an engine in a process of its own, and remember that this machine did."""
 
@@ -33,6 +45,17 @@ class TensorRtExporter:
     def runtime(self) -> str:
         found = find_platform()
         return "tensorrt" if isinstance(found, Missing) else str(found)
+
+    def flags(self) -> Sequence[str]:
+        """How the command line asks for this, with every option that is not the default."""
+        given = self.options.model_dump(mode="json", exclude_defaults=True)
+        asked = ["--trt"]
+        for option, value in given.items():
+            if option in FLAGS:
+                asked += [FLAGS[option]] if value is True else [FLAGS[option], str(value)]
+            else:
+                asked += ["--set", f"tensorrt.{option}={value}"]
+        return asked
 
     def check(self) -> None:
         """Refuse where TensorRT or a GPU is missing: UnavailableError, since the target machine may well have both."""

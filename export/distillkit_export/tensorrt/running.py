@@ -39,6 +39,7 @@ class Engine:
         self.cuda = Cuda()
         if self.cuda.devices() == 0:
             raise UnavailableError("there is no GPU that CUDA can use")
+        self.free_before = self.cuda.free_memory()
         self._logger = Logger()
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(plan)
@@ -60,14 +61,15 @@ class Engine:
     @property
     def facts(self) -> dict[str, Any]:
         """What the engine says of itself, its precision included."""
-        gpu = self.cuda.gpu()
         return {
-            "device": gpu.name,
-            "tensorrt": trt.__version__,
+            "device": "cuda:0",
+            "clock": "device",
+            "provider": f"tensorrt {trt.__version__}",
+            "gpu": self.cuda.gpu().name,
             "precision": precision_of_layers(self.types) or "unknown: the engine does not say",
             "layers": self.types,
             "batch": str(self.batch),
-            "device_memory_bytes": self._engine.device_memory_size_v2,
+            "scratch_bytes": self._engine.device_memory_size_v2,
         }
 
     def use(self, user: Batch) -> None:
@@ -154,6 +156,10 @@ class TensorRtSession:
         self._no_graph = "" if cuda_graph else "not asked for"
         self._batches: dict[int, Batch] = {}
 
+    def device_bytes(self) -> int:
+        """How much less memory of the GPU is free than before the engine was loaded, whoever took it."""
+        return max(0, self._engine.free_before - self._engine.cuda.free_memory())
+
     @property
     def facts(self) -> Mapping[str, Any]:
         """`cuda_graph` is what was asked for until a batch was timed, and after that what happened."""
@@ -230,7 +236,9 @@ class TimedBatch:
             self._graph = self._session.capture(self._batch)
         events = [(cuda.event(), cuda.event()) for _ in range(queries)]
         try:
-            for start, end in events:
+            for number, (start, end) in enumerate(events):
+                if number > 1:
+                    cuda.wait_for(events[number - 2][1])  # one query waits while another is computed, never two
                 cuda.record(start, stream)
                 if self._graph is None:
                     self._batch.compute()

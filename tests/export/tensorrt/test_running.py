@@ -51,12 +51,14 @@ def test_half_precision_goes_in_and_float32_comes_out(double, build, write_onnx,
 
 def test_facts_are_what_the_engine_says(engine):
     assert session(engine.plan, cuda_graph=False).facts == {
-        "device": "NVIDIA Double 1",
-        "tensorrt": engine.version,
+        "device": "cuda:0",
+        "clock": "device",
+        "provider": f"tensorrt {engine.version}",
+        "gpu": "NVIDIA Double 1",
         "precision": "fp32",
         "layers": {"fp32": 1},
         "batch": "2:3:4",
-        "device_memory_bytes": 4096,
+        "scratch_bytes": 4096,
         "cuda_graph": False,
         "no_cuda_graph": "not asked for",
     }
@@ -111,6 +113,8 @@ def test_memory_is_given_back(engine):
     loaded.bind(images(2)).time(1)
     loaded(images(3))
     assert len(runtime.living) == 4
+    pixels, scores = 3 * 3 * 4 * 4, 3 * 3
+    assert loaded.device_bytes() == 4 * (pixels + scores)
     del loaded
     assert runtime.living == {}
 

@@ -84,6 +84,11 @@ def cudaStreamDestroy(stream):
     return (OK,)
 
 
+def cudaMemGetInfo():
+    total = 1 << 30
+    return OK, total - sum(len(memory) for kind, memory in living.values() if kind == "device"), total
+
+
 def _allocate(kind, size):
     memory = ctypes.create_string_buffer(size)
     living[ctypes.addressof(memory)] = (kind, memory)
