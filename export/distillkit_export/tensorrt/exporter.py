@@ -20,7 +20,6 @@ from distillkit_export.tensorrt.runtime import TensorRt
 from distillkit_export.tensorrt.timing_cache import timing_cache
 from distillkit_export.tensorrt.trust import trust
 
-
 FLAGS = {
     "batch": "--batch",
     "workspace": "--workspace",
