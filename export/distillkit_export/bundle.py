@@ -13,15 +13,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillkit.contracts import Signal
-from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, Precision, output_name
+from distillkit.exporting import (
+    BATCH,
+    HEIGHT,
+    INPUT,
+    WIDTH,
+    ExportRequest,
+    Fusion,
+    Head,
+    Precision,
+    Provenance,
+    output_name,
+)
 from distillkit.files import write_json
 from distillkit.version import __version__
 
 if TYPE_CHECKING:
     from distillkit.contracts import ModelSpec
-    from distillkit.exporting import ExportRequest
 
 MANIFEST = "bundle.json"
+REJECTED = "rejected"
 SCHEMA_VERSION: Literal[1] = 1
 COLORS = {1: "L", 3: "RGB"}
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -86,8 +97,8 @@ class OutputCard(Card):
     dtype: Literal["float32"]
     shape: tuple[int | str, ...]
     kind: Literal["logits", "probabilities", "embedding"]
-    head: str | None
-    fusion: str | None
+    head: Head | None
+    fusion: Fusion | None
     meaning: str
 
 
@@ -104,12 +115,18 @@ class Facts(Card):
 
 
 class ArtifactCard(Card):
-    """One exported file. `gate` says whether it was compared with torch here, or could not be executed here."""
+    """One exported file.
+
+    `gate` says whether its answers were compared with torch's, or could not be, since no runtime at hand executes it.
+    `runtime` is where they were compared, and `reason` why they were not.
+    """
 
     format: str
     file: str
     precision: Precision
     gate: Literal["passed", "ungated"]
+    runtime: str | None = None
+    reason: str | None = None
     made_with: dict[str, Any]
 
 
@@ -131,7 +148,7 @@ class FileCard(Card):
 
 
 class Bundle(Facts):
-    """The whole of `bundle.json`. `files` are all files of the folder but this one, by relative path."""
+    """The whole of `bundle.json`. `files` are all files of the folder but this one and the rejected, by relative path."""
 
     opset: int
     artifacts: tuple[ArtifactCard, ...]
@@ -202,6 +219,28 @@ def _output(spec: ModelSpec, request: ExportRequest) -> OutputCard:
     )
 
 
+def request_of(bundle: Bundle) -> ExportRequest:
+    """What was asked for when the bundle was written, as far as formats that are made from its ONNX need to know."""
+    source, output = bundle.source, bundle.output
+    return ExportRequest(
+        head=output.head or "fused",
+        fusion=output.fusion or "logits",
+        opset=bundle.opset,
+        image_size=bundle.input.image_size,
+        dynamic_size=HEIGHT in bundle.input.shape,
+        softmax=output.kind == "probabilities",
+        uint8=bundle.input.dtype == "uint8",
+        provenance=Provenance(
+            model=bundle.student.model,
+            options=bundle.student.options,
+            run=source.run,
+            recipe_sha256=source.recipe_sha256,
+            weights_sha256=source.weights_sha256,
+            teachers=tuple(teacher.model_dump() for teacher in bundle.teachers),
+        ),
+    )
+
+
 def card(facts: Facts) -> dict[str, str]:
     """`facts` as texts, for the metadata of a file."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.model_dump(mode="json").items()}
@@ -214,9 +253,16 @@ def write_manifest(
     artifacts: Sequence[ArtifactCard],
     pending: Sequence[PendingCard] = (),
 ) -> Bundle:
-    """Write `bundle.json` with software versions and the digest of every file of `folder`, as the last file."""
+    """Write `bundle.json` with software versions and the digest of every file of `folder`, as the last file.
+
+    What lies in `rejected/` failed its gate and is no part of the bundle.
+    """
     manifest = folder / MANIFEST
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != manifest)
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file != manifest and file.relative_to(folder).parts[0] != REJECTED
+    )
     bundle = Bundle(
         **{name: getattr(facts, name) for name in Facts.model_fields},
         opset=opset,

@@ -1,11 +1,11 @@
-"""Real images for the parity check, as the model wants them: what the caller gives, or two photographs."""
+"""Real images for the gate and for calibration: what the caller gives, the run's own, or two photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,21 +15,84 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts import ModelSpec
+    from distillkit_export.bundle import InputCard
 
 CROP_SHARES = (0.9, 0.6, 0.3)
 CROP_PLACES = (0.0, 0.5, 1.0)
 
 
+class Pixels(Protocol):
+    """Images that are read when they are asked for; an array in memory is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]: ...
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Images for the parity check, where they come from, and whether they are a weak stand-in.
+    """Images, where they come from, whether they are a weak stand-in, and their classes.
 
-    Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std.
+    Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std, or as the exported file takes them;
+    labels [n], the index of the model's class, negative where it is not known.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: Pixels
     source: str
     weak: bool = False
+    labels: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class ImageWish:
+    """Which images shall be used. None of `data` are the run's own, None of `gate` are all there are."""
+
+    data: str | None = None
+    gate: int | None = 1000
+    calibration: int = 128
+
+
+@dataclass(frozen=True)
+class ExportImages:
+    """What the gate looks at, and what ranges of activations are taken from; `calibration` is None without real ones.
+
+    They are different images where there are enough.
+    """
+
+    gate: Pictures
+    calibration: Pictures | None = None
+
+
+def as_taken(pictures: Pictures, entry: InputCard) -> Pictures:
+    """`pictures`, normalised, as the exported file takes them: themselves, or whole pixel values in NHWC."""
+    if entry.dtype == "float32":
+        return pictures
+    return replace(pictures, pixels=_WholePixels(pictures.pixels, entry.mean, entry.std))
+
+
+def as_whole_pixels(pixels: NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+    """Undo the normalisation. Shapes: [n, C, H, W] to [n, H, W, C], from 0 to 255."""
+    unit = pixels.transpose(0, 2, 3, 1) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return (unit * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def normalised(pixels: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """As `InputCard.scale` says. Shapes: [n, H, W, C] to [n, C, H, W]."""
+    unit = (pixels.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(unit.transpose(0, 3, 1, 2))
+
+
+@dataclass(frozen=True)
+class _WholePixels:
+    normalised: Pixels
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.normalised)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return as_whole_pixels(self.normalised[indices], self.mean, self.std)
 
 
 def given_pictures(images: Iterable[Any], spec: ModelSpec, source: str = "given by the caller") -> Pictures:
@@ -64,6 +127,11 @@ def photographs(spec: ModelSpec, why: str) -> Pictures:
             crops.append(pixels.transpose(2, 0, 1))  # [C, H, W]
     source = f"crops of two photographs that scikit-learn ships, because {why}"
     return Pictures(given_pictures(crops, spec).pixels, source, weak=True)
+
+
+def stand_in(spec: ModelSpec, why: str) -> ExportImages:
+    """Photographs for the gate and none for calibration, because `why`."""
+    return ExportImages(photographs(spec, why))
 
 
 def _batch(image: Any, spec: ModelSpec) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distillkit.checkpoint import checkpoints
-from distillkit.contracts import Model, ModelRequest
+from distillkit.contracts import Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError
 from distillkit.exporting import Fusion, Head, Provenance
 from distillkit.hooks import Plugins, split_name
@@ -20,8 +20,8 @@ from distillkit.models import Described, OneAnswer, load_student, load_weights
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
 from distillkit_export.bundle import sha256
-from distillkit_export.pictures import Pictures, photographs
-from distillkit_export.run_images import as_run_knows, run_pictures
+from distillkit_export.pictures import ExportImages, ImageWish, stand_in
+from distillkit_export.run_images import as_run_knows, named_images, run_images
 
 CHECKPOINT_WEIGHTS = "task.safetensors"
 STUDENT_PREFIX = "student.network."
@@ -35,7 +35,7 @@ class Target:
     provenance: Provenance
     head: Head
     fusion: Fusion
-    pictures: Pictures
+    images: ExportImages
     idle_heads: tuple[str, ...] = ()
 
 
@@ -58,28 +58,30 @@ def _home(path: Path) -> Path | None:
     return next((place for place in places if (place / "recipe.toml").is_file()), None)
 
 
-def load_target(target: str, plugins: Plugins, weights: str | None = None) -> Target:
-    """Load what `target` names.
+def load_target(
+    target: str, plugins: Plugins, weights: str | None = None, wish: ImageWish | None = None
+) -> Target:
+    """Load what `target` names, and the images that `wish` asks for.
 
     Raises: RunDirectoryError for a directory without a student and for a name that nobody knows; whatever loading
     the model raises.
     """
-    path = Path(target)
+    path, wish = Path(target), wish or ImageWish()
     if not path.is_dir():
-        return _named(target, plugins, weights)
+        return _named(target, plugins, weights, wish)
     if weights is not None:
         raise UserError(
             f"'{target}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
         )
     home = _home(path)
     if (path / DESCRIPTION).is_file():
-        return _saved(path, home, plugins)
+        return _saved(path, home, plugins, wish)
     if home is not None and (path / CHECKPOINT_WEIGHTS).is_file():
-        return _checkpoint(path, RunDirectory(home), plugins)
+        return _checkpoint(path, RunDirectory(home), plugins, wish)
     raise RunDirectoryError(_nothing_to_export(path))
 
 
-def _named(target: str, plugins: Plugins, weights: str | None) -> Target:
+def _named(target: str, plugins: Plugins, weights: str | None, wish: ImageWish) -> Target:
     """A model by name, with all of its weights: what the plugins call a teacher."""
     name, argument = split_name(target)
     if name not in {owned.spec.name for owned in plugins.listing("teacher")}:
@@ -94,10 +96,16 @@ def _named(target: str, plugins: Plugins, weights: str | None) -> Target:
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
     digest = sha256(Path(weights)) if weights is not None and Path(weights).is_file() else None
     provenance = Provenance(model=_public(target), weights_sha256=digest)
-    return Target(model, provenance, "fused", "logits", photographs(model.spec, "a model by name has no images"))
+    images = _images_beside(model.spec, plugins, wish, "a model by name has no images")
+    return Target(model, provenance, "fused", "logits", images)
 
 
-def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
+def _images_beside(spec: ModelSpec, plugins: Plugins, wish: ImageWish, why: str) -> ExportImages:
+    """The images that were named for a model that has none of its own."""
+    return stand_in(spec, why) if wish.data is None else named_images(spec, plugins, wish)
+
+
+def _saved(path: Path, home: Path | None, plugins: Plugins, wish: ImageWish) -> Target:
     """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
     model, saved = load_student(path, plugins)
     provenance = Provenance(
@@ -109,14 +117,14 @@ def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
         teachers=_teachers(home),
     )
     if home is None:
-        pictures = photographs(model.spec, "the student comes without its run")
-        return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
+        images = _images_beside(model.spec, plugins, wish, "the student comes without its run")
+        return Target(model, provenance, saved.head, saved.fusion, images, saved.idle_heads)
     model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
-    pictures = run_pictures(model.spec, RunDirectory(home), plugins)
-    return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
+    images = run_images(model.spec, RunDirectory(home), plugins, wish)
+    return Target(model, provenance, saved.head, saved.fusion, images, saved.idle_heads)
 
 
-def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins) -> Target:
+def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, wish: ImageWish) -> Target:
     """One checkpoint of a run, built from the run's recipe and plan."""
     recipe, plan = run.read_recipe(), run.read_plan()
     entry = recipe.student
@@ -136,7 +144,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins) -> Target:
         teachers=_teachers(run.path),
     )
     head: Head = plan["student"]["answers_with"]
-    return Target(model, provenance, head, recipe.evaluation.fusion, run_pictures(spec, run, plugins))
+    return Target(model, provenance, head, recipe.evaluation.fusion, run_images(spec, run, plugins, wish))
 
 
 def _student_weights(file: Path) -> dict[str, Tensor]:
