@@ -1,11 +1,12 @@
 """Checkpoints: safetensors and JSON, whole or not there, never a pickle.
 
-A checkpoint is a directory ``step-00000042`` with one safetensors file per part and ``state.json``, which is written
-last and names the parts. Checkpoints exist at optimiser steps only.
+A checkpoint is a directory ``step-00000042`` with one safetensors file per part, ``state.json``, and ``manifest.json``,
+which is written last and holds size and digest of every other file. Checkpoints exist at optimiser steps only.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,10 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.errors import CheckpointError
-from distillkit.files import whole_directory, write_json, write_tensors
+from distillkit.errors import CheckpointError, TrainingError
+from distillkit.files import sha256, whole_directory, write_json, write_tensors
 
-FORMAT = 1
+FORMAT = 2
+MANIFEST, STATE = "manifest.json", "state.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,20 @@ class Checkpoint:
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint below `directory` and delete all but the `keep` newest."""
+    """Write a checkpoint below `directory` and delete all but the `keep` newest.
+
+    Raises: TrainingError where the disk is full; the earlier checkpoints are then as they were.
+    """
     final = directory / f"step-{checkpoint.step:08d}"
-    with whole_directory(final) as temporary:
-        for part, tensors in checkpoint.parts.items():
-            write_tensors(temporary / f"{part}.safetensors", _separate(tensors))
-        header = {"format": FORMAT, "step": checkpoint.step, "parts": sorted(checkpoint.parts)}
-        write_json(temporary / "state.json", header | {"state": dict(checkpoint.state)})
+    try:
+        with whole_directory(final) as temporary:
+            for part, tensors in checkpoint.parts.items():
+                write_tensors(temporary / f"{part}.safetensors", _separate(tensors))
+            write_json(temporary / STATE, {"step": checkpoint.step, "state": dict(checkpoint.state)})
+            files = {file.name: _seal(file) for file in sorted(temporary.iterdir())}
+            write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
+    except (OSError, SafetensorError) as error:
+        raise _no_room(directory, checkpoint, error) or error from error
     for old in checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -48,27 +58,72 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
 
 def checkpoints(directory: Path) -> list[Path]:
     """The complete checkpoints below `directory`, oldest first."""
-    return sorted(path.parent for path in directory.glob("step-*/state.json"))
+    return sorted(path.parent for path in directory.glob(f"step-*/{MANIFEST}"))
+
+
+def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:
+    """The newest checkpoint that is whole, or None where there are none; and what is wrong with newer ones.
+
+    Raises: CheckpointError where there are some and none of them can be read.
+    """
+    damaged: list[CheckpointError] = []
+    for path in reversed(checkpoints(directory)):
+        try:
+            return read_checkpoint(path), tuple(damaged)
+        except CheckpointError as error:
+            damaged.append(error)
+    if damaged:
+        raise CheckpointError(
+            f"no checkpoint in {directory} can be read: {'; '.join(map(str, damaged))}; restore one from a copy, or "
+            "delete them all to begin the run again"
+        )
+    return None, ()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint into CPU tensors.
+    """Read one checkpoint into CPU tensors, once every file is known to be as it was written.
 
-    Raises: CheckpointError where a part is missing or torn, or the format is another.
+    Raises: CheckpointError where a file is missing, torn or altered, or the format is another.
     """
     try:
-        header = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if header["format"] != FORMAT:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
             raise CheckpointError(
-                f"checkpoint {path} has format {header['format']}; this version of distillkit reads format {FORMAT}"
+                f"checkpoint {path} has format {manifest['format']}; this version of distillkit reads format {FORMAT}"
             )
-        parts = {part: load_file(path / f"{part}.safetensors") for part in header["parts"]}
-        return Checkpoint(int(header["step"]), parts, header["state"])
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); "
-            "delete it to resume from the one before"
-        ) from error
+        for name, seal in manifest["files"].items():
+            if _seal(path / name) != seal:
+                raise CheckpointError(f"checkpoint {path} is damaged: {name} is not as it was written")
+        written = json.loads((path / STATE).read_text(encoding="utf-8"))
+        parts = {
+            name.removesuffix(".safetensors"): load_file(path / name) for name in manifest["files"] if name != STATE
+        }
+        return Checkpoint(int(written["step"]), parts, written["state"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {Path(error.filename).name} is missing") from error
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _seal(file: Path) -> dict[str, Any]:
+    """What shows that a file is as it was written."""
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def _no_room(directory: Path, checkpoint: Checkpoint, error: Exception) -> TrainingError | None:
+    """The sentence for a full disk, or None where something else went wrong."""
+    code = getattr(error, "errno", None)
+    # safetensors speaks of the system's error in words alone.
+    if code not in NO_ROOM and not any(f"os error {number}" in str(error) for number in NO_ROOM):
+        return None
+    needed = sum(tensor.nbytes for tensors in checkpoint.parts.values() for tensor in tensors.values())
+    kept = checkpoints(directory)
+    return TrainingError(
+        f"no room for the checkpoint of step {checkpoint.step}: it needs {needed / 1e6:,.1f} MB and "
+        f"{shutil.disk_usage(directory).free / 1e6:,.1f} MB are free in {directory}; "
+        + (f"the one of {kept[-1].name} is whole; " if kept else "")
+        + f"make room, then continue with --resume {directory.parent}"
+    )
 
 
 def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

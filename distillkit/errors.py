@@ -14,8 +14,10 @@
     │   ├── DataError                  images, labels or folders that cannot be used
     │   ├── ShapeError                 a tensor of the wrong shape at the border of a plugin
     │   ├── RunDirectoryError          a run directory that exists, is missing or is not one
-    │   └── CheckpointError            a checkpoint that is torn or belongs to another run
-    ├── TrainingError                  the run itself failed (a loss that is not finite)
+    │   ├── CheckpointError            a checkpoint that is torn or belongs to another run
+    │   └── BundleError                an exported bundle that is torn, altered or unsafe to open
+    ├── TrainingError                  the run itself failed (a loss that is not finite, a full disk)
+    ├── RunInterrupted                 exit code 128 + the signal's number: stopped when asked to, and saved
     ├── UnavailableError               exit code 3: what was asked for cannot be made on this machine
     └── GateError                      exit code 4: an exported file does not agree with the model
 
@@ -89,8 +91,20 @@ class CheckpointError(UserError):
     """A checkpoint is torn or belongs to another run."""
 
 
+class BundleError(UserError):
+    """An exported bundle is torn, altered or unsafe to open."""
+
+
 class TrainingError(DistillkitError):
     """Training cannot go on, although what was asked for was right."""
+
+
+class RunInterrupted(DistillkitError):  # noqa: N818 - nothing went wrong
+    """A run stopped after a step because a signal asked it to; a checkpoint of that step is saved."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class UnavailableError(DistillkitError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,23 +40,42 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file through a temporary neighbour, readable by whom the umask allows.
+    """Write a safetensors file as `write_bytes` does, readable by whom the umask allows.
 
     safetensors itself makes files that only their owner may read.
     """
     from safetensors.torch import save_file
 
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    save_file(dict(tensors), temporary, metadata={"format": "pt"})
-    temporary.chmod(mode)
-    temporary.replace(path)
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(dict(tensors), temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)
+        _flush(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file, read in pieces."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def recover_directory(final: Path) -> None:
+    """Put back what `whole_directory` was about to replace, where the process ended between its two renames."""
+    old = final.with_name(f".{final.name}.old")
+    if old.is_dir() and not final.exists():
+        old.rename(final)
 
 
 @contextmanager
 def whole_directory(final: Path) -> Iterator[Path]:
     """A temporary neighbour to fill; at the end it becomes `final` in place of what was there; gone on an error."""
+    recover_directory(final)
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

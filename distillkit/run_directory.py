@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -42,6 +45,7 @@ class RunDirectory:
         self.best = path / "best"
         self.ema = path / "ema"
         self.result = path / "result.json"
+        self.lock = path / ".lock"
 
     def check_free(self) -> None:
         """Raise RunDirectoryError where something is there already."""
@@ -60,8 +64,32 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"{self.path} cannot be made ({error.strerror}); give another --out") from None
         write_text(self.recipe, dump(recipe))
+        self.describe(plan, device)
+
+    def describe(self, plan: dict[str, Any], device: torch.device) -> None:
+        """Write what was matched, and on what the run goes; again where a run begins anew from no checkpoint."""
         write_json(self.plan, plan)
         write_json(self.environment, environment(device))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from training in this directory; the system itself ends the lock with the process.
+
+        Raises: RunDirectoryError where another one does.
+        """
+        with self.lock.open("a+", encoding="utf-8") as file:
+            if not _take(file):
+                file.seek(0)
+                raise RunDirectoryError(
+                    f"{self.path} is being trained by process {file.read().strip()} already; wait for its end, or give "
+                    "another --out"
+                )
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            if self.result.is_file():  # nobody will train here again
+                self.lock.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
         """The resolved recipe of a run that was started.
@@ -72,16 +100,66 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path} is not a run directory (it has no recipe.toml); give one to --resume")
         return load_recipe(str(self.recipe))
 
+    def require_recipe(self, recipe: Recipe) -> None:
+        """Refuse to go on with a recipe that is not the one that was begun here.
+
+        Raises: RunDirectoryError naming the keys that differ.
+        """
+        begun, asked = _keys(self.read_recipe().model_dump()), _keys(recipe.model_dump())
+        differing = sorted(key for key in begun.keys() | asked.keys() if begun.get(key) != asked.get(key))
+        if differing:
+            raise RunDirectoryError(
+                f"{self.path} was begun with another recipe (it differs in {', '.join(differing)}); give the same "
+                "options again, or another --out"
+            )
+
+    def read_result(self) -> dict[str, Any]:
+        """The figures of a finished run.
+
+        Raises: RunDirectoryError where they are missing or torn.
+        """
+        return self._read(self.result)
+
     def read_plan(self) -> dict[str, Any]:
         """The plan as it was written when the run started.
 
         Raises: RunDirectoryError where it is missing or torn.
         """
+        return self._read(self.plan)
+
+    def _read(self, file: Path) -> dict[str, Any]:
         try:
-            plan: dict[str, Any] = json.loads(self.plan.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{self.plan} is missing or torn; run the training again or restore it") from error
-        return plan
+            raise RunDirectoryError(f"{file} is missing or torn; run the training again or restore it") from error
+        return content
+
+
+def _keys(tables: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of nested tables by its dotted key."""
+    if not isinstance(tables, dict):
+        return {prefix: tables}
+    return {
+        key: value
+        for name, inner in tables.items()
+        for key, value in _keys(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _take(file: IO[str]) -> bool:
+    """Take the lock of a file without waiting; where the system has no such locks, every caller gets it.
+
+    A record lock, which loader processes do not inherit: it ends with the process that trains, however that ends.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def environment(device: torch.device) -> dict[str, Any]:

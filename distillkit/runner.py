@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from torch import nn
 
-from distillkit.checkpoint import checkpoints, read_checkpoint, write_checkpoint
+from distillkit.checkpoint import checkpoints, newest_checkpoint, write_checkpoint
 from distillkit.contracts import Model
-from distillkit.errors import RunDirectoryError, UserError
+from distillkit.errors import RunDirectoryError, RunInterrupted, UserError
 from distillkit.evaluation.evaluate import evaluate
-from distillkit.files import whole_directory, write_json
+from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
 from distillkit.models.saved_student import save_student
 from distillkit.planning.make import make_plan
@@ -23,6 +23,7 @@ from distillkit.recipe import Recipe
 from distillkit.run_directory import RunDirectory
 from distillkit.run_info import RunInfo
 from distillkit.session import Session, build_session
+from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
 
 __all__ = ["RunResult", "evaluate", "plan", "resume", "run"]
@@ -46,7 +47,8 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
     """Train a student. Nothing is written before models, weights and data are known to work.
 
     `observers` are objects with life-cycle hooks that follow this run, beside the recipe's trackers.
-    Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise.
+    Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise;
+    RunInterrupted where a signal asked for an end, once the step is saved.
     """
     directory = RunDirectory(out)
     directory.check_free()
@@ -86,6 +88,8 @@ def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) ->
     facts = described(session)
     if goes_on:
         facts["notes"] = directory.read_plan()["notes"]
+    else:
+        directory.describe(facts, session.device)
     return _Run(session, directory, plugins, observers, facts).go()
 
 
@@ -100,15 +104,20 @@ class _Run:
     facts: Mapping[str, Any]
     best: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    interruption: Interruption = field(default_factory=Interruption)
 
     def go(self) -> RunResult:
         """Restore, train, and leave a finished directory."""
+        with self.directory.locked(), self.interruption.listening():
+            return self._go()
+
+    def _go(self) -> RunResult:
         made = self.session.plan
-        start = self._restore()
+        start, passed_over = self._restore()
         info = RunInfo(
             self.directory.path,
             made.recipe.model_dump(mode="json"),
-            self.facts,
+            {**self.facts, "notes": [*self.facts["notes"], *passed_over]},
             steps=made.steps,
             steps_per_epoch=made.steps_per_epoch,
             start_step=start,
@@ -132,16 +141,16 @@ class _Run:
             raise
         self.plugins.run_ended(info, self.figures, self.session.models)
 
-    def _restore(self) -> int:
-        """The step to start from: that of the newest checkpoint, or 0."""
-        found = checkpoints(self.directory.checkpoints)
-        if not found:
-            return 0
-        checkpoint = read_checkpoint(found[-1])
+    def _restore(self) -> tuple[int, list[str]]:
+        """The step to start from, that of the newest whole checkpoint or 0, and what is to be said of damaged ones."""
+        recover_directory(self.directory.best)
+        checkpoint, damaged = newest_checkpoint(self.directory.checkpoints)
+        if checkpoint is None:
+            return 0, []
         self.session.restore(checkpoint)
         self.best = dict(checkpoint.state["progress"]["best"])
         self.figures = dict(checkpoint.state["progress"]["figures"])
-        return checkpoint.step
+        return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo, start: int) -> None:
         made, training = self.session.plan, self.session.plan.recipe.training
@@ -153,9 +162,16 @@ class _Run:
             evaluate=self._evaluate,
             epoch_ended=lambda record: self.plugins.epoch_ended(info, record),
             save=self._save,
+            asked_to_stop=lambda: self.interruption.asked is not None,
         )
         windows = self.session.data.windows(start, made.steps)
-        train(windows, self.session.stepper, rhythm, callbacks, self.session.ema)
+        done = train(windows, self.session.stepper, rhythm, callbacks, self.session.ema)
+        if self.interruption.asked is not None and done < made.steps:
+            raise RunInterrupted(
+                f"stopped by {self.interruption.asked.name} after step {done} of {made.steps}, which is saved; "
+                f"to continue: distillkit run --resume {self.directory.path}",
+                signal_number=self.interruption.asked,
+            )
 
     def _evaluate(self, step: int) -> Record:
         """Evaluate on the validation images; keep the student where it is the best so far."""

@@ -33,13 +33,16 @@ class Servable:
     """One thing that a runtime can execute.
 
     `format` is that of an exported file and `source` its path; format "torch" is a model in memory and `source` what
-    `distillkit export` takes as its target. `request` says how such a model answers, and is None for files.
+    `distillkit export` takes as its target. `request` says how such a model answers, by default as in its run, and
+    `weights` are those of a model by name; both are None for files. `precision` is that of the file, or what the
+    runtime shall compute a float32 file or a model in memory in.
     """
 
     format: str
     source: str
     precision: Precision = "fp32"
     request: ExportRequest | None = None
+    weights: str | None = None
 
 
 class Bound(Protocol):
@@ -48,12 +51,18 @@ class Bound(Protocol):
     def time(self, queries: int) -> Sequence[float]:
         """Compute the batch `queries` times, one after another, and return the milliseconds of each.
 
-        By the device's own clock where it has one (CUDA events round the launch), without any transfer.
+        By the device's own clock where it has one (CUDA events round the launch), without any transfer. A device with
+        a queue gets the next query while it computes one, never two ahead, so that the queries of a second may be more
+        than one latency would allow.
         """
 
 
 class Session(Protocol):
-    """A loaded model. `facts` are what really runs: provider, device, precision, threads, whether graphs are used."""
+    """A loaded model.
+
+    `facts` are what really runs, read back from it where the runtime tells: `device` ("cpu", "cuda:0"), `clock` ("host"
+    or "device", that of `Bound.time`), provider, precision, threads, whether graphs are used. They may grow as it runs.
+    """
 
     @property
     def facts(self) -> Mapping[str, Any]: ...

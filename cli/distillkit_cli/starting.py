@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from distillkit.extras import require
 from distillkit_cli.figures import figure_rows
 from distillkit_cli.terminal import Terminal
@@ -33,6 +35,24 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
 
     directory = out or next_directory(recipe)
     _follow(terminal, directory, lambda display: runner.run(recipe, directory, plugins, observers=[display]))
+
+
+def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
+    """Start a run, or continue it where its directory holds the same recipe; a finished one is shown again.
+
+    Raises: RunDirectoryError where another recipe was begun there.
+    """
+    from distillkit.run_directory import RunDirectory
+
+    directory = RunDirectory(out)
+    if not directory.recipe.is_file():
+        start(terminal, recipe, out, dry_run=False)
+        return
+    directory.require_recipe(recipe)
+    if directory.result.is_file():
+        terminal.show_rows([("run", str(out)), *figure_rows(directory.read_result()["figures"])])
+        return
+    resume(terminal, out)
 
 
 def resume(terminal: Terminal, directory: Path) -> None:
@@ -85,11 +105,15 @@ def _with_known_names(recipe: Recipe) -> Plugins:
 
 def _follow(terminal: Terminal, directory: Path, go: Callable[[LineProgress], RunResult]) -> None:
     """Show a run while it goes on, and its figures afterwards; or, interrupted, how to continue it."""
+    from distillkit.errors import RunInterrupted
     from distillkit_cli.progress import progress_on
 
     try:
         with closing(progress_on(terminal)) as display:
             result = go(display)
+    except RunInterrupted as stopped:
+        terminal.note(str(stopped))
+        raise typer.Exit(stopped.exit_code) from None
     except KeyboardInterrupt:
         if (directory / "recipe.toml").is_file():
             terminal.note(f"stopped; to continue: distillkit run --resume {directory}")

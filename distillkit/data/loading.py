@@ -19,6 +19,9 @@ from distillkit.data.preparation import HostBatch, Preparation, Sample
 from distillkit.data.sources import Source, load_image
 from distillkit.errors import RecipeError, UserError
 
+GRACE_S = 30
+"""How long a loader process outlives a request to end: the run may need one more batch to finish its step."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -59,7 +62,7 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
             num_workers=workers,
             pin_memory=pin,
             generator=torch.Generator(),
-            worker_init_fn=_leave_interrupts_to_the_run,
+            worker_init_fn=_leave_signals_to_the_run,
         )
     )
     try:
@@ -72,12 +75,18 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
         del loader  # the last reference: ends the processes now
 
 
-def _leave_interrupts_to_the_run(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the run alone answers it, and ends its loader processes.
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, and a scheduler may ask every process of a job to end.
 
-    A run that is interrupted while it takes a batch hangs up on the process that hands it over; that is no fault.
+    The run alone answers, once its step is done, and ends its loader processes; a loader process that is still there
+    after `GRACE_S` ends by itself. A run that is interrupted while it takes a batch hangs up on the process that hands
+    it over; that is no fault.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
     usual = sys.excepthook
 
     def quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -40,21 +40,28 @@ class Rhythm:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What happens around the loop. `evaluate` returns the figures of an evaluation; the others report or save."""
+    """What happens around the loop.
+
+    `evaluate` returns the figures of an evaluation, `asked_to_stop` whether the run shall end after this step; the
+    others report or save.
+    """
 
     logged: Callable[[Record], None]
     evaluate: Callable[[int], Record]
     epoch_ended: Callable[[Record], None]
     save: Callable[[int], None]
+    asked_to_stop: Callable[[], bool] = lambda: False
 
 
 def train(
     windows: Iterable[Window], stepper: Stepper, rhythm: Rhythm, callbacks: Callbacks, ema: ModelEmaV3 | None = None
-) -> None:
-    """Take every window in turn. The device is waited for at log intervals and evaluations only.
+) -> int:
+    """Take every window in turn, and return after how many steps of the run there were no more, or it was stopped.
 
+    The device is waited for at log intervals and evaluations only.
     Raises: TrainingError where the loss of a log interval is not finite.
     """
+    done = rhythm.steps
     meter = Meter()
     for window in meter.timed(windows):
         done = window.step + 1
@@ -71,8 +78,12 @@ def train(
         last = done == rhythm.steps
         if window.ends_epoch or last:
             _end_epoch(window.epoch + 1, done, rhythm, callbacks)
-        if window.ends_epoch or last or (rhythm.checkpoint_every and done % rhythm.checkpoint_every == 0):
+        stop = callbacks.asked_to_stop()
+        if window.ends_epoch or last or stop or (rhythm.checkpoint_every and done % rhythm.checkpoint_every == 0):
             callbacks.save(done)
+        if stop:
+            break
+    return done
 
 
 def _end_epoch(epoch: int, done: int, rhythm: Rhythm, callbacks: Callbacks) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from distillkit.exporting import (
     Precision,
     Provenance,
     output_name,
+    side_multiples,
 )
 from distillkit.files import write_json
 from distillkit.version import __version__
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 MANIFEST = "bundle.json"
 REJECTED = "rejected"
 SCHEMA_VERSION: Literal[1] = 1
+PROFILE = "profile"
+"""The folder of a bundle that holds what was measured on one machine: no part of the bundle, so it has no digest."""
 COLORS = {1: "L", 3: "RGB"}
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -73,6 +76,8 @@ class TeacherCard(Card):
 class InputCard(Card):
     """What goes in. In `shape`, a text is a dimension that the caller chooses.
 
+    Where height and width are among them, `multiples` are what they must be multiples of; `image_size` is then the
+    model's own.
     Whole images are resized to `image_size` ÷ `crop` with `interpolation`, and their centre is cut to `image_size`,
     [height, width].
     """
@@ -82,6 +87,7 @@ class InputCard(Card):
     layout: Literal["NCHW", "NHWC"]
     shape: tuple[int | str, ...]
     image_size: tuple[int, int]
+    multiples: tuple[int, int] | None
     color: Literal["L", "RGB"] | None
     scale: str
     mean: tuple[float, ...]
@@ -148,7 +154,10 @@ class FileCard(Card):
 
 
 class Bundle(Facts):
-    """The whole of `bundle.json`. `files` are all files of the folder but this one and the rejected, by relative path."""
+    """The whole of `bundle.json`.
+
+    `files` are those of the folder but this one, the profiles and what was rejected, by relative path.
+    """
 
     opset: int
     artifacts: tuple[ArtifactCard, ...]
@@ -186,6 +195,7 @@ def _input(spec: ModelSpec, request: ExportRequest) -> InputCard:
         layout="NHWC" if request.uint8 else "NCHW",
         shape=(BATCH, *sides, channels) if request.uint8 else (BATCH, channels, *sides),
         image_size=size,
+        multiples=side_multiples(spec) if request.dynamic_size else None,
         color="L" if channels == 1 else "RGB" if channels == 3 else None,
         scale="pixels from 0 to 255 as they are; the file subtracts the mean and divides" if request.uint8 else scale,
         mean=spec.mean,
@@ -246,29 +256,35 @@ def card(facts: Facts) -> dict[str, str]:
     return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.model_dump(mode="json").items()}
 
 
-def write_manifest(
+def write_manifest(  # noqa: PLR0913 - the parts of one file
     folder: Path,
     facts: Facts,
     opset: int,
     artifacts: Sequence[ArtifactCard],
     pending: Sequence[PendingCard] = (),
+    *,
+    software: Mapping[str, str] | None = None,
+    strangers: Collection[Path] = (),
 ) -> Bundle:
-    """Write `bundle.json` with software versions and the digest of every file of `folder`, as the last file.
+    """Write `bundle.json` with software versions and the digest of every file that is part of the bundle, last.
 
-    What lies in `rejected/` failed its gate and is no part of the bundle.
+    What lies in `rejected/` failed its gate, what in `profile/` was measured on one machine, and `strangers` were put
+    there by somebody else.
     """
     manifest = folder / MANIFEST
     files = sorted(
         file
         for file in folder.rglob("*")
-        if file.is_file() and file != manifest and file.relative_to(folder).parts[0] != REJECTED
+        if file.is_file()
+        and file not in {manifest, *strangers}
+        and file.relative_to(folder).parts[0] not in {REJECTED, PROFILE}
     )
     bundle = Bundle(
         **{name: getattr(facts, name) for name in Facts.model_fields},
         opset=opset,
         artifacts=tuple(artifacts),
         pending=tuple(pending),
-        software=software(),
+        software=dict(software or versions()),
         files={
             file.relative_to(folder).as_posix(): FileCard(sha256=sha256(file), bytes=file.stat().st_size)
             for file in files
@@ -278,7 +294,7 @@ def write_manifest(
     return bundle
 
 
-def software() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
     """The versions that took part, as far as they are installed."""
     found = {"distillkit": __version__, "python": platform.python_version()}
     for name in SOFTWARE:

@@ -25,8 +25,33 @@ def distillkit_runtimes() -> Sequence[PluginSpec]:
     """Name the runtimes, from the plainest to the fastest."""
     return (
         PluginSpec(
+            name="torch",
+            summary="PyTorch as it is, on the CPU or a GPU",
+            factory="distillkit_export.runtimes.torch_eager:TorchEager",
+        ),
+        PluginSpec(
+            name="torch-compile",
+            summary="torch.compile, on a GPU with CUDA graphs",
+            factory="distillkit_export.runtimes.torch_compile:TorchCompile",
+        ),
+        PluginSpec(
             name="onnxruntime-cpu",
             summary="ONNX Runtime on the CPU",
             factory="distillkit_export.runtimes.onnxruntime_cpu:OnnxRuntimeCpu",
+        ),
+        PluginSpec(
+            name="openvino",
+            summary="OpenVINO on the CPU, in float32 or bfloat16 as asked",
+            factory="distillkit_export.runtimes.openvino_cpu:OpenVino",
+        ),
+        PluginSpec(
+            name="onnxruntime-cuda",
+            summary="ONNX Runtime on an NVIDIA GPU",
+            factory="distillkit_export.runtimes.onnxruntime_gpu:OnnxRuntimeCuda",
+        ),
+        PluginSpec(
+            name="onnxruntime-tensorrt",
+            summary="TensorRT inside ONNX Runtime",
+            factory="distillkit_export.runtimes.onnxruntime_gpu:OnnxRuntimeTensorrt",
         ),
     )

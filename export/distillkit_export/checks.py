@@ -11,6 +11,7 @@ import numpy as np
 
 from distillkit.errors import DistillkitError
 from distillkit_export.limits import Limits
+from distillkit_export.onnx_values import values_of
 from distillkit_export.parity import Evidence, measure
 from distillkit_export.pictures import normalised
 from distillkit_export.range_scan import LARGEST_HALF, scan
@@ -29,7 +30,7 @@ IMAGES = 64
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what was found, as the end of a sentence that the file begins. `passed` is None where it was not run."""
+    """One check. `finding` ends a sentence that the file begins; `passed` is None where the check was not run."""
 
     name: str
     passed: bool | None
@@ -101,19 +102,15 @@ def _quantization_problems(model: ModelProto) -> Iterator[str]:
 
 def ranges(model: ModelProto, largest: Mapping[str, float]) -> Check:
     """No tensor that is float16 in `model` goes beyond float16 in the float32 graph whose range scan is `largest`."""
-    import onnx
     from onnx import TensorProto
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    half = {
-        value.name
-        for value in (*graph.value_info, *graph.output)
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16
-    }
+    half = values_of(model, TensorProto.FLOAT16)
     nodes = {output: node.name for node in model.graph.node for output in node.output}
     for name, value in largest.items():
         if name in half and not value <= LARGEST_HALF:
-            finding = f"holds {value:,.0f} in float16 at {nodes.get(name, name)}, whose largest number is {LARGEST_HALF:,.0f}"
+            finding = (
+                f"holds {value:,.0f} in float16 at {nodes.get(name, name)}, whose largest number is {LARGEST_HALF:,.0f}"
+            )
             return Check("range scan", passed=False, finding=finding)
     top = max((value for name, value in largest.items() if name in half), default=0.0)
     return Check("range scan", passed=True, finding=f"needs {top:.3g} of float16's {LARGEST_HALF:,.0f}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROUNDS, WARM_UP = 15, 3
 LEAST_S = 0.005
-"""Of one turn, in seconds: a file that is quicker computes several times, since clocks and caches have their own noise."""
+"""Of one turn, in seconds; a file that is quicker computes several times, since a clock has noise of its own."""
 
 
 def relative_latency(files: Mapping[str, Scorer], image: NDArray[Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillkit_export.figures import sqnr_db
+from distillkit_export.onnx_values import values_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,17 +49,9 @@ def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db
 
 def _shared(exact: ModelProto, other: ModelProto) -> list[str]:
     """Float values that nodes of both graphs write under one name, in the order of the first."""
-    import onnx
+    from onnx import TensorProto
 
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
-    typed = [
-        {
-            value.name
-            for value in (*(graph := onnx.shape_inference.infer_shapes(model).graph).value_info, *graph.output)
-            if value.type.tensor_type.elem_type in floats
-        }
-        for model in (exact, other)
-    ]
+    typed = [values_of(model, TensorProto.FLOAT, TensorProto.FLOAT16) for model in (exact, other)]
     written = {name for node in other.graph.node for name in node.output}
     return [
         name

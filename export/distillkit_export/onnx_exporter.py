@@ -100,7 +100,9 @@ class OnnxExporter:
             calibrator = "largest value over 448"
             graph, nodes = to_fp8(file, pixels)
         if not nodes:
-            raise UnavailableError(f"no product with weights was found that could be {precision}; leave out --{precision}")
+            raise UnavailableError(
+                f"no product with weights was found that could be {precision}; leave out --{precision}"
+            )
         tool = f"onnxruntime {version('onnxruntime')} quantize_static, explicit Q/DQ, symmetric"
         return graph, {"tool": tool, "calibrator": calibrator, **images, "quantized": nodes, "float32": "all else"}
 

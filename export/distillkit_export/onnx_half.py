@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 HEADROOM = 4.0
-"""Other images may go further than those that were scanned: what comes within this factor of the limit stays float32."""
+"""Other images may go further than those that were scanned; what comes this near to the limit stays in float32."""
 SMALLEST_HALF = 2.0**-24
 NORMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "RMSNormalization")
 

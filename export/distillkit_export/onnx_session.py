@@ -21,16 +21,17 @@ NO_KERNEL = "NotImplemented"
 
 
 class OnnxSession:
-    """One ONNX file, loaded and ready for batches of any size.
+    """One ONNX file, loaded and ready for batches of any size. `threads` of 0 are as many as ONNX Runtime likes.
 
     Raises: GateError where ONNX Runtime cannot load it, or run it on a batch; UnavailableError where it has no kernel.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, threads: int = 0) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
+        options.intra_op_num_threads = threads
         self._name = file.name
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
@@ -79,7 +80,9 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
         try:
             return dict(zip(outputs, session.run(None, {entry: images}), strict=True))
         except Exception as error:
-            raise GateError(f"ONNX Runtime cannot run {name} on a batch of {len(images)}: {_one_line(error)}") from error
+            raise GateError(
+                f"ONNX Runtime cannot run {name} on a batch of {len(images)}: {_one_line(error)}"
+            ) from error
 
     return run
 
@@ -87,8 +90,13 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
 def _refused(error: Exception, name: str) -> GateError | UnavailableError:
     """Why a file was not loaded: for want of a kernel here, or because it is broken."""
     if type(error).__name__ == NO_KERNEL:
-        return UnavailableError(f"{PROVIDER} cannot execute {name}: {_one_line(error)}")
+        return UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}")
     return GateError(f"ONNX Runtime cannot load {name}: {_one_line(error)}")
+
+
+def _kernel(error: Exception) -> str:
+    """The one sentence of ONNX Runtime's message that names the operator."""
+    return _one_line(error).rpartition("NOT_IMPLEMENTED : ")[2].partition(". ")[0]
 
 
 def _one_line(error: Exception) -> str:

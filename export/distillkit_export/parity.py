@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from distillkit.exporting import Precision, Scorer
     from distillkit_export.pictures import Pictures
 
-BATCHES = (1, 2, 3, 16)
-"""Batch sizes that are measured. One to three catch a batch that was frozen or folded away, sixteen is a served one."""
+BATCHES = (1, 2, 7, 32)
+"""Batch sizes that are measured. One and two catch a batch that was folded away, an odd one a batch that was frozen to
+an even one, and thirty-two is a served one."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Evidence:
     """What files are compared with: images as the file takes them, and the model's own answers to them, [n, K].
 
     `reference` names who gave the answers, `classes` says whether they are scores of classes, not an embedding.
+    `others` are the answers to the pictures' batches of other sizes.
     """
 
     pictures: Pictures
     answers: NDArray[np.float32]
     reference: str
     classes: bool = True
+    others: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class Parity:
 
     def _against_noise(self) -> Iterator[str]:
         if self.overall.sqnr_db < self.limits.min_sqnr_db:
-            yield f"has {self.overall.sqnr_db:.1f} dB of signal over noise, at least {self.limits.min_sqnr_db:g} dB are asked"
+            least = self.limits.min_sqnr_db
+            yield f"has {self.overall.sqnr_db:.1f} dB of signal over noise, at least {least:g} dB are asked"
         # Where there are classes, one image whose scores are all near zero says nothing; the agreement below does.
         if self.overall.top1_agreement is None and self.overall.min_cosine < self.limits.min_cosine:
             yield (
@@ -97,8 +101,8 @@ class Parity:
         if measured is not None and measured.drop > max(self.limits.max_accuracy_drop, 100 / measured.images) + 1e-9:
             yield (
                 f"is right on {measured.file:.1f} % of {counted(measured.images, 'labelled image')} where torch is on "
-                f"{measured.model:.1f} %, a loss of {measured.drop:.1f} ± {measured.drop_error:.1f} points; the limit is "
-                f"{self.limits.max_accuracy_drop:g}"
+                f"{measured.model:.1f} %, a loss of {measured.drop:.1f} ± {measured.drop_error:.1f} points, the limit "
+                f"is {self.limits.max_accuracy_drop:g}"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,18 +128,22 @@ def evidence(reference: Scorer, pictures: Pictures, name: str, *, classes: bool 
     Raises: GateError where it answers with numbers that are not finite.
     """
     size, count = BATCHES[-1], len(pictures.pixels)
-    batches = [reference(pictures.pixels[np.arange(start, min(start + size, count))]) for start in range(0, count, size)]
-    answers = np.concatenate(batches)
-    if not np.isfinite(answers).all():
+    batches = [
+        reference(pictures.pixels[np.arange(start, min(start + size, count))]) for start in range(0, count, size)
+    ]
+    answers, others = np.concatenate(batches), tuple(reference(images) for images in pictures.others)
+    if not all(np.isfinite(said).all() for said in (answers, *others)):
         raise GateError(
             "the model itself answers with numbers that are not finite, so nothing can be compared; "
             "export another checkpoint or train it again"
         )
-    return Evidence(pictures, answers, name, classes)
+    return Evidence(pictures, answers, name, classes, others)
 
 
 def measure(exported: Scorer, against: Evidence, precision: Precision = "fp32", limits: Limits | None = None) -> Parity:
     """Ask a file the images in batches of sizes `BATCHES`, the last size until they are used up; the worst counts.
+
+    Batches of images of other sizes come after them.
 
     Raises: GateError where the file answers with another shape.
     """
@@ -147,6 +155,9 @@ def measure(exported: Scorer, against: Evidence, precision: Precision = "fp32", 
         found = difference(against.answers[indices], said, classes=against.classes)
         by_size.setdefault(len(indices), []).append(found)
         answers[indices] = said
+    for images, expected in zip(pictures.others, against.others, strict=True):
+        found = difference(expected, exported(images), classes=against.classes)
+        by_size.setdefault(len(images), []).append(found)
     return Parity(
         precision=precision,
         limits=limits or DEFAULT[precision],
@@ -173,13 +184,13 @@ def _worst(batches: Sequence[Difference]) -> Difference:
 
 
 def _batches(count: int) -> Iterator[NDArray[np.int64]]:
-    """Consecutive images; where there are fewer than all sizes need, the images come round again."""
+    """Consecutive images, in batches of these sizes alone; where the images run out, they come round again."""
     start = 0
     for size in BATCHES:
         yield np.arange(start, start + size) % count
         start += size
     while start < count:
-        yield np.arange(start, min(start + BATCHES[-1], count))
+        yield np.arange(start, start + BATCHES[-1]) % count
         start += BATCHES[-1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from distillkit.errors import DataError, ShapeError
+from distillkit.exporting import side_multiples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts import ModelSpec
-    from distillkit_export.bundle import InputCard
+    from distillkit.exporting import ExportRequest
 
 CROP_SHARES = (0.9, 0.6, 0.3)
 CROP_PLACES = (0.0, 0.5, 1.0)
@@ -33,14 +34,16 @@ class Pixels(Protocol):
 class Pictures:
     """Images, where they come from, whether they are a weak stand-in, and their classes.
 
-    Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std, or as the exported file takes them;
-    labels [n], the index of the model's class, negative where it is not known.
+    `others` are batches of other sizes, for a file that takes any.
+    Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std; [n, H, W, C], uint8, for a file that
+    normalises them itself; labels [n], the index of the model's class, negative where it is not known.
     """
 
     pixels: Pixels
     source: str
     weak: bool = False
     labels: NDArray[np.int64] | None = None
+    others: tuple[NDArray[Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,36 +66,31 @@ class ExportImages:
     calibration: Pictures | None = None
 
 
-def as_taken(pictures: Pictures, entry: InputCard) -> Pictures:
-    """`pictures`, normalised, as the exported file takes them: themselves, or whole pixel values in NHWC."""
-    if entry.dtype == "float32":
-        return pictures
-    return replace(pictures, pixels=_WholePixels(pictures.pixels, entry.mean, entry.std))
+def as_asked(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pictures:
+    """`pictures` as the file takes them: at several sizes where it takes any, as pixels where it normalises itself."""
+    if request.dynamic_size:
+        sizes = _other_sizes(spec)
+        batches = tuple(_resized(pictures.pixels[np.arange(count)], size) for count, size in enumerate(sizes, 1))
+        shown = ", ".join(f"{height}x{width}" for height, width in sizes)
+        pictures = replace(pictures, source=f"{pictures.source}, some also resized to {shown}", others=batches)
+    if request.uint8:
+        others = tuple(as_pixels(images, spec) for images in pictures.others)
+        pictures = replace(pictures, pixels=_WholePixels(pictures.pixels, spec), others=others)
+    return pictures
 
 
-def as_whole_pixels(pixels: NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undo the normalisation. Shapes: [n, C, H, W] to [n, H, W, C], from 0 to 255."""
-    unit = pixels.transpose(0, 2, 3, 1) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    return (unit * 255).round().clip(0, 255).astype(np.uint8)
+def _other_sizes(spec: ModelSpec) -> tuple[tuple[int, int], ...]:
+    """Larger ones, since small networks see nothing smaller: both sides, one alone, and the other far longer."""
+    (height, width), (rows, columns) = spec.image_size, side_multiples(spec)
+    return (height + rows, width + 2 * columns), (height + 3 * rows, width), (height, 2 * width)
 
 
-def normalised(pixels: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """As `InputCard.scale` says. Shapes: [n, H, W, C] to [n, C, H, W]."""
-    unit = (pixels.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(unit.transpose(0, 3, 1, 2))
+def _resized(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bicubic, each channel by itself. Shapes: [b, C, H, W] to [b, C, *size]."""
+    from PIL import Image
 
-
-@dataclass(frozen=True)
-class _WholePixels:
-    normalised: Pixels
-    mean: Sequence[float]
-    std: Sequence[float]
-
-    def __len__(self) -> int:
-        return len(self.normalised)
-
-    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return as_whole_pixels(self.normalised[indices], self.mean, self.std)
+    planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BICUBIC) for plane in np.concatenate(images)]
+    return np.stack([np.asarray(plane) for plane in planes]).reshape(*images.shape[:2], *size)
 
 
 def given_pictures(images: Iterable[Any], spec: ModelSpec, source: str = "given by the caller") -> Pictures:
@@ -132,6 +130,33 @@ def photographs(spec: ModelSpec, why: str) -> Pictures:
 def stand_in(spec: ModelSpec, why: str) -> ExportImages:
     """Photographs for the gate and none for calibration, because `why`."""
     return ExportImages(photographs(spec, why))
+
+
+def normalised(pixels: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
+    """Pixels from 0 to 255 [b, H, W, C] as a model wants them, [b, C, H, W]; computed in float64."""
+    scaled = (pixels / 255 - np.asarray(spec.mean)) / np.asarray(spec.std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+
+def as_pixels(images: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.uint8]:
+    """The pixels [b, H, W, C] from 0 to 255 that normalised images [b, C, H, W] were made of, or those nearest."""
+    scaled = images.transpose(0, 2, 3, 1) * np.asarray(spec.std) + np.asarray(spec.mean)
+    pixels: NDArray[np.uint8] = np.clip(np.round(scaled * 255), 0, 255).astype(np.uint8)
+    return pixels
+
+
+@dataclass(frozen=True)
+class _WholePixels:
+    """Normalised images as the pixels that they were made of, when they are asked for."""
+
+    images: Pixels
+    spec: ModelSpec
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return as_pixels(self.images[indices], self.spec)
 
 
 def _batch(image: Any, spec: ModelSpec) -> NDArray[np.float32]:

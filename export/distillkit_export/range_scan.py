@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit_export.onnx_values import values_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -48,14 +50,10 @@ def scan(file: Path, pixels: Pixels) -> Mapping[str, float]:
 
 def _watch(model: ModelProto) -> list[str]:
     """Let the graph also answer with the largest absolute value of its float tensors; returns their names."""
-    import onnx
     from onnx import TensorProto, helper
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
-    names = [
-        name for node in model.graph.node for name in node.output if types.get(name) == TensorProto.FLOAT
-    ]
+    floats = values_of(model, TensorProto.FLOAT)
+    names = [name for node in model.graph.node for name in node.output if name in floats]
     for name in names:
         model.graph.node.extend(
             [

@@ -52,7 +52,7 @@ def named_images(spec: ModelSpec, plugins: Plugins, wish: ImageWish, recipe: Rec
 
     Raises: UserError where they cannot be read.
     """
-    augment = Augment(eval_crop=spec.crop, interpolation=spec.interpolation)
+    augment = Augment.model_validate({"eval_crop": spec.crop, "interpolation": spec.interpolation})
     recipe = recipe or Recipe(augment=augment)
     sets = open_datasets(Data(train=wish.data, validation=0.0, root=recipe.data.root), plugins)
     return _images(sets, spec, recipe, wish, f"of '{wish.data}'")

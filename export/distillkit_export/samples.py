@@ -43,7 +43,9 @@ def read_samples(bundle: OpenBundle) -> Evidence:
     arrays = bundle.arrays(SAMPLES)
     missing = {"images", "answers", "labels"} - set(arrays)
     if missing or len({len(array) for array in arrays.values()}) != 1 or not len(arrays["images"]):
-        raise BundleError(f"{SAMPLES} of bundle '{bundle.folder}' holds no images with answers; export the student again")
+        raise BundleError(
+            f"{SAMPLES} of bundle '{bundle.folder}' holds no images with answers; export the student again"
+        )
     labels = arrays["labels"] if (arrays["labels"] >= 0).any() else None
     pictures = Pictures(arrays["images"], f"the bundle's {SAMPLES}", labels=labels)
     reference = f"torch {bundle.manifest.software.get('torch', '')}, as stored in {SAMPLES}"

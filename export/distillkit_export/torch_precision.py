@@ -1,4 +1,4 @@
-"""The student's own forward pass in half precision: what ONNX Runtime's CPU, which computes it in float32, cannot show."""
+"""The student's own forward pass in half precision, which ONNX Runtime's CPU computes in float32."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from distillkit.contracts import Model
 from distillkit.exporting import ExportRequest, Scorer
-from distillkit_export.torch_graph import frozen_scores
+from distillkit_export.torch_graph import HALVES, frozen_scores
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def half_scorer(model: Model, request: ExportRequest, precision: str, float32_nodes: Iterable[str] = ()) -> Scorer:
@@ -25,7 +23,7 @@ def half_scorer(model: Model, request: ExportRequest, precision: str, float32_no
 
     Modules that compute one of `float32_nodes` ("blocks.0.mlp.fc1/MatMul") stay in float32, as they do in the file.
     """
-    dtype = DTYPES[precision]
+    dtype = HALVES[precision]
     scores = frozen_scores(model, replace(request, uint8=False)).to(dtype)
     modules = dict(scores.model.network.named_modules())
     kept = {modules[name] for name in (node.rpartition("/")[0] for node in float32_nodes) if name in modules}

@@ -1,14 +1,17 @@
 """Where a run goes when nobody says."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Data, Recipe, StudentEntry
+from distillkit.run_directory import RunDirectory
 from distillkit_cli.starting import next_directory
 
 
@@ -77,23 +80,86 @@ def test_a_misspelt_name_is_answered_before_torch_is_imported(arguments, sentenc
     assert (done.stdout, done.stderr) == ("2 []\n", f"error: {sentence}\n")
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
-    """The signal goes to the loader process too, as a terminal sends it."""
-    typed = ["run", "--set", "training.epochs=500", "--set", "data.workers=1", "--set", "training.log_every=1"]
-    # A shell that starts the tests in the background lets them ignore the signal; a terminal does not.
-    program = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from distillkit_cli.main import main; main()"
-    )
-    command = [sys.executable, "-c", program, *typed, "--out", "stopped"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("epoch "):
-            os.killpg(process.pid, signal.SIGINT)
-            break
+# A shell that starts the tests in the background lets them ignore Ctrl-C; a terminal does not.
+AS_IN_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from distillkit_cli.main import main
+main()
+"""
+LONG = ("--set", "training.epochs=500", "--set", "data.workers=1", "--set", "training.log_every=1", "--out", "stopped")
+
+
+def started(folder, *arguments):
+    """A long run in a group of its own, once its first epoch is over."""
+    command = [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, *arguments]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not process.stderr.readline().startswith("epoch "):
+        assert process.poll() is None
+    return process
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138)])
+def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_it_is_started_again(tmp_path, sent, code):
+    """The signal goes to the loader process too, as a terminal and some schedulers send it."""
+    process = started(tmp_path, "--auto-resume")
+    os.killpg(process.pid, getattr(signal, sent))
     rest = process.stderr.read()
-    assert process.wait() == 130
+    assert process.wait() == code
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "stopped; to continue: distillkit run --resume stopped"
+    said = re.fullmatch(
+        rf"stopped by {sent} after step (\d+) of \d+, which is saved; to continue: distillkit run --resume stopped",
+        rest.splitlines()[-1],
+    )
+    newest = max((tmp_path / "stopped" / "checkpoints").iterdir())
+    assert newest.name == f"step-{int(said[1]):08d}"
+    if sent == "SIGTERM":
+        again = subprocess.Popen(
+            [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, "--auto-resume"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        opening = again.stderr.readline()
+        while "step" not in opening and again.poll() is None:
+            opening = again.stderr.readline()
+        os.killpg(again.pid, signal.SIGKILL)
+        again.wait()
+        again.stderr.close()
+        assert f"from step {said[1]}" in opening
+    process.stderr.close()
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    program = """
+import signal, os
+from distillkit.training.interruption import Interruption
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with Interruption().listening() as interruption:
+    os.kill(os.getpid(), signal.SIGINT)
+    print(interruption.asked.name)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("still here")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "SIGINT\n"
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_auto_resume_with_another_recipe_is_refused(tmp_path, distillkit):
+    RunDirectory(tmp_path / "run").create(Recipe(), {}, torch.device("cpu"))
+    given = ["run", "--auto-resume", "--out", str(tmp_path / "run"), "--recipe", "digits", "--seed", "3"]
+    done = distillkit(*given)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {tmp_path / 'run'} was begun with another recipe (it differs in ")
+    assert ", seed, " in done.err
+    assert done.err.endswith("); give the same options again, or another --out\n")
+
+
+def test_auto_resume_needs_a_directory(distillkit):
+    assert distillkit("run", "--auto-resume") == (
+        2,
+        "",
+        "error: invalid value for --auto-resume: give the run's directory with --out (see distillkit run --help)\n",
+    )

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distillkit.checkpoint import (
     Checkpoint,
     checkpoints,
     join_optimizer_state,
+    newest_checkpoint,
     read_checkpoint,
     split_optimizer_state,
     write_checkpoint,
 )
 from distillkit.errors import CheckpointError
-from distillkit.files import whole_directory
+from distillkit.files import recover_directory, whole_directory
 
 
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
@@ -49,23 +53,121 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_checkpoint_says_so(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, Checkpoint(3, {"task": {"a": torch.rand(8)}}, {}), keep=1)
-    file = path / "task.safetensors"
-    file.write_bytes(file.read_bytes()[:-5])
+def written(directory: Path, *steps: int) -> list[Path]:
+    return [
+        write_checkpoint(
+            directory, Checkpoint(step, {"task": {"a": torch.full((8,), float(step))}}, {"n": step}), keep=9
+        )
+        for step in steps
+    ]
+
+
+def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
-    assert str(caught.value).startswith(f"checkpoint {path} cannot be read (SafetensorError: ")
-    assert str(caught.value).endswith("); delete it to resume from the one before")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["task.safetensors", "state.json"])
+def test_a_torn_file_is_named(tmp_path: Path, name: str) -> None:
+    (path,) = written(tmp_path, 3)
+    (path / name).write_bytes((path / name).read_bytes()[:-5])
+    assert refusal(path) == f"checkpoint {path} is damaged: {name} is not as it was written"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (path,) = written(tmp_path, 3)
+    (path / "task.safetensors").unlink()
+    assert refusal(path) == f"checkpoint {path} is damaged: task.safetensors is missing"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(
+    name=st.sampled_from(["task.safetensors", "state.json", "manifest.json"]),
+    place=st.floats(0, 1),
+    bit=st.integers(0, 7),
+)
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, place: float, bit: int) -> None:
+    (path,) = written(tmp_path, 3)
+    content = bytearray((path / name).read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1 << bit
+    (path / name).write_bytes(content)
+    try:
+        back = read_checkpoint(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - a flip of white space is allowed to pass
+    else:
+        assert name == "manifest.json"
+        assert (back.step, back.state, back.parts["task"]["a"].tolist()) == (3, {"n": 3}, [3.0] * 8)
+
+
+def test_the_newest_whole_one_is_taken_and_the_damage_is_told(tmp_path: Path) -> None:
+    first, second, third = written(tmp_path, 1, 2, 3)
+    (third / "task.safetensors").write_bytes(b"torn")
+    (second / "manifest.json").write_text("{}")
+    checkpoint, damaged = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert [str(error) for error in damaged] == [
+        f"checkpoint {third} is damaged: task.safetensors is not as it was written",
+        f"checkpoint {second} cannot be read (KeyError: 'format')",
+    ]
+    (first / "state.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        newest_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"no checkpoint in {tmp_path} can be read: {damaged[0]}; {damaged[1]}; checkpoint {first} is damaged: "
+        "state.json is missing; restore one from a copy, or delete them all to begin the run again"
+    )
+
+
+def test_without_checkpoints_there_is_none(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) == (None, ())
 
 
 def test_another_format_says_so(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, Checkpoint(3, {}, {}), keep=1)
-    state = path / "state.json"
-    state.write_text(state.read_text().replace('"format": 1', '"format": 9'))
-    with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(path)
-    assert str(caught.value) == f"checkpoint {path} has format 9; this version of distillkit reads format 1"
+    (path,) = written(tmp_path, 3)
+    manifest = path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 9'))
+    assert refusal(path) == f"checkpoint {path} has format 9; this version of distillkit reads format 2"
+
+
+def test_a_replacement_that_was_cut_short_is_put_back(tmp_path: Path) -> None:
+    """The process ended between the two renames: the new one is not there yet, the old one not any more."""
+    (tmp_path / ".best.old").mkdir()
+    (tmp_path / ".best.old" / "student.json").write_text("earlier")
+    recover_directory(tmp_path / "best")
+    assert (tmp_path / "best" / "student.json").read_text() == "earlier"
+    recover_directory(tmp_path / "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_full_disk_leaves_the_last_one_whole_and_says_how_much_room_is_needed(tmp_path: Path) -> None:
+    """No file may grow beyond 4 MB in that process, which is how a quota answers."""
+    program = f"""
+import resource, signal
+from pathlib import Path
+import torch
+from distillkit.checkpoint import Checkpoint, write_checkpoint
+from distillkit.errors import TrainingError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+folder = Path({str(tmp_path / "run" / "checkpoints")!r})
+write_checkpoint(folder, Checkpoint(1, {{"task": {{"a": torch.ones(100)}}}}, {{}}), keep=1)
+try:
+    write_checkpoint(folder, Checkpoint(2, {{"task": {{"a": torch.ones(2_000_000)}}}}, {{}}), keep=1)
+except TrainingError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    folder = tmp_path / "run" / "checkpoints"
+    assert re.fullmatch(
+        rf"no room for the checkpoint of step 2: it needs 8\.0 MB and [\d,.]+ MB are free in {folder}; the one of "
+        rf"step-00000001 is whole; make room, then continue with --resume {tmp_path / 'run'}\n",
+        done.stdout,
+    )
+    assert [path.name for path in folder.iterdir()] == ["step-00000001"]
+    assert read_checkpoint(folder / "step-00000001").step == 1
 
 
 @given(name=st.sampled_from(["AdamW", "SGD", "Adam", "RMSprop"]), steps=st.integers(0, 2))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 
 from distillkit.errors import DataError, DistillkitError, RunDirectoryError, SignalError
 from distillkit.hooks import installed_plugins
+from distillkit.run_directory import RunDirectory
 from distillkit.runner import resume, run
 
 
@@ -23,10 +26,12 @@ def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:
         "best/student.json",
         "best/student.safetensors",
         "checkpoints/step-00000018/ema.safetensors",
+        "checkpoints/step-00000018/manifest.json",
         "checkpoints/step-00000018/optimizer.safetensors",
         "checkpoints/step-00000018/state.json",
         "checkpoints/step-00000018/task.safetensors",
         "checkpoints/step-00000020/ema.safetensors",
+        "checkpoints/step-00000020/manifest.json",
         "checkpoints/step-00000020/optimizer.safetensors",
         "checkpoints/step-00000020/state.json",
         "checkpoints/step-00000020/task.safetensors",
@@ -117,3 +122,24 @@ def test_a_finished_run_is_not_resumed(recipe_of: Any, tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{tmp_path / 'run'} is finished; evaluate or export it, or give a new run more epochs"
     )
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:
+    hold = f"""
+from pathlib import Path
+from distillkit.run_directory import RunDirectory
+with RunDirectory(Path({str(tmp_path)!r})).locked():
+    print("held", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RunDirectoryError) as caught, RunDirectory(tmp_path).locked():
+            pass
+        assert str(caught.value) == (
+            f"{tmp_path} is being trained by process {other.pid} already; wait for its end, or give another --out"
+        )
+        other.kill()
+    with RunDirectory(tmp_path).locked():
+        pass

@@ -2,66 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 from distillkit.errors import UnavailableError
-from distillkit.serving import Availability, Bound, Servable, Session, Setting
-from distillkit_export.onnx_session import PROVIDER, OnnxSession
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from distillkit.serving import Availability, Servable, Session, Setting
+from distillkit_export.runtimes.onnx_runtime import CPU, OnnxRuntimeSession, availability
+from distillkit_export.runtimes.processors import thread_counts
 
 
 class OnnxRuntimeCpu:
-    """ONNX files on the CPU."""
+    """ONNX files on the CPU.
+
+    Settings: `threads`, of one operator, ONNX Runtime's own choice where it is left out; `spinning`, whether they stay
+    awake between operators, which is faster where the machine has nothing else to do.
+    """
 
     formats: tuple[str, ...] = ("onnx",)
 
     def availability(self) -> Availability:
-        try:
-            return Availability(works=True, detail=f"onnxruntime {version('onnxruntime')}, {PROVIDER}")
-        except PackageNotFoundError:
-            return Availability(
-                works=False, detail="onnxruntime is not installed", remedy='pip install "distillkit[runtime]"'
-            )
+        return availability(CPU, 'pip install "distillkit[runtime]"')
 
     def settings(self) -> Sequence[Setting]:
-        return ({},)
+        tried: list[Setting] = [{}]
+        for threads in thread_counts():
+            tried.append({"threads": threads})
+            if threads > 1:
+                tried.append({"threads": threads, "spinning": False})
+        return tuple(tried)
 
-    def open(self, servable: Servable, setting: Setting) -> Session:  # noqa: ARG002 - nothing to set yet
+    def open(self, servable: Servable, setting: Setting) -> Session:
         if servable.format not in self.formats:
             raise UnavailableError(f"onnxruntime-cpu loads {', '.join(self.formats)}, not {servable.format}")
-        return _CpuSession(OnnxSession(Path(servable.source)))
-
-
-class _CpuSession:
-    def __init__(self, session: OnnxSession) -> None:
-        self._session = session
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return {"provider": PROVIDER}
-
-    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        return self._session(images)
-
-    def bind(self, images: NDArray[Any]) -> Bound:
-        return _CpuBatch(self._session, images)
-
-
-class _CpuBatch:
-    def __init__(self, session: OnnxSession, images: NDArray[Any]) -> None:
-        self._session, self._images = session, images
-
-    def time(self, queries: int) -> Sequence[float]:
-        elapsed = []
-        for _ in range(queries):
-            start = perf_counter()
-            self._session(self._images)
-            elapsed.append((perf_counter() - start) * 1e3)
-        return elapsed
+        return OnnxRuntimeSession(servable, [(CPU, {})], setting)

@@ -1,0 +1,239 @@
+"""What an ONNX file is made of, read from its bytes without the onnx package and without trusting them.
+
+An ONNX file is a protobuf message of type ModelProto. The walk below follows the few messages that can hold nodes,
+tensors or shapes and steps over everything else, weights above all, so a file of gigabytes is read in moments. Every
+number that the file gives is bounded before it is used.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+MESSAGES: Mapping[str, Mapping[int, str]] = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "GraphProto": {
+        1: "NodeProto",
+        5: "TensorProto",
+        11: "ValueInfoProto",
+        12: "ValueInfoProto",
+        13: "ValueInfoProto",
+        15: "SparseTensorProto",
+    },
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: "TensorProto",
+        6: "GraphProto",
+        10: "TensorProto",
+        11: "GraphProto",
+        14: "TypeProto",
+        15: "TypeProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "TensorProto": {13: "StringStringEntryProto"},
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+    "ValueInfoProto": {2: "TypeProto"},
+    "TypeProto": {1: "Tensor", 4: "Sequence", 5: "Map", 8: "SparseTensor", 9: "Optional"},
+    "Tensor": {2: "TensorShapeProto"},
+    "SparseTensor": {2: "TensorShapeProto"},
+    "Sequence": {1: "TypeProto"},
+    "Optional": {1: "TypeProto"},
+    "Map": {2: "TypeProto"},
+    "TensorShapeProto": {1: "Dimension"},
+}
+"""The messages that are followed: of each, which field holds which other message (onnx.proto)."""
+
+LARGEST_FIELDS = 1_000_000
+LARGEST_DEPTH = 64
+LARGEST_NODES = 100_000
+LARGEST_TENSORS = 100_000
+LARGEST_RANK = 16
+LARGEST_DIMENSION = 2**31
+LARGEST_ELEMENTS = 2**32
+"""DeiT-B has 364 nodes and 86 million weights; nothing that these bounds refuse is a student."""
+
+ELEMENTS_PER_BYTE = 4
+"""Of the smallest type that ONNX has, two bits."""
+
+Message: TypeAlias = memoryview
+
+
+class OnnxStructureError(ValueError):
+    """The bytes are no ONNX model, or one that no exporter writes."""
+
+
+@dataclass
+class OnnxStructure:
+    """What a model holds: its nodes by (domain, operator), how many of each thing, and where external data lies."""
+
+    operators: dict[tuple[str, str], int] = field(default_factory=dict)
+    external: list[dict[str, str]] = field(default_factory=list)
+    graphs: int = 0
+    tensors: int = 0
+    functions: int = 0
+    trainings: int = 0
+
+    @property
+    def nodes(self) -> int:
+        return sum(self.operators.values())
+
+
+def read_structure(file: Path) -> OnnxStructure:
+    """Walk the file from its first to its last byte.
+
+    Raises: OnnxStructureError, with the end of a sentence that starts with the file's name.
+    """
+    with file.open("rb") as stream:
+        if not file.stat().st_size:
+            raise OnnxStructureError("is empty")
+        # Closed with its last reference: an error on its way out still holds pieces of it.
+        return structure_of(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+
+
+def structure_of(data: Message) -> OnnxStructure:
+    """As `read_structure`, of bytes at hand."""
+    walk = _Walk()
+    walk.follow("ModelProto", data, 0)
+    if not walk.found.graphs:
+        raise OnnxStructureError("holds no graph, so it is no ONNX model")
+    return walk.found
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.found = OnnxStructure()
+        self._fields = 0
+
+    def follow(self, kind: str, data: Message, depth: int) -> None:
+        """Visit a message and all those inside it that `MESSAGES` names."""
+        if depth > LARGEST_DEPTH:
+            raise OnnxStructureError(f"nests more than {LARGEST_DEPTH} messages in each other")
+        inner, own = MESSAGES.get(kind, {}), []
+        for number, value in self._read(data):
+            if number not in inner:
+                own.append((number, value))
+            elif isinstance(value, int):
+                raise OnnxStructureError("is no ONNX model: a number stands where a message belongs")
+            elif inner[number] != "StringStringEntryProto":
+                self.follow(inner[number], value, depth + 1)
+            else:
+                own.append((number, value))
+        self._note(kind, own, len(data))
+
+    def _note(self, kind: str, own: list[tuple[int, int | Message]], size: int) -> None:
+        """Take down what the rest of the walk is for."""
+        if kind == "NodeProto":
+            self._node(own)
+        elif kind == "TensorProto":
+            self._tensor(own, size)
+        elif kind == "SparseTensorProto":
+            _elements(_numbers(own, 3))
+        elif kind == "Dimension":
+            _elements(_numbers(own, 1))
+        elif kind == "GraphProto":
+            self.found.graphs += 1
+        elif kind == "FunctionProto":
+            self.found.functions += 1
+        elif kind == "TrainingInfoProto":
+            self.found.trainings += 1
+
+    def _node(self, own: list[tuple[int, int | Message]]) -> None:
+        # A singular field that is given twice: parsers take the last, so every combination counts.
+        for domain in _texts(own, 7) or [""]:
+            for operator in _texts(own, 4) or [""]:
+                self.found.operators[domain, operator] = self.found.operators.get((domain, operator), 0) + 1
+        if self.found.nodes > LARGEST_NODES:
+            raise OnnxStructureError(f"has more than {LARGEST_NODES:,} nodes")
+
+    def _tensor(self, own: list[tuple[int, int | Message]], size: int) -> None:
+        self.found.tensors += 1
+        if self.found.tensors > LARGEST_TENSORS:
+            raise OnnxStructureError(f"has more than {LARGEST_TENSORS:,} tensors")
+        elements = _elements(_numbers(own, 1))
+        entries = [value for number, value in own if number == 13 and not isinstance(value, int)]
+        if entries or 1 in _numbers(own, 14):
+            self.found.external.append(dict(self._entry(entry) for entry in entries))
+        elif elements > ELEMENTS_PER_BYTE * size:
+            raise OnnxStructureError(f"has a tensor that claims {elements:,} numbers in {size:,} bytes")
+
+    def _entry(self, data: Message) -> tuple[str, str]:
+        own = list(self._read(data))
+        key, value = _texts(own, 1) or [""], _texts(own, 2) or [""]
+        if len(key) > 1 or len(value) > 1:
+            raise OnnxStructureError("says twice where its external data lies")
+        return key[0], value[0]
+
+    def _read(self, data: Message) -> Iterator[tuple[int, int | Message]]:
+        """The fields of one message: their numbers, and a number or the bytes of each."""
+        position = 0
+        while position < len(data):
+            self._fields += 1
+            if self._fields > LARGEST_FIELDS:
+                raise OnnxStructureError(f"has more than {LARGEST_FIELDS:,} protobuf fields")
+            tag, position = _varint(data, position)
+            number, wire = tag >> 3, tag & 7
+            if number == 0 or wire not in _FIXED:
+                raise OnnxStructureError("is no ONNX model: it cannot be read as protobuf")
+            if wire == 0:
+                value, position = _varint(data, position)
+                yield number, value
+                continue
+            length = _FIXED[wire]
+            if wire == 2:
+                length, position = _varint(data, position)
+            if length > len(data) - position:
+                raise OnnxStructureError("ends in the middle of a field, so it is torn or no ONNX model")
+            yield number, data[position : position + length]
+            position += length
+
+
+_FIXED = {0: 0, 1: 8, 2: 0, 5: 4}
+"""The wire types of protobuf: a varint, eight bytes, bytes with their length before them, four bytes."""
+
+
+def _varint(data: Message, position: int) -> tuple[int, int]:
+    """A number of at most 64 bits, seven in each byte, and the position after it."""
+    value = 0
+    for index, byte in enumerate(data[position : position + 10]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, position + index + 1
+    raise OnnxStructureError("ends in the middle of a field, so it is torn or no ONNX model")
+
+
+def _numbers(own: list[tuple[int, int | Message]], wanted: int) -> list[int]:
+    """A repeated integer field, packed or not."""
+    found: list[int] = []
+    for number, value in own:
+        if number != wanted:
+            continue
+        if isinstance(value, int):
+            found.append(value)
+            continue
+        position = 0
+        while position < len(value):
+            if len(found) > LARGEST_RANK:
+                break
+            packed, position = _varint(value, position)
+            found.append(packed)
+    return found
+
+
+def _texts(own: list[tuple[int, int | Message]], wanted: int) -> list[str]:
+    """The texts of a field, all of them where it is given more than once."""
+    texts = [bytes(value[:4096]) for number, value in own if number == wanted and not isinstance(value, int)]
+    return [text.decode(errors="replace") for text in texts]
+
+
+def _elements(dimensions: list[int]) -> int:
+    """How many numbers a tensor of this shape holds; a negative dimension reads as one beyond the bound."""
+    if len(dimensions) > LARGEST_RANK:
+        raise OnnxStructureError(f"has a tensor of more than {LARGEST_RANK} dimensions")
+    if max(dimensions, default=0) > LARGEST_DIMENSION or math.prod(dimensions) > LARGEST_ELEMENTS:
+        raise OnnxStructureError(f"has a tensor of {' x '.join(map(str, dimensions))} numbers")
+    return math.prod(dimensions)

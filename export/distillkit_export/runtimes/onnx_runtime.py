@@ -1,0 +1,155 @@
+"""ONNX Runtime, whatever executes it: one session with an execution provider that is the one asked for, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillkit.errors import GateError, UnavailableError
+from distillkit.serving import Availability, Bound, Servable
+from distillkit_export.onnx_session import FATAL_ONLY, PROVIDER
+from distillkit_export.runtimes.host_clock import HostTimed
+from distillkit_export.runtimes.processors import threads_started
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CPU, CUDA, TENSORRT = PROVIDER, "CUDAExecutionProvider", "TensorrtExecutionProvider"
+BUILDS = ("onnxruntime", "onnxruntime-gpu")
+"""Two distributions of the same files: whichever was installed last has overwritten the other."""
+
+Provider = tuple[str, Mapping[str, Any]]
+
+
+def installed_builds() -> dict[str, str]:
+    """The versions of ONNX Runtime's distributions that are installed; more than one is a conflict."""
+    found = {}
+    for name in BUILDS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def availability(provider: str, remedy: str) -> Availability:
+    """Whether ONNX Runtime is here and was built with `provider`; no session is opened. Never raises."""
+    builds = installed_builds()
+    if find_spec("onnxruntime") is None:
+        return Availability(works=False, detail="onnxruntime is not installed", remedy=remedy)
+    try:
+        import onnxruntime
+
+        built_with = onnxruntime.get_available_providers()
+    except Exception as error:  # noqa: BLE001 - a broken installation fails in many ways, and none may end a listing
+        return Availability(works=False, detail=f"onnxruntime cannot be imported: {one_line(error)}", remedy=remedy)
+    named = " and ".join(f"{name} {number}" for name, number in builds.items()) or f"onnxruntime {_own_version()}"
+    clash = f"{named} are both installed and overwrite each other" if len(builds) > 1 else ""
+    if provider not in built_with:
+        missing = f"{named} is built without {provider}"
+        cure = f"pip uninstall {' '.join(BUILDS)}, then {remedy}" if builds else remedy
+        return Availability(works=False, detail=clash or missing, remedy=cure)
+    return Availability(works=True, detail=f"{clash or named}, {provider}")
+
+
+class OnnxRuntimeSession:
+    """One ONNX file in ONNX Runtime, executed by the first of `providers` and nothing slower in its place.
+
+    The answer stays where it is computed: for a provider with a memory of its own `device` is "cuda".
+    Raises: GateError where ONNX Runtime cannot load the file; UnavailableError where it runs on another provider.
+    """
+
+    def __init__(
+        self, servable: Servable, providers: Sequence[Provider], options: Mapping[str, Any], device: str = "cpu"
+    ) -> None:
+        file = Path(servable.source)
+        self._file, self._device = file.name, device
+        started = threads_started(lambda: self._load(file, providers, options))
+        self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0].name
+        threads = int(options.get("threads", 0)) or None
+        self._facts = {
+            "device": "cpu" if device == "cpu" else f"{device}:0",
+            "clock": "host",
+            "provider": self._session.get_providers()[0],
+            "precision": servable.precision,
+            "input": self._input.type,
+            # The calling thread works, too.
+            "threads": threads if started is None else started + 1,
+            "spinning": bool(options.get("spinning", True)),
+        }
+        if device != "cpu":
+            chosen = self._session.get_provider_options().get(self._facts["provider"], {})
+            self._facts["provider_options"] = {key: chosen[key] for key in dict(providers[0][1]) if key in chosen}
+
+    def _load(self, file: Path, providers: Sequence[Provider], options: Mapping[str, Any]) -> None:
+        import onnxruntime
+
+        made = onnxruntime.SessionOptions()
+        made.log_severity_level = FATAL_ONLY
+        made.intra_op_num_threads = int(options.get("threads", 0))
+        made.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.get("spinning", True) else "0")
+        wanted = providers[0][0]
+        if wanted != CPU:
+            # Otherwise a graph runs on the CPU, in part or whole, and says nothing.
+            made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            names, settings = [name for name, _ in providers], [dict(given) for _, given in providers]
+            self._session = onnxruntime.InferenceSession(str(file), made, providers=names, provider_options=settings)
+        except Exception as error:
+            if wanted != CPU:
+                raise UnavailableError(f"{wanted} cannot execute {file.name} here: {one_line(error)}") from error
+            raise GateError(f"ONNX Runtime cannot load {file.name}: {one_line(error)}") from error
+        runs_on = self._session.get_providers()[0]
+        if runs_on != wanted:
+            raise UnavailableError(f"ONNX Runtime runs on {runs_on} although {wanted} was asked for")
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return dict(self._facts)
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            scores: list[NDArray[np.float32]] = self._session.run(None, {self._input.name: images})
+        except Exception as error:
+            raise GateError(
+                f"ONNX Runtime cannot run {self._file} on a batch of {len(images)}: {one_line(error)}"
+            ) from error
+        return scores[0]
+
+    def bind(self, images: NDArray[Any]) -> Bound:
+        """Input and output lie on the device; a query ends when the device has nothing left to do."""
+        from onnxruntime import OrtValue
+
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._input.name, OrtValue.ortvalue_from_numpy(images, self._device))
+        # The first answer tells the output's shape; kept, it is written to again and again, which CUDA graphs need.
+        binding.bind_output(self._output, self._device)
+
+        def compute() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        try:
+            compute()
+        except Exception as error:
+            raise GateError(
+                f"ONNX Runtime cannot run {self._file} on a batch of {len(images)}: {one_line(error)}"
+            ) from error
+        (answer,) = binding.get_outputs()
+        binding.bind_ortvalue_output(self._output, answer)
+        return HostTimed(compute)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _own_version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)

@@ -1,0 +1,110 @@
+"""The runtime called `openvino`: Intel's, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillkit.errors import GateError, UnavailableError
+from distillkit.serving import Availability, Bound, Servable, Session, Setting
+from distillkit_export.runtimes.host_clock import HostTimed
+from distillkit_export.runtimes.onnx_runtime import one_line
+from distillkit_export.runtimes.processors import thread_counts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+REMEDY = 'pip install "distillkit[openvino]"'
+ARITHMETIC = {"bf16": "bf16"}
+"""What OpenVINO computes floating point in, by the precision asked for. Everything else is float32: left to itself,
+OpenVINO takes bfloat16 wherever the CPU has it, and says nothing."""
+
+
+class OpenVino:
+    """ONNX files in OpenVINO, with latency as its goal.
+
+    Settings: `threads`, OpenVINO's own choice where it is left out; `pinning`, whether they stay on their CPUs.
+    Precision "bf16" computes a float32 file in bfloat16.
+    """
+
+    formats: tuple[str, ...] = ("onnx",)
+
+    def availability(self) -> Availability:
+        if find_spec("openvino") is None:
+            return Availability(works=False, detail="openvino is not installed", remedy=REMEDY)
+        try:
+            return Availability(works=True, detail=f"openvino {version('openvino')}, CPU")
+        except PackageNotFoundError:
+            return Availability(works=False, detail="openvino is installed in part", remedy=REMEDY)
+
+    def settings(self) -> Sequence[Setting]:
+        tried: list[Setting] = [{}]
+        for threads in thread_counts():
+            tried += [{"threads": threads}, {"threads": threads, "pinning": False}]
+        return tuple(tried)
+
+    def open(self, servable: Servable, setting: Setting) -> Session:
+        if servable.format not in self.formats:
+            raise UnavailableError(f"openvino loads {', '.join(self.formats)}, not {servable.format}")
+        found = self.availability()
+        if not found.works:
+            raise UnavailableError(f"openvino does not work here: {found.detail}; {found.remedy}")
+        return _OpenVinoSession(servable, setting)
+
+
+class _OpenVinoSession:
+    def __init__(self, servable: Servable, setting: Setting) -> None:
+        from openvino import Core
+
+        file = Path(servable.source)
+        self._file = file.name
+        wanted = ARITHMETIC.get(servable.precision, "f32")
+        configuration: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": wanted}
+        if "threads" in setting:
+            configuration["INFERENCE_NUM_THREADS"] = int(setting["threads"])
+        if "pinning" in setting:
+            configuration["ENABLE_CPU_PINNING"] = bool(setting["pinning"])
+        try:
+            self._compiled = Core().compile_model(str(file), "CPU", configuration)
+        except Exception as error:
+            raise GateError(f"OpenVINO cannot load {file.name}: {one_line(error)}") from error
+        computes_in = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+        if wanted == "bf16" and computes_in != "bf16":
+            raise UnavailableError(f"OpenVINO computes {file.name} in {computes_in} on this CPU, not in bf16")
+        self._request = self._compiled.create_infer_request()
+        self._facts = {
+            "device": "cpu",
+            "clock": "host",
+            "provider": f"OpenVINO {self._compiled.get_property('EXECUTION_DEVICES')[0]}",
+            "precision": servable.precision,
+            "arithmetic": computes_in,
+            "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            "streams": int(self._compiled.get_property("NUM_STREAMS")),
+            "pinning": bool(self._compiled.get_property("ENABLE_CPU_PINNING")),
+            "hint": "LATENCY",
+        }
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return dict(self._facts)
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            answer: NDArray[np.float32] = self._request.infer({0: images})[0]
+        except Exception as error:
+            raise GateError(
+                f"OpenVINO cannot run {self._file} on a batch of {len(images)}: {one_line(error)}"
+            ) from error
+        return answer.copy()
+
+    def bind(self, images: NDArray[Any]) -> Bound:
+        """The request reads the images where they are and keeps its answer."""
+        from openvino import Tensor
+
+        request = self._compiled.create_infer_request()
+        request.set_input_tensor(Tensor(images, shared_memory=True))
+        return HostTimed(request.infer)

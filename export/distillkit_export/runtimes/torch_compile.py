@@ -1,0 +1,58 @@
+"""The runtime called `torch-compile`: the model as torch.compile makes it, on a GPU as CUDA graphs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from distillkit.serving import Availability, Servable, Session, Setting
+from distillkit_export.runtimes import torch_presence
+
+if TYPE_CHECKING:
+    import torch
+
+GPU_MODE, CPU_MODE = "reduce-overhead", "default"
+"""torch.compile's modes; the first captures CUDA graphs."""
+
+
+class TorchCompile:
+    """What `torch` runs, compiled for each batch size that it meets; the first answer takes seconds to minutes.
+
+    Settings: as of `torch`.
+    """
+
+    formats: tuple[str, ...] = (torch_presence.FORMAT,)
+
+    def availability(self) -> Availability:
+        found = torch_presence.availability()
+        if not found.works:
+            return found
+        if torch_presence.has_cuda():
+            if find_spec("triton") is None:
+                return Availability(works=False, detail="triton is not installed", remedy="pip install triton")
+        elif not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
+            detail = "torch.compile needs a C++ compiler, and there is none"
+            return Availability(works=False, detail=detail, remedy="install g++, for example with apt install g++")
+        return found
+
+    def settings(self) -> Sequence[Setting]:
+        return torch_presence.settings()
+
+    def open(self, servable: Servable, setting: Setting) -> Session:
+        torch_presence.require_torch(servable, "torch-compile", self.availability())
+        from distillkit_export.runtimes.torch_session import TorchSession
+
+        session = TorchSession(servable, setting, _compiled)
+        is_cuda = str(session.facts["device"]).startswith("cuda")
+        session.facts.update(compile_mode=GPU_MODE if is_cuda else CPU_MODE, cuda_graph=is_cuda)
+        return session
+
+
+def _compiled(module: torch.nn.Module, device: torch.device) -> Any:
+    import torch
+
+    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - one graph for each batch size, and sweeps have many
+    return torch.compile(module, mode=GPU_MODE if device.type == "cuda" else CPU_MODE, dynamic=False)

@@ -1,0 +1,29 @@
+"""The runtime called `torch`: the model as PyTorch runs it by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distillkit.serving import Availability, Servable, Session, Setting
+from distillkit_export.runtimes import torch_presence
+
+
+class TorchEager:
+    """A run, a student or a model by name, in memory, kernel by kernel.
+
+    Settings: `device`, "cpu" or "cuda"; `threads`, of one operator on the CPU, torch's own choice where it is left out.
+    """
+
+    formats: tuple[str, ...] = (torch_presence.FORMAT,)
+
+    def availability(self) -> Availability:
+        return torch_presence.availability()
+
+    def settings(self) -> Sequence[Setting]:
+        return torch_presence.settings()
+
+    def open(self, servable: Servable, setting: Setting) -> Session:
+        torch_presence.require_torch(servable, "torch", self.availability())
+        from distillkit_export.runtimes.torch_session import TorchSession
+
+        return TorchSession(servable, setting)

@@ -1,0 +1,308 @@
+"""Every built-in runtime: the same answers as torch, facts read back from what runs, and a sentence where it cannot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from distillkit.contracts import ModelRequest
+from distillkit.errors import GateError, UnavailableError
+from distillkit.exporting import ExportRequest
+from distillkit.models.heads import Answer
+from distillkit.models.saved_student import save_student
+from distillkit.serving import Servable
+from distillkit_export.exports import export_onnx
+from distillkit_export.runtimes import nvidia, onnx_runtime, processors, torch_presence
+from distillkit_export.runtimes.host_clock import HostTimed
+from distillkit_export.runtimes.onnx_runtime import CPU, OnnxRuntimeSession
+from distillkit_export.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from distillkit_export.runtimes.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorrt
+from distillkit_export.runtimes.openvino_cpu import OpenVino
+from distillkit_export.runtimes.torch_compile import TorchCompile
+from distillkit_export.runtimes.torch_eager import TorchEager
+from distillkit_export.targets import load_target
+
+NAMES = ("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "torch-compile")
+GPU_NAMES = {"onnxruntime-cuda": OnnxRuntimeCuda, "onnxruntime-tensorrt": OnnxRuntimeTensorrt}
+
+
+@pytest.fixture(scope="module")
+def student(plugins, tmp_path_factory):
+    """A saved student with two heads, as a run leaves it."""
+    folder = tmp_path_factory.mktemp("student")
+    given = {"image_size": 32, "patch": 8, "width": 48, "depth": 2, "heads": 3}
+    request = ModelRequest("deit-ti", None, plugins.options("student", "deit-ti", given), classes=7)
+    torch.manual_seed(0)
+    model = plugins.factory("student", "deit-ti").build(request)
+    for parameter in model.network.parameters():
+        torch.nn.init.trunc_normal_(parameter, std=0.2)
+    save_student(folder, model, request, Answer("fused", "logits"))
+    return Servable("torch", str(folder))
+
+
+@pytest.fixture(scope="module")
+def file(plugins, student, tmp_path_factory):
+    model = load_target(student.source, plugins).model
+    exported = export_onnx(model, tmp_path_factory.mktemp("exported") / "bundle")
+    return Servable("onnx", str(exported.directory / "model.onnx"))
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
+
+
+def opened(runtime, servable, setting=None):
+    return runtime.open(servable, setting or {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_runtime_says_whether_it_works_and_what_to_do_where_it_does_not(plugins, name):
+    runtime = plugins.factory("runtime", name)()
+    found = runtime.availability()
+    assert found.detail
+    assert bool(found.remedy) != found.works
+    assert all(json.loads(json.dumps(setting)) == setting for setting in runtime.settings())
+
+
+@pytest.mark.parametrize("blocked", ["torch", "openvino", "onnxruntime"])
+def test_availability_answers_in_an_environment_without_the_package(blocked):
+    code = (
+        "import sys, importlib.abc\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None): \n"
+        f"        if name.partition('.')[0] == {blocked!r}: raise ModuleNotFoundError(name)\n"
+        "import importlib.util as u; whole = u.find_spec\n"
+        f"u.find_spec = lambda name, package=None: None if name.partition('.')[0] == {blocked!r} else whole(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from distillkit.hooks import installed_plugins\n"
+        "plugins = installed_plugins()\n"
+        "for owned in plugins.listing('runtime'):\n"
+        "    found = plugins.factory('runtime', owned.spec.name)().availability()\n"
+        "    print(owned.spec.name, found.works, found.detail, '|', found.remedy)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.stderr == ""
+    lines = dict(line.split(" ", 1) for line in finished.stdout.splitlines())
+    expected = {
+        "torch": ("torch", 'False torch is not installed | pip install "distillkit[train]"'),
+        "openvino": ("openvino", 'False openvino is not installed | pip install "distillkit[openvino]"'),
+        "onnxruntime": ("onnxruntime-cpu", 'False onnxruntime is not installed | pip install "distillkit[runtime]"'),
+    }
+    name, sentence = expected[blocked]
+    assert lines[name] == sentence
+
+
+def test_onnx_runtime_answers_as_the_exported_file_does_called_and_bound(file, pictures):
+    session = opened(OnnxRuntimeCpu(), file)
+    expected = session(pictures)
+    assert expected.shape == (3, 7)
+    elapsed = session.bind(pictures).time(4)
+    assert len(elapsed) == 4
+    assert min(elapsed) > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_of_onnx_runtime_are_counted_in_the_process_rather_than_repeated(file, threads):
+    facts = opened(OnnxRuntimeCpu(), file, {"threads": threads, "spinning": False}).facts
+    assert (facts["threads"], facts["spinning"], facts["provider"]) == (threads, False, CPU)
+
+
+def test_broken_file_is_refused_in_one_sentence(tmp_path):
+    broken = tmp_path / "model.onnx"
+    broken.write_bytes(b"nothing")
+    for runtime in (OnnxRuntimeCpu(), OpenVino()):
+        with pytest.raises(GateError, match=r"^(ONNX Runtime|OpenVINO) cannot load model\.onnx: [^\n]+$"):
+            opened(runtime, Servable("onnx", str(broken)))
+
+
+@pytest.mark.parametrize("runtime", [OnnxRuntimeCpu(), OpenVino(), TorchEager()])
+def test_wrong_batch_is_a_sentence_of_the_runtime(file, student, runtime):
+    session = opened(runtime, file if runtime.formats == ("onnx",) else student)
+    with pytest.raises(GateError, match=r"^(ONNX Runtime|OpenVINO|torch) cannot run [^\n]+ on a batch of 2: [^\n]+$"):
+        session(np.zeros((2, 4, 8, 8), np.float32))
+
+
+def test_formats_that_a_runtime_does_not_load_are_refused():
+    for runtime in (OnnxRuntimeCpu(), OpenVino(), OnnxRuntimeCuda(), OnnxRuntimeTensorrt()):
+        with pytest.raises(UnavailableError, match=r"^[\w-]+ loads onnx, not tensorrt$"):
+            opened(runtime, Servable("tensorrt", "model.plan"))
+    with pytest.raises(UnavailableError, match=r"^torch runs models in memory, not files such as onnx$"):
+        opened(TorchEager(), Servable("onnx", "model.onnx"))
+
+
+@pytest.mark.skipif(not OpenVino().availability().works, reason="OpenVINO is not installed")
+class TestOpenVino:
+    def test_float32_is_float32_although_openvino_would_choose_otherwise(self, file, pictures):
+        session = opened(OpenVino(), file)
+        expected = opened(OnnxRuntimeCpu(), file)(pictures)
+        np.testing.assert_allclose(session(pictures), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        assert session.facts["arithmetic"] == "f32"
+        assert session.facts["hint"] == "LATENCY"
+
+    def test_bfloat16_happens_only_under_its_own_name(self, file, pictures):
+        expected = opened(OnnxRuntimeCpu(), file)(pictures)
+        try:
+            session = opened(OpenVino(), Servable("onnx", file.source, "bf16"))
+        except UnavailableError as refusal:
+            assert str(refusal).endswith("on this CPU, not in bf16")  # noqa: PT017 - either is right, by the CPU
+            return
+        assert session.facts["arithmetic"] == session.facts["precision"] == "bf16"
+        difference = np.abs(session(pictures) - expected).max() / np.abs(expected).max()
+        assert 1e-4 < difference < 0.1
+
+    def test_threads_are_those_asked_for(self, file, pictures):
+        session = opened(OpenVino(), file, {"threads": 1, "pinning": False})
+        assert (session.facts["threads"], session.facts["pinning"]) == (1, False)
+        assert len(session.bind(pictures).time(2)) == 2
+
+    def test_answers_do_not_change_when_the_next_batch_comes(self, file, pictures):
+        session = opened(OpenVino(), file)
+        first = session(pictures)
+        kept = first.copy()
+        session(-pictures)
+        np.testing.assert_array_equal(first, kept)
+
+
+class TestTorch:
+    def test_answers_are_those_of_the_exported_file(self, student, file, pictures):
+        session = opened(TorchEager(), student)
+        expected = opened(OnnxRuntimeCpu(), file)(pictures)
+        np.testing.assert_allclose(session(pictures), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        assert session.facts["parameters_in"] == "float32"
+        assert len(session.bind(pictures).time(3)) == 3
+
+    def test_the_request_says_which_head_answers(self, student, pictures):
+        answers = [
+            opened(TorchEager(), Servable("torch", student.source, request=ExportRequest(head)))(pictures)
+            for head in ("class", "distill", "fused")
+        ]
+        np.testing.assert_allclose((answers[0] + answers[1]) / 2, answers[2], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16")])
+    def test_lower_precision_is_that_of_the_weights(self, student, pictures, precision, dtype):
+        session = opened(TorchEager(), Servable("torch", student.source, precision))
+        assert session.facts["parameters_in"] == dtype
+        exact = opened(TorchEager(), student)(pictures)
+        difference = np.abs(session(pictures) - exact).max() / np.abs(exact).max()
+        assert 0 < difference < 0.1
+
+    def test_int8_is_refused(self, student):
+        with pytest.raises(UnavailableError, match=r"^torch computes in fp32, fp16, bf16, not in int8$"):
+            opened(TorchEager(), Servable("torch", student.source, "int8"))
+
+    def test_threads_are_set(self, student):
+        before = torch.get_num_threads()
+        try:
+            assert opened(TorchEager(), student, {"device": "cpu", "threads": 3}).facts["threads"] == 3
+        finally:
+            torch.set_num_threads(before)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_gpu_that_is_not_there_is_refused(self, student):
+        with pytest.raises(UnavailableError, match=r"^torch sees no CUDA device here; choose the CPU$"):
+            opened(TorchEager(), student, {"device": "cuda"})
+
+    @pytest.mark.slow
+    def test_compiled_answers_are_those_of_eager(self, student, pictures):
+        session = opened(TorchCompile(), student, {"device": "cpu"})
+        exact = opened(TorchEager(), student)(pictures)
+        np.testing.assert_allclose(session(pictures), exact, rtol=0, atol=1e-4 * np.abs(exact).max())
+        assert session.facts["compile_mode"] == "default"
+
+    def test_compiler_that_is_missing_is_said(self, monkeypatch):
+        monkeypatch.setattr(torch_presence, "has_cuda", lambda: False)
+        monkeypatch.setattr("shutil.which", lambda name: None)
+        found = TorchCompile().availability()
+        assert (found.works, found.detail) == (False, "torch.compile needs a C++ compiler, and there is none")
+
+
+class TestGpu:
+    @pytest.mark.parametrize("name", sorted(GPU_NAMES))
+    @pytest.mark.skipif(nvidia.cuda_devices() > 0, reason="there is a GPU")
+    def test_without_gpu_or_gpu_build_opening_says_why(self, name, file):
+        with pytest.raises(UnavailableError, match=rf"^{name} does not work here: [^\n]+; [^\n]+$"):
+            opened(GPU_NAMES[name](), file)
+
+    def test_two_builds_of_onnx_runtime_are_a_conflict_that_is_named(self, monkeypatch):
+        monkeypatch.setattr(onnx_runtime, "version", lambda name: "1.31.1")
+        found = OnnxRuntimeCuda().availability()
+        if not nvidia.cuda_devices() and not found.works:
+            assert found.detail == (
+                "onnxruntime 1.31.1 and onnxruntime-gpu 1.31.1 are both installed and overwrite each other"
+            )
+            assert found.remedy == 'pip uninstall onnxruntime onnxruntime-gpu, then pip install "distillkit[gpu]"'
+
+    def test_a_driver_that_fails_counts_as_no_gpu(self, tmp_path):
+        assert nvidia.cuda_devices("no-such-library.so") == 0
+        assert nvidia.cuda_devices("libc.so.6") == 0
+
+    @pytest.mark.filterwarnings("ignore:Specified provider")
+    @pytest.mark.skipif(nvidia.cuda_devices() > 0, reason="there is a GPU")
+    def test_provider_that_falls_back_is_refused(self, file):
+        with pytest.raises(
+            UnavailableError, match=r"^CUDAExecutionProvider cannot execute model\.onnx here: |although"
+        ):
+            OnnxRuntimeSession(file, [("CUDAExecutionProvider", {})], {}, device="cuda")
+
+    def test_precision_flags_follow_the_file(self):
+        (first, given), (second, _) = OnnxRuntimeTensorrt().providers(Servable("onnx", "m", "fp16"), graph=True)
+        assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+        assert given == {"trt_cuda_graph_enable": "True", "trt_fp16_enable": "True"}
+        assert OnnxRuntimeCuda().providers(Servable("onnx", "m"), graph=False) == [
+            ("CUDAExecutionProvider", {"enable_cuda_graph": "0", "use_tf32": "0"})
+        ]
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("device", ["cuda"])
+    def test_torch_on_the_gpu_is_timed_by_the_device(self, device, student, pictures):
+        for runtime in (TorchEager(), TorchCompile()):
+            session = opened(runtime, student, {"device": device})
+            exact = opened(TorchEager(), student, {"device": "cpu"})(pictures)
+            np.testing.assert_allclose(session(pictures), exact, rtol=0, atol=2e-2 * np.abs(exact).max())
+            assert session.facts["clock"] == "device"
+            assert min(session.bind(pictures).time(5)) > 0
+            assert session.device_bytes() > 0
+
+
+def test_bound_batch_writes_the_answer_that_a_call_gives(tmp_path):
+    """The path of a GPU, on the CPU's provider: input and output bound, the answer in place."""
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Mul", ["images", "images"], ["squares"])],
+        "square",
+        [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["batch", 2])],
+        [onnx.helper.make_tensor_value_info("squares", onnx.TensorProto.FLOAT, ["batch", 2])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save_model(model, tmp_path / "square.onnx")
+    session = opened(OnnxRuntimeCpu(), Servable("onnx", str(tmp_path / "square.onnx")))
+    for batch in (1, 4):
+        assert len(session.bind(np.full((batch, 2), 3, np.float32)).time(2)) == 2
+        np.testing.assert_array_equal(session(np.full((batch, 2), 3, np.float32)), np.full((batch, 2), 9))
+
+
+def test_host_clock_times_every_query_by_itself():
+    asked = []
+    elapsed = HostTimed(lambda: asked.append(1)).time(3)
+    assert (len(elapsed), len(asked)) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("usable", "listed", "counts"),
+    [(8, 4, (8, 4, 2, 1)), (2, 2, (2, 1)), (1, 1, (1,)), (6, 3, (6, 3, 1)), (2, 64, (2, 1))],
+)
+def test_threads_worth_trying_are_all_cpus_all_cores_and_halves(monkeypatch, tmp_path, usable, listed, counts):
+    blocks = [f"processor\t: {core}\nphysical id\t: 0\ncore id\t\t: {core}" for core in range(listed)] * 2
+    (tmp_path / "cpuinfo").write_text("\n\n".join(blocks) + "\n")
+    monkeypatch.setattr(processors, "usable_cpus", lambda: usable)
+    monkeypatch.setattr(
+        processors, "physical_cores", lambda found=processors.physical_cores: found(tmp_path / "cpuinfo")
+    )
+    assert processors.thread_counts() == counts
