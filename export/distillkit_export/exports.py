@@ -20,6 +20,7 @@ from distillkit_export.gate import Gate, Verdict
 from distillkit_export.onnx_exporter import BF16_OPSET, FILES, OnnxExporter
 from distillkit_export.parity import Evidence, Parity, evidence
 from distillkit_export.pictures import ExportImages, as_asked, given_pictures, stand_in
+from distillkit_export.predict_script import write_predict_script
 from distillkit_export.report import lines, write_report
 from distillkit_export.samples import SAMPLES, write_samples
 from distillkit_export.stage import Format, Stage
@@ -227,6 +228,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
         finally:
             write_report(building, stage.verdicts, against)
         write_samples(building / SAMPLES, against)
+        write_predict_script(building, facts)
         bundle = write_manifest(building, facts, request.opset, stage.cards(), stage.pending)
     return ExportResult(directory, tuple(stage.verdicts), tuple(stage.pending), against, bundle)
 

@@ -75,7 +75,10 @@ def as_asked(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pic
         pictures = replace(pictures, source=f"{pictures.source}, some also resized to {shown}", others=batches)
     if request.uint8:
         others = tuple(as_pixels(images, spec) for images in pictures.others)
-        pictures = replace(pictures, pixels=_WholePixels(pictures.pixels, spec), others=others)
+        pixels: Pixels = _WholePixels(pictures.pixels, spec)
+        if isinstance(pictures.pixels, np.ndarray):
+            pixels = as_pixels(pictures.pixels, spec)
+        pictures = replace(pictures, pixels=pixels, others=others)
     return pictures
 
 

@@ -58,7 +58,7 @@ def table(verdicts: Sequence[Verdict], *, classes: bool) -> list[list[str]]:
     heading += ["agreement"] if classes else []
     heading += ["accuracy"] if labelled else []
     heading += ["time"] if timed else []
-    rows = [heading + ["gate"]]
+    rows = [[*heading, "gate"]]
     for verdict in verdicts:
         row = [verdict.artifact.file, f"{verdict.bytes / 1e6:.3g} MB", *_differences(verdict.parity)]
         row += [_agreement(verdict.parity)] if classes else []
@@ -87,9 +87,8 @@ def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
     """What the figures are of, and what of them somebody should know before a file ships."""
     pictures = against.pictures
     weak = "; weak: give real images with --data" if pictures.weak else ""
-    said = [
-        f"measured against {against.reference} on {counted(len(pictures.pixels), 'image')} ({pictures.source}){weak}"
-    ]
+    count = counted(len(pictures.pixels), "image")
+    said = [f"measured against {against.reference} on {count} ({pictures.source}){weak}"]
     slower = [
         f"{verdict.artifact.file} takes {verdict.relative_latency:.2f} times as long as {verdicts[0].artifact.file} here"
         for verdict in verdicts
