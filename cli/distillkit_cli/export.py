@@ -83,7 +83,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     force: Annotated[bool, FORCE] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write a student as ONNX with a dynamic batch, in every precision asked for, each gated against torch.
+    """Write a student as ONNX, in every precision asked for, each held against torch on real images.
 
     What fails its gate lies in rejected/, and the exit code is 4. What cannot be executed or made on this machine is
     marked, the command that finishes it on the target is printed, and the exit code is 3. Of a bundle, formats beside

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from distillkit.errors import UnavailableError, UserError
 from distillkit.exporting import PRECISIONS, Artifact, ExportSource, Precision, Scorer
@@ -33,11 +33,14 @@ LARGEST_BYTES = 2_000_000_000
 
 
 class OnnxOptions(BaseModel):
-    """How ranges of activations are found for INT8: their largest values, or where cutting them off loses least."""
+    """How the files beside float32 are made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    calibrator: Calibrator = "minmax"
+    calibrator: Calibrator = Field(
+        "minmax",
+        description="where INT8 ranges of activations end: at the largest value, or where cutting off loses least",
+    )
 
 
 class OnnxExporter:

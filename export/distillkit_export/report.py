@@ -90,12 +90,14 @@ def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
     count = counted(len(pictures.pixels), "image")
     said = [f"measured against {against.reference} on {count} ({pictures.source}){weak}"]
     slower = [
-        f"{verdict.artifact.file} takes {verdict.relative_latency:.2f} times as long as {verdicts[0].artifact.file} here"
+        f"{verdict.artifact.file} takes {verdict.relative_latency:.2f} times as long as {verdicts[0].artifact.file}"
         for verdict in verdicts
         if verdict.relative_latency is not None and verdict.relative_latency >= SLOWER
     ]
     if slower:
-        said.append(f"slower on this CPU: {'; '.join(slower)}; measure on the target with distillkit profile")
+        said.append(
+            f"slower in ONNX Runtime on one thread of this CPU: {'; '.join(slower)}; measure on the target with distillkit profile"
+        )
     return said
 
 

@@ -31,6 +31,7 @@ from distillkit_export.stage import Format
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 FILES = ["bundle.json", "model.onnx", "parity.json", "parity.md", "predict.py", "samples.npz"]
+TORCH = f"torch {torch.__version__.partition('+')[0]}, eager, float32, CPU"
 RUNTIME = f"onnxruntime {version('onnxruntime')}, CPUExecutionProvider"
 KINDS = ("fused", "class", "distill", "softmax", "plain", "convolutional")
 
@@ -224,7 +225,7 @@ def test_file_itself_says_the_same(exported):
 def test_parity_file_says_weak_where_photographs_stood_in(exported):
     said = json.loads((exported["class"].directory / "parity.json").read_text())
     assert said["schema_version"] == 2
-    assert said["reference"] == f"torch {torch.__version__.partition('+')[0]}, eager, float32, CPU"
+    assert said["reference"] == TORCH
     report = said["files"]["model.onnx"]
     assert report == {
         "gate": "passed",
@@ -256,8 +257,10 @@ def test_what_a_terminal_shows(exported):
         f"{result.directory}: 1 file, opset 20, batch x 3 x 32 x 48 images, both heads fused by softmax",
         "file            size  max abs  max rel  min cosine  SQNR dB  agreement  gate",
         f"model.onnx  {size:.3g} MB  {figures}   1.0000000    {found.sqnr_db:.1f}     100.0%  passed",
-        f"measured against torch {torch.__version__.partition('+')[0]}, eager, float32, CPU on 54 images (crops of two "
-        "photographs that scikit-learn ships, because no images were given); weak: give real images with --data",
+        (
+            f"measured against {TORCH} on 54 images (crops of two "
+            "photographs that scikit-learn ships, because no images were given); weak: give real images with --data"
+        ),
     ]
     assert json.loads(json.dumps(result.as_dict()))["manifest"]["output"]["fusion"] == "softmax"
 

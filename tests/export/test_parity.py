@@ -123,8 +123,10 @@ def test_file_that_keeps_to_its_limits_passes():
         ),
         (
             {"accuracy": Accuracy(images=1000, model=51.0, file=49.9, lost=21, gained=10)},
-            "is right on 49.9 % of 1,000 labelled images where torch is on 51.0 %, a loss of 1.1 ± 0.6 points, the "
-            "limit is 1",
+            (
+                "is right on 49.9 % of 1,000 labelled images where torch is on 51.0 %, a loss of 1.1 ± 0.6 points, the "
+                "limit is 1"
+            ),
         ),
     ],
 )
