@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import zip_longest
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -381,7 +382,7 @@ def main() -> None:
     kept = arguments.json is not None and arguments.json.is_file()
     found = {each["case"]: each for each in json.loads(arguments.json.read_text())["results"]} if kept else {}
     chosen = [case for case in by_name.values() if not arguments.only or any(o in case.name for o in arguments.only)]
-    for case in [] if arguments.table else chosen:
+    for case in [] if arguments.table else in_turns(chosen):
         if case.name in found and not arguments.again:
             continue
         found[case.name] = in_its_own_process(case)
@@ -389,6 +390,12 @@ def main() -> None:
         if arguments.json is not None:
             write(arguments.json, [found[name] for name in by_name if name in found])
     print(tables([found[name] for name in by_name if name in found]))
+
+
+def in_turns(chosen: list[Case]) -> list[Case]:
+    """One case of every kind, then the next of every kind: a run that is interrupted has seen some of each."""
+    kinds = [[case for case in chosen if case.kind == kind] for kind in dict.fromkeys(case.kind for case in chosen)]
+    return [case for turn in zip_longest(*kinds) for case in turn if case is not None]
 
 
 def write(file: Path, results: list[dict[str, Any]]) -> None:

@@ -5,10 +5,10 @@ Nothing here imports torch at run time, so that the half that runs on the target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from distillkit.contracts import Signal
 from distillkit.errors import UserError
@@ -68,6 +68,9 @@ Scorer: TypeAlias = "Callable[[NDArray[Any]], NDArray[np.float32]]"
 """Images as the file takes them, [B, C, H, W] normalised or [B, H, W, C] uint8, to scores [B, K], or to the embedding
 [B, D] of a model without a class head."""
 
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Hears what goes on, how many of its steps are done, and how many there are."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -124,6 +127,8 @@ class ExportSource:
     there already, by precision: all formats but ONNX may rely on the ones that were asked for. `card` describes the
     model, name by name, as JSON text; it goes into a file where the format has room. `images` are real ones, as the
     file takes them, for precisions that need to know the ranges of activations; `images_from` says where they are from.
+    An exporter that takes long calls `progress` with what it is doing, the steps of that which are done, and all of
+    them.
     """
 
     request: ExportRequest
@@ -132,6 +137,7 @@ class ExportSource:
     card: Mapping[str, str] = field(default_factory=dict)
     images: NDArray[Any] | None = None
     images_from: str = ""
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,11 @@ class Exporter(Protocol):
         """The name and version of the runtime in which `open` loads the file."""
 
     def check(self) -> None:
-        """Refuse early: MissingExtraError for an absent package, UnavailableError for an absent device."""
+        """Refuse early: MissingExtraError for an absent package, UnavailableError for an absent device.
+
+        Of all formats but ONNX the stage then keeps what the others wrote, and notes in the manifest what is pending
+        and the command that makes it on the target.
+        """
 
     def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
         """Write the file into the existing `directory`. Must not change the source.
@@ -176,6 +186,14 @@ class Exporter(Protocol):
 
         Raises: UnavailableError where no runtime of this machine can execute it; GateError where it is broken.
         """
+
+
+@runtime_checkable
+class HasFlags(Protocol):
+    """An exporter that the command line asks for by flags of its own, rather than by --format and --set."""
+
+    def flags(self) -> Sequence[str]:
+        """The flags, with the options that were given: ("--trt", "--batch", "1:8:64"); without those of precisions."""
 
 
 class ExporterFactory(Protocol):
