@@ -33,11 +33,35 @@ INPUT, BATCH, HEIGHT, WIDTH = "images", "batch", "height", "width"
 """How every exported file calls its input, and the dimensions that are or may be dynamic."""
 
 
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """The (height, width) that somebody typed, "224" or "192x256"; None where nothing was.
+
+    Raises: UserError for anything else.
+
+    >>> parse_image_size("224"), parse_image_size("192x256")
+    ((224, 224), (192, 256))
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise UserError(f"'{text}' is no image size; give a number of pixels such as 224, or HEIGHTxWIDTH")
+    return int(sides[0]), int(sides[-1])
+
+
 def output_name(spec: ModelSpec, request: ExportRequest) -> str:
     """How a file calls its output: logits, probabilities or, of a model without a class head, the embedding."""
     if Signal.LOGITS not in spec.signals:
         return "embedding"
     return "probabilities" if request.softmax else "logits"
+
+
+def side_multiples(spec: ModelSpec) -> tuple[int, int]:
+    """What height and width must be multiples of where they are dynamic: the patch of a ViT, else one pixel."""
+    if spec.kind != "vit" or not spec.grids:
+        return 1, 1
+    (height, width), (rows, columns) = spec.image_size, spec.grid
+    return height // rows, width // columns
 
 
 Scorer: TypeAlias = "Callable[[NDArray[Any]], NDArray[np.float32]]"

@@ -12,8 +12,12 @@ def nearest(value: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+MANY = 40
+"""Of more names than these, a sentence lists the nearest alone."""
+
+
 def unknown_name(what: str, value: str, known: Iterable[str]) -> str:
-    """One sentence for a name that is not known: the nearest name, then all of them.
+    """One sentence for a name that is not known: the nearest name, then all of them, or of very many the nearest.
 
     >>> unknown_name("loss", "hrad", ["hard", "soft"])
     "unknown loss 'hrad'; did you mean 'hard'? (known: hard, soft)"
@@ -21,5 +25,7 @@ def unknown_name(what: str, value: str, known: Iterable[str]) -> str:
     names = sorted(known)
     guess = nearest(value, names)
     question = f"; did you mean '{guess}'?" if guess else ";"
+    if len(names) > MANY:
+        names = [*get_close_matches(value, names, n=5, cutoff=0.0), f"... {len(names)} in all"]
     listing = f" (known: {', '.join(names)})" if guess else f" known: {', '.join(names) or 'none'}"
     return f"unknown {what} '{value}'{question}{listing}"

@@ -16,6 +16,10 @@ FORMAT = typer.Option("--format", metavar="NAME", help="An exporter of `distillk
 HEAD = typer.Option(help="The head that answers. Default: as in the run.")
 FUSION = typer.Option(help="How two heads become one answer. Default: as in the run.")
 OPSET = typer.Option(metavar="N", help="The ONNX operator set.")
+IMAGE_SIZE = typer.Option(metavar="N|HxW", help="Pixels of the images, where not the model's own.")
+DYNAMIC_SIZE = typer.Option("--dynamic-size", help="Images of any height and width.")
+SOFTMAX = typer.Option("--softmax", help="Answer with probabilities.")
+UINT8 = typer.Option("--uint8", help="Take pixels from 0 to 255, NHWC, and normalise them inside the file.")
 WEIGHTS = typer.Option(metavar="FILE|pretrained|none", help="For a model by name.")
 FORCE = typer.Option("--force", help="Replace what is there.")
 
@@ -29,6 +33,10 @@ def export(  # noqa: PLR0913 - one parameter per option
     head: Annotated[Literal["fused", "class", "distill"] | None, HEAD] = None,
     fusion: Annotated[Literal["logits", "softmax"] | None, FUSION] = None,
     opset: Annotated[int, OPSET] = 20,
+    image_size: Annotated[str | None, IMAGE_SIZE] = None,
+    dynamic_size: Annotated[bool, DYNAMIC_SIZE] = False,
+    softmax: Annotated[bool, SOFTMAX] = False,
+    uint8: Annotated[bool, UINT8] = False,
     weights: Annotated[str | None, WEIGHTS] = None,
     force: Annotated[bool, FORCE] = False,
     as_json: Annotated[bool, JSON] = False,
@@ -44,6 +52,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     from distillkit.extras import require
 
     require("torch", "timm", what="distillkit export")
+    from distillkit.exporting import parse_image_size
     from distillkit.hooks import installed_plugins
     from distillkit_export import exports
 
@@ -55,6 +64,10 @@ def export(  # noqa: PLR0913 - one parameter per option
         head=head,
         fusion=fusion,
         opset=opset,
+        image_size=parse_image_size(image_size),
+        dynamic_size=dynamic_size,
+        softmax=softmax,
+        uint8=uint8,
         format=format_name,
         weights=weights,
         force=force,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillkit.contracts import Signal
-from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, Precision, output_name
+from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, Precision, output_name, side_multiples
 from distillkit.files import write_json
 from distillkit.version import __version__
 
@@ -64,6 +64,8 @@ class TeacherCard(Card):
 class InputCard(Card):
     """What goes in. In `shape`, a text is a dimension that the caller chooses.
 
+    Where height and width are among them, `multiples` are what they must be multiples of; `image_size` is then the
+    model's own.
     Whole images are resized to `image_size` ÷ `crop` with `interpolation`, and their centre is cut to `image_size`,
     [height, width].
     """
@@ -73,6 +75,7 @@ class InputCard(Card):
     layout: Literal["NCHW", "NHWC"]
     shape: tuple[int | str, ...]
     image_size: tuple[int, int]
+    multiples: tuple[int, int] | None
     color: Literal["L", "RGB"] | None
     scale: str
     mean: tuple[float, ...]
@@ -171,6 +174,7 @@ def _input(spec: ModelSpec, request: ExportRequest) -> InputCard:
         layout="NHWC" if request.uint8 else "NCHW",
         shape=(BATCH, *sides, channels) if request.uint8 else (BATCH, channels, *sides),
         image_size=size,
+        multiples=side_multiples(spec) if request.dynamic_size else None,
         color="L" if channels == 1 else "RGB" if channels == 3 else None,
         scale="pixels from 0 to 255 as they are; the file subtracts the mean and divides" if request.uint8 else scale,
         mean=spec.mean,

@@ -39,6 +39,9 @@ MOST_FILES = 1_000
 LARGEST_SIDE = 16_384
 """More than any student has: the classes of ImageNet-21k take 1 MiB of manifest, RegNetY-16GF 0.3 GiB of weights."""
 
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+"""As Pillow and timm call them."""
+
 
 @dataclass(frozen=True)
 class OpenBundle:
@@ -187,6 +190,8 @@ def _input_problems(taken: InputCard) -> Iterator[str]:
         yield f"has an image size of {' x '.join(map(str, taken.image_size))}, which is none"
     if not 0 < taken.crop <= 1:
         yield f"has a crop of {taken.crop}, which is not between 0 and 1"
+    if taken.interpolation not in INTERPOLATIONS:
+        yield f"has an interpolation {taken.interpolation!r}, which is none of {', '.join(INTERPOLATIONS)}"
     if not taken.mean or len(taken.mean) != len(taken.std):
         yield f"has {counted(len(taken.mean), 'mean')} for {counted(len(taken.std), 'standard deviation')}"
     if not all(map(math.isfinite, (*taken.mean, *taken.std))) or min(taken.std, default=1) <= 0:

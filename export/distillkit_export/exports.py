@@ -14,7 +14,7 @@ from distillkit_export.bundle import SCHEMA_VERSION, ArtifactCard, Bundle, card,
 from distillkit_export.folder import published, require_free
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.parity import Parity, measure
-from distillkit_export.pictures import Pictures, given_pictures, photographs
+from distillkit_export.pictures import Pictures, as_asked, given_pictures, photographs
 
 if TYPE_CHECKING:
     from distillkit.hooks import Plugins
@@ -66,6 +66,10 @@ def export(  # noqa: PLR0913 - one keyword per flag of the verb
     head: Head | None = None,
     fusion: Fusion | None = None,
     opset: int = 20,
+    image_size: tuple[int, int] | None = None,
+    dynamic_size: bool = False,
+    softmax: bool = False,
+    uint8: bool = False,
     format: str = "onnx",  # noqa: A002 - the flag's name
     weights: str | None = None,
     force: bool = False,
@@ -74,19 +78,20 @@ def export(  # noqa: PLR0913 - one keyword per flag of the verb
 
     Without `out` a run is exported into its own `export/`, its best student and the like into `export-best/` beside
     it, a model by name into `exports/<name>`. Without `head` and `fusion` a saved student answers as its run
-    evaluated it. `weights` is for a model by name: a file, "pretrained" or "none".
+    evaluated it. `image_size`, `dynamic_size`, `softmax` and `uint8` are
+    those of `ExportRequest`. `weights` is for a model by name: a file, "pretrained" or "none".
     Raises: before any weight is loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for a folder that
     is not free; afterwards as `export_model`.
     """
     exporter: Exporter = plugins.factory("exporter", format)(plugins.options("exporter", format, {}))
     exporter.check()
-    request = ExportRequest(head or "fused", fusion or "logits", opset)
+    request = ExportRequest(head or "fused", fusion or "logits", opset, image_size, dynamic_size, softmax, uint8)
     from distillkit.models.heads import Answer, check_head
     from distillkit_export.targets import default_folder, load_target
 
     directory = out or default_folder(target)
     require_free(directory, force=force)
-    found = load_target(target, plugins, weights)
+    found = load_target(target, plugins, weights, image_size)
     check_head(head, found.model.spec, Answer(idle=found.idle_heads), subject=f"'{target}'")
     request = replace(request, head=head or found.head, fusion=fusion or found.fusion, provenance=found.provenance)
     return export_model(exporter, found.model, directory, request, found.pictures, force=force)
@@ -108,8 +113,10 @@ def export_onnx(
     """
     exporter = OnnxExporter(OnnxExporter.Options())
     exporter.check()
-    pictures = photographs(model.spec, "no images were given") if images is None else given_pictures(images, model.spec)
-    return export_model(exporter, model, directory, request or ExportRequest(), pictures, force=force)
+    request = request or ExportRequest()
+    spec = replace(model.spec, image_size=request.image_size or model.spec.image_size)
+    pictures = photographs(spec, "no images were given") if images is None else given_pictures(images, spec)
+    return export_model(exporter, model, directory, request, pictures, force=force)
 
 
 def export_model(
@@ -123,12 +130,17 @@ def export_model(
 ) -> ExportResult:
     """Write `model` with `exporter` into `directory`, which appears whole or not at all.
 
-    Raises: RunDirectoryError for a folder that is not free; UnavailableError where the model cannot be written;
+    `pictures` are normalised and of the size that is asked for.
+    Raises: RunDirectoryError for a folder that is not free; UserError for an image size that the model cannot see, or
+    for probabilities of a model without a class head; UnavailableError where the model cannot be written;
     GateError where the file disagrees with torch: the files are then kept in `rejected/`.
     """
+    from distillkit_export.image_sizes import at_image_size
     from distillkit_export.torch_graph import torch_scorer
 
     require_free(directory, force=force)
+    model = at_image_size(model, request.image_size)
+    pictures = as_asked(pictures, model.spec, request)
     facts = describe(model.spec, request)
     with published(directory) as building:
         artifact = exporter.write(ExportSource(request, model, card=card(facts)), building, "fp32")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillkit.errors import UnavailableError
+from distillkit.exporting import HEIGHT, INPUT, WIDTH
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -54,15 +55,20 @@ def save_checked(model: ModelProto, path: Path) -> None:
 
 
 def _require_dynamic_batch(graph: GraphProto) -> None:
-    """Input and output must call their first dimension by the same name, and fix all others."""
+    """Input and output must call their first dimension by the same name, and fix all others.
+
+    An image's height and width alone may be dynamic too, by these very names.
+    """
     names = set()
     for value in (*graph.input, *graph.output):
         batch, *rest = value.type.tensor_type.shape.dim
-        if not batch.dim_param or not all(dimension.HasField("dim_value") for dimension in rest):
+        sides = (HEIGHT, WIDTH) if value.name == INPUT else ()
+        if not batch.dim_param or not all(each.HasField("dim_value") or each.dim_param in sides for each in rest):
             shape = ", ".join(dimension.dim_param or str(dimension.dim_value) for dimension in (batch, *rest))
             raise UnavailableError(
-                f"the exported graph's '{value.name}' has shape [{shape}], where only the batch may and must be "
-                "dynamic; the model's forward pass must not use the batch size as a Python number"
+                f"the exported graph's '{value.name}' has shape [{shape}], where the batch must be dynamic and beside "
+                "it nothing but an image's height and width may be; the model's forward pass must not use the batch "
+                "size as a Python number"
             )
         names.add(batch.dim_param)
     if len(names) > 1:

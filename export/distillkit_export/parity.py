@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from distillkit.exporting import Scorer
     from distillkit_export.pictures import Pictures
 
-BATCHES = (1, 2, 3, 16)
-"""Batch sizes that are measured. One to three catch a batch that was frozen or folded away, sixteen is a served one."""
+BATCHES = (1, 2, 7, 32)
+"""Batch sizes that are measured. One and two catch a batch that was folded away, an odd one a batch that was frozen to
+an even one, and thirty-two is a served one."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,12 @@ class Parity:
 def measure(reference: Scorer, exported: Scorer, pictures: Pictures, largest_relative_difference: float) -> Parity:
     """Ask both the same batches of sizes `BATCHES`, the last size until the images are used up; the worst counts.
 
+    Batches of images of other sizes come after them.
+
     Raises: GateError where the model itself answers with numbers that are not finite, or the shapes differ.
     """
     by_size: dict[int, list[BatchParity]] = {}
-    for images in _batches(pictures.pixels):
+    for images in (*_batches(pictures.pixels), *pictures.others):
         expected = reference(images)
         if not np.isfinite(expected).all():
             raise GateError(
@@ -148,14 +151,14 @@ def _worst(batches: Sequence[BatchParity]) -> BatchParity:
     )
 
 
-def _batches(pixels: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Consecutive images; where there are fewer than all sizes need, the images come round again."""
+def _batches(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Consecutive images, in batches of these sizes alone; where the images run out, they come round again."""
     start = 0
     for size in BATCHES:
         yield np.take(pixels, range(start, start + size), axis=0, mode="wrap")
         start += size
     while start < len(pixels):
-        yield pixels[start : start + BATCHES[-1]]
+        yield np.take(pixels, range(start, start + BATCHES[-1]), axis=0, mode="wrap")
         start += BATCHES[-1]
 
 

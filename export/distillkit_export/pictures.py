@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distillkit.errors import DataError, ShapeError
+from distillkit.exporting import side_multiples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts import ModelSpec
+    from distillkit.exporting import ExportRequest
 
 CROP_SHARES = (0.9, 0.6, 0.3)
 CROP_PLACES = (0.0, 0.5, 1.0)
@@ -24,12 +26,42 @@ CROP_PLACES = (0.0, 0.5, 1.0)
 class Pictures:
     """Images for the parity check, where they come from, and whether they are a weak stand-in.
 
-    Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std.
+    `others` are batches of other sizes, for a file that takes any.
+    Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std; [n, H, W, C], uint8, for a file that
+    normalises them itself.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: NDArray[Any]
     source: str
     weak: bool = False
+    others: tuple[NDArray[Any], ...] = ()
+
+
+def as_asked(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pictures:
+    """`pictures` as the file takes them: at several sizes where it takes any, as pixels where it normalises itself."""
+    if request.dynamic_size:
+        sizes = _other_sizes(spec)
+        batches = tuple(_resized(pictures.pixels[:count], size) for count, size in enumerate(sizes, 1))
+        shown = ", ".join(f"{height}x{width}" for height, width in sizes)
+        pictures = replace(pictures, source=f"{pictures.source}, some also resized to {shown}", others=batches)
+    if request.uint8:
+        pixels, *others = (as_pixels(images, spec) for images in (pictures.pixels, *pictures.others))
+        pictures = replace(pictures, pixels=pixels, others=tuple(others))
+    return pictures
+
+
+def _other_sizes(spec: ModelSpec) -> tuple[tuple[int, int], ...]:
+    """Larger ones, since small networks see nothing smaller: both sides, one alone, and the other far longer."""
+    (height, width), (rows, columns) = spec.image_size, side_multiples(spec)
+    return (height + rows, width + 2 * columns), (height + 3 * rows, width), (height, 2 * width)
+
+
+def _resized(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bicubic, each channel by itself. Shapes: [b, C, H, W] to [b, C, *size]."""
+    from PIL import Image
+
+    planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BICUBIC) for plane in np.concatenate(images)]
+    return np.stack([np.asarray(plane) for plane in planes]).reshape(*images.shape[:2], *size)
 
 
 def given_pictures(images: Iterable[Any], spec: ModelSpec, source: str = "given by the caller") -> Pictures:
@@ -64,6 +96,19 @@ def photographs(spec: ModelSpec, why: str) -> Pictures:
             crops.append(pixels.transpose(2, 0, 1))  # [C, H, W]
     source = f"crops of two photographs that scikit-learn ships, because {why}"
     return Pictures(given_pictures(crops, spec).pixels, source, weak=True)
+
+
+def normalised(pixels: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
+    """Pixels from 0 to 255 [b, H, W, C] as a model wants them, [b, C, H, W]; computed in float64."""
+    scaled = (pixels / 255 - np.asarray(spec.mean)) / np.asarray(spec.std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+
+def as_pixels(images: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.uint8]:
+    """The pixels [b, H, W, C] from 0 to 255 that normalised images [b, C, H, W] were made of, or those nearest."""
+    scaled = images.transpose(0, 2, 3, 1) * np.asarray(spec.std) + np.asarray(spec.mean)
+    pixels: NDArray[np.uint8] = np.clip(np.round(scaled * 255), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _batch(image: Any, spec: ModelSpec) -> NDArray[np.float32]:

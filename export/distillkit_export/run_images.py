@@ -19,8 +19,8 @@ from distillkit.run_directory import RunDirectory
 from distillkit_export.parity import BATCHES
 from distillkit_export.pictures import Pictures, given_pictures, photographs
 
-IMAGES = sum(BATCHES) + 2 * BATCHES[-1]
-"""How many images of a run the parity check looks at: each batch size once, the largest three times."""
+IMAGES = sum(BATCHES) + BATCHES[-1]
+"""How many images of a run the parity check looks at: each batch size once, the largest twice."""
 
 
 def as_run_knows(spec: ModelSpec, run: RunDirectory) -> ModelSpec:

@@ -21,6 +21,7 @@ from distillkit.models import Described, OneAnswer, load_student, load_weights
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
 from distillkit_export.bundle import sha256
+from distillkit_export.image_sizes import Size, at_image_size
 from distillkit_export.pictures import Pictures, photographs
 from distillkit_export.run_images import as_run_knows, run_pictures
 
@@ -64,28 +65,28 @@ def _home(path: Path) -> Path | None:
     return next((place for place in places if (place / "recipe.toml").is_file()), None)
 
 
-def load_target(target: str, plugins: Plugins, weights: str | None = None) -> Target:
-    """Load what `target` names.
+def load_target(target: str, plugins: Plugins, weights: str | None = None, image_size: Size | None = None) -> Target:
+    """Load what `target` names, with images of `image_size` where that is not the model's own.
 
     Raises: RunDirectoryError for a directory without a student and for a name that nobody knows; whatever loading
     the model raises.
     """
     path = Path(target)
     if not path.is_dir():
-        return _named(target, plugins, weights)
+        return _named(target, plugins, weights, image_size)
     if weights is not None:
         raise UserError(
             f"'{target}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
         )
     home = _home(path)
     if (path / DESCRIPTION).is_file():
-        return _saved(path, home, plugins)
+        return _saved(path, home, plugins, image_size)
     if home is not None and (path / CHECKPOINT_WEIGHTS).is_file():
-        return _checkpoint(path, RunDirectory(home), plugins)
+        return _checkpoint(path, RunDirectory(home), plugins, image_size)
     raise RunDirectoryError(_nothing_to_export(path))
 
 
-def _named(target: str, plugins: Plugins, weights: str | None) -> Target:
+def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size | None) -> Target:
     """A model by name, with all of its weights: what the plugins call a teacher."""
     name, argument = split_name(target)
     if name not in {owned.spec.name for owned in plugins.listing("teacher")}:
@@ -98,6 +99,7 @@ def _named(target: str, plugins: Plugins, weights: str | None) -> Target:
     if isinstance(model, OneAnswer):
         # A teacher speaks with one voice; here the choice between its heads is the user's.
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
+    model = at_image_size(model, image_size)
     digest = sha256(Path(weights)) if weights is not None and Path(weights).is_file() else None
     provenance = Provenance(model=_public(target), weights_sha256=digest)
     return Target(
@@ -105,9 +107,10 @@ def _named(target: str, plugins: Plugins, weights: str | None) -> Target:
     )
 
 
-def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
+def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | None) -> Target:
     """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
     model, saved = load_student(path, plugins)
+    model = at_image_size(model, image_size)
     provenance = Provenance(
         model=saved.model,
         options=saved.options,
@@ -124,16 +127,17 @@ def _saved(path: Path, home: Path | None, plugins: Plugins) -> Target:
     return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
 
 
-def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins) -> Target:
+def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Size | None) -> Target:
     """One checkpoint of a run, built from the run's recipe and plan."""
     recipe, plan = run.read_recipe(), run.read_plan()
     entry = recipe.student
     options = plugins.options("student", entry.model, entry.options)
     request = ModelRequest(entry.model, split_name(entry.model)[1], options, classes=plan["classes"])
     model: Model = plugins.factory("student", entry.model).build(request)
-    spec = as_run_knows(model.spec, run)
     weights = path / CHECKPOINT_WEIGHTS
     load_weights(model, _student_weights(weights), source=str(weights), fit="nothing")
+    model = at_image_size(model, image_size)
+    spec = as_run_knows(model.spec, run)
     model = Described(model, spec)
     provenance = Provenance(
         model=entry.model,

@@ -8,16 +8,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from distillkit.contracts import Model, Signal, Wanted
-from distillkit.errors import UnavailableError
-from distillkit.exporting import BATCH, INPUT, ExportRequest, Fusion, Head, Scorer, output_name
+from distillkit.contracts import Model, ModelSpec, Signal, Wanted
+from distillkit.errors import UnavailableError, UserError
+from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, ExportRequest, Scorer, output_name, side_multiples
 from distillkit.models.heads import fuse
+from distillkit_export.image_sizes import at_any_size, at_image_size
+from distillkit_export.pictures import normalised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,68 +29,95 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 65_536
 """An upper bound that torch.export asks for; it is not written into the graph."""
+LARGEST_SIDE = 65_536
+"""Of a dynamic height or width in pixels, likewise."""
 
 
 class Scores(nn.Module):
-    """A model reduced to the one answer that is exported.
+    """A model reduced to the one answer that is exported, from images as the file takes them.
 
-    Shapes: images [B, C, H, W] to scores [B, K], or to the embedding [B, D] of a model without a class head; float32.
+    Shapes: images [B, C, H, W] normalised, or [B, H, W, C] uint8, to scores [B, K], or to the embedding [B, D] of a
+    model without a class head; float32.
+    Raises: UserError for probabilities of a model without a class head.
     """
 
-    def __init__(self, model: Model, head: Head, fusion: Fusion) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, model: Model, request: ExportRequest) -> None:
         super().__init__()
+        spec = model.spec
+        heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals]
+        if request.softmax and not heads:
+            raise UserError(
+                f"model '{spec.name}' has no class head: it answers with its embedding, which has no probabilities; "
+                "leave out --softmax"
+            )
         self.model = model
-        heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in model.spec.signals]
-        self.wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (model.spec.layers - 1,)}
-        self.head = head
-        self.fusion = fusion
+        self.wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (spec.layers - 1,)}
+        self.request = request
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1) * 255, persistent=False)
+        self.register_buffer("deviation", torch.tensor(spec.std).view(-1, 1, 1) * 255, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.request.uint8:
+            images = (images.permute(0, 3, 1, 2).to(self.mean) - self.mean) / self.deviation
         outputs = self.model(images, self.wanted)
-        answer = outputs.embedding[0] if outputs.embedding else fuse(outputs, self.head, self.fusion)
-        return answer.float()
+        if outputs.embedding:
+            return outputs.embedding[0].float()
+        answer = fuse(outputs, self.request.head, self.request.fusion).float()
+        # Right for every fusion: what `fuse` returns is logits or, for "softmax", the logarithm of probabilities.
+        return answer.softmax(dim=-1) if self.request.softmax else answer
 
 
 def frozen_scores(model: Model, request: ExportRequest) -> Scores:
-    """The answer of a copy of `model` in evaluation mode, on the CPU, in float32. `model` stays as it is."""
-    return Scores(deepcopy(model), request.head, request.fusion).cpu().float().eval()
+    """The answer of a copy of `model` in evaluation mode, on the CPU, in float32. `model` stays as it is.
+
+    Raises: UserError for an image size that it cannot see, or for probabilities of a model without a class head.
+    """
+    sized = at_image_size(model, request.image_size)
+    if request.dynamic_size:
+        sized = at_any_size(sized)
+    return Scores(deepcopy(sized), request).cpu().float().eval()
 
 
 def torch_scorer(model: Model, request: ExportRequest) -> Scorer:
-    """What torch itself answers, in eager mode: the reference of every gate."""
-    scores = frozen_scores(model, request)
+    """What torch itself answers, in eager mode: the reference of every gate.
 
-    def score(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    Pixels that the file normalises itself are normalised here by NumPy, apart from the model.
+    """
+    scores = frozen_scores(model, replace(request, uint8=False))
+
+    def score(images: NDArray[Any]) -> NDArray[np.float32]:
+        pixels = normalised(images, model.spec) if request.uint8 else images
         with torch.inference_mode():
-            answer: Tensor = scores(torch.from_numpy(images))
+            answer: Tensor = scores(torch.from_numpy(pixels))
         return answer.numpy()
 
     return score
 
 
 def onnx_graph(model: Model, request: ExportRequest) -> ModelProto:
-    """Write one answer of `model` as an ONNX graph whose batch is dynamic.
+    """Write one answer of `model` as an ONNX graph whose batch is dynamic, and height and width where asked for.
 
     Fused attention is switched off in the copy that is exported: with it, four of forty timm families cannot be
     written (a view of a strided tensor inside the decomposed attention). Modules that timm can re-parameterise are
     folded first, as inference wants them.
-    Raises: UnavailableError where torch's exporter cannot write the model.
+    Raises: UnavailableError where torch's exporter cannot write the model; UserError as `frozen_scores`.
     """
     scores = frozen_scores(model, request)
     reparameterize_model(scores.model.network, inplace=True)
     for module in scores.modules():
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010 - not every module declares it
-    spec = model.spec
-    # A batch of two: exporters older than torch 2.15 take a batch of one for a constant.
-    example = torch.zeros(2, len(spec.mean), *spec.image_size)
+    spec = scores.model.spec
     try:
         with _silence():
             program = torch.onnx.export(
                 scores,
-                (example,),
+                (_example(spec, request),),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1, max=LARGEST_BATCH)},),
+                dynamic_shapes=(_dynamic(spec, request),),
                 input_names=[INPUT],
                 output_names=[output_name(spec, request)],
                 opset_version=request.opset,
@@ -96,13 +126,57 @@ def onnx_graph(model: Model, request: ExportRequest) -> ModelProto:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UnavailableError(
-            f"model '{spec.name}' ({spec.architecture}) cannot be written as ONNX with opset {request.opset}: "
-            f"{_cause(error)}; its forward pass must be traceable by torch.export with a dynamic batch"
-        ) from error
+        raise UnavailableError(_refusal(spec, request, error)) from error
     if program is None:
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
+    if request.dynamic_size:
+        _name_sides(program.model_proto, request)
     return program.model_proto
+
+
+def _example(spec: ModelSpec, request: ExportRequest) -> Tensor:
+    """A batch of two, since exporters older than torch 2.15 take a batch of one for a constant.
+
+    Of dynamic sides none is the model's own and none is like the other, for the same reason.
+    """
+    sides = spec.image_size
+    if request.dynamic_size:
+        multiples = side_multiples(spec)
+        sides = (sides[0] + 2 * max(multiples[0], 16), sides[1] + 4 * max(multiples[1], 16))
+    if request.uint8:
+        return torch.zeros(2, *sides, len(spec.mean), dtype=torch.uint8)
+    return torch.zeros(2, len(spec.mean), *sides)
+
+
+def _dynamic(spec: ModelSpec, request: ExportRequest) -> dict[int, Any]:
+    """The dynamic dimensions of the input, as torch.export names them."""
+    dimensions: dict[int, Any] = {0: torch.export.Dim(BATCH, min=1, max=LARGEST_BATCH)}
+    if request.dynamic_size:
+        first = 1 if request.uint8 else 2
+        for place, (side, multiple) in enumerate(zip((HEIGHT, WIDTH), side_multiples(spec), strict=True), first):
+            cells = torch.export.Dim(side, min=1, max=LARGEST_SIDE // multiple)
+            dimensions[place] = cells if multiple == 1 else multiple * cells
+    return dimensions
+
+
+def _name_sides(graph: ModelProto, request: ExportRequest) -> None:
+    """Call the input's dynamic sides by their names, where torch writes "16*height"."""
+    dimensions = graph.graph.input[0].type.tensor_type.shape.dim
+    first = 1 if request.uint8 else 2
+    for place, side in enumerate((HEIGHT, WIDTH), first):
+        if not dimensions[place].dim_param:
+            raise UnavailableError(f"the exported graph takes images of one {side} only; leave out --dynamic-size")
+        dimensions[place].dim_param = side
+
+
+def _refusal(spec: ModelSpec, request: ExportRequest, error: torch.onnx.OnnxExporterError) -> str:
+    """A sentence for what torch's exporter refuses."""
+    sides = ", height and width" if request.dynamic_size else ""
+    remedy = "; leave out --dynamic-size to write one size" if request.dynamic_size else ""
+    return (
+        f"model '{spec.name}' ({spec.architecture}) cannot be written as ONNX with opset {request.opset}: "
+        f"{_cause(error)}; its forward pass must be traceable by torch.export with a dynamic batch{sides}{remedy}"
+    )
 
 
 def _cause(error: BaseException) -> str:

@@ -138,8 +138,8 @@ def test_a_partial_export_with_a_manifest_is_refused_as_well(bundle):
         (
             b'{"schema_version": 0}',
             (
-                "bundle.json of 'b' does not describe a bundle: schema_version: Input should be 1, and 10 more mistakes; "
-                "export it again"
+                "bundle.json of 'b' does not describe a bundle: schema_version: Input should be 1, and 10 more "
+                "mistakes; export it again"
             ),
         ),
     ],
@@ -182,6 +182,13 @@ def test_a_manifest_that_nests_without_end(bundle):
         (
             lambda data: data["input"].update(crop=0.0),
             "bundle.json has a crop of 0.0, which is not between 0 and 1; export the student again",
+        ),
+        (
+            lambda data: data["input"].update(interpolation="cubist"),
+            (
+                "bundle.json has an interpolation 'cubist', which is none of nearest, bilinear, bicubic, box, hamming, "
+                "lanczos; export the student again"
+            ),
         ),
         (
             lambda data: data["input"].update(mean=[0.5]),

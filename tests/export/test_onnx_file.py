@@ -58,16 +58,27 @@ def test_card_is_read_by_a_session(tmp_path):
 
 def test_fixed_batch_is_refused(tmp_path):
     assert refusal(relu(["batch", 2], [1, 2]), tmp_path / "model.onnx") == (
-        "the exported graph's 'logits' has shape [1, 2], where only the batch may and must be dynamic; "
-        "the model's forward pass must not use the batch size as a Python number"
+        "the exported graph's 'logits' has shape [1, 2], where the batch must be dynamic and beside it nothing "
+        "but an image's height and width may be; the model's forward pass must not use the batch size as a Python "
+        "number"
     )
 
 
 def test_other_dynamic_dimension_is_refused(tmp_path):
-    assert refusal(relu(["batch", "width"], ["batch", "width"]), tmp_path / "model.onnx") == (
-        "the exported graph's 'images' has shape [batch, width], where only the batch may and must be dynamic; "
-        "the model's forward pass must not use the batch size as a Python number"
+    assert refusal(relu(["batch", "rows"], ["batch", "rows"]), tmp_path / "model.onnx") == (
+        "the exported graph's 'images' has shape [batch, rows], where the batch must be dynamic and beside it nothing "
+        "but an image's height and width may be; the model's forward pass must not use the batch size as a Python "
+        "number"
     )
+
+
+def test_height_and_width_may_be_dynamic_in_the_input_alone(tmp_path):
+    model = relu(["batch", 3, "height", "width"], ["batch", 3, "height", "width"])
+    assert refusal(model, tmp_path / "model.onnx").startswith(
+        "the exported graph's 'logits' has shape [batch, 3, height, width], where the batch must be dynamic "
+    )
+    save_checked(relu(["batch", "height", "width"], ["batch", 2, 3]), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").is_file()
 
 
 def test_two_names_for_the_batch_are_refused(tmp_path):

@@ -88,7 +88,7 @@ def test_run_is_exported_into_its_own_folder_and_answers_as_it_evaluated(exporte
 
 def test_parity_of_a_run_is_measured_on_its_own_validation_images(exported_run):
     assert exported_run.parity.images == "validation images of run 'tonight'"
-    assert (exported_run.parity.image_count, exported_run.parity.weak) == (54, False)
+    assert (exported_run.parity.image_count, exported_run.parity.weak) == (74, False)
     assert exported_run.parity.max_relative <= 4.4e-6
 
 

@@ -168,7 +168,16 @@ def test_several_terms_have_a_panel_and_a_table_of_their_gradients(tmp_path: Pat
         "| hard/own | 0 (0.0 %) | 0 (0.0 %) | 0 (0.0 %) | 0 (0.0 %) | 0 (0.0 %) |"
     )
     with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size == (1800, 432)
+        assert picture.size == (1200, 432)
+
+
+def test_without_accuracy_there_is_no_empty_panel(tmp_path: Path) -> None:
+    tracker = MetricsFile()
+    tracker.distillkit_run_started(info(tmp_path))
+    tracker.distillkit_steps_logged(steps(1.0, 1.0))
+    Report().distillkit_run_ended(info(tmp_path), {}, MODELS)
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (600, 432)
 
 
 def test_the_curves_are_a_picture(report: str, tmp_path: Path) -> None:

@@ -89,12 +89,10 @@ def doubt_lines(card: ProfileCard) -> Iterator[str]:
 def best_lines(card: ProfileCard) -> Iterator[str]:
     """The winner at every batch size, beside the runtimes as they come."""
     for batch, choice in card.best.items():
-        against = "; ".join(
+        against = [
             f"{ratio_text(ratio)} times as fast as {short(card, name)}" for name, ratio in choice.against.items()
-        )
-        yield f"batch {batch}: {short(card, choice.configuration)}, p50 {choice.p50_ms:.3g} ms" + (
-            f"; {against}" if against else ""
-        )
+        ]
+        yield "; ".join([f"batch {batch}: {short(card, choice.configuration)}, p50 {choice.p50_ms:.3g} ms", *against])
 
 
 def _table(card: ProfileCard, rows: list[RowCard]) -> Iterator[str]:

@@ -53,15 +53,16 @@ class Report:
 
 
 def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Loss terms against steps on the left, validation accuracy on the right; between them how several terms pull."""
+    """Loss terms against steps on the left, validation accuracy, if any, on the right; between them how terms pull."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measured = balanced(steps)
-    panels = 3 if measured else 2
+    judged = {label: points for name, label in HEADS.items() if name != "top1" and (points := _with(epochs, name))}
+    panels = 1 + bool(measured) + bool(judged)
     figure = Figure(figsize=(5 * panels, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, *between, right = figure.subplots(1, panels)
+    left, *others = (figure.add_subplot(1, panels, place + 1) for place in range(panels))
     for name in sorted({key for entry in steps for key in entry if key.startswith("loss")}):
         shown = [entry for entry in steps if name in entry]
         left.plot(
@@ -72,20 +73,22 @@ def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence
         )
     left.set(xlabel="optimiser step", ylabel="loss")
     left.legend(frameon=False)
-    for axes in between:
-        draw_balance(axes, measured)
-    for figure_name, label in HEADS.items():
-        key = f"validation/{figure_name}"
-        shown = [entry for entry in epochs if key in entry]
-        if shown and figure_name != "top1":
-            right.plot([entry["step"] for entry in shown], [entry[key] for entry in shown], label=label)
-    right.set(xlabel="optimiser step", ylabel="validation top-1 (%)")
-    if right.lines:
-        right.legend(frameon=False)
-    for axes in (left, *between, right):
+    if measured:
+        draw_balance(others[0], measured)
+    for label, points in judged.items():
+        others[-1].plot([step for step, _ in points], [value for _, value in points], label=label)
+        others[-1].set(xlabel="optimiser step", ylabel="validation top-1 (%)")
+        others[-1].legend(frameon=False)
+    for axes in (left, *others):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _with(epochs: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[float, float]]:
+    """Step and value wherever a figure was measured."""
+    key = f"validation/{figure}"
+    return [(entry["step"], entry[key]) for entry in epochs if key in entry]
 
 
 def _settings(plan: Mapping[str, Any]) -> str:

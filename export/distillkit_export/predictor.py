@@ -1,0 +1,192 @@
+"""Asking a bundle what is on images, on a machine that has neither torch nor timm nor onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from distillkit.errors import DataError, PluginError, UnavailableError
+from distillkit.serving import Runtime, Servable
+from distillkit_export.bundle_reader import OpenBundle, open_bundle
+from distillkit_export.preprocess import prepare, read_image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from distillkit.exporting import Precision
+    from distillkit.hooks import Plugins
+    from distillkit_export.bundle import ArtifactCard
+
+Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
+"""A file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image.
+
+    Shapes: scores [K], probabilities that sum to 1; of a bundle without a class head [D], its embedding.
+    `image` is the file, or the number of the image where it was none. `class_names` are those of the bundle.
+    """
+
+    image: str
+    scores: NDArray[np.float32]
+    class_names: tuple[str, ...] | None
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The likeliest classes and their probabilities, best first; a class without a name is "class 3"."""
+        best = np.argsort(-self.scores, kind="stable")[:count]
+        return [(self._name(int(index)), float(self.scores[index])) for index in best]
+
+    def _name(self, index: int) -> str:
+        return f"class {index}" if self.class_names is None else self.class_names[index]
+
+
+class Predictor:
+    """A bundle, loaded in a runtime.
+
+    `artifact` is the file that answers, `runtime` the name of what executes it.
+    """
+
+    def __init__(self, bundle: OpenBundle, artifact: ArtifactCard, runtime: str, opened: Runtime) -> None:
+        self.bundle = bundle
+        self.artifact = artifact
+        self.runtime = runtime
+        servable = Servable(artifact.format, str(bundle.path(artifact)), artifact.precision)
+        self._session = opened.open(servable, opened.settings()[0])
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the bundle has no class head, so that its answer is an embedding."""
+        return self.bundle.manifest.output.kind == "embedding"
+
+    def __call__(self, images: Iterable[Picture], batch: int = BATCH) -> list[Prediction]:
+        """Answer for all images.
+
+        Raises: DataError for the first that cannot be read.
+        """
+        return list(self.stream(images, batch))
+
+    def stream(
+        self, images: Iterable[Picture], batch: int = BATCH, on_bad: Callable[[DataError], None] | None = None
+    ) -> Iterator[Prediction]:
+        """Answer batch by batch, so that a folder of any size fits into memory.
+
+        An image that cannot be read is handed to `on_bad` and left out; without it, its DataError is raised.
+        """
+        prepared = self._prepared(images, on_bad)
+        while group := list(islice(prepared, batch)):
+            scores = self._scores(np.stack([pixels for _, pixels in group]))
+            for (name, _), row in zip(group, scores, strict=True):
+                yield Prediction(name, row, self.bundle.manifest.class_names)
+
+    def _prepared(
+        self, images: Iterable[Picture], on_bad: Callable[[DataError], None] | None
+    ) -> Iterator[tuple[str, NDArray[Any]]]:
+        card = self.bundle.manifest.input
+        for number, image in enumerate(images):
+            try:
+                if isinstance(image, str | Path):
+                    yield str(image), prepare(read_image(Path(image), card.color or "RGB"), card)
+                else:
+                    yield str(number), prepare(_pillow(image), card)
+            except DataError as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
+
+    def _scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        answer = self._session(images)
+        return softmax(answer) if self.bundle.manifest.output.kind == "logits" else answer
+
+
+def load(
+    folder: str | Path,
+    *,
+    runtime: str | None = None,
+    precision: Precision = "fp32",
+    plugins: Plugins | None = None,
+) -> Predictor:
+    """Open and check a bundle and load one of its files.
+
+    Without `runtime` the first works that `distillkit plugins` lists, ONNX Runtime on the CPU before all others.
+    Raises: BundleError; UnknownPluginError for the runtime; UnavailableError where it cannot execute the file here;
+    GateError where the file is broken.
+    """
+    from distillkit.hooks import installed_plugins
+
+    bundle = open_bundle(Path(folder))
+    plugins = plugins or installed_plugins()
+    if runtime is not None:
+        chosen: Runtime = plugins.factory("runtime", runtime)()
+        artifact = _artifact_for(bundle, runtime, chosen, precision)
+        there = chosen.availability()
+        if not there.works:
+            remedy = f"; {there.remedy}" if there.remedy else ""
+            raise UnavailableError(f"runtime '{runtime}' does not work here: {there.detail}{remedy}")
+        return Predictor(bundle, artifact, runtime, chosen)
+    return _first_that_works(bundle, plugins, precision)
+
+
+PREFERRED = "onnxruntime-cpu"
+"""It is what gated the file, and it works everywhere."""
+
+
+def _first_that_works(bundle: OpenBundle, plugins: Plugins, precision: Precision) -> Predictor:
+    names = [owned.spec.name for owned in plugins.listing("runtime")]
+    formats = {card.format for card in bundle.manifest.artifacts if card.precision == precision}
+    reasons = []
+    for name in sorted(names, key=lambda name: name != PREFERRED):
+        try:
+            chosen: Runtime = plugins.factory("runtime", name)()
+        except PluginError as error:
+            reasons.append(str(error))
+            continue
+        if not formats & set(chosen.formats):
+            continue
+        there = chosen.availability()
+        if there.works:
+            return Predictor(bundle, _artifact_for(bundle, name, chosen, precision), name, chosen)
+        reasons.append(f"{name}: {there.detail}" + (f" ({there.remedy})" if there.remedy else ""))
+    if not formats:
+        bundle.artifact("onnx", precision)  # raises, naming what is there
+    why = "; ".join(reasons) or f"none loads {', '.join(sorted(formats))}"
+    raise UnavailableError(f"no runtime of this machine can execute bundle '{bundle.folder}' in {precision}: {why}")
+
+
+def _artifact_for(bundle: OpenBundle, name: str, runtime: Runtime, precision: Precision) -> ArtifactCard:
+    """The file of this precision in a format that the runtime loads."""
+    for card in bundle.manifest.artifacts:
+        if card.precision == precision and card.format in runtime.formats:
+            return card
+    there = ", ".join(f"{card.format} {card.precision}" for card in bundle.manifest.artifacts)
+    raise UnavailableError(
+        f"runtime '{name}' loads {', '.join(runtime.formats)}, and bundle '{bundle.folder}' has no such file in "
+        f"{precision}; it has {there or 'none at all'}"
+    )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores [B, K] to probabilities, in float64, since thousands of classes are summed."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    shares: NDArray[np.float32] = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def _pillow(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise DataError(
+            f"an array of shape {list(image.shape)} and type {image.dtype} is no image; "
+            "give pixels [H, W, 3] or [H, W] of type uint8"
+        )
+    return Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)

@@ -1,0 +1,159 @@
+"""`distillkit predict` names classes, answers what it can, and says what it cannot."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from distillkit.contracts import ModelSpec, Signal
+from distillkit.exporting import ExportRequest
+from distillkit_export.bundle import ArtifactCard, describe, write_manifest
+
+NAMES = ("red", "green", "blue\x1b[2J")
+
+
+def write_bundle(folder, *, signals=(Signal.LOGITS,), gate="passed"):
+    """A bundle whose scores are the mean of each channel: an image of one colour has that class."""
+    spec = ModelSpec(
+        name="means",
+        architecture="hand-made",
+        kind="other",
+        classes=3,
+        class_names=NAMES,
+        image_size=(4, 4),
+        widths=(3,),
+        mean=(0.0,) * 3,
+        std=(0.25,) * 3,
+        signals=frozenset(signals),
+    )
+    folder.mkdir()
+    facts = describe(spec, ExportRequest())
+    nodes = [helper.make_node("ReduceMean", ["images", "axes"], [facts.output.name], keepdims=0)]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 4, 4])
+    answer = helper.make_tensor_value_info(facts.output.name, TensorProto.FLOAT, ["batch", 3])
+    axes = numpy_helper.from_array(np.array([2, 3]), "axes")
+    graph = helper.make_graph(nodes, "g", [images], [answer], [axes])
+    opset = helper.make_opsetid("", 20)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "model.onnx")
+    card = ArtifactCard(format="onnx", file="model.onnx", precision="fp32", gate=gate, made_with={})
+    write_manifest(folder, facts, 20, [card])
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A folder with a bundle 'b' and images, in which every command runs."""
+    monkeypatch.chdir(tmp_path)
+    write_bundle(tmp_path / "b")
+    (tmp_path / "shots").mkdir()
+    Image.new("RGB", (9, 7), (255, 0, 0)).save(tmp_path / "shots" / "a.png")
+    Image.new("RGB", (7, 9), (0, 0, 255)).save(tmp_path / "shots" / "b.png")
+    (tmp_path / "shots" / "torn.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+# exp(4) beside exp(0) twice: 54.598 of 56.598.
+RED = ["shots/a.png", "   96.5%  red", "    1.8%  green", "    1.8%  blue?[2J"]
+
+
+def test_the_likeliest_classes_are_shown_best_first(distillkit):
+    assert distillkit("predict", "b", "shots/a.png") == (0, "\n".join(RED) + "\n", "")
+    assert distillkit("predict", "b", "shots/a.png", "--top", "1") == (0, "\n".join(RED[:2]) + "\n", "")
+
+
+def test_images_that_cannot_be_read_are_named_and_the_others_answered(distillkit):
+    code, out, err = distillkit("predict", "b", "shots", "missing.png", "--top", "1", "--batch", "1")
+    assert code == 2
+    assert out.splitlines() == [*RED[:2], "shots/b.png", "   96.5%  blue?[2J"]
+    assert err.splitlines() == [
+        "error: image 'shots/torn.png' cannot be read: cannot identify image file 'shots/torn.png'",
+        "error: image 'missing.png' does not exist",
+        "error: 2 of 4 images could not be read, 2 are answered",
+    ]
+
+
+def test_one_image_that_cannot_be_read_is_one_sentence(distillkit):
+    assert distillkit("predict", "b", "missing.png") == (2, "", "error: image 'missing.png' does not exist\n")
+
+
+def test_json_has_every_answer_and_every_failure(distillkit):
+    code, out, err = distillkit("predict", "b", "shots/*.png", "--json", "--top", "2")
+    share = pytest.approx(np.exp(4) / (np.exp(4) + 2), rel=1e-5)
+    rest = pytest.approx(1 / (np.exp(4) + 2), rel=1e-5)
+    assert code == 2
+    assert json.loads(out) == {
+        "file": "model.onnx",
+        "precision": "fp32",
+        "runtime": "onnxruntime-cpu",
+        "images": [
+            {
+                "image": "shots/a.png",
+                "top": [{"class": "red", "probability": share}, {"class": "green", "probability": rest}],
+            },
+            {
+                "image": "shots/b.png",
+                "top": [{"class": NAMES[2], "probability": share}, {"class": "red", "probability": rest}],
+            },
+        ],
+        "failed": ["image 'shots/torn.png' cannot be read: cannot identify image file 'shots/torn.png'"],
+    }
+    assert err.splitlines()[-1] == "error: 1 of 3 images could not be read, 2 are answered"
+
+
+def test_all_probabilities_can_be_written(distillkit, place):
+    code, _, err = distillkit("predict", "b", "shots/b.png", "shots/a.png", "--out", "p.npy")
+    assert (code, err) == (0, "p.npy: 2 x 3 numbers, in the order of the images\n")
+    written = np.load(place / "p.npy")
+    assert (written.dtype, written.shape, written.argmax(axis=1).tolist()) == (np.float32, (2, 3), [2, 0])
+
+
+def test_embeddings_are_written(distillkit, place):
+    write_bundle(place / "e", signals=())
+    assert distillkit("predict", "e", "shots/a.png") == (
+        2,
+        "",
+        (
+            "error: bundle 'e' has no class head, so there is no class to name; give --out FILE.npy for the "
+            "embeddings of the images\n"
+        ),
+    )
+    code, out, err = distillkit("predict", "e", "shots/a.png", "--out", "e.npy", "--json")
+    assert (code, err) == (0, "e.npy: 1 x 3 numbers, in the order of the images\n")
+    assert json.loads(out)["images"] == [{"image": "shots/a.png"}]
+    np.testing.assert_allclose(np.load(place / "e.npy"), [[4, 0, 0]])
+
+
+def test_what_was_never_gated_is_said(distillkit, place):
+    write_bundle(place / "u", gate="ungated")
+    code, _, err = distillkit("predict", "u", "shots/a.png")
+    assert (code, err) == (0, "model.onnx was never compared with torch; `distillkit verify u` does it\n")
+
+
+def test_what_cannot_be_done_is_one_sentence(distillkit, place):
+    (place / "b" / "model.onnx").write_bytes(b"")
+    code, out, err = distillkit("predict", "b", "shots/a.png")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: model.onnx has 0 bytes where bundle.json says ")
+    code, _, err = distillkit("predict", "nowhere", "shots/a.png")
+    assert (code, err) == (
+        2,
+        "error: bundle 'nowhere' does not exist; give a folder that `distillkit export` wrote\n",
+    )
+
+
+def test_a_runtime_that_is_not_here_is_exit_code_3(distillkit, monkeypatch):
+    from distillkit.serving import Availability
+    from distillkit_export.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+
+    gone = Availability(works=False, detail="onnxruntime is not installed", remedy='pip install "distillkit[runtime]"')
+    monkeypatch.setattr(OnnxRuntimeCpu, "availability", lambda runtime: gone)
+    assert distillkit("predict", "b", "shots/a.png", "--runtime", "onnxruntime-cpu") == (
+        3,
+        "",
+        (
+            "error: runtime 'onnxruntime-cpu' does not work here: onnxruntime is not installed; "
+            'pip install "distillkit[runtime]"\n'
+        ),
+    )

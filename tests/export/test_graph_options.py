@@ -1,0 +1,156 @@
+"""What a user may ask of the graph beside its answer: another size, any size, probabilities, raw pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from distillkit.contracts import Signal
+from distillkit.errors import UserError
+from distillkit.exporting import ExportRequest, parse_image_size
+from distillkit.models import resize_position_embedding
+from distillkit_export.exports import export_onnx
+from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.pictures import Pictures, as_asked, as_pixels, normalised
+
+
+def exported(model, folder, **asked):
+    result = export_onnx(model, folder / "export", ExportRequest(**asked))
+    return result, OnnxSession(result.directory / "model.onnx")
+
+
+def random_images(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def shape_of(result):
+    (entry,) = onnx.load(result.directory / "model.onnx").graph.input
+    return [each.dim_param or each.dim_value for each in entry.type.tensor_type.shape.dim]
+
+
+@torch.inference_mode()
+def answer(network, images):
+    return network.eval()(torch.from_numpy(images)).numpy()
+
+
+@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("192x256", (192, 256)), (None, None)])
+def test_size_as_typed(text, size):
+    assert parse_image_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "1x2x3", "-4", "12.5", "³"])
+def test_what_is_no_size_is_a_sentence(text):
+    with pytest.raises(UserError) as error:
+        parse_image_size(text)
+    assert str(error.value) == f"'{text}' is no image size; give a number of pixels such as 224, or HEIGHTxWIDTH"
+
+
+def test_vit_at_another_size_has_its_positions_stretched_as_a_student_has(distilled, tmp_path):
+    result, session = exported(distilled, tmp_path, image_size=(48, 40))
+    assert shape_of(result) == ["batch", 3, 48, 40]
+    assert result.manifest["input"]["image_size"] == [48, 40]
+    network = distilled.network
+    stretched = resize_position_embedding(network.pos_embed, old_grid=(4, 6), new_grid=(6, 5), prefix_tokens=2)
+    images = random_images(3, 3, 48, 40)
+    with torch.inference_mode():
+        patches = network.patch_embed.proj(torch.from_numpy(images)).flatten(2).transpose(1, 2)
+        prefix = torch.cat([network.cls_token, network.dist_token], dim=1).expand(3, -1, -1)
+        tokens = network.norm(network.eval().blocks(torch.cat([prefix, patches], dim=1) + stretched))
+        expected = (network.head(tokens[:, 0]) + network.head_dist(tokens[:, 1])) / 2
+    np.testing.assert_allclose(session(images), expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert network.pos_embed.shape == (1, 26, 48)  # the model itself stays as it was
+
+
+def test_cnn_at_another_size(convolutional, tmp_path):
+    result, session = exported(convolutional, tmp_path, image_size=(40, 72))
+    assert shape_of(result) == ["batch", 3, 40, 72]
+    images = random_images(2, 3, 40, 72)
+    expected = answer(convolutional.network, images)
+    np.testing.assert_allclose(session(images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_cnn_of_any_size(convolutional, tmp_path):
+    result, session = exported(convolutional, tmp_path, dynamic_size=True)
+    assert shape_of(result) == result.manifest["input"]["shape"] == ["batch", 3, "height", "width"]
+    assert result.manifest["input"]["multiples"] == [1, 1]
+    assert result.parity.images.endswith("because no images were given, some also resized to 65x42, 67x40, 64x80")
+    for size in ((33, 57), (96, 64), (64, 40)):
+        images = random_images(2, 3, *size)
+        expected = answer(convolutional.network, images)
+        np.testing.assert_allclose(session(images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_softmax_of_every_fusion_is_the_probability(distilled, tmp_path):
+    images = random_images(4, 3, 32, 48)
+    with torch.inference_mode():
+        tokens = distilled.network.eval().forward_features(torch.from_numpy(images))
+        first, second = distilled.network.head(tokens[:, 0]), distilled.network.head_dist(tokens[:, 1])
+    expected = {
+        "logits": ((first + second) / 2).softmax(dim=1),
+        "softmax": (first.softmax(dim=1) + second.softmax(dim=1)) / 2,
+    }
+    for fusion, probabilities in expected.items():
+        result, session = exported(distilled, tmp_path / fusion, softmax=True, fusion=fusion)
+        (output,) = onnx.load(result.directory / "model.onnx").graph.output
+        assert (output.name, result.manifest["output"]["kind"]) == ("probabilities", "probabilities")
+        np.testing.assert_allclose(session(images), probabilities.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_pixels_are_normalised_inside(convolutional, tmp_path):
+    result, session = exported(convolutional, tmp_path, uint8=True)
+    assert shape_of(result) == result.manifest["input"]["shape"] == ["batch", 64, 40, 3]
+    assert (result.manifest["input"]["dtype"], result.manifest["input"]["layout"]) == ("uint8", "NHWC")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 40, 3), dtype=np.uint8)
+    mean, deviation = np.array([0.5, 0.4, 0.3]), 0.25
+    images = ((pixels / 255 - mean) / deviation).transpose(0, 3, 1, 2).astype(np.float32)
+    expected = answer(convolutional.network, images)
+    np.testing.assert_allclose(session(pixels), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_everything_at_once(convolutional, tmp_path):
+    result, session = exported(
+        convolutional, tmp_path, uint8=True, softmax=True, dynamic_size=True, image_size=(48, 48)
+    )
+    assert shape_of(result) == ["batch", "height", "width", 3]
+    assert session(np.zeros((2, 50, 41, 3), np.uint8)).sum(axis=1) == pytest.approx([1, 1])
+
+
+def test_pixels_are_found_again_in_normalised_images(plain):
+    pixels = np.arange(256 * 3, dtype=np.uint8).reshape(1, 16, 16, 3)
+    assert (as_pixels(normalised(pixels, plain.spec), plain.spec) == pixels).all()
+
+
+def test_check_asks_for_other_sizes_and_pixels(plain):
+    pictures = Pictures(np.zeros((5, 3, 40, 40), np.float32), "here")
+    asked = as_asked(pictures, plain.spec, ExportRequest(dynamic_size=True, uint8=True))
+    assert asked.pixels.shape == (5, 40, 40, 3)
+    assert [each.shape for each in asked.others] == [(1, 48, 56, 3), (2, 64, 40, 3), (3, 40, 80, 3)]
+    assert {each.dtype for each in (asked.pixels, *asked.others)} == {np.dtype(np.uint8)}
+    assert asked.source == "here, some also resized to 48x56, 64x40, 40x80"
+    assert as_asked(pictures, plain.spec, ExportRequest()) == pictures
+
+
+def refusal(model, **asked):
+    with pytest.raises(UserError) as error:
+        export_onnx(model, asked.pop("folder") / "export", ExportRequest(**asked))
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+def test_patches_that_do_not_fill_the_image_are_a_sentence(plain, tmp_path):
+    assert refusal(plain, image_size=(48, 44), folder=tmp_path) == (
+        "model 'student' (vit_tiny_patch16_224) cannot see images of 48x44 pixels: its patches of 8x8 do not fill "
+        "them; choose another --image-size"
+    )
+
+
+def test_probabilities_without_a_class_head_are_a_sentence(plain, tmp_path):
+    headless = type(plain)(plain.network, replace(plain.spec, signals=frozenset({Signal.EMBEDDING})), {})
+    assert refusal(headless, softmax=True, folder=tmp_path) == (
+        "model 'student' has no class head: it answers with its embedding, which has no probabilities; leave "
+        "out --softmax"
+    )

@@ -1,0 +1,58 @@
+"""Arguments of a command mean files, all images below folders, or what a pattern matches."""
+
+from __future__ import annotations
+
+import pytest
+
+from distillkit.errors import DataError
+from distillkit_export.image_files import EXTENSIONS, image_files
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    for name in ("a/2.png", "a/10.JPG", "a/deep/1.webp", "a/.hidden.png", "a/.dot/3.png", "a/notes.txt", "b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "none").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["b.png", "a"], ["b.png", "a/10.JPG", "a/2.png", "a/deep/1.webp"]),
+        (["a/notes.txt", "missing.png"], ["a/notes.txt", "missing.png"]),
+        (["a/*.png"], ["a/2.png"]),
+        (["**/*.webp", "a/[0-9].png"], ["a/deep/1.webp", "a/2.png"]),
+        ([], []),
+    ],
+)
+def test_arguments_are_found_in_their_order(arguments, found):
+    assert [path.as_posix() for path in image_files(arguments)] == found
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    (tmp_path / "shot[1].png").touch()
+    assert [path.name for path in image_files(["shot[1].png"])] == ["shot[1].png"]
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("none", "folder 'none' has no images (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"),
+        ("*.gif", "no file matches '*.gif'"),
+    ],
+)
+def test_nothing_found_is_said(argument, sentence):
+    with pytest.raises(DataError) as refused:
+        image_files([argument])
+    assert str(refused.value) == sentence
+
+
+def test_folders_of_training_images_have_the_same_extensions():
+    from distillkit_plugins.datasets import folder
+
+    assert folder._EXTENSIONS == EXTENSIONS

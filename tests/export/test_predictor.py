@@ -1,0 +1,275 @@
+"""A bundle answers in the runtime that is asked for, in every kind of answer that it can have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+import distillkit_export
+from distillkit.contracts import ModelSpec, PluginSpec, Signal
+from distillkit.errors import BundleError, DataError, UnavailableError, UnknownPluginError
+from distillkit.exporting import ExportRequest
+from distillkit.serving import Availability
+from distillkit_export import load
+from distillkit_export.bundle import ArtifactCard, describe, write_manifest
+from distillkit_export.predict_script import predict_script, write_predict_script
+from distillkit_export.predictor import softmax
+
+PHOTOGRAPH = Image.fromarray(load_sample_images().images[0]).crop((0, 0, 300, 200))
+SPEC = ModelSpec(
+    name="means",
+    architecture="hand-made",
+    kind="other",
+    classes=3,
+    class_names=("red", "green", "blue"),
+    image_size=(4, 6),
+    widths=(3,),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.25, 0.2),
+    signals=frozenset({Signal.LOGITS}),
+)
+KINDS = {
+    "logits": (SPEC, ExportRequest()),
+    "probabilities": (SPEC, ExportRequest(softmax=True)),
+    "embedding": (replace(SPEC, signals=frozenset(), class_names=None), ExportRequest()),
+    "uint8": (SPEC, ExportRequest(uint8=True)),
+    "nameless": (replace(SPEC, class_names=None), ExportRequest()),
+}
+
+
+def graph(facts):
+    """A file whose answer is the mean of each channel, times ten."""
+    taken, given = facts.input, facts.output
+    kind = TensorProto.UINT8 if taken.dtype == "uint8" else TensorProto.FLOAT
+    axes = [1, 2] if taken.layout == "NHWC" else [2, 3]
+    nodes = [
+        helper.make_node("Cast", [taken.name], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["cast", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "ten"], ["scaled" if given.kind == "probabilities" else given.name]),
+    ]
+    if given.kind == "probabilities":
+        nodes.append(helper.make_node("Softmax", ["scaled"], [given.name]))
+    constants = [
+        numpy_helper.from_array(np.array(axes), "axes"),
+        numpy_helper.from_array(np.float32(0.01 if taken.dtype == "uint8" else 10), "ten"),
+    ]
+    ends = (
+        [helper.make_tensor_value_info(taken.name, kind, taken.shape)],
+        [helper.make_tensor_value_info(given.name, TensorProto.FLOAT, given.shape)],
+    )
+    opset = helper.make_opsetid("", 20)
+    return helper.make_model(helper.make_graph(nodes, "g", *ends, constants), opset_imports=[opset], ir_version=10)
+
+
+@pytest.fixture
+def handmade(tmp_path):
+    """`handmade("uint8")` is the folder of a bundle of that kind."""
+
+    def make(kind, gate="passed"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        facts = describe(*KINDS[kind])
+        onnx.save(graph(facts), folder / "model.onnx")
+        write_predict_script(folder, facts)
+        card = ArtifactCard(format="onnx", file="model.onnx", precision="fp32", gate=gate, made_with={})
+        write_manifest(folder, facts, 20, [card])
+        return folder
+
+    return make
+
+
+def means(picture):
+    """The ten-fold mean of each channel of the centre, by hand: 200 x 300 pixels to 4 x 6 ÷ 0.875, floors."""
+    small = picture.resize((round(300 / (200 / 4)), 4), Image.Resampling.BICUBIC)
+    assert small.size == (6, 4)
+    pixels = np.asarray(small).reshape(-1, 3) / 255
+    return 10 * ((pixels - SPEC.mean) / SPEC.std).mean(axis=0)
+
+
+def test_logits_become_probabilities(handmade):
+    (answer,) = load(handmade("logits"))([PHOTOGRAPH])
+    scores = means(PHOTOGRAPH)
+    expected = np.exp(scores) / np.exp(scores).sum()
+    np.testing.assert_allclose(answer.scores, expected, rtol=1e-5)
+    best = np.argsort(-expected)
+    assert answer.image == "0"
+    assert [name for name, _ in answer.top(2)] == [SPEC.class_names[index] for index in best[:2]]
+    assert [share for _, share in answer.top()] == pytest.approx(sorted(expected, reverse=True), rel=1e-5)
+
+
+def test_probabilities_stay_as_they_are(handmade):
+    folders = handmade("logits"), handmade("probabilities")
+    logits, shares = (load(folder)([PHOTOGRAPH])[0].scores for folder in folders)
+    np.testing.assert_allclose(logits, shares, rtol=1e-5)
+
+
+def test_embeddings_stay_as_they_are(handmade):
+    predictor = load(handmade("embedding"))
+    assert predictor.embeds
+    np.testing.assert_allclose(predictor([PHOTOGRAPH])[0].scores, means(PHOTOGRAPH), rtol=1e-4)
+
+
+def test_a_file_that_normalises_gets_pixels(handmade):
+    (answer,) = load(handmade("uint8"))([PHOTOGRAPH])
+    pixels = np.asarray(PHOTOGRAPH.resize((6, 4), Image.Resampling.BICUBIC)).reshape(-1, 3)
+    np.testing.assert_allclose(answer.scores, softmax(0.01 * pixels.mean(axis=0, dtype=np.float32)[None])[0], rtol=1e-5)
+
+
+def test_classes_without_names_have_numbers(handmade):
+    (answer,) = load(handmade("nameless"))([PHOTOGRAPH])
+    assert sorted(name for name, _ in answer.top()) == ["class 0", "class 1", "class 2"]
+
+
+def test_files_images_and_arrays_are_one_image(handmade, tmp_path):
+    PHOTOGRAPH.save(tmp_path / "p.png")
+    given = [
+        tmp_path / "p.png",
+        str(tmp_path / "p.png"),
+        PHOTOGRAPH,
+        np.asarray(PHOTOGRAPH),
+        PHOTOGRAPH.convert("RGBA"),
+    ]
+    answers = load(handmade("logits"))(given, batch=2)
+    assert [answer.image for answer in answers] == [str(tmp_path / "p.png")] * 2 + ["2", "3", "4"]
+    for answer in answers:
+        np.testing.assert_array_equal(answer.scores, answers[0].scores)
+
+
+def test_what_is_no_image_is_refused_or_handed_over(handmade):
+    predictor = load(handmade("logits"))
+    sentence = "an array of shape [3, 9, 9] and type float32 is no image; give pixels [H, W, 3] or [H, W] of type uint8"
+    bad = np.zeros((3, 9, 9), np.float32)
+    with pytest.raises(DataError) as refused:
+        predictor([bad])
+    assert str(refused.value) == sentence
+    kept = []
+    answers = list(predictor.stream([PHOTOGRAPH, bad, PHOTOGRAPH], 2, kept.append))
+    assert [answer.image for answer in answers] == ["0", "2"]
+    assert [str(error) for error in kept] == [sentence]
+
+
+def test_nothing_is_answered_for_nothing(handmade):
+    assert load(handmade("logits"))([]) == []
+
+
+def test_the_softmax_of_large_scores_is_finite():
+    np.testing.assert_allclose(softmax(np.array([[1e4, 1e4], [-1e4, 1e4]], np.float32)), [[0.5, 0.5], [0, 1]])
+
+
+class Stranger:
+    """A runtime for files that nobody writes."""
+
+    formats = ("npz",)
+
+    def availability(self):
+        return Availability(works=False, detail="no reader is installed", remedy="pip install reader")
+
+    def settings(self):
+        return ({},)
+
+
+class Absent(Stranger):
+    formats = ("onnx",)
+
+
+class Some:
+    """Plugins with these runtimes alone."""
+
+    def __init__(self, **runtimes):
+        self.runtimes = runtimes
+
+    def listing(self, role):
+        class Owned:
+            def __init__(self, name):
+                self.spec = PluginSpec(name, "a runtime", "x:y")
+
+        return tuple(map(Owned, self.runtimes)) if role == "runtime" else ()
+
+    def factory(self, role, name):
+        return self.runtimes[name]
+
+
+def refusal(error, folder, **chosen):
+    with pytest.raises(error) as refused:
+        load(folder, **chosen)
+    return str(refused.value).replace(str(folder), "b")
+
+
+def test_runtimes_that_cannot_serve_say_why(handmade):
+    folder = handmade("logits")
+    assert refusal(UnknownPluginError, folder, runtime="onnxruntime-cpus").startswith(
+        "unknown runtime 'onnxruntime-cpus'; did you mean 'onnxruntime-cpu'?"
+    )
+    some = Some(stranger=Stranger, absent=Absent)
+    assert refusal(UnavailableError, folder, runtime="stranger", plugins=some) == (
+        "runtime 'stranger' loads npz, and bundle 'b' has no such file in fp32; it has onnx fp32"
+    )
+    assert refusal(UnavailableError, folder, runtime="absent", plugins=some) == (
+        "runtime 'absent' does not work here: no reader is installed; pip install reader"
+    )
+    assert refusal(UnavailableError, folder, plugins=some) == (
+        "no runtime of this machine can execute bundle 'b' in fp32: absent: no reader is installed (pip install reader)"
+    )
+    assert refusal(UnavailableError, folder, plugins=Some(stranger=Stranger)) == (
+        "no runtime of this machine can execute bundle 'b' in fp32: none loads onnx"
+    )
+    assert refusal(BundleError, folder, precision="int8") == "bundle 'b' has no onnx file in int8; it has onnx fp32"
+
+
+def test_the_library_has_one_door():
+    assert distillkit_export.load is load
+    with pytest.raises(AttributeError, match=r"^module 'distillkit_export' has no attribute 'loads'$"):
+        distillkit_export.loads  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_script_answers_as_the_library_does(handmade, tmp_path, kind):
+    folder = handmade(kind)
+    PHOTOGRAPH.save(tmp_path / "p.png")
+    done = subprocess.run(
+        [sys.executable, folder / "predict.py", "p.png"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    (answer,) = load(folder)([tmp_path / "p.png"])
+    if kind == "embedding":
+        said = json.loads(done.stdout)
+        assert said["image"] == "p.png"
+        np.testing.assert_allclose(said["embedding"], answer.scores, rtol=1e-6)
+    else:
+        assert done.stdout.splitlines() == ["p.png", *(f"  {share:6.1%}  {name}" for name, share in answer.top())]
+
+
+def test_the_script_is_listed_and_read_as_all_files_are(handmade):
+    folder = handmade("logits")
+    script = folder / "predict.py"
+    script.write_text(script.read_text() + "import os\n")
+    assert refusal(BundleError, folder).startswith("predict.py has ")
+
+
+def test_there_is_no_script_for_channels_that_no_image_has():
+    spec = replace(SPEC, mean=(0.5,) * 4, std=(0.5,) * 4)
+    assert predict_script(describe(spec, ExportRequest())) is None
+
+
+def test_the_script_is_short_and_says_what_it_needs(handmade):
+    text = (handmade("logits") / "predict.py").read_text()
+    assert len(text.splitlines()) < 50
+    assert max(map(len, text.splitlines())) <= 120
+    assert "Needs numpy, pillow and onnxruntime" in text
+
+
+def test_a_bundle_that_was_altered_is_not_loaded(exported, tmp_path):
+    folder = shutil.copytree(exported["plain"].directory, tmp_path / "b")
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert refusal(BundleError, folder).startswith("model.onnx has ")

@@ -1,0 +1,143 @@
+"""Images are prepared without torch exactly as the run's own evaluation prepares them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from distillkit.contracts import ModelSpec, Signal
+from distillkit.data.transforms import evaluation_transform
+from distillkit.errors import DataError, UnavailableError
+from distillkit.exporting import ExportRequest
+from distillkit.recipe import Augment
+from distillkit_export.bundle import describe
+from distillkit_export.preprocess import prepare, read_image
+
+PHOTOGRAPHS = [Image.fromarray(photograph) for photograph in load_sample_images().images]
+SPEC = ModelSpec(
+    name="student",
+    architecture="vit",
+    kind="vit",
+    classes=7,
+    class_names=None,
+    image_size=(32, 32),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    signals=frozenset({Signal.LOGITS}),
+)
+GREY = {"mean": (0.31,), "std": (0.27,)}
+
+
+def card(spec, **request):
+    return describe(spec, ExportRequest(**request)).input
+
+
+def evaluated(image, spec):
+    """What the training side feeds its evaluation."""
+    return evaluation_transform(Augment(interpolation=spec.interpolation, eval_crop=spec.crop), spec)(image).numpy()
+
+
+sides = st.integers(1, 400)
+sizes = st.one_of(st.integers(1, 64).map(lambda side: (side, side)), st.tuples(st.integers(1, 64), st.integers(1, 64)))
+
+
+@given(
+    st.sampled_from(PHOTOGRAPHS),
+    st.tuples(sides, sides),
+    sizes,
+    st.one_of(st.just(1.0), st.just(0.875), st.floats(0.3, 1.0)),
+    st.sampled_from(["bicubic", "bilinear", "nearest"]),
+    st.booleans(),
+)
+def test_every_photograph_is_prepared_bit_for_bit_as_in_evaluation(picture, cut, size, crop, interpolation, grey):
+    picture = picture.crop((100, 10, 100 + cut[0], 10 + cut[1]))
+    spec = replace(SPEC, image_size=size, crop=crop, interpolation=interpolation, **(GREY if grey else {}))
+    picture = picture.convert("L") if grey else picture
+    found = prepare(picture, card(spec))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, evaluated(picture, spec))
+
+
+@given(st.tuples(sides, sides), sizes, st.floats(0.3, 1.0))
+def test_pixels_for_a_file_that_normalises_are_those_that_it_would_divide(cut, size, crop):
+    picture = PHOTOGRAPHS[0].crop((50, 50, 50 + cut[0], 50 + cut[1]))
+    spec = replace(SPEC, image_size=size, crop=crop, mean=(0.0,) * 3, std=(1.0,) * 3)
+    pixels = prepare(picture, card(spec, uint8=True))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (*size, 3))
+    np.testing.assert_array_equal(pixels.transpose(2, 0, 1) / np.float32(255), evaluated(picture, spec))
+
+
+def saved(folder, name, image, **options):
+    image.save(folder / name, **options)
+    return folder / name
+
+
+def rotated_by_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    return exif
+
+
+@pytest.mark.parametrize(
+    "kind", ["jpeg", "palette", "alpha", "palette with alpha", "grey", "exif", "sixteen bit", "animated"]
+)
+def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind):
+    from distillkit_plugins.datasets.folder import Folder
+
+    picture = PHOTOGRAPHS[1].crop((200, 100, 290, 160))
+    transparent = picture.copy()
+    transparent.putalpha(Image.linear_gradient("L").resize(picture.size))
+    paths = {
+        "jpeg": lambda: saved(tmp_path, "a.jpg", picture),
+        "palette": lambda: saved(tmp_path, "a.png", picture.quantize(40)),
+        "alpha": lambda: saved(tmp_path, "a.png", transparent),
+        "palette with alpha": lambda: saved(tmp_path, "a.png", transparent.quantize(40)),
+        "grey": lambda: saved(tmp_path, "a.png", picture.convert("L")),
+        "exif": lambda: saved(tmp_path, "a.jpg", picture, exif=rotated_by_exif()),
+        "sixteen bit": lambda: saved(
+            tmp_path, "a.png", Image.fromarray(np.arange(5400, dtype=np.uint16).reshape(60, 90) * 12)
+        ),
+        "animated": lambda: saved(tmp_path, "a.webp", picture, save_all=True, append_images=[picture.rotate(90)]),
+    }
+    path = paths[kind]()
+    spec = replace(SPEC, image_size=(24, 40), crop=0.9)
+    found = prepare(read_image(path, "RGB"), card(spec))
+    np.testing.assert_array_equal(found, evaluated(Folder(tmp_path).image(0), spec))
+
+
+def test_images_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(DataError) as refused:
+        read_image(tmp_path / "no.png", "RGB")
+    assert str(refused.value) == f"image '{tmp_path}/no.png' does not exist"
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(DataError) as refused:
+        read_image(tmp_path / "text.png", "RGB")
+    assert str(refused.value) == (
+        f"image '{tmp_path}/text.png' cannot be read: cannot identify image file '{tmp_path}/text.png'"
+    )
+    torn = saved(tmp_path, "torn.png", PHOTOGRAPHS[0].crop((0, 0, 90, 90)))
+    torn.write_bytes(torn.read_bytes()[:900])
+    with pytest.raises(DataError, match=r"^image '.*torn.png' cannot be read: [^\n]*$"):
+        read_image(torn, "RGB")
+
+
+def test_a_strip_that_would_fill_the_memory_is_refused():
+    with pytest.raises(DataError) as refused:
+        prepare(Image.new("RGB", (1, 60_000)), card(replace(SPEC, image_size=(224, 224), crop=0.875)))
+    assert str(refused.value) == "an image of 1 x 60000 pixels is too long to be cut to a model's size"
+
+
+def test_channels_that_no_image_has_are_refused():
+    spec = replace(SPEC, mean=(0.5,) * 4, std=(0.5,) * 4)
+    with pytest.raises(UnavailableError) as refused:
+        prepare(PHOTOGRAPHS[0], card(spec))
+    assert str(refused.value) == (
+        "the bundle takes 4 channels and no image file says what they are; "
+        "prepare the numbers yourself and give them to the runtime"
+    )

@@ -1,0 +1,201 @@
+"""A machine with `pip install distillkit[runtime]` and a bundle: no torch, no timm, no onnx, really not there.
+
+Its packages are what the metadata of distillkit ask for, and what those ask for in turn; nothing else is on the path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import distribution
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+LACKING = ("torch", "timm", "onnx", "torchvision", "sklearn", "matplotlib", "onnxscript", "openvino")
+
+
+def closure(requirement, found):
+    """The distributions that pip would install for a requirement."""
+    wanted = Requirement(requirement)
+    if (wanted.name, *wanted.extras) in found:
+        return found
+    here = distribution(wanted.name)
+    found[wanted.name, *wanted.extras] = here
+    for text in here.requires or ():
+        needed = Requirement(text)
+        if any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
+            closure(f"{needed.name}[{','.join(needed.extras)}]", found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """A folder with the packages of `distillkit[runtime]` alone, linked from this environment."""
+    folder = tmp_path_factory.mktemp("site")
+    for installed in {id(found): found for found in closure("distillkit[runtime]", {}).values()}.values():
+        for top in {file.parts[0] for file in installed.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (folder / top).exists() and not top.endswith(".pth"):
+                (folder / top).symlink_to(installed.locate_file(top))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def on_target(site, tmp_path_factory, request):
+    """`on_target("predict", ...)` runs distillkit there; `on_target.python("-c", ...)` an interpreter."""
+    roots = [request.config.rootpath / entry for entry in request.config.getini("pythonpath")]
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def python(*arguments, paths=(site, *roots)):
+        return subprocess.run(
+            [sys.executable, "-S", *map(str, arguments)],
+            env={"PYTHONPATH": os.pathsep.join(map(str, paths)), "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=elsewhere,  # or the working tree would be on the path
+        )
+
+    def run(*arguments):
+        return python("-m", "distillkit_cli.main", *arguments)
+
+    run.python = python
+    return run
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Six pieces of two photographs, of different sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, photograph in enumerate(load_sample_images().images):
+        for side in (60, 90, 200):
+            Image.fromarray(photograph).crop((side, 20, 3 * side, 20 + side)).save(folder / f"{number}-{side:03}.png")
+    return folder
+
+
+@pytest.fixture
+def torch_says(distilled, plain):
+    """The probabilities that torch gives, by the training side's own transform."""
+    from distillkit.data.transforms import evaluation_transform
+    from distillkit.exporting import ExportRequest
+    from distillkit.recipe import Augment
+    from distillkit_export.torch_graph import torch_scorer
+
+    def ask(model, folder, request):
+        spec = model.spec
+        transform = evaluation_transform(Augment(interpolation=spec.interpolation, eval_crop=spec.crop), spec)
+        images = np.stack([transform(Image.open(path).convert("RGB")).numpy() for path in sorted(folder.iterdir())])
+        scores = torch_scorer(model, request)(images).astype(np.float64)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
+
+    return {
+        "fused": lambda folder: ask(distilled, folder, ExportRequest()),
+        "plain": lambda folder: ask(plain, folder, ExportRequest()),
+    }
+
+
+def test_the_target_lacks_what_training_and_export_need(on_target):
+    code = f"from importlib.util import find_spec; print([name for name in {LACKING!r} if find_spec(name)])"
+    assert on_target.python("-c", code).stdout == "[]\n"
+    code = "import numpy, PIL, onnxruntime, distillkit, distillkit_export; print('here')"
+    assert on_target.python("-c", code).stdout == "here\n"
+
+
+@pytest.mark.parametrize(
+    "verb", [["--help"], ["--version"], ["plugins"], ["plugins", "--json"], ["recipes"]], ids=" ".join
+)
+def test_help_and_listings_work_there(on_target, verb):
+    done = on_target(*verb)
+    assert (done.returncode, bool(done.stdout), "Traceback" in done.stderr) == (0, True, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["run"], "torch"),
+        (["plan"], "torch"),
+        (["evaluate", "a"], "torch"),
+        (["attention", "a", "b.png"], "torch"),
+        (["export", "timm:resnet18"], "torch"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value,
+)
+def test_verbs_that_need_torch_name_its_extra(on_target, arguments, missing):
+    done = on_target(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f'error: distillkit {arguments[0]} needs {missing}, which is not installed; pip install "distillkit[train]"\n'
+    )
+
+
+@pytest.mark.parametrize("kind", ["fused", "plain"])
+def test_predict_answers_there_as_torch_does_here(on_target, exported, pictures, torch_says, kind):
+    done = on_target("predict", exported[kind].directory, pictures, "--top", "7", "--json", "--batch", "4")
+    assert (done.returncode, done.stderr) == (0, "")
+    answered = json.loads(done.stdout)
+    names = exported[kind].bundle.class_names
+    found = [
+        [{entry["class"]: entry["probability"] for entry in row["top"]}[name] for name in names]
+        for row in answered["images"]
+    ]
+    np.testing.assert_allclose(found, torch_says[kind](pictures), atol=1e-5)
+    assert [row["image"] for row in answered["images"]] == [str(path) for path in sorted(pictures.iterdir())]
+    assert (answered["file"], answered["runtime"], answered["failed"]) == ("model.onnx", "onnxruntime-cpu", [])
+
+
+def test_torch_is_never_asked_for(on_target, exported, pictures):
+    """Not even in vain: an import that fails and is caught would be seen here."""
+    code = f"""
+import builtins, sys
+asked, real = set(), builtins.__import__
+def watch(name, *rest, **more):
+    asked.add(name.partition(".")[0])
+    return real(name, *rest, **more)
+builtins.__import__ = watch
+from distillkit_cli.main import command_line
+code = command_line(["--quiet", "predict", {str(exported["plain"].directory)!r}, {str(pictures)!r}])
+print(code, sorted(asked & set({LACKING!r})))
+"""
+    done = on_target.python("-c", code)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+@pytest.fixture
+def alone(site, tmp_path):
+    """The packages that predict.py needs: numpy, Pillow and ONNX Runtime."""
+    for package in ("numpy", "PIL", "onnxruntime"):
+        (tmp_path / package).symlink_to(os.path.realpath(site / package))
+    for library in ("numpy.libs", "pillow.libs"):
+        if (site / library).exists():
+            (tmp_path / library).symlink_to(os.path.realpath(site / library))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["fused", "plain"])
+def test_the_script_in_the_bundle_answers_as_torch_with_three_packages(
+    on_target, exported, pictures, torch_says, alone, kind
+):
+    from distillkit_export.predict_script import write_predict_script
+
+    directory = exported[kind].directory
+    script = write_predict_script(alone, exported[kind].bundle)
+    for name in ("model.onnx", "bundle.json"):
+        (alone / name).symlink_to(directory / name)
+    lacking = (*LACKING, "distillkit", "pydantic")
+    code = f"from importlib.util import find_spec; print([name for name in {lacking!r} if find_spec(name)])"
+    assert on_target.python("-c", code, paths=[alone]).stdout == "[]\n"
+    files = sorted(pictures.iterdir())
+    done = on_target.python(script, *files, paths=[alone])
+    assert done.stderr == ""
+    names = exported[kind].bundle.class_names
+    expected = []
+    for file, shares in zip(files, torch_says[kind](pictures), strict=True):
+        best = np.argsort(-shares)[:5]
+        expected += [str(file), *(f"  {shares[index]:6.1%}  {names[index]}" for index in best)]
+    assert done.stdout.splitlines() == expected
