@@ -77,4 +77,4 @@ def measure(timed: Timed, seconds: float, least_queries: int, expected_ms: float
 
 
 def _close(one: float, other: float) -> bool:
-    return math.isfinite(one) and abs(one - other) <= STEADY * other
+    return math.isfinite(other) and abs(one - other) <= STEADY * other

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from distillkit.files import write_json
 from distillkit_export.bundle import PROFILE
-from distillkit_export.profiling.campaign import Campaign, Plan, Watch
+from distillkit_export.profiling.campaign import Campaign, Plan, Unwatched, Watch
 from distillkit_export.profiling.cards import Card, ChoiceCard, ProfileCard, RatioCard, RowCard
 from distillkit_export.profiling.configurations import MEMORY, Configuration
 from distillkit_export.profiling.latency import compare
@@ -59,7 +59,7 @@ def search(
         least_queries=LEAST_QUERIES,
     )
     winners = {}
-    with Campaign(field, short, watch=watch, start=start) as campaign:
+    with Campaign(field, short, watch=_Trying(watch or Unwatched()), start=start) as campaign:
         for batch in plan.batches or (1,):
             winner = _fastest(campaign, batch, short)
             if winner is not None:
@@ -127,6 +127,19 @@ def best_setting(bundle: Path, batch: int) -> ChoiceCard | None:
     sizes = sorted((int(size) for size in best.batches if size.isdecimal()), reverse=True)
     fitting = next((size for size in sizes if size <= batch), None)
     return None if fitting is None else best.batches[str(fitting)]
+
+
+@dataclass(frozen=True)
+class _Trying:
+    """Says that what is measured is not yet for the table."""
+
+    watch: Watch
+
+    def begin(self, what: str) -> None:
+        self.watch.begin(f"trying settings, {what}")
+
+    def done(self, steps: int, of: int) -> None:
+        self.watch.done(steps, of)
 
 
 def _fastest(campaign: Campaign, batch: int, short: Plan) -> str | None:
