@@ -49,11 +49,17 @@ gpu: $(READY)
 		echo "make gpu: this machine has no CUDA device that torch can use; nothing was run"; \
 	fi
 
+# TensorRT's bindings stand beside the environment, not in it: without TensorRT itself they cannot be imported.
 # A new entry point, dependency or pin changes one of these files, and the next verb installs it.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard tests/export/tensorrt/bindings-*.txt)
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 		'distillkit needs Python 3.11 or newer; $(PYTHON) is ' + sys.version.split()[0] + '; try make PYTHON=python3.12')"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,dev]'
+	@for major in 10 11; do \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+			--target $(VENV)/tensorrt-$$major -r tests/export/tensorrt/bindings-$$major.txt || \
+			echo "no bindings of TensorRT $$major for this system; the tests that read them will be skipped"; \
+	done
 	@touch $@

@@ -68,6 +68,9 @@ Scorer: TypeAlias = "Callable[[NDArray[Any]], NDArray[np.float32]]"
 """Images as the file takes them, [B, C, H, W] normalised or [B, H, W, C] uint8, to scores [B, K], or to the embedding
 [B, D] of a model without a class head."""
 
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Hears what goes on, how many of its steps are done, and how many there are."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -124,6 +127,8 @@ class ExportSource:
     there already, by precision: all formats but ONNX may rely on the ones that were asked for. `card` describes the
     model, name by name, as JSON text; it goes into a file where the format has room. `images` are real ones, as the
     file takes them, for precisions that need to know the ranges of activations; `images_from` says where they are from.
+    An exporter that takes long calls `progress` with what it is doing, the steps of that which are done, and all of
+    them.
     """
 
     request: ExportRequest
@@ -132,6 +137,7 @@ class ExportSource:
     card: Mapping[str, str] = field(default_factory=dict)
     images: NDArray[Any] | None = None
     images_from: str = ""
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ def distillkit_exporters() -> Sequence[PluginSpec]:
             summary="one ONNX file with dynamic batch, checked in ONNX Runtime",
             factory="distillkit_export.onnx_exporter:OnnxExporter",
         ),
+        PluginSpec(
+            name="tensorrt",
+            summary="a TensorRT engine for the GPU of this machine, from the ONNX file of the same precision",
+            factory="distillkit_export.tensorrt.exporter:TensorRtExporter",
+        ),
     )
 
 
@@ -53,5 +58,10 @@ def distillkit_runtimes() -> Sequence[PluginSpec]:
             name="onnxruntime-tensorrt",
             summary="TensorRT inside ONNX Runtime",
             factory="distillkit_export.runtimes.onnxruntime_gpu:OnnxRuntimeTensorrt",
+        ),
+        PluginSpec(
+            name="tensorrt",
+            summary="TensorRT engines that this machine built, on its GPU",
+            factory="distillkit_export.tensorrt.runtime:TensorRt",
         ),
     )

@@ -1,0 +1,53 @@
+"""Build engines in an interpreter of their own. `python -m` this module is the other half of `engine_from`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distillkit.errors import UnavailableError
+from distillkit.exporting import Progress
+from distillkit.files import write_text
+from distillkit_export.child import ChildError, Event, Say, result_of, serve
+from distillkit_export.places import private, user_cache
+from distillkit_export.tensorrt.options import TensorRtOptions
+
+
+def engine_from(
+    onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, progress: Progress | None
+) -> dict[str, Any]:
+    """Build the engine of `onnx` into `plan`, as `building.build` does, in a process of its own.
+
+    Raises: UnavailableError where TensorRT cannot, crashes, or takes longer than it may; its log is then kept.
+    """
+
+    def heard(event: Event) -> None:
+        if progress is not None:
+            progress(str(event["phase"]), int(event["done"]), int(event["steps"]))
+
+    request = {"onnx": str(onnx), "plan": str(plan), "cache": str(cache), "options": options.model_dump(mode="json")}
+    try:
+        return result_of(
+            "distillkit_export.tensorrt.build_engine", request, timeout_s=options.timeout_s, on_event=heard
+        )
+    except ChildError as death:
+        log = private(user_cache() / "tensorrt") / "build.log"
+        write_text(log, death.log)
+        raise UnavailableError(f"the build of the TensorRT engine of {onnx.name} {death}; its log is {log}") from death
+
+
+def work(request: dict[str, Any], say: Say) -> dict[str, Any]:
+    """In the other process: look again whether all is there, and build."""
+    from distillkit_export.tensorrt.building import build
+    from distillkit_export.tensorrt.preflight import Missing, probe
+
+    # Again here: nothing of TensorRT is made before a device was counted in the process that makes it.
+    found = probe()
+    if isinstance(found, Missing):
+        raise UnavailableError(f"{found.reason}; {found.remedy}")
+    options = TensorRtOptions.model_validate(request["options"])
+    return build(Path(request["onnx"]), Path(request["plan"]), options, Path(request["cache"]), say)
+
+
+if __name__ == "__main__":
+    serve(work)

@@ -1,0 +1,195 @@
+"""Build an engine from an ONNX file, through the part of TensorRT's Python API that its versions 10 and 11 share.
+
+Networks are always strongly typed: the precision stands in the graph, and TensorRT may not change it. So no builder
+flag of a precision, no calibrator and no per-layer precision is used; TensorRT 11 has none of them any more.
+This module imports TensorRT; only `build_engine`, which runs in an interpreter of its own, imports this one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tensorrt as trt
+
+from distillkit.errors import UnavailableError
+from distillkit_export.child import Say
+from distillkit_export.tensorrt.layers import type_named, types_of
+from distillkit_export.tensorrt.options import BatchProfile, TensorRtOptions
+from distillkit_export.tensorrt.timing_cache import read_cache, write_cache
+
+Made = TypeVar("Made")
+
+
+class Logger(trt.ILogger):
+    """Write what TensorRT says to the log of the build, and remember its errors.
+
+    It has to live longer than every object that was made with it.
+    """
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.errors: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+            self.errors.append(msg)
+        if severity != trt.ILogger.Severity.VERBOSE:
+            print(f"[{severity.name}] {msg}", file=sys.stderr, flush=True)  # noqa: T201 - the log
+
+    def last_error(self) -> str:
+        return " ".join(self.errors[-1].split()) if self.errors else "it does not say why"
+
+
+class Monitor(trt.IProgressMonitor):
+    """Tell the parent process how far the build is."""
+
+    def __init__(self, say: Say) -> None:
+        trt.IProgressMonitor.__init__(self)
+        self._say = say
+        self._steps: dict[str, int] = {}
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        self._steps[phase_name] = num_steps
+        self._say({"phase": phase_name, "within": parent_phase, "done": 0, "steps": num_steps})
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        self._say({"phase": phase_name, "done": step + 1, "steps": self._steps.get(phase_name, 0)})
+        return True
+
+    def phase_finish(self, phase_name: str) -> None:
+        steps = self._steps.pop(phase_name, 0)
+        self._say({"phase": phase_name, "done": steps, "steps": steps})
+
+
+def build(onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, say: Say) -> dict[str, Any]:
+    """Write the engine of `onnx` to `plan`; returns what the engine says of itself.
+
+    Raises: UnavailableError with TensorRT's own words.
+    """
+    started = time.perf_counter()
+    logger = Logger()
+    builder = trt.Builder(logger)
+    network = _made(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), "network")
+    _parse(network, onnx, logger)
+    config = _made(builder.create_builder_config(), "configuration")
+    _configure(config, options)
+    config.add_optimization_profile(_profile(builder, network, options.batch))
+    config.progress_monitor = Monitor(say)
+    cached = _load_cache(config, cache)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise UnavailableError(f"TensorRT {trt.__version__} cannot build {onnx.name}: {logger.last_error()}")
+    plan.write_bytes(bytes(engine))
+    write_cache(cache, bytes(_made(_made(config.get_timing_cache(), "timing cache").serialize(), "timing cache")))
+    seconds = time.perf_counter() - started
+    return {
+        "timing_cache": cached,
+        "build_s": seconds,
+        "network": _network_types(network),
+        **_inspect(bytes(engine), logger),
+    }
+
+
+def _parse(network: trt.INetworkDefinition, onnx: Path, logger: Logger) -> None:
+    parser = trt.OnnxParser(network, logger)
+    # The path tells the parser where weights that lie beside the file are.
+    if not parser.parse(onnx.read_bytes(), str(onnx)):
+        errors = [_made(parser.get_error(index), "error").desc() for index in range(parser.num_errors)]
+        reason = "; ".join(" ".join(error.split()) for error in errors) or logger.last_error()
+        raise UnavailableError(f"TensorRT {trt.__version__} cannot read {onnx.name}: {reason}")
+
+
+def _configure(config: trt.IBuilderConfig, options: TensorRtOptions) -> None:
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    config.builder_optimization_level = options.optimization_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be asked for its types
+    if not options.tf32:  # on by default, and ten bits of mantissa are no float32
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        # With it the engine would hold code of the host, which we never allow to be loaded.
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+
+
+def _profile(builder: trt.Builder, network: trt.INetworkDefinition, batch: BatchProfile) -> trt.IOptimizationProfile:
+    profile = _made(builder.create_optimization_profile(), "profile")
+    for index in range(network.num_inputs):
+        tensor = _made(network.get_input(index), "input")
+        _, *rest = shape = tuple(tensor.shape)
+        if shape[0] != -1 or -1 in rest:
+            shown = " x ".join("?" if size == -1 else str(size) for size in shape)
+            raise UnavailableError(
+                f"input '{tensor.name}' is {shown}, and an engine takes any batch of images of one size; export the "
+                "ONNX file with a dynamic batch and a fixed image size"
+            )
+        profile.set_shape(
+            tensor.name, min=(batch.smallest, *rest), opt=(batch.typical, *rest), max=(batch.largest, *rest)
+        )
+    return profile
+
+
+def _load_cache(config: trt.IBuilderConfig, file: Path) -> str:
+    """Give the builder what was learnt before; a cache of another machine is left out, and a new one begun."""
+    content = read_cache(file)
+    if content and config.set_timing_cache(
+        _made(config.create_timing_cache(content), "timing cache"), ignore_mismatch=False
+    ):
+        return "reused"
+    config.set_timing_cache(_made(config.create_timing_cache(b""), "timing cache"), ignore_mismatch=False)
+    return "of another machine" if content else "new"
+
+
+def _network_types(network: trt.INetworkDefinition) -> dict[str, int]:
+    """How many layers of the strongly typed network answer in which type."""
+    found: Counter[str] = Counter()
+    for index in range(network.num_layers):
+        layer = _made(network.get_layer(index), "layer")
+        outputs = [_made(layer.get_output(number), "output") for number in range(layer.num_outputs)]
+        found.update({kind for output in outputs if (kind := type_named(output.dtype.name))})
+    return dict(sorted(found.items()))
+
+
+def _inspect(plan: bytes, logger: Logger) -> dict[str, Any]:
+    """What the engine itself says: its tensors, and the layers that TensorRT made."""
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise UnavailableError(
+            f"TensorRT {trt.__version__} does not load the engine that it has just built: {logger.last_error()}"
+        )
+    report = inspector_report(engine)
+    return {"report": report, "layers": types_of(report), "tensors": tensors_of(engine)}
+
+
+def inspector_report(engine: trt.ICudaEngine) -> str:
+    """The engine's layers as JSON."""
+    inspector = _made(engine.create_engine_inspector(), "inspector")
+    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+
+
+def tensors_of(engine: trt.ICudaEngine) -> list[dict[str, Any]]:
+    """The inputs and outputs."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    return [
+        {
+            "name": name,
+            "mode": engine.get_tensor_mode(name).name.lower(),
+            "dtype": engine.get_tensor_dtype(name).name.lower(),
+            "shape": list(engine.get_tensor_shape(name)),
+        }
+        for name in names
+    ]
+
+
+def _made(thing: Made | None, what: str) -> Made:
+    """What TensorRT made; where it could not, the pointer is null."""
+    if thing is None:
+        raise UnavailableError(f"TensorRT {trt.__version__} made no {what}; its log says why")
+    return thing

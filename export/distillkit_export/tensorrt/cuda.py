@@ -1,0 +1,135 @@
+"""The few calls of CUDA's runtime that executing an engine takes, through NVIDIA's cuda-bindings, each one checked.
+
+An address, a stream, an event and a graph are whatever cuda-bindings hands out; distillkit only passes them on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distillkit.errors import UnavailableError
+
+
+class CudaError(UnavailableError):
+    """CUDA refused a call."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The device that is used: CUDA's first, so CUDA_VISIBLE_DEVICES chooses. `capability` is (8, 9), say."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+
+
+class Cuda:
+    """CUDA's runtime. Making one touches no device.
+
+    Raises: ImportError without cuda-bindings. Every method raises CudaError, with CUDA's own words.
+    """
+
+    def __init__(self) -> None:
+        from cuda.bindings import runtime
+
+        self._runtime = runtime
+
+    def devices(self) -> int:
+        """How many devices there are; safe on a machine without a driver."""
+        count: int = self._checked(self._runtime.cudaGetDeviceCount())
+        return count
+
+    def gpu(self) -> Gpu:
+        facts = self._checked(self._runtime.cudaGetDeviceProperties(0))
+        name = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
+        return Gpu(name.strip("\0"), (int(facts.major), int(facts.minor)), int(facts.totalGlobalMem))
+
+    def driver(self) -> str:
+        """The newest CUDA that the driver serves, "13.0", say."""
+        number: int = self._checked(self._runtime.cudaDriverGetVersion())
+        return f"{number // 1000}.{number % 1000 // 10}"
+
+    def stream(self) -> Any:
+        """A stream that does not wait for the default one."""
+        return self._checked(self._runtime.cudaStreamCreateWithFlags(self._runtime.cudaStreamNonBlocking))
+
+    def handle(self, stream: Any) -> int:
+        """A stream as TensorRT takes it."""
+        return int(stream)
+
+    def wait(self, stream: Any) -> None:
+        self._checked(self._runtime.cudaStreamSynchronize(stream))
+
+    def free_memory(self) -> int:
+        """How many bytes of the device nobody uses."""
+        return int(self._checked(self._runtime.cudaMemGetInfo()))
+
+    def allocate(self, size: int) -> int:
+        """Memory of the device, in bytes."""
+        return int(self._checked(self._runtime.cudaMalloc(size)))
+
+    def allocate_pinned(self, size: int) -> int:
+        """Memory of the host that the device reads and writes directly, in bytes."""
+        return int(self._checked(self._runtime.cudaMallocHost(size)))
+
+    def free(self, address: int) -> None:
+        self._checked(self._runtime.cudaFree(address))
+
+    def free_pinned(self, address: int) -> None:
+        self._checked(self._runtime.cudaFreeHost(address))
+
+    def to_device(self, device: int, host: int, size: int, stream: Any) -> None:
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._checked(self._runtime.cudaMemcpyAsync(device, host, size, kind, stream))
+
+    def to_host(self, host: int, device: int, size: int, stream: Any) -> None:
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._checked(self._runtime.cudaMemcpyAsync(host, device, size, kind, stream))
+
+    def event(self) -> Any:
+        return self._checked(self._runtime.cudaEventCreate())
+
+    def record(self, event: Any, stream: Any) -> None:
+        self._checked(self._runtime.cudaEventRecord(event, stream))
+
+    def wait_for(self, event: Any) -> None:
+        self._checked(self._runtime.cudaEventSynchronize(event))
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        """From one recorded event to another; waits for the second."""
+        self.wait_for(end)
+        return float(self._checked(self._runtime.cudaEventElapsedTime(start, end)))
+
+    def destroy_event(self, event: Any) -> None:
+        self._checked(self._runtime.cudaEventDestroy(event))
+
+    def destroy_stream(self, stream: Any) -> None:
+        self._checked(self._runtime.cudaStreamDestroy(stream))
+
+    def begin_capture(self, stream: Any) -> None:
+        """From here on the work of `stream` is noted down instead of done."""
+        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._checked(self._runtime.cudaStreamBeginCapture(stream, mode))
+
+    def end_capture(self, stream: Any) -> Any:
+        """What was noted down, ready to be launched."""
+        graph = self._checked(self._runtime.cudaStreamEndCapture(stream))
+        try:
+            return self._checked(self._runtime.cudaGraphInstantiate(graph, 0))
+        finally:
+            self._checked(self._runtime.cudaGraphDestroy(graph))
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        self._checked(self._runtime.cudaGraphLaunch(graph, stream))
+
+    def destroy_graph(self, graph: Any) -> None:
+        self._checked(self._runtime.cudaGraphExecDestroy(graph))
+
+    def _checked(self, answer: tuple[Any, ...]) -> Any:
+        """The value after the error code that every call answers with; None where there is none."""
+        error, *values = answer
+        if int(error) != 0:
+            _, text = self._runtime.cudaGetErrorString(error)
+            raise CudaError(f"CUDA says: {text.decode()} ({error.name})")
+        return values[0] if values else None

@@ -1,0 +1,135 @@
+"""What is written beside an engine: what it was made of, on which machine, for which batches, and how it is called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distillkit.errors import GateError, UnavailableError
+from distillkit.exporting import Precision
+from distillkit.files import write_text
+from distillkit_export.tensorrt.options import BatchProfile
+from distillkit_export.tensorrt.preflight import Platform
+
+FOLDER = "trt"
+AMPERE = (8, 0)
+
+
+class TensorCard(BaseModel):
+    """An input or output. -1 in `shape` is the batch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    mode: Literal["input", "output"]
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class EngineCard(BaseModel):
+    """The JSON file beside an engine.
+
+    `precision` is that of the ONNX file. `network` counts the layers of the strongly typed network that was read from
+    it, by the type of what they answer with; `layers` those that TensorRT made of them, as the engine itself says, and
+    is empty where the engine keeps that to itself. `timing_cache` says whether one was there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    file: str
+    sha256: str
+    bytes: int
+    onnx_file: str
+    onnx_sha256: str
+    precision: Precision
+    network: dict[str, int]
+    layers: dict[str, int]
+    gpu: str
+    compute_capability: str
+    tensorrt: str
+    cuda: str
+    batch: BatchProfile
+    workspace: int | None
+    hardware_compatible: bool
+    version_compatible: bool
+    optimization_level: int
+    tf32: bool
+    timing_cache: Literal["new", "reused", "of another machine"]
+    tensors: tuple[TensorCard, ...]
+    build_s: float
+
+    def save(self, engine: Path) -> None:
+        write_text(engine.with_suffix(".json"), self.model_dump_json(indent=2) + "\n")
+
+    def require_match(self, here: Platform) -> None:
+        """Refuse an engine of another machine.
+
+        Raises: UnavailableError that says what differs and what to do.
+        """
+        differing = [
+            f"{what} {there}, and here is {now}"
+            for what, there, now, fits in (
+                ("GPU", self.gpu, here.gpu, self.hardware_compatible or self.gpu == here.gpu),
+                (
+                    "compute capability",
+                    self.compute_capability,
+                    here.compute_capability,
+                    self._runs_on(here.compute_capability),
+                ),
+                ("TensorRT", self.tensorrt, here.tensorrt, self._loads_with(here.tensorrt)),
+            )
+            if not fits
+        ]
+        if differing:
+            raise UnavailableError(
+                f"engine {self.file} was built for {'; '.join(differing)}; build one for this machine: "
+                "distillkit export BUNDLE --trt"
+            )
+
+    def _runs_on(self, capability: str) -> bool:
+        if self.hardware_compatible:
+            return _numbers(capability) >= AMPERE
+        return capability == self.compute_capability
+
+    def _loads_with(self, version: str) -> bool:
+        there, here = _numbers(self.tensorrt), _numbers(version)
+        if self.version_compatible:
+            return there[0] == here[0] and here >= there
+        return there == here
+
+
+def engine_name(here: Platform, precision: Precision, batch: BatchProfile) -> str:
+    """Everything that an engine is bound to, in its name.
+
+    >>> engine_name(Platform("NVIDIA H200", "9.0", "11.4.0.106", "13.0"), "fp16", BatchProfile(1, 8, 64))
+    'h200-sm90-trt11.4.0.106-fp16-b1x8x64.plan'
+    """
+    return f"{machine_name(here)}-{precision}-b{'x'.join(map(str, batch))}.plan"
+
+
+def machine_name(here: Platform) -> str:
+    """GPU, compute capability and TensorRT, fit for a file name."""
+    gpu = re.sub(r"[^a-z0-9]+", "-", here.gpu.lower().removeprefix("nvidia ")).strip("-")
+    return f"{gpu}-sm{here.compute_capability.replace('.', '')}-trt{here.tensorrt}"
+
+
+def read_card(engine: Path) -> EngineCard:
+    """The card beside an engine.
+
+    Raises: GateError where there is none that fits the schema.
+    """
+    file = engine.with_suffix(".json")
+    try:
+        return EngineCard.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GateError(f"engine {engine.name} comes without {file.name}, which says what it was built for") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise GateError(f"{file.name} does not describe an engine: {str(error).splitlines()[0]}") from error
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))

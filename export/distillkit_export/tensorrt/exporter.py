@@ -1,0 +1,125 @@
+"""The exporter called `tensorrt`: an engine for this machine's GPU, from the ONNX file of the same precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillkit.errors import GateError, UnavailableError
+from distillkit.exporting import PRECISIONS, Artifact, ExportSource, Precision, Scorer
+from distillkit.files import write_text
+from distillkit.serving import Servable
+from distillkit_export.bundle import sha256
+from distillkit_export.tensorrt.build_engine import engine_from
+from distillkit_export.tensorrt.engine_card import FOLDER, EngineCard, engine_name, read_card
+from distillkit_export.tensorrt.layers import precision_of_layers
+from distillkit_export.tensorrt.options import TensorRtOptions
+from distillkit_export.tensorrt.preflight import Missing, find_platform, require_platform
+from distillkit_export.tensorrt.runtime import TensorRt
+from distillkit_export.tensorrt.timing_cache import timing_cache
+from distillkit_export.tensorrt.trust import trust
+
+FLAGS = {
+    "batch": "--batch",
+    "workspace": "--workspace",
+    "timing_cache": "--timing-cache",
+    "hardware_compatible": "--hardware-compatible",
+    "version_compatible": "--version-compatible",
+    "layers": "--layers",
+}
+"""The options that have a flag of their own; the others are set by `--set tensorrt.NAME=VALUE`."""
+
+
+class TensorRtExporter:
+    """Build an engine in a process of its own, and remember that this machine did."""
+
+    Options = TensorRtOptions
+    precisions: tuple[Precision, ...] = PRECISIONS
+
+    def __init__(self, options: TensorRtOptions) -> None:
+        self.options = options
+
+    @property
+    def runtime(self) -> str:
+        found = find_platform()
+        return "tensorrt" if isinstance(found, Missing) else str(found)
+
+    def flags(self) -> Sequence[str]:
+        """How the command line asks for this, with every option that is not the default."""
+        given = self.options.model_dump(mode="json", exclude_defaults=True)
+        asked = ["--trt"]
+        for option, value in given.items():
+            if option in FLAGS:
+                asked += [FLAGS[option]] if value is True else [FLAGS[option], str(value)]
+            else:
+                asked += ["--set", f"tensorrt.{option}={value}"]
+        return asked
+
+    def check(self) -> None:
+        """Refuse where TensorRT or a GPU is missing: UnavailableError, since the target machine may well have both."""
+        require_platform()
+
+    def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
+        """Write `trt/<machine>-<precision>-<batches>.plan`, its card, and the layers where they were asked for."""
+        here = require_platform()
+        onnx = source.onnx.get(precision)
+        if onnx is None:
+            raise UnavailableError(
+                f"an engine is built from the ONNX file in its precision, and there is none in {precision}; "
+                f"export the run again{'' if precision == 'fp32' else f' with --{precision}'}"
+            )
+        name = engine_name(here, precision, self.options.batch)
+        plan = directory / FOLDER / name
+        plan.parent.mkdir(exist_ok=True)
+        cache = self.options.timing_cache or timing_cache(here)
+        built = engine_from(onnx, plan, self.options, cache, source.progress)
+        report = built.pop("report")
+        if self.options.layers:
+            write_text(plan.with_suffix(".layers.json"), _indented(report))
+        card = EngineCard(
+            file=name,
+            sha256=trust(plan.read_bytes(), name),
+            bytes=plan.stat().st_size,
+            onnx_file=onnx.name,
+            onnx_sha256=sha256(onnx),
+            precision=precision,
+            gpu=here.gpu,
+            compute_capability=here.compute_capability,
+            tensorrt=here.tensorrt,
+            cuda=here.cuda,
+            batch=self.options.batch,
+            workspace=self.options.workspace,
+            hardware_compatible=self.options.hardware_compatible,
+            version_compatible=self.options.version_compatible,
+            optimization_level=self.options.optimization_level,
+            tf32=self.options.tf32,
+            **built,
+        )
+        card.save(plan)
+        made_with = card.model_dump(mode="json", exclude={"schema_version", "file", "sha256", "bytes", "precision"})
+        return Artifact("tensorrt", f"{FOLDER}/{name}", precision, made_with)
+
+    def precision_of(self, file: Path) -> Precision:
+        """The narrowest type that a layer of the engine answers in, as the engine's own inspector says.
+
+        Where the inspector keeps that to itself, it is the narrowest type of the network that was built: it is strongly
+        typed, so TensorRT must keep to it.
+        Raises: GateError where neither says so.
+        """
+        card = read_card(file)
+        found = precision_of_layers(card.layers) or precision_of_layers(card.network)
+        if found is None:
+            raise GateError(f"engine {file.name} does not say in which precision its layers are")
+        return found
+
+    def open(self, file: Path) -> Scorer:
+        return TensorRt().open(Servable("tensorrt", str(file)), {"cuda_graph": False})
+
+
+def _indented(report: str) -> str:
+    """The inspector's JSON for people; as it is where it is none."""
+    try:
+        return json.dumps(json.loads(report), indent=1) + "\n"
+    except json.JSONDecodeError:
+        return report

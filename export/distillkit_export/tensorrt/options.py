@@ -1,0 +1,75 @@
+"""What a user may say about an engine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class BatchProfile(NamedTuple):
+    """The batches that an engine takes, and the one that it is tuned for."""
+
+    smallest: int
+    typical: int
+    largest: int
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
+
+
+def batch_profile(given: object) -> BatchProfile:
+    """Read "1:8:64", or "8" for an engine that takes this batch alone.
+
+    >>> batch_profile("1:8:64")
+    BatchProfile(smallest=1, typical=8, largest=64)
+    """
+    if isinstance(given, BatchProfile):
+        return given
+    parts = str(given).split(":")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"'{given}' is no batch profile; give the smallest, typical and largest batch as 1:8:64")
+    profile = BatchProfile(*map(int, parts * 3 if len(parts) == 1 else parts))
+    if not 1 <= profile.smallest <= profile.typical <= profile.largest:
+        raise ValueError(f"'{given}' is no batch profile; its numbers must grow from at least 1, as in 1:8:64")
+    return profile
+
+
+def bytes_of(given: object) -> int | None:
+    """Read "4G", "512M" or a number of bytes.
+
+    >>> bytes_of("4G")
+    4294967296
+    """
+    if given is None:
+        return None
+    matched = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", str(given))
+    if matched is None or int(matched[1]) == 0:
+        raise ValueError(f"'{given}' is no amount of memory; write 4G or 512M")
+    return int(matched[1]) * UNITS[matched[2]]
+
+
+class TensorRtOptions(BaseModel):
+    """How engines are built.
+
+    `workspace` bounds the scratch memory that the builder may give to a layer, all of the device where it is not set.
+    `timing_cache` is kept in the user's cache directory unless a file is named. With `hardware_compatible` the engine
+    also runs on newer GPUs than this one, from Ampere on; with `version_compatible` also with newer TensorRT of the
+    same major version; both cost speed. `layers` writes the layers that TensorRT made beside the engine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: Annotated[BatchProfile, BeforeValidator(batch_profile), PlainSerializer(str)] = BatchProfile(1, 8, 64)
+    workspace: Annotated[int | None, BeforeValidator(bytes_of)] = None
+    timing_cache: Path | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    optimization_level: int = Field(default=3, ge=0, le=5)
+    layers: bool = False
+    tf32: bool = False
+    timeout_s: float = Field(default=7200.0, gt=0)

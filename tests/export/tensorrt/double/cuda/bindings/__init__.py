@@ -1,0 +1,1 @@
+"""Takes the place of NVIDIA's cuda-bindings in tests, where there is no GPU."""

@@ -1,0 +1,77 @@
+"""What a user may say about an engine, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from distillkit_export.tensorrt.layers import precision_of_layers, types_of
+from distillkit_export.tensorrt.options import BatchProfile, TensorRtOptions
+
+
+@pytest.mark.parametrize(
+    ("text", "profile"), [("1:8:64", (1, 8, 64)), ("7", (7, 7, 7)), (BatchProfile(1, 2, 3), (1, 2, 3))]
+)
+def test_batches(text, profile):
+    assert TensorRtOptions(batch=text).batch == profile
+
+
+@pytest.mark.parametrize("text", ["", "0:1:2", "8:1:64", "1:8", "1:2:3:4", "-1:2:3", "a:b:c", "1.5"])
+def test_other_batches_are_refused(text):
+    with pytest.raises(ValidationError, match=f"'{text}' is no batch profile; "):
+        TensorRtOptions(batch=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4G", 4 << 30), ("512M", 512 << 20), ("3GiB", 3 << 30), (1024, 1024), (None, None)]
+)
+def test_workspace(text, size):
+    assert TensorRtOptions(workspace=text).workspace == size
+
+
+@pytest.mark.parametrize("text", ["", "4X", "-1G", "0", "1.5G", "G"])
+def test_other_workspaces_are_refused(text):
+    with pytest.raises(ValidationError, match=f"'{text}' is no amount of memory; write 4G or 512M"):
+        TensorRtOptions(workspace=text)
+
+
+def test_options_survive_the_way_to_another_process():
+    options = TensorRtOptions(batch="1:2:3", workspace="1G", layers=True, timing_cache="a/b")
+    assert TensorRtOptions.model_validate(options.model_dump(mode="json")) == options
+
+
+SEVERAL = """{"Layers": [
+    {"Outputs": [{"Format": "Row major linear", "Datatype": "BFloat16"}]},
+    {"Outputs": [{"Format/Datatype": "Row major Int8 format"}, {"Datatype": "Float"}]},
+    {"Outputs": [{"Datatype": "Int64"}]},
+    {"Inputs": [{"Datatype": "Half"}]}
+]}"""
+
+
+@pytest.mark.parametrize(
+    ("report", "types"),
+    [
+        ("not JSON", {}),
+        ("[]", {}),
+        ('{"Layers": ["a", "b"]}', {}),
+        ('{"Layers": [{"Name": "a", "Outputs": [{"Format/Datatype": "Half"}]}]}', {"fp16": 1}),
+        (SEVERAL, {"bf16": 1, "fp32": 1, "int8": 1}),
+    ],
+)
+def test_types_of_layers_are_found_wherever_the_report_says_them(report, types):
+    assert types_of(report) == types
+
+
+@pytest.mark.parametrize(
+    ("types", "precision"),
+    [
+        ({}, None),
+        ({"fp32": 9}, "fp32"),
+        ({"fp32": 9, "fp16": 1}, "fp16"),
+        ({"fp16": 9, "int8": 1}, "int8"),
+        ({"bf16": 1, "fp32": 1}, "bf16"),
+        ({"fp8": 1, "bf16": 5}, "fp8"),
+    ],
+)
+def test_narrowest_type_is_the_precision(types, precision):
+    assert precision_of_layers(types) == precision
