@@ -5,10 +5,10 @@ Nothing here imports torch at run time, so that the half that runs on the target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from distillkit.contracts import Signal
 from distillkit.errors import UserError
@@ -166,7 +166,11 @@ class Exporter(Protocol):
         """The name and version of the runtime in which `open` loads the file."""
 
     def check(self) -> None:
-        """Refuse early: MissingExtraError for an absent package, UnavailableError for an absent device."""
+        """Refuse early: MissingExtraError for an absent package, UnavailableError for an absent device.
+
+        Of all formats but ONNX the stage then keeps what the others wrote, and notes in the manifest what is pending
+        and the command that makes it on the target.
+        """
 
     def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
         """Write the file into the existing `directory`. Must not change the source.
@@ -182,6 +186,14 @@ class Exporter(Protocol):
 
         Raises: UnavailableError where no runtime of this machine can execute it; GateError where it is broken.
         """
+
+
+@runtime_checkable
+class HasFlags(Protocol):
+    """An exporter that the command line asks for by flags of its own, rather than by --format and --set."""
+
+    def flags(self) -> Sequence[str]:
+        """The flags, with the options that were given: ("--trt", "--batch", "1:8:64"); without those of precisions."""
 
 
 class ExporterFactory(Protocol):

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Build the source distribution and, from it, the wheel; then use the wheel as strangers do:
 #   1. alone, in an environment without torch: help and listings work, training names the missing extra;
-#   2. with the extras and a third party's plugin beside it: train on digits by its name and export.
+#   2. with the extras and third parties' plugins beside it: train on digits by their names and export;
+#   3. with the extra `runtime` alone, as on a target without torch: listings work, and the bundle of 2 answers.
 # Usage: scripts/check_wheel.sh PYTHON, where PYTHON has the package `build`. Leaves the files in dist/.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
-third_party="$root/tests/third_party/distillkit-margin"
+third_party="$root/tests/third_party"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
@@ -40,12 +41,24 @@ cat "$work/said"
 [[ "$status" -eq 2 ]] || fail "distillkit run without extras exits with $status; it should exit with 2"
 grep -qF 'distillkit[train]' "$work/said" || fail "distillkit run without extras does not name the extra"
 
-echo "== the wheel with its extras and a third party's plugin"
-environment full "$wheel[train,export]" "$third_party"
+echo "== the wheel with its extras and third parties' plugins"
+environment full "$wheel[train,export]" "$third_party/distillkit-margin" "$third_party/distillkit-pt2"
 full="$work/full/bin/distillkit"
 "$full" plugins
 "$full" run --loss ce --set training.steps=4 --out "$work/teacher"
 "$full" run --teacher "run:$work/teacher" --loss margin --set training.steps=4 --out "$work/student"
 "$full" evaluate "$work/student"
-"$full" export "$work/student"
+"$full" export "$work/student" --out "$work/bundle"
+"$full" export "$work/student" --format pt2 --out "$work/bundle-pt2"
+
+echo "== the wheel on a target: no torch, no timm, no onnx"
+environment target "$wheel[runtime]"
+target="$work/target/bin/distillkit"
+lacking="$("$work/target/bin/python" -c 'from importlib.util import find_spec as find
+print(*(name for name in ("torch", "timm", "onnx") if find(name)))')"
+[[ -z "$lacking" ]] || fail "distillkit[runtime] installs $lacking"
+"$work/target/bin/python" -c 'from PIL import Image; Image.linear_gradient("L").save("picture.png")'
+"$target" --help >/dev/null
+"$target" plugins >/dev/null
+"$target" predict "$work/bundle" picture.png --top 3
 echo "== ok: $(basename "$wheel")"

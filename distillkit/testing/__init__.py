@@ -8,9 +8,22 @@
 Whatever is wrong is raised at once, as one error that lists it in sentences.
 """
 
+from distillkit.testing.exporter import check_exporter
 from distillkit.testing.loss import check_loss
 from distillkit.testing.model import check_student, check_teacher
 from distillkit.testing.registration import SlowListingWarning
+from distillkit.testing.runtime import check_runtime
 from distillkit.testing.synthetic import PAIRS, Pair, cnn, vit
 
-__all__ = ["PAIRS", "Pair", "SlowListingWarning", "check_loss", "check_student", "check_teacher", "cnn", "vit"]
+__all__ = [
+    "PAIRS",
+    "Pair",
+    "SlowListingWarning",
+    "check_exporter",
+    "check_loss",
+    "check_runtime",
+    "check_student",
+    "check_teacher",
+    "cnn",
+    "vit",
+]

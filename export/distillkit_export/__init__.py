@@ -6,18 +6,20 @@ else imports without torch and timm, so that the half that runs on the target ma
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distillkit_export.predictor import load as load
+    from distillkit_export.torch_graph import frozen_scores as frozen_scores
 
-__all__ = ["load"]
+__all__ = ["frozen_scores", "load"]
+
+_WHERE = {"frozen_scores": "distillkit_export.torch_graph", "load": "distillkit_export.predictor"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` when it is first asked for, so that a listing of plugins stays quick."""
-    if name != "load":
+    """Import a name when it is first asked for: listings stay quick, and what serves a bundle never meets torch."""
+    if name not in _WHERE:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from distillkit_export.predictor import load
-
-    return load
+    return getattr(import_module(_WHERE[name]), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,15 +13,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillkit.contracts import Signal
-from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, Precision, output_name, side_multiples
+from distillkit.exporting import (
+    BATCH,
+    HEIGHT,
+    INPUT,
+    WIDTH,
+    ExportRequest,
+    Fusion,
+    Head,
+    Precision,
+    Provenance,
+    output_name,
+    side_multiples,
+)
 from distillkit.files import write_json
 from distillkit.version import __version__
 
 if TYPE_CHECKING:
     from distillkit.contracts import ModelSpec
-    from distillkit.exporting import ExportRequest
 
 MANIFEST = "bundle.json"
+REJECTED = "rejected"
 SCHEMA_VERSION: Literal[1] = 1
 PROFILE = "profile"
 """The folder of a bundle that holds what was measured on one machine: no part of the bundle, so it has no digest."""
@@ -91,8 +103,8 @@ class OutputCard(Card):
     dtype: Literal["float32"]
     shape: tuple[int | str, ...]
     kind: Literal["logits", "probabilities", "embedding"]
-    head: str | None
-    fusion: str | None
+    head: Head | None
+    fusion: Fusion | None
     meaning: str
 
 
@@ -109,12 +121,18 @@ class Facts(Card):
 
 
 class ArtifactCard(Card):
-    """One exported file. `gate` says whether it was compared with torch here, or could not be executed here."""
+    """One exported file.
+
+    `gate` says whether its answers were compared with torch's, or could not be, since no runtime at hand executes it.
+    `runtime` is where they were compared, and `reason` why they were not.
+    """
 
     format: str
     file: str
     precision: Precision
     gate: Literal["passed", "ungated"]
+    runtime: str | None = None
+    reason: str | None = None
     made_with: dict[str, Any]
 
 
@@ -136,7 +154,10 @@ class FileCard(Card):
 
 
 class Bundle(Facts):
-    """The whole of `bundle.json`. `files` are those of the folder but this one and the profiles, by relative path."""
+    """The whole of `bundle.json`.
+
+    `files` are those of the folder but this one, the profiles and what was rejected, by relative path.
+    """
 
     opset: int
     artifacts: tuple[ArtifactCard, ...]
@@ -208,30 +229,62 @@ def _output(spec: ModelSpec, request: ExportRequest) -> OutputCard:
     )
 
 
+def request_of(bundle: Bundle) -> ExportRequest:
+    """What was asked for when the bundle was written, as far as formats that are made from its ONNX need to know."""
+    source, output = bundle.source, bundle.output
+    return ExportRequest(
+        head=output.head or "fused",
+        fusion=output.fusion or "logits",
+        opset=bundle.opset,
+        image_size=bundle.input.image_size,
+        dynamic_size=HEIGHT in bundle.input.shape,
+        softmax=output.kind == "probabilities",
+        uint8=bundle.input.dtype == "uint8",
+        provenance=Provenance(
+            model=bundle.student.model,
+            options=bundle.student.options,
+            run=source.run,
+            recipe_sha256=source.recipe_sha256,
+            weights_sha256=source.weights_sha256,
+            teachers=tuple(teacher.model_dump() for teacher in bundle.teachers),
+        ),
+    )
+
+
 def card(facts: Facts) -> dict[str, str]:
     """`facts` as texts, for the metadata of a file."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.model_dump(mode="json").items()}
 
 
-def write_manifest(
+def write_manifest(  # noqa: PLR0913 - the parts of one file
     folder: Path,
     facts: Facts,
     opset: int,
     artifacts: Sequence[ArtifactCard],
     pending: Sequence[PendingCard] = (),
+    *,
+    software: Mapping[str, str] | None = None,
+    strangers: Collection[Path] = (),
 ) -> Bundle:
-    """Write `bundle.json` with software versions and the digest of every file of `folder` but its profiles, last."""
+    """Write `bundle.json` with software versions and the digest of every file that is part of the bundle, last.
+
+    What lies in `rejected/` failed its gate, what in `profile/` was measured on one machine, and `strangers` were put
+    there by somebody else.
+    """
     manifest = folder / MANIFEST
-    measured = folder / PROFILE
     files = sorted(
-        file for file in folder.rglob("*") if file.is_file() and file != manifest and measured not in file.parents
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and file not in {manifest, *strangers}
+        and file.relative_to(folder).parts[0] not in {REJECTED, PROFILE}
     )
     bundle = Bundle(
         **{name: getattr(facts, name) for name in Facts.model_fields},
         opset=opset,
         artifacts=tuple(artifacts),
         pending=tuple(pending),
-        software=software(),
+        software=dict(software or versions()),
         files={
             file.relative_to(folder).as_posix(): FileCard(sha256=sha256(file), bytes=file.stat().st_size)
             for file in files
@@ -241,7 +294,7 @@ def write_manifest(
     return bundle
 
 
-def software() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
     """The versions that took part, as far as they are installed."""
     found = {"distillkit": __version__, "python": platform.python_version()}
     for name in SOFTWARE:

@@ -22,8 +22,7 @@ from pydantic import ValidationError
 
 from distillkit.counting import counted
 from distillkit.errors import BundleError
-from distillkit_export.bundle import MANIFEST, SCHEMA_VERSION, ArtifactCard, Bundle, InputCard, sha256
-from distillkit_export.folder import REJECTED
+from distillkit_export.bundle import MANIFEST, REJECTED, SCHEMA_VERSION, ArtifactCard, Bundle, InputCard, sha256
 from distillkit_export.onnx_safety import require_safe
 from distillkit_export.paths import inside
 

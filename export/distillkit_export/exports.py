@@ -1,38 +1,58 @@
-"""The export stage: write a file, gate it against torch on images, describe it, and publish the folder whole."""
+"""The export stage: write files, gate each against torch on images, describe them, and publish the folder whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from distillkit.contracts import Model
-from distillkit.exporting import Artifact, Exporter, ExportRequest, ExportSource, Fusion, Head
-from distillkit.files import write_json
-from distillkit_export.bundle import SCHEMA_VERSION, ArtifactCard, Bundle, card, describe, software, write_manifest
+from distillkit.counting import counted
+from distillkit.errors import GateError, UnavailableError, UserError
+from distillkit.exporting import Artifact, ExportRequest, ExportSource, Fusion, Head, Precision
+from distillkit_export.asked import Asked
+from distillkit_export.bundle import REJECTED, Bundle, PendingCard, card, describe, versions, write_manifest
 from distillkit_export.folder import published, require_free
-from distillkit_export.onnx_exporter import OnnxExporter
-from distillkit_export.parity import Parity, measure
-from distillkit_export.pictures import Pictures, as_asked, given_pictures, photographs
+from distillkit_export.gate import Gate, Verdict
+from distillkit_export.onnx_exporter import BF16_OPSET, FILES, OnnxExporter
+from distillkit_export.parity import Evidence, Parity, evidence
+from distillkit_export.pictures import ExportImages, as_asked, given_pictures, stand_in
+from distillkit_export.predict_script import write_predict_script
+from distillkit_export.report import lines, write_report
+from distillkit_export.samples import SAMPLES, write_samples
+from distillkit_export.stage import Format, Stage
 
 if TYPE_CHECKING:
     from distillkit.hooks import Plugins
 
-PARITY = "parity.json"
-LARGEST_RELATIVE_DIFFERENCE = 1e-4
-"""Forty timm families differ from torch by at most 4.4e-6 of their largest score, at batches of 1 and 3; the rest is
-room for other CPUs, and still far below what can change an answer."""
+OPSET = 20
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An export that passed its gate: where it lies, what it is, how well it agrees, and its manifest."""
+    """An export: where it lies, what became of each file, what is pending, and its manifest."""
 
     directory: Path
-    artifact: Artifact
-    parity: Parity
+    verdicts: tuple[Verdict, ...]
+    pending: tuple[PendingCard, ...]
+    against: Evidence
     bundle: Bundle
+
+    @property
+    def artifact(self) -> Artifact:
+        """The first file, `model.onnx`."""
+        return self.verdicts[0].artifact
+
+    @property
+    def parity(self) -> Parity:
+        """How well the first file agrees."""
+        parity = self.verdicts[0].parity
+        if parity is None:
+            raise UnavailableError(self.verdicts[0].failure)
+        return parity
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -41,36 +61,60 @@ class ExportResult:
 
     def lines(self) -> list[str]:
         """What a terminal shows."""
-        file = self.directory / self.artifact.file
         output = self.bundle.output
         one = f"{output.head} head" if output.head else "embedding"
         answer = f"both heads fused by {output.fusion}" if output.fusion else one
         shape = " x ".join(str(size) for size in self.bundle.input.shape)
-        size = f"{self.bundle.files[self.artifact.file].bytes / 1e6:.3g} MB"
-        opset = f"opset {self.bundle.opset}"
-        return [
-            f"{file}: {size}, {self.artifact.precision}, {opset}, {shape} images, {answer}",
-            *self.parity.lines(),
-        ]
+        count = counted(len(self.bundle.artifacts), "file")
+        heading = f"{self.directory}: {count}, opset {self.bundle.opset}, {shape} images, {answer}"
+        return [heading, *(lines(self.verdicts, self.against) if self.verdicts else ())]
 
     def as_dict(self) -> dict[str, Any]:
         """The same as data, for --json."""
-        return {"directory": str(self.directory), "manifest": self.manifest, "parity": self.parity.as_dict()}
+        return {
+            "directory": str(self.directory),
+            "manifest": self.manifest,
+            "parity": {verdict.artifact.file: verdict.as_dict() for verdict in self.verdicts},
+        }
+
+    def require(self) -> None:
+        """Raise for what is not as it was asked for; what passed is there all the same.
+
+        Raises: GateError for files that failed; UnavailableError for files that could not be gated or made here.
+        """
+        failed = [each.failure for each in self.verdicts if each.outcome == "failed" and each.kept]
+        sentences = [*self._ungated(), *self._pending()]
+        if failed:
+            where = f"kept in '{self.directory / REJECTED}'; what passed is in '{self.directory}'"
+            raise GateError("; ".join([*failed, where, *sentences]))
+        if sentences:
+            raise UnavailableError("; ".join(sentences))
+
+    def _ungated(self) -> list[str]:
+        ungated = [each.failure for each in self.verdicts if each.outcome == "ungated" and each.kept]
+        return [*ungated, f"on a machine that executes it run: distillkit verify {self.directory}"] if ungated else []
+
+    def _pending(self) -> list[str]:
+        return [
+            f"{each.format} {each.precision} is pending: {each.reason}; on the target run: "
+            f"{each.command.replace(' export .', f' export {self.directory}', 1)}"
+            for each in self.pending
+        ]
 
 
 def export(  # noqa: PLR0913 - one keyword per flag of the verb
     target: str,
     out: Path | None = None,
+    asked: Asked | None = None,
     *,
     plugins: Plugins,
     head: Head | None = None,
     fusion: Fusion | None = None,
-    opset: int = 20,
+    opset: int | None = None,
     image_size: tuple[int, int] | None = None,
     dynamic_size: bool = False,
     softmax: bool = False,
     uint8: bool = False,
-    format: str = "onnx",  # noqa: A002 - the flag's name
     weights: str | None = None,
     force: bool = False,
 ) -> ExportResult:
@@ -78,13 +122,15 @@ def export(  # noqa: PLR0913 - one keyword per flag of the verb
 
     Without `out` a run is exported into its own `export/`, its best student and the like into `export-best/` beside
     it, a model by name into `exports/<name>`. Without `head` and `fusion` a saved student answers as its run
-    evaluated it. `image_size`, `dynamic_size`, `softmax` and `uint8` are
+    evaluated it. `opset` is 20, or 22 where bf16 is asked for. `image_size`, `dynamic_size`, `softmax` and `uint8` are
     those of `ExportRequest`. `weights` is for a model by name: a file, "pretrained" or "none".
     Raises: before any weight is loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for a folder that
     is not free; afterwards as `export_model`.
     """
-    exporter: Exporter = plugins.factory("exporter", format)(plugins.options("exporter", format, {}))
-    exporter.check()
+    asked = asked or Asked()
+    onnx, others = asked.onnx(plugins), asked.others(plugins)
+    onnx.exporter.check()
+    opset = opset or (BF16_OPSET if "bf16" in asked.precisions else OPSET)
     request = ExportRequest(head or "fused", fusion or "logits", opset, image_size, dynamic_size, softmax, uint8)
     from distillkit.models.heads import Answer, check_head
     from distillkit_export.targets import default_folder, load_target
@@ -94,7 +140,8 @@ def export(  # noqa: PLR0913 - one keyword per flag of the verb
     found = load_target(target, plugins, weights, image_size)
     check_head(head, found.model.spec, Answer(idle=found.idle_heads), subject=f"'{target}'")
     request = replace(request, head=head or found.head, fusion=fusion or found.fusion, provenance=found.provenance)
-    return export_model(exporter, found.model, directory, request, found.pictures, force=force)
+    images = found.find_images(asked.images)
+    return export_model([onnx, *others], found.model, directory, request, images, asked, force=force)
 
 
 def export_onnx(
@@ -102,57 +149,95 @@ def export_onnx(
     directory: Path,
     request: ExportRequest | None = None,
     images: Iterable[Any] | None = None,
+    precisions: Sequence[Precision] = (),
     *,
     force: bool = False,
 ) -> ExportResult:
     """Export a model at hand to ONNX.
 
-    `images` serve the parity check: tensors or arrays [C, H, W] or [b, C, H, W], normalised with the model's mean and
-    std; two photographs stand in where there are none, and the result says that it is weak.
+    `images` serve the gate and the calibration: tensors or arrays [C, H, W] or [b, C, H, W], normalised with the
+    model's mean and std; two photographs stand in where there are none, and the result says that it is weak.
     Raises: as `export_model`, MissingExtraError, and ShapeError for images that the model does not take.
     """
-    exporter = OnnxExporter(OnnxExporter.Options())
+    options = OnnxExporter.Options()
+    exporter = OnnxExporter(options)
     exporter.check()
     request = request or ExportRequest()
     spec = replace(model.spec, image_size=request.image_size or model.spec.image_size)
-    pictures = photographs(spec, "no images were given") if images is None else given_pictures(images, spec)
-    return export_model(exporter, model, directory, request, pictures, force=force)
+    if images is None:
+        found = stand_in(spec, "no images were given")
+    else:
+        pictures = given_pictures(images, spec)
+        found = ExportImages(pictures, pictures)
+    asked = Asked(precisions=tuple(precisions))
+    return export_model([Format("onnx", exporter, options)], model, directory, request, found, asked, force=force)
 
 
-def export_model(
-    exporter: Exporter,
+def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what it is held against
+    formats: Sequence[Format],
     model: Model,
     directory: Path,
     request: ExportRequest,
-    pictures: Pictures,
+    images: ExportImages,
+    asked: Asked | None = None,
     *,
     force: bool = False,
 ) -> ExportResult:
-    """Write `model` with `exporter` into `directory`, which appears whole or not at all.
+    """Write `model` in all `formats`, of which the first is ONNX, into `directory`, which appears whole or not at all.
 
-    `pictures` are normalised and of the size that is asked for.
-    Raises: RunDirectoryError for a folder that is not free; UserError for an image size that the model cannot see, or
-    for probabilities of a model without a class head; UnavailableError where the model cannot be written;
-    GateError where the file disagrees with torch: the files are then kept in `rejected/`.
+    `images` are normalised and of the size that is asked for. Files that fail their gate lie in `rejected/`, and those
+    that nothing here executes are ungated: `ExportResult.require` says so.
+    Raises: RunDirectoryError for a folder that is not free; UserError for an image size that the model cannot see, for
+    probabilities of a model without a class head, or for a precision that real images are needed for where there are
+    none; UnavailableError where the model cannot be written; GateError where `model.onnx` disagrees with torch: the
+    files are then kept in `rejected/`, and an earlier export stays.
     """
     from distillkit_export.image_sizes import at_image_size
     from distillkit_export.torch_graph import torch_scorer
 
+    asked = asked or Asked()
     require_free(directory, force=force)
     model = at_image_size(model, request.image_size)
-    pictures = as_asked(pictures, model.spec, request)
     facts = describe(model.spec, request)
+    pictures = as_asked(images.gate, model.spec, request)
+    classes = facts.output.kind != "embedding"
+    reference = f"torch {versions()['torch']}, eager, float32, CPU"
+    _require_real(asked, images)
+    against = evidence(torch_scorer(model, request), pictures, reference, classes=classes)
+    onnx, *others = formats
     with published(directory) as building:
-        artifact = exporter.write(ExportSource(request, model, card=card(facts)), building, "fp32")
-        exported = exporter.open(building / artifact.file)
-        parity = measure(torch_scorer(model, request), exported, pictures, LARGEST_RELATIVE_DIFFERENCE)
-        report = {"runtime": exporter.runtime, **parity.as_dict()}
-        reference = f"torch {software()['torch']}, eager, float32, CPU"
-        write_json(
-            building / PARITY,
-            {"schema_version": SCHEMA_VERSION, "reference": reference, "files": {artifact.file: report}},
+        files: dict[Precision, Path] = {}
+        calibration = as_asked(images.calibration or images.gate, model.spec, replace(request, dynamic_size=False))
+        source = ExportSource(
+            request,
+            model,
+            onnx=files,
+            card=card(facts),
+            images=calibration.pixels[np.arange(len(calibration.pixels))] if asked.precisions else None,
+            images_from=calibration.source,
         )
-        parity.require(artifact.file)
-        described = ArtifactCard(gate="passed", **asdict(artifact))
-        bundle = write_manifest(building, facts, request.opset, [described])
-    return ExportResult(directory, artifact, parity, bundle)
+        stage = Stage(building, source, Gate(against, asked.limits, building / FILES["fp32"]), files)
+        try:
+            stage.make_onnx(onnx, asked.precisions)
+            if asked.compared is not None:
+                stage.compare_with(onnx, asked.compared)
+            for form in others:
+                for precision in asked.precisions or ("fp32",):
+                    stage.make(form, precision)
+            stage.finish()
+        finally:
+            write_report(building, stage.verdicts, against)
+        write_samples(building / SAMPLES, against)
+        write_predict_script(building, facts)
+        bundle = write_manifest(building, facts, request.opset, stage.cards(), stage.pending)
+    return ExportResult(directory, tuple(stage.verdicts), tuple(stage.pending), against, bundle)
+
+
+def _require_real(asked: Asked, images: ExportImages) -> None:
+    """Ranges of activations are taken from real images, never from two photographs or noise."""
+    needy = [precision for precision in asked.precisions if precision in {"int8", "fp8"}]
+    if needy and images.calibration is None:
+        there = images.gate.source
+        raise UserError(
+            f"--{needy[0]} needs real images to calibrate with, and there are only {there}; give --data DIR"
+        )

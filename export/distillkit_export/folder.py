@@ -8,9 +8,7 @@ from pathlib import Path
 
 from distillkit.errors import GateError, RunDirectoryError
 from distillkit.files import whole_directory
-from distillkit_export.bundle import MANIFEST
-
-REJECTED = "rejected"
+from distillkit_export.bundle import MANIFEST, REJECTED
 
 
 def require_free(target: Path, *, force: bool) -> None:

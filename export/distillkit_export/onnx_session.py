@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import GateError, UnavailableError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
 PROVIDER = "CPUExecutionProvider"
 FATAL_ONLY = 4
 """ONNX Runtime's log severity: its warnings are about its own optimiser, and its errors are raised as well."""
+NO_KERNEL = "NotImplemented"
+"""The name of what ONNX Runtime raises for an operator that it has no kernel for in this precision."""
 
 
 class OnnxSession:
-    """One ONNX file, loaded and ready for batches of any size.
+    """One ONNX file, loaded and ready for batches of any size. `threads` of 0 are as many as ONNX Runtime likes.
 
-    Raises: GateError where ONNX Runtime cannot load it, or run it on a batch.
+    Raises: GateError where ONNX Runtime cannot load it, or run it on a batch; UnavailableError where it has no kernel.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, threads: int = 0) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
+        options.intra_op_num_threads = threads
         self._name = file.name
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
         except Exception as error:
-            raise GateError(f"ONNX Runtime cannot load {self._name}: {_one_line(error)}") from error
+            raise _refused(error, self._name) from error
         providers = self._session.get_providers()
         # ONNX Runtime falls back in silence; a gate that ran elsewhere than it says proves nothing.
         if providers[0] != PROVIDER:
@@ -52,6 +57,46 @@ class OnnxSession:
     def metadata(self) -> dict[str, str]:
         """What the file says about its model, `distillkit.*`."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
+
+
+def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Run a graph in memory as it stands, without ONNX Runtime's own optimisations, and return every output by name.
+
+    Raises: GateError where ONNX Runtime cannot load it or run it; UnavailableError where it has no kernel for it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
+    except Exception as error:
+        raise _refused(error, name) from error
+    (entry,) = (value.name for value in session.get_inputs())
+    outputs = [value.name for value in session.get_outputs()]
+
+    def run(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        try:
+            return dict(zip(outputs, session.run(None, {entry: images}), strict=True))
+        except Exception as error:
+            raise GateError(
+                f"ONNX Runtime cannot run {name} on a batch of {len(images)}: {_one_line(error)}"
+            ) from error
+
+    return run
+
+
+def _refused(error: Exception, name: str) -> GateError | UnavailableError:
+    """Why a file was not loaded: for want of a kernel here, or because it is broken."""
+    if type(error).__name__ == NO_KERNEL:
+        return UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}")
+    return GateError(f"ONNX Runtime cannot load {name}: {_one_line(error)}")
+
+
+def _kernel(error: Exception) -> str:
+    """The one sentence of ONNX Runtime's message that names the operator."""
+    return _one_line(error).rpartition("NOT_IMPLEMENTED : ")[2].partition(". ")[0]
 
 
 def _one_line(error: Exception) -> str:

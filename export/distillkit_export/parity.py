@@ -1,4 +1,4 @@
-"""Does the exported file say what the model says? Measured on images, batch by batch, and gated."""
+"""Does the exported file say what the model says? Measured on images, batch by batch, and held against the limits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 
 from distillkit.counting import counted
 from distillkit.errors import GateError
+from distillkit_export.figures import Accuracy, Difference, accuracy, difference
+from distillkit_export.limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.exporting import Scorer
+    from distillkit.exporting import Precision, Scorer
     from distillkit_export.pictures import Pictures
 
 BATCHES = (1, 2, 7, 32)
@@ -24,144 +26,178 @@ an even one, and thirty-two is a served one."""
 
 
 @dataclass(frozen=True)
-class BatchParity:
-    """How far exported scores are from torch's, over all batches of one size.
+class Evidence:
+    """What files are compared with: images as the file takes them, and the model's own answers to them, [n, K].
 
-    `max_relative` is max |exported - torch| / max |torch| over the batch, `min_cosine` the least cosine between the two
-    score vectors of an image, `top1_agreement` the share of images with the same best class, from 0 to 1.
+    `reference` names who gave the answers, `classes` says whether they are scores of classes, not an embedding.
+    `others` are the answers to the pictures' batches of other sizes.
     """
 
-    batch: int
-    finite: bool
-    max_absolute: float
-    max_relative: float
-    min_cosine: float
-    top1_agreement: float
+    pictures: Pictures
+    answers: NDArray[np.float32]
+    reference: str
+    classes: bool = True
+    others: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True)
 class Parity:
-    """All measured batches of one exported file, against one limit."""
+    """The figures of one file, by batch size and over all, against the limits of its precision."""
 
-    largest_relative_difference: float
-    batches: tuple[BatchParity, ...]
+    precision: Precision
+    limits: Limits
+    overall: Difference
+    batches: dict[int, Difference]
     images: str
     image_count: int
     weak: bool
+    accuracy: Accuracy | None = None
 
     @property
     def max_relative(self) -> float:
         """The worst relative difference of all batches."""
-        return max(batch.max_relative for batch in self.batches)
+        return max(batch.max_relative for batch in self.batches.values())
 
     @property
     def passed(self) -> bool:
-        """Every score is finite and every batch keeps to the limit."""
-        return all(batch.finite for batch in self.batches) and self.max_relative <= self.largest_relative_difference
+        """Every answer is finite and every figure keeps to its limit."""
+        return not self.failures()
 
-    def require(self, file: str) -> None:
-        """Raise GateError with the figure and the limit where the gate is not passed."""
-        for batch in self.batches:
-            if not batch.finite:
-                raise GateError(f"{file} answers a batch of {batch.batch} with numbers that are not finite")
-        if not self.passed:
-            worst = max(self.batches, key=lambda batch: batch.max_relative)
-            raise GateError(
-                f"{file} differs from torch by {worst.max_relative:.2g} of the largest score at batch {worst.batch}, "
-                f"the limit is {self.largest_relative_difference:.2g}"
+    def failures(self) -> list[str]:
+        """What does not keep to its limit, a sentence without its subject each: which figure, how much, which limit."""
+        broken = [size for size, batch in self.batches.items() if not batch.finite]
+        if broken:
+            return [f"answers a batch of {broken[0]} with numbers that are not finite"]
+        return [*self._against_relative(), *self._against_noise(), *self._against_classes()]
+
+    def _against_relative(self) -> Iterator[str]:
+        limit = self.limits.max_relative
+        if limit is not None and self.max_relative > limit:
+            size = max(self.batches, key=lambda size: self.batches[size].max_relative)
+            yield (
+                f"differs from torch by {self.max_relative:.2g} of the largest score at batch {size}, "
+                f"the limit is {limit:.2g}"
+            )
+
+    def _against_noise(self) -> Iterator[str]:
+        if self.overall.sqnr_db < self.limits.min_sqnr_db:
+            least = self.limits.min_sqnr_db
+            yield f"has {self.overall.sqnr_db:.1f} dB of signal over noise, at least {least:g} dB are asked"
+        # Where there are classes, one image whose scores are all near zero says nothing; the agreement below does.
+        if self.overall.top1_agreement is None and self.overall.min_cosine < self.limits.min_cosine:
+            yield (
+                f"has an embedding at a cosine of {self.overall.min_cosine:.5f} to torch's, at least "
+                f"{self.limits.min_cosine:g} is asked"
+            )
+
+    def _against_classes(self) -> Iterator[str]:
+        agreement, one = self.overall.top1_agreement, 1 / self.image_count
+        if agreement is not None and 1 - agreement > max(1 - self.limits.min_agreement, one) + 1e-9:
+            yield (
+                f"agrees with torch on the best class of {agreement:.1%} of {counted(self.image_count, 'image')}, "
+                f"at least {self.limits.min_agreement:.1%} is asked"
+            )
+        measured = self.accuracy
+        if measured is not None and measured.drop > max(self.limits.max_accuracy_drop, 100 / measured.images) + 1e-9:
+            yield (
+                f"is right on {measured.file:.1f} % of {counted(measured.images, 'labelled image')} where torch is on "
+                f"{measured.model:.1f} %, a loss of {measured.drop:.1f} ± {measured.drop_error:.1f} points, the limit "
+                f"is {self.limits.max_accuracy_drop:g}"
             )
 
     def as_dict(self) -> dict[str, Any]:
         """What parity.json holds of this file."""
+        scored = self.accuracy
         return {
             "passed": self.passed,
-            "limit": {"max_relative": self.largest_relative_difference},
+            "failures": self.failures(),
+            "limits": asdict(self.limits),
+            **_figures(self.overall),
             "max_relative": _finite(self.max_relative),
+            "accuracy": None
+            if scored is None
+            else {**asdict(scored), "drop": scored.drop, "drop_error": scored.drop_error},
             "images": {"source": self.images, "count": self.image_count, "weak": self.weak},
-            "batches": [{key: _finite(figure) for key, figure in asdict(batch).items()} for batch in self.batches],
+            "batches": [{"batch": size, **_figures(batch)} for size, batch in self.batches.items()],
         }
 
-    def lines(self) -> list[str]:
-        """A table, one line per measured batch."""
-        rows = [f"{'batch':>5}  {'max abs':>8}  {'max rel':>8}  {'min cosine':>10}  {'top-1 agreement':>15}"]
-        rows.extend(
-            f"{batch.batch:>5}  {batch.max_absolute:>8.1e}  {batch.max_relative:>8.1e}  {batch.min_cosine:>10.7f}"
-            f"  {batch.top1_agreement:>15.1%}"
-            for batch in self.batches
+
+def evidence(reference: Scorer, pictures: Pictures, name: str, *, classes: bool = True) -> Evidence:
+    """Ask the model itself.
+
+    Raises: GateError where it answers with numbers that are not finite.
+    """
+    size, count = BATCHES[-1], len(pictures.pixels)
+    batches = [
+        reference(pictures.pixels[np.arange(start, min(start + size, count))]) for start in range(0, count, size)
+    ]
+    answers, others = np.concatenate(batches), tuple(reference(images) for images in pictures.others)
+    if not all(np.isfinite(said).all() for said in (answers, *others)):
+        raise GateError(
+            "the model itself answers with numbers that are not finite, so nothing can be compared; "
+            "export another checkpoint or train it again"
         )
-        weak = "; weak: give real validation data for a stronger check" if self.weak else ""
-        verdict = "passed" if self.passed else "failed"
-        rows.append(
-            f"parity {verdict}: {self.max_relative:.1e} of the largest score, limit "
-            f"{self.largest_relative_difference:.0e}, on {counted(self.image_count, 'image')} ({self.images}){weak}"
-        )
-        return rows
+    return Evidence(pictures, answers, name, classes, others)
 
 
-def measure(reference: Scorer, exported: Scorer, pictures: Pictures, largest_relative_difference: float) -> Parity:
-    """Ask both the same batches of sizes `BATCHES`, the last size until the images are used up; the worst counts.
+def measure(exported: Scorer, against: Evidence, precision: Precision = "fp32", limits: Limits | None = None) -> Parity:
+    """Ask a file the images in batches of sizes `BATCHES`, the last size until they are used up; the worst counts.
 
     Batches of images of other sizes come after them.
 
-    Raises: GateError where the model itself answers with numbers that are not finite, or the shapes differ.
+    Raises: GateError where the file answers with another shape.
     """
-    by_size: dict[int, list[BatchParity]] = {}
-    for images in (*_batches(pictures.pixels), *pictures.others):
-        expected = reference(images)
-        if not np.isfinite(expected).all():
-            raise GateError(
-                "the model itself answers with numbers that are not finite, so nothing can be compared; "
-                "export another checkpoint or train it again"
-            )
-        by_size.setdefault(len(images), []).append(compare(expected, exported(images)))
-    batches = tuple(_worst(by_size[size]) for size in sorted(by_size))
-    return Parity(largest_relative_difference, batches, pictures.source, len(pictures.pixels), weak=pictures.weak)
-
-
-def compare(reference: NDArray[np.float32], exported: NDArray[np.float32]) -> BatchParity:
-    """Compare two score arrays [B, K] in float64. Where torch's scores are all zero, so must be the exported ones."""
-    expected, actual = reference.astype(np.float64), exported.astype(np.float64)
-    if expected.shape != actual.shape:
-        raise GateError(f"the exported file answers with shape {list(actual.shape)}, torch with {list(expected.shape)}")
-    finite = bool(np.isfinite(actual).all())
-    absolute = float(np.abs(actual - expected).max())
-    scale = float(np.abs(expected).max())
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
-    same = (expected == actual).all(axis=1)
-    cosine = np.divide((expected * actual).sum(axis=1), lengths, out=same.astype(np.float64), where=lengths > 0)
-    return BatchParity(
-        batch=len(expected),
-        finite=finite,
-        max_absolute=absolute,
-        max_relative=absolute / scale if scale > 0 else (0.0 if absolute == 0 else float("inf")),
-        min_cosine=float(cosine.min()),
-        top1_agreement=float((expected.argmax(axis=1) == actual.argmax(axis=1)).mean()),
+    pictures, count = against.pictures, len(against.pictures.pixels)
+    by_size: dict[int, list[Difference]] = {}
+    answers = np.full_like(against.answers, np.nan)
+    for indices in _batches(count):
+        said = exported(pictures.pixels[indices])
+        found = difference(against.answers[indices], said, classes=against.classes)
+        by_size.setdefault(len(indices), []).append(found)
+        answers[indices] = said
+    for images, expected in zip(pictures.others, against.others, strict=True):
+        found = difference(expected, exported(images), classes=against.classes)
+        by_size.setdefault(len(images), []).append(found)
+    return Parity(
+        precision=precision,
+        limits=limits or DEFAULT[precision],
+        overall=difference(against.answers, answers, classes=against.classes),
+        batches={size: _worst(by_size[size]) for size in sorted(by_size)},
+        images=pictures.source,
+        image_count=count,
+        weak=pictures.weak,
+        accuracy=accuracy(against.answers, answers, pictures.labels) if against.classes else None,
     )
 
 
-def _worst(batches: Sequence[BatchParity]) -> BatchParity:
+def _worst(batches: Sequence[Difference]) -> Difference:
     """Batches of one size as one; of the agreement the mean, which is that of all their images."""
-    return BatchParity(
-        batch=batches[0].batch,
+    agreements = [batch.top1_agreement for batch in batches if batch.top1_agreement is not None]
+    return Difference(
         finite=all(batch.finite for batch in batches),
         max_absolute=max(batch.max_absolute for batch in batches),
         max_relative=max(batch.max_relative for batch in batches),
         min_cosine=min(batch.min_cosine for batch in batches),
-        top1_agreement=sum(batch.top1_agreement for batch in batches) / len(batches),
+        sqnr_db=min(batch.sqnr_db for batch in batches),
+        top1_agreement=sum(agreements) / len(agreements) if agreements else None,
     )
 
 
-def _batches(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _batches(count: int) -> Iterator[NDArray[np.int64]]:
     """Consecutive images, in batches of these sizes alone; where the images run out, they come round again."""
     start = 0
     for size in BATCHES:
-        yield np.take(pixels, range(start, start + size), axis=0, mode="wrap")
+        yield np.arange(start, start + size) % count
         start += size
-    while start < len(pixels):
-        yield np.take(pixels, range(start, start + BATCHES[-1]), axis=0, mode="wrap")
+    while start < count:
+        yield np.arange(start, start + BATCHES[-1]) % count
         start += BATCHES[-1]
 
 
-def _finite(figure: float) -> float | None:
+def _figures(found: Difference) -> dict[str, Any]:
+    return {key: _finite(figure) for key, figure in asdict(found).items()}
+
+
+def _finite(figure: Any) -> Any:
     """JSON has no infinity and no NaN."""
-    return figure if math.isfinite(figure) else None
+    return None if isinstance(figure, float) and not math.isfinite(figure) else figure

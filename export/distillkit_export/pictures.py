@@ -1,11 +1,11 @@
-"""Real images for the parity check, as the model wants them: what the caller gives, or two photographs."""
+"""Real images for the gate and for calibration: what the caller gives, the run's own, or two photographs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,31 +22,63 @@ CROP_SHARES = (0.9, 0.6, 0.3)
 CROP_PLACES = (0.0, 0.5, 1.0)
 
 
+class Pixels(Protocol):
+    """Images that are read when they are asked for; an array in memory is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]: ...
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Images for the parity check, where they come from, and whether they are a weak stand-in.
+    """Images, where they come from, whether they are a weak stand-in, and their classes.
 
     `others` are batches of other sizes, for a file that takes any.
     Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std; [n, H, W, C], uint8, for a file that
-    normalises them itself.
+    normalises them itself; labels [n], the index of the model's class, negative where it is not known.
     """
 
-    pixels: NDArray[Any]
+    pixels: Pixels
     source: str
     weak: bool = False
+    labels: NDArray[np.int64] | None = None
     others: tuple[NDArray[Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageWish:
+    """Which images shall be used. None of `data` are the run's own, None of `gate` are all there are."""
+
+    data: str | None = None
+    gate: int | None = 1000
+    calibration: int = 128
+
+
+@dataclass(frozen=True)
+class ExportImages:
+    """What the gate looks at, and what ranges of activations are taken from; `calibration` is None without real ones.
+
+    They are different images where there are enough.
+    """
+
+    gate: Pictures
+    calibration: Pictures | None = None
 
 
 def as_asked(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pictures:
     """`pictures` as the file takes them: at several sizes where it takes any, as pixels where it normalises itself."""
     if request.dynamic_size:
         sizes = _other_sizes(spec)
-        batches = tuple(_resized(pictures.pixels[:count], size) for count, size in enumerate(sizes, 1))
+        batches = tuple(_resized(pictures.pixels[np.arange(count)], size) for count, size in enumerate(sizes, 1))
         shown = ", ".join(f"{height}x{width}" for height, width in sizes)
         pictures = replace(pictures, source=f"{pictures.source}, some also resized to {shown}", others=batches)
     if request.uint8:
-        pixels, *others = (as_pixels(images, spec) for images in (pictures.pixels, *pictures.others))
-        pictures = replace(pictures, pixels=pixels, others=tuple(others))
+        others = tuple(as_pixels(images, spec) for images in pictures.others)
+        pixels: Pixels = _WholePixels(pictures.pixels, spec)
+        if isinstance(pictures.pixels, np.ndarray):
+            pixels = as_pixels(pictures.pixels, spec)
+        pictures = replace(pictures, pixels=pixels, others=others)
     return pictures
 
 
@@ -98,6 +130,11 @@ def photographs(spec: ModelSpec, why: str) -> Pictures:
     return Pictures(given_pictures(crops, spec).pixels, source, weak=True)
 
 
+def stand_in(spec: ModelSpec, why: str) -> ExportImages:
+    """Photographs for the gate and none for calibration, because `why`."""
+    return ExportImages(photographs(spec, why))
+
+
 def normalised(pixels: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
     """Pixels from 0 to 255 [b, H, W, C] as a model wants them, [b, C, H, W]; computed in float64."""
     scaled = (pixels / 255 - np.asarray(spec.mean)) / np.asarray(spec.std)
@@ -109,6 +146,20 @@ def as_pixels(images: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.uint8]
     scaled = images.transpose(0, 2, 3, 1) * np.asarray(spec.std) + np.asarray(spec.mean)
     pixels: NDArray[np.uint8] = np.clip(np.round(scaled * 255), 0, 255).astype(np.uint8)
     return pixels
+
+
+@dataclass(frozen=True)
+class _WholePixels:
+    """Normalised images as the pixels that they were made of, when they are asked for."""
+
+    images: Pixels
+    spec: ModelSpec
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return as_pixels(self.images[indices], self.spec)
 
 
 def _batch(image: Any, spec: ModelSpec) -> NDArray[np.float32]:

@@ -1,26 +1,28 @@
-"""The images of a run, prepared as its evaluation prepares them."""
+"""The images of a run, or of data that somebody names, prepared as the run's evaluation prepares them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from distillkit.contracts import ModelSpec
-from distillkit.data.datasets import open_datasets
+from distillkit.data.datasets import DataSets, open_datasets
+from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream, load_image
-from distillkit.data.transforms import evaluation_transform
-from distillkit.errors import UserError
+from distillkit.data.transforms import Transform, evaluation_transform
+from distillkit.errors import ClassSpaceError, UserError
 from distillkit.hooks import Plugins
-from distillkit.recipe import Recipe
+from distillkit.models.classes import match_classes
+from distillkit.recipe import Augment, Data, Recipe
 from distillkit.run_directory import RunDirectory
-from distillkit_export.parity import BATCHES
-from distillkit_export.pictures import Pictures, given_pictures, photographs
+from distillkit_export.pictures import ExportImages, ImageWish, Pictures, Pixels, stand_in
 
-IMAGES = sum(BATCHES) + BATCHES[-1]
-"""How many images of a run the parity check looks at: each batch size once, the largest twice."""
+IN_MEMORY_BYTES = 256 * 2**20
+"""Of pixels; images that need more are read again for every file that is gated."""
 
 
 def as_run_knows(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
@@ -30,24 +32,90 @@ def as_run_knows(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
     return replace(spec, interpolation=augment.interpolation, crop=augment.eval_crop, class_names=class_names)
 
 
-def run_pictures(spec: ModelSpec, run: RunDirectory, plugins: Plugins) -> Pictures:
-    """The run's validation images, or photographs where it has none or they cannot be read."""
+def run_images(spec: ModelSpec, run: RunDirectory, plugins: Plugins, wish: ImageWish) -> ExportImages:
+    """The run's own images, those of `wish.data`, or photographs where the run's cannot be read here.
+
+    Raises: UserError for `wish.data` that cannot be read.
+    """
     recipe = run.read_recipe()
+    if wish.data is not None:
+        return named_images(spec, plugins, wish, recipe)
     try:
-        source = open_datasets(recipe.data, plugins).validation
-        if source is None:
-            return photographs(spec, "the run has no validation images")
-        images = _some_images(source, spec, recipe)
-        return given_pictures(images, spec, f"validation images of run '{run.path.resolve().name}'")
+        return _images(open_datasets(recipe.data, plugins), spec, recipe, wish, f"of run '{run.path.resolve().name}'")
     except UserError:
         # The data may have stayed on the machine that trained. The check goes on, weaker, and says so.
-        return photographs(spec, "the run's validation images cannot be read here")
+        return stand_in(spec, "the run's images cannot be read here")
 
 
-def _some_images(source: Source | Stream, spec: ModelSpec, recipe: Recipe) -> list[Tensor]:
-    """The first images of a stream, or images spread evenly over a source, since sources are often sorted by class."""
+def named_images(spec: ModelSpec, plugins: Plugins, wish: ImageWish, recipe: Recipe | None = None) -> ExportImages:
+    """The images of `wish.data`, prepared as `recipe` evaluates, or as `spec` says.
+
+    Raises: UserError where they cannot be read.
+    """
+    augment = Augment.model_validate({"eval_crop": spec.crop, "interpolation": spec.interpolation})
+    recipe = recipe or Recipe(augment=augment)
+    sets = open_datasets(Data(train=wish.data, validation=0.0, root=recipe.data.root), plugins)
+    return _images(sets, spec, recipe, wish, f"of '{wish.data}'")
+
+
+def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, wish: ImageWish, whose: str) -> ExportImages:
+    """Gate on what was not trained on, where there is some, and calibrate on what was."""
     transform = evaluation_transform(recipe.augment, spec)
+    measured = {"test": sets.test, "validation": sets.validation, "training": sets.train}
+    kind, source = next((kind, source) for kind, source in measured.items() if source is not None)
+    places = _spread(len(source), wish.gate)
+    gate = _pictures(source, places, spec, transform, f"{kind} images {whose}")
+    taken = places if source is sets.train else np.array([], np.int64)
+    left = np.setdiff1d(np.arange(len(sets.train)), taken)
+    left = left if len(left) else np.arange(len(sets.train))
+    chosen = left[_spread(len(left), wish.calibration)]
+    calibration = _pictures(sets.train, chosen, spec, transform, f"training images {whose}")
+    return ExportImages(gate, calibration)
+
+
+def _spread(length: int, count: int | None) -> NDArray[np.int64]:
+    """`count` places spread evenly over `length`, since sources are often sorted by class."""
+    if count is None or count >= length:
+        return np.arange(length)
+    return np.unique(np.linspace(0, length - 1, count).astype(np.int64))
+
+
+def _pictures(
+    source: Source | Stream, places: NDArray[np.int64], spec: ModelSpec, transform: Transform, name: str
+) -> Pictures:
     if isinstance(source, Stream):
-        return [transform(image) for image, _ in islice(source.read(0), IMAGES)]
-    indices = np.unique(np.linspace(0, len(source) - 1, IMAGES).astype(int))
-    return [transform(load_image(source, int(index))) for index in indices]
+        read = [(transform(image).numpy(), label) for image, label in islice(source.read(0), len(places))]
+        labels = np.array([UNLABELLED if label is None else label for _, label in read], np.int64)
+        return Pictures(np.stack([pixels for pixels, _ in read]), name, labels=_as_classes(labels, source, spec))
+    pixels: Pixels = ReadPixels(source, places, lambda image: transform(image).numpy())
+    if len(places) * len(spec.mean) * 4 * spec.image_size[0] * spec.image_size[1] <= IN_MEMORY_BYTES:
+        pixels = pixels[np.arange(len(places))]
+    return Pictures(pixels, name, labels=_as_classes(labels_of(source)[places], source, spec))
+
+
+def _as_classes(labels: NDArray[np.int64], source: Source | Stream, spec: ModelSpec) -> NDArray[np.int64] | None:
+    """The model's class of each label; None where the labels are of other classes."""
+    known = labels[labels != UNLABELLED]
+    if not len(known):
+        return None
+    count = len(source.class_names) if source.class_names else int(known.max()) + 1
+    try:
+        indices = match_classes(spec, source.class_names, count, mode="auto", data=source.name).indices
+    except ClassSpaceError:
+        return None
+    return labels if indices is None else np.where(labels == UNLABELLED, UNLABELLED, np.asarray(indices)[labels])
+
+
+@dataclass(frozen=True)
+class ReadPixels:
+    """Images of a source that are read and prepared whenever they are asked for."""
+
+    source: Source
+    places: NDArray[np.int64]
+    prepare: Callable[..., NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.stack([self.prepare(load_image(self.source, int(place))) for place in self.places[indices]])

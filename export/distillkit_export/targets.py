@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distillkit.checkpoint import checkpoints
-from distillkit.contracts import Model, ModelRequest
+from distillkit.contracts import Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError
 from distillkit.exporting import Fusion, Head, Provenance
 from distillkit.hooks import Plugins, split_name
@@ -22,8 +22,8 @@ from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
 from distillkit_export.bundle import sha256
 from distillkit_export.image_sizes import Size, at_image_size
-from distillkit_export.pictures import Pictures, photographs
-from distillkit_export.run_images import as_run_knows, run_pictures
+from distillkit_export.pictures import ExportImages, ImageWish, stand_in
+from distillkit_export.run_images import as_run_knows, named_images, run_images
 
 CHECKPOINT_WEIGHTS = "task.safetensors"
 STUDENT_PREFIX = "student.network."
@@ -37,13 +37,8 @@ class Target:
     provenance: Provenance
     head: Head
     fusion: Fusion
-    find_pictures: Callable[[], Pictures]
+    find_images: Callable[[ImageWish], ExportImages]
     idle_heads: tuple[str, ...] = ()
-
-    @property
-    def pictures(self) -> Pictures:
-        """Read the images; who only wants the model does without."""
-        return self.find_pictures()
 
 
 def default_folder(target: str) -> Path:
@@ -102,9 +97,13 @@ def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size 
     model = at_image_size(model, image_size)
     digest = sha256(Path(weights)) if weights is not None and Path(weights).is_file() else None
     provenance = Provenance(model=_public(target), weights_sha256=digest)
-    return Target(
-        model, provenance, "fused", "logits", partial(photographs, model.spec, "a model by name has no images")
-    )
+    find = partial(_images_beside, model.spec, plugins, "a model by name has no images")
+    return Target(model, provenance, "fused", "logits", find)
+
+
+def _images_beside(spec: ModelSpec, plugins: Plugins, why: str, wish: ImageWish) -> ExportImages:
+    """The images that were named for a model that has none of its own."""
+    return stand_in(spec, why) if wish.data is None else named_images(spec, plugins, wish)
 
 
 def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | None) -> Target:
@@ -120,11 +119,11 @@ def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | N
         teachers=_teachers(home),
     )
     if home is None:
-        pictures = partial(photographs, model.spec, "the student comes without its run")
-        return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
+        find = partial(_images_beside, model.spec, plugins, "the student comes without its run")
+        return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
     model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
-    pictures = partial(run_pictures, model.spec, RunDirectory(home), plugins)
-    return Target(model, provenance, saved.head, saved.fusion, pictures, saved.idle_heads)
+    find = partial(run_images, model.spec, RunDirectory(home), plugins)
+    return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
 
 
 def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Size | None) -> Target:
@@ -148,7 +147,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Siz
         teachers=_teachers(run.path),
     )
     head: Head = plan["student"]["answers_with"]
-    return Target(model, provenance, head, recipe.evaluation.fusion, partial(run_pictures, spec, run, plugins))
+    return Target(model, provenance, head, recipe.evaluation.fusion, partial(run_images, spec, run, plugins))
 
 
 def _student_weights(file: Path) -> dict[str, Tensor]:

@@ -17,7 +17,17 @@ from torch import Tensor, nn
 
 from distillkit.contracts import Model, ModelSpec, Signal, Wanted
 from distillkit.errors import UnavailableError, UserError
-from distillkit.exporting import BATCH, HEIGHT, INPUT, WIDTH, ExportRequest, Scorer, output_name, side_multiples
+from distillkit.exporting import (
+    BATCH,
+    HEIGHT,
+    INPUT,
+    WIDTH,
+    ExportRequest,
+    Precision,
+    Scorer,
+    output_name,
+    side_multiples,
+)
 from distillkit.models.heads import fuse
 from distillkit_export.image_sizes import at_any_size, at_image_size
 from distillkit_export.pictures import normalised
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_BATCH = 65_536
 """An upper bound that torch.export asks for; it is not written into the graph."""
 LARGEST_SIDE = 65_536
@@ -70,6 +81,19 @@ class Scores(nn.Module):
         return answer.softmax(dim=-1) if self.request.softmax else answer
 
 
+class Within(nn.Module):
+    """Scores computed in half precision, from float32 images (or whole pixels) to float32 answers."""
+
+    def __init__(self, scores: Scores, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.scores = scores.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.scores(images.to(self.dtype) if images.is_floating_point() else images)
+        return answer.float()
+
+
 def frozen_scores(model: Model, request: ExportRequest) -> Scores:
     """The answer of a copy of `model` in evaluation mode, on the CPU, in float32. `model` stays as it is.
 
@@ -97,12 +121,13 @@ def torch_scorer(model: Model, request: ExportRequest) -> Scorer:
     return score
 
 
-def onnx_graph(model: Model, request: ExportRequest) -> ModelProto:
+def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp32") -> ModelProto:
     """Write one answer of `model` as an ONNX graph whose batch is dynamic, and height and width where asked for.
 
     Fused attention is switched off in the copy that is exported: with it, four of forty timm families cannot be
     written (a view of a strided tensor inside the decomposed attention). Modules that timm can re-parameterise are
-    folded first, as inference wants them.
+    folded first, as inference wants them. In `precision` "fp16" or "bf16" weights and activations are of that type,
+    input and output stay float32.
     Raises: UnavailableError where torch's exporter cannot write the model; UserError as `frozen_scores`.
     """
     scores = frozen_scores(model, request)
@@ -111,10 +136,11 @@ def onnx_graph(model: Model, request: ExportRequest) -> ModelProto:
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010 - not every module declares it
     spec = scores.model.spec
+    exported = scores if precision == "fp32" else Within(scores, HALVES[precision])
     try:
         with _silence():
             program = torch.onnx.export(
-                scores,
+                exported,
                 (_example(spec, request),),
                 dynamo=True,
                 dynamic_shapes=(_dynamic(spec, request),),

@@ -54,8 +54,8 @@ OVERVIEW = """\
 │            few labels).                                                                          │
 │ attention  Draw where the class token looks, layer by layer, over pictures; the teacher above    │
 │            the student.                                                                          │
-│ export     Write a student as ONNX with a dynamic batch, and check that ONNX Runtime answers as  │
-│            torch does.                                                                           │
+│ export     Write a student as ONNX, in every precision asked for, each held against torch on     │
+│            real images.                                                                          │
 │ predict    Name the likeliest classes of images with an exported student; torch is not needed.   │
 │ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │

@@ -204,8 +204,10 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
     pytest.importorskip("onnxruntime")
     code, out, err = distillkit("export", str(trained), "--out", str(tmp_path / "exported"), "--head", "class")
     assert (code, err) == (0, "")
-    assert out.startswith(f"{tmp_path}/exported/model.onnx: ")
-    assert "parity passed" in out
+    first, _, row, measured = out.splitlines()
+    assert first == f"{tmp_path}/exported: 1 file, opset 20, batch x 3 x 8 x 8 images, class head"
+    assert (row.split()[0], row.split()[-1]) == ("model.onnx", "passed")
+    assert measured.endswith("eager, float32, CPU on 500 images (test images of run 'tiny')")
     manifest = json.loads((tmp_path / "exported" / "bundle.json").read_text())
     assert manifest["output"]["head"] == "class"
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -25,9 +26,13 @@ from distillkit_export import onnx_exporter
 from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.onnx_session import OnnxSession
-from distillkit_export.pictures import photographs
+from distillkit_export.pictures import stand_in
+from distillkit_export.stage import Format
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
+FILES = ["bundle.json", "model.onnx", "parity.json", "parity.md", "predict.py", "samples.npz"]
+TORCH = f"torch {torch.__version__.partition('+')[0]}, eager, float32, CPU"
+RUNTIME = f"onnxruntime {version('onnxruntime')}, CPUExecutionProvider"
 KINDS = ("fused", "class", "distill", "softmax", "plain", "convolutional")
 
 
@@ -96,14 +101,14 @@ def test_parity_is_far_below_its_limit(exported, kind):
     parity = exported[kind].parity
     assert parity.passed
     assert parity.max_relative <= 4.4e-6
-    assert [batch.batch for batch in parity.batches] == [1, 2, 7, 32]
-    assert {batch.top1_agreement for batch in parity.batches} == {1.0}
+    assert list(parity.batches) == [1, 2, 7, 32]
+    assert {batch.top1_agreement for batch in parity.batches.values()} == {1.0}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_file_with_a_dynamic_batch_and_no_traces_of_this_machine(exported, kind):
     folder = exported[kind].directory
-    assert sorted(file.name for file in folder.iterdir()) == ["bundle.json", "model.onnx", "parity.json"]
+    assert sorted(file.name for file in folder.iterdir()) == FILES
     (entry,), (answer,) = graph_of(exported[kind]).input, graph_of(exported[kind]).output
     shapes = [
         [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim] for value in (entry, answer)
@@ -192,7 +197,17 @@ def test_manifest_says_what_a_user_of_the_file_needs(exported):
         },
         "class_names": ["ant", "bee", "cat", "dog", "emu", "fox", "gnu"],
         "opset": 20,
-        "artifacts": [{"format": "onnx", "file": "model.onnx", "precision": "fp32", "gate": "passed", "made_with": {}}],
+        "artifacts": [
+            {
+                "format": "onnx",
+                "file": "model.onnx",
+                "precision": "fp32",
+                "gate": "passed",
+                "runtime": RUNTIME,
+                "reason": None,
+                "made_with": {"tool": "torch.onnx"},
+            }
+        ],
         "pending": [],
     }
 
@@ -209,31 +224,44 @@ def test_file_itself_says_the_same(exported):
 
 def test_parity_file_says_weak_where_photographs_stood_in(exported):
     said = json.loads((exported["class"].directory / "parity.json").read_text())
-    assert said["schema_version"] == 1
-    assert said["reference"] == f"torch {torch.__version__.partition('+')[0]}, eager, float32, CPU"
+    assert said["schema_version"] == 2
+    assert said["reference"] == TORCH
     report = said["files"]["model.onnx"]
     assert report == {
-        "runtime": f"onnxruntime {exported['class'].manifest['software']['onnxruntime']}, CPUExecutionProvider",
+        "gate": "passed",
+        "reason": None,
+        "precision": "fp32",
+        "runtime": RUNTIME,
+        "bytes": (exported["class"].directory / "model.onnx").stat().st_size,
+        "kept": True,
+        "relative_latency": None,
+        "checks": [],
         **exported["class"].parity.as_dict(),
     }
-    assert report["images"] == {
+    images = {
         "source": "crops of two photographs that scikit-learn ships, because no images were given",
         "count": 54,
         "weak": True,
     }
-    assert report["limit"] == {"max_relative": 1e-4}
+    assert report["images"] == said["images"] == images
+    assert report["limits"]["max_relative"] == 1e-4
 
 
 def test_what_a_terminal_shows(exported):
     result = exported["softmax"]
     size = (result.directory / "model.onnx").stat().st_size / 1e6
     assert 0.2 < size < 0.5
-    first, *table = result.lines()
-    assert first == (
-        f"{result.directory / 'model.onnx'}: {size:.3g} MB, fp32, opset 20, batch x 3 x 32 x 48 images, "
-        "both heads fused by softmax"
-    )
-    assert table == result.parity.lines()
+    found = result.parity.overall
+    figures = f"{found.max_absolute:.1e}  {result.parity.max_relative:.1e}"
+    assert result.lines() == [
+        f"{result.directory}: 1 file, opset 20, batch x 3 x 32 x 48 images, both heads fused by softmax",
+        "file            size  max abs  max rel  min cosine  SQNR dB  agreement  gate",
+        f"model.onnx  {size:.3g} MB  {figures}   1.0000000    {found.sqnr_db:.1f}     100.0%  passed",
+        (
+            f"measured against {TORCH} on 54 images (crops of two "
+            "photographs that scikit-learn ships, because no images were given); weak: give real images with --data"
+        ),
+    ]
     assert json.loads(json.dumps(result.as_dict()))["manifest"]["output"]["fusion"] == "softmax"
 
 
@@ -302,20 +330,24 @@ class WrongExporter(OnnxExporter):
 def test_failed_gate_keeps_the_files_aside(exported, distilled, tmp_path):
     exporter = WrongExporter(OnnxExporter.Options())
     exporter.wrong = exported["class"].directory / "model.onnx"
-    target = tmp_path / "export"
+    form, target = Format("onnx", exporter, exporter.options), tmp_path / "export"
     with pytest.raises(GateError) as error:
-        export_model(exporter, distilled, target, ExportRequest(), photographs(distilled.spec, "x"))
+        export_model([form], distilled, target, ExportRequest(), stand_in(distilled.spec, "x"))
     assert error.value.exit_code == 4
     kept = json.loads((target / "rejected" / "parity.json").read_text())["files"]["model.onnx"]
     worst = max(kept["batches"], key=lambda batch: batch["max_relative"])
-    assert not kept["passed"]
+    assert (kept["gate"], kept["passed"]) == ("failed", False)
+    assert kept["failures"][0] == (
+        f"differs from torch by {worst['max_relative']:.2g} of the largest score at batch {worst['batch']}, "
+        "the limit is 0.0001"
+    )
     assert str(error.value) == (
-        f"model.onnx differs from torch by {worst['max_relative']:.2g} of the largest score at batch {worst['batch']}, "
-        f"the limit is 0.0001; what was built is kept in '{target / 'rejected'}'"
+        f"model.onnx {'; '.join(kept['failures'])}; what was built is kept in '{target / 'rejected'}'"
     )
     assert sorted(file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file()) == [
         "rejected/model.onnx",
         "rejected/parity.json",
+        "rejected/parity.md",
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import distillkit_export
 
-HANDLE_THE_MODEL = {"image_sizes", "torch_graph", "targets", "run_images"}
+HANDLE_THE_MODEL = {"torch_precision", "image_sizes", "torch_graph", "targets", "run_images"}
 TORCH_FREE = sorted(
     module.name for module in pkgutil.iter_modules(distillkit_export.__path__) if module.name not in HANDLE_THE_MODEL
 )

@@ -15,8 +15,10 @@ from distillkit.exporting import Provenance
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe import Recipe
 from distillkit.runner import run
+from distillkit_export.asked import Asked
 from distillkit_export.exports import export
 from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.pictures import ImageWish
 from distillkit_export.targets import default_folder, load_target
 
 SETTINGS = {
@@ -86,9 +88,9 @@ def test_run_is_exported_into_its_own_folder_and_answers_as_it_evaluated(exporte
     assert (manifest["input"]["interpolation"], manifest["input"]["crop"]) == ("bilinear", 1.0)
 
 
-def test_parity_of_a_run_is_measured_on_its_own_validation_images(exported_run):
-    assert exported_run.parity.images == "validation images of run 'tonight'"
-    assert (exported_run.parity.image_count, exported_run.parity.weak) == (74, False)
+def test_parity_of_a_run_is_measured_on_its_own_test_images(exported_run):
+    assert exported_run.parity.images == "test images of run 'tonight'"
+    assert (exported_run.parity.image_count, exported_run.parity.weak) == (500, False)
     assert exported_run.parity.max_relative <= 4.4e-6
 
 
@@ -99,7 +101,7 @@ def test_nothing_in_the_export_names_a_folder_of_this_machine(exported_run, run_
 
 def test_exported_run_is_the_saved_student(exported_run, run_folder, plugins):
     target = load_target(str(run_folder), plugins)
-    images = target.pictures.pixels[:4]
+    images = target.find_images(ImageWish()).gate.pixels[:4]
     with torch.inference_mode():
         tokens = target.model.network.eval().forward_features(torch.from_numpy(images))
         expected = target.model.network.head_dist(tokens[:, 1]).numpy()
@@ -132,10 +134,10 @@ def test_photographs_stand_in_where_the_data_stayed_elsewhere(run_folder, tmp_pa
     folder = copied(run_folder, tmp_path)
     text = (folder / "recipe.toml").read_text().replace('train = "digits"', 'train = "elsewhere/flowers"')
     (folder / "recipe.toml").write_text(text)
-    pictures = load_target(str(folder), plugins).pictures
+    pictures = load_target(str(folder), plugins).find_images(ImageWish()).gate
     assert pictures.weak
     assert pictures.source == (
-        "crops of two photographs that scikit-learn ships, because the run's validation images cannot be read here"
+        "crops of two photographs that scikit-learn ships, because the run's images cannot be read here"
     )
 
 
@@ -143,7 +145,7 @@ def test_student_without_its_run_is_still_a_student(run_folder, tmp_path, plugin
     for name in ("student.json", "student.safetensors"):
         shutil.copy(run_folder / name, tmp_path / name)
     target = load_target(str(tmp_path), plugins)
-    assert target.pictures.source == (
+    assert target.find_images(ImageWish()).gate.source == (
         "crops of two photographs that scikit-learn ships, because the student comes without its run"
     )
     assert (target.provenance.run, target.provenance.teachers) == (tmp_path.name, ())
@@ -219,7 +221,7 @@ def test_model_by_name_with_a_weight_file(tmp_path, plugins):
         model="timm:test_vit", weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest()
     )
     assert (target.head, target.fusion, target.model.spec.classes) == ("fused", "logits", 5)
-    assert target.pictures.source == (
+    assert target.find_images(ImageWish()).gate.source == (
         "crops of two photographs that scikit-learn ships, because a model by name has no images"
     )
 
@@ -231,7 +233,7 @@ def test_two_heads_of_a_model_by_name_stay_two(plugins):
 
 def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, plugins):
     with pytest.raises(UnknownPluginError) as unknown:
-        export("nothing", tmp_path / "out", plugins=plugins, format="onxx")
+        export("nothing", tmp_path / "out", Asked(formats=("onxx",)), plugins=plugins)
     assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx)"
     with pytest.raises(UserError) as error:
         export("nothing", tmp_path / "out", plugins=plugins, opset=9)

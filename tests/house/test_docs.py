@@ -5,15 +5,22 @@ import runpy
 import shlex
 import tomllib
 
+import numpy as np
+import onnx
 import pytest
 import torch
 import typer
+from onnx import TensorProto, helper, numpy_helper
 
 from distillkit.contracts import PluginSpec
+from distillkit.errors import UnavailableError
 from distillkit.evaluation import Features, View
+from distillkit.exporting import ExportRequest, ExportSource
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Data
 from distillkit.recipe_files import load_recipe
+from distillkit.serving import Servable
+from distillkit.testing import check_exporter, check_runtime
 from distillkit_cli.main import app
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
@@ -145,3 +152,23 @@ def test_the_evaluator_shown_finds_the_nearest_mean(shown):
 def test_the_teacher_shown_is_registered_as_shown(shown):
     (spec,) = shown("distillkit_teachers")()
     assert installed_plugins().find("teacher", "cifar-resnet20").spec == spec
+
+
+def test_the_format_shown_and_its_runtime_conform(shown, tmp_path):
+    """On a file that has what any student has: an input, weights, scores and a dynamic batch."""
+    weights = np.random.default_rng(0).normal(size=(3 * 4 * 4, 5)).astype(np.float32)
+    nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 4, 4])
+    scores = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])
+    graph = helper.make_graph(nodes, "g", [images], [scores], [numpy_helper.from_array(weights, "w")])
+    opset = helper.make_opsetid("", 20)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "model.onnx")
+    pictures = np.random.default_rng(1).normal(size=(4, 3, 4, 4)).astype(np.float32)
+    source = ExportSource(ExportRequest(), onnx={"fp32": tmp_path / "model.onnx"}, images=pictures)
+    check_exporter(shown("GzipExporter"), {"level": 1}, source=source)
+    exporter = shown("GzipExporter")(shown("GzipExporter").Options())
+    written = exporter.write(source, tmp_path, "fp32")
+    check_runtime(shown("GzipRuntime"), Servable("gzip", str(tmp_path / written.file)), pictures)
+    with pytest.raises(UnavailableError) as refused:
+        exporter.write(source, tmp_path, "fp16")
+    assert str(refused.value) == "gzip is made from ONNX in fp16, which is not there"

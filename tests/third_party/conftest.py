@@ -1,4 +1,4 @@
-"""A distribution of somebody else, built and installed as pip does it, without a network."""
+"""Distributions of somebody else, built and installed as pip does it, without a network."""
 
 import os
 import subprocess
@@ -7,19 +7,22 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent / "distillkit-margin"
+SOURCES = {
+    Path(__file__).parent / "distillkit-margin": "distillkit_margin-1.2.0-py3-none-any.whl",
+    Path(__file__).parent / "distillkit-pt2": "distillkit_pt2-0.3.0-py3-none-any.whl",
+}
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """A folder into which the wheel of distillkit-margin is installed."""
+    """A folder into which their wheels are installed."""
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-index"]
-    subprocess.run([*pip, "wheel", "--no-build-isolation", *offline, "--wheel-dir", wheels, SOURCE], check=True)
-    (wheel,) = wheels.glob("*.whl")
-    assert wheel.name == "distillkit_margin-1.2.0-py3-none-any.whl"
-    subprocess.run([*pip, "install", *offline, "--target", target, wheel], check=True)
+    subprocess.run([*pip, "wheel", "--no-build-isolation", *offline, "--wheel-dir", wheels, *SOURCES], check=True)
+    built = sorted(wheels.glob("*.whl"))
+    assert [wheel.name for wheel in built] == list(SOURCES.values())
+    subprocess.run([*pip, "install", *offline, "--target", target, *built], check=True)
     return target
 
 

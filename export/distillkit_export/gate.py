@@ -1,0 +1,114 @@
+"""The gate: an exported file must be what was asked for, and say what the model says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from distillkit.errors import DistillkitError, GateError, UnavailableError
+from distillkit_export.layers import first_difference
+from distillkit_export.parity import Evidence, Parity, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from distillkit.exporting import Artifact, Exporter, Precision
+    from distillkit_export.checks import Check
+    from distillkit_export.limits import Limits
+
+LOOKED_AT = 8
+"""How many images the search for the first layer that differs looks at."""
+
+Outcome = Literal["passed", "ungated", "failed"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one file: its figures, what else was checked, and why it is not passed.
+
+    `parity` is None where nothing at hand executes the file. `reason` is the end of a sentence that the file's name
+    begins. `kept` is False for a file that was made for comparison alone. `relative_latency` is the time for one image
+    here over that of the float32 file.
+    """
+
+    artifact: Artifact
+    outcome: Outcome
+    runtime: str
+    bytes: int
+    parity: Parity | None = None
+    checks: tuple[Check, ...] = ()
+    reason: str = ""
+    kept: bool = True
+    relative_latency: float | None = None
+
+    @property
+    def failure(self) -> str:
+        """A sentence about a file that failed or is not gated."""
+        return f"{self.artifact.file} {self.reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What parity.json holds of this file."""
+        return {
+            "gate": self.outcome,
+            "reason": self.reason or None,
+            "precision": self.artifact.precision,
+            "runtime": self.runtime,
+            "bytes": self.bytes,
+            "kept": self.kept,
+            "relative_latency": self.relative_latency,
+            **({"passed": False} if self.parity is None else self.parity.as_dict()),
+            "checks": [{"name": check.name, "passed": check.passed, "finding": check.finding} for check in self.checks],
+        }
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What files are held against. `reference` is a float32 ONNX file of the same model, where there is one."""
+
+    against: Evidence
+    limits: Mapping[Precision, Limits]
+    reference: Path | None = None
+
+    def judge(
+        self, artifact: Artifact, exporter: Exporter, folder: Path, precision: Precision, checks: Sequence[Check]
+    ) -> Verdict:
+        """Read the precision back, ask the file the images, and look at what else was checked."""
+        file = folder / artifact.file
+        verdict = Verdict(artifact, "failed", exporter.runtime, size(file), checks=tuple(checks))
+        delivered = exporter.precision_of(file)
+        if delivered != precision:
+            return replace(verdict, reason=f"is {delivered} although {precision} was asked for")
+        failed = [check.finding for check in checks if check.passed is False]
+        try:
+            parity = measure(exporter.open(file), self.against, precision, self.limits[precision])
+        except UnavailableError as error:
+            outcome: Outcome = "failed" if failed else "ungated"
+            return replace(verdict, outcome=outcome, reason="; ".join(failed) or f"was not gated: {error}")
+        except GateError as error:
+            return replace(verdict, reason=f"was refused: {error}")
+        failed = [*parity.failures(), *failed]
+        if failed:
+            reason = "; ".join(failed) + self._first_layer(file, artifact)
+            return replace(verdict, parity=parity, reason=reason)
+        return replace(verdict, parity=parity, outcome="passed")
+
+    def _first_layer(self, file: Path, artifact: Artifact) -> str:
+        """Where an ONNX file first leaves the float32 graph."""
+        if artifact.format != "onnx" or self.reference is None or self.reference.name == file.name:
+            return ""
+        pixels = self.against.pictures.pixels
+        images = pixels[np.arange(min(LOOKED_AT, len(pixels)))]
+        try:
+            layer = first_difference(self.reference, file, images, self.limits[artifact.precision].min_sqnr_db)
+        except (DistillkitError, RuntimeError, ValueError):
+            return ""  # the figures above are what counts; where they come from is a help
+        return f"; the first layer that differs is {layer}" if layer else ""
+
+
+def size(file: Path) -> int:
+    """The bytes of a file, or of all files of a folder."""
+    files = [file] if file.is_file() else [inner for inner in file.rglob("*") if inner.is_file()]
+    return sum(inner.stat().st_size for inner in files)

@@ -1,0 +1,70 @@
+"""Which layer first: where an exported graph begins to differ from the float32 graph that it was made from."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distillkit_export.figures import sqnr_db
+from distillkit_export.onnx_values import values_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+
+def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db: float) -> str | None:
+    """The first node, in the order of computation, whose values have less than `least_db` of signal over noise.
+
+    Where none has, the node at which most is lost compared with the worst before it. Both graphs answer with every
+    value that they call by the same name. None where they have no value in common.
+    Raises: GateError or UnavailableError where ONNX Runtime cannot run one of them.
+    """
+    import onnx
+
+    from distillkit_export.onnx_session import all_outputs
+
+    exact, other = onnx.load(reference), onnx.load(file)
+    shared = _shared(exact, other)
+    if not shared:
+        return None
+    for model in (exact, other):
+        _answer_with(model, shared)
+    expected, found = all_outputs(exact, reference.name)(images), all_outputs(other, file.name)(images)
+    spoken = {name: node.name or node.op_type for node in exact.graph.node for name in node.output}
+    worst, lost = math.inf, {}
+    for name in shared:
+        signal, answer = expected[name].astype(np.float64), found[name].astype(np.float64)
+        decibels = sqnr_db(signal, answer) if np.isfinite(answer).all() else -math.inf
+        if decibels < least_db:
+            return f"{spoken[name]} ({decibels:.1f} dB)" if np.isfinite(decibels) else f"{spoken[name]} (not finite)"
+        lost[name] = worst - decibels
+        worst = min(worst, decibels)
+    steepest = max(shared[1:], key=lambda name: lost[name], default=shared[0])
+    return f"{spoken[steepest]} (loses {lost[steepest]:.1f} dB)"
+
+
+def _shared(exact: ModelProto, other: ModelProto) -> list[str]:
+    """Float values that nodes of both graphs write under one name, in the order of the first."""
+    from onnx import TensorProto
+
+    typed = [values_of(model, TensorProto.FLOAT, TensorProto.FLOAT16) for model in (exact, other)]
+    written = {name for node in other.graph.node for name in node.output}
+    return [
+        name
+        for node in exact.graph.node
+        for name in node.output
+        if name in written and all(name in names for names in typed)
+    ]
+
+
+def _answer_with(model: ModelProto, names: list[str]) -> None:
+    import onnx
+
+    there = {value.name for value in model.graph.output}
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = {value.name: value for value in graph.value_info}
+    model.graph.output.extend(values[name] for name in names if name not in there)

@@ -1,0 +1,29 @@
+"""Nodes of a graph called by the module of the network that they compute, so that a message can name the layer."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+NETWORK = "network."
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give every node a name of its own: "blocks.0.attn.qkv/MatMul". Needs the metadata of torch's exporter."""
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        name = f"{_module(node)}/{node.op_type}".lstrip("/")
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _module(node: NodeProto) -> str:
+    """The innermost module of the student's network that wrote the node, "" for none."""
+    text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+    inner = [scope.partition(NETWORK)[2] for scope in ast.literal_eval(text)]
+    return next((scope for scope in reversed(inner) if scope), "")

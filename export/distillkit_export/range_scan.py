@@ -1,0 +1,65 @@
+"""How large the values inside a float32 graph become on real images: what half precision must be able to hold.
+
+ONNX Runtime's CPU computes half precision in float32, so that an overflow which ends in infinity on a GPU stays finite
+there. The range of every tensor shows it all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distillkit_export.onnx_values import values_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from onnx import ModelProto
+
+    from distillkit_export.pictures import Pixels
+
+LARGEST_HALF = 65504.0
+"""The largest finite number of IEEE 754 binary16."""
+BATCH = 16
+PREFIX = "largest of "
+
+
+def scan(file: Path, pixels: Pixels) -> Mapping[str, float]:
+    """The largest absolute value of every float tensor that a node of `file` writes, over all images.
+
+    Raises: GateError where ONNX Runtime cannot run the graph.
+    """
+    import onnx
+
+    from distillkit_export.onnx_session import all_outputs
+
+    model = onnx.load(file)
+    names = _watch(model)
+    largest = dict.fromkeys(names, 0.0)
+    run = all_outputs(model, file.name)
+    for start in range(0, len(pixels), BATCH):
+        images: NDArray[Any] = pixels[np.arange(start, min(start + BATCH, len(pixels)))]
+        found = run(images)
+        for name in names:
+            largest[name] = float(np.fmax(largest[name], found[PREFIX + name]))
+    return largest
+
+
+def _watch(model: ModelProto) -> list[str]:
+    """Let the graph also answer with the largest absolute value of its float tensors; returns their names."""
+    from onnx import TensorProto, helper
+
+    floats = values_of(model, TensorProto.FLOAT)
+    names = [name for node in model.graph.node for name in node.output if name in floats]
+    for name in names:
+        model.graph.node.extend(
+            [
+                helper.make_node("Abs", [name], [f"absolute of {name}"]),
+                helper.make_node("ReduceMax", [f"absolute of {name}"], [PREFIX + name], keepdims=0),
+            ]
+        )
+        model.graph.output.append(helper.make_tensor_value_info(PREFIX + name, TensorProto.FLOAT, []))
+    return names

@@ -1,0 +1,149 @@
+"""The loop over formats and precisions: write, read the precision back, gate, record."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distillkit.errors import DistillkitError, GateError, MissingExtraError, UnavailableError
+from distillkit.exporting import HasFlags
+from distillkit_export.bundle import REJECTED, ArtifactCard, PendingCard
+from distillkit_export.checks import checks
+from distillkit_export.gate import Gate, Verdict
+from distillkit_export.latency import relative_latency
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from distillkit.exporting import Artifact, Exporter, ExportSource, Precision
+
+COMPARED = ".compared"
+
+
+@dataclass(frozen=True)
+class Format:
+    """An exporter by its name, and the options that it was made with, for the command that finishes its work."""
+
+    name: str
+    exporter: Exporter
+    options: BaseModel
+
+    def flags(self, precision: Precision) -> list[str]:
+        """What asks for this format and precision on the command line."""
+        if isinstance(self.exporter, HasFlags):
+            asked = list(self.exporter.flags())
+        else:
+            asked = ["--format", self.name]
+            for key, value in self.options.model_dump(mode="json", exclude_defaults=True).items():
+                asked += ["--set", f"{self.name}.{key}={value}"]
+        return asked if precision == "fp32" else [*asked, f"--{precision}"]
+
+
+@dataclass
+class Stage:
+    """One export under way in `folder`. What it made so far is in `verdicts`, what it could not make in `pending`."""
+
+    folder: Path
+    source: ExportSource
+    gate: Gate
+    onnx: dict[Precision, Path]
+    verdicts: list[Verdict] = field(default_factory=list)
+    pending: list[PendingCard] = field(default_factory=list)
+
+    def make_onnx(self, form: Format, precisions: Sequence[Precision]) -> None:
+        """Write ONNX, float32 first, on which everything else rests.
+
+        Raises: GateError where float32 fails its gate; whatever the exporter raises.
+        """
+        first = self._written(form, "fp32", self.folder)
+        if first.outcome == "failed":
+            self.verdicts.append(first)
+            raise GateError(first.failure)
+        for precision in precisions:
+            if precision != "fp32":
+                self._written(form, precision, self.folder)
+
+    def compare_with(self, form: Format, precision: Precision) -> None:
+        """Write ONNX in a precision that nobody asked for, for its row in the report alone."""
+        (self.folder / COMPARED).mkdir()
+        self._written(form, precision, self.folder / COMPARED, kept=False)
+
+    def make(self, form: Format, precision: Precision) -> None:
+        """Write another format, or note why it is pending on this machine and what finishes it on the target."""
+        failed = [verdict for verdict in self.verdicts if verdict.outcome == "failed"]
+        if any(verdict.artifact.precision == precision for verdict in failed if verdict.artifact.format == "onnx"):
+            return  # what is made from a rejected file is rejected with it
+        try:
+            form.exporter.check()
+            self._written(form, precision, self.folder)
+        except (UnavailableError, MissingExtraError) as error:
+            command = shlex.join(["distillkit", "export", ".", *form.flags(precision)])
+            options = form.options.model_dump(mode="json")
+            self.pending.append(
+                PendingCard(format=form.name, precision=precision, reason=str(error), command=command, options=options)
+            )
+
+    def finish(self) -> None:
+        """Time the files against each other, and put aside what failed and what was for comparison alone."""
+        self._time()
+        shutil.rmtree(self.folder / COMPARED, ignore_errors=True)
+        for verdict in self.verdicts:
+            if verdict.outcome == "failed" and verdict.kept:
+                aside = self.folder / REJECTED / verdict.artifact.file
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / verdict.artifact.file).rename(aside)
+
+    def cards(self) -> list[ArtifactCard]:
+        """The files that are part of the bundle."""
+        return [card_of(verdict) for verdict in self.verdicts if verdict.kept and verdict.outcome != "failed"]
+
+    def _written(self, form: Format, precision: Precision, folder: Path, *, kept: bool = True) -> Verdict:
+        artifact: Artifact = form.exporter.write(self.source, folder, precision)
+        try:
+            beside = checks(self.source, folder, artifact, self.gate.against, self.gate.limits[precision])
+            verdict = self.gate.judge(artifact, form.exporter, folder, precision, beside)
+        except DistillkitError:
+            (folder / artifact.file).unlink(missing_ok=True)
+            raise
+        self.verdicts.append(replace(verdict, kept=kept))
+        if artifact.format == "onnx" and verdict.outcome != "failed" and kept:
+            self.onnx[precision] = folder / artifact.file
+        return verdict
+
+    def _time(self) -> None:
+        """ONNX files that run here, against the first; of one alone there is nothing to compare."""
+        from distillkit_export.onnx_session import OnnxSession
+
+        # One thread each: the waiting threads of one session would take the cores from the next.
+        sessions = {
+            each.artifact.file: OnnxSession(self._place(each), threads=1)
+            for each in self.verdicts
+            if each.artifact.format == "onnx" and each.parity is not None
+        }
+        if len(sessions) < 2:
+            return
+        times = relative_latency(sessions, self.gate.against.pictures.pixels[np.array([0])])
+        self.verdicts = [replace(each, relative_latency=times.get(each.artifact.file)) for each in self.verdicts]
+
+    def _place(self, verdict: Verdict) -> Path:
+        return (self.folder if verdict.kept else self.folder / COMPARED) / verdict.artifact.file
+
+
+def card_of(verdict: Verdict) -> ArtifactCard:
+    """One file for the manifest."""
+    artifact, passed = verdict.artifact, verdict.outcome == "passed"
+    return ArtifactCard(
+        format=artifact.format,
+        file=artifact.file,
+        precision=artifact.precision,
+        gate="passed" if passed else "ungated",
+        runtime=verdict.runtime if passed else None,
+        reason=None if passed else verdict.reason,
+        made_with=dict(artifact.made_with),
+    )

@@ -1,0 +1,51 @@
+"""The student's own forward pass in half precision, which ONNX Runtime's CPU computes in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.contracts import Model
+from distillkit.exporting import ExportRequest, Scorer
+from distillkit_export.torch_graph import HALVES, frozen_scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def half_scorer(model: Model, request: ExportRequest, precision: str, float32_nodes: Iterable[str] = ()) -> Scorer:
+    """A copy of `model` with weights and activations in `precision`, on normalised images; answers in float32.
+
+    Modules that compute one of `float32_nodes` ("blocks.0.mlp.fc1/MatMul") stay in float32, as they do in the file.
+    """
+    dtype = HALVES[precision]
+    scores = frozen_scores(model, replace(request, uint8=False)).to(dtype)
+    modules = dict(scores.model.network.named_modules())
+    kept = {modules[name] for name in (node.rpartition("/")[0] for node in float32_nodes) if name in modules}
+    wide = {inner for module in kept for inner in module.modules()}
+    for module in modules.values():
+        if module in wide:
+            module.float().register_forward_pre_hook(_cast_to(torch.float32))
+        elif not any(module.children()):
+            module.register_forward_pre_hook(_cast_to(dtype))
+
+    def score(images: NDArray[Any]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            answer: Tensor = scores(torch.from_numpy(images).to(dtype))
+        return answer.float().numpy()
+
+    return score
+
+
+def _cast_to(dtype: torch.dtype) -> Any:
+    def cast(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value for value in inputs
+        )
+
+    return cast

@@ -1,0 +1,24 @@
+"""The built-in formats and runtimes keep the contract that a stranger's must keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distillkit.hooks import installed_plugins
+from distillkit.serving import Servable
+from distillkit.testing import check_exporter, check_runtime
+
+
+@pytest.mark.slow
+def test_the_onnx_exporter():
+    check_exporter("onnx")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino"])
+def test_runtimes_for_onnx_files(exported, name):
+    here = installed_plugins().factory("runtime", name)().availability()
+    if not here.works:
+        pytest.skip(here.detail)
+    images = np.random.default_rng(1).normal(size=(5, 3, 40, 40)).astype(np.float32)
+    check_runtime(name, Servable("onnx", str(exported["plain"].directory / "model.onnx")), images)

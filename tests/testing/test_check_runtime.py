@@ -1,0 +1,277 @@
+"""The conformance suite finds each way in which a runtime or an export format can break its contract."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+
+from distillkit.errors import BrokenPluginError, GateError, UnavailableError
+from distillkit.exporting import Artifact
+from distillkit.serving import Availability, Servable
+from distillkit.testing import check_exporter, check_runtime
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+IMAGES[0, 0] = 9  # the largest score is in every batch
+
+
+class Session:
+    """Scores are the images times a matrix."""
+
+    facts = MappingProxyType({"device": "cpu", "clock": "host"})
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def __call__(self, images):
+        return images @ self.matrix
+
+    def bind(self, images):
+        return self
+
+    def time(self, queries):
+        return [0.1] * queries
+
+
+class Matrices:
+    """A runtime for files that are one matrix."""
+
+    formats = ("npy",)
+    session = Session
+
+    def availability(self):
+        return Availability(works=True, detail="numpy")
+
+    def settings(self):
+        return ({},)
+
+    def open(self, servable, setting):
+        if servable.format != "npy":
+            raise UnavailableError("no")
+        try:
+            return self.session(np.load(servable.source))
+        except (OSError, ValueError) as error:
+            raise GateError("no") from error
+
+
+@pytest.fixture
+def servable(tmp_path):
+    np.save(tmp_path / "m.npy", np.eye(6, 3, dtype=np.float32))
+    return Servable("npy", str(tmp_path / "m.npy"))
+
+
+def test_a_sound_runtime_is_sound(servable):
+    check_runtime(Matrices, servable, IMAGES)
+
+
+def broken(**changes):
+    """A runtime with other members, and a session likewise."""
+    of_session = {name: changes.pop(name) for name in list(changes) if hasattr(Session, name) or name == "__call__"}
+    return type("Own", (Matrices,), {"session": type("OwnSession", (Session,), of_session), **changes})
+
+
+def forgetful(self, images):
+    self.kept = getattr(self, "kept", np.empty((9, 3), np.float32))
+    np.matmul(images, self.matrix, out=self.kept[: len(images)])
+    return self.kept[: len(images)]
+
+
+def scaled_by_batch(self, images):
+    return images @ self.matrix * len(images)
+
+
+def changing(self, images):
+    images *= 2
+    return images @ self.matrix / 2
+
+
+def careless(self, servable, setting):
+    if servable.source.endswith("missing"):
+        raise OSError("gone")
+    return Session(np.eye(6, 3, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({"formats": "npy"}, ["formats is 'npy'; it is a tuple of names, at least one"]),
+        (
+            {"formats": ("onnx",)},
+            ["formats is ('onnx',), and the servable given to this check is 'npy'"],
+        ),
+        (
+            {"availability": lambda self: True},
+            ["availability() returns bool; it is an Availability"],
+        ),
+        (
+            {"availability": lambda self: Availability(works=True, detail="")},
+            ["availability() says '' and ''; one line of detail is what doctor shows"],
+        ),
+        (
+            {"availability": lambda self: 1 / 0},
+            ["raised ZeroDivisionError: division by zero; this stopped: availability"],
+        ),
+        (
+            {"settings": lambda self: ()},
+            ["settings() is empty; without anything to choose it is ({},), whose first is the default"],
+        ),
+        ({"settings": lambda self: ({"at": {1}},)}, ["setting {'at': {1}} cannot be written as JSON"]),
+        (
+            {"__call__": lambda self, images: (images @ self.matrix).astype(np.float64)},
+            ["answers in float64; scores are float32, whatever the file computes in"],
+        ),
+        (
+            {"__call__": lambda self, images: (images @ self.matrix)[0]},
+            ["answers [3] for 4 images; scores are [batch, classes]"],
+        ),
+        (
+            {"__call__": lambda self, images: images @ self.matrix * np.float32(np.nan)},
+            ["answers with numbers that are not finite"],
+        ),
+        (
+            {"__call__": scaled_by_batch},
+            [
+                "a batch of 1 differs from the same images in a batch of 4 by 0.8",
+                "a batch of 3 differs from the same images in a batch of 4 by 0.2",
+            ],
+        ),
+        ({"__call__": changing}, ["changes the images that it is given"]),
+        (
+            {"__call__": forgetful},
+            ["hands out the same memory twice: scores change when the next batch is computed"],
+        ),
+        (
+            {"time": lambda self, queries: [0.0]},
+            [
+                "bind(images).time(1) returns [0.0]; it is 1 positive milliseconds",
+                "bind(images).time(5) returns [0.0]; it is 5 positive milliseconds",
+            ],
+        ),
+        ({"facts": {"clock": "host"}}, ["facts lack device"]),
+        (
+            {"facts": {"device": Path("x"), "clock": "host"}},
+            [f"facts are {{'device': {Path('x')!r}, 'clock': 'host'}}, which cannot be written as JSON"],
+        ),
+        (
+            {"open": careless},
+            [
+                "open() of another format raises nothing",
+                (
+                    "open() of a file that is not there raises OSError: gone; it is UnavailableError, GateError or a "
+                    "UserError"
+                ),
+                "open() of a broken file raises nothing",
+            ],
+        ),
+    ],
+)
+def test_every_breach_is_a_sentence(servable, changes, sentences):
+    with pytest.raises(BrokenPluginError) as found:
+        check_runtime(broken(**changes), servable, IMAGES)
+    first, *lines = str(found.value).splitlines()
+    ways = "one way" if len(sentences) == 1 else f"{len(sentences)} ways"
+    assert first.endswith(f"Own breaks the contract in {ways}:")
+    assert lines == [f"  - {sentence}" for sentence in sentences]
+
+
+def test_what_does_not_work_here_is_checked_as_far_as_it_goes(servable):
+    gone = broken(availability=lambda self: Availability(works=False, detail="there is no device"))
+    with pytest.raises(UnavailableError) as refused:
+        check_runtime(gone, servable, IMAGES)
+    assert str(refused.value).endswith("Own cannot be checked further on this machine: there is no device")
+
+
+class Means:
+    """A format of one matrix: the mean answer of the model to its images, which is at least a file."""
+
+    class Options(BaseModel, frozen=True, extra="forbid"):
+        gain: float = 1.0
+
+    precisions = ("fp32",)
+    runtime = "numpy 2"
+
+    def __init__(self, options):
+        self.options = options
+
+    def check(self):
+        pass
+
+    def write(self, source, directory, precision):
+        size = source.model.spec.image_size
+        weights = np.random.default_rng(0).normal(size=(3 * size[0] * size[1], 7)).astype(np.float32)
+        np.save(directory / "m.npy", weights)
+        return Artifact("npy", "m.npy", precision)
+
+    def precision_of(self, file):
+        return {"float32": "fp32", "float16": "fp16"}[np.load(file).dtype.name]
+
+    def open(self, file):
+        matrix = np.load(file)
+        return lambda images: images.reshape(len(images), -1) @ matrix
+
+
+def test_a_sound_exporter_is_sound():
+    check_exporter(Means, {"gain": 2.0})
+
+
+def writing(change):
+    def write(self, source, directory, precision):
+        return change(self, source, directory, Means.write(self, source, directory, precision))
+
+    return write
+
+
+def trains(self, source, directory, artifact):
+    with torch.no_grad():
+        next(source.model.network.parameters()).add_(1)
+    return artifact
+
+
+def halves(self, source, directory, artifact):
+    np.save(directory / "m.npy", np.load(directory / "m.npy").astype(np.float16))
+    return artifact
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        (
+            {"precisions": ("float32",)},
+            ["precisions is ('float32',); it is a tuple of some of fp32, fp16, bf16, int8, fp8"],
+        ),
+        ({"runtime": ""}, ["runtime is ''; one line with a name and a version is what reports show"]),
+        (
+            {"write": writing(lambda self, source, directory, artifact: replace(artifact, file="other.npy"))},
+            ["names 'other.npy' and writes no such file"],
+        ),
+        (
+            {"write": writing(lambda self, source, directory, artifact: replace(artifact, file="../m.npy"))},
+            ["names '../m.npy', which is not inside the folder; it is a path relative to it"],
+        ),
+        (
+            {"write": writing(lambda self, source, directory, artifact: replace(artifact, precision="fp16"))},
+            ["was asked for fp32 and says that it wrote fp16"],
+        ),
+        (
+            {"write": writing(lambda self, source, directory, artifact: replace(artifact, made_with={"at": {1}}))},
+            ["made_with is {'at': {1}}, which cannot be written as JSON"],
+        ),
+        ({"write": writing(trains)}, ["changes the model that it writes"]),
+        ({"write": writing(halves)}, ["wrote fp32 and reads fp16 back from the file"]),
+        (
+            {"open": lambda self, file: lambda images: images.reshape(len(images), -1)[0]},
+            ["answers [1152] for 3 images; scores are [batch, classes]"],
+        ),
+        (
+            {"open": lambda self, file: lambda images: images.reshape(len(images), -1) * np.float32(len(images))},
+            ["batches of one differ from the same images in a batch of 3 by 0.7"],
+        ),
+    ],
+)
+def test_every_breach_of_an_exporter_is_a_sentence(changes, sentences):
+    with pytest.raises(BrokenPluginError) as found:
+        check_exporter(type("Own", (Means,), changes))
+    assert str(found.value).splitlines()[1:] == [f"  - {sentence}" for sentence in sentences]

@@ -1,0 +1,127 @@
+"""A third party's export format and runtime, in one file: found, conforming, exported, gated, listed and executed."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import distillkit
+import distillkit_export
+
+SOURCE = Path(__file__).parent / "distillkit-pt2" / "distillkit_pt2.py"
+DOORS = {
+    "distillkit": distillkit.__all__,
+    "distillkit_export": distillkit_export.__all__,
+    "distillkit.errors": None,
+    "distillkit.exporting": None,
+    "distillkit.serving": None,
+}
+
+
+def test_it_imports_only_public_names():
+    ours = [
+        node
+        for node in ast.walk(ast.parse(SOURCE.read_text()))
+        if isinstance(node, ast.ImportFrom) and "distillkit" in node.module
+    ]
+    assert {node.module for node in ours} <= DOORS.keys()
+    for node in ours:
+        assert DOORS[node.module] is None or {alias.name for alias in node.names} <= set(DOORS[node.module])
+
+
+def test_it_is_found_with_its_owner_and_needs_no_torch_to_be_listed(beside):
+    code = """
+import sys
+import distillkit_pt2
+specs = distillkit_pt2.distillkit_exporters() + distillkit_pt2.distillkit_runtimes()
+print([spec.name for spec in specs], "torch" in sys.modules)
+from distillkit.hooks import installed_plugins
+print([str(installed_plugins().find(role, "pt2").owner) for role in ("exporter", "runtime")])
+"""
+    assert beside("-c", code).stdout.splitlines() == [
+        "['pt2', 'pt2'] False",
+        "['distillkit-pt2 0.3.0', 'distillkit-pt2 0.3.0']",
+    ]
+
+
+def test_it_conforms(beside, tmp_path):
+    code = """
+import warnings
+from pathlib import Path
+import numpy as np
+from distillkit.exporting import ExportSource
+from distillkit.serving import Servable
+from distillkit.testing import check_exporter, check_runtime
+from distillkit.testing.exporter import small_student
+import distillkit_pt2 as pt2
+warnings.simplefilter("error", category=UserWarning)
+check_exporter("pt2")
+check_exporter("pt2", {"largest_batch": 8})
+artifact = pt2.Pt2Exporter(pt2.Pt2Exporter.Options()).write(small_student(), Path("."), "fp32")
+check_runtime("pt2", Servable("pt2", artifact.file), np.ones((4, 3, 16, 24), np.float32))
+print("sound")
+"""
+    done = beside("-c", code, cwd=tmp_path)
+    assert done.stdout == "sound\n", done.stderr
+
+
+SIZE = ("image_size=8", "patch=4", "width=16", "depth=1", "heads=2")
+RUN = " ".join(
+    [
+        "--quiet run --out run --device cpu --set training.steps=2 --set data.workers=0",
+        *(f"--set student.{key}" for key in SIZE),
+    ]
+)
+COMMANDS = """
+import sys
+from distillkit_cli.main import command_line
+for line in sys.argv[1:]:
+    code = command_line(line.split())
+    print("exit", code)
+"""
+
+
+@pytest.fixture(scope="session")
+def bundle(site, tmp_path_factory):
+    """A digits run, exported to the third party's format by name."""
+    folder = tmp_path_factory.mktemp("pt2")
+    path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, RUN, "export run --format pt2 --out b"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    assert done.stdout.splitlines()[-1] == "exit 0", done.stderr
+    return folder / "b"
+
+
+def test_the_stage_gates_and_lists_it(bundle):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (artifact,) = (card for card in manifest["artifacts"] if card["format"] == "pt2")
+    assert (artifact["file"], artifact["precision"], artifact["gate"]) == ("model.pt2", "fp32", "passed")
+    assert artifact["made_with"]["tool"].startswith("torch.export ")
+    assert "model.pt2" in manifest["files"]
+    parity = json.loads((bundle / "parity.json").read_text())["files"]["model.pt2"]
+    assert parity["passed"]
+
+
+def test_its_runtime_answers_for_images(bundle, beside):
+
+    for number, digit in enumerate(load_digits().images[:3]):
+        Image.fromarray((digit * 255 / 16).astype(np.uint8)).save(bundle.parent / f"{number}.png")
+    line = "predict b 0.png 1.png 2.png --json --top 10 --runtime pt2"
+    done = beside("-c", COMMANDS, line, cwd=bundle.parent)
+    said = json.loads(done.stdout.rpartition("exit")[0])
+    assert (said["runtime"], said["file"], said["failed"]) == ("pt2", "model.pt2", [])
+    for image in said["images"]:
+        assert sum(entry["probability"] for entry in image["top"]) == pytest.approx(1)
