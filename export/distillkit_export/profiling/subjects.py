@@ -70,7 +70,7 @@ def of_bundle(bundle: OpenBundle, name: str) -> Subject:
         )
         for card in manifest.artifacts
     )
-    card = _card(name, manifest, _measured_accuracy(bundle.folder, manifest))
+    card = _card(name, manifest, measured_accuracy(bundle.folder, manifest))
     return Subject(card, _shape(manifest), manifest.input.dtype, artefacts)
 
 
@@ -139,7 +139,7 @@ def _shape(manifest: Bundle) -> tuple[int, ...]:
     return tuple(size[side] if isinstance(side, str) else side for side in manifest.input.shape[1:])
 
 
-def _measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
+def measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
     """Top 1 by precision, as the gate measured it on labelled images; of some bundles there is none."""
     try:
         files: dict[str, Any] = json.loads((folder / PARITY).read_text(encoding="utf-8"))["files"]
@@ -155,10 +155,10 @@ def _measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard
 
 def _accuracy_in(report: Any) -> AccuracyCard | None:
     measured = report.get("accuracy") if isinstance(report, dict) else None
-    if not isinstance(measured, dict) or not isinstance(measured.get("top1"), int | float):
+    if not isinstance(measured, dict) or not isinstance(measured.get("file"), int | float):
         return None
     images = measured.get("images")
-    return AccuracyCard(top1=measured["top1"], images=images if isinstance(images, int) else None, source=PARITY)
+    return AccuracyCard(top1=measured["file"], images=images if isinstance(images, int) else None, source=PARITY)
 
 
 def _run_accuracy(run: Path) -> AccuracyCard | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from distillkit_export.bundle import software
+from distillkit_export.bundle import versions
 from distillkit_export.profiling.cards import GpuCard, MachineCard
 from distillkit_export.runtimes.processors import physical_cores, usable_cpus
 
@@ -43,7 +43,7 @@ def machine() -> MachineCard:
         boost=_boost(),
         load_average=load_average(),
         system=f"{platform.system()} {platform.machine()}",
-        software=dict(software()) | _runtime_packages(),
+        software=dict(versions()) | _runtime_packages(),
         gpus=gpus(),
     )
 

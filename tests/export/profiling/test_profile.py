@@ -22,7 +22,7 @@ from distillkit_export.profiling.campaign import Plan
 from distillkit_export.profiling.cards import AccuracyCard, read_profile
 from distillkit_export.profiling.configurations import Wanted
 from distillkit_export.profiling.profile import profile
-from distillkit_export.profiling.subjects import find
+from distillkit_export.profiling.subjects import find, measured_accuracy, of_bundle
 from distillkit_export.targets import load_target
 
 SHORT = Plan(batches=(1, 2), seconds=0.05, rounds=2, warm_up_s=0.2)
@@ -109,6 +109,7 @@ def test_earlier_profiles_are_shown_without_measuring_anything(plugins, bundle, 
     assert not (tmp_path / "second").exists()
 
 
+@pytest.mark.slow
 def test_tuned_setting_is_what_predict_uses_afterwards(plugins, bundle):
     found = profile([str(bundle)], plugins, wanted=ORT, plan=SHORT, tune=True)
     choice = found.measured.best["2"]
@@ -118,6 +119,16 @@ def test_tuned_setting_is_what_predict_uses_afterwards(plugins, bundle):
     assert predictor.runtime == "onnxruntime-cpu"
     if "threads" in choice.setting:
         assert predictor._session.facts["threads"] == choice.setting["threads"]
+
+
+def test_accuracy_is_quoted_from_the_gates_report_where_it_has_one(bundle):
+    manifest = open_bundle(bundle).manifest
+    assert of_bundle(open_bundle(bundle), "a").card.accuracy == {}
+    report = {"model.onnx": {"accuracy": {"images": 10_000, "model": 53.7, "file": 53.62}}}
+    (bundle / "parity.json").write_text(json.dumps({"files": report}))
+    assert measured_accuracy(bundle, manifest) == {
+        "fp32": AccuracyCard(top1=53.62, images=10_000, source="parity.json")
+    }
 
 
 def test_names_of_equal_folders_are_told_apart(plugins, bundle, tmp_path):
