@@ -119,8 +119,8 @@ def load(
 ) -> Predictor:
     """Open and check a bundle and load one of its files.
 
-    Without `runtime` it is what `distillkit profile --tune` found fastest on this machine; else the first that works of
-    those that `distillkit plugins` lists, ONNX Runtime on the CPU before all others.
+    Without `runtime` it is what `distillkit profile --tune` found fastest on this machine; else the first of
+    `distillkit plugins` that executes the file, ONNX Runtime on the CPU before all others.
     Raises: BundleError; UnknownPluginError for the runtime; UnavailableError where it cannot execute the file here;
     GateError where the file is broken.
     """
@@ -173,9 +173,13 @@ def _first_that_works(bundle: OpenBundle, plugins: Plugins, precision: Precision
         if not formats & set(chosen.formats):
             continue
         there = chosen.availability()
-        if there.works:
+        if not there.works:
+            reasons.append(f"{name}: {there.detail}" + (f" ({there.remedy})" if there.remedy else ""))
+            continue
+        try:
             return Predictor(bundle, _artifact_for(bundle, name, chosen, precision), name, chosen)
-        reasons.append(f"{name}: {there.detail}" + (f" ({there.remedy})" if there.remedy else ""))
+        except UnavailableError as error:
+            reasons.append(f"{name}: {error}")
     if not formats:
         bundle.artifact("onnx", precision)  # raises, naming what is there
     why = "; ".join(reasons) or f"none loads {', '.join(sorted(formats))}"

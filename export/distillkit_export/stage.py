@@ -95,9 +95,10 @@ class Stage:
         shutil.rmtree(self.folder / COMPARED, ignore_errors=True)
         for verdict in self.verdicts:
             if verdict.outcome == "failed" and verdict.kept:
-                aside = self.folder / REJECTED / verdict.artifact.file
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                (self.folder / verdict.artifact.file).rename(aside)
+                for file in (verdict.artifact.file, *verdict.artifact.companions):
+                    aside = self.folder / REJECTED / file
+                    aside.parent.mkdir(parents=True, exist_ok=True)
+                    (self.folder / file).rename(aside)
 
     def cards(self) -> list[ArtifactCard]:
         """The files that are part of the bundle."""
@@ -109,7 +110,8 @@ class Stage:
             beside = checks(self.source, folder, artifact, self.gate.against, self.gate.limits[precision])
             verdict = self.gate.judge(artifact, form.exporter, folder, precision, beside)
         except DistillkitError:
-            (folder / artifact.file).unlink(missing_ok=True)
+            for file in (artifact.file, *artifact.companions):
+                (folder / file).unlink(missing_ok=True)
             raise
         self.verdicts.append(replace(verdict, kept=kept))
         if artifact.format == "onnx" and verdict.outcome != "failed" and kept:

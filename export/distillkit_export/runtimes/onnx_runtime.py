@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import GateError, UnavailableError
 from distillkit.serving import Availability, Bound, Servable
-from distillkit_export.onnx_session import FATAL_ONLY, PROVIDER
+from distillkit_export.onnx_session import FATAL_ONLY, NO_KERNEL, PROVIDER
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import threads_started
 
@@ -102,7 +102,7 @@ class OnnxRuntimeSession:
             names, settings = [name for name, _ in providers], [dict(given) for _, given in providers]
             self._session = onnxruntime.InferenceSession(str(file), made, providers=names, provider_options=settings)
         except Exception as error:
-            if wanted != CPU:
+            if wanted != CPU or type(error).__name__ == NO_KERNEL:
                 raise UnavailableError(f"{wanted} cannot execute {file.name} here: {one_line(error)}") from error
             raise GateError(f"ONNX Runtime cannot load {file.name}: {one_line(error)}") from error
         runs_on = self._session.get_providers()[0]
