@@ -95,9 +95,8 @@ def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
         if verdict.relative_latency is not None and verdict.relative_latency >= SLOWER
     ]
     if slower:
-        said.append(
-            f"slower in ONNX Runtime on one thread of this CPU: {'; '.join(slower)}; measure on the target with distillkit profile"
-        )
+        where = "slower in ONNX Runtime on one thread of this CPU"
+        said.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
     return said
 
 
