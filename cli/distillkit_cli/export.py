@@ -35,7 +35,9 @@ SET = typer.Option(
 DATA = typer.Option(
     metavar="DIR|NAME", help="Images to calibrate and gate with. Default: the run's own.", rich_help_panel=GATE
 )
-GATE_IMAGES = typer.Option(metavar="N|all", help="How many images the gate looks at.", rich_help_panel=GATE)
+GATE_IMAGES = typer.Option(
+    "--gate-images", metavar="N|all", help="How many images the gate looks at.", rich_help_panel=GATE
+)
 CALIBRATION_IMAGES = typer.Option(
     metavar="N", min=1, help="How many images ranges are taken from.", rich_help_panel=GATE
 )
@@ -68,7 +70,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     formats: Annotated[list[str] | None, FORMAT] = None,
     settings: Annotated[list[str] | None, SET] = None,
     data: Annotated[str | None, DATA] = None,
-    gate_images: Annotated[str, GATE_IMAGES] = "1000",
+    images: Annotated[str, GATE_IMAGES] = "1000",
     calibration_images: Annotated[int, CALIBRATION_IMAGES] = 128,
     calibrator: Annotated[Literal["minmax", "entropy", "percentile"] | None, CALIBRATOR] = None,
     tolerance: Annotated[Literal["strict", "default", "loose"], TOLERANCE] = "default",
@@ -105,7 +107,7 @@ def export(  # noqa: PLR0913 - one parameter per option
         precisions=tuple(name for name, wanted in given.items() if wanted),
         settings=_settings(settings or (), calibrator),
         tolerance=tolerance,
-        images=ImageWish(data, _gate_images(gate_images), calibration_images),
+        images=ImageWish(data, gate_images(images), calibration_images),
     )
     plugins = installed_plugins()
     if (Path(target) / MANIFEST).is_file():
@@ -159,7 +161,7 @@ def _settings(texts: Iterable[str], calibrator: str | None) -> Mapping[str, Mapp
     return tables if calibrator is None else {**tables, "onnx": {**tables.get("onnx", {}), "calibrator": calibrator}}
 
 
-def _gate_images(text: str) -> int | None:
+def gate_images(text: str) -> int | None:
     """How many images; None for all there are.
 
     Raises: UserError for what is neither a number from 1 nor "all".

@@ -21,6 +21,7 @@ from distillkit_cli.predict import predict
 from distillkit_cli.recipes import recipes
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
+from distillkit_cli.verify import verify
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, predict, plugins, recipes):
+for verb in (run, plan, finetune, evaluate, attention, export, verify, predict, plugins, recipes):
     app.command(cls=Verb)(verb)
 
 

@@ -150,4 +150,4 @@ def _accuracy(parity: Parity | None) -> str:
         return "-"
     if not scored.lost and not scored.gained:
         return f"{scored.file:.1f} %"
-    return f"{scored.file:.1f} % ({-scored.drop:+.1f} ± {scored.drop_error:.1f})"
+    return f"{scored.file:.1f} % ({0 - scored.drop:+.1f} ± {scored.drop_error:.1f})"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillkit.errors import DistillkitError, GateError, MissingExtraError, UnavailableError
+from distillkit.errors import GateError, MissingExtraError, UnavailableError
 from distillkit.exporting import HasFlags
 from distillkit_export.bundle import REJECTED, ArtifactCard, PendingCard
 from distillkit_export.checks import checks
-from distillkit_export.gate import Gate, Verdict
+from distillkit_export.gate import Gate, Verdict, size
 from distillkit_export.latency import relative_latency
 
 if TYPE_CHECKING:
@@ -105,12 +105,14 @@ class Stage:
 
     def _written(self, form: Format, precision: Precision, folder: Path, *, kept: bool = True) -> Verdict:
         artifact: Artifact = form.exporter.write(self.source, folder, precision)
-        try:
+        delivered = form.exporter.precision_of(folder / artifact.file)
+        if delivered == precision:
             beside = checks(self.source, folder, artifact, self.gate.against, self.gate.limits[precision])
-            verdict = self.gate.judge(artifact, form.exporter, folder, precision, beside)
-        except DistillkitError:
-            (folder / artifact.file).unlink(missing_ok=True)
-            raise
+            verdict = self.gate.judge(artifact, form.exporter, folder, beside)
+        else:
+            reason = f"is {delivered} although {precision} was asked for"
+            bytes_ = size(folder / artifact.file)
+            verdict = Verdict(artifact, "failed", form.exporter.runtime, bytes_, reason=reason)
         self.verdicts.append(replace(verdict, kept=kept))
         if artifact.format == "onnx" and verdict.outcome != "failed" and kept:
             self.onnx[precision] = folder / artifact.file
