@@ -20,6 +20,7 @@ from distillkit_cli.launching import rank
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
 from distillkit_cli.predict import predict
+from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
@@ -34,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, predict, plugins, recipes):
+for verb in (run, plan, finetune, evaluate, attention, export, profile, predict, plugins, recipes):
     app.command(cls=Verb)(verb)
 
 

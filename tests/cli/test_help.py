@@ -56,6 +56,8 @@ OVERVIEW = """\
 │            the student.                                                                          │
 │ export     Write a student as ONNX, in every precision asked for, each held against torch on     │
 │            real images.                                                                          │
+│ profile    Measure latency, throughput and memory on this machine, in every runtime that works   │
+│            here.                                                                                 │
 │ predict    Name the likeliest classes of images with an exported student; torch is not needed.   │
 │ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │

@@ -66,6 +66,8 @@ class OnnxRuntimeSession:
     def __init__(
         self, servable: Servable, providers: Sequence[Provider], options: Mapping[str, Any], device: str = "cpu"
     ) -> None:
+        import onnxruntime  # noqa: F401 - here, because the import starts threads that are not the session's
+
         file = Path(servable.source)
         self._file, self._device = file.name, device
         started = threads_started(lambda: self._load(file, providers, options))
