@@ -41,7 +41,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
 
     Raises: TrainingError where the disk is full; the earlier checkpoints are then as they were.
     """
-    final = directory / f"step-{checkpoint.step:08d}"
+    final = checkpoint_at(directory, checkpoint.step)
     try:
         with whole_directory(final) as temporary:
             for part, tensors in checkpoint.parts.items():
@@ -54,6 +54,11 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
     for old in checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def checkpoint_at(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"step-{step:08d}"
 
 
 def checkpoints(directory: Path) -> list[Path]:

@@ -9,14 +9,16 @@ from distillkit.errors import RecipeError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(asked: str) -> torch.device:
+def pick_device(asked: str, local_rank: int = 0) -> torch.device:
     """The device that `training.device` means; auto is CUDA, then Apple's, then the CPU.
+
+    Of several processes on a machine each takes the GPU of its number.
 
     Raises: RecipeError for a device that is not here.
     """
     if asked == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", local_rank) if local_rank else torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(asked)
@@ -27,6 +29,8 @@ def pick_device(asked: str) -> torch.device:
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
+    if device == torch.device("cuda") and local_rank:
+        device = torch.device("cuda", local_rank)
     if not present.get(device.type, False):
         raise RecipeError(f"training.device is '{asked}' and there is no such device here; use auto or cpu")
     return device

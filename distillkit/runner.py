@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
-from distillkit.checkpoint import checkpoints, newest_checkpoint, write_checkpoint
+from distillkit.checkpoint import (
+    Checkpoint,
+    checkpoint_at,
+    checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from distillkit.contracts import Model
-from distillkit.errors import RunDirectoryError, RunInterrupted, UserError
+from distillkit.errors import CheckpointError, RunDirectoryError, RunInterrupted, UserError
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
 from distillkit.models.saved_student import save_student
 from distillkit.planning.make import make_plan
 from distillkit.planning.plan import Plan
+from distillkit.processes import joined
 from distillkit.recipe import Recipe
 from distillkit.run_directory import RunDirectory
 from distillkit.run_info import RunInfo
@@ -50,19 +60,22 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
     Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise;
     RunInterrupted where a signal asked for an end, once the step is saved.
     """
-    directory = RunDirectory(out)
-    directory.check_free()
-    made = make_plan(recipe, plugins)
-    session = build_session(made, plugins)
-    facts = described(session)
-    directory.create(recipe, facts, session.device)
-    try:
-        return _Run(session, directory, plugins, observers, facts).go()
-    except UserError:
-        # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
-        if not checkpoints(directory.checkpoints):
-            shutil.rmtree(directory.path)
-        raise
+    with joined(recipe.training.device) as processes:
+        directory = RunDirectory(Path(processes.from_first(str(out))))
+        if processes.is_first:
+            directory.check_free()
+        session = build_session(make_plan(recipe, plugins), plugins, processes)
+        facts = described(session)
+        if processes.is_first:
+            directory.create(recipe, facts, session.device)
+        processes.wait()
+        try:
+            return _Run(session, directory, plugins, observers, facts).go()
+        except UserError:
+            # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
+            if processes.is_first and not checkpoints(directory.checkpoints):
+                shutil.rmtree(directory.path)
+            raise
 
 
 def described(session: Session) -> dict[str, Any]:
@@ -83,14 +96,15 @@ def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) ->
     recipe = directory.read_recipe()
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
-    goes_on = bool(checkpoints(directory.checkpoints))
-    session = build_session(make_plan(recipe, plugins, goes_on=goes_on), plugins)
-    facts = described(session)
-    if goes_on:
-        facts["notes"] = directory.read_plan()["notes"]
-    else:
-        directory.describe(facts, session.device)
-    return _Run(session, directory, plugins, observers, facts).go()
+    with joined(recipe.training.device) as processes:
+        goes_on = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
+        session = build_session(make_plan(recipe, plugins, goes_on=goes_on), plugins, processes)
+        facts = described(session)
+        if goes_on:
+            facts["notes"] = directory.read_plan()["notes"]
+        elif processes.is_first:
+            directory.describe(facts, session.device)
+        return _Run(session, directory, plugins, observers, facts).go()
 
 
 @dataclass
@@ -108,7 +122,8 @@ class _Run:
 
     def go(self) -> RunResult:
         """Restore, train, and leave a finished directory."""
-        with self.directory.locked(), self.interruption.listening():
+        lock = self.directory.locked() if self.session.processes.is_first else nullcontext()
+        with lock, self.interruption.listening():
             return self._go()
 
     def _go(self) -> RunResult:
@@ -122,19 +137,27 @@ class _Run:
             steps_per_epoch=made.steps_per_epoch,
             start_step=start,
         )
-        trackers = [self.plugins.factory("tracker", name)() for name in made.recipe.trackers]
-        self.plugins.follow(*trackers, *self.observers)
-        try:
-            self._follow_through(info, start)
-        finally:
-            self.plugins.unfollow(*trackers, *self.observers)
+        if self.session.processes.is_first:
+            self._followed(info)
+        else:
+            self._train(info)
+            self._finish()
         return RunResult(self.directory.path, self.figures, made.steps)
 
-    def _follow_through(self, info: RunInfo, start: int) -> None:
+    def _followed(self, info: RunInfo) -> None:
+        """Train with the trackers of the recipe, and all others that follow."""
+        trackers = [self.plugins.factory("tracker", name)() for name in info.recipe["trackers"]]
+        self.plugins.follow(*trackers, *self.observers)
+        try:
+            self._follow_through(info)
+        finally:
+            self.plugins.unfollow(*trackers, *self.observers)
+
+    def _follow_through(self, info: RunInfo) -> None:
         """Train and finish, and say so to those who follow, or why not."""
         self.plugins.run_started(info)
         try:
-            self._train(info, start)
+            self._train(info)
             self._finish()
         except BaseException as error:
             self.plugins.run_failed(info, error)
@@ -143,28 +166,35 @@ class _Run:
 
     def _restore(self) -> tuple[int, list[str]]:
         """The step to start from, that of the newest whole checkpoint or 0, and what is to be said of damaged ones."""
-        recover_directory(self.directory.best)
-        checkpoint, damaged = newest_checkpoint(self.directory.checkpoints)
-        if checkpoint is None:
+        processes = self.session.processes
+        checkpoint: Checkpoint | None = None
+        damaged: tuple[CheckpointError, ...] = ()
+        if processes.is_first:
+            recover_directory(self.directory.best)
+            checkpoint, damaged = newest_checkpoint(self.directory.checkpoints)
+        chosen = processes.from_first(str(checkpoint.step) if checkpoint else "")
+        if not chosen:
             return 0, []
+        checkpoint = checkpoint or read_checkpoint(checkpoint_at(self.directory.checkpoints, int(chosen)))
         self.session.restore(checkpoint)
         self.best = dict(checkpoint.state["progress"]["best"])
         self.figures = dict(checkpoint.state["progress"]["figures"])
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
-    def _train(self, info: RunInfo, start: int) -> None:
+    def _train(self, info: RunInfo) -> None:
         made, training = self.session.plan, self.session.plan.recipe.training
         rhythm = Rhythm(
             made.steps, made.steps_per_epoch, training.log_every, training.evaluate_every, training.checkpoint_every
         )
+        is_first = self.session.processes.is_first
         callbacks = Callbacks(
-            logged=lambda record: self.plugins.steps_logged(info, record),
+            logged=lambda record: self.plugins.steps_logged(info, record) if is_first else None,
             evaluate=self._evaluate,
-            epoch_ended=lambda record: self.plugins.epoch_ended(info, record),
+            epoch_ended=lambda record: self.plugins.epoch_ended(info, record) if is_first else None,
             save=self._save,
-            asked_to_stop=lambda: self.interruption.asked is not None,
+            asked_to_stop=self._asked_to_stop,
         )
-        windows = self.session.data.windows(start, made.steps)
+        windows = self.session.data.windows(info.start_step, made.steps)
         done = train(windows, self.session.stepper, rhythm, callbacks, self.session.ema)
         if self.interruption.asked is not None and done < made.steps:
             raise RunInterrupted(
@@ -172,6 +202,12 @@ class _Run:
                 f"to continue: distillkit run --resume {self.directory.path}",
                 signal_number=self.interruption.asked,
             )
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal reached any of the processes; all of them then stop after the same step."""
+        number = self.session.processes.largest(self.interruption.asked or 0)
+        self.interruption.asked = signal.Signals(number) if number else None
+        return number > 0
 
     def _evaluate(self, step: int) -> Record:
         """Evaluate on the validation images; keep the student where it is the best so far."""
@@ -182,11 +218,14 @@ class _Run:
         score = figures.get("validation/top1")
         if score is not None and score > self.best.get("top1", -1.0):
             self.best = {"top1": score, "step": float(step)}
-            self._save_student(self.directory.best, session.task.student)
+            if session.processes.is_first:
+                self._save_student(self.directory.best, session.task.student)
         self.figures = figures
         return figures
 
     def _save(self, step: int) -> None:
+        if not self.session.processes.is_first:
+            return
         progress = {"best": self.best, "figures": self.figures}
         write_checkpoint(
             self.directory.checkpoints,
@@ -201,9 +240,15 @@ class _Run:
         self.figures |= _prefixed("test", session.evaluate(session.task.student, test))
         if session.ema is not None:
             self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, test))
-            self._save_student(self.directory.ema, session.ema.module)
         if self.best:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
+        if session.processes.is_first:
+            self._write_results()
+
+    def _write_results(self) -> None:
+        session = self.session
+        if session.ema is not None:
+            self._save_student(self.directory.ema, session.ema.module)
         self._write_student(self.directory.path, session.task.student)
         result: dict[str, Any] = {"steps": session.plan.steps, "figures": self.figures}
         write_json(self.directory.result, result)

@@ -25,6 +25,7 @@ from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.weights import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.processes import ALONE, Processes
 from distillkit.run_info import RunModels
 from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lectern, Lessons, Pupil
@@ -45,6 +46,7 @@ class Session:
     optimisation: Optimisation
     data: TrainingData
     ema: ModelEmaV3 | None
+    processes: Processes = ALONE
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -62,6 +64,8 @@ class Session:
         if source is None or not self.plan.student.learns_classes:
             return {}
         recipe, spec = self.plan.recipe, self.plan.student.spec
+        # Of fewer images than processes everybody looks at all: a process without any would have nothing to add up.
+        processes = self.processes if len(source) >= self.processes.world else ALONE
         data = EvaluationData(
             source,
             spec,
@@ -69,8 +73,8 @@ class Session:
             batch_size=recipe.evaluation.batch_size,
             workers=recipe.data.workers,
             device=self.device,
-        )
-        return top1(model, spec, data, self.plan.answer, precision=self.precision)
+        ).share(processes.rank, processes.world)
+        return top1(model, spec, data, self.plan.answer, precision=self.precision, processes=processes)
 
     @property
     def models(self) -> RunModels:
@@ -112,11 +116,14 @@ class Session:
             ) from error
 
 
-def build_session(plan: Plan, plugins: Plugins) -> Session:
-    """Build the models with their weights, the losses, the data and the optimiser."""
+def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) -> Session:
+    """Build the models with their weights, the losses, the data and the optimiser.
+
+    Of several processes each builds the same models, and reads its own share of the data.
+    """
     recipe = plan.recipe
     check_optimizer_name(recipe.optimizer)
-    device = pick_device(recipe.training.device)
+    device = pick_device(recipe.training.device, processes.local_rank)
     precision = pick_precision(recipe.training.precision, device)
     if recipe.training.threads:
         torch.set_num_threads(recipe.training.threads)
@@ -155,10 +162,12 @@ def build_session(plan: Plan, plugins: Plugins) -> Session:
         ),
         optimisation,
         Objective({loss.name: loss.weight for loss in plan.losses.values()}, plan.label_weight),
-        StepSettings(plan.steps, recipe.seed, recipe.training.clip),
+        StepSettings(plan.steps, recipe.seed, recipe.training.clip, processes),
     )
-    data = TrainingData(plan.datasets, recipe, spec=plan.student.spec, device=device)
-    return Session(plan, device, precision, task, stepper, optimisation, data, ema)
+    data = TrainingData(
+        plan.datasets, recipe, spec=plan.student.spec, device=device, rank=processes.rank, world=processes.world
+    )
+    return Session(plan, device, precision, task, stepper, optimisation, data, ema, processes)
 
 
 def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device) -> Lectern:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,15 +16,18 @@ from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
 from distillkit_cli.help import NAMES, Verb, Verbs
+from distillkit_cli.launching import rank
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
 from distillkit_cli.predict import predict
+from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
 from distillkit_cli.verify import verify
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+SAY_LATER_S = 10.0
 
 app = typer.Typer(
     cls=Verbs,
@@ -32,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, verify, predict, plugins, recipes):
+for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes):
     app.command(cls=Verb)(verb)
 
 
@@ -70,10 +74,13 @@ def command_line(arguments: Sequence[str]) -> int:
 
     Returns: 0; the `exit_code` of a DistillkitError; 2 for a command line that cannot be read; 130 when interrupted.
     """
-    terminal = Terminal()
+    terminal = Terminal(arguments=tuple(arguments), speaks=rank() == 0)
     try:
         code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
     except DistillkitError as error:
+        if not terminal.speaks:
+            # Where the first process fails likewise, the launcher ends this one before it repeats the sentence.
+            time.sleep(SAY_LATER_S)
         terminal.error(error)
         return error.exit_code
     except typer.TyperException as error:

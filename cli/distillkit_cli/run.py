@@ -16,6 +16,9 @@ AUTO_RESUME = typer.Option(
     help="Start the run in --out, or continue it if it was begun; for schedulers that queue a job again.",
     rich_help_panel=RUN,
 )
+NPROC = typer.Option(
+    "--nproc", metavar="N", min=1, help="Train with N processes of this machine, one per GPU.", rich_help_panel=RUN
+)
 
 
 @flattened
@@ -27,6 +30,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     out: Annotated[Path | None, OUT] = None,
     resume: Annotated[Path | None, RESUME] = None,
     auto_resume: Annotated[bool, AUTO_RESUME] = False,
+    nproc: Annotated[int, NPROC] = 1,
     dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
     """Teach a student, and leave a directory with its weights, its figures and a report.
@@ -38,23 +42,27 @@ def run(  # noqa: PLR0913 - one parameter per option
       distillkit run --labels 100 --teacher run:runs/teacher --loss soft:tau=2
       distillkit run --from runs/a --set student.image_size=384
 
-    Ctrl-C and SIGTERM end the step, save it and say how to continue (exit codes 130 and 143); twice, at once.
+    Ctrl-C and SIGTERM end the step, save it and say how to continue (exit codes 130 and 143); Ctrl-C twice ends at
+    once. On many machines: torchrun ... -m distillkit_cli run ...
     """
     from distillkit_cli import starting
+    from distillkit_cli.launching import was_restarted
 
     terminal: Terminal = context.obj
-    if resume is None:
-        if auto_resume and out is None:
-            raise typer.BadParameter("give the run's directory with --out", param_hint="--auto-resume")
-        if auto_resume and out is not None and not dry_run:
-            starting.start_or_resume(terminal, recipe.resolved(teaching), out)
-        else:
-            starting.start(terminal, recipe.resolved(teaching), out, dry_run=dry_run)
-        return
-    others = given_options(teaching, recipe) + ["--out"] * (out is not None) + ["--dry-run"] * dry_run
-    others += ["--auto-resume"] * auto_resume
-    if others:
-        raise typer.BadParameter(
-            f"a run continues as it was begun; leave out {', '.join(others)}", param_hint="--resume"
-        )
-    starting.resume(terminal, resume)
+    if auto_resume and out is None:
+        raise typer.BadParameter("give the run's directory with --out", param_hint="--auto-resume")
+    if resume is not None:
+        others = given_options(teaching, recipe) + ["--out"] * (out is not None) + ["--dry-run"] * dry_run
+        others += ["--auto-resume"] * auto_resume
+        if others:
+            raise typer.BadParameter(
+                f"a run continues as it was begun; leave out {', '.join(others)}", param_hint="--resume"
+            )
+    if nproc > 1 and not dry_run:
+        starting.launch(terminal, None if resume else recipe.resolved(teaching), out, processes=nproc)
+    elif resume is not None:
+        starting.resume(terminal, resume)
+    elif out is not None and not dry_run and (auto_resume or was_restarted()):
+        starting.start_or_resume(terminal, recipe.resolved(teaching), out)
+    else:
+        starting.start(terminal, recipe.resolved(teaching), out, dry_run=dry_run)

@@ -55,6 +55,27 @@ def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
     resume(terminal, out)
 
 
+def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, processes: int) -> None:
+    """Start the same command in several processes; without `recipe` it resumes a run.
+
+    Names and directory are looked at here, so that what cannot be is said once.
+    """
+    from distillkit_cli.launching import launch as launched
+    from distillkit_cli.launching import without_option
+
+    require("torch", "timm", what="distillkit run")
+    arguments = without_option(terminal.arguments, "--nproc")
+    again = list(arguments)
+    if recipe is not None:
+        _with_known_names(recipe)
+        if out is None:
+            arguments += ["--out", str(next_directory(recipe))]
+        again = arguments if "--auto-resume" in arguments else [*arguments, "--auto-resume"]
+    code = launched(arguments, processes, again=again)
+    if code:
+        raise typer.Exit(code)
+
+
 def resume(terminal: Terminal, directory: Path) -> None:
     """Continue the run in a directory and show what came of it."""
     require("torch", "timm", what="distillkit run")

@@ -30,8 +30,14 @@ def console(*, stderr: bool) -> Console:
 
 @dataclass
 class Terminal:
-    """What verbs write to. `quiet` leaves out all but results and errors; `verbose` adds tracebacks to errors."""
+    """What verbs write to. `quiet` leaves out all but results and errors; `verbose` adds tracebacks to errors.
 
+    `arguments` are those of the command line. Of several processes of one run, one alone `speaks`; the others have
+    nothing to say but errors.
+    """
+
+    arguments: tuple[str, ...] = ()
+    speaks: bool = True
     quiet: bool = False
     verbose: bool = False
     results: Console = field(default_factory=lambda: console(stderr=False))
@@ -40,10 +46,12 @@ class Terminal:
     @property
     def is_interactive(self) -> bool:
         """Whether somebody watches, so that a display may redraw itself."""
-        return self.notes.is_terminal and not self.notes.is_dumb_terminal and not self.quiet
+        return self.speaks and self.notes.is_terminal and not self.notes.is_dumb_terminal and not self.quiet
 
     def show(self, text: str) -> None:
         """Write a result, as it is."""
+        if not self.speaks:
+            return
         self.results.print(text, markup=False, soft_wrap=True)
 
     def show_json(self, value: Mapping[str, Any]) -> None:
@@ -52,7 +60,7 @@ class Terminal:
 
     def show_table(self, table: Table) -> None:
         """Write a table; without the blanks that fill its last column where nobody would see them."""
-        if self.results.is_terminal:
+        if self.speaks and self.results.is_terminal:
             self.results.print(table)
             return
         with self.results.capture() as captured:
@@ -70,7 +78,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Say something that is no result."""
-        if not self.quiet:
+        if self.speaks and not self.quiet:
             self.notes.print(text, markup=False, soft_wrap=True)
 
     def error(self, error: BaseException | str) -> None:

@@ -76,6 +76,7 @@ class TrainingData:
         world: int = 1,
     ) -> None:
         _check(datasets, recipe)
+        _check_shards(datasets, world)
         self.steps_per_epoch = steps_per_epoch(datasets, recipe)
         self._device = device
         preparation = Preparation(
@@ -139,4 +140,13 @@ def _check(datasets: DataSets, recipe: Recipe) -> None:
         raise RecipeError(
             f"mixing.mode = 'batch' mixes all images of a batch, and of these only {labelled:,} of "
             f"{len(datasets.labelled):,} have a label; use mixing.mode = 'pair', which keeps the two kinds apart"
+        )
+
+
+def _check_shards(datasets: DataSets, world: int) -> None:
+    """Refuse a stream that cannot be dealt out to all processes."""
+    if isinstance(datasets.train, Stream) and datasets.train.shards < world:
+        raise RecipeError(
+            f"'{datasets.train.name}' has {datasets.train.shards} parts, too few for {world} processes; start at most "
+            f"{datasets.train.shards}, or write it in more parts"
         )

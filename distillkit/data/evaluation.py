@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -40,13 +41,20 @@ class EvaluationData:
         device: torch.device,
     ) -> None:
         self._source = source
+        self._part = slice(None)
         self._transform = evaluation_transform(augment, spec)
         self._batch_size = batch_size
         self._workers = loader_processes(workers)
         self._device = device
 
+    def share(self, rank: int, world: int) -> EvaluationData:
+        """The part of one of `world` processes: every world-th image. A stream deals out its parts by itself."""
+        part = copy(self)
+        part._part = slice(rank, None, world)  # noqa: SLF001 - one of our own
+        return part
+
     def __len__(self) -> int:
-        """The number of images."""
+        """The number of images, those of other processes counted."""
         return len(self._source)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,8 +67,8 @@ class EvaluationData:
         if isinstance(self._source, Stream):
             dataset: Any = _MeasuredStream(self._source, self._transform, self._batch_size)
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
-        starts = range(0, len(self), self._batch_size)
-        jobs = [range(start, min(start + self._batch_size, len(self))) for start in starts]
+        mine = range(len(self))[self._part]
+        jobs = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)]
         # A process is worth its start only where there is a batch to make while another is looked at.
         workers = min(self._workers, len(jobs) - 1)
         return host_batches(_MeasuredImages(self._source, self._transform), jobs, workers=workers, pin=pin)

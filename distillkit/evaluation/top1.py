@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distillkit.contracts import ModelSpec, Outputs, Signal
 from distillkit.models.heads import Answer, fuse
+from distillkit.processes import ALONE, Processes
 
 Scored: TypeAlias = tuple[Mapping[str, Tensor], Tensor]
 """The scores [B, K] of every answer to a batch, of the chosen one as "answer", and the labels [B]."""
@@ -54,6 +55,7 @@ def top1(
     answer: Answer,
     *,
     precision: torch.dtype = torch.float32,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Accuracy in percent over batches of (images [B, C, H, W], labels [B]): the figures of `tally`.
 
@@ -61,13 +63,14 @@ def top1(
     """
     training = model.training
     model.eval()
-    figures = tally(scored(model, spec, batches, answer, precision=precision), idle=answer.idle)
+    said = scored(model, spec, batches, answer, precision=precision)
+    figures = tally(said, idle=answer.idle, processes=processes)
     model.train(training)
     return figures
 
 
-def tally(batches: Iterable[Scored], *, idle: Sequence[str] = ()) -> dict[str, float]:
-    """Accuracy in percent of scores.
+def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Processes = ALONE) -> dict[str, float]:
+    """Accuracy in percent of scores, those of all processes together.
 
     Returns `class_top1` and, with two heads, `distill_top1`, `fused_logits_top1`, `fused_softmax_top1`; `top1` and
     `top5` (where there are more than five classes) of the chosen answer; `loss`, its mean cross-entropy in nats; and
@@ -83,12 +86,18 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = ()) -> dict[str, f
         images_seen += len(labels)
     if not totals:
         return {"images": 0.0}
-    sums = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+    *counted, images_seen = processes.sum(_with(list(totals.values()), images_seen)).tolist()
+    sums = dict(zip(totals, counted, strict=True))
     figures = {
         name: total / images_seen if name == "loss" else 100 * total / images_seen for name, total in sums.items()
     }
     silent = {f"{name}_top1" for name in (*idle, *(("fused_logits", "fused_softmax") if idle else ()))}
     return {name: value for name, value in figures.items() if name not in silent} | {"images": float(images_seen)}
+
+
+def _with(totals: Sequence[Tensor], images: int) -> Tensor:
+    """The totals and, after them, how many images they are of."""
+    return torch.stack([*totals, torch.tensor(images, dtype=torch.double, device=totals[0].device)])
 
 
 def _correct(scores: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:

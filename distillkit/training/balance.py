@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as aot_config
 
+from distillkit.processes import ALONE, Processes
+
 
 class Balance:
     """The gradient norm of every weighted term on the student's parameters, over one effective batch.
@@ -22,13 +24,16 @@ class Balance:
     the same graph. The cost is one more backward of the student for every term, and until `norms` one copy of the
     student's gradients for every term; a loss of a single term costs nothing, as its gradient is the step's own.
 
-    Several processes: `torch.autograd.grad` passes by the hooks with which DDP adds up gradients. The sums of the
-    ranks have to be added up before the norm is taken, as a term is divided by the samples of all ranks.
+    Several processes: `torch.autograd.grad` passes by the hooks with which DDP adds up gradients, so `norms` adds up
+    those of all processes itself, as a term is divided by the samples of all.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], scaler: torch.amp.GradScaler) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], scaler: torch.amp.GradScaler, processes: Processes = ALONE
+    ) -> None:
         self.parameters = parameters
         self.scaler = scaler
+        self.processes = processes
         self._sums: dict[str, Sequence[Tensor]] = {}
         self._only: str | None = None
 
@@ -48,7 +53,10 @@ class Balance:
         if self._only is not None:
             return {self._only: gradient_norm(self.parameters)}
         scale = self.scaler.scale(torch.ones((), device=self.parameters[0].device))
-        return {name: nn.utils.get_total_norm(gradients) / scale for name, gradients in self._sums.items()}
+        return {
+            name: nn.utils.get_total_norm(self.processes.sum_all(gradients)) / scale
+            for name, gradients in self._sums.items()
+        }
 
     def _gradients(self, value: Tensor) -> Sequence[Tensor]:
         if not value.requires_grad:

@@ -13,7 +13,7 @@ ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1"
 
 
 class Interruption:
-    """Remembers the first signal that asked for an end. A second one ends the process at once."""
+    """Remembers a signal that asked for an end. Ctrl-C after that ends the process at once."""
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
@@ -38,6 +38,7 @@ class Interruption:
                 signal.signal(number, former[number])
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number)
+        # torchrun answers Ctrl-C, which reached this process as well, with SIGTERM: that is the same request.
+        self.asked = self.asked or signal.Signals(number)

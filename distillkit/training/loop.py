@@ -62,7 +62,7 @@ def train(
     Raises: TrainingError where the loss of a log interval is not finite.
     """
     done = rhythm.steps
-    meter = Meter()
+    meter = Meter(stepper.processes)
     for window in meter.timed(windows):
         done = window.step + 1
         due = rhythm.logs(done)

@@ -9,13 +9,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from distillkit.processes import ALONE, Processes
+
 Item = TypeVar("Item")
 
 
 class Meter:
     """Sums terms on the device, counts images, and times the wait for data."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self._processes = processes
         self._reset()
 
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -31,7 +34,7 @@ class Meter:
             yield item
 
     def add(self, averages: Mapping[str, Tensor], images: int) -> None:
-        """Count one optimiser step."""
+        """Count one optimiser step: this process's part of the averages, the images of all."""
         for name, value in averages.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
@@ -48,8 +51,9 @@ class Meter:
         `extra` are [] tensors that are read beside the averages in the same wait. Keys: `loss`, `loss/<term>`,
         `images_per_s`, `data_wait` (share of the time), and those of `extra`.
         """
-        values = [total / self._steps for total in self._sums.values()] + list(extra.values())
-        read = torch.stack([value.float() for value in values]).tolist()
+        averages = torch.stack([total.float() / self._steps for total in self._sums.values()])
+        others = [value.float() for value in extra.values()]
+        read = torch.stack([*self._processes.sum(averages), *others]).tolist()
         names = [name if name == "loss" else f"loss/{name}" for name in self._sums] + list(extra)
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         record = dict(zip(names, read, strict=True)) | {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distillkit.contracts import BatchInfo, Outputs
+from distillkit.processes import ALONE, Processes
 from distillkit.training.balance import Balance, gradient_norm
 from distillkit.training.lessons import Lessons
 from distillkit.training.noise import seed_model_noise
@@ -20,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The run's optimiser steps, the seed of the model's noise, the largest gradient norm, and this process's rank."""
+    """The run's optimiser steps, the seed of the model's noise, the largest gradient norm, and who takes part."""
 
     steps: int
     seed: int
     clip: float | None = None
-    rank: int = 0
+    processes: Processes = ALONE
 
 
 class Stepper:
@@ -48,6 +51,8 @@ class Stepper:
         self.optimisation = optimisation
         self.objective = objective
         self.settings = settings
+        self.processes = settings.processes
+        self.parallel = None if self.processes.is_alone else DistributedDataParallel(task)
         self.parameters = _trained(task)
         self.student_parameters = _trained(task.student)
         self.couples = {
@@ -58,20 +63,23 @@ class Stepper:
         self._checked = False
 
     def step(self, window: Window, *, measure: bool = False) -> dict[str, Tensor]:
-        """Move the weights by one window. Returns each term's average over the effective batch and their `loss`, [].
+        """Move the weights by one window. Returns what this process adds to the average of every term and of `loss`.
 
-        `measure` asks for `norms`, and leaves the weights as they would be without. Nothing waits for the device.
+        The averages are over the effective batch: of one process alone they are whole, else `Processes.sum` makes them
+        so. `measure` asks for `norms`, and leaves the weights as they would be without. Nothing waits for the device.
         """
         optimizer, scaler = self.optimisation.optimizer, self.optimisation.scaler
         self.optimisation.schedule.step_update(window.step)
-        balance = Balance(self.student_parameters, scaler)
+        balance = Balance(self.student_parameters, scaler, self.processes)
         totals: dict[str, Tensor] = {}
         for number, micro_batch in enumerate(window.micro_batches):
-            averages = self._forward(window, number, micro_batch)
-            if measure:
-                balance.add(self.objective.weighted(averages))
-            loss = self.objective.total(averages)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+            with self._gradients_kept(until_last=number + 1 < len(window.micro_batches)):
+                averages = self._forward(window, number, micro_batch)
+                if measure:
+                    balance.add(self.objective.weighted(averages))
+                loss = self.objective.total(averages)
+                # DDP divides the sum of the gradients by the number of processes; a term is divided by all samples.
+                scaler.scale(loss * self.processes.world).backward()  # type: ignore[no-untyped-call]  # torch does not type it
             for name, value in (*averages.items(), ("loss", loss)):
                 totals[name] = totals[name] + value.detach() if name in totals else value.detach()
         if self.settings.clip is not None or measure:
@@ -90,14 +98,22 @@ class Stepper:
         images = micro_batch.images
         targets = self.lessons(images)
         seed_model_noise(
-            self.settings.seed, rank=self.settings.rank, step=window.step, micro_batch=number, device=images.device
+            self.settings.seed,
+            rank=self.processes.rank,
+            step=window.step,
+            micro_batch=number,
+            device=images.device,
         )
         batch = BatchInfo(micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps)
-        terms = self.task(images, given(targets), batch)
+        terms = (self.parallel or self.task)(images, given(targets), batch)
         if not self._checked:
             checked_terms(terms, len(images), self.couples)
             self._checked = True
         return batch_averages(terms, samples=window.samples, labelled=window.labelled, micro_samples=len(images))
+
+    def _gradients_kept(self, *, until_last: bool) -> AbstractContextManager[None]:
+        """Of several micro-batches only the last one sends the gradients to the other processes."""
+        return self.parallel.no_sync() if self.parallel is not None and until_last else nullcontext()
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

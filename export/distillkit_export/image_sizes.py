@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 
 from distillkit.contracts import Model, ModelSpec
 from distillkit.errors import UserError
-from distillkit.models import Described, sincos_position_embedding
+from distillkit.exporting import side_multiples
+from distillkit.models import Described, resize_position_embedding, sincos_position_embedding
 from distillkit.models.frozen_teacher import spec_at
 from distillkit.models.layouts import fit_positions
 
 Size = tuple[int, int]
 GROWING = (VisionTransformer, Eva)
-"""The networks whose positions timm can stretch inside the forward pass."""
+"""The networks whose positions can be stretched inside the forward pass, where they are not rotary."""
+LARGEST_SIDE = 16_384
+"""Of a dynamic height or width, in pixels; it is not written into the graph, but fixed positions end there."""
 
 
 def at_image_size(model: Model, size: Size | None) -> Model:
@@ -63,24 +67,80 @@ def at_image_size(model: Model, size: Size | None) -> Model:
 def at_any_size(model: Model) -> Model:
     """A copy of `model` whose network takes images of any height and width that its patches fill.
 
+    At every size it is the network that `at_image_size` makes.
     Raises: UserError for a network that sees one size only.
     """
-    network = cast("Any", model.network)
     spec = model.spec
+    copy = deepcopy(model)
     if spec.flexible_size:
-        return model
-    if not isinstance(network, GROWING):
+        return copy
+    network: Any = copy.network
+    grows = isinstance(network, GROWING) and getattr(network, "rope", None) is None
+    if not grows:
         raise UserError(
             f"model '{spec.name}' ({spec.architecture}) sees images of one size only, so height and width cannot be "
             "dynamic; leave out --dynamic-size, or write one file per size with --image-size"
         )
-    copy = deepcopy(model)
-    network = cast("Any", copy.network)
-    network.dynamic_img_size = True
     network.patch_embed.strict_img_size = False
     network.patch_embed.flatten = False
     network.patch_embed.output_fmt = Format.NHWC
+    if _is_sincos(network.pos_embed, network.patch_embed.grid_size, spec.prefix_tokens):
+        network.fixed_positions = FixedPositions(network.embed_dim, spec.prefix_tokens, side_multiples(spec))
+    # A bound method, because a copy of the network then has one that is bound to the copy.
+    network._pos_embed = MethodType(_add_positions, network)  # noqa: SLF001 - timm has no other way in
     return Described(copy, replace(spec, flexible_size=True))
+
+
+class FixedPositions(nn.Module):
+    """Sines and cosines of any grid up to `LARGEST_SIDE`: those of a row and of a column, in float64, kept in float32.
+
+    Shapes: a grid (rows, columns) to [1, P + N, D].
+    """
+
+    of_row: Tensor
+    of_column: Tensor
+
+    def __init__(self, width: int, prefix_tokens: int, patch: Size) -> None:
+        super().__init__()
+        self.prefix_tokens = prefix_tokens
+        rows, columns = LARGEST_SIDE // patch[0], LARGEST_SIDE // patch[1]
+        down = sincos_position_embedding(width, (rows, 1), prefix_tokens=0)[0, :, width // 2 :]
+        across = sincos_position_embedding(width, (1, columns), prefix_tokens=0)[0, :, : width // 2]
+        self.register_buffer("of_row", down.clone(), persistent=False)
+        self.register_buffer("of_column", across.clone(), persistent=False)
+
+    def forward(self, grid: Size) -> Tensor:
+        rows, columns = grid
+        across = self.of_column[:columns].unsqueeze(0).expand(rows, -1, -1)
+        down = self.of_row[:rows].unsqueeze(1).expand(-1, columns, -1)
+        patches = torch.cat([across, down], dim=2).flatten(0, 1)
+        return torch.cat([patches.new_zeros(self.prefix_tokens, patches.shape[-1]), patches]).unsqueeze(0)
+
+
+class Overlay:
+    """A module with other values for some of its attributes."""
+
+    def __init__(self, module: nn.Module, **values: Any) -> None:
+        self.__dict__.update(values)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _add_positions(network: Any, patches: Tensor) -> Any:
+    """The step of timm from patches [B, h, w, D] to tokens, with positions for this grid."""
+    grid = (patches.shape[1], patches.shape[2])
+    positions: Tensor | None = network.pos_embed
+    if hasattr(network, "fixed_positions"):
+        positions = network.fixed_positions(grid)
+    elif positions is not None:
+        prefix = 0 if network.no_embed_class else network.num_prefix_tokens
+        positions = resize_position_embedding(
+            positions, old_grid=network.patch_embed.grid_size, new_grid=grid, prefix_tokens=prefix
+        )
+    seen = Overlay(network, pos_embed=positions, dynamic_img_size=False)
+    return type(network)._pos_embed(seen, patches.flatten(1, 2))  # noqa: SLF001 - see above
 
 
 def _resize(network: Any, size: Size, spec: ModelSpec) -> None:
@@ -98,11 +158,11 @@ def _resize(network: Any, size: Size, spec: ModelSpec) -> None:
     network.pos_embed = nn.Parameter(stretched.to(positions), requires_grad=positions.requires_grad)
 
 
-def _is_sincos(positions: Tensor, grid: Size, prefix_tokens: int) -> bool:
+def _is_sincos(positions: Tensor | None, grid: Size, prefix_tokens: int) -> bool:
     """Whether positions are the fixed ones, which nobody trains."""
-    width = positions.shape[-1]
-    if positions.requires_grad or width % 4:
+    if positions is None or positions.requires_grad or positions.shape[-1] % 4:
         return False
+    width = positions.shape[-1]
     fixed = sincos_position_embedding(width, grid, prefix_tokens=prefix_tokens).to(positions)
     return fixed.shape == positions.shape and torch.equal(fixed, positions)
 

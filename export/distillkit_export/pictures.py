@@ -11,6 +11,7 @@ import numpy as np
 
 from distillkit.errors import DataError, ShapeError
 from distillkit.exporting import side_multiples
+from distillkit_export.parity import BATCHES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +71,10 @@ def as_asked(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pic
     """`pictures` as the file takes them: at several sizes where it takes any, as pixels where it normalises itself."""
     if request.dynamic_size:
         sizes = _other_sizes(spec)
-        batches = tuple(_resized(pictures.pixels[np.arange(count)], size) for count, size in enumerate(sizes, 1))
+        batches = tuple(
+            _resized(pictures.pixels[np.arange(count) % len(pictures.pixels)], size)
+            for count, size in zip(BATCHES, sizes, strict=False)
+        )
         shown = ", ".join(f"{height}x{width}" for height, width in sizes)
         pictures = replace(pictures, source=f"{pictures.source}, some also resized to {shown}", others=batches)
     if request.uint8:

@@ -95,9 +95,10 @@ class Stage:
         shutil.rmtree(self.folder / COMPARED, ignore_errors=True)
         for verdict in self.verdicts:
             if verdict.outcome == "failed" and verdict.kept:
-                aside = self.folder / REJECTED / verdict.artifact.file
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                (self.folder / verdict.artifact.file).rename(aside)
+                for file in (verdict.artifact.file, *verdict.artifact.companions):
+                    aside = self.folder / REJECTED / file
+                    aside.parent.mkdir(parents=True, exist_ok=True)
+                    (self.folder / file).rename(aside)
 
     def cards(self) -> list[ArtifactCard]:
         """The files that are part of the bundle."""
@@ -105,14 +106,13 @@ class Stage:
 
     def _written(self, form: Format, precision: Precision, folder: Path, *, kept: bool = True) -> Verdict:
         artifact: Artifact = form.exporter.write(self.source, folder, precision)
-        delivered = form.exporter.precision_of(folder / artifact.file)
-        if delivered == precision:
+        misread = _misread(form.exporter, folder / artifact.file, precision)
+        if misread:
+            written = size(folder / artifact.file)
+            verdict = Verdict(artifact, "failed", form.exporter.runtime, written, reason=misread)
+        else:
             beside = checks(self.source, folder, artifact, self.gate.against, self.gate.limits[precision])
             verdict = self.gate.judge(artifact, form.exporter, folder, beside)
-        else:
-            reason = f"is {delivered} although {precision} was asked for"
-            bytes_ = size(folder / artifact.file)
-            verdict = Verdict(artifact, "failed", form.exporter.runtime, bytes_, reason=reason)
         self.verdicts.append(replace(verdict, kept=kept))
         if artifact.format == "onnx" and verdict.outcome != "failed" and kept:
             self.onnx[precision] = folder / artifact.file
@@ -135,6 +135,15 @@ class Stage:
 
     def _place(self, verdict: Verdict) -> Path:
         return (self.folder if verdict.kept else self.folder / COMPARED) / verdict.artifact.file
+
+
+def _misread(exporter: Exporter, file: Path, precision: Precision) -> str:
+    """Why a file is not in the precision asked for, as the file itself says; "" where it is."""
+    try:
+        delivered = exporter.precision_of(file)
+    except GateError as error:
+        return f"was refused: {error}"
+    return "" if delivered == precision else f"is {delivered} although {precision} was asked for"
 
 
 def card_of(verdict: Verdict) -> ArtifactCard:

@@ -29,7 +29,7 @@ from distillkit.exporting import (
     side_multiples,
 )
 from distillkit.models.heads import fuse
-from distillkit_export.image_sizes import at_any_size, at_image_size
+from distillkit_export.image_sizes import LARGEST_SIDE, at_any_size, at_image_size
 from distillkit_export.pictures import normalised
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_BATCH = 65_536
 """An upper bound that torch.export asks for; it is not written into the graph."""
-LARGEST_SIDE = 65_536
-"""Of a dynamic height or width in pixels, likewise."""
 
 
 class Scores(nn.Module):
@@ -100,9 +98,8 @@ def frozen_scores(model: Model, request: ExportRequest) -> Scores:
     Raises: UserError for an image size that it cannot see, or for probabilities of a model without a class head.
     """
     sized = at_image_size(model, request.image_size)
-    if request.dynamic_size:
-        sized = at_any_size(sized)
-    return Scores(deepcopy(sized), request).cpu().float().eval()
+    copy = at_any_size(sized) if request.dynamic_size else deepcopy(sized)
+    return Scores(copy, request).cpu().float().eval()
 
 
 def torch_scorer(model: Model, request: ExportRequest) -> Scorer:
@@ -155,9 +152,10 @@ def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp3
         raise UnavailableError(_refusal(spec, request, error)) from error
     if program is None:
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
+    graph: ModelProto = program.model_proto  # made anew by every look
     if request.dynamic_size:
-        _name_sides(program.model_proto, request)
-    return program.model_proto
+        _name_sides(graph, request)
+    return graph
 
 
 def _example(spec: ModelSpec, request: ExportRequest) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,17 @@ import onnx
 import pytest
 import torch
 
-from distillkit.contracts import Signal
+from distillkit.contracts import ModelRequest, Signal
 from distillkit.errors import UserError
 from distillkit.exporting import ExportRequest, parse_image_size
-from distillkit.models import resize_position_embedding
+from distillkit.models import resize_position_embedding, sincos_position_embedding
 from distillkit_export.exports import export_onnx
 from distillkit_export.onnx_session import OnnxSession
 from distillkit_export.pictures import Pictures, as_asked, as_pixels, normalised
+from distillkit_export.torch_graph import frozen_scores
+from distillkit_plugins.students.deit import Deit
+
+from .conftest import small_student
 
 
 def exported(model, folder, **asked):
@@ -128,7 +133,7 @@ def test_check_asks_for_other_sizes_and_pixels(plain):
     pictures = Pictures(np.zeros((5, 3, 40, 40), np.float32), "here")
     asked = as_asked(pictures, plain.spec, ExportRequest(dynamic_size=True, uint8=True))
     assert asked.pixels.shape == (5, 40, 40, 3)
-    assert [each.shape for each in asked.others] == [(1, 48, 56, 3), (2, 64, 40, 3), (3, 40, 80, 3)]
+    assert [each.shape for each in asked.others] == [(1, 48, 56, 3), (2, 64, 40, 3), (7, 40, 80, 3)]
     assert {each.dtype for each in (asked.pixels, *asked.others)} == {np.dtype(np.uint8)}
     assert asked.source == "here, some also resized to 48x56, 64x40, 40x80"
     assert as_asked(pictures, plain.spec, ExportRequest()) == pictures
@@ -153,4 +158,56 @@ def test_probabilities_without_a_class_head_are_a_sentence(plain, tmp_path):
     assert refusal(headless, softmax=True, folder=tmp_path) == (
         "model 'student' has no class head: it answers with its embedding, which has no probabilities; leave "
         "out --softmax"
+    )
+
+
+def sized_vit(position, **asked):
+    """A ViT of the toolkit with learned or fixed positions, and what torch answers for `asked`."""
+    options = Deit.Options(image_size=(24, 32), patch=8, width=48, depth=1, heads=3, position=position)
+    torch.manual_seed(0)
+    model = Deit.build(ModelRequest("deit-ti", None, options, classes=7))
+    for name, parameter in model.network.named_parameters():
+        if name != "pos_embed":
+            torch.nn.init.trunc_normal_(parameter, std=0.2)
+    return model, frozen_scores(model, ExportRequest(**asked))
+
+
+@pytest.mark.parametrize("position", ["learned", "sincos"])
+def test_vit_of_any_size_is_at_every_size_the_vit_of_that_size(position, tmp_path):
+    model, _ = sized_vit(position)
+    result, session = exported(model, tmp_path, dynamic_size=True)
+    assert shape_of(result) == ["batch", 3, "height", "width"]
+    assert result.manifest["input"]["multiples"] == [8, 8]
+    for size in ((24, 32), (40, 24), (16, 72)):
+        images = random_images(2, 3, *size)
+        _, fixed = sized_vit(position, image_size=size)
+        expected = fixed(torch.from_numpy(images)).detach().numpy()
+        np.testing.assert_allclose(session(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fixed_positions_of_another_size_are_made_anew():
+    _, scores = sized_vit("sincos", image_size=(40, 16))
+    positions = scores.model.network.pos_embed
+    assert torch.equal(positions, sincos_position_embedding(48, (5, 2), prefix_tokens=2))
+    assert not positions.requires_grad
+
+
+def test_copy_of_a_model_of_any_size_reads_its_own_positions():
+    _, scores = sized_vit("learned", dynamic_size=True)
+    copied, images = deepcopy(scores), torch.from_numpy(random_images(1, 3, 40, 40))
+    before = scores(images)
+    torch.nn.init.normal_(scores.model.network.pos_embed)
+    assert torch.equal(copied(images), before)
+    assert not torch.equal(scores(images), before)
+
+
+def test_network_of_one_size_is_a_sentence(tmp_path):
+    model = small_student("convit_tiny")
+    assert refusal(model, image_size=(64, 64), folder=tmp_path) == (
+        "model 'student' (convit_tiny) sees images of 224x224 pixels only; leave out --image-size, or train a student "
+        "of 64x64 pixels"
+    )
+    assert refusal(model, dynamic_size=True, folder=tmp_path) == (
+        "model 'student' (convit_tiny) sees images of one size only, so height and width cannot be dynamic; leave "
+        "out --dynamic-size, or write one file per size with --image-size"
     )

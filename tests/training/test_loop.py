@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from distillkit.data.batches import Window
 from distillkit.errors import TrainingError
+from distillkit.processes import ALONE
 from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.meter import Meter
 from distillkit.training.noise import seed_model_noise
@@ -25,6 +26,7 @@ class Counter:
     norms: ClassVar = {"grad_norm": torch.tensor(1.0)}
     optimisation = SimpleNamespace(lr=lambda: 0.1)
     task = None
+    processes = ALONE
 
     def __init__(self, loss: float = 1.0) -> None:
         self.loss = loss

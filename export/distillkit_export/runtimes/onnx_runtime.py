@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import GateError, UnavailableError
 from distillkit.serving import Availability, Bound, Servable
-from distillkit_export.onnx_session import FATAL_ONLY, PROVIDER, refused
+from distillkit_export.onnx_session import FATAL_ONLY, NO_KERNEL, PROVIDER, refused
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import threads_started
 
@@ -67,6 +67,8 @@ class OnnxRuntimeSession:
     def __init__(
         self, servable: Servable, providers: Sequence[Provider], options: Mapping[str, Any], device: str = "cpu"
     ) -> None:
+        import onnxruntime  # noqa: F401 - here, because the import starts threads that are not the session's
+
         file = Path(servable.source)
         self._file, self._device = file.name, device
         started = threads_started(lambda: self._load(file, providers, options))
@@ -101,7 +103,7 @@ class OnnxRuntimeSession:
             names, settings = [name for name, _ in providers], [dict(given) for _, given in providers]
             self._session = onnxruntime.InferenceSession(str(file), made, providers=names, provider_options=settings)
         except Exception as error:
-            if wanted != CPU:
+            if wanted != CPU or type(error).__name__ == NO_KERNEL:
                 raise UnavailableError(f"{wanted} cannot execute {file.name} here: {one_line(error)}") from error
             raise refused(error, file) from error
         runs_on = self._session.get_providers()[0]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -53,23 +53,51 @@ def bytes_of(given: object) -> int | None:
     return int(matched[1]) * UNITS[matched[2]]
 
 
-class TensorRtOptions(BaseModel):
-    """How engines are built.
+def amount(size: int | None) -> str | None:
+    """Write a number of bytes as `bytes_of` reads it.
 
-    `workspace` bounds the scratch memory that the builder may give to a layer, all of the device where it is not set.
-    `timing_cache` is kept in the user's cache directory unless a file is named. With `hardware_compatible` the engine
-    also runs on newer GPUs than this one, from Ampere on; with `version_compatible` also with newer TensorRT of the
-    same major version; both cost speed. `layers` writes the layers that TensorRT made beside the engine.
+    >>> amount(4294967296), amount(1000)
+    ('4G', '1000')
     """
+    if size is None:
+        return None
+    unit = max((unit for unit, factor in UNITS.items() if size % factor == 0), key=lambda unit: UNITS[unit])
+    return f"{size // UNITS[unit]}{unit}"
+
+
+class TensorRtOptions(BaseModel):
+    """How engines are built. What widens the machines that an engine runs on costs speed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: Annotated[BatchProfile, BeforeValidator(batch_profile), PlainSerializer(str)] = BatchProfile(1, 8, 64)
-    workspace: Annotated[int | None, BeforeValidator(bytes_of)] = None
-    timing_cache: Path | None = None
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-    optimization_level: int = Field(default=3, ge=0, le=5)
-    layers: bool = False
-    tf32: bool = False
-    timeout_s: float = Field(default=7200.0, gt=0)
+    batch: Annotated[
+        BatchProfile,
+        BeforeValidator(batch_profile),
+        PlainSerializer(str),
+        WithJsonSchema({"type": "string"}),
+        Field(
+            description="the smallest batch, the one that the engine is tuned for, and the largest",
+            json_schema_extra={"default": "1:8:64"},
+        ),
+    ] = BatchProfile(1, 8, 64)
+    workspace: Annotated[
+        int | None,
+        BeforeValidator(bytes_of),
+        PlainSerializer(amount),
+        WithJsonSchema({"type": "string"}),
+        Field(description="the scratch memory that a layer may take, as 4G; all of the GPU where it is not set"),
+    ] = None
+    # Never written down: a path of this machine means nothing on another, and no bundle may name a file to be written.
+    timing_cache: Path | None = Field(
+        default=None,
+        exclude=True,
+        description="the file that keeps what was learnt about kernels; in the user's cache by default",
+    )
+    hardware_compatible: bool = Field(default=False, description="the engine also runs on other GPUs, from Ampere on")
+    version_compatible: bool = Field(
+        default=False, description="the engine also runs with newer TensorRT of the same major version"
+    )
+    optimization_level: int = Field(default=3, ge=0, le=5, description="how long the builder looks for fast kernels")
+    layers: bool = Field(default=False, description="write the layers that TensorRT made beside the engine")
+    tf32: bool = Field(default=False, description="let float32 layers compute in TF32, with 10 bits of mantissa")
+    timeout_s: float = Field(default=7200.0, gt=0, description="how long a build may take")

@@ -1,0 +1,415 @@
+"""Does every student that distillkit can make say the same as ONNX? Written, loaded, and compared with torch.
+
+Every case is a student plugin with options (or a run, trained for a few steps on digits), exported by `distillkit
+export`'s own stage with a dynamic batch and compared with eager torch at every batch size of its gate. Weights are
+random, since parity is a matter of the graph: each tensor as timm initialises it, but nothing stays zero or next to it
+(heads, layer scales, last norms of a block), norm weights and biases vary, and batch statistics are those of
+photographs, so that no part of the graph is without effect. `spread` says how much the answer depends on the image: the
+standard deviation over images, as a share of the largest score.
+
+The images are crops of the two photographs that scikit-learn ships, one for each place in a batch.
+
+Each case runs in a process of its own; what is in the JSON file already is not run again.
+
+    python benchmarks/export_parity.py --json docs/benchmarks/export-parity.json [--only NAME ...] [--table]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from itertools import zip_longest
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from machine import machine
+from torch import Tensor, nn
+
+from distillkit.contracts import Model, ModelRequest
+from distillkit.errors import DistillkitError
+from distillkit.exporting import ExportRequest
+from distillkit.hooks import Plugins, installed_plugins, split_name
+from distillkit.models import sincos_position_embedding
+from distillkit.recipe import Recipe
+from distillkit.runner import run
+from distillkit_export.exports import LARGEST_RELATIVE_DIFFERENCE, export_onnx
+from distillkit_export.parity import BATCHES
+from distillkit_export.pictures import photographs
+from distillkit_export.targets import load_target
+from distillkit_export.torch_graph import torch_scorer
+
+SEED = 0
+CLASSES = 100
+SMALLEST_SPREAD = 1e-3
+FUSED = ("LayerNormalization", "Gelu", "Softmax", "Conv", "MatMul", "Gemm")
+ALMOST_ZERO = 0.1
+"""As many standard deviations of an ordinary initialisation (one over the square root of the inputs), or less."""
+NEXT_TO_NOTHING = 1e-3
+TIMEOUT = 1500
+
+
+@dataclass(frozen=True)
+class Case:
+    """One student and what is asked of its graph. `trained_by` is the loss of a run that makes the student first."""
+
+    kind: str
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
+    trained_by: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique, and short enough for a table: "deit-ti, patch=8, head=class"."""
+        said = {**self.options, **self.asked, **({"loss": self.trained_by} if self.trained_by else {})}
+        return ", ".join([self.model, *(f"{key}={_shown(value)}" for key, value in said.items())])
+
+
+def _shown(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+SMALL = {"image_size": 32, "patch": 4, "width": 96, "depth": 4, "heads": 3}
+DIGITS = {"image_size": 8, "patch": 2, "width": 48, "depth": 2, "heads": 3}
+
+STUDENTS = (
+    *(Case("students", f"{kind}-ti") for kind in ("deit", "vit")),
+    *(Case("students", f"{kind}-{size}", {"image_size": 96}) for kind in ("deit", "vit") for size in ("s", "b")),
+    Case("students", "deit-ti", SMALL),
+    Case("students", "vit-ti", SMALL),
+    Case("students", "deit-ti", SMALL | {"position": "sincos"}),
+    Case("students", "vit-ti", SMALL | {"position": "sincos"}),
+    Case("students", "deit-ti", SMALL | {"image_size": [32, 48], "patch": 8}),
+    Case("students", "vit-ti", {"patch": 32, "depth": 8}),
+    Case("students", "vit-ti", {"drop_path": 0.1, "dropout": 0.1}),
+    Case("students", "small-cnn"),
+    Case("students", "small-cnn", {"image_size": [8, 12], "width": 8}),
+    Case("students", "deit-ti", DIGITS, trained_by="hard"),
+    Case("students", "deit-ti", DIGITS, trained_by="soft"),
+    Case("students", "vit-ti", DIGITS, trained_by="advit-l1"),
+    Case("students", "vit-ti", DIGITS, trained_by="attndistill"),
+    *(
+        Case("graph options", "deit-ti", SMALL, {"head": head, "fusion": fusion})
+        for head, fusion in (("class", "logits"), ("distill", "logits"), ("fused", "softmax"))
+    ),
+    Case("graph options", "deit-ti", SMALL, {"softmax": True}),
+    Case("graph options", "deit-ti", SMALL, {"fusion": "softmax", "softmax": True}),
+    Case("graph options", "deit-ti", SMALL, {"uint8": True}),
+    Case("graph options", "deit-ti", SMALL, {"image_size": (48, 64)}),
+    Case("graph options", "vit-ti", SMALL | {"position": "sincos"}, {"image_size": (48, 64)}),
+    Case("graph options", "deit-ti", SMALL, {"dynamic_size": True}),
+    Case("graph options", "vit-ti", SMALL, {"dynamic_size": True, "uint8": True, "softmax": True}),
+    *(Case("graph options", "deit-ti", SMALL, {"opset": opset}) for opset in (18, 19, 21, 22, 23)),
+    Case("graph options", "small-cnn", {}, {"dynamic_size": True}),
+    *(
+        Case("graph options", f"timm:{name}", {"image_size": 96}, {"dynamic_size": True})
+        for name in ("resnet18", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_100", "regnety_002")
+    ),
+    Case("graph options", "timm:mobileone_s0", {"image_size": 96}, {"dynamic_size": True, "uint8": True}),
+    Case("graph options", "timm:vit_tiny_patch16_224", {"image_size": 96}, {"dynamic_size": True}),
+    Case("graph options", "timm:vit_small_patch16_dinov3", {"image_size": 96}, {"dynamic_size": True}),
+    Case("graph options", "timm:swin_tiny_patch4_window7_224", {}, {"image_size": (256, 256)}),
+    Case("graph options", "timm:eva02_tiny_patch14_224", {}, {"image_size": (168, 224)}),
+)
+
+ARCHITECTURES = {
+    "vision transformers": (
+        "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224",
+        "vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2", "vit_medium_patch16_reg4_gap_256",
+        "vit_relpos_small_patch16_224", "vit_base_patch32_siglip_256", "flexivit_small",
+        "eva02_tiny_patch14_224", "beit_base_patch16_224", "cait_xxs24_224", "xcit_nano_12_p16_224",
+        "convit_tiny", "crossvit_9_240", "volo_d1_224", "tiny_vit_5m_224",
+    ),
+    "windows and stages": (
+        "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224", "hiera_tiny_224",
+        "twins_svt_small", "twins_pcpvt_small", "pvt_v2_b0", "davit_tiny", "mvitv2_tiny", "nest_tiny",
+        "gcvit_xxtiny", "focalnet_tiny_srf", "pit_ti_224", "pit_ti_distilled_224", "coat_lite_tiny",
+    ),
+    "convolution and attention": (
+        "levit_128s", "maxvit_nano_rw_256", "coatnet_nano_rw_224", "mobilevit_xxs", "mobilevitv2_050",
+        "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "efficientvit_b0", "efficientvit_m0",
+        "fastvit_t8", "visformer_tiny", "poolformer_s12", "caformer_s18", "nextvit_small", "repvit_m0_9",
+        "shvit_s1", "swiftformer_xs", "halonet26t", "sebotnet33ts_256", "lambda_resnet26t",
+    ),
+    "perceptrons and recurrence": (
+        "mixer_s32_224", "resmlp_12_224", "gmlp_s16_224", "sequencer2d_s", "mambaout_femto",
+    ),
+    "convolutions": (
+        "resnet18", "resnet50d", "seresnext26d_32x4d", "resnest14d", "skresnet18", "res2net50_14w_8s",
+        "resnetv2_50x1_bit", "regnetx_002", "regnety_002", "efficientnet_b0", "tf_efficientnetv2_b0",
+        "mobilenetv2_100", "mobilenetv3_small_100", "mobilenetv4_conv_small", "mobileone_s0", "repvgg_a0",
+        "ghostnet_100", "ghostnetv3_050", "densenet121", "inception_v3", "inception_next_atto", "xception41",
+        "convnext_atto", "convnextv2_atto", "convmixer_768_32", "hrnet_w18_small", "dla34", "dpn48b", "vgg11",
+        "ese_vovnet19b_dw", "cspresnet50", "nf_regnet_b0", "eca_nfnet_l0", "rexnet_100", "tresnet_m",
+        "hgnetv2_b0", "starnet_s1", "lcnet_050", "tinynet_e", "rdnet_tiny",
+    ),
+}  # fmt: skip
+SMALLER = {
+    "vit_tiny_patch16_224": 112, "deit_tiny_distilled_patch16_224": 112, "deit3_small_patch16_224": 112,
+    "vit_small_patch16_dinov3": 112, "vit_small_patch14_reg4_dinov2": 112, "vit_medium_patch16_reg4_gap_256": 128,
+    "vit_relpos_small_patch16_224": 112, "vit_base_patch32_siglip_256": 128, "flexivit_small": 112,
+    "eva02_tiny_patch14_224": 112, "beit_base_patch16_224": 112, "cait_xxs24_224": 112,
+    "swinv2_tiny_window8_256": 128, "maxvit_nano_rw_256": 128, "convmixer_768_32": 64, "poolformer_s12": 128,
+    "caformer_s18": 128, "nextvit_small": 128, "mambaout_femto": 128, "fastvit_t8": 128, "focalnet_tiny_srf": 128,
+}  # fmt: skip
+"""Pixels for networks that take long at their own size, where they see another."""
+CONVOLUTION_SIZE = 128
+"""Pixels for networks without attention, for the same reason."""
+
+
+def cases() -> tuple[Case, ...]:
+    """Everything that is measured, in the order of the table."""
+    known = []
+    for kind, names in ARCHITECTURES.items():
+        for name in names:
+            size = SMALLER.get(name, CONVOLUTION_SIZE if kind == "convolutions" else None)
+            known.append(Case(kind, f"timm:{name}", {} if size is None else {"image_size": size}))
+    return *STUDENTS, *known
+
+
+@torch.no_grad()
+def stir(model: Model) -> None:
+    """Give every tensor an effect: nothing zero or next to it, norms that scale and shift, statistics of photographs.
+
+    Position embeddings that are fixed stay as they are.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    for parameter in model.network.parameters():
+        if not parameter.is_floating_point() or _is_sincos(model, parameter):
+            continue
+        if parameter.dim() < 2 or parameter.numel() == max(parameter.shape):
+            _stir_vector(parameter, generator)
+            continue
+        usual = 1 / math.sqrt(parameter[0].numel())
+        if parameter.std() < ALMOST_ZERO * usual:
+            parameter.normal_(0, usual, generator=generator)
+    _adopt_statistics(model)
+
+
+def _stir_vector(parameter: Tensor, generator: torch.Generator) -> None:
+    """Scales from 0.5 to 1.5 where they were one or a small constant, small shifts where they were zero."""
+    values = torch.rand(parameter.shape, generator=generator)
+    first = parameter.flatten()[0]
+    if (parameter != first).any():
+        if parameter.abs().max() < NEXT_TO_NOTHING:  # timm's class tokens
+            parameter.copy_(0.1 * (values - 0.5))
+    elif parameter.numel() > 1:
+        parameter.copy_(0.1 * (values - 0.5) if first == 0 else 0.5 + values)
+
+
+def _is_sincos(model: Model, parameter: Tensor) -> bool:
+    spec = model.spec
+    if parameter.requires_grad or not spec.grids or parameter.dim() != 3:
+        return False
+    fixed = sincos_position_embedding(parameter.shape[-1], spec.grid, prefix_tokens=spec.prefix_tokens)
+    return fixed.shape == parameter.shape and torch.equal(fixed, parameter)
+
+
+def _adopt_statistics(model: Model) -> None:
+    """Let batch norms take the statistics of eight photographs."""
+    norms = [module for module in model.network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if not norms:
+        return
+    model.network.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    images = torch.from_numpy(photographs(model.spec, "weights are random").pixels[::7])
+    model.network(images)
+    model.network.eval()
+
+
+def student(case: Case, plugins: Plugins, folder: Path) -> Model:
+    """The student of a case, with weights that no part of the graph can hide behind."""
+    if case.trained_by is not None:
+        return load_target(str(trained(case, plugins, folder)), plugins).model
+    torch.manual_seed(SEED)
+    options = plugins.options("student", case.model, case.options)
+    request = ModelRequest(case.model, split_name(case.model)[1], options, classes=CLASSES)
+    model: Model = plugins.factory("student", case.model).build(request)
+    stir(model)
+    return model
+
+
+def trained(case: Case, plugins: Plugins, folder: Path) -> Path:
+    """A run of a few steps on digits under a teacher that is itself such a run."""
+    shared = {
+        "data": {"train": "digits", "validation": 0.1, "workers": 0},
+        "augment": {"crop": "none", "flip": 0.0, "eval_crop": 1.0},
+        "training": {"steps": 20, "batch_size": 64, "device": "cpu", "precision": "fp32"},
+        "trackers": [],
+    }
+    run(Recipe.model_validate(shared | {"student": {"model": "vit-ti", **DIGITS}}), folder / "teacher", plugins)
+    taught = {
+        "student": {"model": case.model, **case.options},
+        "teachers": [{"model": f"run:{folder / 'teacher'}"}],
+        "losses": [{"loss": case.trained_by}],
+    }
+    run(Recipe.model_validate(shared | taught), folder / "student", plugins)
+    return folder / "student"
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """Export one case and compare; a refusal is a result too."""
+    import onnx
+
+    plugins = installed_plugins()
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        model = student(case, plugins, folder)
+        request = ExportRequest(**case.asked)
+        found: dict[str, Any] = {
+            "case": case.name,
+            "kind": case.kind,
+            "image_size": list(request.image_size or model.spec.image_size),
+            "parameters": model.spec.parameters,
+            "spread": spread(model),
+        }
+        spec = replace(model.spec, image_size=request.image_size or model.spec.image_size)
+        images = [photographs(spec, "weights are random").pixels[: sum(BATCHES)]]
+        start = time.perf_counter()
+        try:
+            result = export_onnx(model, folder / "export", request, images)
+        except DistillkitError as error:
+            message = str(error).partition("; what was built")[0]
+            return found | failed(case, f"{type(error).__name__}: {message}")
+        found["seconds"] = round(time.perf_counter() - start, 1)
+        file = result.directory / result.artifact.file
+        operators = Counter(node.op_type for node in onnx.load(file).graph.node)
+        return found | {
+            "passed": True,
+            "bytes": file.stat().st_size,
+            "nodes": sum(operators.values()),
+            "operators": {name: operators[name] for name in FUSED if operators[name]},
+            "input": list(result.bundle.input.shape),
+            "parity": result.parity.as_dict(),
+        }
+
+
+def spread(model: Model) -> float:
+    """How much answers differ from image to image: their standard deviation over images over the largest score."""
+    pixels = photographs(model.spec, "weights are random").pixels[::7]
+    scores = torch_scorer(model, ExportRequest())(pixels)
+    return float(scores.std(axis=0).mean() / abs(scores).max())
+
+
+def in_its_own_process(case: Case) -> dict[str, Any]:
+    """The result of one case, or why there is none."""
+    context = multiprocessing.get_context("fork")  # which has everything imported already
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_measured, args=(case, sender))
+    process.start()
+    sender.close()
+    try:
+        result = receiver.recv() if receiver.poll(TIMEOUT) else failed(case, f"not finished after {TIMEOUT} s")
+    except EOFError:
+        process.join()
+        result = failed(case, f"its process ended with status {process.exitcode}")
+    process.kill()
+    process.join()
+    return cast("dict[str, Any]", result)
+
+
+def send_measured(case: Case, sender: Connection) -> None:
+    """What the process of one case does."""
+    try:
+        result = measured(case)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the reason why this case has no figures
+        result = failed(case, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    sender.send(result)
+
+
+def failed(case: Case, reason: str) -> dict[str, Any]:
+    """A case without figures."""
+    return {"case": case.name, "kind": case.kind, "passed": False, "reason": reason}
+
+
+HEADER = (
+    "| student | pixels | parameters, M | file, MB | nodes | LayerNorm | Gelu | max rel, batch "
+    + " / ".join(map(str, BATCHES))
+    + " | top-1 |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |"
+)
+
+
+def line(result: dict[str, Any]) -> str:
+    """One row of the table."""
+    if not result["passed"]:
+        return f"| {result['case']} | {result['reason']} |"
+    pixels = "x".join(map(str, result["image_size"]))
+    batches, operators = result["parity"]["batches"], result["operators"]
+    figures = " / ".join(f"{batch['max_relative']:.1e}" for batch in batches)
+    agreement = min(batch["top1_agreement"] for batch in batches)
+    degenerate = "" if result["spread"] >= SMALLEST_SPREAD else " (answers hardly depend on the image)"
+    return (
+        f"| {result['case']}{degenerate} | {pixels} | {result['parameters'] / 1e6:.2f} | {result['bytes'] / 1e6:.2f} "
+        f"| {result['nodes']} | {operators.get('LayerNormalization', 0)} | {operators.get('Gelu', 0)} | {figures} "
+        f"| {agreement:.0%} |"
+    )
+
+
+def tables(results: list[dict[str, Any]]) -> str:
+    """Every kind under its name, and at the end what failed."""
+    parts = []
+    for kind in dict.fromkeys(result["kind"] for result in results):
+        rows = [line(result) for result in results if result["kind"] == kind and result["passed"]]
+        parts.append("\n".join([f"{kind.capitalize()}:\n", HEADER, *rows]))
+    without = [line(result) for result in results if not result["passed"]]
+    if without:
+        parts.append("\n".join(["Failed:\n", "| student | reason |\n| --- | --- |", *without]))
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Measure what is not measured yet, write the file after every case, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", action="append", help="cases whose name contains this; may be repeated")
+    parser.add_argument("--again", action="store_true", help="measure also what the file has already")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    by_name = {case.name: case for case in cases()}
+    kept = arguments.json is not None and arguments.json.is_file()
+    found = {each["case"]: each for each in json.loads(arguments.json.read_text())["results"]} if kept else {}
+    chosen = [case for case in by_name.values() if not arguments.only or any(o in case.name for o in arguments.only)]
+    for case in [] if arguments.table else in_turns(chosen):
+        if case.name in found and not arguments.again:
+            continue
+        found[case.name] = in_its_own_process(case)
+        print(line(found[case.name]), file=sys.stderr, flush=True)
+        if arguments.json is not None:
+            write(arguments.json, [found[name] for name in by_name if name in found])
+    print(tables([found[name] for name in by_name if name in found]))
+
+
+def in_turns(chosen: list[Case]) -> list[Case]:
+    """One case of every kind, then the next of every kind: a run that is interrupted has seen some of each."""
+    kinds = [[case for case in chosen if case.kind == kind] for kind in dict.fromkeys(case.kind for case in chosen)]
+    return [case for turn in zip_longest(*kinds) for case in turn if case is not None]
+
+
+def write(file: Path, results: list[dict[str, Any]]) -> None:
+    """The machine, what the gate asks for, and every result."""
+    packages = {package: version(package) for package in ("onnx", "onnxscript", "onnxruntime")}
+    facts = {
+        "machine": machine() | packages,
+        "limit": {"max_relative": LARGEST_RELATIVE_DIFFERENCE},
+        "batches": list(BATCHES),
+        "seed": SEED,
+        "results": results,
+    }
+    file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Several processes of one command: which one speaks, and how `--nproc` starts them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from uuid import uuid4
+
+RESTARTS = 3
+"""How often the processes are started again after one of them was killed."""
+GRACE_S = 60
+"""How long torch's launcher waits for processes that it asked to end: a step and a checkpoint."""
+
+
+def rank() -> int:
+    """Which of the processes that torchrun started this one is; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def was_restarted() -> bool:
+    """Whether torchrun started these processes again after one of them had ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def without_option(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments without an option and its value, however it was written."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument != option and not argument.startswith(f"{option}="):
+            kept.append(argument)
+        skip = not skip and argument == option
+    return kept
+
+
+def launch(arguments: Sequence[str], processes: int, *, again: Sequence[str]) -> int:
+    """Run `distillkit <arguments>` in so many processes, as `torchrun --standalone` does.
+
+    A process that is killed from outside (no memory left, say) has all of them started again with the arguments
+    `again`, at most `RESTARTS` times. One that ends with an error of its own ends all.
+    Returns: the exit code of a process that failed, or 0.
+    """
+    # torch's launcher would say again what the processes have said, with the names of its own modules.
+    logging.disable(logging.ERROR)
+    code = _launch_once(arguments, processes)
+    for _ in range(RESTARTS):
+        if code >= 0:
+            break
+        code = _launch_once(again, processes)
+    return code if code >= 0 else 128 - code
+
+
+def _launch_once(arguments: Sequence[str], processes: int) -> int:
+    """The exit code of the processes; that of one that was killed is minus the signal's number."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+        shutdown_timeout=GRACE_S,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "distillkit_cli", *arguments)
+    except ChildFailedError as error:
+        return _verdict([int(failure.exitcode) for failure in error.failures.values()])
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
+    return 0
+
+
+def _verdict(codes: Sequence[int]) -> int:
+    """What the ends of several processes come to: the one that was killed, else the one that failed by itself.
+
+    Those that torch's launcher ended afterwards have -15, and those that merely lost the others have 1.
+    """
+    killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]
+    return min(killed) if killed else max(codes)

@@ -1,0 +1,123 @@
+"""The processes of one run: alone, or started by torchrun on one machine or many.
+
+Every process computes its share of each window, and the gradients are added up; the first one (rank 0) alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from distillkit.errors import TrainingError, UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of `world` processes this one is; `local_rank` counts those of this machine.
+
+    The methods are collective where there are several: every process calls them, at the same point. What is small goes
+    through `control`, a group on the CPU, so that no device is waited for.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    control: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        return self.world == 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, element by element; on the device of `values`, which stay as they are."""
+        if self.is_alone:
+            return values
+        total = values.detach().clone()
+        distributed.all_reduce(total)
+        return total
+
+    def sum_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """As `sum`, for many tensors in one message."""
+        if self.is_alone or not tensors:
+            return list(tensors)
+        flat = self.sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def largest(self, number: int) -> int:
+        """The largest number that any process says."""
+        if self.is_alone:
+            return number
+        said = torch.tensor(number)
+        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self.control)
+        return int(said)
+
+    def from_first(self, text: str) -> str:
+        """What the first process says; what the others say is not looked at."""
+        if self.is_alone:
+            return text
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        length = torch.tensor(len(content))
+        distributed.broadcast(length, 0, group=self.control)
+        content = content if self.is_first else torch.empty(int(length), dtype=torch.uint8)
+        if len(content):
+            distributed.broadcast(content, 0, group=self.control)
+        return bytes(content.tolist()).decode()
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if not self.is_alone:
+            distributed.barrier(group=self.control)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """The processes that torchrun started this one with, as long as the block runs; ALONE without torchrun.
+
+    `device` is `training.device`: gloo carries the gradients of CPUs, nccl those of GPUs, one process each.
+    Raises: UserError where torchrun started more processes on this machine than it has GPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or "RANK" not in os.environ:
+        yield ALONE
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = torch.cuda.is_available() and (device == "auto" or device.startswith("cuda"))
+    if on_gpu:
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; start no "
+                "more processes than that, or set training.device=cpu"
+            )
+        torch.cuda.set_device(local_rank)
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Processes(rank, world, local_rank, distributed.new_group(backend="gloo"))
+    except RuntimeError as error:
+        if not _lost_the_others(error):
+            raise
+        raise TrainingError(
+            f"process {rank} of {world} lost the others: one of them ended, and its own message says why; start the "
+            "run again with --auto-resume to go on from the last checkpoint"
+        ) from error
+    finally:
+        distributed.destroy_process_group()
+
+
+def _lost_the_others(error: RuntimeError) -> bool:
+    """Whether a collective call failed because a process is not there any more. gloo has no error of its own."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)

@@ -1,0 +1,155 @@
+"""Several processes of one run: the same curve as one, one voice, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+# Stochastic depth off, since every process draws its own; of 100 labels, some micro-batches get none.
+SMALL = {
+    "data.train": '"digits"',
+    "data.labels": 100,
+    "data.workers": 1,
+    "student.drop_path": 0.0,
+    "student.width": 24,
+    "student.heads": 2,
+    "student.depth": 2,
+    "training.steps": 40,
+    "training.batch_size": 36,
+    "training.log_every": 10,
+    "training.checkpoint_every": 10,
+    "training.ema": 0.9,
+    "training.device": '"cpu"',
+    "mixing.mixup": 0.8,
+    "trackers": '["metrics"]',
+}
+
+
+def settings(**changes: Any) -> list[str]:
+    given = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    return [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "distillkit_cli", "run", *arguments]
+
+
+def started(out: Path, *arguments: str, processes: int = 2) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("--out", str(out), "--nproc", str(processes), *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def finished(out: Path, *arguments: str, processes: int = 2) -> tuple[int, str]:
+    process = started(out, *arguments, processes=processes)
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def records(out: Path) -> list[dict[str, float]]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == "steps"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes."""
+    out = tmp_path_factory.mktemp("pair") / "run"
+    code, said = finished(out, *settings())
+    assert code == 0, said
+    assert said.count("to step 40, 36 images each") == 1
+    return out
+
+
+def test_two_processes_have_the_curve_of_one(pair: Path, tmp_path: Path) -> None:
+    code, said = finished(tmp_path / "run", *settings(), processes=1)
+    assert code == 0, said
+    alone, together = records(tmp_path / "run"), records(pair)
+    assert [record["step"] for record in together] == [1, 10, 20, 30, 40]
+    for one, two in zip(alone, together, strict=True):
+        compared = {key for key in one if key.startswith(("loss", "grad_norm"))}
+        assert {"loss", "loss/labels", "grad_norm"} <= compared
+        assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-5)
+    first, second = (json.loads((out / "result.json").read_text())["figures"] for out in (tmp_path / "run", pair))
+    assert first["validation/images"] == second["validation/images"]
+    assert second == pytest.approx(first, abs=0.8)  # one image of the validation set may tip over
+
+
+def kill_one(process: subprocess.Popen[str], out: Path) -> None:
+    """Kill the process of rank 1, once there is a checkpoint."""
+    while not list(out.glob("checkpoints/step-*/manifest.json")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    for entry in Path("/proc").iterdir():
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            arguments = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"RANK=1" in environment and str(out).encode() in arguments:
+            os.kill(int(entry.name), signal.SIGKILL)
+            return
+    raise AssertionError("rank 1 was not found")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for the process in /proc")
+def test_a_process_that_is_killed_costs_nothing_but_the_steps_since_the_checkpoint(pair: Path, tmp_path: Path) -> None:
+    process = started(tmp_path / "run", *settings(training__checkpoint_every=2))
+    kill_one(process, tmp_path / "run")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert re.search(r"from step \d+", said)
+    for name in ("student.safetensors", "ema/student.safetensors"):
+        undisturbed, disturbed = load_file(pair / name), load_file(tmp_path / "run" / name)
+        assert [key for key in undisturbed if not torch.equal(undisturbed[key], disturbed[key])] == []
+
+
+def test_processes_that_are_asked_to_end_save_and_go_on(pair: Path, tmp_path: Path) -> None:
+    """As by Ctrl-C: the signal reaches the launcher and every process."""
+    process = started(tmp_path / "run", *settings())
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not records(tmp_path / "run"):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=300)
+    if "which is saved" in said:
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "Traceback" not in said
+        again = subprocess.run(
+            command("--resume", str(tmp_path / "run"), "--nproc", "2"),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert again.returncode == 0, again.stderr
+    name = "student.safetensors"
+    undisturbed, disturbed = load_file(pair / name), load_file(tmp_path / "run" / name)
+    assert [key for key in undisturbed if not torch.equal(undisturbed[key], disturbed[key])] == []
+
+
+def test_what_cannot_be_is_said_once(tmp_path: Path) -> None:
+    code, said = finished(tmp_path / "run", *settings(training__batch_size=2))
+    assert code == 2
+    assert said == (
+        "error: a step has 2 samples, too few for 2 processes, which need two each; use fewer processes or raise "
+        "training.batch_size to 4 or more\n"
+    )
+    assert not (tmp_path / "run").exists()
