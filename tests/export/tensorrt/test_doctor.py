@@ -38,5 +38,6 @@ def test_crash_is_a_line(double, tmp_path):
     log = tmp_path / "cache" / "distillkit" / "tensorrt" / "build.log"
     assert report.verdict == "does not run"
     assert report.explanation == (
-        f"{said(double)}, but: the build of the TensorRT engine of tiny.onnx ended with signal SIGSEGV; its log is {log}"
+        f"{said(double)}, but: the build of the TensorRT engine of tiny.onnx ended with signal SIGSEGV; "
+        f"its log is {log}"
     )
