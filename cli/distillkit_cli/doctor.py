@@ -18,7 +18,7 @@ STYLES = {"runs": "green", "does not run": "red", "not here": "dim"}
 
 
 def doctor(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -> None:
-    """Say which runtimes work here, having run a tiny model in each, and why the others do not.
+    """Say which runtimes work here, each tried on a tiny model, and why the others do not.
 
     Each is tried in a process of its own, so that a crash is a line. torch is not needed.
 
