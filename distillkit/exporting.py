@@ -145,12 +145,14 @@ class Artifact:
     """One exported file: its format, its path relative to the folder that was exported to, and its arithmetic.
 
     `made_with` says how: the tool and its settings, the calibrator and its images, what was kept in float32.
+    `companions` are further files that belong to it, and go where it goes.
     """
 
     format: str
     file: str
     precision: Precision = "fp32"
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    companions: tuple[str, ...] = ()
 
 
 class Exporter(Protocol):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from distillkit_cli.options import JSON
+from distillkit_cli.building import building
+from distillkit_cli.engine_options import FORMAT as ENGINE
+from distillkit_cli.engine_options import EngineOptions
+from distillkit_cli.options import JSON, flattened
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -35,7 +39,9 @@ SET = typer.Option(
 DATA = typer.Option(
     metavar="DIR|NAME", help="Images to calibrate and gate with. Default: the run's own.", rich_help_panel=GATE
 )
-GATE_IMAGES = typer.Option(metavar="N|all", help="How many images the gate looks at.", rich_help_panel=GATE)
+GATE_IMAGES = typer.Option(
+    "--gate-images", metavar="N|all", help="How many images the gate looks at.", rich_help_panel=GATE
+)
 CALIBRATION_IMAGES = typer.Option(
     metavar="N", min=1, help="How many images ranges are taken from.", rich_help_panel=GATE
 )
@@ -56,6 +62,7 @@ WEIGHTS = typer.Option(metavar="FILE|pretrained|none", help="For a model by name
 FORCE = typer.Option("--force", help="Replace what is there.")
 
 
+@flattened
 def export(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
@@ -67,8 +74,9 @@ def export(  # noqa: PLR0913 - one parameter per option
     fp8: Annotated[bool, FP8] = False,
     formats: Annotated[list[str] | None, FORMAT] = None,
     settings: Annotated[list[str] | None, SET] = None,
+    engine: EngineOptions,
     data: Annotated[str | None, DATA] = None,
-    gate_images: Annotated[str, GATE_IMAGES] = "1000",
+    images: Annotated[str, GATE_IMAGES] = "1000",
     calibration_images: Annotated[int, CALIBRATION_IMAGES] = 128,
     calibrator: Annotated[Literal["minmax", "entropy", "percentile"] | None, CALIBRATOR] = None,
     tolerance: Annotated[Literal["strict", "default", "loose"], TOLERANCE] = "default",
@@ -92,6 +100,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     For example:
       distillkit export runs/deit-ti-digits-001 --fp16 --int8
       distillkit export runs/soft/best --head class --out digits-onnx/ --json
+      distillkit export runs/deit-ti-digits-001 --trt --fp16 --batch 1:8:64
     """
     from distillkit.exporting import parse_image_size
     from distillkit.hooks import installed_plugins
@@ -100,40 +109,43 @@ def export(  # noqa: PLR0913 - one parameter per option
     from distillkit_export.pictures import ImageWish
 
     given: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}
+    short = {"onnx": {"calibrator": calibrator} if calibrator else {}, ENGINE: engine.settings()}
     asked = Asked(
-        formats=tuple(formats or ()),
+        formats=(*(formats or ()), *([ENGINE] if engine.trt else [])),
         precisions=tuple(name for name, wanted in given.items() if wanted),
-        settings=_settings(settings or (), calibrator),
+        settings=_settings(settings or (), short),
         tolerance=tolerance,
-        images=ImageWish(data, _gate_images(gate_images), calibration_images),
+        images=ImageWish(data, gate_images(images), calibration_images),
     )
     plugins = installed_plugins()
-    if (Path(target) / MANIFEST).is_file():
-        from distillkit_export.from_bundle import export_from_bundle
-
-        result = export_from_bundle(Path(target), asked, plugins=plugins, force=force)
-    else:
-        from distillkit.extras import require
-
-        require("torch", "timm", what="distillkit export")
-        from distillkit_export import exports
-
-        result = exports.export(
-            target,
-            out,
-            asked,
-            plugins=plugins,
-            head=head,
-            fusion=fusion,
-            opset=opset,
-            image_size=parse_image_size(image_size),
-            dynamic_size=dynamic_size,
-            softmax=softmax,
-            uint8=uint8,
-            weights=weights,
-            force=force,
-        )
     terminal: Terminal = context.obj
+    with building(terminal) as progress:
+        asked = replace(asked, progress=progress)
+        if (Path(target) / MANIFEST).is_file():
+            from distillkit_export.from_bundle import export_from_bundle
+
+            result = export_from_bundle(Path(target), asked, plugins=plugins, force=force)
+        else:
+            from distillkit.extras import require
+
+            require("torch", "timm", what="distillkit export")
+            from distillkit_export import exports
+
+            result = exports.export(
+                target,
+                out,
+                asked,
+                plugins=plugins,
+                head=head,
+                fusion=fusion,
+                opset=opset,
+                image_size=parse_image_size(image_size),
+                dynamic_size=dynamic_size,
+                softmax=softmax,
+                uint8=uint8,
+                weights=weights,
+                force=force,
+            )
     if as_json:
         terminal.show_json(result.as_dict())
     else:
@@ -141,8 +153,8 @@ def export(  # noqa: PLR0913 - one parameter per option
     result.require()
 
 
-def _settings(texts: Iterable[str], calibrator: str | None) -> Mapping[str, Mapping[str, Any]]:
-    """Settings by exporter.
+def _settings(texts: Iterable[str], short: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Settings by exporter: of --set, and of `short`, the options that stand for one.
 
     Raises: UserError for one that names no exporter.
     """
@@ -155,11 +167,14 @@ def _settings(texts: Iterable[str], calibrator: str | None) -> Mapping[str, Mapp
             raise UserError(
                 f"--set {assignment.key} names no exporter; write EXPORTER.KEY=VALUE, such as onnx.calibrator=entropy"
             )
-    tables = as_tables(assignments)
-    return tables if calibrator is None else {**tables, "onnx": {**tables.get("onnx", {}), "calibrator": calibrator}}
+    tables = dict(as_tables(assignments))
+    for exporter, given in short.items():
+        if given:
+            tables[exporter] = {**tables.get(exporter, {}), **given}
+    return tables
 
 
-def _gate_images(text: str) -> int | None:
+def gate_images(text: str) -> int | None:
     """How many images; None for all there are.
 
     Raises: UserError for what is neither a number from 1 nor "all".

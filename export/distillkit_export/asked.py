@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import UserError
-from distillkit.exporting import PRECISIONS, Precision
+from distillkit.exporting import PRECISIONS, Precision, Progress
 from distillkit.suggestions import unknown_name
 from distillkit_export.limits import TOLERANCES, Limits, Tolerance
 from distillkit_export.pictures import ImageWish
@@ -24,7 +24,8 @@ ONNX = "onnx"
 class Asked:
     """Formats beside ONNX, precisions beside float32, and settings by exporter: {"onnx": {"calibrator": "entropy"}}.
 
-    Every format is written in each of the precisions, or in float32 where there is none.
+    Every format is written in each of the precisions, or in float32 where there is none. `progress` hears of exporters
+    that take long.
     Raises: UserError for a precision or a tolerance that there is not.
     """
 
@@ -33,6 +34,7 @@ class Asked:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tolerance: Tolerance = "default"
     images: ImageWish = field(default_factory=ImageWish)
+    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         for precision in self.precisions:

@@ -215,6 +215,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
             card=card(facts),
             images=calibration.pixels[np.arange(len(calibration.pixels))] if asked.precisions else None,
             images_from=calibration.source,
+            progress=asked.progress,
         )
         stage = Stage(building, source, Gate(against, asked.limits, building / FILES["fp32"]), files)
         try:

@@ -5,6 +5,7 @@ Needs neither torch nor the student: everything is made from the ONNX in the bun
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ def export_from_bundle(folder: Path, asked: Asked, *, plugins: Plugins, force: b
     """
     opened = open_bundle(folder)
     bundle, against = opened.manifest, read_samples(opened)
+    asked = _as_pending(asked, bundle)
     forms = asked.others(plugins)
     if not forms:
         raise UserError(_nothing_asked(folder, bundle))
@@ -73,8 +75,18 @@ def _stage(building: Path, bundle: Bundle, against: Evidence, asked: Asked) -> S
         card=card(bundle),
         images=pixels[np.arange(len(pixels))],
         images_from=against.pictures.source,
+        progress=asked.progress,
     )
     return Stage(building, source, Gate(against, asked.limits), files)
+
+
+def _as_pending(asked: Asked, bundle: Bundle) -> Asked:
+    """What is pending is made as it was asked for, unless something else is asked for now."""
+    settings = {name: dict(given) for name, given in asked.settings.items()}
+    for each in bundle.pending:
+        if each.format in asked.formats and (not asked.precisions or each.precision in asked.precisions):
+            settings[each.format] = {**each.options, **asked.settings.get(each.format, {})}
+    return replace(asked, settings=settings)
 
 
 def _precisions(form: Format, asked: Asked, bundle: Bundle) -> tuple[Precision, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from distillkit.errors import DataError, PluginError, UnavailableError
-from distillkit.serving import Runtime, Servable
+from distillkit.serving import Runtime, Servable, Setting
 from distillkit_export.bundle_reader import OpenBundle, open_bundle
 from distillkit_export.preprocess import prepare, read_image
 
@@ -56,12 +56,14 @@ class Predictor:
     `artifact` is the file that answers, `runtime` the name of what executes it.
     """
 
-    def __init__(self, bundle: OpenBundle, artifact: ArtifactCard, runtime: str, opened: Runtime) -> None:
+    def __init__(
+        self, bundle: OpenBundle, artifact: ArtifactCard, runtime: str, opened: Runtime, setting: Setting | None = None
+    ) -> None:
         self.bundle = bundle
         self.artifact = artifact
         self.runtime = runtime
         servable = Servable(artifact.format, str(bundle.path(artifact)), artifact.precision)
-        self._session = opened.open(servable, opened.settings()[0])
+        self._session = opened.open(servable, opened.settings()[0] if setting is None else setting)
 
     @property
     def embeds(self) -> bool:
@@ -117,7 +119,8 @@ def load(
 ) -> Predictor:
     """Open and check a bundle and load one of its files.
 
-    Without `runtime` the first works that `distillkit plugins` lists, ONNX Runtime on the CPU before all others.
+    Without `runtime` it is what `distillkit profile --tune` found fastest on this machine; else the first of
+    `distillkit plugins` that executes the file, ONNX Runtime on the CPU before all others.
     Raises: BundleError; UnknownPluginError for the runtime; UnavailableError where it cannot execute the file here;
     GateError where the file is broken.
     """
@@ -133,7 +136,24 @@ def load(
             remedy = f"; {there.remedy}" if there.remedy else ""
             raise UnavailableError(f"runtime '{runtime}' does not work here: {there.detail}{remedy}")
         return Predictor(bundle, artifact, runtime, chosen)
-    return _first_that_works(bundle, plugins, precision)
+    return _tuned(bundle, plugins, precision) or _first_that_works(bundle, plugins, precision)
+
+
+def _tuned(bundle: OpenBundle, plugins: Plugins, precision: Precision) -> Predictor | None:
+    """What a profile of this bundle on this machine recommends, as long as it still works."""
+    from distillkit_export.profiling.tuning import best_setting
+
+    choice = best_setting(bundle.folder, BATCH)
+    listed = [card for card in bundle.manifest.artifacts if choice is not None and card.file == choice.file]
+    if choice is None or not listed or choice.precision != precision or listed[0].precision != precision:
+        return None
+    try:
+        chosen: Runtime = plugins.factory("runtime", choice.runtime)()
+        if not chosen.availability().works:
+            return None
+        return Predictor(bundle, listed[0], choice.runtime, chosen, choice.setting)
+    except (PluginError, UnavailableError):
+        return None
 
 
 PREFERRED = "onnxruntime-cpu"
@@ -153,9 +173,13 @@ def _first_that_works(bundle: OpenBundle, plugins: Plugins, precision: Precision
         if not formats & set(chosen.formats):
             continue
         there = chosen.availability()
-        if there.works:
+        if not there.works:
+            reasons.append(f"{name}: {there.detail}" + (f" ({there.remedy})" if there.remedy else ""))
+            continue
+        try:
             return Predictor(bundle, _artifact_for(bundle, name, chosen, precision), name, chosen)
-        reasons.append(f"{name}: {there.detail}" + (f" ({there.remedy})" if there.remedy else ""))
+        except UnavailableError as error:
+            reasons.append(f"{name}: {error}")
     if not formats:
         bundle.artifact("onnx", precision)  # raises, naming what is there
     why = "; ".join(reasons) or f"none loads {', '.join(sorted(formats))}"

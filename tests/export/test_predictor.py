@@ -182,6 +182,21 @@ class Absent(Stranger):
     formats = ("onnx",)
 
 
+class Without(Absent):
+    """It works, and has no kernel for this file."""
+
+    def availability(self):
+        return Availability(works=True, detail="here")
+
+    def open(self, servable, setting):
+        raise UnavailableError("no kernel for Conv")
+
+
+class Constant(Without):
+    def open(self, servable, setting):
+        return lambda images: np.zeros((len(images), 3), np.float32)
+
+
 class Some:
     """Plugins with these runtimes alone."""
 
@@ -220,6 +235,10 @@ def test_runtimes_that_cannot_serve_say_why(handmade):
     assert refusal(UnavailableError, folder, plugins=some) == (
         "no runtime of this machine can execute bundle 'b' in fp32: absent: no reader is installed (pip install reader)"
     )
+    assert refusal(UnavailableError, folder, plugins=Some(without=Without)) == (
+        "no runtime of this machine can execute bundle 'b' in fp32: without: no kernel for Conv"
+    )
+    assert load(folder, plugins=Some(absent=Absent, without=Without, constant=Constant)).runtime == "constant"
     assert refusal(UnavailableError, folder, plugins=Some(stranger=Stranger)) == (
         "no runtime of this machine can execute bundle 'b' in fp32: none loads onnx"
     )

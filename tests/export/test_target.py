@@ -199,3 +199,26 @@ def test_the_script_in_the_bundle_answers_as_torch_with_three_packages(
         best = np.argsort(-shares)[:5]
         expected += [str(file), *(f"  {shares[index]:6.1%}  {names[index]}" for index in best)]
     assert done.stdout.splitlines() == expected
+
+
+def test_profile_measures_there_in_processes_that_lack_the_same(on_target, exported, tmp_path):
+    done = on_target(
+        "profile", exported["plain"].directory, "--batches", "1,2", "--seconds", "0.1", "--rounds", "2", "--json",
+        "--out", tmp_path / "profile"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (profile,) = json.loads(done.stdout)["profiles"]
+    assert {row["batch"] for row in profile["rows"] if row["p50_ms"]} == {1, 2}
+    assert {each["runtime"] for each in profile["configurations"]} == {"onnxruntime-cpu"}
+    assert 'torch: torch is not installed; pip install "distillkit[train]"' in profile["skipped"]
+    assert "torch" not in profile["machine"]["software"]
+    assert "the pictures are left out, because matplotlib is not installed" in done.stderr
+
+
+def test_doctor_says_there_what_runs(on_target):
+    done = on_target("doctor", "--json")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    found = {each["name"]: (each["verdict"], each["detail"]) for each in json.loads(done.stdout)["runtimes"]}
+    assert found["onnxruntime-cpu"][0] == "runs"
+    assert found["torch"] == ("not here", "torch is not installed")
+    assert found["openvino"] == ("not here", "openvino is not installed")

@@ -37,9 +37,10 @@ def has_cuda() -> bool:
 
 
 def settings() -> Sequence[Setting]:
-    """The GPU first, where there is one; on the CPU torch's own number of threads before others."""
-    cpu: list[Setting] = [{"device": "cpu"}, *({"device": "cpu", "threads": count} for count in thread_counts())]
-    return (*([{"device": "cuda"}] if has_cuda() else []), *cpu)
+    """What torch chooses by itself, which is the GPU where there is one; then the CPU by numbers of threads."""
+    cpu: Setting = {"device": "cpu"} if has_cuda() else {}
+    tried: list[Setting] = [{}, cpu, *({**cpu, "threads": count} for count in thread_counts())]
+    return tried if has_cuda() else tried[1:]
 
 
 def require_torch(servable: Servable, runtime: str, found: Availability) -> None:

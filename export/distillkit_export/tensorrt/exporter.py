@@ -23,7 +23,6 @@ from distillkit_export.tensorrt.trust import trust
 FLAGS = {
     "batch": "--batch",
     "workspace": "--workspace",
-    "timing_cache": "--timing-cache",
     "hardware_compatible": "--hardware-compatible",
     "version_compatible": "--version-compatible",
     "layers": "--layers",
@@ -46,7 +45,7 @@ class TensorRtExporter:
         return "tensorrt" if isinstance(found, Missing) else str(found)
 
     def flags(self) -> Sequence[str]:
-        """How the command line asks for this, with every option that is not the default."""
+        """How the command line of another machine asks for the same engine."""
         given = self.options.model_dump(mode="json", exclude_defaults=True)
         asked = ["--trt"]
         for option, value in given.items():
@@ -75,6 +74,7 @@ class TensorRtExporter:
         cache = self.options.timing_cache or timing_cache(here)
         built = engine_from(onnx, plan, self.options, cache, source.progress)
         report = built.pop("report")
+        plan.with_suffix(".layers.json").unlink(missing_ok=True)
         if self.options.layers:
             write_text(plan.with_suffix(".layers.json"), _indented(report))
         card = EngineCard(
@@ -98,7 +98,14 @@ class TensorRtExporter:
         )
         card.save(plan)
         made_with = card.model_dump(mode="json", exclude={"schema_version", "file", "sha256", "bytes", "precision"})
-        return Artifact("tensorrt", f"{FOLDER}/{name}", precision, made_with)
+        companions = [file for file in plan.parent.glob(f"{plan.stem}.*") if file != plan]
+        return Artifact(
+            "tensorrt",
+            f"{FOLDER}/{name}",
+            precision,
+            made_with,
+            tuple(sorted(file.relative_to(directory).as_posix() for file in companions)),
+        )
 
     def precision_of(self, file: Path) -> Precision:
         """The narrowest type that a layer of the engine answers in, as the engine's own inspector says.

@@ -53,6 +53,18 @@ def bytes_of(given: object) -> int | None:
     return int(matched[1]) * UNITS[matched[2]]
 
 
+def amount(size: int | None) -> str | None:
+    """Write a number of bytes as `bytes_of` reads it.
+
+    >>> amount(4294967296), amount(1000)
+    ('4G', '1000')
+    """
+    if size is None:
+        return None
+    unit = max((unit for unit, factor in UNITS.items() if size % factor == 0), key=lambda unit: UNITS[unit])
+    return f"{size // UNITS[unit]}{unit}"
+
+
 class TensorRtOptions(BaseModel):
     """How engines are built. What widens the machines that an engine runs on costs speed."""
 
@@ -71,11 +83,15 @@ class TensorRtOptions(BaseModel):
     workspace: Annotated[
         int | None,
         BeforeValidator(bytes_of),
+        PlainSerializer(amount),
         WithJsonSchema({"type": "string"}),
         Field(description="the scratch memory that a layer may take, as 4G; all of the GPU where it is not set"),
     ] = None
+    # Never written down: a path of this machine means nothing on another, and no bundle may name a file to be written.
     timing_cache: Path | None = Field(
-        default=None, description="the file that keeps what was learnt about kernels; in the user's cache by default"
+        default=None,
+        exclude=True,
+        description="the file that keeps what was learnt about kernels; in the user's cache by default",
     )
     hardware_compatible: bool = Field(default=False, description="the engine also runs on other GPUs, from Ampere on")
     version_compatible: bool = Field(

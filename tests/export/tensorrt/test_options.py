@@ -36,7 +36,12 @@ def test_other_workspaces_are_refused(text):
 
 
 def test_options_survive_the_way_to_another_process():
-    options = TensorRtOptions(batch="1:2:3", workspace="1G", layers=True, timing_cache="a/b")
+    options = TensorRtOptions(batch="1:2:3", workspace="1G", layers=True)
+    assert options.model_dump(mode="json", exclude_defaults=True) == {
+        "batch": "1:2:3",
+        "workspace": "1G",
+        "layers": True,
+    }
     assert TensorRtOptions.model_validate(options.model_dump(mode="json")) == options
 
 
@@ -46,6 +51,10 @@ SEVERAL = """{"Layers": [
     {"Outputs": [{"Datatype": "Int64"}]},
     {"Inputs": [{"Datatype": "Half"}]}
 ]}"""
+
+
+def test_file_of_this_machine_is_not_written_down():
+    assert TensorRtOptions(timing_cache="a/b").model_dump(mode="json", exclude_defaults=True) == {}
 
 
 @pytest.mark.parametrize(

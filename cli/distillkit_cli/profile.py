@@ -1,0 +1,189 @@
+"""`distillkit profile`: how fast a student is on this machine."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+from rich.table import Table
+
+from distillkit.errors import UserError
+from distillkit_cli.options import JSON
+from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distillkit_export.profiling.cards import Mode, ProfileCard, RowCard
+    from distillkit_export.profiling.pictures import Drawn
+    from distillkit_export.profiling.profile import Profile
+
+MEASURING = "Measuring"
+TARGETS = typer.Argument(
+    metavar="TARGET...", help="Bundles, runs, models by name (timm:resnet18), or profile.json files from elsewhere."
+)
+RUNTIME = typer.Option(metavar="NAME", help="A runtime of `distillkit plugins`; may be repeated. Default: all here.")
+PRECISION = typer.Option(metavar="NAME", help="fp32, fp16, bf16, int8, fp8; may be repeated. Default: what is there.")
+BATCHES = typer.Option(metavar="N,N,...|auto", help="auto doubles while throughput gains.", rich_help_panel=MEASURING)
+MODE = typer.Option(
+    help="compute: no transfers, device clock. e2e: host to host. Default: e2e on a CPU, both on a GPU.",
+    rich_help_panel=MEASURING,
+)
+SECONDS = typer.Option(metavar="S", help="For each row of the table.", rich_help_panel=MEASURING)
+ROUNDS = typer.Option(metavar="N", help="Into which those seconds are split.", rich_help_panel=MEASURING)
+THREADS = typer.Option(metavar="N", help="On the CPU. Default: the runtime's own choice.", rich_help_panel=MEASURING)
+DEVICE = typer.Option(metavar="NAME", help="Where torch computes: cpu, cuda.", rich_help_panel=MEASURING)
+TUNE = typer.Option("--tune", help="Try every setting of every runtime first, and name the best.")
+BASELINE = typer.Option(
+    metavar="NAME|FILE", help="Ratios to this configuration or runtime; or what got slower since that profile.json."
+)
+ALLOWED = typer.Option(metavar="PERCENT", help="With --baseline FILE: slower by more exits with 4.")
+WEIGHTS = typer.Option(metavar="FILE|pretrained|none", help="For a model by name.")
+OUT = typer.Option(metavar="DIR", help="Default: TARGET/profile, or profiles/ for several targets.")
+
+
+def profile(  # noqa: PLR0913 - one parameter per option
+    context: typer.Context,
+    *,
+    targets: Annotated[list[str], TARGETS],
+    runtime: Annotated[list[str] | None, RUNTIME] = None,
+    precision: Annotated[list[str] | None, PRECISION] = None,
+    batches: Annotated[str, BATCHES] = "1,8,32",
+    mode: Annotated[Literal["compute", "e2e", "both"] | None, MODE] = None,
+    seconds: Annotated[float, SECONDS] = 3.0,
+    rounds: Annotated[int, ROUNDS] = 5,
+    threads: Annotated[int | None, THREADS] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    tune: Annotated[bool, TUNE] = False,
+    baseline: Annotated[str | None, BASELINE] = None,
+    allowed: Annotated[float, ALLOWED] = 10.0,
+    weights: Annotated[str | None, WEIGHTS] = None,
+    out: Annotated[Path | None, OUT] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Measure latency, throughput and memory on this machine, in every runtime that works here.
+
+    Every configuration runs in a process of its own; rounds are interleaved, so that all see the same machine.
+    Figures that cannot be trusted are marked, and the reasons are said.
+
+    For example:
+      distillkit profile runs/deit-ti-digits-001
+      distillkit profile exports/student --tune --batches 1,32
+      distillkit profile a/ b/ elsewhere/profile.json --out compared/
+    """
+    from distillkit.hooks import installed_plugins
+    from distillkit_cli.profile_progress import progress_on
+    from distillkit_export.profiling.campaign import Plan
+    from distillkit_export.profiling.configurations import Wanted
+    from distillkit_export.profiling.profile import profile as measure
+    from distillkit_export.profiling.subjects import precisions
+
+    if rounds < 1 or seconds <= 0:
+        raise UserError("--rounds and --seconds must be more than 0")
+    terminal: Terminal = context.obj
+    earlier = Path(baseline) if baseline is not None and Path(baseline).is_file() else None
+    asked = precisions(precision or [])
+    with closing(progress_on(terminal)) as watch:
+        found = measure(
+            targets,
+            installed_plugins(),
+            wanted=Wanted(tuple(runtime or ()), asked or (("fp32",) if tune else ()), threads, device),
+            plan=Plan(_batches(batches), _modes(mode), seconds, rounds),
+            baseline=None if earlier else baseline,
+            weights=weights,
+            tune=tune,
+            out=out,
+            watch=watch,
+        )
+    _show(terminal, found, as_json=as_json)
+    if earlier is not None:
+        _compare(terminal, found, earlier, allowed)
+
+
+def _show(terminal: Terminal, found: Profile, *, as_json: bool) -> None:
+    """Results on stdout; what is doubtful, missing and where it all lies on stderr."""
+    from distillkit_export.profiling.markdown import best_lines, machine_line
+    from distillkit_export.profiling.pictures import draw
+
+    drawn = draw(found.all, found.directory)
+    if as_json:
+        terminal.show_json({"profiles": [card.model_dump(mode="json") for card in found.all]})
+    for card in () if as_json else found.all:
+        terminal.show(machine_line(card.machine))
+        terminal.show_table(_table(card))
+        for line in best_lines(card):
+            terminal.show(f"best setting at {line}")
+    for line in _remarks(found, drawn):
+        terminal.note(line)
+
+
+def _remarks(found: Profile, drawn: Drawn) -> Iterator[str]:
+    from distillkit_export.profiling.markdown import DOUBT, doubt_lines
+
+    for card in found.all:
+        yield from (f"{DOUBT} {line}" for line in doubt_lines(card))
+        yield from (f"not measured: {line}" for line in card.skipped)
+    yield from (f"note: {note}" for note in (*found.notes, *drawn.notes))
+    own = [] if found.measured is None else ["profile.json", "profile.md"]
+    if found.measured is not None and found.measured.best:
+        own.append("best.json")
+    files = [*own, *(path.name for path in drawn.files)]
+    if files:
+        yield f"written to {found.directory}: {', '.join(files)}"
+
+
+def _table(card: ProfileCard) -> Table:
+    from distillkit_export.profiling.markdown import DOUBT, ratio_text, short
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("batch", "mode", "configuration"):
+        table.add_column(heading, header_style="dim", no_wrap=heading != "configuration")
+    for heading in ("p50 ms", "p90", "p99", "images/s", "ratio", "peak MiB"):
+        table.add_column(heading, header_style="dim", justify="right")
+    for row in sorted(card.rows, key=lambda row: (row.batch, row.mode)):
+        name = short(card, row.configuration)
+        if row.failed or row.p50_ms is None:
+            table.add_row(str(row.batch), row.mode, name, "failed")
+            continue
+        ratio = "baseline" if row.configuration == card.baseline else ratio_text(row.ratio)
+        figures = [f"{row.p50_ms:.2f}{DOUBT if row.doubts else ''}", f"{row.p90_ms:.2f}", f"{row.p99_ms:.2f}"]
+        rate = "" if row.images_per_s is None else f"{row.images_per_s:,.1f}"
+        table.add_row(str(row.batch), row.mode, name, *figures, rate, ratio, _memory(row))
+    return table
+
+
+def _memory(row: RowCard) -> str:
+    return "" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f}"
+
+
+def _compare(terminal: Terminal, found: Profile, earlier: Path, allowed: float) -> None:
+    """Say what changed since an earlier profile. Raises GateError where something got slower."""
+    from distillkit_export.profiling.cards import read_profile
+    from distillkit_export.profiling.regressions import changes, require_no_regression
+
+    now: Any = found.measured or (found.others[0] if found.others else None)
+    compared = changes(read_profile(earlier), now)
+    for change in compared:
+        terminal.note(change.line())
+    require_no_regression(compared, allowed)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    if text == "auto":
+        return ()
+    try:
+        batches = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        batches = ()
+    if not batches or batches[0] < 1:
+        raise UserError(f"--batches is '{text}'; give auto, or sizes such as 1,8,32")
+    return batches
+
+
+def _modes(mode: str | None) -> tuple[Mode, ...]:
+    from distillkit_export.profiling.cards import Mode
+
+    every: tuple[Mode, ...] = get_args(Mode)
+    return () if mode is None else tuple(each for each in every if mode in (each, "both"))

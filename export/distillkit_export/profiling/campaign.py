@@ -1,0 +1,332 @@
+"""Measure configurations in turns: each in its own process, all others idle, round by round, batch by batch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from threading import Timer
+from typing import Any, Protocol, Self, get_args
+
+from distillkit_export.profiling.cards import ConfigurationCard, GpuCard, MethodCard, Mode, RatioCard, RowCard
+from distillkit_export.profiling.configurations import Configuration
+from distillkit_export.profiling.doubts import doubts_of
+from distillkit_export.profiling.latency import compare, summarise
+from distillkit_export.profiling.surroundings import EnergyMeter, gpus
+from distillkit_export.profiling.worker_process import Asked, ConfigurationFailedError, WorkerProcess
+
+OPEN_S, PREPARE_S, ROUND_S = 300.0, 900.0, 300.0
+"""How long a worker may take to load, to compile and warm up, and beyond the time of a round that it was given."""
+GAIN = 1.05
+"""A sweep without given batches doubles as long as some configuration gains this much throughput."""
+LARGEST_BATCH = 256
+MODES: dict[Mode, str] = {
+    "compute": "data transfers off; CUDA graph where the runtime has one; device clock where it has one, at most one "
+    "query ahead; blocking wait",
+    "e2e": "data transfers on, from host memory to host memory, page-locked where the runtime copies; no CUDA graph "
+    "unless the runtime makes its own; host clock, depth 1; blocking wait",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure. No `batches` means doubling while it pays; no `modes` both on a GPU and e2e on a CPU.
+
+    `seconds` are for one configuration at one batch in one mode, shared out over `rounds`.
+    """
+
+    batches: tuple[int, ...] = ()
+    modes: tuple[Mode, ...] = ()
+    seconds: float = 3.0
+    rounds: int = 5
+    warm_up_s: float = 4.0
+    least_queries: int = 10
+
+    def method(self, batches: Sequence[int]) -> MethodCard:
+        """What the profile says about it."""
+        return MethodCard(
+            seconds=self.seconds,
+            rounds=self.rounds,
+            batches=tuple(batches),
+            modes={mode: MODES[mode] for mode in self.modes or get_args(Mode)},
+            percentiles="trtexec's: no interpolation, index max(n - 1 - int((1 - p / 100) * n), 0)",
+            warm_up=f"until three windows agree within 2.5 %, at least 0.2 s, at most {self.warm_up_s:g} s",
+        )
+
+
+class Watch(Protocol):
+    """Who follows a profile: told what begins, and how much is done of how much."""
+
+    def begin(self, what: str) -> None: ...
+
+    def done(self, steps: int, of: int) -> None: ...
+
+
+class Unwatched:
+    """Nobody."""
+
+    def begin(self, what: str) -> None: ...
+
+    def done(self, steps: int, of: int) -> None: ...
+
+
+@dataclass
+class Tally:
+    """What was measured of one configuration at one batch in one mode so far."""
+
+    prepared: dict[str, Any]
+    milliseconds: list[float] = field(default_factory=list)
+    medians: list[float] = field(default_factory=list)
+    wall_s: float = 0.0
+    joules: list[float | None] = field(default_factory=list)
+    computed: int = 0
+    gpus: list[GpuCard] = field(default_factory=list)
+    has_failed: bool = False
+
+
+class Campaign:
+    """Configurations that are opened once, each in its own process, and measured at one batch size after another.
+
+    As a context it ends all processes, whatever happens; Ctrl-C goes on afterwards.
+    """
+
+    def __init__(
+        self,
+        configurations: Sequence[Configuration],
+        plan: Plan,
+        *,
+        baseline: str | None = None,
+        watch: Watch | None = None,
+        start: Callable[[], Asked] = WorkerProcess,
+    ) -> None:
+        self.configurations = {each.name: each for each in configurations}
+        self.plan, self.baseline = plan, baseline
+        self.cards: dict[str, ConfigurationCard] = {}
+        self.rows: list[RowCard] = []
+        self.batches: list[int] = []
+        self._watch, self._start = watch or Unwatched(), start
+        self._workers: dict[str, Asked] = {}
+        self._meter = EnergyMeter()
+        self._steps = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opening:
+            opening.push(self._stack.__exit__)
+            for configuration in self.configurations.values():
+                self._open(configuration)
+            opening.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def sweep(self) -> None:
+        """Measure all configurations at every batch size of the plan."""
+        for batch in self._batches():
+            self.batches.append(batch)
+            self.rows += self.measure(batch)
+
+    def measure(self, batch: int, names: Collection[str] | None = None, plan: Plan | None = None) -> list[RowCard]:
+        """One row for each configuration, or each of `names`, in each mode, measured in turns."""
+        plan = plan or self.plan
+        tallies: dict[tuple[str, Mode], Tally] = {}
+        failed: list[RowCard] = []
+        for name in list(self._workers):
+            if names is None or name in names:
+                for mode in self._modes(name):
+                    self._prepare(name, batch, mode, plan, tallies, failed)
+        for number in range(plan.rounds):
+            order = list(tallies)
+            shift = number % max(len(order), 1)
+            for name, mode in order[shift:] + order[:shift]:
+                self._watch.begin(f"round {number + 1} of {plan.rounds}, batch {batch}: {name}")
+                if name in self._workers:
+                    self._round(name, batch, mode, plan, tallies[name, mode], failed)
+                self._step()
+        rows = list(self._finished(batch, tallies, failed))
+        return [*rows, *failed]
+
+    def _open(self, configuration: Configuration) -> None:
+        name, artefact = configuration.name, configuration.artefact
+        self._watch.begin(f"loading {name}")
+        worker = self._start()
+        self._stack.callback(worker.close)
+        told: dict[str, Any] = {}
+        try:
+            servable = {key: value for key, value in vars(artefact.servable).items() if key != "request"}
+            told = worker.ask(
+                "open",
+                within_s=OPEN_S,
+                runtime=configuration.runtime,
+                servable=servable,
+                setting=dict(configuration.setting),
+            )
+            self._workers[name] = worker
+        except ConfigurationFailedError as error:
+            told = {"failed": str(error)}
+            worker.close()
+        self.cards[name] = ConfigurationCard(
+            name=name,
+            subject=configuration.subject.name,
+            runtime=configuration.runtime,
+            format=artefact.servable.format,
+            precision=configuration.precision,
+            setting=dict(configuration.setting),
+            file=artefact.file,
+            file_bytes=artefact.file_bytes,
+            **told,
+        )
+        self._step()
+
+    def _batches(self) -> Iterator[int]:
+        """The given ones; or 1, 2, 4, ... while some configuration still gains."""
+        if self.plan.batches:
+            yield from self.plan.batches
+            return
+        batch, best = 1, dict.fromkeys(self.cards, 0.0)
+        while batch <= LARGEST_BATCH:
+            yield batch
+            gained = False
+            for row in self.rows:
+                if row.batch == batch and row.images_per_s is not None:
+                    gained |= row.images_per_s > GAIN * best[row.configuration]
+                    best[row.configuration] = max(best[row.configuration], row.images_per_s)
+            if not gained:
+                return
+            batch *= 2
+
+    def _modes(self, name: str) -> tuple[Mode, ...]:
+        """Those asked for; of a CPU, where nothing is transferred, only one without being asked."""
+        return self.plan.modes or (get_args(Mode) if self._on_gpu(name) else ("e2e",))
+
+    def _on_gpu(self, name: str) -> bool:
+        return str(self.cards[name].facts.get("device", "cpu")) != "cpu"
+
+    def _prepare(
+        self,
+        name: str,
+        batch: int,
+        mode: Mode,
+        plan: Plan,
+        tallies: dict[tuple[str, Mode], Tally],
+        failed: list[RowCard],
+    ) -> None:
+        if name not in self._workers:
+            return  # it has ended in another mode of this batch
+        self._watch.begin(f"warming up at batch {batch}: {name}")
+        subject = self.configurations[name].subject
+        shape = [batch, *subject.shape]
+        try:
+            prepared = self._workers[name].ask(
+                "prepare", within_s=PREPARE_S, shape=shape, dtype=subject.dtype, mode=mode, most_s=plan.warm_up_s
+            )
+            tallies[name, mode] = Tally(prepared)
+            self.cards[name] = self.cards[name].model_copy(update={"facts": prepared["facts"]})
+        except ConfigurationFailedError as error:
+            failed.append(self._failed(name, batch, mode, error))
+        self._step()
+
+    def _round(self, name: str, batch: int, mode: Mode, plan: Plan, tally: Tally, failed: list[RowCard]) -> None:
+        seconds, on_gpu = plan.seconds / plan.rounds, self._on_gpu(name)
+        sample = Timer(seconds / 2, lambda: tally.gpus.extend(gpus()[:1]))
+        before = self._meter.joules() if on_gpu else None
+        least = math.ceil(plan.least_queries / plan.rounds)
+        try:
+            if on_gpu:
+                sample.start()
+            found = self._workers[name].ask(
+                "round", within_s=seconds + ROUND_S, mode=mode, seconds=seconds, least_queries=least
+            )
+        except ConfigurationFailedError as error:
+            tally.has_failed = True
+            failed.append(self._failed(name, batch, mode, error))
+            return
+        finally:
+            if on_gpu:
+                sample.join()
+        after = self._meter.joules() if on_gpu else None
+        tally.joules.append(None if before is None or after is None else after - before)
+        tally.milliseconds += found["milliseconds"]
+        tally.medians.append(statistics.median(found["milliseconds"]))
+        tally.wall_s += found["wall_s"]
+        tally.computed += len(found["milliseconds"]) + found["settled"]
+
+    def _finished(self, batch: int, tallies: dict[tuple[str, Mode], Tally], failed: list[RowCard]) -> Iterator[RowCard]:
+        """Turn what was counted into rows."""
+        for (name, mode), tally in tallies.items():
+            if tally.has_failed or name not in self._workers:
+                continue  # the reason is a row
+            try:
+                memory = self._workers[name].ask("memory", within_s=ROUND_S)
+            except ConfigurationFailedError as error:
+                failed.append(self._failed(name, batch, mode, error))
+                continue
+            reference = tallies.get((self.baseline, mode)) if self.baseline else None
+            ratio = None
+            if reference is not None and len(reference.medians) == len(tally.medians):
+                ratio = RatioCard.model_validate(asdict(compare(tally.medians, reference.medians)))
+            yield self._row(name, batch, mode, tally, memory, ratio)
+
+    def _row(
+        self,
+        name: str,
+        batch: int,
+        mode: Mode,
+        tally: Tally,
+        memory: dict[str, Any],
+        ratio: RatioCard | None,
+    ) -> RowCard:  # fmt: skip
+        summary = summarise(tally.milliseconds)
+        clock = "host" if mode == "e2e" else self.cards[name].facts.get("clock", "host")
+        slowest = min((gpu.sm_mhz for gpu in tally.gpus if gpu.sm_mhz is not None), default=None)
+        highest = max((gpu.max_sm_mhz for gpu in tally.gpus if gpu.max_sm_mhz is not None), default=None)
+        share = slowest / highest if slowest is not None and highest else None
+        joules = [each for each in tally.joules if each is not None]
+        told_all = bool(joules) and len(joules) == len(tally.joules)
+        return RowCard(
+            configuration=name,
+            batch=batch,
+            mode=mode,
+            clock=clock,
+            **asdict(summary),
+            images_per_s=batch * summary.queries / tally.wall_s,
+            first_ms=tally.prepared["first_ms"],
+            warm_up_s=tally.prepared["seconds"],
+            round_medians_ms=tuple(tally.medians),
+            joules_per_image=sum(joules) / (tally.computed * batch) if told_all else None,
+            sm_mhz=slowest,
+            ratio=ratio,
+            doubts=doubts_of(
+                summary, tally.medians, clock=clock, steady=bool(tally.prepared["steady"]), sm_share=share
+            ),
+            **memory,
+        )
+
+    def _failed(self, name: str, batch: int, mode: Mode, error: ConfigurationFailedError) -> RowCard:
+        """A row with a reason; a process that has ended is not asked again."""
+        if error.has_ended:
+            self._workers.pop(name).close()
+        return RowCard(configuration=name, batch=batch, mode=mode, failed=str(error))
+
+    def _step(self) -> None:
+        self._steps += 1
+        per_batch = sum(len(self._modes(name)) * (1 + self.plan.rounds) for name in self.cards if name in self._workers)
+        batches = len(self.plan.batches) or max(len(self.batches), 1)
+        left = len(self.configurations) - len(self.cards)
+        total = len(self.configurations) + batches * per_batch + left * (1 + self.plan.rounds) * batches
+        self._watch.done(self._steps, max(total, self._steps))
+
+
+def baseline_for(names: Sequence[str], asked: str | None) -> str | None:
+    """The configuration that all others are compared with: as asked, by name or runtime, or the first.
+
+    Returns None where what was asked for is none of them.
+    """
+    if asked is None:
+        return names[0] if names else None
+    exact = [name for name in names if name == asked]
+    parts = [name for name in names if asked in (name.split("/", 1)[1], *name.split("/")[1:2])]
+    return next(iter(exact or parts), None)

@@ -1,0 +1,165 @@
+"""Pictures of profiles: latency against batch, throughput against latency, accuracy against throughput."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillkit_export.profiling.cards import Mode, ProfileCard, RowCard
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WITHOUT = 'the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"'
+LATENCY, THROUGHPUT, ACCURACY = "latency.png", "throughput.png", "accuracy.png"
+MARKERS = "osD^vP*X"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The files that were drawn, and what could not be."""
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement as pictures need it; `accuracy` in percent where it is known."""
+
+    line: str
+    subject: str
+    batch: int
+    p50_ms: float
+    p99_ms: float
+    images_per_s: float
+    accuracy: float | None
+    doubtful: bool
+
+
+def draw(profiles: Sequence[ProfileCard], directory: Path) -> Drawn:
+    """Draw what the profiles hold. Doubtful points are hollow; without matplotlib there is a note instead."""
+    found = points(profiles)
+    if not found:
+        return Drawn((), ())
+    if find_spec("matplotlib") is None:
+        return Drawn((), (WITHOUT,))
+    directory.mkdir(parents=True, exist_ok=True)
+    files = [
+        _figure(directory / LATENCY, lambda axes: _latency(axes, found)),
+        _figure(directory / THROUGHPUT, lambda axes: _throughput(axes, found)),
+    ]
+    best = frontier(found)
+    notes = []
+    silent = sorted({point.subject for point in found if point.accuracy is None})
+    if best:
+        files.append(_figure(directory / ACCURACY, lambda axes: _accuracy(axes, best)))
+        if silent:
+            notes.append(f"{ACCURACY} leaves out what has no measured accuracy: {', '.join(silent)}")
+    else:
+        notes.append(f"{ACCURACY} is not drawn, because no accuracy was measured for {', '.join(silent)}")
+    return Drawn(tuple(files), tuple(notes))
+
+
+def points(profiles: Iterable[ProfileCard]) -> list[Point]:
+    """Every row that was measured; of two modes end to end."""
+    found: list[Point] = []
+    shown = list(profiles)
+    alone = len({subject.name for profile in shown for subject in profile.subjects}) == 1
+    for profile in shown:
+        for configuration in profile.configurations:
+            rows = [row for row in profile.rows if row.configuration == configuration.name and row.failed is None]
+            mode: Mode = "e2e" if any(row.mode == "e2e" for row in rows) else "compute"
+            accuracy = profile.subject(configuration.subject).accuracy.get(configuration.precision)
+            top1 = None if accuracy is None else accuracy.top1
+            label = configuration.name.split("/", 1)[1] if alone else configuration.name
+            found += [_point(row, label, configuration.subject, top1) for row in rows if row.mode == mode]
+    return found
+
+
+def frontier(found: Sequence[Point]) -> list[Point]:
+    """Of every configuration with a known accuracy, the batch size with the highest throughput."""
+    best: dict[str, Point] = {}
+    for point in found:
+        if point.accuracy is not None and point.images_per_s > getattr(best.get(point.line), "images_per_s", 0.0):
+            best[point.line] = point
+    return list(best.values())
+
+
+def _point(row: RowCard, label: str, subject: str, accuracy: float | None) -> Point:
+    figures = (row.p50_ms, row.p99_ms, row.images_per_s)
+    p50, p99, rate = (math.nan if value is None else value for value in figures)
+    return Point(label, subject, row.batch, p50, p99, rate, accuracy, bool(row.doubts))
+
+
+def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    fill(axes)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log" and axis.get_minor_ticks():
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
+    figure.savefig(file, dpi=130)
+    return file
+
+
+def _lines(found: Sequence[Point]) -> dict[str, list[Point]]:
+    lines: dict[str, list[Point]] = {}
+    for point in sorted(found, key=lambda point: point.batch):
+        lines.setdefault(point.line, []).append(point)
+    return lines
+
+
+def _latency(axes: Axes, found: Sequence[Point]) -> None:
+    for number, (name, line) in enumerate(_lines(found).items()):
+        batches = [point.batch for point in line]
+        _draw_line(axes, number, name, batches, [point.p50_ms for point in line], line)
+        axes.fill_between(
+            batches, [point.p50_ms for point in line], [point.p99_ms for point in line], alpha=0.12, color=f"C{number}"
+        )
+    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="latency, ms (p50, shaded to p99)")
+    sizes = sorted({point.batch for point in found})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xticks([], minor=True)
+
+
+def _throughput(axes: Axes, found: Sequence[Point]) -> None:
+    for number, (name, line) in enumerate(_lines(found).items()):
+        across = [point.p50_ms for point in line]
+        _draw_line(axes, number, name, across, [point.images_per_s for point in line], line)
+        for point in line:
+            axes.annotate(str(point.batch), (point.p50_ms, point.images_per_s), fontsize="x-small")
+    axes.set(xscale="log", yscale="log", xlabel="latency, ms (p50); numbers are batch sizes", ylabel="images/s")
+
+
+def _accuracy(axes: Axes, found: Sequence[Point]) -> None:
+    """The figure in which the DeiT paper compares models: accuracy against throughput."""
+    for number, point in enumerate(sorted(found, key=lambda point: point.images_per_s)):
+        label = f"{point.line} (batch {point.batch})"
+        across, up = [point.images_per_s], [point.accuracy or 0.0]
+        _draw_line(axes, number, label, across, up, [point])
+    axes.set(xscale="log", xlabel="images/s, at the best batch size", ylabel="top-1 accuracy, %")
+
+
+def _draw_line(
+    axes: Axes, number: int, name: str, across: Sequence[float], up: Sequence[float], line: Sequence[Point]
+) -> None:
+    colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
+    axes.plot(across, up, color=colour, linewidth=1, label=name, marker=marker, markersize=6)
+    hollow = [(x, y) for x, y, point in zip(across, up, line, strict=True) if point.doubtful]
+    if hollow:
+        axes.plot(*zip(*hollow, strict=True), color="white", marker=marker, markersize=3, linestyle="none")

@@ -1,0 +1,133 @@
+"""The library function behind `distillkit profile`: from targets to a profile, and the files that it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillkit.errors import UnavailableError, UserError
+from distillkit.files import write_json, write_text
+from distillkit_export.profiling.campaign import Campaign, Plan, Watch, baseline_for
+from distillkit_export.profiling.cards import ProfileCard
+from distillkit_export.profiling.configurations import Configuration, Runtimes, Wanted, configurations
+from distillkit_export.profiling.doubts import busy_machine
+from distillkit_export.profiling.markdown import markdown
+from distillkit_export.profiling.subjects import Found, find
+from distillkit_export.profiling.surroundings import machine
+from distillkit_export.profiling.tuning import search, verdicts, write_best
+
+if TYPE_CHECKING:
+    from distillkit.hooks import Plugins
+
+JSON_FILE, MARKDOWN_FILE = "profile.json", "profile.md"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured, what was measured elsewhere and is shown beside, and where it all was written."""
+
+    measured: ProfileCard | None
+    others: tuple[ProfileCard, ...]
+    directory: Path
+    notes: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[ProfileCard, ...]:
+        """Every profile that has something to show."""
+        return (*(() if self.measured is None else (self.measured,)), *self.others)
+
+
+def profile(  # noqa: PLR0913 - as the command has options
+    targets: Sequence[str],
+    plugins: Plugins,
+    *,
+    wanted: Wanted | None = None,
+    plan: Plan | None = None,
+    baseline: str | None = None,
+    weights: str | None = None,
+    tune: bool = False,
+    out: Path | None = None,
+    watch: Watch | None = None,
+) -> Profile:
+    """Measure bundles, runs and models by name on this machine, and read profiles that were measured before.
+
+    `baseline` is a configuration or a runtime by name. With `tune`, every setting of every runtime is tried first, and
+    the best at each batch size is measured afresh beside the runtimes as they come.
+    Raises: UserError and its kind for targets, names and values; UnavailableError where nothing can be measured.
+    """
+    wanted, plan = wanted or Wanted(), plan or Plan()
+    with ExitStack() as stack:
+        found = find(list(targets), plugins, stack, weights)
+        directory = out or found.home
+        if not found.subjects:
+            return Profile(None, tuple(found.profiles), directory, tuple(found.notes))
+        if tune and len(found.subjects) > 1:
+            raise UserError(f"--tune finds the setting of one student, not of {len(found.subjects)}; give one target")
+        card = measure(found, Runtimes(plugins), wanted, plan, baseline=baseline, tune=tune, watch=watch)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / JSON_FILE, card.model_dump(mode="json"))
+    write_text(directory / MARKDOWN_FILE, markdown(card))
+    if card.best:
+        write_best(directory, card)
+    return Profile(card, tuple(found.profiles), directory, tuple(found.notes))
+
+
+def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
+    found: Found,
+    runtimes: Runtimes,
+    wanted: Wanted,
+    plan: Plan,
+    *,
+    baseline: str | None = None,
+    tune: bool = False,
+    watch: Watch | None = None,
+) -> ProfileCard:
+    """Measure subjects that are open."""
+    here = machine()
+    working, skipped = runtimes.usable(wanted)
+    chosen = configurations(found.subjects, working, wanted)
+    if not chosen:
+        raise UnavailableError(_nothing(found, wanted, skipped))
+    winners: dict[int, Configuration] = {}
+    if tune:
+        winners = search(configurations(found.subjects, working, wanted, every_setting=True), plan, watch)
+    compared = list({each.name: each for each in (*chosen, *winners.values())}.values())
+    reference = baseline_for([each.name for each in compared], baseline)
+    if reference is None:
+        raise UserError(
+            f"baseline '{baseline}' is none of the configurations; choose one of "
+            f"{', '.join(each.name for each in compared)}"
+        )
+    with Campaign(compared, plan, baseline=reference, watch=watch) as campaign:
+        campaign.sweep()
+    busy = busy_machine(here.load_average, here.cpus)
+    rows = tuple(row if row.failed else row.model_copy(update={"doubts": row.doubts + busy}) for row in campaign.rows)
+    return ProfileCard(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=here,
+        method=plan.method(campaign.batches),
+        baseline=reference,
+        subjects=tuple(subject.card for subject in found.subjects),
+        configurations=tuple(campaign.cards.values()),
+        rows=rows,
+        best=verdicts(winners, chosen, rows),
+        skipped=tuple(skipped),
+    )
+
+
+def _nothing(found: Found, wanted: Wanted, skipped: Sequence[str]) -> str:
+    subjects = ", ".join(subject.name for subject in found.subjects)
+    asked = f" in {', '.join(wanted.precisions)}" if wanted.precisions else ""
+    there = sorted(
+        {
+            f"{artefact.servable.format} {artefact.servable.precision}"
+            for subject in found.subjects
+            for artefact in subject.artefacts
+        }
+    )
+    reasons = f" ({'; '.join(skipped)})" if skipped else ""
+    return f"no runtime here executes {subjects}{asked}; there is {', '.join(there) or 'no file'}{reasons}"

@@ -1,0 +1,204 @@
+"""What `distillkit profile` may be pointed at: a bundle, a run, a model by name. Only the latter two need torch."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+from distillkit.errors import DistillkitError, RunDirectoryError
+from distillkit.extras import require
+from distillkit.serving import Servable
+from distillkit_export.bundle import MANIFEST, PROFILE, Bundle, sha256
+from distillkit_export.bundle_reader import OpenBundle, open_bundle, read_manifest
+from distillkit_export.profiling.cards import AccuracyCard, ProfileCard, SubjectCard, read_profile
+from distillkit_export.profiling.configurations import Artefact, Subject
+
+if TYPE_CHECKING:
+    from distillkit.exporting import Precision
+    from distillkit.hooks import Plugins
+
+PARITY, RESULT, WEIGHTS = "parity.json", "result.json", "student.safetensors"
+
+
+@dataclass
+class Found:
+    """What the targets of one command line are: subjects to measure, and profiles that were measured elsewhere.
+
+    `notes` are what the user should know; `home` is where the results go that are given no folder.
+    """
+
+    subjects: list[Subject] = field(default_factory=list)
+    profiles: list[ProfileCard] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    home: Path = Path("profiles")
+
+
+def find(targets: list[str], plugins: Plugins, stack: ExitStack, weights: str | None = None) -> Found:
+    """Open every target; what is exported only to be measured lies in folders that go with `stack`.
+
+    Raises: BundleError for a bundle that is not whole; RunDirectoryError for a target that is none; what reading a
+    profile, loading and exporting a model raise.
+    """
+    found = Found()
+    for target in targets:
+        path = Path(target)
+        if path.is_file():
+            found.profiles.append(read_profile(path))
+        elif (path / MANIFEST).is_file():
+            found.subjects.append(of_bundle(open_bundle(path), _free_name(_name(path), found.subjects)))
+        else:
+            found.subjects.append(_of_model(target, plugins, stack, weights, found))
+    if len(targets) == 1:
+        alone = Path(targets[0])
+        home = alone.parent if alone.is_file() else alone / PROFILE if alone.is_dir() else None
+        found.home = home or Path("profiles") / _name(alone)
+    return found
+
+
+def of_bundle(bundle: OpenBundle, name: str) -> Subject:
+    """The files of a bundle, which was checked."""
+    manifest = bundle.manifest
+    artefacts = tuple(
+        Artefact(
+            Servable(card.format, str(bundle.path(card).resolve()), card.precision),
+            file=card.file,
+            file_bytes=manifest.files[card.file].bytes,
+        )
+        for card in manifest.artifacts
+    )
+    card = _card(name, manifest, measured_accuracy(bundle.folder, manifest))
+    return Subject(card, _shape(manifest), manifest.input.dtype, artefacts)
+
+
+def _of_model(target: str, plugins: Plugins, stack: ExitStack, weights: str | None, found: Found) -> Subject:
+    """A run or a model by name: in memory, and as ONNX, exported for the occasion where there is no fitting export."""
+    path = Path(target)
+    if not path.is_dir() and (path.suffix or "/" in target) and ":" not in target:
+        raise RunDirectoryError(
+            f"'{target}' does not exist; give a bundle, a run directory, a profile, or a model by name (timm:resnet18)"
+        )
+    require("torch", "timm", what=f"profiling '{target}'")
+    name = _free_name(_name(path) if path.is_dir() else target.replace(":", "-").replace("/", "-"), found.subjects)
+    memory = Artefact(Servable("torch", str(path.resolve()) if path.is_dir() else target, weights=weights))
+    folder = _fitting_export(path)
+    try:
+        if folder is None:
+            from distillkit_export.exports import export
+
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / "bundle"
+            export(target, folder, plugins=plugins, weights=weights)
+            found.notes.append(f"{name}: exported to ONNX for this profile only")
+        exported = of_bundle(open_bundle(folder), name)
+    except RunDirectoryError:
+        raise
+    except DistillkitError as error:
+        found.notes.append(f"{name}: measured in torch alone, because it cannot be exported: {error}")
+        return _in_memory(target, name, memory, plugins, weights)
+    accuracy = {"fp32": run_accuracy} if (run_accuracy := _run_accuracy(path)) else {}
+    card = exported.card.model_copy(update={"accuracy": exported.card.accuracy | accuracy})
+    return Subject(card, exported.shape, exported.dtype, (memory, *exported.artefacts))
+
+
+def _in_memory(target: str, name: str, memory: Artefact, plugins: Plugins, weights: str | None) -> Subject:
+    from distillkit_export.targets import load_target
+
+    spec = load_target(target, plugins, weights).model.spec
+    shape = (len(spec.mean), *spec.image_size)
+    card = SubjectCard(
+        name=name, architecture=spec.architecture, parameters=spec.parameters, input=f"float32 {_times(shape)}"
+    )
+    return Subject(card, shape, "float32", (memory,))
+
+
+def _fitting_export(run: Path) -> Path | None:
+    """The export of a run in its own folder, where it is whole and of the very weights that the run has now."""
+    folder, weights = run / "export", run / WEIGHTS
+    if not (folder / MANIFEST).is_file() or not weights.is_file():
+        return None
+    source = read_manifest(folder).source
+    return folder if source.weights_sha256 == sha256(weights) else None
+
+
+def _card(name: str, manifest: Bundle, accuracy: dict[str, AccuracyCard]) -> SubjectCard:
+    return SubjectCard(
+        name=name,
+        architecture=manifest.student.architecture,
+        parameters=manifest.student.parameters,
+        input=f"{manifest.input.dtype} {_times(_shape(manifest))}",
+        accuracy=accuracy,
+    )
+
+
+def _shape(manifest: Bundle) -> tuple[int, ...]:
+    """One image as the files take it; of a size that the caller chooses, the one that the student was trained for."""
+    size = dict(zip(("height", "width"), manifest.input.image_size, strict=True))
+    return tuple(size[side] if isinstance(side, str) else side for side in manifest.input.shape[1:])
+
+
+def measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
+    """Top 1 by precision, as the gate measured it on labelled images; of some bundles there is none."""
+    try:
+        files: dict[str, Any] = json.loads((folder / PARITY).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    found: dict[str, AccuracyCard] = {}
+    for artifact in manifest.artifacts:
+        measured = _accuracy_in(files.get(artifact.file))
+        if measured is not None:
+            found[artifact.precision] = measured
+    return found
+
+
+def _accuracy_in(report: Any) -> AccuracyCard | None:
+    measured = report.get("accuracy") if isinstance(report, dict) else None
+    if not isinstance(measured, dict) or not isinstance(measured.get("file"), int | float):
+        return None
+    images = measured.get("images")
+    return AccuracyCard(top1=measured["file"], images=images if isinstance(images, int) else None, source=PARITY)
+
+
+def _run_accuracy(run: Path) -> AccuracyCard | None:
+    """What the run's own evaluation said at its end, on its test images before its validation images."""
+    try:
+        figures: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))["figures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    for split in ("test", "validation"):
+        top1, images = figures.get(f"{split}/top1"), figures.get(f"{split}/images")
+        if isinstance(top1, int | float):
+            count = int(images) if isinstance(images, int | float) else None
+            return AccuracyCard(top1=top1, images=count, source=f"the run's evaluation, {split}")
+    return None
+
+
+def _name(path: Path) -> str:
+    """The last part of a path that says something: of "runs/soft/export" that is "soft"."""
+    parts = [part for part in path.resolve().parts if part not in ("export", "profile", "bundle")]
+    return parts[-1]
+
+
+def _free_name(name: str, taken: list[Subject]) -> str:
+    names = {subject.name for subject in taken}
+    numbered = (f"{name}-{number}" for number in range(2, len(names) + 3))
+    return name if name not in names else next(each for each in numbered if each not in names)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def precisions(names: list[str]) -> tuple[Precision, ...]:
+    """Names of precisions as the user gave them, by comma or one by one."""
+    from distillkit.errors import UserError
+    from distillkit.exporting import PRECISIONS
+    from distillkit.suggestions import unknown_name
+
+    found = [part.strip() for name in names for part in name.split(",")]
+    for name in found:
+        if name not in PRECISIONS:
+            raise UserError(unknown_name("precision", name, PRECISIONS))
+    return cast("tuple[Precision, ...]", tuple(dict.fromkeys(found)))

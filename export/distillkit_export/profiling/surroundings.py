@@ -1,0 +1,136 @@
+"""The machine that is measured on: processor, clocks, load, GPUs; what cannot be known is None."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from distillkit_export.bundle import versions
+from distillkit_export.profiling.cards import GpuCard, MachineCard
+from distillkit_export.runtimes.processors import physical_cores, usable_cpus
+
+RUNTIME_PACKAGES = ("onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "cuda-bindings")
+GPU_FIELDS = {
+    "name": "name",
+    "driver": "driver_version",
+    "memory_mib": "memory.total",
+    "sm_mhz": "clocks.sm",
+    "max_sm_mhz": "clocks.max.sm",
+    "power_w": "power.draw",
+    "temperature_c": "temperature.gpu",
+    "throttle_reasons": "clocks_throttle_reasons.active",
+    "persistence": "persistence_mode",
+}
+UNKNOWN = {"", "[N/A]", "N/A", "[Not Supported]", "[Unknown Error]"}
+NVIDIA_SMI_S = 10
+FREQUENCY = Path("/sys/devices/system/cpu")
+
+Command = Callable[[list[str]], str | None]
+
+
+def machine() -> MachineCard:
+    """The machine as it is now, before anything is measured. Names neither the host nor a path."""
+    return MachineCard(
+        processor=processor(),
+        cpus=usable_cpus(),
+        cores=physical_cores(),
+        memory_bytes=_memory_bytes(),
+        governor=_text(FREQUENCY / "cpu0/cpufreq/scaling_governor"),
+        boost=_boost(),
+        load_average=load_average(),
+        system=f"{platform.system()} {platform.machine()}",
+        software=dict(versions()) | _runtime_packages(),
+        gpus=gpus(),
+    )
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, or that of its architecture; Jetson's boards are named by their device tree."""
+    names = {"model name", "Model", "Hardware"}
+    for line in (_text(cpuinfo) or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in names:
+            return value.strip()
+    board = _text(Path("/proc/device-tree/model"))
+    return (board or "").strip("\0") or platform.processor() or platform.machine()
+
+
+def load_average() -> float | None:
+    """How many processes wanted to run, on average of the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def gpus(command: Command | None = None) -> tuple[GpuCard, ...]:
+    """Every NVIDIA GPU, as nvidia-smi tells now; none where it is missing or fails."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS.values())}", "--format=csv,noheader,nounits"]
+    answer = (command or _output)(query)
+    cards = []
+    for line in (answer or "").splitlines():
+        values = [value.strip() for value in line.split(",")]
+        if len(values) == len(GPU_FIELDS):
+            told = dict(zip(GPU_FIELDS, values, strict=True))
+            cards.append(GpuCard.model_validate({key: value for key, value in told.items() if value not in UNKNOWN}))
+    return tuple(cards)
+
+
+class EnergyMeter:
+    """The energy that the first GPU has taken, where pynvml is installed and the GPU counts it."""
+
+    def __init__(self) -> None:
+        self._read: Callable[[], int] | None = None
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        except Exception:  # noqa: BLE001 - no package, no driver, no GPU, no counter: all mean that there is no figure
+            return
+        self._read = lambda: int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+
+    def joules(self) -> float | None:
+        """Since the driver was loaded."""
+        return None if self._read is None else self._read() / 1e3
+
+
+def _runtime_packages() -> dict[str, str]:
+    found = {}
+    for name in RUNTIME_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _boost() -> bool | None:
+    boost, no_turbo = _text(FREQUENCY / "cpufreq/boost"), _text(FREQUENCY / "intel_pstate/no_turbo")
+    if boost is not None:
+        return boost == "1"
+    return None if no_turbo is None else no_turbo == "0"
+
+
+def _memory_bytes() -> int | None:
+    for line in (_text(Path("/proc/meminfo")) or "").splitlines():
+        if line.startswith("MemTotal"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_S, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

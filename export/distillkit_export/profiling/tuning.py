@@ -1,0 +1,166 @@
+"""Find the setting that is fastest on this machine, batch size by batch size, and remember it beside the bundle."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from distillkit.files import write_json
+from distillkit_export.bundle import PROFILE
+from distillkit_export.profiling.campaign import Campaign, Plan, Unwatched, Watch
+from distillkit_export.profiling.cards import Card, ChoiceCard, ProfileCard, RatioCard, RowCard
+from distillkit_export.profiling.configurations import MEMORY, Configuration
+from distillkit_export.profiling.latency import compare
+from distillkit_export.profiling.surroundings import gpus, processor
+from distillkit_export.profiling.worker_process import Asked, WorkerProcess
+from distillkit_export.runtimes.processors import usable_cpus
+
+BEST_FILE = "best.json"
+FIRST_SECONDS, FIRST_ROUNDS, LEAST_QUERIES, WARM_UP_S = 0.3, 2, 4, 1.0
+"""What a candidate gets at first; with every halving of the field the time doubles."""
+
+
+class BestCard(Card):
+    """The best setting by batch size, on the machine that it was found on."""
+
+    kind: Literal["distillkit best setting"] = "distillkit best setting"
+    schema_version: Literal[1] = 1
+    processor: str
+    cpus: int
+    gpus: tuple[str, ...]
+    software: dict[str, str]
+    batches: dict[str, ChoiceCard]
+
+
+def search(
+    candidates: Sequence[Configuration],
+    plan: Plan,
+    watch: Watch | None = None,
+    start: Callable[[], Asked] = WorkerProcess,
+) -> dict[int, Configuration]:
+    """The fastest candidate at every batch size of the plan, by successive halving.
+
+    All are measured shortly and in turns; the slower half leaves, the rest is measured for twice as long, until one is
+    left. Models in memory take part as they come: they are what the files are compared with.
+    """
+    field = _without_tuned_models(candidates)
+    short = replace(
+        plan,
+        modes=(plan.modes or ("e2e",))[-1:],
+        seconds=FIRST_SECONDS,
+        rounds=FIRST_ROUNDS,
+        warm_up_s=WARM_UP_S,
+        least_queries=LEAST_QUERIES,
+    )
+    winners = {}
+    with Campaign(field, short, watch=_Trying(watch or Unwatched()), start=start) as campaign:
+        for batch in plan.batches or (1,):
+            winner = _fastest(campaign, batch, short)
+            if winner is not None:
+                winners[batch] = campaign.configurations[winner]
+    return winners
+
+
+def verdicts(
+    winners: Mapping[int, Configuration], plain: Sequence[Configuration], rows: Sequence[RowCard]
+) -> dict[str, ChoiceCard]:
+    """What the fresh measurement says of each winner: its latency, and how it compares with the plain ones."""
+    found = {}
+    for batch, winner in winners.items():
+        measured = {
+            row.configuration: row
+            for row in sorted(rows, key=lambda row: row.mode)  # of two modes, e2e counts
+            if row.batch == batch and row.failed is None
+        }
+        own = measured.get(winner.name)
+        if own is None or own.p50_ms is None:
+            continue
+        others = {each.name: measured[each.name] for each in plain if each.name in measured}
+        others.pop(winner.name, None)
+        found[str(batch)] = ChoiceCard(
+            configuration=winner.name,
+            runtime=winner.runtime,
+            format=winner.artefact.servable.format,
+            precision=winner.precision,
+            setting=dict(winner.setting),
+            file=winner.artefact.file,
+            p50_ms=own.p50_ms,
+            against={
+                name: RatioCard.model_validate(asdict(compare(own.round_medians_ms, row.round_medians_ms)))
+                for name, row in others.items()
+            },
+        )
+    return found
+
+
+def write_best(directory: Path, card: ProfileCard) -> None:
+    """Write `best.json`, which holds on this machine alone."""
+    best = BestCard(
+        processor=card.machine.processor,
+        cpus=card.machine.cpus,
+        gpus=tuple(gpu.name for gpu in card.machine.gpus),
+        software=card.machine.software,
+        batches=card.best,
+    )
+    write_json(directory / BEST_FILE, best.model_dump(mode="json"))
+
+
+def best_setting(bundle: Path, batch: int) -> ChoiceCard | None:
+    """What `distillkit profile BUNDLE --tune` found fastest on this very machine for this or the next smaller batch.
+
+    Returns None where nothing was found, or on another machine.
+    """
+    try:
+        data: Any = json.loads((bundle / PROFILE / BEST_FILE).read_text(encoding="utf-8"))
+        best = BestCard.model_validate(data)
+    except (OSError, ValueError, ValidationError):
+        return None
+    here = (processor(), usable_cpus(), tuple(gpu.name for gpu in gpus()))
+    if (best.processor, best.cpus, best.gpus) != here:
+        return None
+    sizes = sorted((int(size) for size in best.batches if size.isdecimal()), reverse=True)
+    fitting = next((size for size in sizes if size <= batch), None)
+    return None if fitting is None else best.batches[str(fitting)]
+
+
+@dataclass(frozen=True)
+class _Trying:
+    """Says that what is measured is not yet for the table."""
+
+    watch: Watch
+
+    def begin(self, what: str) -> None:
+        self.watch.begin(f"trying settings, {what}")
+
+    def done(self, steps: int, of: int) -> None:
+        self.watch.done(steps, of)
+
+
+def _fastest(campaign: Campaign, batch: int, short: Plan) -> str | None:
+    """Halve the field until one is left."""
+    names, plan = list(campaign.configurations), short
+    while True:
+        measured = [row for row in campaign.measure(batch, names, plan) if row.failed is None]
+        ranked = sorted(measured, key=lambda row: statistics.median(row.round_medians_ms))
+        names = [row.configuration for row in ranked[: (len(ranked) + 1) // 2]]
+        if len(names) < 2:
+            return next(iter(names), None)
+        plan = replace(plan, seconds=2 * plan.seconds, rounds=plan.rounds + 1)
+
+
+def _without_tuned_models(candidates: Sequence[Configuration]) -> list[Configuration]:
+    """All settings of files, but of models in memory only the first of each runtime and precision."""
+    seen: set[tuple[str, str]] = set()
+    field = []
+    for each in candidates:
+        key = (each.runtime, each.precision)
+        if each.artefact.servable.format != MEMORY or key not in seen:
+            field.append(each)
+        seen.add(key)
+    return field

@@ -1,0 +1,126 @@
+"""A worker seen from the process that started it: asked, waited for, and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from typing import IO, Any, Protocol
+
+MODULE = "distillkit_export.profiling.worker"
+END_S = 3.0
+
+
+class ConfigurationFailedError(Exception):
+    """A configuration cannot be measured, or no further; the message is the reason in its row.
+
+    `has_ended` says that its process is gone; one that only refuses can be asked again.
+    """
+
+    def __init__(self, reason: str, *, has_ended: bool = True) -> None:
+        super().__init__(reason)
+        self.has_ended = has_ended
+
+
+class Asked(Protocol):
+    """What the profile needs of a worker."""
+
+    pid: int
+
+    def ask(self, do: str, *, within_s: float, **given: Any) -> dict[str, Any]:
+        """Raises: ConfigurationFailedError."""
+
+    def close(self) -> None: ...
+
+
+class WorkerProcess:
+    """A fresh process with this interpreter's import path, whose answers come line by line."""
+
+    def __init__(self, module: str = MODULE) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._stderr: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
+            [sys.executable, *(["-S"] if sys.flags.no_site else []), "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
+        self.pid = self._process.pid
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def ask(self, do: str, *, within_s: float, **given: Any) -> dict[str, Any]:
+        """Send one command and wait for its answer.
+
+        Raises: ConfigurationFailedError where the worker refuses, has died, or does not answer in time; in the latter
+        two cases it is ended.
+        """
+        stdin = self._process.stdin
+        try:
+            if stdin is None or stdin.closed:
+                raise BrokenPipeError
+            stdin.write(json.dumps({"do": do, **given}) + "\n")
+            stdin.flush()
+            line = self._answers.get(timeout=within_s)
+        except OSError:
+            line = None
+        except queue.Empty:
+            self.close()
+            raise ConfigurationFailedError(f"no answer within {within_s:.0f} s") from None
+        if line is None:
+            raise ConfigurationFailedError(self._how_it_died())
+        answer: dict[str, Any] = json.loads(line)
+        if "refused" in answer:
+            raise ConfigurationFailedError(answer["refused"], has_ended=False)
+        found: dict[str, Any] = answer["answer"]
+        return found
+
+    def close(self) -> None:
+        """End the process: by itself when its input ends, by force when it does not."""
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._stderr.close()
+
+    def _read(self) -> None:
+        if self._process.stdout is not None:
+            with suppress(ValueError):  # closed while it is read
+                for line in self._process.stdout:
+                    self._answers.put(line)
+        self._answers.put(None)
+
+    def _how_it_died(self) -> str:
+        """The exit code or signal, and the last line of what the process said."""
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return "its process closed its output"
+        last = self._last_words()
+        if code < 0:
+            name = signal.Signals(-code).name
+            memory = ", perhaps for want of memory" if name == "SIGKILL" else ""
+            return f"its process was ended by {name}{memory}{last}"
+        return f"its process ended with exit code {code}{last}"
+
+    def _last_words(self) -> str:
+        if self._stderr.closed:
+            return ""
+        self._stderr.seek(0)
+        lines = [line.strip() for line in self._stderr if line.strip()]
+        return f": {lines[-1]}" if lines else ""

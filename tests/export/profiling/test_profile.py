@@ -1,0 +1,160 @@
+"""The library function on real students, runtimes and processes; short, so that nothing here says how fast they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+
+import pytest
+import torch
+
+from distillkit.contracts import ModelRequest
+from distillkit.errors import BundleError, RunDirectoryError, UnavailableError, UserError
+from distillkit.models.heads import Answer
+from distillkit.models.saved_student import save_student
+from distillkit_export.bundle import sha256
+from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.exports import export_onnx
+from distillkit_export.predictor import load
+from distillkit_export.profiling import profile as profiles
+from distillkit_export.profiling.campaign import Plan
+from distillkit_export.profiling.cards import AccuracyCard, read_profile
+from distillkit_export.profiling.configurations import Wanted
+from distillkit_export.profiling.profile import profile
+from distillkit_export.profiling.subjects import find, measured_accuracy, of_bundle
+from distillkit_export.targets import load_target
+
+SHORT = Plan(batches=(1, 2), seconds=0.05, rounds=2, warm_up_s=0.2)
+ORT = Wanted(runtimes=("onnxruntime-cpu",))
+
+
+@pytest.fixture(scope="module")
+def student(plugins, tmp_path_factory):
+    """A run as far as this needs one: the saved student and its result."""
+    folder = tmp_path_factory.mktemp("runs") / "tonight"
+    folder.mkdir()
+    options = plugins.options("student", "deit-ti", {"image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2})
+    request = ModelRequest("deit-ti", None, options, classes=3)
+    torch.manual_seed(0)
+    save_student(folder, plugins.factory("student", "deit-ti").build(request), request, Answer("fused", "logits"))
+    (folder / "result.json").write_text(json.dumps({"figures": {"test/top1": 61.5, "test/images": 200.0}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(plugins, student, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "student"
+    export_onnx(load_target(str(student), plugins).model, folder)
+    return folder
+
+
+@pytest.fixture
+def bundle(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "student")
+
+
+def test_bundle_is_measured_into_its_own_folder_and_stays_whole(plugins, bundle):
+    found = profile([str(bundle)], plugins, wanted=ORT, plan=SHORT)
+    assert found.directory == bundle / "profile"
+    assert read_profile(bundle / "profile" / "profile.json") == found.measured
+    assert (bundle / "profile" / "profile.md").read_text().startswith("# Profile of student\n")
+    (configuration,) = found.measured.configurations
+    assert configuration.facts["provider"] == "CPUExecutionProvider"
+    assert configuration.file_bytes == (bundle / "model.onnx").stat().st_size
+    assert [row.batch for row in found.measured.rows] == [1, 2]
+    assert all(row.p50_ms > 0 and row.failed is None for row in found.measured.rows)
+    assert open_bundle(bundle).manifest.files  # profiles have no digest, so it is as whole as before
+
+
+def test_altered_bundle_is_refused_before_anything_is_measured(plugins, bundle):
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(BundleError, match=r"^model\.onnx has .* so it was altered or torn"):
+        profile([str(bundle)], plugins, wanted=ORT, plan=SHORT)
+
+
+def test_run_is_measured_in_memory_and_as_onnx_exported_for_the_occasion(plugins, student, tmp_path):
+    wanted = Wanted(runtimes=("torch", "onnxruntime-cpu"))
+    found = profile([str(student)], plugins, wanted=wanted, plan=SHORT, out=tmp_path / "out", baseline="torch")
+    measured = found.measured
+    assert [each.name for each in measured.configurations] == ["tonight/torch/fp32", "tonight/onnxruntime-cpu/fp32"]
+    assert measured.baseline == "tonight/torch/fp32"
+    assert all(row.ratio.rounds == 2 for row in measured.rows)
+    assert measured.subjects[0].accuracy == {
+        "fp32": AccuracyCard(top1=61.5, images=200, source="the run's evaluation, test")
+    }
+    assert found.notes == ("tonight: exported to ONNX for this profile only",)
+    assert not (student / "export").exists()
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_export_of_a_run_is_used_only_while_it_has_its_weights(plugins, student, bundle, tmp_path, fits):
+    run = shutil.copytree(student, tmp_path / "run")
+    shutil.copytree(bundle, run / "export")
+    manifest = json.loads((run / "export" / "bundle.json").read_text())
+    manifest["source"]["weights_sha256"] = sha256(run / "student.safetensors") if fits else "0" * 64
+    (run / "export" / "bundle.json").write_text(json.dumps(manifest))
+    with ExitStack() as stack:
+        found = find([str(run)], plugins, stack)
+    assert found.notes == ([] if fits else ["run: exported to ONNX for this profile only"])
+    assert [artefact.servable.format for artefact in found.subjects[0].artefacts] == ["torch", "onnx"]
+
+
+def test_earlier_profiles_are_shown_without_measuring_anything(plugins, bundle, tmp_path, monkeypatch):
+    first = profile([str(bundle)], plugins, wanted=ORT, plan=SHORT, out=tmp_path / "first")
+    monkeypatch.setattr(profiles, "measure", None)
+    found = profile([str(tmp_path / "first" / "profile.json")], plugins, out=tmp_path / "second")
+    assert (found.measured, found.all) == (None, (first.measured,))
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.slow
+def test_tuned_setting_is_what_predict_uses_afterwards(plugins, bundle):
+    found = profile([str(bundle)], plugins, wanted=ORT, plan=SHORT, tune=True)
+    choice = found.measured.best["2"]
+    assert choice.runtime == "onnxruntime-cpu"
+    assert json.loads((bundle / "profile" / "best.json").read_text())["batches"]["2"]["setting"] == choice.setting
+    predictor = load(bundle, plugins=plugins)
+    assert predictor.runtime == "onnxruntime-cpu"
+    if "threads" in choice.setting:
+        assert predictor._session.facts["threads"] == choice.setting["threads"]
+
+
+def test_accuracy_is_quoted_from_the_gates_report_where_it_has_one(bundle):
+    manifest = open_bundle(bundle).manifest
+    assert of_bundle(open_bundle(bundle), "a").card.accuracy == {}
+    report = {"model.onnx": {"accuracy": {"images": 10_000, "model": 53.7, "file": 53.62}}}
+    (bundle / "parity.json").write_text(json.dumps({"files": report}))
+    assert measured_accuracy(bundle, manifest) == {
+        "fp32": AccuracyCard(top1=53.62, images=10_000, source="parity.json")
+    }
+
+
+def test_names_of_equal_folders_are_told_apart(plugins, bundle, tmp_path):
+    again = shutil.copytree(bundle, tmp_path / "again" / "student")
+    with ExitStack() as stack:
+        found = find([str(bundle), str(again)], plugins, stack)
+    assert [subject.name for subject in found.subjects] == ["student", "student-2"]
+
+
+def refusal(error, *arguments, **named):
+    with pytest.raises(error) as raised:
+        profile(*arguments, **named)
+    return str(raised.value)
+
+
+def test_what_cannot_be_measured_is_one_sentence(plugins, bundle, tmp_path):
+    assert refusal(RunDirectoryError, ["nowhere/at/all"], plugins) == (
+        "'nowhere/at/all' does not exist; give a bundle, a run directory, a profile, or a model by name (timm:resnet18)"
+    )
+    assert refusal(UserError, [str(bundle)] * 2, plugins, tune=True) == (
+        "--tune finds the setting of one student, not of 2; give one target"
+    )
+    wanted = Wanted(runtimes=("onnxruntime-cpu",), precisions=("int8",))
+    assert refusal(UnavailableError, [str(bundle)], plugins, wanted=wanted) == (
+        "no runtime here executes student in int8; there is onnx fp32"
+    )
+    assert refusal(UserError, [str(bundle)], plugins, wanted=ORT, plan=SHORT, baseline="tensorrt") == (
+        "baseline 'tensorrt' is none of the configurations; choose one of student/onnxruntime-cpu/fp32"
+    )

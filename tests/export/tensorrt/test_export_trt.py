@@ -1,0 +1,107 @@
+"""`distillkit export --trt`: without TensorRT the ONNX stays and the rest is pending; on the target it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from distillkit_cli.main import command_line
+from distillkit_export.places import user_data
+
+
+def run(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command_line([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An export with an engine asked for, on this machine, which has no TensorRT; and what it said."""
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    options = ["--out", folder, "--trt", "--batch", "1:2:8", "--workspace", "2G", "--gate-images", "8"]
+    return folder, run("export", "timm:test_vit", "--weights", "none", "--image-size", "32", *options)
+
+
+@pytest.fixture
+def bundle(exported, tmp_path):
+    return shutil.copytree(exported[0], tmp_path / "bundle")
+
+
+def manifest(folder):
+    return json.loads((folder / "bundle.json").read_text())
+
+
+def test_without_tensorrt_the_onnx_is_kept_and_gated_and_the_command_for_the_target_is_said(exported):
+    folder, (code, out, err) = exported
+    assert code == 3
+    assert err == (
+        'error: tensorrt fp32 is pending: TensorRT is not installed; pip install "distillkit[trt]"; on the target run: '
+        f"distillkit export {folder} --trt --batch 1:2:8 --workspace 2G\n"
+    )
+    assert out.startswith(f"{folder}: 1 file, opset 20, batch x 3 x 32 x 32 images, class head\n")
+    (artifact,) = manifest(folder)["artifacts"]
+    assert (artifact["file"], artifact["gate"]) == ("model.onnx", "passed")
+    (pending,) = manifest(folder)["pending"]
+    options = pending.pop("options")
+    assert pending == {
+        "format": "tensorrt",
+        "precision": "fp32",
+        "reason": 'TensorRT is not installed; pip install "distillkit[trt]"',
+        "command": "distillkit export . --trt --batch 1:2:8 --workspace 2G",
+    }
+    assert (options["batch"], options["workspace"]) == ("1:2:8", "2G")
+    assert not (folder / "trt").exists()
+
+
+def test_target_finishes_what_is_pending_as_it_was_asked_for(bundle, double):
+    code, out, err = run("export", bundle, "--trt")
+    assert (code, err) == (0, "Building Engine: 0 of 3\n")
+    name = f"trt/double-1-sm89-trt{double.version}-fp32-b1x2x8"
+    assert f"{name}.plan" in out
+    found = manifest(bundle)
+    assert found["pending"] == []
+    engine = found["artifacts"][1]
+    assert (engine["file"], engine["gate"]) == (f"{name}.plan", "passed")
+    assert engine["runtime"] == f"tensorrt {double.version}, NVIDIA Double 1, compute capability 8.9"
+    assert engine["made_with"]["onnx_sha256"] == found["files"]["model.onnx"]["sha256"]
+    assert engine["made_with"]["workspace"] == 2 << 30
+    assert {f"{name}.plan", f"{name}.json"} <= found["files"].keys()
+    assert found["files"][f"{name}.plan"]["sha256"] == json.loads((bundle / f"{name}.json").read_text())["sha256"]
+    code, _, err = run("export", bundle, "--trt")
+    assert (code, err) == (2, f"error: bundle '{bundle}' has {name}.plan already; give --force to replace it\n")
+
+
+def test_engine_of_another_precision_than_asked_for_is_rejected_with_all_its_files(bundle, double):
+    double.set(TENSORRT_DOUBLE_FORMAT="Half")
+    code, _, err = run("export", bundle, "--trt", "--layers")
+    name = f"trt/double-1-sm89-trt{double.version}-fp32-b1x2x8"
+    assert code == 4
+    assert f"error: {name}.plan is fp16 although fp32 was asked for; " in err
+    kept = sorted(path.relative_to(bundle / "rejected").as_posix() for path in (bundle / "rejected").rglob("*.*"))
+    assert kept == [f"{name}.json", f"{name}.layers.json", f"{name}.plan"]
+    assert not list((bundle / "trt").iterdir())
+
+
+def test_engine_answers_here_and_is_not_run_where_it_was_not_built(bundle, double, tmp_path):
+    assert run("export", bundle, "--trt")[0] == 0
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    code, out, err = run("predict", bundle, tmp_path / "red.png", "--runtime", "tensorrt", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["runtime"] == "tensorrt"
+    shutil.rmtree(user_data())
+    code, _, err = run("predict", bundle, tmp_path / "red.png", "--runtime", "tensorrt")
+    assert code == 3
+    assert "was not built on this machine, and loading an engine runs its code; build your own" in err
+
+
+def test_option_of_an_engine_without_one_is_a_mistake(bundle):
+    code, out, err = run("export", bundle, "--timing-cache", "here")
+    assert (code, out) == (2, "")
+    assert err == "error: --timing-cache is about a TensorRT engine, and none was asked for; add --trt\n"
