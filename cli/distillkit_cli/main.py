@@ -24,6 +24,7 @@ from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
+from distillkit_cli.verify import verify
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 SAY_LATER_S = 10.0
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, profile, predict, plugins, recipes):
+for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes):
     app.command(cls=Verb)(verb)
 
 

@@ -13,7 +13,19 @@ import typer
 
 from distillkit_cli.main import app
 
-VERBS = ("run", "plan", "finetune", "evaluate", "attention", "export", "predict", "plugins", "recipes")
+VERBS = (
+    "run",
+    "plan",
+    "finetune",
+    "evaluate",
+    "attention",
+    "export",
+    "verify",
+    "profile",
+    "predict",
+    "plugins",
+    "recipes",
+)
 ENTRY = "from distillkit_cli.main import main; main()"
 
 
@@ -56,6 +68,8 @@ OVERVIEW = """\
 │            the student.                                                                          │
 │ export     Write a student as ONNX, in every precision asked for, each held against torch on     │
 │            real images.                                                                          │
+│ verify     Check a bundle where it will serve: every file is the one exported, and answers as    │
+│            the student did. No torch.                                                            │
 │ profile    Measure latency, throughput and memory on this machine, in every runtime that works   │
 │            here.                                                                                 │
 │ predict    Name the likeliest classes of images with an exported student; torch is not needed.   │
