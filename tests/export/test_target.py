@@ -207,6 +207,21 @@ def test_an_engine_that_cannot_be_built_there_is_one_sentence(on_target, exporte
     assert on_target("predict", bundle, "missing.png").returncode == 2  # the bundle itself is as whole as before
 
 
+def test_verify_finds_there_that_a_bundle_is_whole_and_answers_as_torch_did(on_target, exported, tmp_path):
+    bundle = shutil.copytree(exported["plain"].directory, tmp_path / "b")
+    done = on_target("verify", bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{bundle}: every file is the one that was exported\n")
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    for verb in (["verify", bundle], ["profile", bundle], ["predict", bundle, "a.png"], ["export", bundle, "--trt"]):
+        done = on_target(*verb)
+        assert (done.returncode, done.stdout) == (2, ""), verb
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: model.onnx has "), verb
+        assert line.endswith("was altered or torn after the export; copy or export the bundle again"), verb
+
+
 @pytest.fixture
 def alone(site, tmp_path):
     """The packages that predict.py needs: numpy, Pillow and ONNX Runtime."""
