@@ -269,3 +269,12 @@ def test_profile_measures_there_in_processes_that_lack_the_same(on_target, expor
     assert 'torch: torch is not installed; pip install "distillkit[train]"' in profile["skipped"]
     assert "torch" not in profile["machine"]["software"]
     assert "the pictures are left out, because matplotlib is not installed" in done.stderr
+
+
+def test_doctor_says_there_what_runs(on_target):
+    done = on_target("doctor", "--json")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    found = {each["name"]: (each["verdict"], each["detail"]) for each in json.loads(done.stdout)["runtimes"]}
+    assert found["onnxruntime-cpu"][0] == "runs"
+    assert found["torch"] == ("not here", "torch is not installed")
+    assert found["openvino"] == ("not here", "openvino is not installed")
