@@ -57,7 +57,7 @@ $(READY): pyproject.toml constraints.txt $(wildcard tests/export/tensorrt/bindin
 		'distillkit needs Python 3.11 or newer; $(PYTHON) is ' + sys.version.split()[0] + '; try make PYTHON=python3.12')"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,openvino,dev]'
 	@for major in 10 11; do \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 			--target $(VENV)/tensorrt-$$major -r tests/export/tensorrt/bindings-$$major.txt || \

@@ -39,7 +39,9 @@ SET = typer.Option(
 DATA = typer.Option(
     metavar="DIR|NAME", help="Images to calibrate and gate with. Default: the run's own.", rich_help_panel=GATE
 )
-GATE_IMAGES = typer.Option(metavar="N|all", help="How many images the gate looks at.", rich_help_panel=GATE)
+GATE_IMAGES = typer.Option(
+    "--gate-images", metavar="N|all", help="How many images the gate looks at.", rich_help_panel=GATE
+)
 CALIBRATION_IMAGES = typer.Option(
     metavar="N", min=1, help="How many images ranges are taken from.", rich_help_panel=GATE
 )
@@ -74,7 +76,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     settings: Annotated[list[str] | None, SET] = None,
     engine: EngineOptions,
     data: Annotated[str | None, DATA] = None,
-    gate_images: Annotated[str, GATE_IMAGES] = "1000",
+    images: Annotated[str, GATE_IMAGES] = "1000",
     calibration_images: Annotated[int, CALIBRATION_IMAGES] = 128,
     calibrator: Annotated[Literal["minmax", "entropy", "percentile"] | None, CALIBRATOR] = None,
     tolerance: Annotated[Literal["strict", "default", "loose"], TOLERANCE] = "default",
@@ -113,7 +115,7 @@ def export(  # noqa: PLR0913 - one parameter per option
         precisions=tuple(name for name, wanted in given.items() if wanted),
         settings=_settings(settings or (), short),
         tolerance=tolerance,
-        images=ImageWish(data, _gate_images(gate_images), calibration_images),
+        images=ImageWish(data, gate_images(images), calibration_images),
     )
     plugins = installed_plugins()
     terminal: Terminal = context.obj
@@ -172,7 +174,7 @@ def _settings(texts: Iterable[str], short: Mapping[str, Mapping[str, Any]]) -> M
     return tables
 
 
-def _gate_images(text: str) -> int | None:
+def gate_images(text: str) -> int | None:
     """How many images; None for all there are.
 
     Raises: UserError for what is neither a number from 1 nor "all".

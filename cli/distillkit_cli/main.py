@@ -12,6 +12,7 @@ import typer
 from distillkit.errors import DistillkitError
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
+from distillkit_cli.doctor import doctor
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
@@ -24,6 +25,7 @@ from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
+from distillkit_cli.verify import verify
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 SAY_LATER_S = 10.0
@@ -35,7 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, profile, predict, plugins, recipes):
+for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, doctor):
     app.command(cls=Verb)(verb)
 
 

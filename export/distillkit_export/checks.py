@@ -65,7 +65,7 @@ def _some(against: Evidence) -> Evidence:
     pixels = against.pictures.pixels[places]
     labels = None if against.pictures.labels is None else against.pictures.labels[places]
     pictures = replace(against.pictures, pixels=pixels, labels=labels, others=())
-    return replace(against, pictures=pictures, answers=against.answers[places], others=())
+    return replace(against, pictures=pictures, answers=against.answers[places], others=(), sample=True)
 
 
 def structure(model: ModelProto) -> Check:

@@ -58,7 +58,8 @@ def to_fp8(file: Path, pixels: Pixels) -> tuple[ModelProto, list[str]]:
     from onnxruntime.quantization import CalibrationMethod, QuantType
 
     method = CalibrationMethod.Distribution
-    model, nodes = _quantized(file, pixels, QuantType.QFLOAT8E4M3FN, method, per_channel=False)
+    first = pixels[np.arange(min(BATCH, len(pixels)))]
+    model, nodes = _quantized(file, first, QuantType.QFLOAT8E4M3FN, method, per_channel=False)
     largest = scan(file, pixels)
     values = {entry.name: entry for entry in model.graph.initializer}
     for node in model.graph.node:
@@ -123,8 +124,10 @@ class _Reader:
     def _read(pixels: Pixels) -> Iterator[dict[str, Any]]:
         from distillkit.exporting import INPUT
 
-        for start in range(0, len(pixels), BATCH):
-            yield {INPUT: pixels[np.arange(start, min(start + BATCH, len(pixels)))]}
+        # All batches are of one size, which the quantiser's histograms rely on.
+        size = min(BATCH, len(pixels))
+        for start in range(0, len(pixels), size):
+            yield {INPUT: pixels[np.arange(start, start + size) % len(pixels)]}
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._batches, None)

@@ -36,7 +36,7 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
         except Exception as error:
-            raise _refused(error, self._name) from error
+            raise refused(error, file) from error
         providers = self._session.get_providers()
         # ONNX Runtime falls back in silence; a gate that ran elsewhere than it says proves nothing.
         if providers[0] != PROVIDER:
@@ -72,7 +72,9 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
     except Exception as error:
-        raise _refused(error, name) from error
+        if type(error).__name__ == NO_KERNEL:
+            raise UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}") from error
+        raise GateError(f"ONNX Runtime cannot load {name}: {_one_line(error)}") from error
     (entry,) = (value.name for value in session.get_inputs())
     outputs = [value.name for value in session.get_outputs()]
 
@@ -87,16 +89,34 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
     return run
 
 
-def _refused(error: Exception, name: str) -> GateError | UnavailableError:
-    """Why a file was not loaded: for want of a kernel here, or because it is broken."""
-    if type(error).__name__ == NO_KERNEL:
+def refused(error: Exception, file: Path) -> GateError | UnavailableError:
+    """Why a file was not loaded: for want of a kernel here, or because it is broken.
+
+    ONNX Runtime's optimiser writes graphs that are none where its kernels lack a type; what loads without it is whole.
+    """
+    if type(error).__name__ == NO_KERNEL or _loads_as_it_stands(file):
         return UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}")
-    return GateError(f"ONNX Runtime cannot load {name}: {_one_line(error)}")
+    return GateError(f"ONNX Runtime cannot load {file.name}: {_one_line(error)}")
+
+
+def _loads_as_it_stands(file: Path) -> bool:
+    """Whether ONNX Runtime takes the file without its own optimisations."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
+    except Exception:  # noqa: BLE001 - whatever it raises, the file was not taken
+        return False
+    return True
 
 
 def _kernel(error: Exception) -> str:
-    """The one sentence of ONNX Runtime's message that names the operator."""
-    return _one_line(error).rpartition("NOT_IMPLEMENTED : ")[2].partition(". ")[0]
+    """The one sentence of ONNX Runtime's message that names the operator, without its number."""
+    text = _one_line(error).replace("This is an invalid model. ", "")
+    return text.rpartition("] : ")[2].split(" : ", 2)[-1].partition(". ")[0]
 
 
 def _one_line(error: Exception) -> str:

@@ -95,9 +95,8 @@ def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
         if verdict.relative_latency is not None and verdict.relative_latency >= SLOWER
     ]
     if slower:
-        said.append(
-            f"slower in ONNX Runtime on one thread of this CPU: {'; '.join(slower)}; measure on the target with distillkit profile"
-        )
+        where = "slower in ONNX Runtime on one thread of this CPU"
+        said.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
     return said
 
 
@@ -151,4 +150,4 @@ def _accuracy(parity: Parity | None) -> str:
         return "-"
     if not scored.lost and not scored.gained:
         return f"{scored.file:.1f} %"
-    return f"{scored.file:.1f} % ({-scored.drop:+.1f} ± {scored.drop_error:.1f})"
+    return f"{scored.file:.1f} % ({0 - scored.drop:+.1f} ± {scored.drop_error:.1f})"

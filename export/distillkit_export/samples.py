@@ -49,4 +49,5 @@ def read_samples(bundle: OpenBundle) -> Evidence:
     labels = arrays["labels"] if (arrays["labels"] >= 0).any() else None
     pictures = Pictures(arrays["images"], f"the bundle's {SAMPLES}", labels=labels)
     reference = f"torch {bundle.manifest.software.get('torch', '')}, as stored in {SAMPLES}"
-    return Evidence(pictures, arrays["answers"], reference, classes=bundle.manifest.output.kind != "embedding")
+    classes = bundle.manifest.output.kind != "embedding"
+    return Evidence(pictures, arrays["answers"], reference, classes=classes, sample=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillkit.errors import DistillkitError, GateError, MissingExtraError, UnavailableError
+from distillkit.errors import GateError, MissingExtraError, UnavailableError
 from distillkit.exporting import HasFlags
 from distillkit_export.bundle import REJECTED, ArtifactCard, PendingCard
 from distillkit_export.checks import checks
-from distillkit_export.gate import Gate, Verdict
+from distillkit_export.gate import Gate, Verdict, size
 from distillkit_export.latency import relative_latency
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ class Stage:
 
     def _written(self, form: Format, precision: Precision, folder: Path, *, kept: bool = True) -> Verdict:
         artifact: Artifact = form.exporter.write(self.source, folder, precision)
-        try:
+        misread = _misread(form.exporter, folder / artifact.file, precision)
+        if misread:
+            written = size(folder / artifact.file)
+            verdict = Verdict(artifact, "failed", form.exporter.runtime, written, reason=misread)
+        else:
             beside = checks(self.source, folder, artifact, self.gate.against, self.gate.limits[precision])
-            verdict = self.gate.judge(artifact, form.exporter, folder, precision, beside)
-        except DistillkitError:
-            for file in (artifact.file, *artifact.companions):
-                (folder / file).unlink(missing_ok=True)
-            raise
+            verdict = self.gate.judge(artifact, form.exporter, folder, beside)
         self.verdicts.append(replace(verdict, kept=kept))
         if artifact.format == "onnx" and verdict.outcome != "failed" and kept:
             self.onnx[precision] = folder / artifact.file
@@ -135,6 +135,15 @@ class Stage:
 
     def _place(self, verdict: Verdict) -> Path:
         return (self.folder if verdict.kept else self.folder / COMPARED) / verdict.artifact.file
+
+
+def _misread(exporter: Exporter, file: Path, precision: Precision) -> str:
+    """Why a file is not in the precision asked for, as the file itself says; "" where it is."""
+    try:
+        delivered = exporter.precision_of(file)
+    except GateError as error:
+        return f"was refused: {error}"
+    return "" if delivered == precision else f"is {delivered} although {precision} was asked for"
 
 
 def card_of(verdict: Verdict) -> ArtifactCard:

@@ -13,7 +13,20 @@ import typer
 
 from distillkit_cli.main import app
 
-VERBS = ("run", "plan", "finetune", "evaluate", "attention", "export", "predict", "plugins", "recipes")
+VERBS = (
+    "run",
+    "plan",
+    "finetune",
+    "evaluate",
+    "attention",
+    "export",
+    "verify",
+    "profile",
+    "predict",
+    "plugins",
+    "recipes",
+    "doctor",
+)
 ENTRY = "from distillkit_cli.main import main; main()"
 
 
@@ -56,11 +69,14 @@ OVERVIEW = """\
 │            the student.                                                                          │
 │ export     Write a student as ONNX, in every precision asked for, each held against torch on     │
 │            real images.                                                                          │
+│ verify     Check a bundle where it will serve: every file is the one exported, and answers as    │
+│            the student did. No torch.                                                            │
 │ profile    Measure latency, throughput and memory on this machine, in every runtime that works   │
 │            here.                                                                                 │
 │ predict    Name the likeliest classes of images with an exported student; torch is not needed.   │
 │ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
+│ doctor     Say which runtimes work here, each tried on a tiny model, and why the others do not.  │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 

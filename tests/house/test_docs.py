@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import tomllib
+from dataclasses import astuple
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import typer
 from onnx import TensorProto, helper, numpy_helper
 
 from distillkit.contracts import PluginSpec
-from distillkit.errors import UnavailableError
+from distillkit.errors import BundleError, GateError, UnavailableError
 from distillkit.evaluation import Features, View
 from distillkit.exporting import ExportRequest, ExportSource
 from distillkit.hooks import installed_plugins
@@ -22,6 +23,7 @@ from distillkit.recipe_files import load_recipe
 from distillkit.serving import Servable
 from distillkit.testing import check_exporter, check_runtime
 from distillkit_cli.main import app
+from distillkit_export.limits import DEFAULT
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -172,3 +174,14 @@ def test_the_format_shown_and_its_runtime_conform(shown, tmp_path):
     with pytest.raises(UnavailableError) as refused:
         exporter.write(source, tmp_path, "fp16")
     assert str(refused.value) == "gzip is made from ONNX in fp16, which is not there"
+
+
+def test_the_limits_shown_are_those_of_the_gate(pages):
+    rows = re.findall(r"^\| (fp32|fp16|bf16|int8|fp8) \| (.*) \|$", pages["docs/export.md"], re.MULTILINE)
+    shown_limits = {name: [None if cell == "-" else float(cell) for cell in row.split(" | ")] for name, row in rows}
+    assert shown_limits == {name: list(astuple(limits)) for name, limits in DEFAULT.items()}
+
+
+def test_the_exit_codes_shown_are_those_of_the_errors(pages):
+    shown_codes = {int(code) for code in re.findall(r"^\| (\d) \| ", pages["docs/export.md"], re.MULTILINE)}
+    assert shown_codes == {0, BundleError.exit_code, UnavailableError.exit_code, GateError.exit_code}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import GateError, UnavailableError
 from distillkit.serving import Availability, Bound, Servable
-from distillkit_export.onnx_session import FATAL_ONLY, NO_KERNEL, PROVIDER
+from distillkit_export.onnx_session import FATAL_ONLY, NO_KERNEL, PROVIDER, refused
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import threads_started
 
@@ -60,7 +60,8 @@ class OnnxRuntimeSession:
     """One ONNX file in ONNX Runtime, executed by the first of `providers` and nothing slower in its place.
 
     The answer stays where it is computed: for a provider with a memory of its own `device` is "cuda".
-    Raises: GateError where ONNX Runtime cannot load the file; UnavailableError where it runs on another provider.
+    Raises: GateError where ONNX Runtime cannot load the file; UnavailableError where it has no kernel for it, or runs
+    on another provider.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class OnnxRuntimeSession:
         except Exception as error:
             if wanted != CPU or type(error).__name__ == NO_KERNEL:
                 raise UnavailableError(f"{wanted} cannot execute {file.name} here: {one_line(error)}") from error
-            raise GateError(f"ONNX Runtime cannot load {file.name}: {one_line(error)}") from error
+            raise refused(error, file) from error
         runs_on = self._session.get_providers()[0]
         if runs_on != wanted:
             raise UnavailableError(f"ONNX Runtime runs on {runs_on} although {wanted} was asked for")
