@@ -12,6 +12,7 @@ import typer
 from distillkit.errors import DistillkitError
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
+from distillkit_cli.doctor import doctor
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
@@ -36,7 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes):
+for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, doctor):
     app.command(cls=Verb)(verb)
 
 

@@ -43,7 +43,7 @@ def result_of(
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
         subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
             # -P: a file in the current folder must not stand in for a library.
-            [sys.executable, "-P", "-m", module],
+            [sys.executable, "-P", *(["-S"] if sys.flags.no_site else []), "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -1,0 +1,70 @@
+"""`distillkit doctor`: what works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from distillkit_cli.options import JSON
+from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from distillkit_export.doctor.diagnosis import Diagnosis, RuntimeReport
+
+STYLES = {"runs": "green", "does not run": "red", "not here": "dim"}
+
+
+def doctor(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -> None:
+    """Say which runtimes work here, each tried on a tiny model, and why the others do not.
+
+    Each is tried in a process of its own, so that a crash is a line. torch is not needed.
+
+    For example:
+      distillkit doctor
+      distillkit doctor --json
+    """
+    from distillkit.hooks import installed_plugins
+    from distillkit_export.doctor.diagnosis import diagnose
+
+    terminal: Terminal = context.obj
+    found = diagnose(installed_plugins(), lambda name: terminal.note(f"trying {name}"))
+    if as_json:
+        terminal.show_json(found.as_dict())
+        return
+    terminal.show_rows(_machine(found))
+    terminal.show("")
+    terminal.show_table(_table(found.runtimes))
+    for finding in found.findings:
+        terminal.show("")
+        terminal.show(finding)
+
+
+def _machine(found: Diagnosis) -> list[tuple[str, str]]:
+    """The machine, and what is installed."""
+    rows = [("python", f"{found.python} on {found.system}")]
+    card = found.machine
+    if card is None:
+        return rows
+    memory = "" if card.memory_bytes is None else f", {card.memory_bytes / 2**30:.1f} GiB of memory"
+    rows.append(("processor", f"{card.processor}, {card.cores} cores, {card.cpus} CPUs{memory}"))
+    for gpu in card.gpus:
+        size = "" if gpu.memory_mib is None else f", {gpu.memory_mib / 1024:.1f} GiB"
+        rows.append(("gpu", f"{gpu.name}{size}, driver {gpu.driver}"))
+    if not card.gpus:
+        rows.append(("gpu", "nvidia-smi shows none"))
+    rows.append(
+        ("packages", ", ".join(f"{name} {number}" for name, number in card.software.items() if name != "python"))
+    )
+    return rows
+
+
+def _table(reports: tuple[RuntimeReport, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("runtime", "here", "why"):
+        table.add_column(column, header_style="dim", overflow="fold", no_wrap=column != "why")
+    for report in reports:
+        table.add_row(report.name, Text(report.verdict, STYLES[report.verdict]), Text(report.explanation))
+    return table

@@ -1,0 +1,156 @@
+"""`distillkit doctor` tries every runtime, says what it found in a line each, and outlives all of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from distillkit.hooks import installed_plugins
+from distillkit_cli.main import command_line
+from distillkit_export.doctor import diagnosis, tiny_model
+from distillkit_export.doctor.diagnosis import diagnose
+
+PLUGIN = """
+from distillkit.contracts import PluginSpec
+from distillkit.serving import Availability
+
+def distillkit_runtimes():
+    return [PluginSpec(name="stranger", summary="a runtime of a third party", factory="stranger:Stranger")]
+
+class Stranger:
+    formats = ("onnx",)
+    def availability(self):
+        {availability}
+    def settings(self):
+        return ({{}},)
+    def open(self, servable, setting):
+        {open}
+"""
+YES = 'return Availability(works=True, detail="stranger 1.0")'
+CRASH = "import ctypes; ctypes.string_at(0)"
+WRONG = "import numpy; return type('S', (), {'facts': {}, '__call__': lambda self, x: numpy.ones((len(x), 3))})()"
+RIGHT = (
+    "return type('S', (), {'facts': {'provider': 'stranger', 'device': 'npu'}, "
+    "'__call__': lambda self, x: x.mean((2, 3))})()"
+)
+
+
+class Only:
+    """The installed plugins, but of the runtimes these alone."""
+
+    def __init__(self, *names):
+        self._found, self._names = installed_plugins(), names
+
+    @property
+    def broken(self):
+        return self._found.broken
+
+    def listing(self, role):
+        return [owned for owned in self._found.listing(role) if owned.spec.name in self._names]
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Install a runtime of a third party, for this process and those that it starts."""
+
+    def install(availability, opens):
+        site = tmp_path / "site"
+        info = site / "stranger-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[distillkit]\nstranger = stranger\n")
+        (site / "stranger.py").write_text(PLUGIN.format(availability=availability, open=opens))
+        monkeypatch.syspath_prepend(site)
+        (report,) = diagnose(Only("stranger")).runtimes
+        return report
+
+    return install
+
+
+def test_tiny_model_is_sound_and_answers_with_averages():
+    model = onnx.load_model_from_string(tiny_model.ONNX)
+    onnx.checker.check_model(model, full_check=True)
+    batch = tiny_model.images(4)
+    (scores,) = ReferenceEvaluator(model).run(None, {"images": batch})
+    np.testing.assert_allclose(scores, tiny_model.answer(batch), atol=1e-6)
+    assert np.ptp(tiny_model.answer(batch)) > 0.5
+
+
+def test_runtime_that_works_is_run():
+    (report,) = diagnose(Only("onnxruntime-cpu")).runtimes
+    assert (report.verdict, report.runs) == ("runs", True)
+    assert report.trial == "CPUExecutionProvider, cpu, fp32"
+
+
+def test_runtime_without_its_package_says_what_to_do():
+    (report,) = diagnose(Only("tensorrt")).runtimes
+    assert report.verdict == "not here"
+    assert report.explanation == 'TensorRT is not installed; pip install "distillkit[trt]"'
+
+
+ENDINGS = {
+    "right": (YES, RIGHT, "runs", "stranger 1.0; ran on stranger, npu"),
+    "wrong": (
+        *(YES, WRONG, "does not run"),
+        "stranger 1.0, but: it answers wrongly: [1. 1. 1. 1. 1. 1.]",
+    ),
+    "raises": (YES, "raise RuntimeError('no\\nluck')", "does not run", "stranger 1.0, but: RuntimeError: no luck"),
+    "crashes": (YES, CRASH, "not here", "trying it ended with signal SIGSEGV"),
+    "crashes when asked": (CRASH, RIGHT, "not here", "trying it ended with signal SIGSEGV"),
+    "raises when asked": ("raise KeyError('x')", RIGHT, "not here", "trying it failed: KeyError: 'x'"),
+    "hangs": (YES, "import time; time.sleep(60)", "not here", "trying it took longer than 4 s"),
+}
+
+
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_whatever_a_runtime_does_is_a_line(kind, stranger, monkeypatch):
+    if kind == "hangs":
+        monkeypatch.setattr(diagnosis, "TRIAL_S", 4)
+    availability, opens, verdict, explanation = ENDINGS[kind]
+    report = stranger(availability, opens)
+    assert (report.verdict, report.explanation) == (verdict, explanation)
+    assert report.owner == "stranger 1.0"
+
+
+def test_machine_that_cannot_be_described_is_a_finding(monkeypatch):
+    def broken():
+        raise ValueError("no such file")
+
+    monkeypatch.setattr(diagnosis, "machine", broken)
+    found = diagnose(Only())
+    assert found.machine is None
+    assert found.findings[0] == "the machine cannot be described: ValueError: no such file"
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr("distillkit.hooks.installed_plugins", lambda: Only("onnxruntime-cpu", "tensorrt"))
+
+
+def test_verb_shows_machine_and_runtimes_and_ends_well(short, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert command_line(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "trying onnxruntime-cpu\ntrying tensorrt\n"
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["python", "processor"]
+    table = lines[lines.index("runtime          here      why") + 1 :]
+    assert table[0].startswith("onnxruntime-cpu  runs      onnxruntime ")
+    assert 'tensorrt         not here  TensorRT is not installed; pip install "distillkit[trt]"' in table
+
+
+def test_verb_for_programs(short, capsys):
+    assert command_line(["--quiet", "doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {
+        *("schema_version", "distillkit", "python", "system", "machine", "runtimes", "findings"),
+    }
+    assert [(each["name"], each["verdict"]) for each in found["runtimes"]] == [
+        ("onnxruntime-cpu", "runs"),
+        ("tensorrt", "not here"),
+    ]
+    assert found["machine"]["cpus"] >= 1
