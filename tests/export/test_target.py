@@ -222,6 +222,33 @@ def test_verify_finds_there_that_a_bundle_is_whole_and_answers_as_torch_did(on_t
         assert line.endswith("was altered or torn after the export; copy or export the bundle again"), verb
 
 
+def test_what_else_lies_in_a_bundle_is_neither_followed_nor_read(on_target, exported, tmp_path):
+    bundle = shutil.copytree(exported["plain"].directory, tmp_path / "b")
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "secret").write_text("secret")
+    (bundle / "link").symlink_to(tmp_path / "away")
+    (bundle / "notes.txt").write_text("mine")
+    os.mkfifo(bundle / "pipe")
+    assert on_target("export", bundle, "--trt").returncode == 3
+    assert ((bundle / "link").is_symlink(), (bundle / "notes.txt").read_text()) == (True, "mine")
+    assert on_target("verify", bundle).returncode == 0
+    assert (
+        not {"link", "link/secret", "notes.txt", "pipe"}
+        & json.loads((bundle / "bundle.json").read_text())["files"].keys()
+    )
+
+
+def test_doctor_says_what_works_there_and_why_the_rest_does_not(on_target):
+    done = on_target("doctor", "--json")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    runtimes = {row["name"]: row for row in json.loads(done.stdout)["runtimes"]}
+    assert {name for name, row in runtimes.items() if row["runs"]} == {"onnxruntime-cpu"}
+    assert (runtimes["torch"]["detail"], runtimes["torch"]["remedy"]) == (
+        "torch is not installed",
+        'pip install "distillkit[train]"',
+    )
+
+
 @pytest.fixture
 def alone(site, tmp_path):
     """The packages that predict.py needs: numpy, Pillow and ONNX Runtime."""
