@@ -92,6 +92,17 @@ def test_options_reach_the_builder(double, build, onnx_file, tmp_path):
     assert values(double, "IBuilderConfig.builder_optimization_level=") == [{"value": "5"}]
 
 
+def test_version_compatible_engine_that_cannot_be_loaded_here_is_kept(double, build, onnx_file, tmp_path):
+    double.set(TENSORRT_DOUBLE_FAILS="load")
+    plan = tmp_path / build(onnx_file, version_compatible=True).file
+    assert exporter().precision_of(plan) == "fp32"
+    with pytest.raises(UnavailableError) as refusal:
+        build(onnx_file)
+    assert str(refusal.value) == (
+        f"TensorRT {double.version} does not load the engine that it has just built: the lean runtime is missing"
+    )
+
+
 def test_layers_are_written_where_they_were_asked_for(double, build, onnx_file, tmp_path):
     artifact = build(onnx_file, layers=True)
     report = json.loads((tmp_path / artifact.file).with_suffix(".layers.json").read_text())
@@ -123,9 +134,10 @@ def test_timing_cache_is_kept_for_the_machine_and_begun_anew_for_another(double,
     assert cache.read_bytes() == f"cache of {double.version} and one build more".encode()
     assert timing(tmp_path, build(onnx_file)) == "reused"
     assert cache.read_bytes() == f"cache of {double.version} and one build more and one build more".encode()
-    cache.write_bytes(b"cache of 9.9.9")
-    assert timing(tmp_path, build(onnx_file)) == "of another machine"
-    assert cache.read_bytes() == f"cache of {double.version} and one build more".encode()
+    for unusable in (b"cache of 9.9.9", b"no cache at all"):
+        cache.write_bytes(unusable)
+        assert timing(tmp_path, build(onnx_file)) == "unusable"
+        assert cache.read_bytes() == f"cache of {double.version} and one build more".encode()
 
 
 def test_timing_cache_may_be_a_file_of_the_users_choice(double, build, onnx_file, tmp_path):
