@@ -44,7 +44,8 @@ wheel: $(READY)
 
 gpu: $(READY)
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
-		$(BIN)/python -m pytest -q -m gpu && $(BIN)/python benchmarks/attention_row.py --device cuda --steps 10; \
+		$(BIN)/python -m pytest -q -m gpu && $(BIN)/python benchmarks/gpu_profile.py --out docs/benchmarks && \
+		$(BIN)/python benchmarks/attention_row.py --device cuda --steps 10; \
 	else \
 		echo "make gpu: this machine has no CUDA device that torch can use; nothing was run"; \
 	fi
@@ -56,7 +57,7 @@ $(READY): pyproject.toml constraints.txt $(wildcard tests/export/tensorrt/bindin
 		'distillkit needs Python 3.11 or newer; $(PYTHON) is ' + sys.version.split()[0] + '; try make PYTHON=python3.12')"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,openvino,dev]'
 	@for major in 10 11; do \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 			--target $(VENV)/tensorrt-$$major -r tests/export/tensorrt/bindings-$$major.txt || \

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from distillkit.exporting import Precision
 
-LARGEST_MANIFEST = 64 * 2**20
+LARGEST_TEXT = 64 * 2**20
 LARGEST_FILE = 8 * 2**30
 LARGEST_ARRAYS = 4 * 2**30
 MOST_FILES = 1_000
@@ -124,7 +124,7 @@ def read_manifest(folder: Path) -> Bundle:
     Raises: BundleError.
     """
     _require_finished(folder)
-    text = _manifest_text(folder)
+    text = plain_text(folder, MANIFEST)
     try:
         data = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -147,6 +147,20 @@ def read_manifest(folder: Path) -> Bundle:
         ) from error
 
 
+def plain_text(folder: Path, name: str) -> str:
+    """A text file of a folder that came from elsewhere, where it is a plain file of modest size.
+
+    Raises: BundleError.
+    """
+    file = _plain_file(folder, name)
+    if file.stat().st_size > LARGEST_TEXT:
+        raise BundleError(f"{name} of '{folder}' has more than {LARGEST_TEXT:,} bytes, so it is none")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{name} of '{folder}' is torn: it is not UTF-8; copy or export the bundle again") from error
+
+
 def _require_finished(folder: Path) -> None:
     """Refuse what is no folder, or one that an export has not finished."""
     if not folder.exists():
@@ -163,18 +177,6 @@ def _require_finished(folder: Path) -> None:
             f"'{folder}' has no {MANIFEST}, so it is no bundle or its export did not finish; "
             "give a folder that `distillkit export` wrote"
         )
-
-
-def _manifest_text(folder: Path) -> str:
-    file = _plain_file(folder, MANIFEST)
-    if file.stat().st_size > LARGEST_MANIFEST:
-        raise BundleError(f"{MANIFEST} of '{folder}' has more than {LARGEST_MANIFEST:,} bytes, so it is none")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BundleError(
-            f"{MANIFEST} of '{folder}' is torn: it is not UTF-8; copy or export the bundle again"
-        ) from error
 
 
 def _require_sensible(manifest: Bundle) -> None:

@@ -45,7 +45,8 @@ def export_from_bundle(folder: Path, asked: Asked, *, plugins: Plugins, force: b
     jobs = [(form, precision) for form in forms for precision in _precisions(form, asked, bundle)]
     _require_possible(folder, bundle, jobs, force=force)
     with whole_directory(folder.resolve()) as building:
-        copytree(folder, building, dirs_exist_ok=True)
+        # Links stay links: what they lead to is not the bundle's, and may be the whole disk.
+        copytree(folder, building, dirs_exist_ok=True, symlinks=True, ignore=_neither_files_nor_folders)
         strangers = {file for file in building.rglob("*") if file.relative_to(building).as_posix() not in bundle.files}
         stage = _stage(building, bundle, against, asked)
         for form, precision in jobs:
@@ -114,3 +115,9 @@ def _nothing_asked(folder: Path, bundle: Bundle) -> str:
         return said
     command = bundle.pending[0].command.replace(" export .", f" export {folder}", 1)
     return f"{said}, or finish what is pending: {command}"
+
+
+def _neither_files_nor_folders(folder: str, names: list[str]) -> set[str]:
+    """Pipes and devices, which cannot be copied."""
+    places = {name: Path(folder) / name for name in names}
+    return {name for name, place in places.items() if not (place.is_symlink() or place.is_file() or place.is_dir())}

@@ -27,6 +27,7 @@ Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
 """A file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""
 
 BATCH = 16
+MOST_THREADS = 1_024
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,17 @@ def _tuned(bundle: OpenBundle, plugins: Plugins, precision: Precision) -> Predic
         return None
     try:
         chosen: Runtime = plugins.factory("runtime", choice.runtime)()
-        if not chosen.availability().works:
+        if not chosen.availability().works or not _is_offered(choice.setting, chosen):
             return None
         return Predictor(bundle, listed[0], choice.runtime, chosen, choice.setting)
     except (PluginError, UnavailableError):
         return None
+
+
+def _is_offered(setting: Setting, runtime: Runtime) -> bool:
+    """Whether a setting is one of the runtime's own, but for its threads: the file that names it may be anyone's."""
+    threads, rest = setting.get("threads", 1), {**setting, "threads": 0}
+    return threads in range(1, MOST_THREADS) and any({**each, "threads": 0} == rest for each in runtime.settings())
 
 
 PREFERRED = "onnxruntime-cpu"

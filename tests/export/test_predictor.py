@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -292,3 +293,76 @@ def test_a_bundle_that_was_altered_is_not_loaded(exported, tmp_path):
     with (folder / "model.onnx").open("ab") as file:
         file.write(b"\0")
     assert refusal(BundleError, folder).startswith("model.onnx has ")
+
+
+def write_best(folder, batches, **changes):
+    """What `profile --tune` leaves beside a bundle, as somebody else may have written it."""
+    from distillkit_export.profiling.surroundings import gpus, processor
+    from distillkit_export.runtimes.processors import usable_cpus
+
+    here = {"processor": processor(), "cpus": usable_cpus(), "gpus": [gpu.name for gpu in gpus()], "software": {}}
+    (folder / "profile").mkdir(exist_ok=True)
+    text = json.dumps({"kind": "distillkit best setting", "schema_version": 1, **here, "batches": batches, **changes})
+    (folder / "profile" / "best.json").write_text(text)
+
+
+def choice(**changes):
+    return {
+        "configuration": "c",
+        "runtime": "onnxruntime-cpu",
+        "format": "onnx",
+        "precision": "fp32",
+        "setting": {"threads": 1},
+        "file": "model.onnx",
+        "p50_ms": 1.0,
+        "against": {},
+        **changes,
+    }
+
+
+class Telling(Constant):
+    """It says with which setting it was opened."""
+
+    def settings(self):
+        return ({}, {"spinning": False})
+
+    def open(self, servable, setting):
+        opened.append(setting)
+        return super().open(servable, setting)
+
+
+opened = []
+
+
+@pytest.mark.parametrize(
+    ("setting", "used"),
+    [
+        ({"threads": 2}, {"threads": 2}),
+        ({"spinning": False, "threads": 1}, {"spinning": False, "threads": 1}),
+        ({"threads": 10**9}, {}),
+        ({"threads": "all"}, {}),
+        ({"cache": "/somewhere"}, {}),
+    ],
+)
+def test_a_tuned_setting_is_taken_only_where_the_runtime_offers_it(handmade, setting, used):
+    folder = handmade("logits")
+    write_best(folder, {"1": choice(runtime="telling", setting=setting)})
+    opened.clear()
+    assert load(folder, plugins=Some(telling=Telling)).runtime == "telling"
+    assert opened == [used]
+
+
+@pytest.mark.parametrize("how", ["pipe", "link", "deep", "other file"])
+def test_a_best_setting_that_is_none_counts_for_nothing(handmade, tmp_path, how):
+    folder = handmade("logits")
+    write_best(folder, {"1": choice(file="../secret.onnx" if how == "other file" else "model.onnx")})
+    best = folder / "profile" / "best.json"
+    if how == "pipe":
+        best.unlink()
+        os.mkfifo(best)
+    elif how == "link":
+        best.rename(tmp_path / "best.json")
+        best.symlink_to(tmp_path / "best.json")
+    elif how == "deep":
+        best.write_text("[" * 200_000)
+    assert load(folder).runtime == "onnxruntime-cpu"

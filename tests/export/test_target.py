@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -164,6 +165,88 @@ print(code, sorted(asked & set({LACKING!r})))
 """
     done = on_target.python("-c", code)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_profile_measures_there_and_says_what_it_cannot(on_target, exported, tmp_path):
+    out = tmp_path / "profile"
+    options = ["--runtime", "onnxruntime-cpu", "--batches", "1", "--seconds", "0.2", "--rounds", "2", "--out", out]
+    done = on_target("profile", exported["plain"].directory, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    (card,) = json.loads(done.stdout)["profiles"]
+    (row,) = card["rows"]
+    assert (row["batch"], row["failed"]) == (1, None)
+    assert row["p50_ms"] > 0
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in out.iterdir()} == {"profile.json", "profile.md"}
+    assert (
+        'note: the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"'
+        in done.stderr.splitlines()
+    )
+    done = on_target("profile", exported["plain"].directory, "--runtime", "torch")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        "error: runtime 'torch' does not work here: torch is not installed; pip install \"distillkit[train]\"\n"
+    )
+
+
+def test_profile_of_a_run_names_the_extra(on_target, tmp_path):
+    done = on_target("profile", "timm:resnet18", "--out", tmp_path / "p")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: profiling 'timm:resnet18' needs torch, which is not installed; pip install \"distillkit[train]\"\n"
+    )
+
+
+def test_an_engine_that_cannot_be_built_there_is_one_sentence(on_target, exported, tmp_path):
+    bundle = shutil.copytree(exported["plain"].directory, tmp_path / "b")
+    done = on_target("export", bundle, "--trt")
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: tensorrt fp32 is pending: ")
+    assert f"distillkit export {bundle} --trt" in line
+    assert on_target("predict", bundle, "missing.png").returncode == 2  # the bundle itself is as whole as before
+
+
+def test_verify_finds_there_that_a_bundle_is_whole_and_answers_as_torch_did(on_target, exported, tmp_path):
+    bundle = shutil.copytree(exported["plain"].directory, tmp_path / "b")
+    done = on_target("verify", bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{bundle}: every file is the one that was exported\n")
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    for verb in (["verify", bundle], ["profile", bundle], ["predict", bundle, "a.png"], ["export", bundle, "--trt"]):
+        done = on_target(*verb)
+        assert (done.returncode, done.stdout) == (2, ""), verb
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: model.onnx has "), verb
+        assert line.endswith("was altered or torn after the export; copy or export the bundle again"), verb
+
+
+def test_what_else_lies_in_a_bundle_is_neither_followed_nor_read(on_target, exported, tmp_path):
+    bundle = shutil.copytree(exported["plain"].directory, tmp_path / "b")
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "secret").write_text("secret")
+    (bundle / "link").symlink_to(tmp_path / "away")
+    (bundle / "notes.txt").write_text("mine")
+    os.mkfifo(bundle / "pipe")
+    assert on_target("export", bundle, "--trt").returncode == 3
+    assert ((bundle / "link").is_symlink(), (bundle / "notes.txt").read_text()) == (True, "mine")
+    assert on_target("verify", bundle).returncode == 0
+    assert (
+        not {"link", "link/secret", "notes.txt", "pipe"}
+        & json.loads((bundle / "bundle.json").read_text())["files"].keys()
+    )
+
+
+def test_doctor_says_what_works_there_and_why_the_rest_does_not(on_target):
+    done = on_target("doctor", "--json")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    runtimes = {row["name"]: row for row in json.loads(done.stdout)["runtimes"]}
+    assert {name for name, row in runtimes.items() if row["runs"]} == {"onnxruntime-cpu"}
+    assert (runtimes["torch"]["detail"], runtimes["torch"]["remedy"]) == (
+        "torch is not installed",
+        'pip install "distillkit[train]"',
+    )
 
 
 @pytest.fixture

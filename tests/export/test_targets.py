@@ -94,6 +94,19 @@ def test_parity_of_a_run_is_measured_on_its_own_test_images(exported_run):
     assert exported_run.parity.max_relative <= 4.4e-6
 
 
+def test_run_at_another_size_shows_its_own_images_at_that_size(run_folder, plugins):
+    target = load_target(str(run_folder), plugins, image_size=(16, 12))
+    checkpoint = load_target(str(run_folder / "checkpoints" / "step-00000004"), plugins, image_size=(16, 12))
+    for found in (target, checkpoint):
+        assert found.model.spec.image_size == (16, 12)
+        assert found.model.spec.class_names == tuple(str(digit) for digit in range(10))
+        assert found.model.network.pos_embed.shape == (1, 4 * 3 + 2, 16)
+    assert torch.equal(target.model.network.pos_embed, checkpoint.model.network.pos_embed)
+    gate = target.find_images(ImageWish()).gate
+    assert gate.source == "test images of run 'tonight'"
+    assert gate.pixels[np.arange(2)].shape == (2, 3, 16, 12)
+
+
 def test_nothing_in_the_export_names_a_folder_of_this_machine(exported_run, run_folder):
     for file in exported_run.directory.iterdir():
         assert str(run_folder.parent).encode() not in file.read_bytes()

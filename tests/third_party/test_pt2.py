@@ -125,3 +125,15 @@ def test_its_runtime_answers_for_images(bundle, beside):
     assert (said["runtime"], said["file"], said["failed"]) == ("pt2", "model.pt2", [])
     for image in said["images"]:
         assert sum(entry["probability"] for entry in image["top"]) == pytest.approx(1)
+
+
+def test_it_is_profiled_beside_the_built_in_ones(bundle, beside):
+    line = "profile b --runtime pt2 --runtime onnxruntime-cpu --batches 1 --seconds 0.2 --rounds 2 --out p --json"
+    done = beside("-c", COMMANDS, line, cwd=bundle.parent)
+    assert done.stdout.splitlines()[-1] == "exit 0", done.stderr
+    card = json.loads((bundle.parent / "p" / "profile.json").read_text())
+    assert {(each["runtime"], each["format"], each["failed"]) for each in card["configurations"]} == {
+        ("onnxruntime-cpu", "onnx", None),
+        ("pt2", "pt2", None),
+    }
+    assert all(row["p50_ms"] > 0 for row in card["rows"])

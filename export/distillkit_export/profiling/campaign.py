@@ -126,8 +126,12 @@ class Campaign:
     def sweep(self) -> None:
         """Measure all configurations at every batch size of the plan."""
         for batch in self._batches():
-            self.batches.append(batch)
-            self.rows += self.measure(batch)
+            self.add(batch)
+
+    def add(self, batch: int, names: Collection[str] | None = None) -> None:
+        """Measure at one batch size and keep the rows."""
+        self.batches.append(batch)
+        self.rows += self.measure(batch, names)
 
     def measure(self, batch: int, names: Collection[str] | None = None, plan: Plan | None = None) -> list[RowCard]:
         """One row for each configuration, or each of `names`, in each mode, measured in turns."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from distillkit.errors import UnavailableError, UserError
 from distillkit.files import write_json, write_text
 from distillkit_export.profiling.campaign import Campaign, Plan, Watch, baseline_for
-from distillkit_export.profiling.cards import ProfileCard
-from distillkit_export.profiling.configurations import Configuration, Runtimes, Wanted, configurations
+from distillkit_export.profiling.cards import MachineCard, ProfileCard
+from distillkit_export.profiling.configurations import Configuration, Runtimes, Subject, Wanted, configurations
 from distillkit_export.profiling.doubts import busy_machine
 from distillkit_export.profiling.markdown import markdown
 from distillkit_export.profiling.subjects import Found, find
@@ -59,7 +59,7 @@ def profile(  # noqa: PLR0913 - as the command has options
     the best at each batch size is measured afresh beside the runtimes as they come.
     Raises: UserError and its kind for targets, names and values; UnavailableError where nothing can be measured.
     """
-    wanted, plan = wanted or Wanted(), plan or Plan()
+    wanted, plan, here = wanted or Wanted(), plan or Plan(), machine()
     with ExitStack() as stack:
         found = find(list(targets), plugins, stack, weights)
         directory = out or found.home
@@ -67,7 +67,8 @@ def profile(  # noqa: PLR0913 - as the command has options
             return Profile(None, tuple(found.profiles), directory, tuple(found.notes))
         if tune and len(found.subjects) > 1:
             raise UserError(f"--tune finds the setting of one student, not of {len(found.subjects)}; give one target")
-        card = measure(found, Runtimes(plugins), wanted, plan, baseline=baseline, tune=tune, watch=watch)
+        runtimes = Runtimes(plugins)
+        card = measure(found, runtimes, wanted, plan, baseline=baseline, tune=tune, watch=watch, here=here)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / JSON_FILE, card.model_dump(mode="json"))
     write_text(directory / MARKDOWN_FILE, markdown(card))
@@ -85,9 +86,10 @@ def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
     baseline: str | None = None,
     tune: bool = False,
     watch: Watch | None = None,
+    here: MachineCard | None = None,
 ) -> ProfileCard:
-    """Measure subjects that are open."""
-    here = machine()
+    """Measure subjects that are open. `here` is the machine as it was before there was load of our own."""
+    here = here or machine()
     working, skipped = runtimes.usable(wanted)
     chosen = configurations(found.subjects, working, wanted)
     if not chosen:
@@ -104,17 +106,24 @@ def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
         )
     with Campaign(compared, plan, baseline=reference, watch=watch) as campaign:
         campaign.sweep()
+    card = card_of(campaign, here, found.subjects, skipped)
+    return card.model_copy(update={"best": verdicts(winners, chosen, card.rows)})
+
+
+def card_of(
+    campaign: Campaign, here: MachineCard, subjects: Sequence[Subject], skipped: Sequence[str] = ()
+) -> ProfileCard:
+    """What a campaign has measured so far, as a profile; `here` is the machine as it was before."""
     busy = busy_machine(here.load_average, here.cpus)
-    rows = tuple(row if row.failed else row.model_copy(update={"doubts": row.doubts + busy}) for row in campaign.rows)
+    rows = (row if row.failed else row.model_copy(update={"doubts": row.doubts + busy}) for row in campaign.rows)
     return ProfileCard(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=here,
-        method=plan.method(campaign.batches),
-        baseline=reference,
-        subjects=tuple(subject.card for subject in found.subjects),
+        method=campaign.plan.method(campaign.batches),
+        baseline=campaign.baseline,
+        subjects=tuple(subject.card for subject in subjects),
         configurations=tuple(campaign.cards.values()),
-        rows=rows,
-        best=verdicts(winners, chosen, rows),
+        rows=tuple(rows),
         skipped=tuple(skipped),
     )
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
+from distillkit.errors import BundleError
 from distillkit.files import write_json
 from distillkit_export.bundle import PROFILE
+from distillkit_export.bundle_reader import plain_text
 from distillkit_export.profiling.campaign import Campaign, Plan, Unwatched, Watch
 from distillkit_export.profiling.cards import Card, ChoiceCard, ProfileCard, RatioCard, RowCard
 from distillkit_export.profiling.configurations import MEMORY, Configuration
@@ -117,9 +117,9 @@ def best_setting(bundle: Path, batch: int) -> ChoiceCard | None:
     Returns None where nothing was found, or on another machine.
     """
     try:
-        data: Any = json.loads((bundle / PROFILE / BEST_FILE).read_text(encoding="utf-8"))
+        data: Any = json.loads(plain_text(bundle, f"{PROFILE}/{BEST_FILE}"))
         best = BestCard.model_validate(data)
-    except (OSError, ValueError, ValidationError):
+    except (BundleError, ValueError, RecursionError):
         return None
     here = (processor(), usable_cpus(), tuple(gpu.name for gpu in gpus()))
     if (best.processor, best.cpus, best.gpus) != here:

@@ -1,0 +1,220 @@
+"""How fast students are on this GPU: DeiT-Ti, -S and -B and RegNetY-16GF, with random weights, in one call.
+
+torch eager in float32, bfloat16 and float16 and torch.compile with CUDA graphs in the latter two; ONNX Runtime on CUDA
+and TensorRT where they are installed. Rounds are interleaved, and the ratio is to eager float32. The call has a
+deadline: what does not fit is dropped, and the report says what.
+
+    python benchmarks/gpu_profile.py [--minutes 9] [--out docs/benchmarks] [--model NAME ...] [--device cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from distillkit.errors import DistillkitError
+from distillkit.exporting import Precision
+from distillkit.hooks import Plugins, installed_plugins
+from distillkit.serving import Servable
+from distillkit_export.asked import Asked
+from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.exports import export
+from distillkit_export.profiling.campaign import Campaign, Plan
+from distillkit_export.profiling.cards import MachineCard, ProfileCard, SubjectCard
+from distillkit_export.profiling.configurations import Artefact, Configuration, Runtimes, Subject
+from distillkit_export.profiling.markdown import doubt_lines, machine_line, ratio_text, short
+from distillkit_export.profiling.profile import card_of
+from distillkit_export.profiling.subjects import of_bundle
+from distillkit_export.profiling.surroundings import machine
+
+MODELS = (
+    "deit_tiny_distilled_patch16_224",
+    "deit_small_distilled_patch16_224",
+    "deit_base_distilled_patch16_224",
+    "regnety_160",
+)
+BATCHES, COMPILED_BATCHES = (1, 32, 8, 128), (1, 32)
+"""The most telling first. torch.compile takes long for every batch size, so it gets two."""
+LEAST_S = 45.0
+"""A model, or a kind of runtime of it, is not begun with less than this left."""
+EAGER: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+COMPILED: tuple[Precision, ...] = ("bf16", "fp16")
+
+
+class OutOfTimeError(Exception):
+    """The deadline has come in the middle of a measurement."""
+
+
+@dataclass
+class Deadline:
+    """Follows the measurements, says on stderr what begins, and ends them when the time is up."""
+
+    ends: float
+    dropped: list[str] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        return self.ends - time.monotonic()
+
+    def begin(self, what: str) -> None:
+        if self.left < 0:
+            raise OutOfTimeError(what)
+        print(f"{self.left:4.0f} s left: {what}", file=sys.stderr)
+
+    def done(self, steps: int, of: int) -> None: ...
+
+    def has(self, seconds: float, what: str) -> bool:
+        """Whether so much time is left; if not, `what` is noted as dropped."""
+        if self.left < seconds:
+            self.dropped.append(f"{what}: not begun, {max(self.left, 0):.0f} s were left")
+        return self.left >= seconds
+
+
+def in_memory(model: str, device: str, plugins: Plugins) -> tuple[Subject, list[Configuration]]:
+    """A model by name in torch: eager in every precision, compiled in the low ones (on a CPU in float32)."""
+    from distillkit_export.targets import load_target
+
+    target = f"timm:{model}"
+    spec = load_target(target, plugins, "none").model.spec
+    shape = (len(spec.mean), *spec.image_size)
+    card = SubjectCard(name=model, architecture=spec.architecture, parameters=spec.parameters)
+    subject = Subject(card, shape, "float32", ())
+    found = []
+    on_cpu = device == "cpu"
+    kinds: tuple[tuple[str, tuple[Precision, ...]], ...] = (
+        ("torch", ("fp32", "bf16") if on_cpu else EAGER),
+        ("torch-compile", ("fp32",) if on_cpu else COMPILED),
+    )
+    for runtime, precisions in kinds:
+        for precision in precisions:
+            artefact = Artefact(Servable("torch", target, precision, weights="none"))
+            found.append(Configuration(subject, runtime, artefact, {"device": "cpu"} if on_cpu else {}))
+    return subject, found
+
+
+def exported(model: str, device: str, plugins: Plugins, deadline: Deadline, stack: ExitStack) -> list[Configuration]:
+    """The same model as files, for the runtimes beside torch that work here; none where it does not fit or fails."""
+    runtimes = Runtimes(plugins)
+    wanted = ("onnxruntime-cpu",) if device == "cpu" else ("onnxruntime-cuda", "tensorrt")
+    working = {}
+    for name in wanted:
+        there = runtimes.get(name).availability()
+        if there.works:
+            working[name] = runtimes.get(name)
+        else:
+            deadline.dropped.append(f"{model} in {name}: {there.detail}")
+    if not working or not deadline.has(2 * LEAST_S, f"{model} in {', '.join(working)}"):
+        return []
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / model
+    precisions: tuple[Precision, ...] = ("fp32",) if device == "cpu" else ("fp32", "fp16")
+    asked = Asked(formats=("tensorrt",) if "tensorrt" in working else (), precisions=precisions)
+    try:
+        made = export(f"timm:{model}", folder, asked, plugins=plugins, weights="none")
+        subject = of_bundle(open_bundle(made.directory), model)
+    except DistillkitError as error:
+        deadline.dropped.append(f"{model} as files: {error}")
+        return []
+    found = []
+    for artefact in subject.artefacts:
+        for name, runtime in working.items():
+            if artefact.servable.format in runtime.formats:
+                found.append(Configuration(subject, name, artefact, runtime.settings()[0]))
+    return found
+
+
+def profile(
+    model: str, arguments: argparse.Namespace, plugins: Plugins, deadline: Deadline, here: MachineCard
+) -> ProfileCard | None:
+    """Everything about one model that fits."""
+    if not deadline.has(LEAST_S, model):
+        return None
+    plan = Plan(tuple(arguments.batches), (), arguments.seconds, arguments.rounds, warm_up_s=1.0)
+    with ExitStack() as stack:
+        subject, chosen = in_memory(model, arguments.device, plugins)
+        chosen += exported(model, arguments.device, plugins, deadline, stack)
+        campaign = Campaign(chosen, plan, baseline=chosen[0].name, watch=deadline)
+        try:
+            with campaign:
+                for batch in arguments.batches:
+                    compiled = batch in COMPILED_BATCHES
+                    names = [each.name for each in chosen if compiled or each.runtime != "torch-compile"]
+                    campaign.add(batch, names)
+        except OutOfTimeError as error:
+            deadline.dropped.append(f"{model}: out of time at {error}")
+        campaign.batches = sorted({row.batch for row in campaign.rows})
+        return card_of(campaign, here, [subject]) if campaign.rows else None
+
+
+def page(cards: Sequence[ProfileCard], dropped: Sequence[str]) -> Iterator[str]:
+    """The report as Markdown."""
+    if cards:
+        first = cards[0]
+        versions = ", ".join(f"{name} {number}" for name, number in first.machine.software.items())
+        yield f"Measured {first.made} on {machine_line(first.machine)}; {versions}."
+        yield from ["", *(f"*{mode}*: {text}." for mode, text in first.method.modes.items())]
+    for card in cards:
+        yield from ["", f"## {card.subjects[0].name}", ""]
+        yield "| batch | mode | configuration | p50 ms | p99 ms | images/s | ratio (95 %) | GPU MiB | J/image |"
+        yield "| ---: | --- | --- | ---: | ---: | ---: | --- | ---: | ---: |"
+        for row in sorted(card.rows, key=lambda row: (row.batch, row.mode)):
+            name = short(card, row.configuration)
+            if row.failed or row.p50_ms is None:
+                yield f"| {row.batch} | {row.mode} | {name} | {row.failed} |" + " |" * 5
+                continue
+            memory = "" if row.device_bytes is None else f"{row.device_bytes / 2**20:.0f}"
+            energy = "" if row.joules_per_image is None else f"{row.joules_per_image:.3g}"
+            yield (
+                f"| {row.batch} | {row.mode} | {name} | {row.p50_ms:.3f}{'*' if row.doubts else ''} | {row.p99_ms:.3f} "
+                f"| {row.images_per_s:,.0f} | {ratio_text(row.ratio)} | {memory} | {energy} |"
+            )
+        yield ""
+        yield from (f"\\* {line}\n" for line in doubt_lines(card))
+    if dropped:
+        yield from ["", "## Not measured", "", *(f"- {line}" for line in dropped)]
+
+
+def main() -> None:
+    """Measure model by model until the time is up, and write after each what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--model", dest="models", action="append", metavar="NAME", help="of timm; may be repeated")
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    deadline = Deadline(time.monotonic() + 60 * arguments.minutes)
+    plugins, here = installed_plugins(), machine()  # before there is load of our own
+    cards: list[ProfileCard] = []
+    for model in arguments.models or MODELS:
+        card = profile(model, arguments, plugins, deadline, here)
+        if card is not None:
+            cards.append(card)
+            write(cards, deadline.dropped, arguments.out)
+    print("\n".join(page(cards, deadline.dropped)))
+    write(cards, deadline.dropped, arguments.out)
+
+
+def write(cards: Sequence[ProfileCard], dropped: Sequence[str], out: Path | None) -> None:
+    """`gpu-<name of the GPU>.json` and `.md`."""
+    if out is None or not cards:
+        return
+    gpus = cards[0].machine.gpus
+    stem = re.sub(r"[^a-z0-9]+", "-", (gpus[0].name if gpus else cards[0].machine.processor).lower()).strip("-")
+    found = {"profiles": [card.model_dump(mode="json") for card in cards], "not_measured": list(dropped)}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"gpu-{stem}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (out / f"gpu-{stem}.md").write_text("\n".join(page(cards, dropped)) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
