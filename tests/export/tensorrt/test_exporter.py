@@ -213,9 +213,15 @@ def test_precision_without_its_onnx_file_is_refused(double, build, onnx_file, tm
     ],
 )
 def test_precision_is_read_from_the_engine(of_the_engine, precision, double, build, onnx_file, tmp_path):
-    double.set(TENSORRT_DOUBLE_FORMAT=of_the_engine)
+    double.set(TENSORRT_DOUBLE_FORMAT=of_the_engine, TENSORRT_DOUBLE_TYPE="INT8" if precision == "int8" else "FLOAT")
     artifact = build(onnx_file)
     assert exporter().precision_of(tmp_path / artifact.file) == precision
+
+
+def test_int64_that_is_called_int8_makes_no_int8_engine(double, build, onnx_file, tmp_path):
+    double.set(TENSORRT_DOUBLE_FORMAT="Row major linear INT8 format (kLINEAR)")
+    artifact = build(onnx_file)
+    assert exporter().precision_of(tmp_path / artifact.file) == "fp32"
 
 
 def test_precision_of_an_engine_that_does_not_tell_is_that_of_its_strongly_typed_network(
