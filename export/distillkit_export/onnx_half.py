@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from distillkit_export.onnx_values import values_of
 from distillkit_export.range_scan import LARGEST_HALF
 
 if TYPE_CHECKING:
@@ -25,9 +28,13 @@ def to_half(model: ModelProto, largest: Mapping[str, float]) -> tuple[ModelProto
     """
     from copy import deepcopy
 
+    from onnx import numpy_helper
     from onnxconverter_common.float16 import convert_float_to_float16
 
-    kept = [node.name for node in model.graph.node if _must_stay(node, largest)]
+    weights = {
+        entry.name: float(np.abs(numpy_helper.to_array(entry)).max(initial=0)) for entry in model.graph.initializer
+    }
+    kept = [node.name for node in model.graph.node if _must_stay(node, {**weights, **largest})]
     with warnings.catch_warnings():
         # A weight below the least float16 becomes that: what the parity with the model is there to judge.
         warnings.simplefilter("ignore")
@@ -38,7 +45,52 @@ def to_half(model: ModelProto, largest: Mapping[str, float]) -> tuple[ModelProto
             keep_io_types=True,
             node_block_list=kept,
         )
+    _join(half, model)
     return half, kept
+
+
+def _join(half: ModelProto, exact: ModelProto) -> None:
+    """Lead float32 from one kept node to the next, where the tool casts it to float16 and back in between.
+
+    The same for weights that kept nodes alone read: they are those of `exact` again.
+    """
+    from onnx import TensorProto
+
+    floats = values_of(half, TensorProto.FLOAT) | {entry.name for entry in half.graph.input}
+    shared = {name for node in half.graph.node if not _casts_to(node, TensorProto.FLOAT) for name in node.input}
+    weights = {
+        entry.name: entry
+        for entry in half.graph.initializer
+        if entry.data_type == TensorProto.FLOAT16 and entry.name not in shared
+    }
+    widened = {node.output[0]: node.input[0] for node in half.graph.node if _casts_to(node, TensorProto.FLOAT)}
+    narrowed = {node.output[0]: node.input[0] for node in half.graph.node if _casts_to(node, TensorProto.FLOAT16)}
+    straight = {
+        value: narrowed.get(source, source)
+        for value, source in widened.items()
+        if narrowed.get(source) in floats or source in weights
+    }
+    for node in half.graph.node:
+        for place, name in enumerate(node.input):
+            if name in straight and not _casts_to(node, TensorProto.FLOAT16):
+                node.input[place] = straight[name]
+    _remove_idle_casts(half)
+    originals = {entry.name: entry for entry in exact.graph.initializer}
+    for name in set(straight.values()) & set(weights):
+        weights[name].CopyFrom(originals[name])
+    del half.graph.value_info[:]  # they tell of the casts that are gone; whoever needs them infers them
+
+
+def _casts_to(node: NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(entry.name == "to" and entry.i == kind for entry in node.attribute)
+
+
+def _remove_idle_casts(model: ModelProto) -> None:
+    """Those that nobody reads: first the casts back, and then the casts that only they read."""
+    for _ in range(2):
+        read = {value.name for value in model.graph.output} | {name for node in model.graph.node for name in node.input}
+        for node in [node for node in model.graph.node if node.op_type == "Cast" and not read & set(node.output)]:
+            model.graph.node.remove(node)
 
 
 def _must_stay(node: NodeProto, largest: Mapping[str, float]) -> bool:

@@ -13,4 +13,9 @@ def values_of(model: ModelProto, *kinds: int) -> set[str]:
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph
-    return {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type in kinds}
+    written = {name for node in model.graph.node for name in node.output}
+    return {
+        value.name
+        for value in (*graph.value_info, *graph.output)
+        if value.name in written and value.type.tensor_type.elem_type in kinds
+    }

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+UNCHANGING = (nn.Identity, nn.Dropout)
+"""What hands values on as they are, so that the graph has nothing of it."""
+
 
 def half_scorer(model: Model, request: ExportRequest, precision: str, float32_nodes: Iterable[str] = ()) -> Scorer:
     """A copy of `model` with weights and activations in `precision`, on normalised images; answers in float32.
@@ -24,14 +27,17 @@ def half_scorer(model: Model, request: ExportRequest, precision: str, float32_no
     Modules that compute one of `float32_nodes` ("blocks.0.mlp.fc1/MatMul") stay in float32, as they do in the file.
     """
     dtype = HALVES[precision]
-    scores = frozen_scores(model, replace(request, uint8=False)).to(dtype)
+    scores = frozen_scores(model, replace(request, uint8=False))
     modules = dict(scores.model.network.named_modules())
     kept = {modules[name] for name in (node.rpartition("/")[0] for node in float32_nodes) if name in modules}
     wide = {inner for module in kept for inner in module.modules()}
+    for module in set(scores.modules()) - wide:
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            tensor.data = tensor.data.to(dtype) if tensor.is_floating_point() else tensor.data
     for module in modules.values():
         if module in wide:
-            module.float().register_forward_pre_hook(_cast_to(torch.float32))
-        elif not any(module.children()):
+            module.register_forward_pre_hook(_cast_to(torch.float32))
+        elif not any(module.children()) and not isinstance(module, UNCHANGING):
             module.register_forward_pre_hook(_cast_to(dtype))
 
     def score(images: NDArray[Any]) -> NDArray[np.float32]:

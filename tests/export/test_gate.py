@@ -1,0 +1,266 @@
+"""Files that must not pass: an overflow that ONNX Runtime's CPU hides, a broken calibration, another precision."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from distillkit.errors import GateError, UnavailableError
+from distillkit.exporting import Artifact, ExportRequest
+from distillkit_export import onnx_half
+from distillkit_export.asked import Asked
+from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.checks import ranges, structure
+from distillkit_export.exports import export_model, export_onnx
+from distillkit_export.layers import first_difference
+from distillkit_export.onnx_exporter import OnnxExporter
+from distillkit_export.onnx_half import to_half
+from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.pictures import ExportImages, Pictures, photographs
+from distillkit_export.range_scan import scan
+from distillkit_export.stage import Format
+from distillkit_export.torch_precision import half_scorer
+
+
+def two_layers(up, folder):
+    """Two numbers, doubled `up`-fold by one layer and brought back by the next."""
+    weights = [np.full((2, 2), up, np.float32), np.full((2, 2), 1 / up, np.float32)]
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["images", "w0"], ["hidden"], name="first/MatMul"),
+            helper.make_node("MatMul", ["hidden", "w1"], ["logits"], name="second/MatMul"),
+        ],
+        "two layers",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [numpy_helper.from_array(weight, f"w{place}") for place, weight in enumerate(weights)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    file = folder / "model.onnx"
+    onnx.save(model, file)
+    return file, model
+
+
+ONES = np.ones((3, 2), np.float32)
+
+
+def test_range_scan_finds_the_largest_value_of_every_tensor(tmp_path):
+    file, _ = two_layers(1000.0, tmp_path)
+    pixels = np.array([[1, 2], [-3, -4], [0, 0]], np.float32)
+    assert scan(file, pixels) == pytest.approx({"hidden": 7000.0, "logits": 14.0})
+
+
+def test_overflow_is_infinite_in_torch_and_finite_in_onnx_runtime(tmp_path):
+    """The blindness itself: if ONNX Runtime ever computes float16 on the CPU, the checks beside it can go."""
+    file, model = two_layers(16_000.0, tmp_path)
+    half, kept = to_half(model, {})
+    onnx.save(half, tmp_path / "half.onnx")
+    assert kept == []
+    assert np.isfinite(OnnxSession(tmp_path / "half.onnx")(10 * ONES)).all()
+    assert not (torch.full((1, 2), 10.0).half() @ torch.full((2, 2), 16_000.0).half()).isfinite().all()
+    found = ranges(half, scan(file, 10 * ONES))
+    assert (found.passed, found.finding) == (
+        False,
+        "holds 320,000 in float16 at first/MatMul, whose largest number is 65,504",
+    )
+
+
+@pytest.mark.parametrize(("up", "kept"), [(8_000.0, []), (9_000.0, ["first/MatMul", "second/MatMul"])])
+def test_what_comes_within_a_quarter_of_the_limit_stays_in_float32(tmp_path, up, kept):
+    file, model = two_layers(up, tmp_path)
+    half, found = to_half(model, scan(file, ONES))
+    assert found == kept
+    assert ranges(half, scan(file, ONES)).passed
+
+
+def test_norms_stay_in_float32_where_squares_would_overflow():
+    node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"])
+    assert not onnx_half._must_stay(node, {"x": 127.0, "y": 3.0})
+    assert onnx_half._must_stay(node, {"x": 129.0, "y": 3.0})
+    assert not onnx_half._must_stay(helper.make_node("Add", ["x", "x"], ["y"]), {"x": 129.0, "y": 258.0})
+
+
+def test_first_layer_that_differs_is_named(tmp_path):
+    reference, model = two_layers(10.0, tmp_path)
+    broken = deepcopy(model)
+    broken.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.eye(2, dtype=np.float32), "w1"))
+    onnx.save(broken, tmp_path / "broken.onnx")
+    # Four becomes twenty: 10 log10(4² / 16²) decibels.
+    assert first_difference(reference, tmp_path / "broken.onnx", ONES, 20.0) == "second/MatMul (-12.0 dB)"
+    broken.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((2, 2), np.nan, np.float32), "w0"))
+    onnx.save(broken, tmp_path / "broken.onnx")
+    assert first_difference(reference, tmp_path / "broken.onnx", ONES, 20.0) == "first/MatMul (not finite)"
+
+
+def test_structure_refuses_what_tensorrt_does():
+    def quantized(point, kind=np.int8):
+        values = [np.array(0.1, np.float32), np.array(point, kind)]
+        names = ("scale", "point")
+        graph = helper.make_graph(
+            [
+                helper.make_node("QuantizeLinear", ["x", *names], ["q"], name="pair"),
+                helper.make_node("DequantizeLinear", ["q", *names], ["y"], name="back"),
+            ],
+            "pair",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
+            [numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True)],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    assert structure(quantized(0)).passed
+    assert structure(quantized(3)).finding == "has a zero point that is not 0 at pair"
+    torn = quantized(0)
+    torn.graph.node[1].input[0] = "elsewhere"
+    assert structure(torn).finding.startswith("is no valid graph: ")
+
+
+@pytest.fixture(scope="module")
+def loud(plain):
+    """A student whose hidden layer goes beyond float16 and comes back."""
+    student = deepcopy(plain)
+    hidden = student.network.blocks[0].mlp
+    with torch.no_grad():
+        hidden.fc1.weight.mul_(1e5)
+        hidden.fc2.weight.div_(1e5)
+    return student
+
+
+def images_of(student):
+    return photographs(student.spec, "x").pixels
+
+
+def test_layers_that_overflow_stay_in_float32_and_the_student_passes(loud, tmp_path):
+    result = export_onnx(loud, tmp_path / "bundle", images=images_of(loud), precisions=("fp16",))
+    result.require()
+    half = result.verdicts[1]
+    assert set(half.artifact.made_with["float32"]) == {
+        "blocks.0.mlp.fc1/MatMul",
+        "blocks.0.mlp.fc1/Add",
+        "blocks.0.mlp.act/Gelu",
+        "blocks.0.mlp.fc2/MatMul",
+    }
+    assert {check.name: check.passed for check in half.checks} == {
+        "structure": True,
+        "range scan": True,
+        "torch forward in fp16": True,
+    }
+    everything = half_scorer(loud, ExportRequest(), "fp16")
+    assert not np.isfinite(everything(images_of(loud)[:2])).all()
+
+
+def test_overflow_that_onnx_runtime_hides_fails_the_gate(loud, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_half, "_must_stay", lambda *_: False)
+    target = tmp_path / "bundle"
+    result = export_onnx(loud, target, images=images_of(loud), precisions=("fp16",))
+    failed = result.verdicts[1]
+    assert failed.parity.overall.finite
+    assert {check.name: check.passed for check in failed.checks} == {
+        "structure": True,
+        "range scan": False,
+        "torch forward in fp16": False,
+    }
+    with pytest.raises(GateError) as error:
+        result.require()
+    assert error.value.exit_code == 4
+    message = str(error.value)
+    assert "in float16 at blocks.0.mlp.fc1/MatMul, whose largest number is 65,504" in message
+    assert "run by torch in fp16 answers a batch of 1 with numbers that are not finite" in message
+    assert message.endswith(f"; kept in '{target / 'rejected'}'; what passed is in '{target}'")
+    assert [path.name for path in (target / "rejected").iterdir()] == ["model.fp16.onnx"]
+
+
+class BrokenCalibration(OnnxExporter):
+    """A plugin with a mistake: its INT8 ranges are a hundredth of what they should be."""
+
+    def write(self, source, directory, precision):
+        artifact = super().write(source, directory, precision)
+        if precision == "int8":
+            model = onnx.load(directory / artifact.file)
+            weights = {entry.name: entry for entry in model.graph.initializer}
+            for node in model.graph.node:
+                if node.op_type == "QuantizeLinear" and node.input[0] not in weights:
+                    scale = weights[node.input[1]]
+                    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / 100, scale.name))
+            onnx.save(model, directory / artifact.file)
+        return artifact
+
+
+class SilentFloat32(OnnxExporter):
+    """A plugin with a mistake: what it calls float16 is float32."""
+
+    def write(self, source, directory, precision):
+        artifact = super().write(source, directory, "fp32")
+        if precision == "fp32":
+            return artifact
+        (directory / artifact.file).replace(directory / "model.fp16.onnx")
+        super().write(source, directory, "fp32")
+        return Artifact("onnx", "model.fp16.onnx", precision)
+
+
+def exported_by(kind, student, folder, *precisions):
+    options = kind.Options()
+    pictures = Pictures(images_of(student), "some photographs")
+    images = ExportImages(pictures, pictures)
+    asked = Asked(precisions=precisions)
+    return export_model([Format("onnx", kind(options), options)], student, folder, ExportRequest(), images, asked)
+
+
+@pytest.fixture(scope="module")
+def broken(plain, tmp_path_factory):
+    return exported_by(BrokenCalibration, plain, tmp_path_factory.mktemp("broken") / "bundle", "fp16", "int8")
+
+
+def test_broken_calibration_fails_and_names_figure_limit_and_layer(broken):
+    outcomes = {each.artifact.precision: each.outcome for each in broken.verdicts}
+    assert outcomes == {"fp32": "passed", "fp16": "passed", "int8": "failed"}
+    parity = broken.verdicts[2].parity
+    with pytest.raises(GateError) as error:
+        broken.require()
+    folder = broken.directory
+    assert str(error.value).startswith(
+        f"model.int8.onnx has {parity.overall.sqnr_db:.1f} dB of signal over noise, at least 20 dB are asked; "
+    )
+    assert "; the first layer that differs is blocks.0.attn.qkv/MatMul (" in str(error.value)
+    assert str(error.value).endswith(f"; kept in '{folder / 'rejected'}'; what passed is in '{folder}'")
+
+
+def test_good_siblings_of_a_failed_file_are_a_bundle(broken):
+    bundle = open_bundle(broken.directory)
+    assert [card.file for card in bundle.manifest.artifacts] == ["model.onnx", "model.fp16.onnx"]
+    assert [path.name for path in (broken.directory / "rejected").iterdir()] == ["model.int8.onnx"]
+    assert not any(name.startswith("rejected") for name in bundle.manifest.files)
+    said = json.loads((broken.directory / "parity.json").read_text())["files"]["model.int8.onnx"]
+    assert (said["gate"], said["passed"]) == ("failed", False)
+    assert "| failed |" in (broken.directory / "parity.md").read_text()
+
+
+def test_precision_that_was_asked_for_and_not_delivered_is_an_error(plain, tmp_path):
+    result = exported_by(SilentFloat32, plain, tmp_path / "bundle", "fp16")
+    with pytest.raises(GateError) as error:
+        result.require()
+    assert str(error.value).startswith("model.fp16.onnx is fp32 although fp16 was asked for; kept in ")
+
+
+class NowhereToRun(OnnxExporter):
+    """A format that no runtime of this machine executes."""
+
+    def open(self, file):
+        raise UnavailableError("a robot is needed")
+
+
+def test_ungated_is_never_passed(plain, tmp_path):
+    result = exported_by(NowhereToRun, plain, tmp_path / "bundle")
+    assert [card["gate"] for card in result.manifest["artifacts"]] == ["ungated"]
+    with pytest.raises(UnavailableError) as error:
+        result.require()
+    assert str(error.value) == (
+        "model.onnx was not gated: a robot is needed; on a machine that executes it run: "
+        f"distillkit verify {tmp_path / 'bundle'}"
+    )

@@ -1,0 +1,218 @@
+"""Every precision of one export: what is in the files, what the report says, and what the manifest records."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from distillkit.errors import UnavailableError, UserError
+from distillkit.exporting import ExportRequest
+from distillkit_export.exports import export_onnx
+from distillkit_export.onnx_precision import precision_of
+from distillkit_export.pictures import photographs
+from distillkit_export.samples import SAMPLES
+
+FILES = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "bf16": "model.bf16.onnx",
+    "int8": "model.int8.onnx",
+    "fp8": "model.fp8.onnx",
+}
+HALVES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+@pytest.fixture(scope="session")
+def every(plain, tmp_path_factory):
+    """A ViT in every precision."""
+    pixels = photographs(plain.spec, "x").pixels
+    folder = tmp_path_factory.mktemp("precisions") / "bundle"
+    return export_onnx(plain, folder, ExportRequest(opset=22), pixels, ("fp16", "bf16", "int8", "fp8"))
+
+
+def load(result, precision):
+    return onnx.load(result.directory / FILES[precision])
+
+
+def verdict(result, precision):
+    return next(each for each in result.verdicts if each.artifact.precision == precision)
+
+
+@pytest.mark.parametrize("precision", FILES)
+def test_precision_is_read_from_the_file(every, precision):
+    assert precision_of(every.directory / FILES[precision]) == precision
+
+
+@pytest.mark.parametrize("precision", FILES)
+def test_every_file_takes_and_gives_float32_with_a_dynamic_batch(every, precision):
+    graph = load(every, precision).graph
+    for value in (*graph.input, *graph.output):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("precision", HALVES)
+def test_half_precision_halves_the_file(every, precision):
+    sizes = [(every.directory / FILES[name]).stat().st_size for name in ("fp32", precision)]
+    assert 0.5 < sizes[1] / sizes[0] < 0.6
+    weights = {entry.data_type for entry in load(every, precision).graph.initializer if np.prod(entry.dims) > 100}
+    assert weights == {HALVES[precision]}
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_quantised_graphs_are_what_tensorrts_parser_takes(every, precision):
+    """Symmetric ranges, weights behind a pair of their own, no quantised bias, and head and patches left in float."""
+    graph = load(every, precision).graph
+    values = {entry.name: entry for entry in graph.initializer}
+    written = {output: node for node in graph.node for output in node.output}
+    points = [node.input[2] for node in graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    assert points
+    assert not any(numpy_helper.to_array(values[name]).astype(np.float32).any() for name in points)
+    assert not any(entry.data_type == TensorProto.INT32 for entry in graph.initializer)
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    behind_pairs = [
+        node for node in products if all(written[name].op_type == "DequantizeLinear" for name in node.input)
+    ]
+    # Per block: query-key-value, projection and the two of the MLP; the two products of activations stay in float.
+    assert (len(behind_pairs), len(products)) == (4, 6)
+    for node in behind_pairs:
+        quantize = written[written[node.input[1]].input[0]]
+        assert quantize.op_type == "QuantizeLinear"
+        assert values[quantize.input[0]].data_type == TensorProto.FLOAT
+    assert {node.op_type for node in graph.node if node.op_type in {"Conv", "Gemm"}} == {"Conv", "Gemm"}
+
+
+def test_int8_weights_have_a_scale_per_channel(every):
+    graph = load(every, "int8").graph
+    values = {entry.name: entry for entry in graph.initializer}
+    scales = [
+        (list(values[node.input[0]].dims), list(values[node.input[1]].dims))
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] in values
+    ]
+    assert len(scales) == 4
+    assert all(scale == [weight[1]] for weight, scale in scales)
+
+
+def test_fp8_scales_put_the_largest_value_on_448(every):
+    graph = load(every, "fp8").graph
+    values = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer if entry.data_type == 1}
+    weights = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in values]
+    assert len(weights) == 4
+    for node in weights:
+        assert np.abs(values[node.input[0]]).max() / values[node.input[1]] == pytest.approx(448, rel=1e-5)
+
+
+def test_what_runs_here_passes_and_what_does_not_is_ungated(every):
+    assert {each.artifact.precision: each.outcome for each in every.verdicts} == {
+        "fp32": "passed",
+        "fp16": "passed",
+        "bf16": "ungated",
+        "int8": "passed",
+        "fp8": "ungated",
+    }
+    assert verdict(every, "fp16").parity.overall.sqnr_db > 50
+    assert verdict(every, "int8").parity.overall.sqnr_db > 20
+
+
+def test_what_does_not_run_here_is_checked_all_the_same(every):
+    found = {precision: {check.name: check.passed for check in verdict(every, precision).checks} for precision in FILES}
+    assert found == {
+        "fp32": {},
+        "fp16": {"structure": True, "range scan": True, "torch forward in fp16": True},
+        "bf16": {"structure": True, "torch forward in bf16": True},
+        "int8": {"structure": True},
+        "fp8": {"structure": True, "emulation in float32": True},
+    }
+
+
+def test_ungated_files_end_in_a_sentence_with_the_command_for_the_target(every):
+    with pytest.raises(UnavailableError) as error:
+        every.require()
+    assert error.value.exit_code == 3
+    assert str(error.value) == (
+        "model.bf16.onnx was not gated: CPUExecutionProvider cannot execute it: Could not find an implementation for "
+        "Conv(22) node with name 'patch_embed.proj/Conv'; model.fp8.onnx was not gated: CPUExecutionProvider cannot "
+        "execute it: Failed to find kernel for QLinearMatMul(21) (node:'blocks.0.attn.qkv/MatMul' "
+        f"ep:'CPUExecutionProvider'); on a machine that executes it run: distillkit verify {every.directory}"
+    )
+
+
+def test_manifest_says_how_each_file_was_made(every):
+    cards = {card["precision"]: card for card in every.manifest["artifacts"]}
+    assert {precision: card["file"] for precision, card in cards.items()} == FILES
+    assert {precision: card["gate"] for precision, card in cards.items()} == {
+        each.artifact.precision: each.outcome for each in every.verdicts
+    }
+    assert cards["bf16"]["runtime"] is None
+    assert cards["bf16"]["reason"].startswith("was not gated: ")
+    made = cards["int8"]["made_with"]
+    assert (made["calibrator"], made["images"], made["images_from"]) == ("minmax", 54, "given by the caller")
+    assert made["quantized"] == [
+        "blocks.0.attn.qkv/MatMul",
+        "blocks.0.attn.proj/MatMul",
+        "blocks.0.mlp.fc1/MatMul",
+        "blocks.0.mlp.fc2/MatMul",
+    ]
+    assert cards["fp16"]["made_with"]["float32"] == []
+
+
+def test_report_holds_siblings_beside_each_other(every):
+    said = json.loads((every.directory / "parity.json").read_text())["files"]
+    assert list(said) == list(FILES.values())
+    assert said["model.onnx"]["relative_latency"] == 1.0
+    assert said["model.int8.onnx"]["relative_latency"] > 0
+    assert said["model.fp8.onnx"]["relative_latency"] is None
+    page = (every.directory / "parity.md").read_text()
+    assert "| model.bf16.onnx | " in page
+    assert "| int8 | - | 20 | 0.98 | 0.95 | 1 |" in page
+
+
+def test_samples_are_images_of_the_gate_with_the_models_own_answers(every, plain):
+    with np.load(every.directory / SAMPLES, allow_pickle=False) as stored:
+        images, answers, labels = stored["images"], stored["answers"], stored["labels"]
+    assert (len(images), answers.shape, labels.tolist()) == (48, (48, 7), [-1] * 48)
+    import torch
+
+    with torch.inference_mode():
+        expected = plain.network.eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_8_bit_file_brings_its_float16_sibling_into_the_report(plain, tmp_path):
+    pixels = photographs(plain.spec, "x").pixels
+    result = export_onnx(plain, tmp_path / "bundle", images=pixels, precisions=("int8",))
+    assert [(each.artifact.precision, each.kept) for each in result.verdicts] == [
+        ("fp32", True),
+        ("int8", True),
+        ("fp16", False),
+    ]
+    assert sorted(file.name for file in result.directory.iterdir() if file.suffix == ".onnx") == [
+        "model.int8.onnx",
+        "model.onnx",
+    ]
+    assert result.lines()[4].endswith("passed, not kept")
+    assert [card["precision"] for card in result.manifest["artifacts"]] == ["fp32", "int8"]
+
+
+def test_two_photographs_are_no_calibration_set(plain, tmp_path):
+    with pytest.raises(UserError) as error:
+        export_onnx(plain, tmp_path / "bundle", precisions=("int8",))
+    assert str(error.value) == (
+        "--int8 needs real images to calibrate with, and there are only crops of two photographs that scikit-learn "
+        "ships, because no images were given; give --data DIR"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16_needs_an_opset_that_has_its_convolutions(plain, tmp_path):
+    with pytest.raises(UserError) as error:
+        export_onnx(plain, tmp_path / "bundle", ExportRequest(opset=20), precisions=("bf16",))
+    assert str(error.value) == (
+        "bf16 needs opset 22 or later, where ONNX has convolutions of it, and 20 was asked for; leave out --opset"
+    )
+    assert list(tmp_path.iterdir()) == []
