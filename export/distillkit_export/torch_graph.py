@@ -123,7 +123,9 @@ def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp3
     Raises: UnavailableError where torch's exporter cannot write the model; UserError as `frozen_scores`.
     """
     scores = frozen_scores(model, request)
+    scores.double()  # in float32 the folding alone can cost more than everything that is computed afterwards
     reparameterize_model(scores.model.network, inplace=True)
+    scores.float()
     for module in scores.modules():
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010 - not every module declares it

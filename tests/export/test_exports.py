@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -16,6 +17,8 @@ import onnx
 import pytest
 import timm
 import torch
+from onnx import numpy_helper
+from timm.utils.model import reparameterize_model
 
 from distillkit.contracts import Signal
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError
@@ -141,6 +144,15 @@ def test_branches_are_folded_before_the_export(exported, convolutional):
     blocks = sum(hasattr(module, "reparameterize") for module in convolutional.network.modules())
     assert operators(exported["convolutional"])["Conv"] == blocks
     assert "BatchNormalization" not in operators(exported["convolutional"])
+
+
+def test_branches_are_folded_in_float64(exported, convolutional):
+    folded = reparameterize_model(deepcopy(convolutional.network).double()).float()
+    kernels = [module.weight.detach().numpy() for module in folded.modules() if isinstance(module, torch.nn.Conv2d)]
+    written = {weight.name: numpy_helper.to_array(weight) for weight in graph_of(exported["convolutional"]).initializer}
+    convolutions = [node for node in graph_of(exported["convolutional"]).node if node.op_type == "Conv"]
+    for node, kernel in zip(convolutions, kernels, strict=True):
+        np.testing.assert_array_equal(written[node.input[1]], kernel)
 
 
 def test_model_stays_as_it_is(exported, distilled, convolutional):

@@ -211,3 +211,19 @@ def test_network_of_one_size_is_a_sentence(tmp_path):
         "model 'student' (convit_tiny) sees images of one size only, so height and width cannot be dynamic; leave "
         "out --dynamic-size, or write one file per size with --image-size"
     )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "size"),
+    [
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1), "embed_dim": 24, "num_heads": (1, 2)}, (56, 28)),
+        ("beit_base_patch16_224", {"depth": 1, "embed_dim": 24, "num_heads": 2}, (64, 48)),
+    ],
+)
+def test_what_timm_resizes_is_resized_as_timm_does(architecture, options, size):
+    model = small_student(architecture, image_size=(28, 28) if "swin" in architecture else (32, 32), **options)
+    by_timm = deepcopy(model.network).eval()
+    by_timm.set_input_size(img_size=size)
+    images = random_images(2, 3, *size)
+    scores = frozen_scores(model, ExportRequest(image_size=size))
+    np.testing.assert_array_equal(scores(torch.from_numpy(images)).detach().numpy(), answer(by_timm, images))

@@ -34,7 +34,8 @@ class EngineCard(BaseModel):
 
     `precision` is that of the ONNX file. `network` counts the layers of the strongly typed network that was read from
     it, by the type of what they answer with; `layers` those that TensorRT made of them, as the engine itself says, and
-    is empty where the engine keeps that to itself. `timing_cache` says whether one was there.
+    is empty where the engine keeps that to itself. `timing_cache` says whether one was there; an unusable one is of
+    another machine, or spoilt.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +59,7 @@ class EngineCard(BaseModel):
     version_compatible: bool
     optimization_level: int
     tf32: bool
-    timing_cache: Literal["new", "reused", "of another machine"]
+    timing_cache: Literal["new", "reused", "unusable"]
     tensors: tuple[TensorCard, ...]
     build_s: float
 
