@@ -97,7 +97,7 @@ def student(arguments: argparse.Namespace, plugins: Plugins) -> tuple[dict[str, 
     """Export a run in three precisions, and profile the files that passed beside the model in memory."""
     run: Path = arguments.run
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        wish = ImageWish(data=arguments.data, gate=None)
+        wish = ImageWish(data=arguments.data, gate=arguments.images)
         here = machine()
         asked = Asked(precisions=("fp16", "int8"), images=wish)
         exported = export(str(run), Path(folder) / "bundle", asked, plugins=plugins)
@@ -175,6 +175,7 @@ def main() -> None:
             part.add_argument("--model", default=MODEL)
         else:
             part.add_argument("run", type=Path)
+            part.add_argument("--images", type=int, help="of the test images; default: all of them")
             part.add_argument("--data", help="images with labels, where the run's own are not here")
     arguments = parser.parse_args()
     # Otherwise torch has the threads of whoever calls, and the others those of the machine.

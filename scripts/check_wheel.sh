@@ -60,5 +60,8 @@ print(*(name for name in ("torch", "timm", "onnx") if find(name)))')"
 "$work/target/bin/python" -c 'from PIL import Image; Image.linear_gradient("L").save("picture.png")'
 "$target" --help >/dev/null
 "$target" plugins >/dev/null
+"$target" doctor
+"$target" verify "$work/bundle"
 "$target" predict "$work/bundle" picture.png --top 3
+"$target" profile "$work/bundle" --batches 1 --seconds 0.5 --out "$work/profile"
 echo "== ok: $(basename "$wheel")"

@@ -34,7 +34,8 @@ def to_half(model: ModelProto, largest: Mapping[str, float]) -> tuple[ModelProto
     weights = {
         entry.name: float(np.abs(numpy_helper.to_array(entry)).max(initial=0)) for entry in model.graph.initializer
     }
-    kept = [node.name for node in model.graph.node if _must_stay(node, {**weights, **largest})]
+    pixels = _normalisation(model)
+    kept = [node.name for node in model.graph.node if node.name in pixels or _must_stay(node, {**weights, **largest})]
     with warnings.catch_warnings():
         # A weight below the least float16 becomes that: what the parity with the model is there to judge.
         warnings.simplefilter("ignore")
@@ -47,6 +48,24 @@ def to_half(model: ModelProto, largest: Mapping[str, float]) -> tuple[ModelProto
         )
     _join(half, model)
     return half, kept
+
+
+def _normalisation(model: ModelProto) -> set[str]:
+    """The nodes that make float pixels of whole ones, and all other casts to float32, which the tool does not touch.
+
+    A difference of two numbers around 128 has three digits in float16.
+    """
+    from onnx import TensorProto
+
+    whole = {entry.name for entry in model.graph.input if entry.type.tensor_type.elem_type == TensorProto.UINT8}
+    names = set()
+    for node in model.graph.node:
+        follows = node.input and node.input[0] in whole
+        if follows and node.op_type in {"Transpose", "Cast", "Sub", "Div"}:
+            whole.update(node.output)
+        if _casts_to(node, TensorProto.FLOAT) or (follows and node.op_type in {"Sub", "Div"}):
+            names.add(node.name)
+    return names
 
 
 def _join(half: ModelProto, exact: ModelProto) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from timm.utils.model import reparameterize_model
@@ -65,31 +65,26 @@ class Scores(nn.Module):
         self.model = model
         self.wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (spec.layers - 1,)}
         self.request = request
+        self.dtype = torch.float32
         self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1) * 255, persistent=False)
         self.register_buffer("deviation", torch.tensor(spec.std).view(-1, 1, 1) * 255, persistent=False)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Compute the model in half precision from now on; pixels are normalised and answers given in float32."""
+        cast("nn.Module", self.model).to(dtype)
+        self.dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:
         if self.request.uint8:
             images = (images.permute(0, 3, 1, 2).to(self.mean) - self.mean) / self.deviation
+        if self.dtype != torch.float32:
+            images = images.to(self.dtype)
         outputs = self.model(images, self.wanted)
         if outputs.embedding:
             return outputs.embedding[0].float()
         answer = fuse(outputs, self.request.head, self.request.fusion).float()
         # Right for every fusion: what `fuse` returns is logits or, for "softmax", the logarithm of probabilities.
         return answer.softmax(dim=-1) if self.request.softmax else answer
-
-
-class Within(nn.Module):
-    """Scores computed in half precision, from float32 images (or whole pixels) to float32 answers."""
-
-    def __init__(self, scores: Scores, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.scores = scores.to(dtype)
-        self.dtype = dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        answer: Tensor = self.scores(images.to(self.dtype) if images.is_floating_point() else images)
-        return answer.float()
 
 
 def frozen_scores(model: Model, request: ExportRequest) -> Scores:
@@ -135,11 +130,12 @@ def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp3
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010 - not every module declares it
     spec = scores.model.spec
-    exported = scores if precision == "fp32" else Within(scores, HALVES[precision])
+    if precision != "fp32":
+        scores.compute_in(HALVES[precision])
     try:
         with _silence():
             program = torch.onnx.export(
-                exported,
+                scores,
                 (_example(spec, request),),
                 dynamo=True,
                 dynamic_shapes=(_dynamic(spec, request),),

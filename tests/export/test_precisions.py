@@ -216,3 +216,13 @@ def test_bf16_needs_an_opset_that_has_its_convolutions(plain, tmp_path):
         "bf16 needs opset 22 or later, where ONNX has convolutions of it, and 20 was asked for; leave out --opset"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("precision", "opset"), [("fp16", 20), ("bf16", 22)])
+def test_whole_pixels_are_normalised_in_float32(plain, tmp_path, precision, opset):
+    pixels = photographs(plain.spec, "x").pixels
+    result = export_onnx(plain, tmp_path / "bundle", ExportRequest(opset=opset, uint8=True), pixels, (precision,))
+    assert result.verdicts[1].outcome == ("passed" if precision == "fp16" else "ungated")
+    graph = onnx.shape_inference.infer_shapes(load(result, precision)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    assert [types[node.output[0]] for node in graph.node if node.op_type in {"Sub", "Div"}] == [TensorProto.FLOAT] * 2

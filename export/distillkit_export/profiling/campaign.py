@@ -44,13 +44,13 @@ class Plan:
     warm_up_s: float = 4.0
     least_queries: int = 10
 
-    def method(self, batches: Sequence[int]) -> MethodCard:
-        """What the profile says about it."""
+    def method(self, batches: Sequence[int], modes: Collection[Mode]) -> MethodCard:
+        """What the profile says about it; `modes` are those that it came to."""
         return MethodCard(
             seconds=self.seconds,
             rounds=self.rounds,
             batches=tuple(batches),
-            modes={mode: MODES[mode] for mode in self.modes or get_args(Mode)},
+            modes={mode: MODES[mode] for mode in MODES if mode in modes},
             percentiles="trtexec's: no interpolation, index max(n - 1 - int((1 - p / 100) * n), 0)",
             warm_up=f"until three windows agree within 2.5 %, at least 0.2 s, at most {self.warm_up_s:g} s",
         )

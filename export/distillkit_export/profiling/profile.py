@@ -119,7 +119,7 @@ def card_of(
     return ProfileCard(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=here,
-        method=campaign.plan.method(campaign.batches),
+        method=campaign.plan.method(campaign.batches, {row.mode for row in campaign.rows}),
         baseline=campaign.baseline,
         subjects=tuple(subject.card for subject in subjects),
         configurations=tuple(campaign.cards.values()),

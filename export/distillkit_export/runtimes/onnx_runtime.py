@@ -70,7 +70,7 @@ class OnnxRuntimeSession:
         import onnxruntime  # noqa: F401 - here, because the import starts threads that are not the session's
 
         file = Path(servable.source)
-        self._file, self._device = file.name, device
+        self._file, self._device, self._bound = file.name, device, 0
         started = threads_started(lambda: self._load(file, providers, options))
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0].name
         threads = int(options.get("threads", 0)) or None
@@ -125,15 +125,19 @@ class OnnxRuntimeSession:
 
     def bind(self, images: NDArray[Any]) -> Bound:
         """Input and output lie on the device; a query ends when the device has nothing left to do."""
-        from onnxruntime import OrtValue
+        from onnxruntime import OrtValue, RunOptions
 
+        # A captured CUDA graph holds one shape; under the number of another one it would be replayed for this, too.
+        self._bound += 1
+        run = RunOptions()
+        run.add_run_config_entry("gpu_graph_id", str(self._bound))
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input.name, OrtValue.ortvalue_from_numpy(images, self._device))
         # The first answer tells the output's shape; kept, it is written to again and again, which CUDA graphs need.
         binding.bind_output(self._output, self._device)
 
         def compute() -> None:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, run)
             binding.synchronize_outputs()
 
         try:
@@ -143,6 +147,10 @@ class OnnxRuntimeSession:
                 f"ONNX Runtime cannot run {self._file} on a batch of {len(images)}: {one_line(error)}"
             ) from error
         (answer,) = binding.get_outputs()
+        if answer.shape()[0] != len(images):
+            raise GateError(
+                f"ONNX Runtime answers a batch of {len(images)} of {self._file} with {answer.shape()[0]} rows"
+            )
         binding.bind_ortvalue_output(self._output, answer)
         return HostTimed(compute)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,17 @@ class TorchCompile:
         torch_presence.require_torch(servable, "torch-compile", self.availability())
         from distillkit_export.runtimes.torch_session import TorchSession
 
-        session = TorchSession(servable, setting, _compiled)
-        is_cuda = str(session.facts["device"]).startswith("cuda")
-        session.facts.update(compile_mode=GPU_MODE if is_cuda else CPU_MODE, cuda_graph=is_cuda)
-        return session
+        return TorchSession(servable, setting, _compiled, _read_back)
+
+
+def _read_back() -> Mapping[str, Any]:
+    """The mode, and whether graphs were captured: the compiler leaves them out where a model forbids them."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    left_out = bool(counters["inductor"]["cudagraph_skips"])
+    return {"compile_mode": GPU_MODE if on_gpu else CPU_MODE, "cuda_graph": on_gpu and not left_out}
 
 
 def _compiled(module: torch.nn.Module, device: torch.device) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,10 +28,17 @@ Compile = Callable[[nn.Module, torch.device], Any]
 class TorchSession:
     """One answer of a model in evaluation mode, as `torch_graph.Scores` reduces it, without autograd.
 
+    `compiled` makes another callable of it; `read_back` says more facts, asked anew each time.
     Raises: UnavailableError for a precision that torch does not compute in and a GPU that torch does not see.
     """
 
-    def __init__(self, servable: Servable, setting: Setting, compiled: Compile | None = None) -> None:
+    def __init__(
+        self,
+        servable: Servable,
+        setting: Setting,
+        compiled: Compile | None = None,
+        read_back: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
         if servable.precision not in PRECISIONS:
             raise UnavailableError(f"torch computes in {', '.join(PRECISIONS)}, not in {servable.precision}")
         dtype = PRECISIONS[servable.precision]
@@ -43,6 +50,7 @@ class TorchSession:
         self._compute: Any = _answer(servable, dtype).to(self._device)
         if compiled is not None:
             self._compute = compiled(self._compute, self._device)
+        self._read_back = read_back
         self._pinned: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         is_cuda = self._device.type == "cuda"
         self._facts: dict[str, Any] = {
@@ -57,8 +65,8 @@ class TorchSession:
         }
 
     @property
-    def facts(self) -> dict[str, Any]:
-        return self._facts
+    def facts(self) -> Mapping[str, Any]:
+        return {**self._facts, **self._read_back()}
 
     def device_bytes(self) -> int | None:
         """The most memory that torch has held on the GPU so far."""

@@ -90,7 +90,7 @@ def build(onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, say: Sa
         "timing_cache": cached,
         "build_s": seconds,
         "network": _network_types(network),
-        **_inspect(bytes(engine), logger),
+        **_inspect(bytes(engine), logger, version_compatible=options.version_compatible),
     }
 
 
@@ -136,14 +136,13 @@ def _profile(builder: trt.Builder, network: trt.INetworkDefinition, batch: Batch
 
 
 def _load_cache(config: trt.IBuilderConfig, file: Path) -> str:
-    """Give the builder what was learnt before; a cache of another machine is left out, and a new one begun."""
+    """Give the builder what was learnt before; a cache of another machine, or a spoilt one, is begun anew."""
     content = read_cache(file)
-    if content and config.set_timing_cache(
-        _made(config.create_timing_cache(content), "timing cache"), ignore_mismatch=False
-    ):
+    kept = config.create_timing_cache(content) if content else None
+    if kept is not None and config.set_timing_cache(kept, ignore_mismatch=False):
         return "reused"
     config.set_timing_cache(_made(config.create_timing_cache(b""), "timing cache"), ignore_mismatch=False)
-    return "of another machine" if content else "new"
+    return "unusable" if content else "new"
 
 
 def _network_types(network: trt.INetworkDefinition) -> dict[str, int]:
@@ -156,11 +155,13 @@ def _network_types(network: trt.INetworkDefinition) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _inspect(plan: bytes, logger: Logger) -> dict[str, Any]:
+def _inspect(plan: bytes, logger: Logger, *, version_compatible: bool) -> dict[str, Any]:
     """What the engine itself says: its tensors, and the layers that TensorRT made."""
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
+        if version_compatible:  # without its lean runtime only a program that brings one may be able to load it
+            return {"report": "", "layers": {}, "tensors": []}
         raise UnavailableError(
             f"TensorRT {trt.__version__} does not load the engine that it has just built: {logger.last_error()}"
         )

@@ -111,11 +111,13 @@ class TensorRtExporter:
         """The narrowest type that a layer of the engine answers in, as the engine's own inspector says.
 
         Where the inspector keeps that to itself, it is the narrowest type of the network that was built: it is strongly
-        typed, so TensorRT must keep to it.
+        typed, so TensorRT must keep to it. INT8 counts only if the network has it, because some versions speak of the
+        INT64 of shapes as INT8.
         Raises: GateError where neither says so.
         """
         card = read_card(file)
-        found = precision_of_layers(card.layers) or precision_of_layers(card.network)
+        layers = {kind: count for kind, count in card.layers.items() if kind != "int8" or "int8" in card.network}
+        found = precision_of_layers(layers) or precision_of_layers(card.network)
         if found is None:
             raise GateError(f"engine {file.name} does not say in which precision its layers are")
         return found

@@ -148,7 +148,7 @@ def profile_of(measured):
         return ProfileCard(
             made="2026-01-01T00:00:00+00:00",
             machine=machine or make_machine(),
-            method=found.plan.method(found.batches),
+            method=found.plan.method(found.batches, {"e2e"}),
             baseline=found.baseline,
             subjects=(of.card,),
             configurations=tuple(found.cards.values()),

@@ -92,6 +92,17 @@ def test_options_reach_the_builder(double, build, onnx_file, tmp_path):
     assert values(double, "IBuilderConfig.builder_optimization_level=") == [{"value": "5"}]
 
 
+def test_version_compatible_engine_that_cannot_be_loaded_here_is_kept(double, build, onnx_file, tmp_path):
+    double.set(TENSORRT_DOUBLE_FAILS="load")
+    plan = tmp_path / build(onnx_file, version_compatible=True).file
+    assert exporter().precision_of(plan) == "fp32"
+    with pytest.raises(UnavailableError) as refusal:
+        build(onnx_file)
+    assert str(refusal.value) == (
+        f"TensorRT {double.version} does not load the engine that it has just built: the lean runtime is missing"
+    )
+
+
 def test_layers_are_written_where_they_were_asked_for(double, build, onnx_file, tmp_path):
     artifact = build(onnx_file, layers=True)
     report = json.loads((tmp_path / artifact.file).with_suffix(".layers.json").read_text())
@@ -123,9 +134,10 @@ def test_timing_cache_is_kept_for_the_machine_and_begun_anew_for_another(double,
     assert cache.read_bytes() == f"cache of {double.version} and one build more".encode()
     assert timing(tmp_path, build(onnx_file)) == "reused"
     assert cache.read_bytes() == f"cache of {double.version} and one build more and one build more".encode()
-    cache.write_bytes(b"cache of 9.9.9")
-    assert timing(tmp_path, build(onnx_file)) == "of another machine"
-    assert cache.read_bytes() == f"cache of {double.version} and one build more".encode()
+    for unusable in (b"cache of 9.9.9", b"no cache at all"):
+        cache.write_bytes(unusable)
+        assert timing(tmp_path, build(onnx_file)) == "unusable"
+        assert cache.read_bytes() == f"cache of {double.version} and one build more".encode()
 
 
 def test_timing_cache_may_be_a_file_of_the_users_choice(double, build, onnx_file, tmp_path):
@@ -201,9 +213,15 @@ def test_precision_without_its_onnx_file_is_refused(double, build, onnx_file, tm
     ],
 )
 def test_precision_is_read_from_the_engine(of_the_engine, precision, double, build, onnx_file, tmp_path):
-    double.set(TENSORRT_DOUBLE_FORMAT=of_the_engine)
+    double.set(TENSORRT_DOUBLE_FORMAT=of_the_engine, TENSORRT_DOUBLE_TYPE="INT8" if precision == "int8" else "FLOAT")
     artifact = build(onnx_file)
     assert exporter().precision_of(tmp_path / artifact.file) == precision
+
+
+def test_int64_that_is_called_int8_makes_no_int8_engine(double, build, onnx_file, tmp_path):
+    double.set(TENSORRT_DOUBLE_FORMAT="Row major linear INT8 format (kLINEAR)")
+    artifact = build(onnx_file)
+    assert exporter().precision_of(tmp_path / artifact.file) == "fp32"
 
 
 def test_precision_of_an_engine_that_does_not_tell_is_that_of_its_strongly_typed_network(

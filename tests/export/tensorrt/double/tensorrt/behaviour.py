@@ -173,7 +173,8 @@ def IBuilderConfig_add_optimization_profile(self, profile):
 
 
 def IBuilderConfig_create_timing_cache(self, serialized_timing_cache):
-    return made(trt.ITimingCache, content=bytes(serialized_timing_cache))
+    content = bytes(serialized_timing_cache)
+    return made(trt.ITimingCache, content=content) if not content or content.startswith(b"cache of ") else None
 
 
 def IBuilderConfig_set_timing_cache(self, cache, ignore_mismatch):
@@ -196,6 +197,9 @@ def ITimingCache_serialize(self):
 
 
 def Runtime_deserialize_cuda_engine(self, serialized_engine):
+    if fails("load"):
+        complain(self._logger, "the lean runtime is missing")
+        return None
     head, _, onnx = bytes(serialized_engine).partition(b"\0")
     if not head.startswith(b"PLAN"):
         complain(self._logger, "Serialization assertion magicTagRead == kMAGIC_TAG failed.")

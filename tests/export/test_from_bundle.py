@@ -1,0 +1,208 @@
+"""A format that this machine cannot make: pending beside the kept ONNX, and made on the target from the bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from pydantic import BaseModel
+
+from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
+from distillkit.exporting import Artifact, ExportRequest
+from distillkit.hooks import Plugins
+from distillkit_export.asked import Asked
+from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.exports import export_model
+from distillkit_export.from_bundle import export_from_bundle
+from distillkit_export.onnx_exporter import OnnxExporter
+from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.pictures import ExportImages, Pictures, photographs
+from distillkit_export.stage import Format
+
+
+class RobotOptions(BaseModel):
+    joints: int = 2
+
+
+class Robot:
+    """A format that is ONNX under another name, and that only robots can make."""
+
+    Options = RobotOptions
+    precisions = ("fp32", "fp16")
+    runtime = "robot 1.0"
+    is_here = False
+    wrong = None
+
+    def __init__(self, options):
+        self.options = options
+
+    def check(self):
+        if not self.is_here:
+            raise UnavailableError("there is no robot here")
+
+    def write(self, source, directory, precision):
+        (directory / "robot").mkdir(exist_ok=True)
+        file = f"robot/model.{precision}.bin"
+        shutil.copy(self.wrong or source.onnx[precision], directory / file)
+        return Artifact("robot", file, precision, {"joints": self.options.joints})
+
+    def precision_of(self, file):
+        return file.suffixes[0].removeprefix(".")
+
+    def open(self, file):
+        return OnnxSession(file)
+
+
+class WithRobot(Plugins):
+    def factory(self, role, name):
+        return Robot if name == "robot" else super().factory(role, name)
+
+    def options(self, role, name, given):
+        return RobotOptions(**given) if name == "robot" else super().options(role, name, given)
+
+
+@pytest.fixture(scope="module")
+def robots(plugins):
+    return WithRobot(plugins._discovered)
+
+
+@pytest.fixture(scope="module")
+def without_robot(plain, robots, tmp_path_factory):
+    pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs")
+    asked = Asked(formats=("robot",), precisions=("fp16",), settings={"robot": {"joints": 6}})
+    forms = [asked.onnx(robots), *asked.others(robots)]
+    folder = tmp_path_factory.mktemp("robots") / "bundle"
+    return export_model(forms, plain, folder, ExportRequest(), ExportImages(pictures, pictures), asked)
+
+
+@pytest.fixture
+def bundle(without_robot, tmp_path):
+    shutil.copytree(without_robot.directory, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def robot_is_here(monkeypatch):
+    monkeypatch.setattr(Robot, "is_here", True)
+
+
+def test_onnx_is_kept_and_what_is_missing_has_its_command(without_robot):
+    assert [card["file"] for card in without_robot.manifest["artifacts"]] == ["model.onnx", "model.fp16.onnx"]
+    assert without_robot.manifest["pending"] == [
+        {
+            "format": "robot",
+            "precision": "fp16",
+            "reason": "there is no robot here",
+            "command": "distillkit export . --format robot --set robot.joints=6 --fp16",
+            "options": {"joints": 6},
+        }
+    ]
+    with pytest.raises(UnavailableError) as error:
+        without_robot.require()
+    assert str(error.value) == (
+        "robot fp16 is pending: there is no robot here; on the target run: distillkit export "
+        f"{without_robot.directory} --format robot --set robot.joints=6 --fp16"
+    )
+
+
+def test_target_makes_what_is_pending_and_gates_it(bundle, robots, robot_is_here):
+    result = export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    result.require()
+    manifest = open_bundle(bundle).manifest
+    assert [card.file for card in manifest.artifacts] == ["model.onnx", "model.fp16.onnx", "robot/model.fp16.bin"]
+    assert (manifest.artifacts[2].gate, manifest.artifacts[2].runtime) == ("passed", "robot 1.0")
+    assert manifest.pending == ()
+    assert "robot/model.fp16.bin" in json.loads((bundle / "parity.json").read_text())["files"]
+    assert "| robot/model.fp16.bin | " in (bundle / "parity.md").read_text()
+
+
+def test_target_without_the_robot_says_so_again_and_loses_nothing(bundle, robots):
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    result = export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    with pytest.raises(UnavailableError):
+        result.require()
+    del before["bundle.json"]
+    assert {name: (bundle / name).read_bytes() for name in before} == before
+    assert [card.reason for card in open_bundle(bundle).manifest.pending] == ["there is no robot here"]
+
+
+def test_file_that_fails_its_gate_is_not_added(bundle, robots, robot_is_here, exported, monkeypatch):
+    monkeypatch.setattr(Robot, "wrong", exported["plain"].directory / "samples.npz")
+    result = export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    with pytest.raises(GateError) as error:
+        result.require()
+    assert str(error.value).startswith("robot/model.fp16.bin was refused: ONNX Runtime cannot load model.fp16.bin: ")
+    assert (bundle / "rejected" / "robot" / "model.fp16.bin").is_file()
+    assert len(open_bundle(bundle).manifest.artifacts) == 2
+
+
+def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robots, robot_is_here):
+    (bundle / "notes.txt").write_text("mine")
+    export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    assert (bundle / "notes.txt").read_text() == "mine"
+    assert "notes.txt" not in open_bundle(bundle).manifest.files
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "sentence"),
+    [
+        (
+            UserError,
+            Asked(),
+            (
+                "bundle '{0}' has its ONNX already, which is written from the student; name a format with --format, or "
+                "finish what is pending: distillkit export {0} --format robot --set robot.joints=6 --fp16"
+            ),
+        ),
+        (
+            UserError,
+            Asked(formats=("robot",), precisions=("int8",)),
+            "exporter 'robot' writes fp32, fp16, not int8; leave out --int8",
+        ),
+        (
+            UserError,
+            Asked(settings={"robot": {"joints": 3}}),
+            "--set robot.KEY is of a format that was not asked for; add --format robot",
+        ),
+    ],
+)
+def test_what_cannot_be_added_is_a_sentence(bundle, robots, kind, asked, sentence):
+    with pytest.raises(kind) as error:
+        export_from_bundle(bundle, asked, plugins=robots)
+    assert str(error.value) == sentence.format(bundle)
+
+
+def test_precision_without_its_onnx_and_a_file_that_is_there_are_sentences(bundle, robots, robot_is_here):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["artifacts"].pop()
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError) as missing:
+        export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    assert str(missing.value) == (
+        f"bundle '{bundle}' has no ONNX in fp16, from which robot is made; export the run again with --fp16"
+    )
+    single = Asked(formats=("robot",), precisions=("fp32",))
+    export_from_bundle(bundle, single, plugins=robots)
+    with pytest.raises(RunDirectoryError) as there:
+        export_from_bundle(bundle, single, plugins=robots)
+    assert str(there.value) == f"bundle '{bundle}' has robot/model.fp32.bin already; give --force to replace it"
+    export_from_bundle(bundle, single, plugins=robots, force=True).require()
+
+
+def test_onnx_itself_is_not_written_from_a_bundle(tmp_path):
+    from distillkit.exporting import ExportSource
+
+    with pytest.raises(UnavailableError) as error:
+        OnnxExporter(OnnxExporter.Options()).write(ExportSource(ExportRequest()), tmp_path, "fp32")
+    assert str(error.value) == "ONNX is written from the student, not from a bundle; export the run again"
+
+
+def test_format_speaks_its_own_flags():
+    class Spoken(Robot):
+        def flags(self):
+            return ("--robot",)
+
+    form = Format("robot", Spoken(RobotOptions()), RobotOptions())
+    assert form.flags("fp32") == ["--robot"]
+    assert form.flags("int8") == ["--robot", "--int8"]
