@@ -104,6 +104,8 @@ import json, sys
 import tensorrt_bindings as trt
 
 def plain(text):
+    # From Python 3.12 on, pybind calls a buffer by another name.
+    text = text.replace("collections.abc.Buffer", "typing_extensions.Buffer")
     return text.strip().replace("tensorrt_bindings.tensorrt.", "")
 
 def signatures(function):

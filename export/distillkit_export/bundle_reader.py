@@ -181,7 +181,11 @@ def _require_finished(folder: Path) -> None:
 
 def _require_sensible(manifest: Bundle) -> None:
     """What the types of the manifest cannot say."""
-    problem = next(chain(_input_problems(manifest.input), _class_problems(manifest), _file_problems(manifest)), None)
+    taken = manifest.input
+    problems = chain(
+        _input_problems(taken), _shape_problems(taken), _class_problems(manifest), _file_problems(manifest)
+    )
+    problem = next(problems, None)
     if problem:
         raise BundleError(f"{MANIFEST} {problem}; export the student again")
 
@@ -199,9 +203,21 @@ def _input_problems(taken: InputCard) -> Iterator[str]:
         yield "has a mean that is not finite or a standard deviation that is not positive"
 
 
+def _shape_problems(taken: InputCard) -> Iterator[str]:
+    sides = taken.shape[1:3] if taken.layout == "NHWC" else taken.shape[2:]
+    channels = taken.shape[3:] if taken.layout == "NHWC" else taken.shape[1:2]
+    chosen = all(isinstance(side, str) for side in sides)
+    if len(taken.shape) != 4 or channels != (len(taken.mean),) or not (chosen or sides == taken.image_size):
+        yield f"has an input of shape {list(taken.shape)}, which does not fit its image size, mean and layout"
+
+
 def _class_problems(manifest: Bundle) -> Iterator[str]:
     given = manifest.output
-    if manifest.class_names is not None and given.kind != "embedding" and given.shape[-1] != len(manifest.class_names):
+    if len(given.shape) != 2 or not isinstance(given.shape[-1], int):
+        yield f"has an output of shape {list(given.shape)}, which is not [batch, classes]"
+    elif (
+        manifest.class_names is not None and given.kind != "embedding" and given.shape[-1] != len(manifest.class_names)
+    ):
         yield f"has {counted(len(manifest.class_names), 'class name')} for an output of {given.shape[-1]} classes"
 
 

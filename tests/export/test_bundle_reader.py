@@ -208,6 +208,20 @@ def test_a_manifest_that_nests_without_end(bundle):
             "bundle.json has 6 class names for an output of 7 classes; export the student again",
         ),
         (
+            lambda data: data["output"].update(shape=[]),
+            "bundle.json has an output of shape [], which is not [batch, classes]; export the student again",
+        ),
+        *(
+            (
+                lambda data, shape=shape: data["input"].update(shape=shape),
+                (
+                    f"bundle.json has an input of shape {shape}, which does not fit its image size, mean and layout; "
+                    "export the student again"
+                ),
+            )
+            for shape in ([], ["batch", 1, 40, 40], ["batch", 3, 40, 41], ["batch", 3, "height", 40], ["batch", 3])
+        ),
+        (
             lambda data: data["artifacts"][0].update(file="other.onnx"),
             "bundle.json names artefact 'other.onnx', which is not among its files; export the student again",
         ),
@@ -409,9 +423,14 @@ def places(value, path=()):
         yield from places(part, (*path, key))
 
 
+@pytest.fixture(scope="module")
+def source(exported):
+    """A path alone: a failing example prints its arguments."""
+    return exported["plain"].directory
+
+
 @given(data=st.data())
-def test_any_other_manifest_is_opened_or_refused_in_one_sentence(exported, tmp_path_factory, data):
-    source = exported["plain"].directory
+def test_any_other_manifest_is_opened_or_refused_in_one_sentence(source, tmp_path_factory, data):
     manifest = json.loads((source / "bundle.json").read_text())
     path = data.draw(st.sampled_from(list(places(manifest))))
     place, value = manifest, data.draw(JSON)

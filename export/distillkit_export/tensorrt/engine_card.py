@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from distillkit.errors import GateError, UnavailableError
 from distillkit.exporting import Precision
@@ -18,14 +18,24 @@ FOLDER = "trt"
 AMPERE = (8, 0)
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a text holds what cannot be printed")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+"""The card of a bundle from elsewhere is read, too, and said on a terminal."""
+
+
 class TensorCard(BaseModel):
     """An input or output. -1 in `shape` is the batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: Text
     mode: Literal["input", "output"]
-    dtype: str
+    dtype: Text
     shape: tuple[int, ...]
 
 
@@ -41,18 +51,18 @@ class EngineCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    file: str
-    sha256: str
+    file: Text
+    sha256: Text
     bytes: int
-    onnx_file: str
-    onnx_sha256: str
+    onnx_file: Text
+    onnx_sha256: Text
     precision: Precision
     network: dict[str, int]
     layers: dict[str, int]
-    gpu: str
-    compute_capability: str
-    tensorrt: str
-    cuda: str
+    gpu: Text
+    compute_capability: Text
+    tensorrt: Text
+    cuda: Text
     batch: BatchProfile
     workspace: int | None
     hardware_compatible: bool
@@ -129,7 +139,7 @@ def read_card(engine: Path) -> EngineCard:
     except FileNotFoundError:
         raise GateError(f"engine {engine.name} comes without {file.name}, which says what it was built for") from None
     except (ValidationError, UnicodeDecodeError) as error:
-        raise GateError(f"{file.name} does not describe an engine: {str(error).splitlines()[0]}") from error
+        raise GateError(f"{file.name} does not describe an engine; build it again") from error
 
 
 def _numbers(version: str) -> tuple[int, ...]:

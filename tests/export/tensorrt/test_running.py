@@ -223,6 +223,19 @@ def test_engine_without_its_card_is_refused(engine):
     )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"gpu": "\x1b[2J"}, {"batch": [1, 2]}, {"more": 1}, {"schema_version": 2}],
+    ids=lambda given: next(iter(given)),
+)
+def test_card_that_is_none_is_refused(changes, engine):
+    changed_card(engine.plan, **changes)
+    with pytest.raises(GateError) as refusal:
+        session(engine.plan)
+    card = engine.plan.with_suffix(".json").name
+    assert str(refusal.value) == f"{card} does not describe an engine; build it again"
+
+
 def test_engine_that_tensorrt_refuses_is_a_sentence(engine):
     engine.monkeypatch.setattr("tensorrt.__version__", f"{engine.major}.99.0")
     changed_card(engine.plan, tensorrt=f"{engine.major}.99.0")
