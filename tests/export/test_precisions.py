@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from distillkit.contracts import Signal
 from distillkit.errors import UnavailableError, UserError
 from distillkit.exporting import ExportRequest
-from distillkit_export.exports import export_onnx
+from distillkit.models.timm_model import TimmModel
+from distillkit_export.asked import Asked
+from distillkit_export.exports import export_model, export_onnx
+from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.onnx_precision import precision_of
-from distillkit_export.pictures import photographs
+from distillkit_export.pictures import ExportImages, Pictures, photographs
 from distillkit_export.samples import SAMPLES
+from distillkit_export.stage import Format
 
 FILES = {
     "fp32": "model.onnx",
@@ -226,3 +232,20 @@ def test_whole_pixels_are_normalised_in_float32(plain, tmp_path, precision, opse
     graph = onnx.shape_inference.infer_shapes(load(result, precision)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     assert [types[node.output[0]] for node in graph.node if node.op_type in {"Sub", "Div"}] == [TensorProto.FLOAT] * 2
+
+
+def test_student_without_a_class_head_is_not_spoken_of_by_class(plain, tmp_path):
+    headless = TimmModel(plain.network, replace(plain.spec, signals=frozenset({Signal.EMBEDDING})), {})
+    pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs", labels=np.zeros(54, np.int64))
+    options = OnnxExporter.Options()
+    asked = Asked(precisions=("fp16", "int8"))
+    images = ExportImages(pictures, pictures)
+    form = Format("onnx", OnnxExporter(options), options)
+    result = export_model([form], headless, tmp_path / "bundle", ExportRequest(), images, asked)
+    result.require()
+    assert result.lines()[1].split("  ")[-1] == "gate"
+    for text in ("\n".join(result.lines()), (tmp_path / "bundle" / "parity.md").read_text().partition("## Limits")[0]):
+        assert not any(word in text for word in ("top-1", "agreement", "accuracy"))
+    said = json.loads((tmp_path / "bundle" / "parity.json").read_text())["files"]["model.int8.onnx"]
+    assert (said["top1_agreement"], said["accuracy"]) == (None, None)
+    assert said["min_cosine"] > 0.98

@@ -1,0 +1,162 @@
+"""`distillkit export` and `distillkit verify` from end to end on a digits student: what they say, and how they end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from distillkit_cli.main import command_line
+from distillkit_export.limits import DEFAULT, Limits
+
+pytest.importorskip("onnxruntime")
+
+TINY = [
+    *("--set", "student.image_size=8"),
+    *("--set", "student.patch=4"),
+    *("--set", "student.width=16"),
+    *("--set", "student.depth=1"),
+    *("--set", "student.heads=2"),
+    *("--set", "training.steps=2"),
+    *("--set", "training.threads=1"),
+    *("--set", "data.workers=0"),
+    *("--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two steps."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert command_line(["--quiet", "run", *TINY, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def halves(trained, tmp_path_factory):
+    """Its export with a file that passes here and one that does not run here; the code that it ended with."""
+    out = tmp_path_factory.mktemp("exports") / "halves"
+    return out, command_line(["export", str(trained), "--out", str(out), "--fp16", "--bf16", "--head", "class"])
+
+
+@pytest.fixture
+def copied(halves, tmp_path):
+    shutil.copytree(halves[0], tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_what_does_not_run_here_ends_with_3_and_the_command_for_the_target(distillkit, trained, tmp_path):
+    out = tmp_path / "out"
+    code, shown, err = distillkit("export", str(trained), "--out", str(out), "--bf16", "--head", "class")
+    assert code == 3
+    assert shown.splitlines()[0] == f"{out}: 2 files, opset 22, batch x 3 x 8 x 8 images, class head"
+    assert shown.splitlines()[3].split()[0::9] == ["model.bf16.onnx", "ungated"]
+    assert err == (
+        "error: model.bf16.onnx was not gated: CPUExecutionProvider cannot execute it: Could not find an "
+        "implementation for Conv(22) node with name 'patch_embed.proj/Conv'; on a machine that executes it run: "
+        f"distillkit verify {out}\n"
+    )
+    assert json.loads((out / "bundle.json").read_text())["artifacts"][1]["gate"] == "ungated"
+
+
+def test_file_that_fails_ends_with_4_and_lies_aside(distillkit, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(DEFAULT, "int8", Limits(None, 200.0, 0.0, 0.0, 100.0))
+    out = tmp_path / "out"
+    code, shown, err = distillkit("export", str(trained), "--out", str(out), "--int8", "--json")
+    assert code == 4
+    said = json.loads(shown)["parity"]["model.int8.onnx"]
+    assert err.startswith(
+        f"error: model.int8.onnx has {said['sqnr_db']:.1f} dB of signal over noise, at least 200 dB are asked; the "
+        "first layer that differs is "
+    )
+    assert err.endswith(f"; kept in '{out}/rejected'; what passed is in '{out}'\n")
+    assert (out / "rejected" / "model.int8.onnx").is_file()
+    assert [card["file"] for card in json.loads((out / "bundle.json").read_text())["artifacts"]] == ["model.onnx"]
+    code, _, err = distillkit("verify", str(out))
+    assert (code, err) == (0, "")
+
+
+def test_earlier_export_stays_without_force(distillkit, halves, trained):
+    before = (halves[0] / "bundle.json").read_bytes()
+    code, _, err = distillkit("export", str(trained), "--out", str(halves[0]), "--int8")
+    assert (code, err) == (
+        2,
+        f"error: folder '{halves[0]}' holds an export already; give another, or --force to replace it\n",
+    )
+    assert (halves[0] / "bundle.json").read_bytes() == before
+
+
+def test_verify_finishes_what_the_export_could_not_gate(distillkit, copied):
+    pytest.importorskip("openvino")
+    code, out, err = distillkit("verify", str(copied))
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == f"{copied}: every file is the one that was exported"
+    assert lines[-1].startswith("model.bf16.onnx was ungated and has passed in openvino ")
+    assert [card["gate"] for card in json.loads((copied / "bundle.json").read_text())["artifacts"]] == ["passed"] * 3
+
+
+def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
+    with (copied / "model.fp16.onnx").open("ab") as file:
+        file.write(b"x")
+    code, out, err = distillkit("verify", str(copied))
+    assert (code, out) == (2, "")
+    assert err.endswith("so it was altered or torn after the export; copy or export the bundle again\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--gate-images", "0"], "--gate-images 0 is no number of images; give one, or all"),
+        (
+            ["--set", "calibrator=entropy"],
+            "--set calibrator names no exporter; write EXPORTER.KEY=VALUE, such as onnx.calibrator=entropy",
+        ),
+        (["--set", "onnx.calibrater=entropy"], "exporter 'onnx': unknown key 'calibrater'; did you mean 'calibrator'?"),
+        (["--set", "robot.joints=2"], "--set robot.KEY is of a format that was not asked for; add --format robot"),
+        (["--format", "onxx"], "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"),
+        (
+            ["--bf16", "--opset", "20"],
+            "bf16 needs opset 22 or later, where ONNX has convolutions of it, and 20 was asked for; leave out --opset",
+        ),
+        (["--data", "nowhere"], "data.train: 'nowhere' is neither a folder nor a data set; data sets: "),
+    ],
+)
+def test_mistakes_are_sentences_and_leave_nothing(distillkit, trained, tmp_path, arguments, sentence):
+    code, out, err = distillkit("export", str(trained), "--out", str(tmp_path / "out"), *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_by_name_has_nothing_to_calibrate_with(distillkit, tmp_path):
+    out = tmp_path / "out"
+    code, _, err = distillkit("export", "timm:test_vit", "--weights", "none", "--out", str(out), "--int8")
+    assert (code, err) == (
+        2,
+        (
+            "error: --int8 needs real images to calibrate with, and there are only crops of two photographs that "
+            "scikit-learn ships, because a model by name has no images; give --data DIR\n"
+        ),
+    )
+
+
+def test_export_that_is_killed_leaves_nothing_that_looks_complete(trained, tmp_path, distillkit):
+    """Ended from outside while the manifest, which comes last, is being written."""
+    code = f"""
+import os
+from distillkit_export import exports
+exports.write_manifest = lambda *_, **__: os._exit(9)
+from distillkit_cli.main import command_line
+command_line(["export", {str(trained)!r}, "--out", {str(tmp_path / "out")!r}])
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert not (tmp_path / "out").exists()
+    (left,) = tmp_path.iterdir()
+    assert not (left / "bundle.json").exists()
+    assert distillkit("verify", str(left)).code == 2
+    assert distillkit("export", str(trained), "--out", str(tmp_path / "out")).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,82 @@
+"""Which images a run is gated and calibrated with, and whose classes their labels are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillkit.contracts import ModelSpec, Signal
+from distillkit_export.pictures import ImageWish
+from distillkit_export.run_images import ReadPixels, named_images
+
+SPEC = ModelSpec(
+    name="student",
+    architecture="student",
+    kind="vit",
+    classes=2,
+    class_names=("bee", "ant"),
+    signals=frozenset({Signal.LOGITS}),
+    image_size=(8, 8),
+    crop=1.0,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)
+
+
+def draw(folder, shades):
+    folder.mkdir(parents=True)
+    for shade in shades:
+        Image.new("RGB", (8, 8), (shade, shade, shade)).save(folder / f"{shade:03}.png")
+
+
+def shades(pictures):
+    pixels = pictures.pixels[np.arange(len(pictures.pixels))]
+    return [round(float(value) * 255) for value in pixels[:, 0, 0, 0]]
+
+
+@pytest.fixture
+def split(tmp_path):
+    draw(tmp_path / "train" / "ant", range(10))
+    draw(tmp_path / "train" / "bee", range(10, 20))
+    draw(tmp_path / "test" / "ant", range(100, 103))
+    draw(tmp_path / "test" / "bee", range(200, 203))
+    return tmp_path
+
+
+def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(split, plugins):
+    found = named_images(SPEC, plugins, ImageWish(str(split), gate=None, calibration=4))
+    assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
+    assert shades(found.calibration) == [0, 6, 12, 19]
+    assert found.gate.source == f"test images of '{split}'"
+    assert found.calibration.source == f"training images of '{split}'"
+    assert not found.gate.weak
+
+
+def test_labels_are_the_models_classes_by_name(split, plugins):
+    found = named_images(SPEC, plugins, ImageWish(str(split)))
+    assert found.gate.labels.tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_images_of_other_classes_have_no_label(split, plugins):
+    found = named_images(replace(SPEC, class_names=("cat", "dog")), plugins, ImageWish(str(split)))
+    assert found.gate.labels is None
+
+
+def test_pictures_without_labels_are_the_runs_own_all_the_same(tmp_path, plugins):
+    """A student without labels is gated on what it was taught with; calibration takes the other images."""
+    draw(tmp_path / "flat", range(10))
+    found = named_images(SPEC, plugins, ImageWish(str(tmp_path / "flat"), gate=4, calibration=128))
+    assert (found.gate.source, found.gate.weak) == (f"training images of '{tmp_path / 'flat'}'", False)
+    assert found.gate.labels is None
+    assert sorted(shades(found.gate) + shades(found.calibration)) == list(range(10))
+
+
+def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatch):
+    monkeypatch.setattr("distillkit_export.run_images.IN_MEMORY_BYTES", 0)
+    found = named_images(SPEC, plugins, ImageWish(str(split)))
+    assert isinstance(found.gate.pixels, ReadPixels)
+    assert len(found.gate.pixels) == 6
+    assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
