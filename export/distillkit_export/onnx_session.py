@@ -116,7 +116,7 @@ def _loads_as_it_stands(file: Path) -> bool:
 def _kernel(error: Exception) -> str:
     """The one sentence of ONNX Runtime's message that names the operator, without its number."""
     text = _one_line(error).replace("This is an invalid model. ", "")
-    return text.rpartition("] : ")[2].split(" : ", 2)[-1].partition(". ")[0]
+    return text.rpartition("] : ")[2].split(" : ", 2)[-1].partition(". ")[0].rstrip(".")
 
 
 def _one_line(error: Exception) -> str:
