@@ -128,7 +128,7 @@ def test_the_export_is_the_student_before_the_projector(label_free, tmp_path):
     exported = export(str(directory), plugins=installed_plugins())
     output = exported.manifest["output"]
     assert (output["name"], output["shape"], output["head"]) == ("embedding", ["batch", 12], None)
-    assert exported.lines()[0].endswith("fp32, opset 20, batch x 3 x 32 x 48 images, embedding")
+    assert exported.lines()[0].endswith("export: 1 file, opset 20, batch x 3 x 32 x 48 images, embedding")
     images = torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     student, _ = load_student(directory, installed_plugins())
     with torch.no_grad():

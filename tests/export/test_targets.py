@@ -247,7 +247,7 @@ def test_two_heads_of_a_model_by_name_stay_two(plugins):
 def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, plugins):
     with pytest.raises(UnknownPluginError) as unknown:
         export("nothing", tmp_path / "out", Asked(formats=("onxx",)), plugins=plugins)
-    assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx)"
+    assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"
     with pytest.raises(UserError) as error:
         export("nothing", tmp_path / "out", plugins=plugins, opset=9)
     assert str(error.value) == "opset 9 cannot be written; choose one from 18 to 23"

@@ -134,8 +134,10 @@ def test_closed_worker_is_gone_even_in_the_middle_of_a_round(worker, file):
     assert gone(worker.pid)
 
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C; a terminal does not.
 PARENT = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from distillkit_export.profiling.worker_process import WorkerProcess
 worker = WorkerProcess()
 servable = {"format": "onnx", "source": sys.argv[1], "precision": "fp32", "weights": None}
