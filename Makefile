@@ -44,7 +44,7 @@ wheel: $(READY)
 
 gpu: $(READY)
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
-		$(BIN)/python -m pytest -q -m gpu && $(BIN)/python benchmarks/gpu_profile.py --out docs/benchmarks && \
+		$(BIN)/python -m pytest -q -m gpu && $(BIN)/python benchmarks/gpu_profile.py --minutes 6 --out docs/benchmarks && \
 		$(BIN)/python benchmarks/attention_row.py --device cuda --steps 10; \
 	else \
 		echo "make gpu: this machine has no CUDA device that torch can use; nothing was run"; \

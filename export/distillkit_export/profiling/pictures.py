@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 WITHOUT = 'the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"'
 LATENCY, THROUGHPUT, ACCURACY = "latency.png", "throughput.png", "accuracy.png"
 MARKERS = "osD^vP*X"
+LEAST_RANGE = 4.0
+"""Percentage points that the axis of accuracy spans at least."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,16 @@ def draw(profiles: Sequence[ProfileCard], directory: Path) -> Drawn:
     if find_spec("matplotlib") is None:
         return Drawn((), (WITHOUT,))
     directory.mkdir(parents=True, exist_ok=True)
+    numbers = {name: number for number, name in enumerate(_lines(found))}
     files = [
-        _figure(directory / LATENCY, lambda axes: _latency(axes, found)),
-        _figure(directory / THROUGHPUT, lambda axes: _throughput(axes, found)),
+        _figure(directory / LATENCY, lambda axes: _latency(axes, found, numbers)),
+        _figure(directory / THROUGHPUT, lambda axes: _throughput(axes, found, numbers)),
     ]
     best = frontier(found)
     notes = []
     silent = sorted({point.subject for point in found if point.accuracy is None})
     if best:
-        files.append(_figure(directory / ACCURACY, lambda axes: _accuracy(axes, best)))
+        files.append(_figure(directory / ACCURACY, lambda axes: _accuracy(axes, best, numbers)))
         if silent:
             notes.append(f"{ACCURACY} leaves out what has no measured accuracy: {', '.join(silent)}")
     else:
@@ -124,12 +127,17 @@ def _lines(found: Sequence[Point]) -> dict[str, list[Point]]:
     return lines
 
 
-def _latency(axes: Axes, found: Sequence[Point]) -> None:
-    for number, (name, line) in enumerate(_lines(found).items()):
+def _latency(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> None:
+    for name, line in _lines(found).items():
+        number = numbers[name]
         batches = [point.batch for point in line]
         _draw_line(axes, number, name, batches, [point.p50_ms for point in line], line)
         axes.fill_between(
-            batches, [point.p50_ms for point in line], [point.p99_ms for point in line], alpha=0.12, color=f"C{number}"
+            batches,
+            [point.p50_ms for point in line],
+            [point.p99_ms for point in line],
+            alpha=0.12,
+            color=f"C{number % 10}",
         )
     axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="latency, ms (p50, shaded to p99)")
     sizes = sorted({point.batch for point in found})
@@ -137,21 +145,25 @@ def _latency(axes: Axes, found: Sequence[Point]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _throughput(axes: Axes, found: Sequence[Point]) -> None:
-    for number, (name, line) in enumerate(_lines(found).items()):
+def _throughput(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> None:
+    for name, line in _lines(found).items():
         across = [point.p50_ms for point in line]
-        _draw_line(axes, number, name, across, [point.images_per_s for point in line], line)
+        _draw_line(axes, numbers[name], name, across, [point.images_per_s for point in line], line)
         for point in line:
             axes.annotate(str(point.batch), (point.p50_ms, point.images_per_s), fontsize="x-small")
     axes.set(xscale="log", yscale="log", xlabel="latency, ms (p50); numbers are batch sizes", ylabel="images/s")
 
 
-def _accuracy(axes: Axes, found: Sequence[Point]) -> None:
+def _accuracy(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> None:
     """The figure in which the DeiT paper compares models: accuracy against throughput."""
-    for number, point in enumerate(sorted(found, key=lambda point: point.images_per_s)):
+    heights = [point.accuracy or 0.0 for point in found]
+    for point, height in zip(found, heights, strict=True):
         label = f"{point.line} (batch {point.batch})"
-        across, up = [point.images_per_s], [point.accuracy or 0.0]
-        _draw_line(axes, number, label, across, up, [point])
+        _draw_line(axes, numbers[point.line], label, [point.images_per_s], [height], [point])
+    # Never so near that the error of a few thousand test images looks like a difference.
+    middle = (min(heights) + max(heights)) / 2
+    half = max(LEAST_RANGE, 1.2 * (max(heights) - min(heights))) / 2
+    axes.set(ylim=(middle - half, middle + half))
     axes.set(xscale="log", xlabel="images/s, at the best batch size", ylabel="top-1 accuracy, %")
 
 
