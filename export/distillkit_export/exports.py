@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +195,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     """
     from distillkit_export.image_sizes import at_image_size
     from distillkit_export.torch_graph import torch_scorer
+    from distillkit_export.torch_layers import first_module
 
     asked = asked or Asked()
     require_free(directory, force=force)
@@ -217,7 +219,8 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
             images_from=calibration.source,
             progress=asked.progress,
         )
-        stage = Stage(building, source, Gate(against, asked.limits, building / FILES["fp32"]), files)
+        gate = Gate(against, asked.limits, building / FILES["fp32"], partial(first_module, model, request))
+        stage = Stage(building, source, gate, files)
         try:
             stage.make_onnx(onnx, asked.precisions)
             if asked.compared is not None:

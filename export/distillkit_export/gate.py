@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -14,6 +15,8 @@ from distillkit_export.parity import Evidence, Parity, measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from distillkit.exporting import Artifact, Precision, Scorer
     from distillkit_export.checks import Check
@@ -73,13 +76,23 @@ class Opener(Protocol):
     def open(self, file: Path) -> Scorer: ...
 
 
+class FindsLayer(Protocol):
+    """Names the first layer of a file that differs on these images by more than is allowed, None where none does."""
+
+    def __call__(self, file: Path, images: NDArray[Any], least_db: float, /) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class Gate:
-    """What files are held against. `reference` is a float32 ONNX file of the same model, where there is one."""
+    """What files are held against. `reference` is a float32 ONNX file of the same model, where there is one.
+
+    `modules` finds the first of torch's modules that the float32 file itself differs from, where torch is at hand.
+    """
 
     against: Evidence
     limits: Mapping[Precision, Limits]
     reference: Path | None = None
+    modules: FindsLayer | None = None
 
     def judge(self, artifact: Artifact, opener: Opener, folder: Path, checks: Sequence[Check] = ()) -> Verdict:
         """Ask the file the images, and look at what else was checked."""
@@ -100,13 +113,17 @@ class Gate:
         return replace(verdict, parity=parity, outcome="passed")
 
     def _first_layer(self, file: Path, artifact: Artifact) -> str:
-        """Where an ONNX file first leaves the float32 graph."""
-        if artifact.format != "onnx" or self.reference is None or self.reference.name == file.name:
+        """Where an ONNX file first leaves the float32 graph, and that graph the modules of torch."""
+        if artifact.format != "onnx" or self.reference is None:
             return ""
-        pixels = self.against.pictures.pixels
-        images = pixels[np.arange(min(LOOKED_AT, len(pixels)))]
+        find = self.modules if self.reference.name == file.name else partial(first_difference, self.reference)
+        if find is None:
+            return ""
+        pictures, least_db = self.against.pictures, self.limits[artifact.precision].min_sqnr_db
+        first = pictures.pixels[np.arange(min(LOOKED_AT, len(pictures.pixels)))]
         try:
-            layer = first_difference(self.reference, file, images, self.limits[artifact.precision].min_sqnr_db)
+            layers = (find(file, images, least_db) for images in (first, *pictures.others))
+            layer = next((layer for layer in layers if layer), None)
         except (DistillkitError, ImportError, RuntimeError, ValueError):
             return ""  # the figures above are what counts; where they come from is a help
         return f"; the first layer that differs is {layer}" if layer else ""

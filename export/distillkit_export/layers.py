@@ -32,19 +32,29 @@ def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db
     if not shared:
         return None
     for model in (exact, other):
-        _answer_with(model, shared)
+        answer_with(model, shared)
     expected, found = all_outputs(exact, reference.name)(images), all_outputs(other, file.name)(images)
     spoken = {name: node.name or node.op_type for node in exact.graph.node for name in node.output}
     worst, lost = math.inf, {}
     for name in shared:
-        signal, answer = expected[name].astype(np.float64), found[name].astype(np.float64)
-        decibels = sqnr_db(signal, answer) if np.isfinite(answer).all() else -math.inf
+        decibels = decibels_between(expected[name], found[name])
         if decibels < least_db:
-            return f"{spoken[name]} ({decibels:.1f} dB)" if np.isfinite(decibels) else f"{spoken[name]} (not finite)"
+            return as_said(spoken[name], decibels)
         lost[name] = worst - decibels
         worst = min(worst, decibels)
     steepest = max(shared[1:], key=lambda name: lost[name], default=shared[0])
     return f"{spoken[steepest]} (loses {lost[steepest]:.1f} dB)"
+
+
+def decibels_between(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    """Signal over noise of a value inside a graph, less than any number where it is not finite."""
+    signal, answer = expected.astype(np.float64), found.astype(np.float64)
+    return sqnr_db(signal, answer) if np.isfinite(answer).all() else -math.inf
+
+
+def as_said(layer: str, decibels: float) -> str:
+    """A layer that differs, with how much is left of its signal."""
+    return f"{layer} ({decibels:.1f} dB)" if np.isfinite(decibels) else f"{layer} (not finite)"
 
 
 def _shared(exact: ModelProto, other: ModelProto) -> list[str]:
@@ -61,7 +71,8 @@ def _shared(exact: ModelProto, other: ModelProto) -> list[str]:
     ]
 
 
-def _answer_with(model: ModelProto, names: list[str]) -> None:
+def answer_with(model: ModelProto, names: list[str]) -> None:
+    """Make values inside a graph outputs of it."""
     import onnx
 
     there = {value.name for value in model.graph.output}

@@ -14,7 +14,7 @@ from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream, load_image
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.errors import ClassSpaceError, UserError
+from distillkit.errors import ClassSpaceError, DataError, UserError
 from distillkit.hooks import Plugins
 from distillkit.models.classes import match_classes
 from distillkit.recipe import Augment, Data, Recipe
@@ -54,7 +54,10 @@ def named_images(spec: ModelSpec, plugins: Plugins, wish: ImageWish, recipe: Rec
     """
     augment = Augment.model_validate({"eval_crop": spec.crop, "interpolation": spec.interpolation})
     recipe = recipe or Recipe(augment=augment)
-    sets = open_datasets(Data(train=wish.data, validation=0.0, root=recipe.data.root), plugins)
+    try:
+        sets = open_datasets(Data(train=wish.data, validation=0.0, root=recipe.data.root), plugins)
+    except DataError as error:  # core speaks of the recipe's key
+        raise DataError(f"--data: {str(error).removeprefix('data.train: ')}") from error
     return _images(sets, spec, recipe, wish, f"of '{wish.data}'")
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from timm.layers import pos_embed_sincos
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
@@ -113,14 +114,12 @@ def torch_scorer(model: Model, request: ExportRequest) -> Scorer:
     return score
 
 
-def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp32") -> ModelProto:
-    """Write one answer of `model` as an ONNX graph whose batch is dynamic, and height and width where asked for.
+def folded_scores(model: Model, request: ExportRequest) -> Scores:
+    """`frozen_scores` as it is exported: folded where timm can re-parameterise, without fused attention.
 
-    Fused attention is switched off in the copy that is exported: with it, four of forty timm families cannot be
-    written (a view of a strided tensor inside the decomposed attention). Modules that timm can re-parameterise are
-    folded first, as inference wants them. In `precision` "fp16" or "bf16" weights and activations are of that type,
-    input and output stay float32.
-    Raises: UnavailableError where torch's exporter cannot write the model; UserError as `frozen_scores`.
+    Modules that timm can re-parameterise are folded as inference wants them. With fused attention four of forty timm
+    families cannot be written (a view of a strided tensor inside the decomposed attention).
+    Raises: as `frozen_scores`.
     """
     scores = frozen_scores(model, request)
     scores.double()  # in float32 the folding alone can cost more than everything that is computed afterwards
@@ -129,11 +128,22 @@ def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp3
     for module in scores.modules():
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010 - not every module declares it
+    return scores
+
+
+def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp32") -> ModelProto:
+    """Write one answer of `model` as an ONNX graph whose batch is dynamic, and height and width where asked for.
+
+    What is written is a copy, that of `folded_scores`. In `precision` "fp16" or "bf16" weights and activations are of
+    that type, input and output stay float32.
+    Raises: UnavailableError where torch's exporter cannot write the model; UserError as `frozen_scores`.
+    """
+    scores = folded_scores(model, request)
     spec = scores.model.spec
     if precision != "fp32":
         scores.compute_in(HALVES[precision])
     try:
-        with _silence():
+        with _silence(), _sides_as_floats():
             program = torch.onnx.export(
                 scores,
                 (_example(spec, request),),
@@ -206,6 +216,19 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
+@contextmanager
+def _sides_as_floats() -> Iterator[None]:
+    """Let `float(side)` stay dynamic where timm builds rotary positions: torch.export makes a constant of it, silently.
+
+    timm has no other way in. `torch.sym_float` of a number that is not dynamic is `float` of it.
+    """
+    setattr(pos_embed_sincos, "float", torch.sym_float)  # noqa: B010 - the module has no such name of its own
+    try:
+        yield
+    finally:
+        delattr(pos_embed_sincos, "float")
 
 
 @contextmanager

@@ -122,13 +122,24 @@ def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
             ["--bf16", "--opset", "20"],
             "bf16 needs opset 22 or later, where ONNX has convolutions of it, and 20 was asked for; leave out --opset",
         ),
-        (["--data", "nowhere"], "data.train: 'nowhere' is neither a folder nor a data set; data sets: "),
     ],
 )
 def test_mistakes_are_sentences_and_leave_nothing(distillkit, trained, tmp_path, arguments, sentence):
     code, out, err = distillkit("export", str(trained), "--out", str(tmp_path / "out"), *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", [[], ["timm:test_vit", "--weights", "none"]])
+def test_data_that_is_not_there_is_told_of_the_option_that_named_it(distillkit, trained, tmp_path, target):
+    named = target or [str(trained)]
+    code, out, err = distillkit("export", *named, "--out", str(tmp_path / "out"), "--data", "nowhere")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: --data: 'nowhere' is neither a folder nor a data set; data sets: digits, folder:<path>, "
+        "timm:<data set>\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

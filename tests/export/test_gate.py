@@ -21,11 +21,16 @@ from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.layers import first_difference
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.onnx_half import to_half
+from distillkit_export.onnx_names import name_nodes
 from distillkit_export.onnx_session import OnnxSession
 from distillkit_export.pictures import ExportImages, Pictures, photographs
 from distillkit_export.range_scan import scan
 from distillkit_export.stage import Format
+from distillkit_export.torch_graph import onnx_graph
+from distillkit_export.torch_layers import first_module
 from distillkit_export.torch_precision import half_scorer
+
+from .conftest import small_student
 
 
 def two_layers(up, folder):
@@ -174,6 +179,46 @@ def test_overflow_that_onnx_runtime_hides_fails_the_gate(loud, tmp_path, monkeyp
     assert "run by torch in fp16 answers a batch of 1 with numbers that are not finite" in message
     assert message.endswith(f"; kept in '{target / 'rejected'}'; what passed is in '{target}'")
     assert [path.name for path in (target / "rejected").iterdir()] == ["model.fp16.onnx"]
+
+
+class OtherWhenExported(torch.nn.Module):
+    """Gelu, except in the graph, where it is ReLU."""
+
+    def forward(self, values):
+        function = torch.nn.functional.relu if torch.compiler.is_exporting() else torch.nn.functional.gelu
+        return function(values)
+
+
+def test_float32_that_differs_from_torch_names_figure_limit_and_layer(plain, tmp_path):
+    student, target, hidden = deepcopy(plain), tmp_path / "bundle", []
+    mlp = student.network.blocks[0].mlp
+    mlp.act = OtherWhenExported()
+    with pytest.raises(GateError) as error:
+        export_onnx(student, target, images=images_of(student))
+    assert error.value.exit_code == 4
+    mlp.fc1.register_forward_hook(lambda _module, _inputs, output: hidden.append(output.double()))
+    with torch.inference_mode():
+        student.network.eval()(torch.from_numpy(images_of(student)[:8]))
+    right, wrong = torch.nn.functional.gelu(hidden[0]), torch.nn.functional.relu(hidden[0])
+    decibels = 10 * torch.log10(right.square().sum() / (right - wrong).square().sum()).item()
+    failures = json.loads((target / "rejected" / "parity.json").read_text())["files"]["model.onnx"]["failures"]
+    assert failures
+    assert str(error.value) == (
+        f"model.onnx {'; '.join(failures)}; the first layer that differs is blocks.0.mlp.act ({decibels:.1f} dB); "
+        f"what was built is kept in '{target / 'rejected'}'"
+    )
+
+
+def test_module_that_the_graph_merges_with_the_next_is_no_difference(tmp_path):
+    student = small_student("resnet18", image_size=(32, 32))
+    graph, images = onnx_graph(student, ExportRequest()), images_of(student)[:2]
+    name_nodes(graph)
+    onnx.save(graph, tmp_path / "model.onnx")
+    assert not [node for node in graph.graph.node if node.op_type == "BatchNormalization"]
+    assert first_module(student, ExportRequest(), tmp_path / "model.onnx", images, 90.0) is None
+    student.network.layer2[0].bn1.bias.data += 1.0
+    found = first_module(student, ExportRequest(), tmp_path / "model.onnx", images, 90.0)
+    assert found.startswith("layer2.0.bn1 (")
 
 
 class BrokenCalibration(OnnxExporter):

@@ -89,6 +89,16 @@ def test_cnn_of_any_size(convolutional, tmp_path):
         np.testing.assert_allclose(session(images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+def test_rotary_positions_of_any_size_are_those_of_torch(tmp_path):
+    model = small_student("vit_small_patch16_dinov3", image_size=(32, 32), depth=1, embed_dim=48, num_heads=3)
+    result, session = exported(model, tmp_path, dynamic_size=True)
+    assert shape_of(result) == ["batch", 3, "height", "width"]
+    for size in ((32, 32), (48, 80), (96, 16)):
+        images = random_images(2, 3, *size)
+        expected = answer(model.network, images)
+        np.testing.assert_allclose(session(images), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
 def test_softmax_of_every_fusion_is_the_probability(distilled, tmp_path):
     images = random_images(4, 3, 32, 48)
     with torch.inference_mode():

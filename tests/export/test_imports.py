@@ -10,7 +10,9 @@ import pytest
 
 import distillkit_export
 
-HANDLE_THE_MODEL = {"torch_session", "torch_precision", "image_sizes", "torch_graph", "targets", "run_images"}
+HANDLE_THE_MODEL = {
+    *("torch_session", "torch_precision", "torch_layers", "image_sizes", "torch_graph", "targets", "run_images"),
+}
 TORCH_FREE = sorted(
     module.name
     for module in pkgutil.walk_packages(distillkit_export.__path__, "distillkit_export.")

@@ -10,8 +10,9 @@ from distillkit_export.profiling.latency import Summary
 DEVICE_CV, HOST_CV = 2.5, 10.0
 """Percent. trtexec warns above the first, of times by the GPU's clock; the host's sees the scheduler, too."""
 ROUNDS_APART = 0.10
-BUSY = 0.25
-"""The load of other work before anything was measured, as a share of the CPUs."""
+BUSY = 0.5
+"""The load of the minute before anything was measured, as a share of the CPUs. A quiet machine on which Python has just
+started, or whose last command has just ended, lies below it."""
 SLOW_CLOCK = 0.8
 """The share of its highest SM clock below which a GPU is throttled or asleep (the rule of nvbench)."""
 FEW_QUERIES = 10

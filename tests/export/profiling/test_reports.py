@@ -86,8 +86,9 @@ def test_steady_figures_are_not_doubted_and_others_are_with_their_limit():
     )
 
 
-def test_other_work_on_the_machine_is_a_doubt():
-    assert busy_machine(0.4, 2) == busy_machine(None, 2) == ()
+def test_other_work_on_more_than_half_of_the_cpus_is_a_doubt():
+    assert busy_machine(0.72, 2) == busy_machine(1.0, 2) == busy_machine(None, 2) == ()
+    assert busy_machine(1.01, 2) == ("the load average was 1.01 on 2 CPUs before it began",)
     assert busy_machine(1.5, 2) == ("the load average was 1.50 on 2 CPUs before it began",)
 
 
