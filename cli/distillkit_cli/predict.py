@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ IMAGES = typer.Argument(metavar="IMAGE", help="Image files, folders of them, or 
 TOP = typer.Option(metavar="N", min=1, help="How many classes to show of each image.")
 RUNTIME = typer.Option(metavar="NAME", help="A runtime of `distillkit plugins`. Default: the first that works.")
 PRECISION = typer.Option(help="Which file of the bundle answers.")
-BATCH = typer.Option(metavar="N", min=1, help="Images that are computed at a time.")
+BATCH = typer.Option(metavar="N", min=1, max=4_096, help="Images that are computed at a time.")
 OUT = typer.Option(metavar="FILE.npy", help="Write the probabilities of all classes, or the embeddings.")
 
 
@@ -48,6 +49,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
     from distillkit_export.predictor import load
 
     terminal: Terminal = context.obj
+    _require_writable(out, bundle)
     files = image_files(images)
     predictor = load(bundle, runtime=runtime, precision=precision)
     if predictor.embeds and out is None:
@@ -81,6 +83,25 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def _require_writable(out: Path | None, bundle: Path) -> None:
+    """Refuse a place for the numbers before anything is computed.
+
+    Raises: UserError for one that is inside the bundle, is not called .npy, or cannot be written to.
+    """
+    if out is None:
+        return
+    if out.suffix != ".npy":
+        raise UserError(f"--out {out} would hold a NumPy array; give a file that ends in .npy")
+    if out.resolve().is_relative_to(bundle.resolve()):
+        raise UserError(f"--out {out} lies inside bundle '{bundle}', which is not written to; give a file elsewhere")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; give a file that ends in .npy")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out} cannot be written: folder '{out.parent}' does not exist; create it first")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out} cannot be written: no permission to write to folder '{out.parent}'")
+
+
 def _write(out: Path, answered: list[Prediction]) -> None:
     import numpy as np
 
@@ -88,7 +109,10 @@ def _write(out: Path, answered: list[Prediction]) -> None:
 
     content = io.BytesIO()
     np.save(content, np.stack([prediction.scores for prediction in answered]), allow_pickle=False)
-    write_bytes(out, content.getvalue())
+    try:
+        write_bytes(out, content.getvalue())
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
 def _as_dict(predictor: Predictor, answered: list[Prediction], bad: list[DataError], top: int) -> dict[str, Any]:

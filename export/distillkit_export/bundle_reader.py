@@ -195,6 +195,8 @@ def _input_problems(taken: InputCard) -> Iterator[str]:
         yield f"has an image size of {' x '.join(map(str, taken.image_size))}, which is none"
     if not 0 < taken.crop <= 1:
         yield f"has a crop of {taken.crop}, which is not between 0 and 1"
+    elif max(taken.image_size) / taken.crop > LARGEST_SIDE:
+        yield f"has a crop of {taken.crop}, for which images would be resized to more than {LARGEST_SIDE:,} pixels"
     if taken.interpolation not in INTERPOLATIONS:
         yield f"has an interpolation {taken.interpolation!r}, which is none of {', '.join(INTERPOLATIONS)}"
     if not taken.mean or len(taken.mean) != len(taken.std):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,18 @@ def named_images(spec: ModelSpec, plugins: Plugins, wish: ImageWish, recipe: Rec
         sets = open_datasets(Data(train=wish.data, validation=0.0, root=recipe.data.root), plugins)
     except DataError as error:  # core speaks of the recipe's key
         raise DataError(f"--data: {str(error).removeprefix('data.train: ')}") from error
-    return _images(sets, spec, recipe, wish, f"of '{wish.data}'")
+    return _images(sets, spec, recipe, wish, f"of '{_own_name(wish.data)}'")
+
+
+def _own_name(data: str | None) -> str:
+    """What a bundle may say of images that somebody named: a data set by name, of a folder its own name alone."""
+    name = data or ""
+    head, _, argument = name.partition(":")
+    folder = argument if head == "folder" else name
+    is_folder = head == "folder" or Path(name).is_dir() or Path(name).is_absolute()
+    if is_folder:
+        return Path(folder).resolve().name
+    return f"{head}:{Path(argument).name}" if Path(argument).is_absolute() else name
 
 
 def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, wish: ImageWish, whose: str) -> ExportImages:
@@ -67,12 +79,16 @@ def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, wish: ImageWish, wh
     measured = {"test": sets.test, "validation": sets.validation, "training": sets.train}
     kind, source = next((kind, source) for kind, source in measured.items() if source is not None)
     places = _spread(len(source), wish.gate)
-    gate = _pictures(source, places, spec, transform, f"{kind} images {whose}")
+    # Images that were named need not have been trained on, unless they come with others that are for measuring.
+    named = wish.data is not None and source is sets.train
+    trained = f"images {whose}" if named else f"training images {whose}"
+    shown = trained if source is sets.train else f"{kind} images {whose}"
+    gate = _pictures(source, places, spec, transform, shown)
     taken = places if source is sets.train else np.array([], np.int64)
     left = np.setdiff1d(np.arange(len(sets.train)), taken)
     left = left if len(left) else np.arange(len(sets.train))
     chosen = left[_spread(len(left), wish.calibration)]
-    calibration = _pictures(sets.train, chosen, spec, transform, f"training images {whose}")
+    calibration = _pictures(sets.train, chosen, spec, transform, trained)
     return ExportImages(gate, calibration)
 
 

@@ -109,6 +109,36 @@ def test_all_probabilities_can_be_written(distillkit, place):
     assert (written.dtype, written.shape, written.argmax(axis=1).tolist()) == (np.float32, (2, 3), [2, 0])
 
 
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("b/model.onnx", "--out b/model.onnx would hold a NumPy array; give a file that ends in .npy"),
+        ("p", "--out p would hold a NumPy array; give a file that ends in .npy"),
+        ("b/p.npy", "--out b/p.npy lies inside bundle 'b', which is not written to; give a file elsewhere"),
+        ("link/p.npy", "--out link/p.npy lies inside bundle 'b', which is not written to; give a file elsewhere"),
+        ("folder.npy", "--out folder.npy is a folder; give a file that ends in .npy"),
+        ("no/p.npy", "--out no/p.npy cannot be written: folder 'no' does not exist; create it first"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_answered(distillkit, place, out, sentence):
+    (place / "folder.npy").mkdir()
+    (place / "link").symlink_to("b")
+    before = {file: file.read_bytes() for file in (place / "b").iterdir()}
+    assert distillkit("predict", "b", "shots/a.png", "--out", out) == (2, "", f"error: {sentence}\n")
+    assert {file: file.read_bytes() for file in (place / "b").iterdir()} == before
+
+
+def test_a_batch_beyond_all_machines_is_one_sentence(distillkit):
+    assert distillkit("predict", "b", "shots/a.png", "--batch", str(10**23)) == (
+        2,
+        "",
+        (
+            "error: invalid value for '--batch': Input should be less than or equal to 4096 "
+            "(see distillkit predict --help)\n"
+        ),
+    )
+
+
 def test_embeddings_are_written(distillkit, place):
     write_bundle(place / "e", signals=())
     assert distillkit("predict", "e", "shots/a.png") == (

@@ -181,9 +181,23 @@ def test_a_manifest_that_nests_without_end(bundle):
             lambda data: data["input"].update(image_size=[40, 10**6]),
             "bundle.json has an image size of 40 x 1000000, which is none; export the student again",
         ),
+        *(
+            (
+                lambda data, crop=crop: data["input"].update(crop=crop),
+                f"bundle.json has a crop of {crop}, which is not between 0 and 1; export the student again",
+            )
+            for crop in (0.0, -0.5, 1.5)
+        ),
         (
-            lambda data: data["input"].update(crop=0.0),
-            "bundle.json has a crop of 0.0, which is not between 0 and 1; export the student again",
+            lambda data: data["input"].update(crop=1e-9),
+            (
+                "bundle.json has a crop of 1e-09, for which images would be resized to more than 16,384 pixels; "
+                "export the student again"
+            ),
+        ),
+        (
+            lambda data: data["input"].update(crop=float("nan")),
+            "bundle.json of 'b' is torn or no JSON (NaN is no number of JSON); copy or export the bundle again",
         ),
         (
             lambda data: data["input"].update(interpolation="cubist"),

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from distillkit.contracts import ModelSpec, Signal
+from distillkit_export.asked import Asked
+from distillkit_export.exports import export
 from distillkit_export.pictures import ImageWish
 from distillkit_export.run_images import ReadPixels, named_images
 
@@ -50,8 +52,8 @@ def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(sp
     found = named_images(SPEC, plugins, ImageWish(str(split), gate=None, calibration=4))
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
     assert shades(found.calibration) == [0, 6, 12, 19]
-    assert found.gate.source == f"test images of '{split}'"
-    assert found.calibration.source == f"training images of '{split}'"
+    assert found.gate.source == f"test images of '{split.name}'"
+    assert found.calibration.source == f"training images of '{split.name}'"
     assert not found.gate.weak
 
 
@@ -69,9 +71,26 @@ def test_pictures_without_labels_are_the_runs_own_all_the_same(tmp_path, plugins
     """A student without labels is gated on what it was taught with; calibration takes the other images."""
     draw(tmp_path / "flat", range(10))
     found = named_images(SPEC, plugins, ImageWish(str(tmp_path / "flat"), gate=4, calibration=128))
-    assert (found.gate.source, found.gate.weak) == (f"training images of '{tmp_path / 'flat'}'", False)
+    assert (found.gate.source, found.gate.weak) == ("images of 'flat'", False)
     assert found.gate.labels is None
     assert sorted(shades(found.gate) + shades(found.calibration)) == list(range(10))
+
+
+@pytest.mark.parametrize("named", ["{0}", "{0}/", "folder:{0}", "{0}/../test"])
+def test_folder_that_was_given_is_named_without_its_path(split, plugins, named):
+    found = named_images(SPEC, plugins, ImageWish(named.format(split / "test")))
+    assert found.gate.source == "images of 'test'"
+    assert found.calibration.source == "images of 'test'"
+
+
+def test_no_file_of_a_bundle_names_a_folder_of_this_machine(split, plugins, tmp_path):
+    asked = Asked(precisions=("fp16", "int8"), images=ImageWish(str(split / "test")))
+    out = tmp_path / "out"
+    export("timm:test_vit", out, asked, plugins=plugins, weights="none", image_size=(32, 32))
+    files = [file for file in out.rglob("*") if file.is_file()]
+    assert {"bundle.json", "parity.json", "parity.md", "model.int8.onnx"} <= {file.name for file in files}
+    assert [file.name for file in files if str(tmp_path).encode() in file.read_bytes()] == []
+    assert "on 6 images (images of 'test')" in (out / "parity.md").read_text()
 
 
 def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatch):

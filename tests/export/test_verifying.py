@@ -123,6 +123,18 @@ def test_file_that_answers_otherwise_fails_and_names_the_layer(bundle, only_onnx
     )
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_file_of_another_precision_fails_although_it_answers_well(bundle, only_onnxruntime, precision):
+    file = f"model.{precision}.onnx"
+    shutil.copyfile(bundle / "model.onnx", bundle / file)
+    rewrite(bundle, file, lambda model: None)
+    found = verify(bundle, plugins=only_onnxruntime)
+    with pytest.raises(GateError) as error:
+        found.require()
+    assert error.value.exit_code == 4
+    assert str(error.value) == f"{file} is fp32 although bundle.json says {precision}"
+
+
 def test_bundle_without_samples_is_refused(bundle, plugins):
     manifest = json.loads((bundle / "bundle.json").read_text())
     del manifest["files"]["samples.npz"]
