@@ -1,43 +1,30 @@
-"""The precision that an ONNX file really has, read from its tensors."""
+"""The precision that an ONNX file really has, read from its tensors. Needs no onnx package."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from distillkit.errors import GateError
 from distillkit.exporting import Precision
+from distillkit_export.onnx_structure import OnnxStructureError, read_structure
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
+FLOATS: Mapping[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
+QUANTIZED: Mapping[int, Precision] = {3: "int8", 17: "fp8"}
+"""The element types of ONNX: TensorProto.FLOAT, FLOAT16, BFLOAT16; INT8, FLOAT8E4M3FN."""
 
 
 def precision_of(file: Path) -> Precision:
-    """As `precision_of_graph`."""
-    import onnx
+    """The type in which the weights are multiplied: of Q/DQ pairs the quantised one, else that of most weights.
 
-    return precision_of_graph(onnx.load(file))
-
-
-def precision_of_graph(model: ModelProto) -> Precision:
-    """The type in which the weights are multiplied: of Q/DQ pairs the quantised one, else that of most weights."""
-    from onnx import TensorProto
-
-    types = {entry.name: entry.data_type for entry in model.graph.initializer}
-    quantized = {types.get(node.input[2]) for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    if TensorProto.INT8 in quantized:
-        return "int8"
-    if TensorProto.FLOAT8E4M3FN in quantized:
-        return "fp8"
-    sizes: Counter[int] = Counter()
-    for entry in model.graph.initializer:
-        size = 1
-        for side in entry.dims:
-            size *= side
-        sizes[entry.data_type] += size
-    floats: dict[int, Precision] = {
-        TensorProto.FLOAT: "fp32",
-        TensorProto.FLOAT16: "fp16",
-        TensorProto.BFLOAT16: "bf16",
-    }
-    return floats[max(floats, key=lambda kind: sizes[kind])]
+    Raises: GateError for a file that is no ONNX model.
+    """
+    try:
+        found = read_structure(file)
+    except OnnxStructureError as error:
+        raise GateError(f"{file.name} {error}") from error
+    quantized = {found.types.get(name) for name in found.zero_points}
+    for kind, precision in QUANTIZED.items():
+        if kind in quantized:
+            return precision
+    return FLOATS[max(FLOATS, key=lambda kind: found.numbers.get(kind, 0))]

@@ -69,9 +69,16 @@ class OnnxStructureError(ValueError):
 
 @dataclass
 class OnnxStructure:
-    """What a model holds: its nodes by (domain, operator), how many of each thing, and where external data lies."""
+    """What a model holds: its nodes by (domain, operator), how many of each thing, and where external data lies.
+
+    `numbers` are how many it has of each element type of ONNX, over all tensors; `types` the element types by the
+    tensors' names; `zero_points` the names that nodes QuantizeLinear take their type from.
+    """
 
     operators: dict[tuple[str, str], int] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    zero_points: set[str] = field(default_factory=set)
     external: list[dict[str, str]] = field(default_factory=list)
     graphs: int = 0
     tensors: int = 0
@@ -147,6 +154,8 @@ class _Walk:
         for domain in _texts(own, 7) or [""]:
             for operator in _texts(own, 4) or [""]:
                 self.found.operators[domain, operator] = self.found.operators.get((domain, operator), 0) + 1
+                if operator == "QuantizeLinear":
+                    self.found.zero_points.update(_texts(own, 1)[2:3])
         if self.found.nodes > LARGEST_NODES:
             raise OnnxStructureError(f"has more than {LARGEST_NODES:,} nodes")
 
@@ -155,6 +164,9 @@ class _Walk:
         if self.found.tensors > LARGEST_TENSORS:
             raise OnnxStructureError(f"has more than {LARGEST_TENSORS:,} tensors")
         elements = _elements(_numbers(own, 1))
+        kind = next((value for number, value in reversed(own) if number == 2 and isinstance(value, int)), 0)
+        self.found.numbers[kind] = self.found.numbers.get(kind, 0) + elements
+        self.found.types.update(dict.fromkeys(_texts(own, 8), kind))
         entries = [value for number, value in own if number == 13 and not isinstance(value, int)]
         if entries or 1 in _numbers(own, 14):
             self.found.external.append(dict(self._entry(entry) for entry in entries))

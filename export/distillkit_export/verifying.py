@@ -24,7 +24,7 @@ from distillkit_export.report import lines
 from distillkit_export.samples import read_samples
 
 if TYPE_CHECKING:
-    from distillkit.exporting import Scorer
+    from distillkit.exporting import Exporter, Scorer
     from distillkit.hooks import Plugins
 
 
@@ -120,9 +120,12 @@ def verify(
 def _judged(card: ArtifactCard, opened: OpenBundle, gate: Gate, plugins: Plugins) -> tuple[Verdict, Opener | None]:
     """The verdict of the first runtime that executes the file, and that runtime.
 
-    Its precision was read back when it was exported, and its digest says that it is that file.
+    A file that is not in the precision of its card has failed, whatever it answers.
     """
     artifact = Artifact(card.format, card.file, card.precision, card.made_with)
+    misread = _misread(card, opened, plugins)
+    if misread:
+        return Verdict(artifact, "failed", "", opened.manifest.files[card.file].bytes, reason=misread), None
     reasons: list[Verdict] = []
     for opener in _openers(card, plugins):
         verdict = gate.judge(artifact, opener, opened.folder)
@@ -135,11 +138,36 @@ def _judged(card: ArtifactCard, opened: OpenBundle, gate: Gate, plugins: Plugins
     return Verdict(artifact, "ungated", "", opened.manifest.files[card.file].bytes, reason=reason), None
 
 
+def _misread(card: ArtifactCard, opened: OpenBundle, plugins: Plugins) -> str:
+    """Why a file is not in the precision that its card has, as the file itself says; "" where it is.
+
+    Also "" where nothing here can read it: then nothing here executes it either.
+    """
+    exporter = _exporter(card, plugins)
+    if exporter is None:
+        return ""
+    try:
+        found = exporter.precision_of(opened.path(card))
+    except (UnavailableError, ImportError):
+        return ""
+    except GateError as error:
+        return f"was refused: {error}"
+    return "" if found == card.precision else f"is {found} although {MANIFEST} says {card.precision}"
+
+
+def _exporter(card: ArtifactCard, plugins: Plugins) -> Exporter | None:
+    """The exporter of the file's format, where it is installed."""
+    if card.format not in {owned.spec.name for owned in plugins.listing("exporter")}:
+        return None
+    options = plugins.options("exporter", card.format, {})
+    exporter: Exporter = plugins.factory("exporter", card.format)(options)
+    return exporter
+
+
 def _openers(card: ArtifactCard, plugins: Plugins) -> Iterator[Opener]:
     """The format's own exporter, then every runtime that works here and loads the format."""
-    if card.format in {owned.spec.name for owned in plugins.listing("exporter")}:
-        options = plugins.options("exporter", card.format, {})
-        exporter: Opener = plugins.factory("exporter", card.format)(options)
+    exporter = _exporter(card, plugins)
+    if exporter is not None:
         yield exporter
     for owned in plugins.listing("runtime"):
         runtime: Runtime = plugins.factory("runtime", owned.spec.name)()

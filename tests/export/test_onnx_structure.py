@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from distillkit.exporting import OPSETS
-from distillkit_export import onnx_structure
+from distillkit_export import onnx_precision, onnx_structure
 from distillkit_export.onnx_operators import ONNX
 from distillkit_export.onnx_structure import MESSAGES, OnnxStructureError, read_structure, structure_of
 
@@ -96,6 +96,38 @@ def test_external_data_is_found_in_attributes_and_initializers():
         {"location": "../b.bin", "length": "8"},
         {"location": "a.bin", "length": "8"},
     ]
+
+
+def test_types_of_tensors_and_of_quantisers_are_found():
+    tensors = [
+        numpy_helper.from_array(np.zeros((2, 5), np.float16), "weight"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+    ]
+    node = helper.make_node("QuantizeLinear", ["scores", "scale", "zero"], ["q"])
+    structure = found(model([node], tensors))
+    assert structure.zero_points == {"zero"}
+    assert {name: structure.types[name] for name in ("weight", "zero", "yes")} == {
+        "weight": TensorProto.FLOAT16,
+        "zero": TensorProto.INT8,
+        "yes": TensorProto.BOOL,
+    }
+    assert structure.numbers == {
+        TensorProto.FLOAT16: 10,
+        TensorProto.INT8: 1,
+        TensorProto.BOOL: 1,
+        TensorProto.FLOAT: 6,
+    }
+
+
+def test_the_types_that_tell_the_precision_are_those_of_onnx():
+    known = {**onnx_precision.FLOATS, **onnx_precision.QUANTIZED}
+    assert {precision: TensorProto.DataType.Name(kind) for kind, precision in known.items()} == {
+        "fp32": "FLOAT",
+        "fp16": "FLOAT16",
+        "bf16": "BFLOAT16",
+        "int8": "INT8",
+        "fp8": "FLOAT8E4M3FN",
+    }
 
 
 def test_functions_are_found():

@@ -170,6 +170,36 @@ class TestOpenVino:
         session(-pictures)
         np.testing.assert_array_equal(first, kept)
 
+    def test_bound_batches_compute_their_own_images_whatever_becomes_of_the_callers(self, file, pictures):
+        session = opened(OpenVino(), file)
+        expected, given = session(pictures), pictures.copy()
+        bound, other = session.bind(given), session.bind(np.zeros((1, 3, 32, 32), np.float32))
+        given[:] = np.nan
+        bound.time(2), other.time(2)
+        np.testing.assert_array_equal(bound._compute.__self__.get_output_tensor().data, expected)
+
+    def test_bound_batches_outlive_their_images(self, file):
+        """In a process of its own, because memory that is read after it was freed ends it by a signal."""
+        code = (
+            "import gc, sys, numpy as np\n"
+            "from distillkit.serving import Servable\n"
+            "from distillkit_export.runtimes.openvino_cpu import OpenVino\n"
+            "session = OpenVino().open(Servable('onnx', sys.argv[1]), {'threads': 1})\n"
+            "draw = np.random.default_rng(0).standard_normal\n"
+            "for turn in range(40):\n"
+            "    bound = []\n"
+            "    for batch in (1, 7, 8):\n"
+            "        bound.append(session.bind(draw((batch, 3, 32, 32), np.float32)))\n"
+            "        gc.collect()\n"
+            "        rubbish = [draw((size, 3, 32, 32), np.float32) for size in (1, 7, 8, 16)]\n"
+            "        session(rubbish[turn % 4])\n"
+            "    for each in bound: each.time(3)\n"
+            "print('alive')\n"
+        )
+        command = [sys.executable, "-c", code, file.source]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (finished.returncode, finished.stdout, finished.stderr) == (0, "alive\n", "")
+
 
 class TestTorch:
     def test_answers_are_those_of_the_exported_file(self, student, file, pictures):

@@ -123,6 +123,18 @@ def test_file_that_answers_otherwise_fails_and_names_the_layer(bundle, only_onnx
     )
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_file_of_another_precision_fails_although_it_answers_well(bundle, only_onnxruntime, precision):
+    file = f"model.{precision}.onnx"
+    shutil.copyfile(bundle / "model.onnx", bundle / file)
+    rewrite(bundle, file, lambda model: None)
+    found = verify(bundle, plugins=only_onnxruntime)
+    with pytest.raises(GateError) as error:
+        found.require()
+    assert error.value.exit_code == 4
+    assert str(error.value) == f"{file} is fp32 although bundle.json says {precision}"
+
+
 def test_bundle_without_samples_is_refused(bundle, plugins):
     manifest = json.loads((bundle / "bundle.json").read_text())
     del manifest["files"]["samples.npz"]
@@ -167,6 +179,23 @@ def test_folder_of_other_classes_is_a_sentence(bundle, tmp_path, plugins):
         f"no folder in '{tmp_path / 'other'}' is called like a class of the bundle (ant, bee, cat, ...); "
         "give a folder per class"
     )
+
+
+def test_folders_that_are_no_classes_are_named_and_not_counted_as_wrong(bundle, labelled, plugins):
+    root = labelled / "test"
+    for name in ("yak", "zebra", "owl", "pig"):
+        (root / name).mkdir()
+        Image.new("RGB", (40, 40)).save(root / name / "1.png")
+    known = "which no class of the bundle is called (ant, bee, cat, ...); give a folder per class and nothing else"
+    with pytest.raises(DataError) as error:
+        verify(bundle, plugins=plugins, data=labelled, images=1)
+    assert str(error.value) == f"'{root}' holds owl, pig, yak and 1 more, {known}"
+    for name in ("yak", "zebra", "owl", "pig"):
+        shutil.rmtree(root / name)
+    Image.new("RGB", (40, 40)).save(root / "loose.png")
+    with pytest.raises(DataError) as error:
+        verify(bundle, plugins=plugins, data=labelled)
+    assert str(error.value) == f"'{root}' holds loose.png, {known}"
 
 
 def test_target_needs_neither_torch_nor_timm_nor_onnx(bundle):

@@ -102,9 +102,10 @@ class _OpenVinoSession:
         return answer.copy()
 
     def bind(self, images: NDArray[Any]) -> Bound:
-        """The request reads the images where they are and keeps its answer."""
+        """A request of its own, which keeps a copy of the images and its answer."""
         from openvino import Tensor
 
         request = self._compiled.create_infer_request()
-        request.set_input_tensor(Tensor(images, shared_memory=True))
+        # Of shared memory OpenVINO holds no reference: the images may be gone before the request reads them.
+        request.set_input_tensor(Tensor(images, shared_memory=False))
         return HostTimed(request.infer)
