@@ -36,6 +36,10 @@ def export_from_bundle(folder: Path, asked: Asked, *, plugins: Plugins, force: b
     Raises: BundleError for a bundle that is not whole; UserError where no format is asked for, or a precision that the
     bundle has no ONNX in; RunDirectoryError for a file that is there already, without `force`.
     """
+    if ONNX in asked.settings:
+        raise UserError(
+            f"--set {ONNX}.KEY is about writing ONNX from a student, and '{folder}' is a bundle; leave it out"
+        )
     opened = open_bundle(folder)
     bundle, against = opened.manifest, read_samples(opened)
     asked = _as_pending(asked, bundle)

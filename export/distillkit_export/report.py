@@ -89,6 +89,7 @@ def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
     weak = "; weak: give real images with --data" if pictures.weak else ""
     count = counted(len(pictures.pixels), "image")
     said = [f"measured against {against.reference} on {count} ({pictures.source}){weak}"]
+    said += [note for note in (against.note, pictures.note) if note]
     slower = [
         f"{verdict.artifact.file} takes {verdict.relative_latency:.2f} times as long as {verdicts[0].artifact.file}"
         for verdict in verdicts

@@ -22,6 +22,7 @@ from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
 from distillkit_export.bundle import sha256
 from distillkit_export.image_sizes import Size, at_image_size
+from distillkit_export.own_size import Reached, run_reached
 from distillkit_export.pictures import ExportImages, ImageWish, stand_in
 from distillkit_export.run_images import as_run_knows, named_images, run_images
 
@@ -31,7 +32,10 @@ STUDENT_PREFIX = "student.network."
 
 @dataclass(frozen=True)
 class Target:
-    """A model to export, where it comes from, how it answers unless told otherwise, and images to check it on."""
+    """A model to export, where it comes from, how it answers unless told otherwise, and images to check it on.
+
+    `reached` is what its run measured, where it has reached its end.
+    """
 
     model: Model
     provenance: Provenance
@@ -39,6 +43,7 @@ class Target:
     fusion: Fusion
     find_images: Callable[[ImageWish], ExportImages]
     idle_heads: tuple[str, ...] = ()
+    reached: Reached | None = None
 
 
 def default_folder(target: str) -> Path:
@@ -120,6 +125,7 @@ def _images_beside(spec: ModelSpec, plugins: Plugins, why: str, wish: ImageWish)
 def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | None) -> Target:
     """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
     model, saved = load_student(path, plugins)
+    reached = None if home is None else run_reached(RunDirectory(home), model.spec.image_size)
     model = at_image_size(model, image_size)
     provenance = Provenance(
         model=saved.model,
@@ -134,7 +140,7 @@ def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | N
         return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
     model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
     find = partial(run_images, model.spec, RunDirectory(home), plugins)
-    return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
+    return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads, reached)
 
 
 def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Size | None) -> Target:
