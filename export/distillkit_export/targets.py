@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillkit.checkpoint import checkpoints
 from distillkit.contracts import Model, ModelRequest, ModelSpec
-from distillkit.errors import CheckpointError, RunDirectoryError, UserError
+from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
 from distillkit.exporting import Fusion, Head, Provenance
 from distillkit.hooks import Plugins, split_name
 from distillkit.models import Described, OneAnswer, load_student, load_weights
@@ -95,7 +95,10 @@ def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size 
             f"{DESCRIPTION}, or a name such as timm:resnet18"
         )
     options = plugins.options("teacher", target, {})
-    model: Model = plugins.factory("teacher", target).build(ModelRequest(target, argument, options, weights=weights))
+    request = ModelRequest(target, argument, options, weights=weights)
+    factory = plugins.factory("teacher", target)
+    _require_weights(factory, request)
+    model: Model = factory.build(request)
     if isinstance(model, OneAnswer):
         # A teacher speaks with one voice; here the choice between its heads is the user's.
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
@@ -104,6 +107,14 @@ def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size 
     provenance = Provenance(model=_public(target), weights_sha256=digest)
     find = partial(_images_beside, model.spec, plugins, "a model by name has no images")
     return Target(model, provenance, "fused", "logits", find)
+
+
+def _require_weights(factory: Any, request: ModelRequest) -> None:
+    """Say what is to be typed here where the weights cannot be had; of itself a teacher speaks of its own options."""
+    why_unavailable = getattr(factory, "why_unavailable", None)
+    reason = why_unavailable(request) if why_unavailable else None
+    if reason is not None:
+        raise WeightsError(f"{reason}; give a file with --weights, or --weights none for a network that is not trained")
 
 
 def _images_beside(spec: ModelSpec, plugins: Plugins, why: str, wish: ImageWish) -> ExportImages:
@@ -170,6 +181,9 @@ def _student_weights(file: Path) -> dict[str, Tensor]:
 def _nothing_to_export(path: Path) -> str:
     """Why a directory cannot be exported, and what near it can."""
     if not (path / "recipe.toml").is_file():
+        inside = checkpoints(path)
+        if inside:
+            return f"'{path}' is a folder of checkpoints; export the newest with '{inside[-1]}'"
         return f"'{path}' holds no student; give a run directory, a directory with {DESCRIPTION}, or a checkpoint"
     run = RunDirectory(path)
     found = checkpoints(run.checkpoints)

@@ -303,7 +303,7 @@ def test_there_is_no_script_for_channels_that_no_image_has():
 
 def test_the_script_is_short_and_says_what_it_needs(handmade):
     text = (handmade("logits") / "predict.py").read_text()
-    assert len(text.splitlines()) < 50
+    assert len(text.splitlines()) <= 60
     assert max(map(len, text.splitlines())) <= 120
     assert "Needs numpy, pillow and onnxruntime" in text
 
