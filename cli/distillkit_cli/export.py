@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PRECISION, GATE, GRAPH = "Precisions and formats", "Gate and calibration", "The graph"
 """The panels of --help."""
 
-TARGET = typer.Argument(metavar="TARGET", help="A run directory, a model by name (timm:resnet18), or a bundle.")
+TARGET = typer.Argument(
+    metavar="TARGET",
+    help="A run directory, RUN/best, one of RUN/checkpoints, a model by name (timm:resnet18), or a bundle.",
+)
 OUT = typer.Option(metavar="DIR", help="Default: TARGET/export, or exports/<name> for a model by name.")
 FORMAT = typer.Option(
     "--format",

@@ -99,7 +99,7 @@ class ExportResult:
     def _pending(self) -> list[str]:
         return [
             f"{each.format} {each.precision} is pending: {each.reason}; on the target run: "
-            f"{each.command.replace(' export .', f' export {self.directory}', 1)}"
+            f"{each.command_for(self.directory)}"
             for each in self.pending
         ]
 

@@ -117,8 +117,7 @@ def _nothing_asked(folder: Path, bundle: Bundle) -> str:
     said = f"bundle '{folder}' has its ONNX already, which is written from the student; name a format with --format"
     if not bundle.pending:
         return said
-    command = bundle.pending[0].command.replace(" export .", f" export {folder}", 1)
-    return f"{said}, or finish what is pending: {command}"
+    return f"{said}, or finish what is pending: {bundle.pending[0].command_for(folder)}"
 
 
 def _neither_files_nor_folders(folder: str, names: list[str]) -> set[str]:

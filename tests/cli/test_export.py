@@ -69,6 +69,8 @@ def test_file_that_fails_ends_with_4_and_lies_aside(distillkit, trained, tmp_pat
     code, shown, err = distillkit("export", str(trained), "--out", str(out), "--int8", "--json")
     assert code == 4
     said = json.loads(shown)["parity"]["model.int8.onnx"]
+    stored = "INT8 weights are stored as float32 behind Q/DQ pairs, which TensorRT and OpenVINO fold"
+    assert stored in (out / "parity.md").read_text().splitlines()
     assert err.startswith(
         f"error: model.int8.onnx has {said['sqnr_db']:.1f} dB of signal over noise, at least 200 dB are asked; the "
         "first layer that differs is "
