@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PRECISION, GATE, GRAPH = "Precisions and formats", "Gate and calibration", "The graph"
 """The panels of --help."""
 
-TARGET = typer.Argument(metavar="TARGET", help="A run directory, a model by name (timm:resnet18), or a bundle.")
+TARGET = typer.Argument(
+    metavar="TARGET",
+    help="A run directory, RUN/best, one of RUN/checkpoints, a model by name (timm:resnet18), or a bundle.",
+)
 OUT = typer.Option(metavar="DIR", help="Default: TARGET/export, or exports/<name> for a model by name.")
 FORMAT = typer.Option(
     "--format",
@@ -108,6 +111,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     from distillkit_export.bundle import MANIFEST
     from distillkit_export.pictures import ImageWish
 
+    _refuse_idle_calibration(context, int8=int8, ranged=fp16 or int8 or fp8)
     given: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}
     short = {"onnx": {"calibrator": calibrator} if calibrator else {}, ENGINE: engine.settings()}
     asked = Asked(
@@ -124,6 +128,7 @@ def export(  # noqa: PLR0913 - one parameter per option
         if (Path(target) / MANIFEST).is_file():
             from distillkit_export.from_bundle import export_from_bundle
 
+            _refuse_on_bundle(context, target)
             result = export_from_bundle(Path(target), asked, plugins=plugins, force=force)
         else:
             from distillkit.extras import require
@@ -151,6 +156,44 @@ def export(  # noqa: PLR0913 - one parameter per option
     else:
         terminal.show("\n".join(result.lines()))
     result.require()
+
+
+OF_STUDENT = (
+    *("out", "data", "images", "calibration_images", "calibrator", "head", "fusion", "opset", "image_size"),
+    *("dynamic_size", "softmax", "uint8", "weights"),
+)
+"""The parameters that mean nothing for a bundle, whose ONNX and images are there already."""
+
+
+def _flag(context: typer.Context, parameter: str) -> str | None:
+    """The option of a parameter where the user gave it."""
+    source = context.get_parameter_source(parameter)
+    if source is None or source.name != "COMMANDLINE":
+        return None
+    return next(each.opts[0] for each in context.command.params if each.name == parameter)
+
+
+def _refuse_on_bundle(context: typer.Context, target: str) -> None:
+    from distillkit.errors import UserError
+
+    for flag in (_flag(context, parameter) for parameter in OF_STUDENT):
+        if flag is not None:
+            raise UserError(
+                f"{flag} is about writing ONNX from a student, and '{target}' is a bundle, to which formats are added "
+                f"where it lies; leave out {flag}"
+            )
+
+
+def _refuse_idle_calibration(context: typer.Context, *, int8: bool, ranged: bool) -> None:
+    from distillkit.errors import UserError
+
+    if not int8 and _flag(context, "calibrator"):
+        raise UserError("--calibrator is about INT8, and none was asked for; add --int8")
+    if not ranged and _flag(context, "calibration_images"):
+        raise UserError(
+            "--calibration-images is about the ranges that FP16, INT8 and FP8 need, and none was asked for; add "
+            "--int8, --fp8 or --fp16"
+        )
 
 
 def _settings(texts: Iterable[str], short: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:

@@ -20,7 +20,7 @@ BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export
 IMAGES = typer.Argument(metavar="IMAGE", help="Image files, folders of them, or patterns such as 'shots/*.png'.")
 TOP = typer.Option(metavar="N", min=1, help="How many classes to show of each image.")
 RUNTIME = typer.Option(metavar="NAME", help="A runtime of `distillkit plugins`. Default: the first that works.")
-PRECISION = typer.Option(help="Which file of the bundle answers.")
+PRECISION = typer.Option(help="Which file of the bundle answers. Default: fp32, or the only one that --runtime loads.")
 BATCH = typer.Option(metavar="N", min=1, max=4_096, help="Images that are computed at a time.")
 OUT = typer.Option(metavar="FILE.npy", help="Write the probabilities of all classes, or the embeddings.")
 
@@ -32,7 +32,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
     images: Annotated[list[str], IMAGES],
     top: Annotated[int, TOP] = 5,
     runtime: Annotated[str | None, RUNTIME] = None,
-    precision: Annotated[Literal["fp32", "fp16", "bf16", "int8", "fp8"], PRECISION] = "fp32",
+    precision: Annotated[Literal["fp32", "fp16", "bf16", "int8", "fp8"] | None, PRECISION] = None,
     batch: Annotated[int, BATCH] = 16,
     out: Annotated[Path | None, OUT] = None,
     as_json: Annotated[bool, JSON] = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -136,14 +137,25 @@ class ArtifactCard(Card):
     made_with: dict[str, Any]
 
 
+HERE = "BUNDLE"
+"""What a command calls the folder of the bundle."""
+
+
 class PendingCard(Card):
-    """A file that was asked for and cannot be made on the machine that exported; `command` makes it on the target."""
+    """A file that was asked for and cannot be made on the machine that exported; `command` makes it on the target.
+
+    The bundle is called BUNDLE in the command, since nobody knows where it will lie.
+    """
 
     format: str
     precision: Precision
     reason: str
     command: str
     options: dict[str, Any]
+
+    def command_for(self, folder: Path) -> str:
+        """The command for the bundle in `folder`."""
+        return self.command.replace(f" export {HERE} ", f" export {shlex.quote(str(folder))} ", 1)
 
 
 class FileCard(Card):

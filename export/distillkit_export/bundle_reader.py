@@ -95,7 +95,7 @@ def open_bundle(folder: Path) -> OpenBundle:
 
     The manifest must be whole, of a schema that is known here and without unknown keys; every file that it lists must
     be there, a plain file inside the folder, of the stated size and digest; every artefact must be listed; and ONNX
-    files must stay inside the bundle and hold nothing but operators of ONNX. Files that are not listed are never read.
+    files must hold all of their weights, and nothing but operators of ONNX. Files that are not listed are never read.
     Raises: BundleError, one sentence for the first thing that is wrong.
     """
     manifest = read_manifest(folder)
@@ -111,10 +111,9 @@ def open_bundle(folder: Path) -> OpenBundle:
             )
         if sha256(file) != card.sha256:
             _altered(name, f"has not the content whose digest {MANIFEST} has")
-    sizes = {name: card.bytes for name, card in manifest.files.items()}
     for name in manifest.files:
         if name.endswith(".onnx") or name in {card.file for card in manifest.artifacts if card.format == "onnx"}:
-            require_safe(folder / name, name, sizes)
+            require_safe(folder / name, name)
     return OpenBundle(folder, manifest)
 
 

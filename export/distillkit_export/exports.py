@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.contracts import Model
+from distillkit.contracts import Model, ModelSpec, Signal
 from distillkit.counting import counted
 from distillkit.errors import GateError, UnavailableError, UserError
 from distillkit.exporting import Artifact, ExportRequest, ExportSource, Fusion, Head, Precision
@@ -19,6 +19,7 @@ from distillkit_export.bundle import REJECTED, Bundle, PendingCard, card, descri
 from distillkit_export.folder import published, require_free
 from distillkit_export.gate import Gate, Verdict
 from distillkit_export.onnx_exporter import BF16_OPSET, FILES, OnnxExporter
+from distillkit_export.own_size import Reached, loss_at_size
 from distillkit_export.parity import Evidence, Parity, evidence
 from distillkit_export.pictures import ExportImages, as_asked, given_pictures, stand_in
 from distillkit_export.predict_script import write_predict_script
@@ -98,7 +99,7 @@ class ExportResult:
     def _pending(self) -> list[str]:
         return [
             f"{each.format} {each.precision} is pending: {each.reason}; on the target run: "
-            f"{each.command.replace(' export .', f' export {self.directory}', 1)}"
+            f"{each.command_for(self.directory)}"
             for each in self.pending
         ]
 
@@ -140,9 +141,12 @@ def export(  # noqa: PLR0913 - one keyword per flag of the verb
     require_free(directory, force=force)
     found = load_target(target, plugins, weights, image_size)
     check_head(head, found.model.spec, Answer(idle=found.idle_heads), subject=f"'{target}'")
+    if fusion is not None:
+        _require_two_heads(found.model.spec, head or found.head, target)
     request = replace(request, head=head or found.head, fusion=fusion or found.fusion, provenance=found.provenance)
     images = found.find_images(asked.images)
-    return export_model([onnx, *others], found.model, directory, request, images, asked, force=force)
+    forms = [onnx, *others]
+    return export_model(forms, found.model, directory, request, images, asked, reached=found.reached, force=force)
 
 
 def export_onnx(
@@ -182,11 +186,13 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     images: ExportImages,
     asked: Asked | None = None,
     *,
+    reached: Reached | None = None,
     force: bool = False,
 ) -> ExportResult:
     """Write `model` in all `formats`, of which the first is ONNX, into `directory`, which appears whole or not at all.
 
-    `images` are normalised and of the size that is asked for. Files that fail their gate lie in `rejected/`, and those
+    `images` are normalised and of the size that is asked for. `reached` is what the model reaches at its own size,
+    beside which a loss at another is said. Files that fail their gate lie in `rejected/`, and those
     that nothing here executes are ungated: `ExportResult.require` says so.
     Raises: RunDirectoryError for a folder that is not free; UserError for an image size that the model cannot see, for
     probabilities of a model without a class head, or for a precision that real images are needed for where there are
@@ -206,6 +212,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     reference = f"torch {versions()['torch']}, eager, float32, CPU"
     _require_real(asked, images)
     against = evidence(torch_scorer(model, request), pictures, reference, classes=classes)
+    against = replace(against, note=loss_at_size(against, model.spec.image_size, reached))
     onnx, *others = formats
     with published(directory) as building:
         files: dict[Precision, Path] = {}
@@ -235,6 +242,15 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
         write_predict_script(building, facts)
         bundle = write_manifest(building, facts, request.opset, stage.cards(), stage.pending)
     return ExportResult(directory, tuple(stage.verdicts), tuple(stage.pending), against, bundle)
+
+
+def _require_two_heads(spec: ModelSpec, head: Head, target: str) -> None:
+    """A fusion of one head is none."""
+    if head == "fused" and Signal.DISTILL_LOGITS in spec.signals:
+        return
+    alone = "distillation head" if head == "distill" else "class head"
+    answers = f"its {alone} alone" if Signal.LOGITS in spec.signals else "its embedding"
+    raise UserError(f"--fusion is about two heads, and '{target}' answers with {answers}; leave out --fusion")
 
 
 def _require_real(asked: Asked, images: ExportImages) -> None:

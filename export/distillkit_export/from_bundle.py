@@ -36,6 +36,10 @@ def export_from_bundle(folder: Path, asked: Asked, *, plugins: Plugins, force: b
     Raises: BundleError for a bundle that is not whole; UserError where no format is asked for, or a precision that the
     bundle has no ONNX in; RunDirectoryError for a file that is there already, without `force`.
     """
+    if ONNX in asked.settings:
+        raise UserError(
+            f"--set {ONNX}.KEY is about writing ONNX from a student, and '{folder}' is a bundle; leave it out"
+        )
     opened = open_bundle(folder)
     bundle, against = opened.manifest, read_samples(opened)
     asked = _as_pending(asked, bundle)
@@ -113,8 +117,7 @@ def _nothing_asked(folder: Path, bundle: Bundle) -> str:
     said = f"bundle '{folder}' has its ONNX already, which is written from the student; name a format with --format"
     if not bundle.pending:
         return said
-    command = bundle.pending[0].command.replace(" export .", f" export {folder}", 1)
-    return f"{said}, or finish what is pending: {command}"
+    return f"{said}, or finish what is pending: {bundle.pending[0].command_for(folder)}"
 
 
 def _neither_files_nor_folders(folder: str, names: list[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,27 +22,50 @@ if TYPE_CHECKING:
 MEASURED = ("test", "val", "valid", "validation")
 """The parts of a split folder that were not trained on, in the order in which they are looked for."""
 
+MOST_NAMED = 3
+
 
 def labelled_pictures(folder: Path, card: InputCard, class_names: Sequence[str] | None, most: int | None) -> Pictures:
     """The images below `folder`, a folder per class, spread evenly; of a folder with `test/` inside the images there.
 
-    Raises: DataError for a folder that is missing or has no images, or no folder of a class that the bundle knows.
+    Raises: DataError for a folder that is missing or has no images, or that holds images of other classes than the
+    bundle's.
     """
     if not folder.is_dir():
         raise DataError(f"folder '{folder}' does not exist; give a folder of images")
     root = next((folder / name for name in MEASURED if (folder / name).is_dir()), folder)
     files = image_files([str(root)])
+    known = {name: index for index, name in enumerate(class_names or ())}
+    if known:
+        _require_known(files, root, known)
     if most is not None and most < len(files):
         files = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, most).astype(np.int64))]
-    known = {name: index for index, name in enumerate(class_names or ())}
-    labels = np.array([known.get(file.relative_to(root).parts[0], -1) for file in files], np.int64)
-    if known and not (labels >= 0).any():
-        raise DataError(
-            f"no folder in '{root}' is called like a class of the bundle ({', '.join(list(known)[:3])}, ...); "
-            "give a folder per class"
-        )
+    labels = np.array([known[_class(file, root)] for file in files], np.int64) if known else None
     pixels = _Files(tuple(files), card)
-    return Pictures(pixels, f"images in {root.name}/", labels=labels if known else None)
+    return Pictures(pixels, f"images in {root.name}/", labels=labels)
+
+
+def _class(file: Path, root: Path) -> str:
+    """The folder of an image, which is its class; an image in none has its own name."""
+    return file.relative_to(root).parts[0]
+
+
+def _require_known(files: Sequence[Path], root: Path, known: Collection[str]) -> None:
+    """Refuse images whose class the bundle cannot answer, rather than count them as wrong.
+
+    Raises: DataError.
+    """
+    found = {_class(file, root) for file in files}
+    strangers = sorted(found.difference(known))
+    some = f"({', '.join(list(known)[:MOST_NAMED])}, ...)"
+    if len(strangers) == len(found):
+        raise DataError(f"no folder in '{root}' is called like a class of the bundle {some}; give a folder per class")
+    if strangers:
+        more = f" and {len(strangers) - MOST_NAMED} more" if len(strangers) > MOST_NAMED else ""
+        raise DataError(
+            f"'{root}' holds {', '.join(strangers[:MOST_NAMED])}{more}, which no class of the bundle is called "
+            f"{some}; give a folder per class and nothing else"
+        )
 
 
 @dataclass(frozen=True)

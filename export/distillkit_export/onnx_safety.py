@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from distillkit.errors import BundleError
 from distillkit_export.onnx_operators import ALLOWED
 from distillkit_export.onnx_structure import OnnxStructure, OnnxStructureError, read_structure
-from distillkit_export.paths import inside
 
 
-def require_safe(file: Path, name: str, sizes: Mapping[str, int]) -> OnnxStructure:
-    """Refuse an ONNX file that reaches out of its bundle or holds what no exporter of ours writes.
+def require_safe(file: Path, name: str) -> OnnxStructure:
+    """Refuse an ONNX file that reaches out of itself or holds what no exporter of ours writes.
 
-    `name` is its path in the bundle; `sizes` are the bytes of all files of the bundle, by path.
+    `name` is its path in the bundle.
     Raises: BundleError.
     """
     try:
@@ -35,27 +33,13 @@ def require_safe(file: Path, name: str, sizes: Mapping[str, int]) -> OnnxStructu
                 f"{name} uses operator '{_shown(operator)}', which is unknown{f' in {domain}' if domain else ''}; "
                 "export the student again"
             )
-    for entry in found.external:
-        _require_inside(entry, name, sizes)
-    return found
-
-
-def _require_inside(entry: Mapping[str, str], name: str, sizes: Mapping[str, int]) -> None:
-    """External data must lie in a file that the bundle lists, and within it."""
-    location = entry.get("location", "")
-    if not inside(location):
-        raise BundleError(f"{name} keeps weights in '{_shown(location)}', outside the bundle; export the student again")
-    path = (PurePosixPath(name).parent / location).as_posix()
-    if path not in sizes:
+    if found.external:
+        location = found.external[0].get("location", "")
         raise BundleError(
-            f"{name} keeps weights in '{_shown(location)}', which bundle.json does not list; export the student again"
+            f"{name} keeps weights outside itself, in '{_shown(location)}', which distillkit never writes; "
+            "export the student again"
         )
-    try:
-        offset, length = (int(entry.get(key) or 0) for key in ("offset", "length"))
-    except ValueError:
-        offset = length = -1
-    if min(offset, length) < 0 or offset + length > sizes[path]:
-        raise BundleError(f"{name} keeps weights beyond the end of '{_shown(location)}'; export the student again")
+    return found
 
 
 def _shown(text: str) -> str:

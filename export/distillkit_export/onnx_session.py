@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ FATAL_ONLY = 4
 """ONNX Runtime's log severity: its warnings are about its own optimiser, and its errors are raised as well."""
 NO_KERNEL = "NotImplemented"
 """The name of what ONNX Runtime raises for an operator that it has no kernel for in this precision."""
+
+MISTYPED = re.compile(r"Type '(?P<kind>[^']+)' of input parameter \([^)]*\) of operator \((?P<operator>\w+)\)")
+"""What ONNX Runtime says where its optimiser made an operator of a type that the operator does not take."""
 
 
 class OnnxSession:
@@ -116,6 +120,9 @@ def _loads_as_it_stands(file: Path) -> bool:
 def _kernel(error: Exception) -> str:
     """The one sentence of ONNX Runtime's message that names the operator, without its number."""
     text = _one_line(error).replace("This is an invalid model. ", "")
+    mistyped = MISTYPED.search(text)
+    if mistyped:
+        return f"operator {mistyped['operator']} takes no {mistyped['kind']}"
     return text.rpartition("] : ")[2].split(" : ", 2)[-1].partition(". ")[0].rstrip(".")
 
 

@@ -33,7 +33,8 @@ class Evidence:
 
     `reference` names who gave the answers, `classes` says whether they are scores of classes, not an embedding.
     `others` are the answers to the pictures' batches of other sizes. Where the images are a `sample` of those that the
-    gate looked at, a share that breaks its limit by chance is no failure.
+    gate looked at, a share that breaks its limit by chance is no failure. `note` is what the model's own answers show,
+    whatever a file says.
     """
 
     pictures: Pictures
@@ -42,6 +43,7 @@ class Evidence:
     classes: bool = True
     others: tuple[NDArray[np.float32], ...] = ()
     sample: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Pixels(Protocol):
 class Pictures:
     """Images, where they come from, whether they are a weak stand-in, and their classes.
 
-    `others` are batches of other sizes, for a file that takes any.
+    `others` are batches of other sizes, for a file that takes any. `note` is what else somebody should know of them.
     Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std; [n, H, W, C], uint8, for a file that
     normalises them itself; labels [n], the index of the model's class, negative where it is not known.
     """
@@ -45,6 +45,7 @@ class Pictures:
     weak: bool = False
     labels: NDArray[np.int64] | None = None
     others: tuple[NDArray[Any], ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ Needs numpy, pillow and onnxruntime, and the files beside it. Written by distill
 
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -39,10 +40,24 @@ def pixels(file):
 {normalise}
 
 
+if not sys.argv[1:]:
+    print("usage: python predict.py IMAGE...", file=sys.stderr)
+    sys.exit(2)
+if hasattr(signal, "SIGPIPE"):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly where the output is piped into head
+
 session = onnxruntime.InferenceSession(HERE / {model!r}, providers=["CPUExecutionProvider"])
-{names}for file in sys.argv[1:]:
-    {answer} = session.run(None, {{{input!r}: pixels(file)[None]}})[0][0]
+{names}code = 0
+for file in sys.argv[1:]:
+    try:
+        image = pixels(file)
+    except Exception as error:  # decoders raise whatever they like
+        print(f"error: image {{file!r}} cannot be read: {{getattr(error, 'strerror', None) or error}}", file=sys.stderr)
+        code = 2
+        continue
+    {answer} = session.run(None, {{{input!r}: image[None]}})[0][0]
 {show}
+sys.exit(code)
 '''
 
 SQUARE = """\
@@ -80,7 +95,8 @@ EMBEDDING = """\
 def predict_script(facts: Facts, model: str = "model.onnx") -> str | None:
     """The text of a script for this model; None for one whose channels no image file has.
 
-    It answers as `distillkit predict` does, for it prepares images in the same steps.
+    It answers as `distillkit predict` does, for it prepares images in the same steps. As there, an image that cannot be
+    read is named, the others are answered, and the exit code is 2.
     """
     taken, given = facts.input, facts.output
     if taken.color is None:

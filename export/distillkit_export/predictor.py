@@ -27,6 +27,7 @@ Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
 """A file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""
 
 BATCH = 16
+DEFAULT_PRECISION: Precision = "fp32"
 MOST_THREADS = 1_024
 
 
@@ -115,13 +116,14 @@ def load(
     folder: str | Path,
     *,
     runtime: str | None = None,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     plugins: Plugins | None = None,
 ) -> Predictor:
     """Open and check a bundle and load one of its files.
 
     Without `runtime` it is what `distillkit profile --tune` found fastest on this machine; else the first of
-    `distillkit plugins` that executes the file, ONNX Runtime on the CPU before all others.
+    `distillkit plugins` that executes the file, ONNX Runtime on the CPU before all others. Without `precision` it is
+    the float32 file, or, for a `runtime` that loads one file of the bundle only, that file.
     Raises: BundleError; UnknownPluginError for the runtime; UnavailableError where it cannot execute the file here;
     GateError where the file is broken.
     """
@@ -131,12 +133,13 @@ def load(
     plugins = plugins or installed_plugins()
     if runtime is not None:
         chosen: Runtime = plugins.factory("runtime", runtime)()
-        artifact = _artifact_for(bundle, runtime, chosen, precision)
+        artifact = _artifact_for(bundle, runtime, chosen, precision or _only_precision(bundle, chosen))
         there = chosen.availability()
         if not there.works:
             remedy = f"; {there.remedy}" if there.remedy else ""
             raise UnavailableError(f"runtime '{runtime}' does not work here: {there.detail}{remedy}")
         return Predictor(bundle, artifact, runtime, chosen)
+    precision = precision or DEFAULT_PRECISION
     return _tuned(bundle, plugins, precision) or _first_that_works(bundle, plugins, precision)
 
 
@@ -191,6 +194,12 @@ def _first_that_works(bundle: OpenBundle, plugins: Plugins, precision: Precision
         bundle.artifact("onnx", precision)  # raises, naming what is there
     why = "; ".join(reasons) or f"none loads {', '.join(sorted(formats))}"
     raise UnavailableError(f"no runtime of this machine can execute bundle '{bundle.folder}' in {precision}: {why}")
+
+
+def _only_precision(bundle: OpenBundle, runtime: Runtime) -> Precision:
+    """That of the only file that the runtime loads; float32 where there are several or none."""
+    loaded = [card.precision for card in bundle.manifest.artifacts if card.format in runtime.formats]
+    return loaded[0] if len(loaded) == 1 else DEFAULT_PRECISION
 
 
 def _artifact_for(bundle: OpenBundle, name: str, runtime: Runtime, precision: Precision) -> ArtifactCard:

@@ -21,6 +21,7 @@ PARITY, PARITY_PAGE = "parity.json", "parity.md"
 PARITY_SCHEMA: Literal[2] = 2
 SLOWER = 1.05
 """From this ratio on a file is called slower; less is what one measurement differs from the next."""
+INT8_SIZE = "INT8 weights are stored as float32 behind Q/DQ pairs, which TensorRT and OpenVINO fold"
 FIGURES = ("max abs", "max rel", "min cosine", "SQNR dB")
 
 
@@ -89,15 +90,24 @@ def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
     weak = "; weak: give real images with --data" if pictures.weak else ""
     count = counted(len(pictures.pixels), "image")
     said = [f"measured against {against.reference} on {count} ({pictures.source}){weak}"]
+    said += [note for note in (against.note, pictures.note) if note]
     slower = [
         f"{verdict.artifact.file} takes {verdict.relative_latency:.2f} times as long as {verdicts[0].artifact.file}"
         for verdict in verdicts
         if verdict.relative_latency is not None and verdict.relative_latency >= SLOWER
     ]
+    if _int8_is_larger(verdicts):
+        said.append(INT8_SIZE)
     if slower:
         where = "slower in ONNX Runtime on one thread of this CPU"
         said.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
     return said
+
+
+def _int8_is_larger(verdicts: Sequence[Verdict]) -> bool:
+    first = [verdict.bytes for verdict in verdicts if verdict.artifact.file == "model.onnx"]
+    int8 = [each.bytes for each in verdicts if each.artifact.format == "onnx" and each.artifact.precision == "int8"]
+    return bool(first and int8) and max(int8) >= first[0]
 
 
 def page(verdicts: Sequence[Verdict], against: Evidence) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,8 @@ from distillkit_export.pictures import ExportImages, ImageWish, Pictures, Pixels
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Of pixels; images that need more are read again for every file that is gated."""
+SHOWN_NAMES = 3
+"""How many classes a message names."""
 
 
 def as_run_knows(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
@@ -84,6 +86,8 @@ def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, wish: ImageWish, wh
     trained = f"images {whose}" if named else f"training images {whose}"
     shown = trained if source is sets.train else f"{kind} images {whose}"
     gate = _pictures(source, places, spec, transform, shown)
+    if gate.labels is None and spec.class_names and source.class_names:
+        gate = replace(gate, note=_of_other_classes(source.class_names, spec.class_names, shown))
     taken = places if source is sets.train else np.array([], np.int64)
     left = np.setdiff1d(np.arange(len(sets.train)), taken)
     left = left if len(left) else np.arange(len(sets.train))
@@ -123,6 +127,18 @@ def _as_classes(labels: NDArray[np.int64], source: Source | Stream, spec: ModelS
     except ClassSpaceError:
         return None
     return labels if indices is None else np.where(labels == UNLABELLED, UNLABELLED, np.asarray(indices)[labels])
+
+
+def _of_other_classes(there: Sequence[str], known: Sequence[str], shown: str) -> str:
+    """Why there is no accuracy, though the images lie in folders of classes."""
+    return (
+        f"accuracy is not measured: the classes of {shown} ({_first(there)}) are not those of the model "
+        f"({_first(known)}); give a folder for each class of the model"
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:SHOWN_NAMES], *(["..."] if len(names) > SHOWN_NAMES else [])])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
 from distillkit.exporting import HasFlags
-from distillkit_export.bundle import REJECTED, ArtifactCard, PendingCard
+from distillkit_export.bundle import HERE, REJECTED, ArtifactCard, PendingCard
 from distillkit_export.checks import checks
 from distillkit_export.gate import Gate, Verdict, size
 from distillkit_export.latency import relative_latency
@@ -83,7 +83,7 @@ class Stage:
             form.exporter.check()
             self._written(form, precision, self.folder)
         except (UnavailableError, MissingExtraError) as error:
-            command = shlex.join(["distillkit", "export", ".", *form.flags(precision)])
+            command = shlex.join(["distillkit", "export", HERE, *form.flags(precision)])
             options = form.options.model_dump(mode="json")
             self.pending.append(
                 PendingCard(format=form.name, precision=precision, reason=str(error), command=command, options=options)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillkit.checkpoint import checkpoints
 from distillkit.contracts import Model, ModelRequest, ModelSpec
-from distillkit.errors import CheckpointError, RunDirectoryError, UserError
+from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
 from distillkit.exporting import Fusion, Head, Provenance
 from distillkit.hooks import Plugins, split_name
 from distillkit.models import Described, OneAnswer, load_student, load_weights
@@ -22,6 +22,7 @@ from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
 from distillkit_export.bundle import sha256
 from distillkit_export.image_sizes import Size, at_image_size
+from distillkit_export.own_size import Reached, run_reached
 from distillkit_export.pictures import ExportImages, ImageWish, stand_in
 from distillkit_export.run_images import as_run_knows, named_images, run_images
 
@@ -31,7 +32,10 @@ STUDENT_PREFIX = "student.network."
 
 @dataclass(frozen=True)
 class Target:
-    """A model to export, where it comes from, how it answers unless told otherwise, and images to check it on."""
+    """A model to export, where it comes from, how it answers unless told otherwise, and images to check it on.
+
+    `reached` is what its run measured, where it has reached its end.
+    """
 
     model: Model
     provenance: Provenance
@@ -39,6 +43,7 @@ class Target:
     fusion: Fusion
     find_images: Callable[[ImageWish], ExportImages]
     idle_heads: tuple[str, ...] = ()
+    reached: Reached | None = None
 
 
 def default_folder(target: str) -> Path:
@@ -90,7 +95,10 @@ def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size 
             f"{DESCRIPTION}, or a name such as timm:resnet18"
         )
     options = plugins.options("teacher", target, {})
-    model: Model = plugins.factory("teacher", target).build(ModelRequest(target, argument, options, weights=weights))
+    request = ModelRequest(target, argument, options, weights=weights)
+    factory = plugins.factory("teacher", target)
+    _require_weights(factory, request)
+    model: Model = factory.build(request)
     if isinstance(model, OneAnswer):
         # A teacher speaks with one voice; here the choice between its heads is the user's.
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
@@ -101,6 +109,14 @@ def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size 
     return Target(model, provenance, "fused", "logits", find)
 
 
+def _require_weights(factory: Any, request: ModelRequest) -> None:
+    """Say what is to be typed here where the weights cannot be had; of itself a teacher speaks of its own options."""
+    why_unavailable = getattr(factory, "why_unavailable", None)
+    reason = why_unavailable(request) if why_unavailable else None
+    if reason is not None:
+        raise WeightsError(f"{reason}; give a file with --weights, or --weights none for a network that is not trained")
+
+
 def _images_beside(spec: ModelSpec, plugins: Plugins, why: str, wish: ImageWish) -> ExportImages:
     """The images that were named for a model that has none of its own."""
     return stand_in(spec, why) if wish.data is None else named_images(spec, plugins, wish)
@@ -109,6 +125,7 @@ def _images_beside(spec: ModelSpec, plugins: Plugins, why: str, wish: ImageWish)
 def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | None) -> Target:
     """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
     model, saved = load_student(path, plugins)
+    reached = None if home is None else run_reached(RunDirectory(home), model.spec.image_size)
     model = at_image_size(model, image_size)
     provenance = Provenance(
         model=saved.model,
@@ -123,7 +140,7 @@ def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | N
         return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
     model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
     find = partial(run_images, model.spec, RunDirectory(home), plugins)
-    return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
+    return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads, reached)
 
 
 def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Size | None) -> Target:
@@ -164,6 +181,9 @@ def _student_weights(file: Path) -> dict[str, Tensor]:
 def _nothing_to_export(path: Path) -> str:
     """Why a directory cannot be exported, and what near it can."""
     if not (path / "recipe.toml").is_file():
+        inside = sorted(file.parent for file in path.glob(f"step-*/{CHECKPOINT_WEIGHTS}"))
+        if inside and _home(path) is not None:
+            return f"'{path}' is a folder of checkpoints; export the newest with '{inside[-1]}'"
         return f"'{path}' holds no student; give a run directory, a directory with {DESCRIPTION}, or a checkpoint"
     run = RunDirectory(path)
     found = checkpoints(run.checkpoints)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from distillkit_cli.main import command_line
 from distillkit_export.limits import DEFAULT, Limits
@@ -68,6 +69,8 @@ def test_file_that_fails_ends_with_4_and_lies_aside(distillkit, trained, tmp_pat
     code, shown, err = distillkit("export", str(trained), "--out", str(out), "--int8", "--json")
     assert code == 4
     said = json.loads(shown)["parity"]["model.int8.onnx"]
+    stored = "INT8 weights are stored as float32 behind Q/DQ pairs, which TensorRT and OpenVINO fold"
+    assert stored in (out / "parity.md").read_text().splitlines()
     assert err.startswith(
         f"error: model.int8.onnx has {said['sqnr_db']:.1f} dB of signal over noise, at least 200 dB are asked; the "
         "first layer that differs is "
@@ -99,6 +102,49 @@ def test_verify_finishes_what_the_export_could_not_gate(distillkit, copied):
     assert [card["gate"] for card in json.loads((copied / "bundle.json").read_text())["artifacts"]] == ["passed"] * 3
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--out", "zz"],
+        ["--data", "digits"],
+        ["--gate-images", "5"],
+        ["--head", "class"],
+        ["--opset", "20"],
+        ["--softmax"],
+        ["--image-size", "16"],
+    ],
+)
+def test_what_is_about_a_student_is_refused_on_a_bundle(distillkit, copied, given):
+    before = (copied / "bundle.json").read_bytes()
+    code, out, err = distillkit("export", str(copied), "--trt", *given)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {given[0]} is about writing ONNX from a student, and '{copied}' is a bundle, to which formats are "
+        f"added where it lies; leave out {given[0]}\n"
+    )
+    assert (copied / "bundle.json").read_bytes() == before
+
+
+def test_setting_of_onnx_is_refused_on_a_bundle(distillkit, copied):
+    code, _, err = distillkit("export", str(copied), "--trt", "--set", "onnx.calibrator=entropy")
+    assert (code, err) == (
+        2,
+        f"error: --set onnx.KEY is about writing ONNX from a student, and '{copied}' is a bundle; leave it out\n",
+    )
+
+
+def test_fusion_of_one_head_is_refused(distillkit, trained, tmp_path):
+    asked = ("--out", str(tmp_path / "out"), "--fusion", "softmax")
+    for target, options in ((str(trained), ("--head", "class")), ("timm:test_vit", ("--weights", "none"))):
+        code, out, err = distillkit("export", target, *asked, *options)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"error: --fusion is about two heads, and '{target}' answers with its class head alone; leave out "
+            "--fusion\n"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
     with (copied / "model.fp16.onnx").open("ab") as file:
         file.write(b"x")
@@ -110,6 +156,15 @@ def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--calibrator", "entropy"], "--calibrator is about INT8, and none was asked for; add --int8"),
+        (["--calibrator", "entropy", "--fp8"], "--calibrator is about INT8, and none was asked for; add --int8"),
+        (
+            ["--calibration-images", "8", "--bf16"],
+            (
+                "--calibration-images is about the ranges that FP16, INT8 and FP8 need, and none was asked for; add "
+                "--int8, --fp8 or --fp16"
+            ),
+        ),
         (["--gate-images", "0"], "--gate-images 0 is no number of images; give one, or all"),
         (
             ["--set", "calibrator=entropy"],
@@ -153,6 +208,39 @@ def test_model_by_name_has_nothing_to_calibrate_with(distillkit, tmp_path):
             "scikit-learn ships, because a model by name has no images; give --data DIR\n"
         ),
     )
+
+
+def test_student_that_fails_at_another_size_is_told_beside_the_parity(distillkit, trained, tmp_path):
+    """The run's figure is set high, since two steps teach nothing."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(trained, run)
+    result = json.loads((run / "result.json").read_text())
+    result["figures"]["test/top1"] = 96.0
+    (run / "result.json").write_text(json.dumps(result))
+    code, shown, _ = distillkit("export", str(run), "--out", str(out), "--image-size", "12")
+    at_12 = json.loads((out / "parity.json").read_text())["files"]["model.onnx"]["accuracy"]["model"]
+    note = (
+        f"the student itself reaches only {at_12:.1f} % at 12x12 pixels, and 96.0 % at its own 8x8: train a student "
+        "for this size, or leave out --image-size"
+    )
+    assert (code, shown.splitlines()[-1]) == (0, note)
+    assert note in (out / "parity.md").read_text().splitlines()
+    _, shown, _ = distillkit("export", str(run), "--out", str(tmp_path / "own"))
+    assert "the student itself" not in shown
+
+
+def test_folders_of_other_classes_are_told_instead_of_an_accuracy(distillkit, trained, tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "gray").save(tmp_path / "pets" / name / "1.png")
+    asked = ("--data", str(tmp_path / "pets"), "--out", str(tmp_path / "out"))
+    code, shown, _ = distillkit("export", str(trained), *asked)
+    note = (
+        "accuracy is not measured: the classes of images of 'pets' (ant, bee) are not those of the model (0, 1, 2, "
+        "...); give a folder for each class of the model"
+    )
+    assert (code, shown.splitlines()[-1]) == (0, note)
+    assert note in (tmp_path / "out" / "parity.md").read_text().splitlines()
 
 
 def test_export_that_is_killed_leaves_nothing_that_looks_complete(trained, tmp_path, distillkit):

@@ -94,7 +94,7 @@ def test_onnx_is_kept_and_what_is_missing_has_its_command(without_robot):
             "format": "robot",
             "precision": "fp16",
             "reason": "there is no robot here",
-            "command": "distillkit export . --format robot --set robot.joints=6 --fp16",
+            "command": "distillkit export BUNDLE --format robot --set robot.joints=6 --fp16",
             "options": {"joints": 6},
         }
     ]

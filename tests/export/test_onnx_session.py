@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from distillkit.errors import GateError
-from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.onnx_session import OnnxSession, _kernel
 
 
 @pytest.fixture
@@ -24,6 +24,14 @@ def file_for_three(tmp_path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
+
+
+def test_operator_that_takes_no_such_type_is_said_in_one_clause(tmp_path):
+    said = (
+        "[ONNXRuntimeError] : 10 : INVALID_GRAPH : This is an invalid model. Type Error: Type 'tensor(float8e4m3fn)' "
+        "of input parameter (norm_QuantizeLinear_Output) of operator (QLinearMatMul) in node (qkv/MatMul) is invalid."
+    )
+    assert _kernel(RuntimeError(said)) == "operator QLinearMatMul takes no tensor(float8e4m3fn)"
 
 
 def test_scores_of_a_batch(file_for_three):

@@ -55,6 +55,7 @@ def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(sp
     assert found.gate.source == f"test images of '{split.name}'"
     assert found.calibration.source == f"training images of '{split.name}'"
     assert not found.gate.weak
+    assert found.gate.note == ""
 
 
 def test_labels_are_the_models_classes_by_name(split, plugins):
@@ -65,6 +66,10 @@ def test_labels_are_the_models_classes_by_name(split, plugins):
 def test_images_of_other_classes_have_no_label(split, plugins):
     found = named_images(replace(SPEC, class_names=("cat", "dog")), plugins, ImageWish(str(split)))
     assert found.gate.labels is None
+    assert found.gate.note == (
+        f"accuracy is not measured: the classes of test images of '{split.name}' (ant, bee) are not those of the model "
+        "(cat, dog); give a folder for each class of the model"
+    )
 
 
 def test_pictures_without_labels_are_the_runs_own_all_the_same(tmp_path, plugins):

@@ -284,6 +284,26 @@ def test_the_script_in_the_bundle_answers_as_torch_with_three_packages(
     assert done.stdout.splitlines() == expected
 
 
+def test_the_script_in_the_bundle_says_what_it_cannot_do(on_target, exported, pictures, alone):
+    from distillkit_export.predict_script import write_predict_script
+
+    script = write_predict_script(alone, exported["plain"].bundle)
+    for name in ("model.onnx", "bundle.json"):
+        (alone / name).symlink_to(exported["plain"].directory / name)
+    done = on_target.python(script, paths=[alone])
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "usage: python predict.py IMAGE...\n")
+    good = min(pictures.iterdir())
+    torn = alone / "torn.png"
+    torn.write_bytes(b"\x89PNG")
+    done = on_target.python(script, "missing.png", torn, good, paths=[alone])
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: image 'missing.png' cannot be read: No such file or directory",
+        f"error: image '{torn}' cannot be read: cannot identify image file '{torn}'",
+    ]
+    assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == [str(good)]
+
+
 def test_profile_measures_there_in_processes_that_lack_the_same(on_target, exported, tmp_path):
     done = on_target(
         "profile", exported["plain"].directory, "--batches", "1,2", "--seconds", "0.1", "--rounds", "2", "--json",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from urllib.parse import urlparse
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from distillkit.errors import CheckpointError, RunDirectoryError, UnknownPluginError, UserError
+from distillkit.errors import CheckpointError, RunDirectoryError, UnknownPluginError, UserError, WeightsError
 from distillkit.exporting import Provenance
+from distillkit.models import hub
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe import Recipe
 from distillkit.runner import run
@@ -207,6 +209,31 @@ def test_directory_of_something_else(tmp_path, plugins):
     assert refusal(RunDirectoryError, str(tmp_path), plugins) == (
         f"'{tmp_path}' holds no student; give a run directory, a directory with student.json, or a checkpoint"
     )
+
+
+def test_folder_of_checkpoints_names_the_newest(run_folder, plugins):
+    folder = run_folder / "checkpoints"
+    assert refusal(RunDirectoryError, str(folder), plugins) == (
+        f"'{folder}' is a folder of checkpoints; export the newest with '{folder / 'step-00000004'}'"
+    )
+
+
+def test_folder_of_checkpoints_without_its_run_is_none_to_export_from(run_folder, tmp_path, plugins):
+    folder = copied(run_folder, tmp_path, "recipe.toml") / "checkpoints"
+    assert refusal(RunDirectoryError, str(folder), plugins) == (
+        f"'{folder}' holds no student; give a run directory, a directory with student.json, or a checkpoint"
+    )
+
+
+def test_weights_that_cannot_be_had_are_a_matter_of_weights(plugins, monkeypatch):
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub.Place, "cached", lambda place: None)
+    host = urlparse(hub.constants.ENDPOINT).hostname
+    assert refusal(WeightsError, "timm:resnet18", plugins) == (
+        f"the published weights of 'resnet18' are not in the local cache and {host} cannot be reached; "
+        "give a file with --weights, or --weights none for a network that is not trained"
+    )
+    assert load_target("timm:resnet18", plugins, weights="none").model.spec.classes == 1000
 
 
 def test_name_that_is_neither(plugins):

@@ -181,6 +181,23 @@ def test_folder_of_other_classes_is_a_sentence(bundle, tmp_path, plugins):
     )
 
 
+def test_folders_that_are_no_classes_are_named_and_not_counted_as_wrong(bundle, labelled, plugins):
+    root = labelled / "test"
+    for name in ("yak", "zebra", "owl", "pig"):
+        (root / name).mkdir()
+        Image.new("RGB", (40, 40)).save(root / name / "1.png")
+    known = "which no class of the bundle is called (ant, bee, cat, ...); give a folder per class and nothing else"
+    with pytest.raises(DataError) as error:
+        verify(bundle, plugins=plugins, data=labelled, images=1)
+    assert str(error.value) == f"'{root}' holds owl, pig, yak and 1 more, {known}"
+    for name in ("yak", "zebra", "owl", "pig"):
+        shutil.rmtree(root / name)
+    Image.new("RGB", (40, 40)).save(root / "loose.png")
+    with pytest.raises(DataError) as error:
+        verify(bundle, plugins=plugins, data=labelled)
+    assert str(error.value) == f"'{root}' holds loose.png, {known}"
+
+
 def test_target_needs_neither_torch_nor_timm_nor_onnx(bundle):
     code = f"""
 import sys

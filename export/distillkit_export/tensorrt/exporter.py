@@ -29,6 +29,8 @@ FLAGS = {
 }
 """The options that have a flag of their own; the others are set by `--set tensorrt.NAME=VALUE`."""
 
+CACHE_STAYS = "--timing-cache names a file of this machine and is no part of the command, so name one there again"
+
 
 class TensorRtExporter:
     """Build an engine in a process of its own, and remember that this machine did."""
@@ -57,7 +59,12 @@ class TensorRtExporter:
 
     def check(self) -> None:
         """Refuse where TensorRT or a GPU is missing: UnavailableError, since the target machine may well have both."""
-        require_platform()
+        try:
+            require_platform()
+        except UnavailableError as error:
+            if self.options.timing_cache is None:
+                raise
+            raise UnavailableError(f"{error}; {CACHE_STAYS}") from error
 
     def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
         """Write `trt/<machine>-<precision>-<batches>.plan`, its card, and the layers where they were asked for."""

@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+LARGEST_BATCH = 65_536
 
 
 class BatchProfile(NamedTuple):
@@ -36,6 +37,8 @@ def batch_profile(given: object) -> BatchProfile:
     profile = BatchProfile(*map(int, parts * 3 if len(parts) == 1 else parts))
     if not 1 <= profile.smallest <= profile.typical <= profile.largest:
         raise ValueError(f"'{given}' is no batch profile; its numbers must grow from at least 1, as in 1:8:64")
+    if profile.largest > LARGEST_BATCH:
+        raise ValueError(f"'{given}' is no batch profile; its numbers are at most {LARGEST_BATCH:,}, as in 1:8:64")
     return profile
 
 

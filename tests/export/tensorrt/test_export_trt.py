@@ -54,10 +54,25 @@ def test_without_tensorrt_the_onnx_is_kept_and_gated_and_the_command_for_the_tar
         "format": "tensorrt",
         "precision": "fp32",
         "reason": 'TensorRT is not installed; pip install "distillkit[trt]"',
-        "command": "distillkit export . --trt --batch 1:2:8 --workspace 2G",
+        "command": "distillkit export BUNDLE --trt --batch 1:2:8 --workspace 2G",
     }
     assert (options["batch"], options["workspace"]) == ("1:2:8", "2G")
     assert not (folder / "trt").exists()
+
+
+def test_timing_cache_is_told_to_be_named_again_and_stays_out_of_the_bundle(bundle):
+    code, _, err = run("export", bundle, "--trt", "--timing-cache", "/nowhere/d/x")
+    assert code == 3
+    reason = (
+        'TensorRT is not installed; pip install "distillkit[trt]"; --timing-cache names a file of this machine and is '
+        "no part of the command, so name one there again"
+    )
+    assert err == (
+        f"error: tensorrt fp32 is pending: {reason}; on the target run: distillkit export {bundle} --trt "
+        "--batch 1:2:8 --workspace 2G\n"
+    )
+    assert manifest(bundle)["pending"][0]["reason"] == reason
+    assert "/nowhere" not in (bundle / "bundle.json").read_text()
 
 
 def test_target_finishes_what_is_pending_as_it_was_asked_for(bundle, double):

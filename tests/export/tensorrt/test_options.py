@@ -22,6 +22,16 @@ def test_other_batches_are_refused(text):
         TensorRtOptions(batch=text)
 
 
+def test_batch_is_bounded():
+    assert TensorRtOptions(batch="1:8:65536").batch == (1, 8, 65536)
+    with pytest.raises(ValidationError) as error:
+        TensorRtOptions(batch="1:8:65537")
+    (mistake,) = error.value.errors()
+    assert mistake["msg"] == (
+        "Value error, '1:8:65537' is no batch profile; its numbers are at most 65,536, as in 1:8:64"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("4G", 4 << 30), ("512M", 512 << 20), ("3GiB", 3 << 30), (1024, 1024), (None, None)]
 )
