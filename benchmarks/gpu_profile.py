@@ -153,12 +153,15 @@ def profile(
         return card_of(campaign, here, [subject]) if campaign.rows else None
 
 
-def page(cards: Sequence[ProfileCard], dropped: Sequence[str]) -> Iterator[str]:
+def page(cards: Sequence[ProfileCard], dropped: Sequence[str], *, gpu: bool) -> Iterator[str]:
     """The report as Markdown."""
     if cards:
         first = cards[0]
         versions = ", ".join(f"{name} {number}" for name, number in first.machine.software.items())
-        yield f"Measured {first.made} on {machine_line(first.machine)}; {versions}."
+        where = "the GPU" if gpu else "the CPU"
+        yield f"Measured {first.made} on {where} of {machine_line(first.machine)}; {versions}."
+        yield ""
+        yield "The weights are random: the figures are of speed, and say nothing of accuracy."
         yield from ["", *(f"*{mode}*: {text}." for mode, text in first.method.modes.items())]
     for card in cards:
         yield from ["", f"## {card.subjects[0].name}", ""]
@@ -199,21 +202,22 @@ def main() -> None:
         card = profile(model, arguments, plugins, deadline, here)
         if card is not None:
             cards.append(card)
-            write(cards, deadline.dropped, arguments.out)
-    print("\n".join(page(cards, deadline.dropped)))
-    write(cards, deadline.dropped, arguments.out)
+            write(cards, deadline.dropped, arguments.out, gpu=arguments.device == "cuda")
+    print("\n".join(page(cards, deadline.dropped, gpu=arguments.device == "cuda")))
+    write(cards, deadline.dropped, arguments.out, gpu=arguments.device == "cuda")
 
 
-def write(cards: Sequence[ProfileCard], dropped: Sequence[str], out: Path | None) -> None:
-    """`gpu-<name of the GPU>.json` and `.md`."""
+def write(cards: Sequence[ProfileCard], dropped: Sequence[str], out: Path | None, *, gpu: bool) -> None:
+    """`gpu-<name of the GPU>.json` and `.md`; of a CPU `cpu-<its name>`."""
     if out is None or not cards:
         return
     gpus = cards[0].machine.gpus
-    stem = re.sub(r"[^a-z0-9]+", "-", (gpus[0].name if gpus else cards[0].machine.processor).lower()).strip("-")
+    name = gpus[0].name if gpu and gpus else cards[0].machine.processor
+    stem = ("gpu-" if gpu else "cpu-") + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     found = {"profiles": [card.model_dump(mode="json") for card in cards], "not_measured": list(dropped)}
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"gpu-{stem}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (out / f"gpu-{stem}.md").write_text("\n".join(page(cards, dropped)) + "\n", encoding="utf-8")
+    (out / f"{stem}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (out / f"{stem}.md").write_text("\n".join(page(cards, dropped, gpu=gpu)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

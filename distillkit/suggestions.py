@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def nearest(value: str, known: Iterable[str]) -> str | None:
-    """The known name closest to `value`, or None when none is close."""
-    matches = get_close_matches(value, sorted(known), n=1, cutoff=0.5)
+def nearest(value: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name closest to `value`, or None when none is as similar as `cutoff` (difflib's ratio)."""
+    matches = get_close_matches(value, sorted(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

@@ -57,7 +57,7 @@ def check_architecture(architecture: str) -> None:
     """
     base, _, tag = architecture.partition(".")
     if not is_model(base):
-        guess = nearest(base, list_models())
+        guess = nearest(base, list_models(), cutoff=0.7)  # of a thousand names one is always a little alike
         question = f"did you mean '{guess}'?" if guess else "`timm.list_models()` lists those it has"
         raise RecipeError(f"timm {timm.__version__} has no model '{base}'; {question}")
     tags = [name.partition(".")[2] for name in list_models(f"{base}.*", include_tags=True)] if tag else []

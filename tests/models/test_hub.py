@@ -125,3 +125,11 @@ def test_unknown_architecture():
     with pytest.raises(RecipeError) as error:
         why_unavailable("resnet81")
     assert str(error.value) == f"timm {timm.__version__} has no model 'resnet81'; did you mean 'resnet18'?"
+
+
+def test_no_name_is_suggested_where_none_is_alike():
+    with pytest.raises(RecipeError) as error:
+        why_unavailable("nosuchnet")
+    assert str(error.value) == (
+        f"timm {timm.__version__} has no model 'nosuchnet'; `timm.list_models()` lists those it has"
+    )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 WITHOUT = 'the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"'
 LATENCY, THROUGHPUT, ACCURACY = "latency.png", "throughput.png", "accuracy.png"
 MARKERS = "osD^vP*X"
+DOUBTFUL = "doubtful"
+MOST_SHADED = 3
+"""Of more configurations than these the shades up to p99 hide each other."""
 LEAST_RANGE = 4.0
 """Percentage points that the axis of accuracy spans at least."""
 
@@ -52,12 +55,13 @@ def draw(profiles: Sequence[ProfileCard], directory: Path) -> Drawn:
         return Drawn((), (WITHOUT,))
     directory.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in enumerate(_lines(found))}
-    files = [
-        _figure(directory / LATENCY, lambda axes: _latency(axes, found, numbers)),
-        _figure(directory / THROUGHPUT, lambda axes: _throughput(axes, found, numbers)),
-    ]
+    files, notes = [], []
+    if len({point.batch for point in found}) > 1:
+        files.append(_figure(directory / LATENCY, lambda axes: _latency(axes, found, numbers)))
+    else:
+        notes.append(f"{LATENCY} is not drawn, because only one batch size was measured")
+    files.append(_figure(directory / THROUGHPUT, lambda axes: _throughput(axes, found, numbers)))
     best = frontier(found)
-    notes = []
     silent = sorted({point.subject for point in found if point.accuracy is None})
     if best:
         files.append(_figure(directory / ACCURACY, lambda axes: _accuracy(axes, best, numbers)))
@@ -115,6 +119,8 @@ def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
             axis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    if any(line.get_gid() == DOUBTFUL for line in axes.lines):
+        axes.set_title("hollow markers are doubtful; profile.md says why", fontsize="small", loc="right")
     figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
     figure.savefig(file, dpi=130)
     return file
@@ -128,10 +134,14 @@ def _lines(found: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 def _latency(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> None:
-    for name, line in _lines(found).items():
+    lines = _lines(found)
+    shaded = len(lines) <= MOST_SHADED
+    for name, line in lines.items():
         number = numbers[name]
         batches = [point.batch for point in line]
         _draw_line(axes, number, name, batches, [point.p50_ms for point in line], line)
+        if not shaded:
+            continue
         axes.fill_between(
             batches,
             [point.p50_ms for point in line],
@@ -139,7 +149,9 @@ def _latency(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> 
             alpha=0.12,
             color=f"C{number % 10}",
         )
-    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="latency, ms (p50, shaded to p99)")
+    axes.set(
+        xscale="log", yscale="log", xlabel="batch", ylabel=f"latency, ms (p50{', shaded to p99' if shaded else ''})"
+    )
     sizes = sorted({point.batch for point in found})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xticks([], minor=True)
@@ -150,7 +162,8 @@ def _throughput(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) 
         across = [point.p50_ms for point in line]
         _draw_line(axes, numbers[name], name, across, [point.images_per_s for point in line], line)
         for point in line:
-            axes.annotate(str(point.batch), (point.p50_ms, point.images_per_s), fontsize="x-small")
+            where = (point.p50_ms, point.images_per_s)
+            axes.annotate(str(point.batch), where, (5, 4), textcoords="offset points", fontsize="x-small")
     axes.set(xscale="log", yscale="log", xlabel="latency, ms (p50); numbers are batch sizes", ylabel="images/s")
 
 
@@ -174,4 +187,6 @@ def _draw_line(
     axes.plot(across, up, color=colour, linewidth=1, label=name, marker=marker, markersize=6)
     hollow = [(x, y) for x, y, point in zip(across, up, line, strict=True) if point.doubtful]
     if hollow:
-        axes.plot(*zip(*hollow, strict=True), color="white", marker=marker, markersize=3, linestyle="none")
+        axes.plot(
+            *zip(*hollow, strict=True), color="white", marker=marker, markersize=3, linestyle="none", gid=DOUBTFUL
+        )

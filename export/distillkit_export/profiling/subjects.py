@@ -51,7 +51,8 @@ def find(targets: list[str], plugins: Plugins, stack: ExitStack, weights: str | 
         if path.is_file():
             found.profiles.append(read_profile(path))
         elif (path / MANIFEST).is_file():
-            found.subjects.append(of_bundle(open_bundle(path), _free_name(_name(path), found.subjects)))
+            bundle = open_bundle(path)
+            found.subjects.append(of_bundle(bundle, _free_name(_bundle_name(path, bundle.manifest), found.subjects)))
         else:
             found.subjects.append(_of_model(target, plugins, stack, weights, found))
     if len(targets) == 1:
@@ -188,8 +189,15 @@ def _run_accuracy(run: Path) -> AccuracyCard | None:
 
 def _name(path: Path) -> str:
     """The last part of a path that says something: of "runs/soft/export" that is "soft"."""
-    parts = [part for part in path.resolve().parts if part not in ("export", "profile", "bundle")]
+    parts = [part for part in path.resolve().parts if part not in ("export", "profile")]
     return parts[-1]
+
+
+def _bundle_name(path: Path, manifest: Bundle) -> str:
+    """As the folder is called; one that is called as every bundle might be goes by the run that it was made from."""
+    run = manifest.source.run
+    says_nothing = path.resolve().name in ("export", "profile", "bundle")
+    return run if says_nothing and run and "/" not in run else _name(path)
 
 
 def _free_name(name: str, taken: list[Subject]) -> str:

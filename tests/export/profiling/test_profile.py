@@ -139,6 +139,18 @@ def test_names_of_equal_folders_are_told_apart(plugins, bundle, tmp_path):
     assert [subject.name for subject in found.subjects] == ["student", "student-2"]
 
 
+def test_folder_called_bundle_goes_by_its_run_or_else_by_its_own_name(plugins, bundle, tmp_path):
+    path = shutil.copytree(bundle, tmp_path / "elsewhere" / "bundle")
+    named = []
+    for run in (None, "soft"):
+        manifest = json.loads((path / "bundle.json").read_text())
+        manifest["source"]["run"] = run
+        (path / "bundle.json").write_text(json.dumps(manifest))
+        with ExitStack() as stack:
+            named += [subject.name for subject in find([str(path)], plugins, stack).subjects]
+    assert named == ["bundle", "soft"]
+
+
 def refusal(error, *arguments, **named):
     with pytest.raises(error) as raised:
         profile(*arguments, **named)

@@ -149,6 +149,14 @@ class TestPictures:
         assert [file.name for file in drawn.files] == ["latency.png", "throughput.png"]
         assert drawn.notes == ("accuracy.png is not drawn, because no accuracy was measured for student",)
 
+    def test_one_batch_size_makes_no_picture_of_latency_against_batch(self, profile_of, tmp_path):
+        drawn = draw([profile_of({"ort": 4.0}, batches=(1,))], tmp_path)
+        assert [file.name for file in drawn.files] == ["throughput.png"]
+        assert drawn.notes == (
+            "latency.png is not drawn, because only one batch size was measured",
+            "accuracy.png is not drawn, because no accuracy was measured for student",
+        )
+
     def test_without_matplotlib_one_sentence_stands_for_all(self, card, tmp_path, monkeypatch):
         monkeypatch.setattr(pictures, "find_spec", lambda name: None)
         assert draw([card], tmp_path / "new").notes == (
