@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from distillkit_export.profiling.profile import Profile
 
 MEASURING = "Measuring"
+CHOICES = ("runtime", "precision", "batches", "mode", "seconds", "rounds", "threads", "device", "tune", "weights")
+"""The options that choose what is measured, and how."""
 TARGETS = typer.Argument(
     metavar="TARGET...", help="Bundles, runs, models by name (timm:resnet18), or profile.json files from elsewhere."
 )
@@ -78,26 +81,32 @@ def profile(  # noqa: PLR0913 - one parameter per option
     from distillkit_export.profiling.campaign import Plan
     from distillkit_export.profiling.configurations import Wanted
     from distillkit_export.profiling.profile import profile as measure
+    from distillkit_export.profiling.profile import require_measured
     from distillkit_export.profiling.subjects import precisions
 
-    if rounds < 1 or seconds <= 0:
-        raise UserError("--rounds and --seconds must be more than 0")
+    _require_numbers(seconds, rounds, threads, allowed)
     terminal: Terminal = context.obj
-    earlier = Path(baseline) if baseline is not None and Path(baseline).is_file() else None
+    earlier = _earlier(baseline)
+    if all(Path(target).is_file() for target in targets):
+        _require_nothing_to_measure(context, baseline if earlier is None else None)
     asked = precisions(precision or [])
+    wanted = Wanted(tuple(runtime or ()), asked or (("fp32",) if tune else ()), threads, device)
     with closing(progress_on(terminal)) as watch:
         found = measure(
             targets,
             installed_plugins(),
-            wanted=Wanted(tuple(runtime or ()), asked or (("fp32",) if tune else ()), threads, device),
+            wanted=wanted,
             plan=Plan(_batches(batches), _modes(mode), seconds, rounds),
             baseline=None if earlier else baseline,
+            earlier=earlier,
             weights=weights,
             tune=tune,
             out=out,
             watch=watch,
         )
     _show(terminal, found, as_json=as_json)
+    if found.measured is not None:
+        require_measured(found.measured, wanted)
     if earlier is not None:
         _compare(terminal, found, earlier, allowed)
 
@@ -158,16 +167,50 @@ def _memory(row: RowCard) -> str:
     return "" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f}"
 
 
-def _compare(terminal: Terminal, found: Profile, earlier: Path, allowed: float) -> None:
+def _compare(terminal: Terminal, found: Profile, earlier: ProfileCard, allowed: float) -> None:
     """Say what changed since an earlier profile. Raises GateError where something got slower."""
-    from distillkit_export.profiling.cards import read_profile
     from distillkit_export.profiling.regressions import changes, require_no_regression
 
     now: Any = found.measured or (found.others[0] if found.others else None)
-    compared = changes(read_profile(earlier), now)
+    compared = changes(earlier, now)
     for change in compared:
         terminal.note(change.line())
     require_no_regression(compared, allowed)
+
+
+def _earlier(baseline: str | None) -> ProfileCard | None:
+    """The profile that --baseline names, read before anything is measured or written; None for a name."""
+    from distillkit_export.profiling.cards import read_profile
+
+    if baseline is None or not (Path(baseline).exists() or baseline.endswith(".json")):
+        return None
+    if not Path(baseline).is_file():
+        raise UserError(f"--baseline {baseline}: there is no such file; give a profile.json, or a configuration's name")
+    return read_profile(Path(baseline))
+
+
+def _require_numbers(seconds: float, rounds: int, threads: int | None, allowed: float) -> None:
+    """Typer's own limits let NaN pass."""
+    if not 0 < seconds < math.inf:
+        raise UserError(f"--seconds is {seconds:g}; give a number above 0")
+    if rounds < 1:
+        raise UserError(f"--rounds is {rounds}; give 1 or more")
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads is {threads}; give 1 or more, or leave it out for the runtime's own choice")
+    if not 0 <= allowed < math.inf:
+        raise UserError(f"--allowed is {allowed:g}; give a percentage from 0 up")
+
+
+def _require_nothing_to_measure(context: typer.Context, baseline: str | None) -> None:
+    """Refuse options that choose what is measured, where every target was measured before."""
+    sources = {name: context.get_parameter_source(name) for name in CHOICES}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    given += ["baseline"] if baseline is not None else []
+    if given:
+        raise UserError(
+            f"{', '.join(f'--{name}' for name in given)}: nothing is measured here, because every target is a profile "
+            "that exists; leave it out, or add a target to measure"
+        )
 
 
 def _batches(text: str) -> tuple[int, ...]:

@@ -181,8 +181,8 @@ def _student_weights(file: Path) -> dict[str, Tensor]:
 def _nothing_to_export(path: Path) -> str:
     """Why a directory cannot be exported, and what near it can."""
     if not (path / "recipe.toml").is_file():
-        inside = checkpoints(path)
-        if inside:
+        inside = sorted(file.parent for file in path.glob(f"step-*/{CHECKPOINT_WEIGHTS}"))
+        if inside and _home(path) is not None:
             return f"'{path}' is a folder of checkpoints; export the newest with '{inside[-1]}'"
         return f"'{path}' holds no student; give a run directory, a directory with {DESCRIPTION}, or a checkpoint"
     run = RunDirectory(path)

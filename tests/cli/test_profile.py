@@ -13,6 +13,7 @@ from distillkit.exporting import ExportRequest
 from distillkit_cli.profile_progress import ProfileBar, ProfileLines
 from distillkit_cli.terminal import Terminal
 from distillkit_export.bundle import ArtifactCard, describe, write_manifest
+from distillkit_export.runtimes.nvidia import cuda_devices
 
 SHORT = ("--batches", "1,2", "--seconds", "0.05", "--rounds", "2", "--runtime", "onnxruntime-cpu")
 
@@ -21,9 +22,13 @@ PEAK = ("peak", "MiB")
 
 @pytest.fixture
 def bundle(tmp_path):
-    """A model that sums its pixels; no torch takes part."""
+    return made(tmp_path / "sum")
+
+
+def made(folder, pixels=48):
+    """A model that sums its pixels, if there are as many as it has weights; no torch takes part."""
     spec = ModelSpec("sum", "sum", "other", 2, frozenset({Signal.LOGITS}), (4, 4))
-    weights = onnx.numpy_helper.from_array(np.ones((48, 2), np.float32), "weights")
+    weights = onnx.numpy_helper.from_array(np.ones((pixels, 2), np.float32), "weights")
     graph = onnx.helper.make_graph(
         [
             onnx.helper.make_node("Flatten", ["images"], ["flat"]),
@@ -34,7 +39,6 @@ def bundle(tmp_path):
         [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 2])],
         [weights],
     )
-    folder = tmp_path / "sum"
     folder.mkdir()
     opsets = [onnx.helper.make_opsetid("", 20)]
     onnx.save_model(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "model.onnx")
@@ -81,20 +85,130 @@ def test_regression_exits_with_4_and_the_same_speed_with_0(distillkit, bundle, t
     assert allowed.code == 0
 
 
+RUNTIMES = "onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt, openvino, tensorrt, torch, torch-compile"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--batches", "1,x"], "--batches is '1,x'; give auto, or sizes such as 1,8,32"),
         (["--batches", "0"], "--batches is '0'; give auto, or sizes such as 1,8,32"),
-        (["--rounds", "0"], "--rounds and --seconds must be more than 0"),
-        (["--runtime", "onnxruntime-cpuu"], "unknown runtime 'onnxruntime-cpuu'"),
-        (["--precision", "fp23"], "unknown precision 'fp23'"),
+        (["--rounds", "0"], "--rounds is 0; give 1 or more"),
+        (["--seconds", "nan"], "--seconds is nan; give a number above 0"),
+        (["--seconds", "inf"], "--seconds is inf; give a number above 0"),
+        (["--seconds", "0"], "--seconds is 0; give a number above 0"),
+        (["--allowed", "nan"], "--allowed is nan; give a percentage from 0 up"),
+        (["--allowed", "-1"], "--allowed is -1; give a percentage from 0 up"),
+        (["--threads", "0"], "--threads is 0; give 1 or more, or leave it out for the runtime's own choice"),
+        (["--threads", "-3"], "--threads is -3; give 1 or more, or leave it out for the runtime's own choice"),
+        (["--device", "tpu"], "--device is 'tpu'; use cpu, cuda or cuda:1"),
+        (
+            ["--device", "cpu"],
+            "--device says where torch computes, and torch does not run sum, which is made of files; leave it out",
+        ),
+        (
+            ["--runtime", "onnxruntime-cpuu"],
+            f"unknown runtime 'onnxruntime-cpuu'; did you mean 'onnxruntime-cpu'? (known: {RUNTIMES})",
+        ),
+        (
+            ["--precision", "fp23"],
+            "unknown precision 'fp23'; did you mean 'fp32'? (known: bf16, fp16, fp32, fp8, int8)",
+        ),
+        (
+            ["--baseline", "nofile.json"],
+            "--baseline nofile.json: there is no such file; give a profile.json, or a configuration's name",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_with_2(distillkit, bundle, arguments, sentence):
     done = distillkit("profile", str(bundle), *arguments)
-    assert (done.code, done.out) == (2, "")
-    assert done.err.startswith(f"error: {sentence}")
+    assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
+    assert not (bundle / "profile").exists()
+
+
+def test_weights_of_a_bundle_are_its_own(distillkit, bundle):
+    done = distillkit("profile", str(bundle), "--weights", "none")
+    sentence = f"'{bundle}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
+    assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
+
+
+@pytest.mark.skipif(cuda_devices() > 0, reason="there is a GPU")
+def test_gpu_that_is_not_there_is_refused(distillkit, bundle):
+    done = distillkit("profile", str(bundle), "--device", "cuda")
+    assert (done.code, done.err) == (2, "error: --device is 'cuda' and there is no such device here; use cpu\n")
+
+
+def test_folder_that_cannot_be_written_is_refused_before_measuring(distillkit, bundle):
+    done = distillkit("profile", str(bundle), *SHORT, "--out", str(bundle / "bundle.json"))
+    sentence = f"--out {bundle}/bundle.json is a file; give a folder for the profile"
+    assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
+    done = distillkit("profile", str(bundle), *SHORT, "--out", str(bundle / "bundle.json" / "below"))
+    sentence = f"the profile cannot be written to '{bundle}/bundle.json/below' (Not a directory)"
+    assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}; give another folder with --out\n")
+
+
+def test_baseline_file_is_read_before_anything_is_measured_or_written(distillkit, bundle, tmp_path):
+    assert distillkit("profile", str(bundle), *SHORT).code == 0
+    file = bundle / "profile" / "profile.json"
+    before = file.read_text()
+    earlier = tmp_path / "earlier.json"
+
+    def refusal(text):
+        earlier.write_text(text)
+        done = distillkit("profile", str(bundle), *SHORT, "--baseline", str(earlier))
+        assert (done.code, done.out) == (2, "")
+        assert file.read_text() == before
+        return done.err
+
+    assert refusal("{}") == f"error: '{earlier}' is no profile; give a JSON file that `distillkit profile` wrote\n"
+    assert refusal("{") == (
+        f"error: profile '{earlier}' cannot be read (Expecting property name enclosed in double quotes: line 1 column "
+        "2 (char 1)); give a JSON file of `distillkit profile`\n"
+    )
+    card = json.loads(before)
+    machine = card["machine"] | {"processor": "Z80", "cpus": 1, "gpus": []}
+    here = f"{card['machine']['processor']} with {card['machine']['cpus']} CPUs"
+    here += "".join(f" and {gpu['name']}" for gpu in card["machine"]["gpus"])
+    assert refusal(json.dumps(card | {"machine": machine})) == (
+        f"error: the baseline was measured on Z80 with 1 CPUs and this is {here}; measure a baseline here\n"
+    )
+    rows = [row | {"configuration": "other/torch/fp32"} for row in card["rows"]]
+    assert refusal(json.dumps(card | {"rows": rows})) == (
+        "error: the baseline has none of the configurations that would be measured, sum/onnxruntime-cpu/fp32; it has "
+        "other/torch/fp32\n"
+    )
+
+
+def test_profile_is_compared_with_what_its_own_folder_held_before(distillkit, bundle):
+    assert distillkit("profile", str(bundle), *SHORT).code == 0
+    file = bundle / "profile" / "profile.json"
+    card = json.loads(file.read_text())
+    for row in card["rows"]:
+        row["p50_ms"] = 1000.0
+    file.write_text(json.dumps(card))
+    done = distillkit("profile", str(bundle), *SHORT, "--baseline", str(file))
+    assert done.code == 0
+    assert "sum/onnxruntime-cpu/fp32, batch 1, e2e: 1e+03 -> " in done.err
+
+
+def test_options_that_choose_what_is_measured_are_refused_where_nothing_is(distillkit, bundle):
+    assert distillkit("profile", str(bundle), *SHORT).code == 0
+    file = str(bundle / "profile" / "profile.json")
+    done = distillkit("profile", file, "--runtime", "torch", "--seconds", "1", "--baseline", "torch")
+    sentence = (
+        "--runtime, --seconds, --baseline: nothing is measured here, because every target is a profile that exists; "
+        "leave it out, or add a target to measure"
+    )
+    assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
+
+
+def test_profile_in_which_everything_failed_exits_with_3(distillkit, tmp_path):
+    done = distillkit("profile", str(made(tmp_path / "sum", pixels=47)), *SHORT)
+    assert done.code == 3
+    assert done.err.splitlines()[-1] == (
+        "error: nothing was measured, because every configuration failed; the reasons stand above"
+    )
+    assert "* onnxruntime-cpu/fp32: ONNX Runtime cannot load model.onnx: " in done.err
 
 
 def test_runtime_that_is_missing_here_exits_with_3(distillkit, bundle):

@@ -218,6 +218,13 @@ def test_folder_of_checkpoints_names_the_newest(run_folder, plugins):
     )
 
 
+def test_folder_of_checkpoints_without_its_run_is_none_to_export_from(run_folder, tmp_path, plugins):
+    folder = copied(run_folder, tmp_path, "recipe.toml") / "checkpoints"
+    assert refusal(RunDirectoryError, str(folder), plugins) == (
+        f"'{folder}' holds no student; give a run directory, a directory with student.json, or a checkpoint"
+    )
+
+
 def test_weights_that_cannot_be_had_are_a_matter_of_weights(plugins, monkeypatch):
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub.Place, "cached", lambda place: None)

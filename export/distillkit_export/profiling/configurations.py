@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from distillkit.errors import UnavailableError
+from distillkit.errors import UnavailableError, UserError
 from distillkit.serving import Runtime, Servable, Setting
 from distillkit_export.profiling.cards import SubjectCard
+from distillkit_export.runtimes.nvidia import cuda_devices
 
 if TYPE_CHECKING:
     from distillkit.exporting import Precision
@@ -92,8 +94,8 @@ class Runtimes:
             self._made[name] = self._plugins.factory("runtime", name)()
         return self._made[name]
 
-    def usable(self, wanted: Wanted) -> tuple[dict[str, Runtime], list[str]]:
-        """Those that work, and a line for each that does not.
+    def usable(self, wanted: Wanted, formats: Collection[str]) -> tuple[dict[str, Runtime], list[str]]:
+        """Those that work, and a line for each that does not and would load one of `formats`.
 
         Raises: UnavailableError for one that was asked for by name and does not work.
         """
@@ -105,9 +107,23 @@ class Runtimes:
                 working[name] = runtime
             elif wanted.runtimes:
                 raise UnavailableError(f"runtime '{name}' does not work here: {found.detail}; {found.remedy}")
-            else:
+            elif set(runtime.formats) & set(formats):
                 skipped.append(f"{name}: {found.detail}; {found.remedy}")
         return working, skipped
+
+
+def require_device(device: str | None) -> None:
+    """Refuse a device that torch does not have, as far as the driver tells.
+
+    Raises: UserError.
+    """
+    if device is None or device == "cpu":
+        return
+    named = re.fullmatch(r"cuda(?::(\d+))?", device, re.ASCII)
+    if named is None:
+        raise UserError(f"--device is '{device}'; use cpu, cuda or cuda:1")
+    if int(named[1] or 0) >= cuda_devices():
+        raise UserError(f"--device is '{device}' and there is no such device here; use cpu")
 
 
 def configurations(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from distillkit.errors import GateError, UserError
-from distillkit_export.profiling.cards import Mode, ProfileCard
+from distillkit_export.profiling.cards import MachineCard, Mode, ProfileCard
 
 ALLOWED = 10.0
 """Percent. Two profiles of the same thing on a quiet machine differ by less."""
@@ -42,17 +42,28 @@ def changes(before: ProfileCard, now: ProfileCard) -> list[Change]:
 
     Raises: UserError where the machines differ, or nothing is in both.
     """
-    if _hardware(before) != _hardware(now):
-        raise UserError(
-            f"the baseline was measured on {_hardware(before)} and this is {_hardware(now)}; measure a baseline here"
-        )
+    require_comparable(before, now.machine)
     found = list(_common(before, now))
     if not found:
         raise UserError(
-            "the baseline has no configuration, batch and mode that was measured now; it has "
-            + ", ".join(sorted({row.configuration for row in before.rows}))
+            f"the baseline has no configuration, batch and mode that was measured now; it has {_has(before)}"
         )
     return found
+
+
+def require_comparable(before: ProfileCard, here: MachineCard, names: Collection[str] | None = None) -> None:
+    """Refuse a baseline that says nothing of what is about to be measured: of `names`, where they are known.
+
+    Raises: UserError where it is of another machine or has none of the configurations.
+    """
+    then, now = _hardware(before.machine), _hardware(here)
+    if then != now:
+        raise UserError(f"the baseline was measured on {then} and this is {now}; measure a baseline here")
+    if names is not None and not {row.configuration for row in before.rows} & set(names):
+        raise UserError(
+            f"the baseline has none of the configurations that would be measured, {', '.join(names)}; it has "
+            f"{_has(before)}"
+        )
 
 
 def require_no_regression(found: list[Change], allowed: float = ALLOWED) -> None:
@@ -75,6 +86,10 @@ def _common(before: ProfileCard, now: ProfileCard) -> Iterator[Change]:
         yield Change(row.configuration, row.batch, row.mode, then.p50_ms, row.p50_ms, doubts)
 
 
-def _hardware(card: ProfileCard) -> str:
-    gpus = ", ".join(gpu.name for gpu in card.machine.gpus)
-    return f"{card.machine.processor} with {card.machine.cpus} CPUs" + (f" and {gpus}" if gpus else "")
+def _has(card: ProfileCard) -> str:
+    return ", ".join(sorted({row.configuration for row in card.rows})) or "none"
+
+
+def _hardware(machine: MachineCard) -> str:
+    gpus = ", ".join(gpu.name for gpu in machine.gpus)
+    return f"{machine.processor} with {machine.cpus} CPUs" + (f" and {gpus}" if gpus else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
-from distillkit.errors import DistillkitError, RunDirectoryError
+from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.extras import require
 from distillkit.serving import Servable
 from distillkit_export.bundle import MANIFEST, PROFILE, Bundle, sha256
@@ -44,6 +44,8 @@ def find(targets: list[str], plugins: Plugins, stack: ExitStack, weights: str | 
     profile, loading and exporting a model raise.
     """
     found = Found()
+    if weights is not None:
+        _require_a_name(targets)
     for target in targets:
         path = Path(target)
         if path.is_file():
@@ -57,6 +59,15 @@ def find(targets: list[str], plugins: Plugins, stack: ExitStack, weights: str | 
         home = alone.parent if alone.is_file() else alone / PROFILE if alone.is_dir() else None
         found.home = home or Path("profiles") / _name(alone)
     return found
+
+
+def _require_a_name(targets: list[str]) -> None:
+    """Refuse --weights where every target has weights of its own."""
+    paths = [target for target in targets if Path(target).exists()]
+    if len(paths) == len(targets):
+        raise UserError(
+            f"'{paths[0]}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
+        )
 
 
 def of_bundle(bundle: OpenBundle, name: str) -> Subject:
@@ -193,7 +204,6 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def precisions(names: list[str]) -> tuple[Precision, ...]:
     """Names of precisions as the user gave them, by comma or one by one."""
-    from distillkit.errors import UserError
     from distillkit.exporting import PRECISIONS
     from distillkit.suggestions import unknown_name
 

@@ -82,10 +82,11 @@ class Listing:
 def test_runtime_that_does_not_work_is_a_line_unless_it_was_asked_for(false_runtime, monkeypatch):
     found = Runtimes(Listing({"here": false_runtime(), "absent": false_runtime(works=False)}))
     monkeypatch.setattr(found, "names", lambda: ("here", "absent"))
-    working, skipped = found.usable(Wanted())
+    assert found.usable(Wanted(), {"tensorrt"})[1] == []  # it would not load that format anyway
+    working, skipped = found.usable(Wanted(), {"onnx", "tensorrt"})
     assert (list(working), skipped) == (["here"], ["absent: it is absent; install it"])
     with pytest.raises(UnavailableError) as error:
-        found.usable(Wanted(runtimes=("absent",)))
+        found.usable(Wanted(runtimes=("absent",)), {"onnx"})
     assert str(error.value) == "runtime 'absent' does not work here: it is absent; install it"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from distillkit_export.profiling import profile as profiles
 from distillkit_export.profiling.campaign import Plan
 from distillkit_export.profiling.cards import AccuracyCard, read_profile
 from distillkit_export.profiling.configurations import Wanted
-from distillkit_export.profiling.profile import profile
+from distillkit_export.profiling.profile import profile, require_measured, require_writable
 from distillkit_export.profiling.subjects import find, measured_accuracy, of_bundle
 from distillkit_export.targets import load_target
 
@@ -155,6 +156,31 @@ def test_what_cannot_be_measured_is_one_sentence(plugins, bundle, tmp_path):
     assert refusal(UnavailableError, [str(bundle)], plugins, wanted=wanted) == (
         "no runtime here executes student in int8; there is onnx fp32"
     )
+    assert refusal(UserError, [str(bundle)], plugins, wanted=ORT, plan=SHORT, out=Path("/dev/null/x")) == (
+        "the profile cannot be written to '/dev/null/x' (Not a directory); give another folder with --out"
+    )
     assert refusal(UserError, [str(bundle)], plugins, wanted=ORT, plan=SHORT, baseline="tensorrt") == (
         "baseline 'tensorrt' is none of the configurations; choose one of student/onnxruntime-cpu/fp32"
     )
+
+
+def test_trying_to_write_leaves_nothing_behind(tmp_path):
+    require_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_asked_for_by_name_and_failed_everywhere_is_said(profile_of):
+    card = profile_of({"torch": 10.0, "ort": 4.0})
+    reason = {"failed": "its process was ended by SIGSEGV"}
+    rows = tuple(row.model_copy(update=reason) if "/ort/" in row.configuration else row for row in card.rows)
+    some, none = (card.model_copy(update={"rows": each}) for each in (rows, ()))
+    require_measured(some, Wanted())
+    require_measured(card, Wanted(("torch", "ort"), ("fp32",)))
+    with pytest.raises(UnavailableError) as one:
+        require_measured(some, Wanted(("torch", "ort"), ("int8",)))
+    assert str(one.value) == (
+        "nothing was measured of runtime 'ort' and precision 'int8', although asked for; the reasons stand above"
+    )
+    with pytest.raises(UnavailableError) as every:
+        require_measured(none, Wanted())
+    assert str(every.value) == ("nothing was measured, because every configuration failed; the reasons stand above")
