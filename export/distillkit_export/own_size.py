@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillkit.run_directory import RunDirectory
-
 if TYPE_CHECKING:
+    from distillkit.run_directory import RunDirectory
     from distillkit_export.parity import Evidence
 
 FAR = 5.0
