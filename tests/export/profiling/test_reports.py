@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from matplotlib.figure import Figure
 
 from distillkit.errors import GateError, UserError
 from distillkit_export.profiling import pictures, surroundings
@@ -156,6 +157,14 @@ class TestPictures:
             "latency.png is not drawn, because only one batch size was measured",
             "accuracy.png is not drawn, because no accuracy was measured for student",
         )
+
+    @pytest.mark.parametrize("many", [1, 4])
+    def test_shades_up_to_p99_are_left_out_where_they_would_hide_each_other(self, profile_of, many):
+        card = profile_of({f"runtime-{number}": 4.0 for number in range(many)})
+        axes, found = Figure().subplots(), points([card])
+        pictures._latency(axes, found, {point.line: 0 for point in found})
+        expected = "latency, ms (p50, shaded to p99)" if many == 1 else "latency, ms (p50)"
+        assert (axes.get_ylabel(), len(axes.collections)) == (expected, 1 if many == 1 else 0)
 
     def test_without_matplotlib_one_sentence_stands_for_all(self, card, tmp_path, monkeypatch):
         monkeypatch.setattr(pictures, "find_spec", lambda name: None)
