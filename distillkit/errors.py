@@ -117,3 +117,12 @@ class GateError(DistillkitError):
     """An exported file does not agree with the model it was made from."""
 
     exit_code = 4
+
+
+def one_line(error: BaseException) -> str:
+    r"""What an error of somebody else says, without its line breaks: the end of a sentence of ours.
+
+    >>> one_line(ValueError("a page of\n  reasons")), one_line(KeyError())
+    ('a page of reasons', 'KeyError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
-from distillkit.errors import DataError, UserError
+from distillkit.errors import DataError, UserError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,7 +75,7 @@ def load_image(source: Source, index: int) -> Image:
         raise
     # Decoders raise whatever they like: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(
             f"image '{source.key(index)}' of '{source.name}' cannot be read: {reason}; repair or remove it"
         ) from error

@@ -15,7 +15,7 @@ from torch import Tensor
 from distillkit.contracts import Layers, Model, ModelSpec
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.devices import pick_device, pick_precision
-from distillkit.errors import DataError, SignalError, UserError
+from distillkit.errors import DataError, SignalError, UserError, one_line
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention
 from distillkit.evaluation.judged import Judged, open_judged
@@ -96,7 +96,7 @@ def _open(path: Path) -> Image.Image:
             return image.convert("RGB")
     # Decoders raise whatever they like, as in `distillkit.data.sources.load_image`.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(f"image '{path}' cannot be read: {reason}; leave it out") from error
 
 

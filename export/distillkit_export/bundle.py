@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shlex
@@ -27,7 +26,7 @@ from distillkit.exporting import (
     output_name,
     side_multiples,
 )
-from distillkit.files import write_json
+from distillkit.files import sha256, write_json
 from distillkit.version import __version__
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ REJECTED = "rejected"
 SCHEMA_VERSION: Literal[1] = 1
 PROFILE = "profile"
 """The folder of a bundle that holds what was measured on one machine: no part of the bundle, so it has no digest."""
-COLORS = {1: "L", 3: "RGB"}
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -315,9 +313,3 @@ def versions() -> Mapping[str, str]:
         except PackageNotFoundError:  # a GPU build of the runtime goes by another name
             continue
     return found
-
-
-def sha256(file: Path) -> str:
-    """The digest of a file, read in pieces."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

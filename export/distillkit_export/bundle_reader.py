@@ -21,8 +21,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from distillkit.counting import counted
-from distillkit.errors import BundleError
-from distillkit_export.bundle import MANIFEST, REJECTED, SCHEMA_VERSION, ArtifactCard, Bundle, InputCard, sha256
+from distillkit.errors import BundleError, one_line
+from distillkit.files import sha256
+from distillkit_export.bundle import MANIFEST, REJECTED, SCHEMA_VERSION, ArtifactCard, Bundle, InputCard
 from distillkit_export.onnx_safety import require_safe
 from distillkit_export.paths import inside
 
@@ -87,7 +88,7 @@ class OpenBundle:
                 return {name: archive[name] for name in archive.files}
         # A zip file or an array header that is not one fails in many ways.
         except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise BundleError(f"{file} holds no arrays that can be read ({_one_line(error)})") from error
+            raise BundleError(f"{file} holds no arrays that can be read ({one_line(error)})") from error
 
 
 def open_bundle(folder: Path) -> OpenBundle:
@@ -128,7 +129,7 @@ def read_manifest(folder: Path) -> Bundle:
         data = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"{MANIFEST} of '{folder}' is torn or no JSON ({_one_line(error)}); copy or export the bundle again"
+            f"{MANIFEST} of '{folder}' is torn or no JSON ({one_line(error)}); copy or export the bundle again"
         ) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -267,7 +268,3 @@ def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillkit.errors import UnavailableError
+from distillkit.errors import UnavailableError, one_line
 from distillkit.exporting import HEIGHT, INPUT, WIDTH
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def save_checked(model: ModelProto, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UnavailableError(f"the ONNX checker refuses the exported graph: {reason}") from error
     _require_dynamic_batch(model.graph)
     onnx.save_model(model, path)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillkit.errors import GateError, UnavailableError
+from distillkit.errors import GateError, UnavailableError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ class OnnxSession:
             scores: list[NDArray[np.float32]] = self._session.run(None, {self._input: images})
         except Exception as error:
             raise GateError(
-                f"ONNX Runtime cannot run {self._name} on a batch of {len(images)}: {_one_line(error)}"
+                f"ONNX Runtime cannot run {self._name} on a batch of {len(images)}: {one_line(error)}"
             ) from error
         return scores[0]
 
@@ -68,17 +68,12 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
 
     Raises: GateError where ONNX Runtime cannot load it or run it; UnavailableError where it has no kernel for it.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
+        session = _as_it_stands(model.SerializeToString())
     except Exception as error:
         if type(error).__name__ == NO_KERNEL:
             raise UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}") from error
-        raise GateError(f"ONNX Runtime cannot load {name}: {_one_line(error)}") from error
+        raise GateError(f"ONNX Runtime cannot load {name}: {one_line(error)}") from error
     (entry,) = (value.name for value in session.get_inputs())
     outputs = [value.name for value in session.get_outputs()]
 
@@ -86,9 +81,7 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
         try:
             return dict(zip(outputs, session.run(None, {entry: images}), strict=True))
         except Exception as error:
-            raise GateError(
-                f"ONNX Runtime cannot run {name} on a batch of {len(images)}: {_one_line(error)}"
-            ) from error
+            raise GateError(f"ONNX Runtime cannot run {name} on a batch of {len(images)}: {one_line(error)}") from error
 
     return run
 
@@ -100,31 +93,32 @@ def refused(error: Exception, file: Path) -> GateError | UnavailableError:
     """
     if type(error).__name__ == NO_KERNEL or _loads_as_it_stands(file):
         return UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}")
-    return GateError(f"ONNX Runtime cannot load {file.name}: {_one_line(error)}")
+    return GateError(f"ONNX Runtime cannot load {file.name}: {one_line(error)}")
 
 
 def _loads_as_it_stands(file: Path) -> bool:
     """Whether ONNX Runtime takes the file without its own optimisations."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
+        _as_it_stands(str(file))
     except Exception:  # noqa: BLE001 - whatever it raises, the file was not taken
         return False
     return True
 
 
+def _as_it_stands(model: str | bytes) -> Any:
+    """A session on a path or a serialised graph without ONNX Runtime's own optimisations. Raises what that raises."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
+
+
 def _kernel(error: Exception) -> str:
     """The one sentence of ONNX Runtime's message that names the operator, without its number."""
-    text = _one_line(error).replace("This is an invalid model. ", "")
+    text = one_line(error).replace("This is an invalid model. ", "")
     mistyped = MISTYPED.search(text)
     if mistyped:
         return f"operator {mistyped['operator']} takes no {mistyped['kind']}"
     return text.rpartition("] : ")[2].split(" : ", 2)[-1].partition(". ")[0].rstrip(".")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from distillkit.errors import DataError, UnavailableError
+from distillkit.errors import DataError, UnavailableError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def read_image(path: Path, color: str) -> Image.Image:
         raise DataError(f"image '{path}' does not exist") from error
     # Decoders raise whatever they like: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(f"image '{path}' cannot be read: {reason}") from error
 
 

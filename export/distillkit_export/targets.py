@@ -16,11 +16,11 @@ from distillkit.checkpoint import checkpoints
 from distillkit.contracts import Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
 from distillkit.exporting import Fusion, Head, Provenance
+from distillkit.files import sha256
 from distillkit.hooks import Plugins, split_name
 from distillkit.models import Described, OneAnswer, load_student, load_weights
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
-from distillkit_export.bundle import sha256
 from distillkit_export.image_sizes import Size, at_image_size
 from distillkit_export.own_size import Reached, run_reached
 from distillkit_export.pictures import ExportImages, ImageWish, stand_in

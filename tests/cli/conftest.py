@@ -6,6 +6,18 @@ import pytest
 
 from distillkit_cli.main import command_line
 
+TINY = (
+    *("--set", "student.image_size=8"),
+    *("--set", "student.patch=4"),
+    *("--set", "student.width=16"),
+    *("--set", "student.depth=1"),
+    *("--set", "student.heads=2"),
+    *("--set", "training.steps=2"),
+    *("--set", "training.threads=1"),
+    *("--set", "data.workers=0"),
+    *("--device", "cpu"),
+)
+
 
 class Done(NamedTuple):
     """What a command line left behind."""
@@ -32,3 +44,17 @@ def distillkit(capsys):
         return Done(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The arguments of a run of two steps on digits."""
+    return TINY
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two steps on digits."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert command_line(["--quiet", "run", *TINY, "--out", str(out)]) == 0
+    return out

@@ -15,26 +15,6 @@ from distillkit_export.limits import DEFAULT, Limits
 
 pytest.importorskip("onnxruntime")
 
-TINY = [
-    *("--set", "student.image_size=8"),
-    *("--set", "student.patch=4"),
-    *("--set", "student.width=16"),
-    *("--set", "student.depth=1"),
-    *("--set", "student.heads=2"),
-    *("--set", "training.steps=2"),
-    *("--set", "training.threads=1"),
-    *("--set", "data.workers=0"),
-    *("--device", "cpu"),
-]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run of two steps."""
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    assert command_line(["--quiet", "run", *TINY, "--out", str(out)]) == 0
-    return out
-
 
 @pytest.fixture(scope="module")
 def halves(trained, tmp_path_factory):

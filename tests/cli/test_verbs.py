@@ -11,27 +11,6 @@ from safetensors.numpy import load_file
 from distillkit import runner
 from distillkit.hooks import installed_plugins
 from distillkit.recipe_files import load_recipe
-from distillkit_cli.main import command_line
-
-TINY = [
-    *("--set", "student.image_size=8"),
-    *("--set", "student.patch=4"),
-    *("--set", "student.width=16"),
-    *("--set", "student.depth=1"),
-    *("--set", "student.heads=2"),
-    *("--set", "training.steps=2"),
-    *("--set", "training.threads=1"),
-    *("--set", "data.workers=0"),
-    *("--device", "cpu"),
-]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run of two steps."""
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    assert command_line(["--quiet", "run", *TINY, "--out", str(out)]) == 0
-    return out
 
 
 def without_time(text):
@@ -39,11 +18,11 @@ def without_time(text):
     return [line for line in text.splitlines() if not line.startswith("time ")]
 
 
-def test_plan_shows_what_will_be_done(distillkit, monkeypatch):
+def test_plan_shows_what_will_be_done(distillkit, monkeypatch, tiny):
     monkeypatch.setenv("COLUMNS", "1000")
-    recipe = load_recipe(assignments=[*TINY[1::2][:-1], "training.device=cpu"])
+    recipe = load_recipe(assignments=[*tiny[1::2][:-1], "training.device=cpu"])
     rows = runner.plan(recipe, installed_plugins()).lines()
-    code, out, err = distillkit("plan", *TINY)
+    code, out, err = distillkit("plan", *tiny)
     assert (code, err) == (0, "")
     assert without_time(out) == [f"{heading:13}  {text}" for heading, text in rows]
     assert "steps          2 (18 an epoch)" in out.splitlines()
@@ -51,23 +30,23 @@ def test_plan_shows_what_will_be_done(distillkit, monkeypatch):
     assert re.search(time, out, re.MULTILINE)
 
 
-def test_a_dry_run_is_a_plan(distillkit, tmp_path, monkeypatch):
+def test_a_dry_run_is_a_plan(distillkit, tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
-    planned, dry = distillkit("plan", *TINY), distillkit("run", *TINY, "--dry-run")
+    planned, dry = distillkit("plan", *tiny), distillkit("run", *tiny, "--dry-run")
     assert dry.code == planned.code == 0
     assert without_time(dry.out) == without_time(planned.out)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_for_programs(distillkit):
-    code, out, err = distillkit("plan", *TINY, "--labels", "100", "--json")
+def test_plan_for_programs(distillkit, tiny):
+    code, out, err = distillkit("plan", *tiny, "--labels", "100", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["steps"] == 2
 
 
-def test_run_shows_where_the_run_is_and_what_it_achieves(distillkit, tmp_path, monkeypatch):
+def test_run_shows_where_the_run_is_and_what_it_achieves(distillkit, tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
-    code, out, err = distillkit("run", *TINY)
+    code, out, err = distillkit("run", *tiny)
     assert code == 0
     figures = json.loads((tmp_path / "runs/deit-ti-digits-001/result.json").read_text())["figures"]
     lines = out.splitlines()
@@ -84,19 +63,19 @@ def test_run_shows_where_the_run_is_and_what_it_achieves(distillkit, tmp_path, m
     assert (tmp_path / "runs/deit-ti-digits-001/report.md").is_file()
 
 
-def test_an_existing_directory_is_not_overwritten(distillkit, trained):
-    assert distillkit("run", *TINY, "--out", str(trained)) == (
+def test_an_existing_directory_is_not_overwritten(distillkit, trained, tiny):
+    assert distillkit("run", *tiny, "--out", str(trained)) == (
         2,
         "",
         f"error: {trained} exists and is not empty; delete it or give another --out\n",
     )
 
 
-def test_an_unfinished_run_is_continued(distillkit, trained, tmp_path):
+def test_an_unfinished_run_is_continued(distillkit, trained, tmp_path, tiny):
     out = tmp_path / "stopped"
     out.mkdir()
     (out / "recipe.toml").write_text((trained / "recipe.toml").read_text())
-    assert distillkit("run", *TINY, "--out", str(out)) == (
+    assert distillkit("run", *tiny, "--out", str(out)) == (
         2,
         "",
         f"error: {out} exists and is not empty; continue it with --resume {out} or give another --out\n",
@@ -111,9 +90,9 @@ def test_a_finished_run_is_not_resumed(distillkit, trained):
     )
 
 
-def test_resume_goes_on_to_the_same_student(distillkit, trained, tmp_path):
+def test_resume_goes_on_to_the_same_student(distillkit, trained, tmp_path, tiny):
     out = tmp_path / "stopped"
-    assert distillkit("run", *TINY, "--set", "training.checkpoint_every=1", "--out", str(out)).code == 0
+    assert distillkit("run", *tiny, "--set", "training.checkpoint_every=1", "--out", str(out)).code == 0
     # As if the process had ended after its first checkpoint.
     for name in ("result.json", "student.safetensors", "student.json"):
         (out / name).unlink()
@@ -129,8 +108,8 @@ def test_resume_goes_on_to_the_same_student(distillkit, trained, tmp_path):
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_finetune_is_run_with_ce_from_given_weights(distillkit, trained, tmp_path):
-    shared = [*TINY, "--data", "digits"]
+def test_finetune_is_run_with_ce_from_given_weights(distillkit, trained, tmp_path, tiny):
+    shared = [*tiny, "--data", "digits"]
     by_run, by_finetune = tmp_path / "run", tmp_path / "finetune"
     weights = str(trained / "student.safetensors")
     arguments = ["--loss", "ce", "--student", "deit-ti", "--student-weights", weights]

@@ -15,9 +15,10 @@ from PIL import Image
 
 from distillkit.errors import BundleError, DataError, GateError, UnavailableError
 from distillkit.exporting import ExportRequest
+from distillkit.files import sha256
 from distillkit.hooks import Plugins
 from distillkit_export import verifying
-from distillkit_export.bundle import FileCard, sha256
+from distillkit_export.bundle import FileCard
 from distillkit_export.exports import export_onnx
 from distillkit_export.onnx_session import OnnxSession
 from distillkit_export.pictures import photographs

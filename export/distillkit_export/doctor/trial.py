@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.errors import DistillkitError, UnavailableError
+from distillkit.errors import DistillkitError, UnavailableError, one_line
 from distillkit.exporting import ExportRequest, ExportSource
 from distillkit.hooks import Plugins, installed_plugins
 from distillkit.serving import Availability, Runtime, Servable
@@ -42,7 +42,7 @@ def try_runtime(name: str, plugins: Plugins) -> dict[str, Any]:
     except DistillkitError as error:
         return {**asdict(said), "runs": False, "trial": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the finding
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         return {**asdict(said), "runs": False, "trial": f"{type(error).__name__}: {reason}"}
 
 

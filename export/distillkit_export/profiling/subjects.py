@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.extras import require
+from distillkit.files import sha256
 from distillkit.serving import Servable
-from distillkit_export.bundle import MANIFEST, PROFILE, Bundle, sha256
+from distillkit_export.bundle import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle_reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.profiling.cards import AccuracyCard, ProfileCard, SubjectCard, read_profile
 from distillkit_export.profiling.configurations import Artefact, Subject

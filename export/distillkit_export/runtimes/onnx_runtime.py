@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillkit.errors import GateError, UnavailableError
+from distillkit.errors import GateError, UnavailableError, one_line
 from distillkit.serving import Availability, Bound, Servable
 from distillkit_export.onnx_session import FATAL_ONLY, NO_KERNEL, PROVIDER, refused
 from distillkit_export.runtimes.host_clock import HostTimed
@@ -153,11 +153,6 @@ class OnnxRuntimeSession:
             )
         binding.bind_ortvalue_output(self._output, answer)
         return HostTimed(compute)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _own_version() -> str:

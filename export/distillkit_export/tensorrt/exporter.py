@@ -8,9 +8,8 @@ from pathlib import Path
 
 from distillkit.errors import GateError, UnavailableError
 from distillkit.exporting import PRECISIONS, Artifact, ExportSource, Precision, Scorer
-from distillkit.files import write_text
+from distillkit.files import sha256, write_text
 from distillkit.serving import Servable
-from distillkit_export.bundle import sha256
 from distillkit_export.tensorrt.build_engine import engine_from
 from distillkit_export.tensorrt.engine_card import FOLDER, EngineCard, engine_name, read_card
 from distillkit_export.tensorrt.layers import precision_of_layers
