@@ -66,6 +66,18 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob(f"step-*/{MANIFEST}"))
 
 
+def clear_remains(directory: Path, *, keep: int, newest: int) -> None:
+    """Delete what a killed process did not come to: what it was writing or deleting, and all but the `keep` newest.
+
+    The checkpoint of step `newest`, from which the run goes on, and later ones stay.
+    """
+    complete = checkpoints(directory)
+    old = [path for path in complete[:-keep] if path < checkpoint_at(directory, newest)]
+    torn = [path for path in (*directory.glob(".step-*"), *directory.glob("step-*")) if path not in complete]
+    for path in old + torn:
+        shutil.rmtree(path)
+
+
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:
     """The newest checkpoint that is whole, or None where there are none; and what is wrong with newer ones.
 

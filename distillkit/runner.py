@@ -17,6 +17,7 @@ from distillkit.checkpoint import (
     Checkpoint,
     checkpoint_at,
     checkpoints,
+    clear_remains,
     newest_checkpoint,
     read_checkpoint,
     write_checkpoint,
@@ -38,6 +39,7 @@ from distillkit.run_info import RunInfo
 from distillkit.session import Session, build_session
 from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
+from distillkit.training.meter import Meter
 
 __all__ = ["RunResult", "evaluate", "plan", "resume", "run"]
 
@@ -74,6 +76,8 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
         processes.wait()
         try:
             return _Run(session, directory, plugins, observers, facts).go()
+        except RunDirectoryError:
+            raise  # another process trains there: what is there is its own
         except UserError:
             # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
             if processes.is_first and not checkpoints(directory.checkpoints):
@@ -124,6 +128,9 @@ class _Run:
     incidents: Incidents = field(default_factory=Incidents)
     interruption: Interruption = field(default_factory=Interruption)
 
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.session.processes)
+
     def go(self) -> RunResult:
         """Restore, train, and leave a finished directory."""
         lock = self.directory.locked() if self.session.processes.is_first else nullcontext()
@@ -168,6 +175,7 @@ class _Run:
             self.plugins.run_failed(info, error)
             raise
         self.plugins.run_ended(info, self.figures, self.session.models)
+        self._write_result()
 
     def _restore(self) -> tuple[int, list[str]]:
         """The step to start from, that of the newest whole checkpoint or 0, and what is to be said of damaged ones."""
@@ -177,6 +185,11 @@ class _Run:
         if processes.is_first:
             recover_directory(self.directory.best)
             checkpoint, damaged = newest_checkpoint(self.directory.checkpoints)
+            clear_remains(
+                self.directory.checkpoints,
+                keep=self.session.plan.recipe.training.keep,
+                newest=checkpoint.step if checkpoint else 0,
+            )
         chosen = processes.from_first(str(checkpoint.step) if checkpoint else "")
         if not chosen:
             return 0, []
@@ -185,6 +198,9 @@ class _Run:
         self.best = dict(checkpoint.state["progress"]["best"])
         self.figures = dict(checkpoint.state["progress"]["figures"])
         self.incidents = Incidents.from_dict(checkpoint.state["progress"]["incidents"])
+        interval = checkpoint.state["progress"]["interval"]
+        if len(interval) == processes.world:
+            self.meter.restore(interval[processes.rank])
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo) -> None:
@@ -196,11 +212,11 @@ class _Run:
             logged=lambda record: self._logged(info, record),
             evaluate=self._evaluate,
             epoch_ended=lambda record: self._epoch_ended(info, record),
-            save=self._save,
+            save=lambda step: self._save(info, step),
             asked_to_stop=self._asked_to_stop,
         )
         windows = self.session.data.windows(info.start_step, made.steps)
-        done = train(windows, self.session.stepper, rhythm, callbacks, self.session.ema)
+        done = train(windows, self.session.stepper, rhythm, callbacks, self.session.ema, self.meter)
         if self.interruption.asked is not None and done < made.steps:
             raise RunInterrupted(
                 f"stopped by {self.interruption.asked.name} after step {done} of {made.steps}, which is saved; "
@@ -255,10 +271,17 @@ class _Run:
         self.figures = figures
         return figures
 
-    def _save(self, step: int) -> None:
+    def _save(self, info: RunInfo, step: int) -> None:
+        self._settle(info, step)
+        interval = [json.loads(said) for said in self.session.processes.gather(json.dumps(self.meter.state()))]
         if not self.session.processes.is_first:
             return
-        progress = {"best": self.best, "figures": self.figures, "incidents": self.incidents.as_dict()}
+        progress = {
+            "best": self.best,
+            "figures": self.figures,
+            "incidents": self.incidents.as_dict(),
+            "interval": interval,
+        }
         write_checkpoint(
             self.directory.checkpoints,
             self.session.checkpoint(step, progress),
@@ -276,14 +299,17 @@ class _Run:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
         self._settle(info, info.steps)
         if session.processes.is_first:
-            self._write_results()
+            self._write_students()
 
-    def _write_results(self) -> None:
+    def _write_students(self) -> None:
         session = self.session
         if session.ema is not None:
             self._save_student(self.directory.ema, session.ema.module)
         self._write_student(self.directory.path, session.task.student)
-        result: dict[str, Any] = {"steps": session.plan.steps, "figures": self.figures}
+
+    def _write_result(self) -> None:
+        """What says that a run is finished, written when nothing is left to do."""
+        result: dict[str, Any] = {"steps": self.session.plan.steps, "figures": self.figures}
         if self.incidents:
             result["incidents"] = self.incidents.summary()
         write_json(self.directory.result, result)

@@ -54,7 +54,12 @@ class Callbacks:
 
 
 def train(
-    windows: Iterable[Window], stepper: Stepper, rhythm: Rhythm, callbacks: Callbacks, ema: ModelEmaV3 | None = None
+    windows: Iterable[Window],
+    stepper: Stepper,
+    rhythm: Rhythm,
+    callbacks: Callbacks,
+    ema: ModelEmaV3 | None = None,
+    meter: Meter | None = None,
 ) -> int:
     """Take every window in turn, and return after how many steps of the run there were no more, or it was stopped.
 
@@ -62,7 +67,7 @@ def train(
     Raises: TrainingError where the loss of a log interval is not finite.
     """
     done = rhythm.steps
-    meter = Meter(stepper.processes)
+    meter = meter or Meter(stepper.processes)
     for window in meter.timed(windows):
         done = window.step + 1
         due = rhythm.logs(done)

@@ -70,14 +70,16 @@ class Moment:
         if self.kind == "checkpoint":
             seen |= {path.name for path in (out / "checkpoints").glob(".step-*.tmp")}
             return trains(out, victim.pid) and len(seen) >= self.count
-        return self.kind == "results" and (out / ".ema.tmp").exists()
+        return self.kind == "results" and (out / ".ema.tmp").exists()  # "never" is waited for until the run ends
 
 
-def drawn(random_of: random.Random, *, start_s: float, steps_s: float) -> list[Moment]:
-    """The moments of one run, in an order in which they can come; `start_s` and `steps_s` are what those phases take."""
-    early = [_draw(random_of, kind, start_s, steps_s) for kind in random_of.choices(KINDS[:5], (3, 4, 4, 4, 3), k=4)]
-    late = [_draw(random_of, kind, start_s, steps_s) for kind in random_of.sample(KINDS[5:], random_of.randint(0, 2))]
-    return early + late
+def drawn(random_of: random.Random, *, start_s: float, warm_s: float, steps_s: float) -> list[Moment]:
+    """The moments of one run, in an order in which they can come.
+
+    `start_s` is what the first start takes until its first step, `warm_s` a later one, `steps_s` all steps.
+    """
+    kinds = random_of.choices(KINDS[:5], (3, 4, 4, 4, 3), k=4) + random_of.sample(KINDS[5:], random_of.randint(0, 2))
+    return [_draw(random_of, kind, warm_s if number else start_s, steps_s) for number, kind in enumerate(kinds)]
 
 
 def _draw(random_of: random.Random, kind: str, start_s: float, steps_s: float) -> Moment:
@@ -85,7 +87,7 @@ def _draw(random_of: random.Random, kind: str, start_s: float, steps_s: float) -
         case "start":
             return Moment(kind, after_s=random_of.uniform(0, start_s))
         case "steps":
-            return Moment(kind, after_s=random_of.uniform(0, steps_s / 2))
+            return Moment(kind, after_s=random_of.uniform(0, steps_s / 3))
         case "checkpoint":
             return Moment(kind, after_s=random_of.uniform(0, 0.02), count=random_of.randint(1, 4))
         case "results":

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ EVERYTHING = {
     "student.drop_path": 0.3,
     "optimizer.lr": 0.004,
     "schedule.warmup_epochs": 0.5,
-    "training.steps": 30,
+    "training.steps": 48,
     "training.batch_size": 96,
     "training.micro_batch_size": 32,
     "training.ema": 0.9,
@@ -122,15 +123,16 @@ def forked(given: list[str], log: Path, prepare: Callable[[], None] = lambda: No
 
 def warm() -> None:
     """Import what a run imports, for `forked`."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-    import sklearn.datasets  # noqa: F401
-
-    import distillkit.runner
-    import distillkit_plugins.losses.attndistill
-    import distillkit_plugins.students.deit
-    import distillkit_plugins.teachers.saved_run
-    import distillkit_plugins.trackers.report  # noqa: F401
+    for name in (
+        "matplotlib.backends.backend_agg",
+        "sklearn.datasets",
+        "distillkit.runner",
+        "distillkit_plugins.losses.attndistill",
+        "distillkit_plugins.students.deit",
+        "distillkit_plugins.teachers.saved_run",
+        "distillkit_plugins.trackers.report",
+    ):
+        import_module(name)
 
 
 @dataclass
