@@ -196,7 +196,7 @@ class _Run:
             logged=lambda record: self._logged(info, record),
             evaluate=self._evaluate,
             epoch_ended=lambda record: self._epoch_ended(info, record),
-            save=self._save,
+            save=lambda step: self._save(info, step),
             asked_to_stop=self._asked_to_stop,
         )
         windows = self.session.data.windows(info.start_step, made.steps)
@@ -243,10 +243,10 @@ class _Run:
 
     def _evaluate(self, step: int) -> Record:
         """Evaluate on the validation images; keep the student where it is the best so far."""
-        session, validation = self.session, self.session.plan.datasets.validation
-        figures = _prefixed("validation", session.evaluate(session.task.student, validation))
+        session = self.session
+        figures = _prefixed("validation", session.evaluate(session.task.student, "validation"))
         if session.ema is not None:
-            figures |= _prefixed("validation/ema", session.evaluate(session.ema.module, validation))
+            figures |= _prefixed("validation/ema", session.evaluate(session.ema.module, "validation"))
         score = figures.get("validation/top1")
         if score is not None and score > self.best.get("top1", -1.0):
             self.best = {"top1": score, "step": float(step)}
@@ -255,7 +255,8 @@ class _Run:
         self.figures = figures
         return figures
 
-    def _save(self, step: int) -> None:
+    def _save(self, info: RunInfo, step: int) -> None:
+        self._settle(info, step)  # what was met before a checkpoint is in it
         if not self.session.processes.is_first:
             return
         progress = {"best": self.best, "figures": self.figures, "incidents": self.incidents.as_dict()}
@@ -268,10 +269,9 @@ class _Run:
     def _finish(self, info: RunInfo) -> None:
         """Evaluate on the test images, save the student, and say that the run is done."""
         session = self.session
-        test = session.plan.datasets.test
-        self.figures |= _prefixed("test", session.evaluate(session.task.student, test))
+        self.figures |= _prefixed("test", session.evaluate(session.task.student, "test"))
         if session.ema is not None:
-            self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, test))
+            self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, "test"))
         if self.best:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
         self._settle(info, info.steps)
