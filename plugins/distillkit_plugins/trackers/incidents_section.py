@@ -18,8 +18,8 @@ def incidents_section(incidents: Incidents) -> list[str]:
         rows += [f"| {kind} | {' | '.join(f'{found.get(kind, 0):,}' for found in counts.values())} |" for kind in kinds]
         sections += [
             (
-                f"{_counted(len(incidents.broken), 'image')} could not be read: in training others took their place, in "
-                "evaluation they were left out. `incidents.json` names them all."
+                f"{_counted(len(incidents.broken), 'image')} could not be read: in training others took their place, "
+                "in evaluation they were left out. `incidents.json` names them all."
             ),
             "\n".join(rows),
         ]
