@@ -6,7 +6,6 @@ which is written last and holds size and digest of every other file. Checkpoints
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,10 +20,10 @@ from torch import Tensor
 
 from distillkit.errors import CheckpointError, TrainingError
 from distillkit.files import sha256, whole_directory, write_json, write_tensors
+from distillkit.outages import lacks_room
 
 FORMAT = 3
 MANIFEST, STATE = "manifest.json", "state.json"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,7 @@ def _seal(file: Path) -> dict[str, Any]:
 
 def _no_room(directory: Path, checkpoint: Checkpoint, error: Exception) -> TrainingError | None:
     """The sentence for a full disk, or None where something else went wrong."""
-    code = getattr(error, "errno", None)
-    # safetensors speaks of the system's error in words alone.
-    if code not in NO_ROOM and not any(f"os error {number}" in str(error) for number in NO_ROOM):
+    if not lacks_room(error):
         return None
     needed = sum(tensor.nbytes for tensors in checkpoint.parts.values() for tensor in tensors.values())
     kept = checkpoints(directory)
