@@ -24,7 +24,7 @@ from distillkit.errors import CheckpointError, TrainingError, one_line, shortene
 from distillkit.files import sha256, whole_directory, write_json, write_tensors
 from distillkit.plain_files import read_json, require_plain
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, STATE = "manifest.json", "state.json"
 PART = re.compile(r"[\w-]+\.safetensors")
 NAME = re.compile(r"step-(\d{8,})")

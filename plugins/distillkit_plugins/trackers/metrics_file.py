@@ -13,7 +13,7 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Appends one JSON object per line; its `kind` is steps, epoch, end or failed.
+    """Appends one JSON object per line; its `kind` is steps, epoch, note, end or failed.
 
     A resumed run drops what was written after the step it resumes from, so that no step is there twice.
     """
@@ -33,6 +33,10 @@ class MetricsFile:
     def distillkit_epoch_ended(self, record: Mapping[str, float]) -> None:
         """One line per epoch."""
         self._append({"kind": "epoch", **record})
+
+    def distillkit_noted(self, step: int, note: str) -> None:
+        """What went wrong and did not end the run."""
+        self._append({"kind": "note", "step": step, "note": note})
 
     def distillkit_run_ended(self, record: Mapping[str, float]) -> None:
         """The final figures."""
@@ -64,7 +68,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 def _is_done(record: Mapping[str, Any], step: int) -> bool:
     """Whether a record was measured up to a step."""
     measured = record.get("step")
-    return record["kind"] in {"steps", "epoch"} and isinstance(measured, int | float) and measured <= step
+    return record["kind"] in {"steps", "epoch", "note"} and isinstance(measured, int | float) and measured <= step
 
 
 def _line(record: Mapping[str, Any]) -> str:
