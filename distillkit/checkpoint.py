@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__}: {why})") from error
 
 
+@contextmanager
+def putting_back(step: int) -> Iterator[None]:
+    """Say of whatever goes wrong while the checkpoint of a step is put back that it belongs to another recipe.
+
+    Raises: CheckpointError.
+    """
+    try:
+        yield
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {step} does not fit this recipe ({shortened(one_line(error))}); recipe.toml of a "
+            "started run must not be changed"
+        ) from error
+
+
 def _whole_parts(path: Path) -> dict[str, Path]:
     """The file of each part, once all that the manifest lists are as they were written; others are not looked at."""
     manifest = _read(path / MANIFEST)
@@ -200,7 +215,7 @@ def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split_optimizer_state`."""
+    """The inverse of `split_optimizer_state`. Raises many things for what that has not made; see `putting_back`."""
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in rest["plain"].items()}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")

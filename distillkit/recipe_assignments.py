@@ -76,7 +76,7 @@ def parse_assignment(text: str) -> Assignment:
 
 
 def beyond_a_recipe(value: Any, *, deepest: int = DEEPEST) -> str:
-    """What a value has that no recipe can have, "" for nothing: too deep a nesting, whole numbers beyond 64 bits.
+    """What a value has that no recipe can have, "" for nothing: too deep a nesting, a number or a text beyond TOML's.
 
     >>> beyond_a_recipe({"seed": [2**64]}), beyond_a_recipe({"seed": 1})
     ('has a whole number of more than 64 bits', '')
@@ -85,7 +85,9 @@ def beyond_a_recipe(value: Any, *, deepest: int = DEEPEST) -> str:
         return f"is nested more than {DEEPEST} deep"
     if isinstance(value, int) and value.bit_length() >= 64:
         return "has a whole number of more than 64 bits"
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, str) and ("\0" in value or value.encode(errors="ignore").decode() != value):
+        return "has a NUL or a character that is not UTF-8 in it"
+    inner = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next(filter(None, (beyond_a_recipe(each, deepest=deepest - 1) for each in inner)), "")
 
 

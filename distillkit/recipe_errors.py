@@ -69,7 +69,11 @@ def entry_name(entry: Any) -> str | None:
 
 def _location(details: ErrorDetails) -> Location:
     """The key's path without the names of union branches that pydantic appends."""
-    return tuple(part for part in details["loc"] if not (isinstance(part, str) and _is_branch(part)))
+    path = details["loc"]
+    # An unknown key is what the user wrote, and may be called "int".
+    written = len(path) - 1 if details["type"] == "extra_forbidden" else len(path)
+    branches = (isinstance(part, str) and _is_branch(part) for part in path[:written])
+    return (*(part for part, is_branch in zip(path, branches, strict=False) if not is_branch), *path[written:])
 
 
 def _is_branch(part: str) -> bool:

@@ -93,7 +93,7 @@ def load_recipe(
     Raises: RecipeError, which lists every wrong key and value together; RunDirectoryError for what is no finished run.
     """
     given = [Assignment(key, value) for key, value in (overrides or {}).items()]
-    wrong: list[str] = []
+    wrong = [f"'{each.key}' {beyond}" for each in given if (beyond := beyond_a_recipe(each.value))]
     for text in assignments:
         try:
             given.append(parse_assignment(text))
@@ -198,7 +198,9 @@ def _read_tables(path: Path, above: tuple[Path, ...]) -> Tables:
             f"recipe '{path}': 'base' is {shortened(repr(base))}; it should be the name or the file of a recipe"
         )
     if len(above) == MOST_BASES:
-        raise RecipeError(f"recipe '{above[0].name}' has more than {MOST_BASES} bases below one another; put some together")
+        raise RecipeError(
+            f"recipe '{above[0].name}' has more than {MOST_BASES} bases below one another; put some together"
+        )
     below = _read_tables(_path(base, relative_to=path.parent), (*above, path.resolve()))
     # The smoke tables of both are layered like the rest: a later file may shorten the run in its own way.
     return layered(below, tables)

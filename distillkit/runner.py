@@ -18,6 +18,7 @@ from distillkit.checkpoint import (
     checkpoint_at,
     checkpoints,
     newest_checkpoint,
+    putting_back,
     read_checkpoint,
     write_checkpoint,
 )
@@ -182,9 +183,11 @@ class _Run:
             return 0, []
         checkpoint = checkpoint or read_checkpoint(checkpoint_at(self.directory.checkpoints, int(chosen)))
         self.session.restore(checkpoint)
-        self.best = dict(checkpoint.state["progress"]["best"])
-        self.figures = dict(checkpoint.state["progress"]["figures"])
-        self.incidents = Incidents.from_dict(checkpoint.state["progress"]["incidents"])
+        with putting_back(checkpoint.step):
+            progress = checkpoint.state["progress"]
+            self.best = dict(progress["best"])
+            self.figures = dict(progress["figures"])
+            self.incidents = Incidents.from_dict(progress["incidents"])
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo) -> None:
