@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as `write_bytes` does; what of a file's name is no UTF-8 becomes an escape, which JSON reads."""
+    """Write a text file as `write_bytes` does; what is no UTF-8 becomes an escape, which JSON reads."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 

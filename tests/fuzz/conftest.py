@@ -97,14 +97,16 @@ def attempt() -> Callable[..., Any]:
             with _bounded():
                 given = call()
         except DistillkitError as error:
-            assert error.exit_code in {1, 2}
-            one_sentence(str(error))
             tally.refused += 1
-            return None
+            refused = error
+        else:
+            tally.accepted += 1
+            return given
         finally:
             tally.seconds += time.perf_counter() - start
-        tally.accepted += 1
-        return given
+        assert refused.exit_code in {1, 2}
+        one_sentence(str(refused))
+        return None
 
     return run
 

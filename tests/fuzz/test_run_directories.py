@@ -34,9 +34,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
     max_leaves=6,
 )
-awkward_texts = st.sampled_from(
-    ["", "null", "[]", "3", "{", "[" * 100_000, '{"a":1,"a":2}', "9" * 5_000, "\ufeff{}", "\0"]
-)
+awkward_texts = st.sampled_from(["", "null", "[]", "3", "{", "[" * 100_000, '{"a":1,"a":2}', "9" * 5_000, "\0"])
 
 
 @pytest.fixture(scope="module")
