@@ -20,7 +20,12 @@ from distillkit.session import build_session
 
 FUZZ = settings.get_profile("fuzz")
 FILES = ["manifest.json", "state.json", "task.safetensors", "optimizer.safetensors"]
-PROGRESS = {"best": {"top1": 50.0, "step": 1.0}, "figures": {}, "incidents": {"broken": [], "skipped": []}, "skipped_in_a_row": 0}
+PROGRESS = {
+    "best": {"top1": 50.0, "step": 1.0},
+    "figures": {},
+    "incidents": {"broken": [], "skipped": []},
+    "skipped_in_a_row": 0,
+}
 
 json_values = st.recursive(
     st.none()
