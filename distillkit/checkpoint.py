@@ -57,10 +57,10 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
             write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
     except (OSError, SafetensorError) as error:
         raise _no_room(directory, checkpoint, error) or error from error
-    kept = [path for path in checkpoints(directory) if _step(path) <= checkpoint.step][-keep:]
-    for path in directory.iterdir():
-        if path not in kept and LEFT_OVER.fullmatch(path.name):
+    for path in checkpoints(directory):
+        if _step(path) > checkpoint.step:
             _delete(path)
+    clear_remains(directory, keep=keep, newest=checkpoint.step)
     return final
 
 
@@ -87,6 +87,19 @@ def _delete(path: Path) -> None:
     with suppress(OSError):
         (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_remains(directory: Path, *, keep: int, newest: int) -> None:
+    """Delete what a killed process did not come to: what it was writing or deleting, and all but the `keep` newest.
+
+    The checkpoint of step `newest`, from which the run goes on, and later ones stay.
+    """
+    complete = checkpoints(directory)
+    old = [path for path in complete if _step(path) <= newest][:-keep]
+    found = directory.iterdir() if directory.is_dir() else ()
+    torn = [path for path in found if path not in complete and LEFT_OVER.fullmatch(path.name)]
+    for path in old + torn:
+        _delete(path)
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:

@@ -82,7 +82,8 @@ class RunDirectory:
 
     def check_free(self) -> None:
         """Raise RunDirectoryError where something is there already."""
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A process that was killed while it wrote the recipe has left nothing else.
+        if self.path.is_dir() and any(path.name != f".{self.recipe.name}.tmp" for path in self.path.iterdir()):
             unfinished = self.recipe.is_file() and not self.result.is_file()
             remedy = f"continue it with --resume {self.path}" if unfinished else "delete it"
             raise RunDirectoryError(f"{self.path} exists and is not empty; {remedy} or give another --out")

@@ -25,6 +25,7 @@ PROGRESS = {
     "figures": {},
     "incidents": {"broken": [], "skipped": []},
     "skipped_in_a_row": 0,
+    "interval": [],
 }
 
 json_values = st.recursive(
