@@ -19,6 +19,7 @@ from distillkit.checkpoint import (
     checkpoints,
     clear_remains,
     newest_checkpoint,
+    putting_back,
     read_checkpoint,
     write_checkpoint,
 )
@@ -206,13 +207,15 @@ class _Run:
             return 0, []
         checkpoint = checkpoint or read_checkpoint(checkpoint_at(self.directory.checkpoints, int(chosen)))
         self.session.restore(checkpoint)
-        self.best = dict(checkpoint.state["progress"]["best"])
-        self.figures = dict(checkpoint.state["progress"]["figures"])
-        self.incidents = Incidents.from_dict(checkpoint.state["progress"]["incidents"])
-        self.in_a_row = checkpoint.state["progress"]["skipped_in_a_row"]
-        interval = checkpoint.state["progress"]["interval"]
-        if len(interval) == processes.world:
-            self.meter.restore(interval[processes.rank])
+        with putting_back(checkpoint.step):
+            progress = checkpoint.state["progress"]
+            self.best = dict(progress["best"])
+            self.figures = dict(progress["figures"])
+            self.incidents = Incidents.from_dict(progress["incidents"])
+            self.in_a_row = int(progress["skipped_in_a_row"])
+            interval = progress["interval"]
+            if len(interval) == processes.world:
+                self.meter.restore(interval[processes.rank])
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo) -> None:

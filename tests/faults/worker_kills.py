@@ -27,7 +27,7 @@ from tests.faults.moments import POLL_S
 from tests.faults.scene import Scene
 from tests.faults.victim import Victim, fresh
 
-LIMIT_S = 300.0
+LIMIT_S = 180.0
 PROCESSES = 2
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES), "--max-restarts", "3")
 LAUNCHERS = ("distillkit run --nproc", "torchrun")
@@ -138,7 +138,7 @@ def _left(out: Path) -> list[int]:
 
 def pair(folder: Path) -> Scene:
     """Two processes that nothing disturbs."""
-    return Scene.prepared(folder, lambda given, log: _first(given, log), data__workers=0)
+    return Scene.prepared(folder, _first, data__workers=0)
 
 
 def _first(given: list[str], log: Path) -> Victim:
