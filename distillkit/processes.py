@@ -119,8 +119,8 @@ def joined(device: str) -> Iterator[Processes]:
                 "more processes than that, or set training.device=cpu"
             )
         torch.cuda.set_device(local_rank)
-    # torchrun keeps one store for all its attempts: without a name of its own a started-again process would wait for ever
-    # at the address of one that was killed.
+    # torchrun keeps one store for all its attempts: without a name of its own one that is started again would wait
+    # for ever at the address of one that was killed.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, _, _ = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]  # torch does not say so
     store = distributed.PrefixStore(f"attempt/{attempt}", store)  # type: ignore[attr-defined]  # likewise
