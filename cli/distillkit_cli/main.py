@@ -23,6 +23,7 @@ from distillkit_cli.plugins import plugins
 from distillkit_cli.predict import predict
 from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
+from distillkit_cli.replay import replay
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
 from distillkit_cli.verify import verify
@@ -37,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, doctor):
+for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, replay, doctor):
     app.command(cls=Verb)(verb)
 
 
