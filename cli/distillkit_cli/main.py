@@ -38,7 +38,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, replay, doctor):
+VERBS = run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, replay, doctor
+for verb in VERBS:
     app.command(cls=Verb)(verb)
 
 
