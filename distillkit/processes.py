@@ -9,12 +9,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from distillkit.errors import TrainingError, UserError
+from distillkit.errors import LostProcessError, UserError
+
+PATIENCE = 30.0
+"""Minutes that one process waits for another, where nobody says: torch's own for gloo."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,22 @@ class Processes:
 ALONE = Processes()
 
 
+_here: list[Processes] = []
+"""The processes that this one has joined, while it has."""
+
+
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
     """The processes that torchrun started this one with, as long as the block runs; ALONE without torchrun.
 
-    `device` is `training.device`: gloo carries the gradients of CPUs, nccl those of GPUs, one process each.
-    Raises: UserError where torchrun started more processes on this machine than it has GPUs.
+    `device` is `training.device`: gloo carries the gradients of CPUs, nccl those of GPUs, one process each. `patience`
+    is how many minutes a process waits for another. A block inside such a block is ALONE: a run that is a part of an
+    evaluation.
+    Raises: UserError where torchrun started more processes on this machine than it has GPUs; LostProcessError where
+        another process ended or says nothing for so long.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in os.environ:
+    if world == 1 or "RANK" not in os.environ or _here:
         yield ALONE
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
@@ -104,18 +115,23 @@ def joined(device: str) -> Iterator[Processes]:
                 "more processes than that, or set training.device=cpu"
             )
         torch.cuda.set_device(local_rank)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Processes(rank, world, local_rank, distributed.new_group(backend="gloo"))
+        limit = timedelta(minutes=patience)
+        distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=limit)
+        control = distributed.new_group(backend="gloo", timeout=limit)
+        _here.append(Processes(rank, world, local_rank, control))
+        yield _here[0]
     except RuntimeError as error:
         if not _lost_the_others(error):
             raise
-        raise TrainingError(
-            f"process {rank} of {world} lost the others: one of them ended, and its own message says why; start the "
-            "run again with --auto-resume to go on from the last checkpoint"
+        raise LostProcessError(
+            f"process {rank} of {world} lost the others: one of them ended, or did not answer for {patience:g} "
+            "minutes (training.patience); start the run again with --auto-resume to go on from the last checkpoint"
         ) from error
     finally:
-        distributed.destroy_process_group()
+        _here.clear()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _lost_the_others(error: RuntimeError) -> bool:
