@@ -38,11 +38,13 @@ from distillkit.errors import (
     WeightsError,
 )
 from distillkit.hookspecs import hookimpl
+from distillkit.incidents import BrokenImage, Incidents
 from distillkit.run_info import RunInfo, RunModels, Samples
 from distillkit.version import __version__
 
 __all__ = [
     "BatchInfo",
+    "BrokenImage",
     "BrokenPluginError",
     "CheckpointError",
     "ClassSpaceError",
@@ -50,6 +52,7 @@ __all__ = [
     "DistillkitError",
     "DuplicatePluginError",
     "GateError",
+    "Incidents",
     "Loss",
     "MissingExtraError",
     "Model",

@@ -22,7 +22,7 @@ from torch import Tensor
 from distillkit.errors import CheckpointError, TrainingError
 from distillkit.files import sha256, whole_directory, write_json, write_tensors
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, STATE = "manifest.json", "state.json"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -130,6 +130,9 @@ class Plugins:
     def epoch_ended(self, run: RunInfo, record: Mapping[str, float]) -> None:
         self._call("distillkit_epoch_ended", run=run, record=record)
 
+    def noted(self, run: RunInfo, step: int, note: str) -> None:
+        self._call("distillkit_noted", run=run, step=step, note=note)
+
     def run_ended(self, run: RunInfo, record: Mapping[str, float], models: RunModels) -> None:
         self._call("distillkit_run_ended", run=run, record=record, models=models)
 

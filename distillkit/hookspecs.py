@@ -116,6 +116,17 @@ def distillkit_epoch_ended(run: RunInfo, record: Mapping[str, float]) -> None:
 
 
 @hookspec
+def distillkit_noted(run: RunInfo, step: int, note: str) -> None:
+    """Something happened that does not end the run: images that cannot be read, steps that were skipped.
+
+    Called: on rank 0, at a log interval or after an evaluation, once for each sentence. `step` is how many steps were
+        done; `run.incidents` has the whole ledger.
+    Example: plugins/distillkit_plugins/trackers/metrics_file.py
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def distillkit_run_ended(run: RunInfo, record: Mapping[str, float], models: RunModels) -> None:
     """A run reached its last step and its student is saved.
 

@@ -79,6 +79,21 @@ class Processes:
             distributed.broadcast(content, 0, group=self.control)
         return bytes(content.tolist()).decode()
 
+    def gather(self, text: str) -> list[str]:
+        """What every process says, by rank."""
+        if self.is_alone:
+            return [text]
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        lengths = [torch.zeros((), dtype=torch.int64) for _ in range(self.world)]
+        distributed.all_gather(lengths, torch.tensor(len(content)), group=self.control)
+        longest = int(max(lengths))
+        if not longest:
+            return [""] * self.world
+        padded = torch.nn.functional.pad(content, (0, longest - len(content)))
+        said = [torch.empty_like(padded) for _ in range(self.world)]
+        distributed.all_gather(said, padded, group=self.control)
+        return [bytes(part[: int(length)].tolist()).decode() for part, length in zip(said, lengths, strict=True)]
+
     def wait(self) -> None:
         """Until every process is here."""
         if not self.is_alone:

@@ -73,6 +73,11 @@ class Data(Table):
     views: Positive | None = Field(
         None, description="repeat the augmentations after this many epochs; never where not given"
     )
+    broken: Share = Field(
+        0.1,
+        description="share of a set's images that may be unreadable: they are replaced in training, left out in "
+        "evaluation, and counted; the run fails above it; 0 fails at the first one",
+    )
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="loader processes; as many as there are cores, at most 8, where not given"
     )
@@ -216,6 +221,9 @@ class Training(Table):
         30.0, description="minutes that one process of several waits for another before the run ends"
     )
     keep: Positive = Field(2, description="latest checkpoints that are kept, beside the best")
+    max_skipped: Positive = Field(
+        20, description="steps in a row that may be skipped because loss or gradient is not finite; then the run stops"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

@@ -32,6 +32,7 @@ class RunDirectory:
     student.safetensors   the student after the last step, with student.json
     best/                 the student that was best on the validation images
     ema/                  the moving average of the student, where the recipe asks for one
+    incidents.json        images that could not be read and steps that were skipped, where there are any
     report.md             the report and its pictures
     evaluations.jsonl     one line for every `distillkit evaluate`
     """
@@ -45,6 +46,7 @@ class RunDirectory:
         self.best = path / "best"
         self.ema = path / "ema"
         self.result = path / "result.json"
+        self.incidents = path / "incidents.json"
         self.lock = path / ".lock"
 
     def check_free(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from distillkit.incidents import Incidents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +21,8 @@ class RunInfo:
     """A run as trackers see it.
 
     `directory` is the run directory. `recipe` is the resolved recipe as plain data. `plan` is what
-    `distillkit plan --json` prints. `start_step` is 0, or the step from which the run was resumed.
+    `distillkit plan --json` prints. `start_step` is 0, or the step from which the run was resumed. `incidents` is the
+    ledger of what went wrong so far without ending the run.
     """
 
     directory: Path
@@ -28,6 +31,7 @@ class RunInfo:
     steps: int
     steps_per_epoch: int
     start_step: int = 0
+    incidents: Incidents = field(default_factory=Incidents)
 
 
 @dataclass(frozen=True)

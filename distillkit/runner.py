@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,12 @@ from distillkit.checkpoint import (
     write_checkpoint,
 )
 from distillkit.contracts import Model
+from distillkit.data.tolerance import check_broken
 from distillkit.errors import CheckpointError, RunDirectoryError, RunInterrupted, UserError
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
+from distillkit.incidents import BrokenImage, Incidents, told
 from distillkit.models.saved_student import save_student
 from distillkit.planning.make import make_plan
 from distillkit.planning.plan import Plan
@@ -118,6 +121,7 @@ class _Run:
     facts: Mapping[str, Any]
     best: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    incidents: Incidents = field(default_factory=Incidents)
     interruption: Interruption = field(default_factory=Interruption)
 
     def go(self) -> RunResult:
@@ -136,12 +140,13 @@ class _Run:
             steps=made.steps,
             steps_per_epoch=made.steps_per_epoch,
             start_step=start,
+            incidents=self.incidents,
         )
         if self.session.processes.is_first:
             self._followed(info)
         else:
             self._train(info)
-            self._finish()
+            self._finish(info)
         return RunResult(self.directory.path, self.figures, made.steps)
 
     def _followed(self, info: RunInfo) -> None:
@@ -158,7 +163,7 @@ class _Run:
         self.plugins.run_started(info)
         try:
             self._train(info)
-            self._finish()
+            self._finish(info)
         except BaseException as error:
             self.plugins.run_failed(info, error)
             raise
@@ -179,6 +184,7 @@ class _Run:
         self.session.restore(checkpoint)
         self.best = dict(checkpoint.state["progress"]["best"])
         self.figures = dict(checkpoint.state["progress"]["figures"])
+        self.incidents = Incidents.from_dict(checkpoint.state["progress"]["incidents"])
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo) -> None:
@@ -186,11 +192,10 @@ class _Run:
         rhythm = Rhythm(
             made.steps, made.steps_per_epoch, training.log_every, training.evaluate_every, training.checkpoint_every
         )
-        is_first = self.session.processes.is_first
         callbacks = Callbacks(
-            logged=lambda record: self.plugins.steps_logged(info, record) if is_first else None,
+            logged=lambda record: self._logged(info, record),
             evaluate=self._evaluate,
-            epoch_ended=lambda record: self.plugins.epoch_ended(info, record) if is_first else None,
+            epoch_ended=lambda record: self._epoch_ended(info, record),
             save=self._save,
             asked_to_stop=self._asked_to_stop,
         )
@@ -209,6 +214,33 @@ class _Run:
         self.interruption.asked = signal.Signals(number) if number else None
         return number > 0
 
+    def _logged(self, info: RunInfo, record: Record) -> None:
+        self._settle(info, int(record["step"]))
+        if self.session.processes.is_first:
+            self.plugins.steps_logged(info, record)
+
+    def _epoch_ended(self, info: RunInfo, record: Record) -> None:
+        self._settle(info, int(record["step"]))
+        if self.session.processes.is_first:
+            self.plugins.epoch_ended(info, record)
+
+    def _settle(self, info: RunInfo, step: int) -> None:
+        """Enter into the ledger what any process met since the last time, and tell of it.
+
+        Raises: DataError, in all processes, where more images are unreadable than `data.broken` allows.
+        """
+        session = self.session
+        met = [image for said in session.processes.gather(_said(session.broken)) for image in _heard(said)]
+        session.broken.clear()
+        new = self.incidents.add_broken(met)
+        if not new:
+            return
+        if session.processes.is_first:
+            write_json(self.directory.incidents, self.incidents.as_dict())
+            for sentence in told(new):
+                self.plugins.noted(info, step, sentence)
+        check_broken(self.incidents, session.plan.datasets, session.plan.recipe.data.broken)
+
     def _evaluate(self, step: int) -> Record:
         """Evaluate on the validation images; keep the student where it is the best so far."""
         session, validation = self.session, self.session.plan.datasets.validation
@@ -226,14 +258,14 @@ class _Run:
     def _save(self, step: int) -> None:
         if not self.session.processes.is_first:
             return
-        progress = {"best": self.best, "figures": self.figures}
+        progress = {"best": self.best, "figures": self.figures, "incidents": self.incidents.as_dict()}
         write_checkpoint(
             self.directory.checkpoints,
             self.session.checkpoint(step, progress),
             keep=self.session.plan.recipe.training.keep,
         )
 
-    def _finish(self) -> None:
+    def _finish(self, info: RunInfo) -> None:
         """Evaluate on the test images, save the student, and say that the run is done."""
         session = self.session
         test = session.plan.datasets.test
@@ -242,6 +274,7 @@ class _Run:
             self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, test))
         if self.best:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
+        self._settle(info, info.steps)
         if session.processes.is_first:
             self._write_results()
 
@@ -251,6 +284,8 @@ class _Run:
             self._save_student(self.directory.ema, session.ema.module)
         self._write_student(self.directory.path, session.task.student)
         result: dict[str, Any] = {"steps": session.plan.steps, "figures": self.figures}
+        if self.incidents:
+            result["incidents"] = self.incidents.summary()
         write_json(self.directory.result, result)
 
     def _save_student(self, directory: Path, student: nn.Module) -> None:
@@ -261,6 +296,14 @@ class _Run:
         made = self.session.plan
         request, names = made.student.request, made.class_names
         save_student(directory, cast("Model", student), request, made.answer, class_names=names)
+
+
+def _said(images: Sequence[BrokenImage]) -> str:
+    return json.dumps(images)
+
+
+def _heard(said: str) -> list[BrokenImage]:
+    return [BrokenImage(*image) for image in json.loads(said)]
 
 
 def _prefixed(split: str, figures: Mapping[str, float]) -> dict[str, float]:

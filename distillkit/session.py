@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from distillkit.errors import CheckpointError
 from distillkit.evaluation.top1 import top1
 from distillkit.hooks import Plugins
 from distillkit.host_memory import keep_freed_memory
+from distillkit.incidents import BrokenImage
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.weights import load_notes
 from distillkit.planning.losses import build_loss
@@ -36,7 +37,10 @@ from distillkit.training.task import DistillationTask, Objective
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that a run needs in memory."""
+    """Everything that a run needs in memory.
+
+    `broken` collects the images that this process could not read, until the run enters them into its ledger.
+    """
 
     plan: Plan
     device: torch.device
@@ -47,6 +51,7 @@ class Session:
     data: TrainingData
     ema: ModelEmaV3 | None
     processes: Processes = ALONE
+    broken: list[BrokenImage] = field(default_factory=list)
 
     @property
     def notes(self) -> tuple[str, ...]:

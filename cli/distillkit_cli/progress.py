@@ -63,6 +63,10 @@ class LineProgress:
         self._epoch_said = self._clock()
         self._say(run, record)
 
+    def distillkit_noted(self, note: str) -> None:
+        """Say it at once; it stays above a bar."""
+        self._terminal.note(f"note: {note}")
+
     def distillkit_run_ended(self) -> None:
         """Nothing is left to show."""
         self.close()

@@ -128,8 +128,8 @@ def test_without_checkpoints_there_is_none(tmp_path: Path) -> None:
 def test_another_format_says_so(tmp_path: Path) -> None:
     (path,) = written(tmp_path, 3)
     manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 9'))
-    assert refusal(path) == f"checkpoint {path} has format 9; this version of distillkit reads format 2"
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 9'))
+    assert refusal(path) == f"checkpoint {path} has format 9; this version of distillkit reads format 3"
 
 
 def test_a_replacement_that_was_cut_short_is_put_back(tmp_path: Path) -> None:

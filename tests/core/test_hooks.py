@@ -32,6 +32,9 @@ class Diary:
     def distillkit_epoch_ended(self, record: Mapping[str, float], run: RunInfo) -> None:
         self.heard.append(("epoch", record["epoch"], run.steps_per_epoch))
 
+    def distillkit_noted(self, step: int, note: str) -> None:
+        self.heard.append(("noted", step, note))
+
     def distillkit_run_ended(self, record: Mapping[str, float], models: RunModels) -> None:
         self.heard.append(("ended", record["test/top1"], list(models.teachers)))
 
@@ -63,6 +66,13 @@ def test_hook_epoch_ended(diary: Diary) -> None:
     plugins.follow(diary)
     plugins.epoch_ended(RUN, {"epoch": 1.0})
     assert diary.heard == [("epoch", 1.0, 2)]
+
+
+def test_hook_noted(diary: Diary) -> None:
+    plugins = installed_plugins()
+    plugins.follow(diary)
+    plugins.noted(RUN, 7, "1 step was skipped")
+    assert diary.heard == [("noted", 7, "1 step was skipped")]
 
 
 def test_hook_run_ended(diary: Diary) -> None:

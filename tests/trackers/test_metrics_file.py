@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from distillkit import ModelSpec, RunInfo, RunModels
+from distillkit import BrokenImage, Incidents, ModelSpec, RunInfo, RunModels
 from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
 from distillkit_plugins.trackers.report import Report
 
@@ -54,10 +55,11 @@ def test_records_are_appended_in_order(tmp_path: Path) -> None:
     tracker = MetricsFile()
     tracker.distillkit_run_started(info(tmp_path))
     tracker.distillkit_steps_logged(steps(5.0, 2.0))
+    tracker.distillkit_noted(10, "an image is broken")
     tracker.distillkit_epoch_ended({"step": 10.0, "epoch": 1.0})
     tracker.distillkit_run_failed(KeyboardInterrupt())
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert kinds == ["steps", "epoch", "failed"]
+    assert kinds == ["steps", "note", "epoch", "failed"]
 
 
 def test_a_resumed_run_cuts_back_to_its_checkpoint(tmp_path: Path) -> None:
@@ -135,6 +137,27 @@ distillkit export <this directory>
 The resolved recipe is `recipe.toml`; `environment.json` has the versions.
 """
     )
+
+
+def test_the_report_counts_what_went_wrong_without_ending_the_run(tmp_path: Path) -> None:
+    images = [("train", "a", "empty"), ("train", "b", "truncated"), ("test", "c", "empty")]
+    incidents = Incidents((BrokenImage(*image, reason="why") for image in images), skipped=[7, 1200])
+    MetricsFile().distillkit_run_started(info(tmp_path))
+    Report().distillkit_run_ended(replace(info(tmp_path), incidents=incidents), {}, MODELS)
+    assert """## Incidents
+
+3 images could not be read: in training others took their place, in evaluation they were left out. `incidents.json` \
+names them all.
+
+| cannot be read | test | train |
+| --- | ---: | ---: |
+| empty | 1 | 1 |
+| truncated | 0 | 1 |
+
+2 steps moved no weight, since loss or gradient was not finite: 7, 1,200.
+
+## Notes
+""" in (tmp_path / "report.md").read_text()
 
 
 def test_without_a_figure_there_is_nothing_to_evaluate(tmp_path: Path) -> None:

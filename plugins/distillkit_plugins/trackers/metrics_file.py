@@ -13,7 +13,7 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Appends one JSON object per line; its `kind` is steps, epoch, end or failed.
+    """Appends one JSON object per line; its `kind` is steps, epoch, note, end or failed.
 
     A resumed run drops what was written after the step it resumes from, so that no step is there twice.
     """
@@ -24,7 +24,7 @@ class MetricsFile:
         kept = [
             record
             for record in read_metrics(self._path)
-            if record["kind"] in {"steps", "epoch"} and record["step"] <= run.start_step
+            if record["kind"] in {"steps", "epoch", "note"} and record["step"] <= run.start_step
         ]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
@@ -37,6 +37,10 @@ class MetricsFile:
     def distillkit_epoch_ended(self, record: Mapping[str, float]) -> None:
         """One line per epoch."""
         self._append({"kind": "epoch", **record})
+
+    def distillkit_noted(self, step: int, note: str) -> None:
+        """What went wrong and did not end the run."""
+        self._append({"kind": "note", "step": step, "note": note})
 
     def distillkit_run_ended(self, record: Mapping[str, float]) -> None:
         """The final figures."""

@@ -10,6 +10,7 @@ from typing import Any
 from distillkit import RunInfo, RunModels
 from distillkit_plugins.trackers.attention_section import attention_section
 from distillkit_plugins.trackers.balance import balance_table, balanced, draw_balance
+from distillkit_plugins.trackers.incidents_section import incidents_section
 from distillkit_plugins.trackers.metrics_file import FILE_NAME, read_metrics
 
 HEADS = {
@@ -137,6 +138,8 @@ def _sections(
     if gradients:
         sections += ["## Balance", BALANCE, balance_table(gradients)]
     sections += [*attention, "## Models", _model_table(plan), _settings(plan)]
+    if run.incidents:
+        sections += ["## Incidents", *incidents_section(run.incidents)]
     if plan["notes"]:
         sections += ["## Notes", "\n".join(f"- {note}" for note in plan["notes"])]
     measured = any(f"{split}/top1" in record for split in SPLITS)
