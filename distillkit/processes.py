@@ -5,11 +5,14 @@ Every process computes its share of each window, and the gradients are added up;
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any
 
 import torch
@@ -67,6 +70,14 @@ class Processes:
         distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self.control)
         return int(said)
 
+    def count(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes of whole numbers on the CPU, element by element."""
+        if self.is_alone:
+            return numbers
+        total = numbers.clone()
+        distributed.all_reduce(total, group=self.control)
+        return total
+
     def from_first(self, text: str) -> str:
         """What the first process says; what the others say is not looked at."""
         if self.is_alone:
@@ -94,6 +105,17 @@ class Processes:
         distributed.all_gather(said, padded, group=self.control)
         return [bytes(part[: int(length)].tolist()).decode() for part, length in zip(said, lengths, strict=True)]
 
+    def rows_of(self, rank: int, rows: Tensor) -> Tensor:
+        """The rows [n, ...] of one process, on the CPU; each process gives its own and gets those of `rank`."""
+        if self.is_alone:
+            return rows
+        form = json.loads(self.gather(json.dumps([list(rows.shape), str(rows.dtype).removeprefix("torch.")]))[rank])
+        shape, dtype = form
+        said = rows.contiguous() if rank == self.rank else torch.empty(shape, dtype=getattr(torch, dtype))
+        if said.numel():
+            distributed.broadcast(said, rank, group=self.control)
+        return said
+
     def wait(self) -> None:
         """Until every process is here."""
         if not self.is_alone:
@@ -105,6 +127,10 @@ ALONE = Processes()
 
 _here: list[Processes] = []
 """The processes that this one has joined, while it has."""
+
+
+_joins = count()
+"""The number of the next time that this process joins the others; in the store of the last time they never meet."""
 
 
 @contextmanager
@@ -132,7 +158,12 @@ def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
         torch.cuda.set_device(local_rank)
     try:
         limit = timedelta(minutes=patience)
-        distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=limit)
+        store = distributed.PrefixStore(  # type: ignore[attr-defined]  # torch does not say so
+            f"distillkit/{next(_joins)}", _meeting_place(limit)
+        )
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=world, timeout=limit
+        )
         control = distributed.new_group(backend="gloo", timeout=limit)
         _here.append(Processes(rank, world, local_rank, control))
         yield _here[0]
@@ -147,6 +178,13 @@ def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
         _here.clear()
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+@cache
+def _meeting_place(limit: timedelta) -> Any:
+    """The store in which the processes find each other: one for as long as this process lives."""
+    store, _, _ = next(distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]  # as above
+    return store
 
 
 def _lost_the_others(error: RuntimeError) -> bool:

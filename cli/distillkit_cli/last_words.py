@@ -11,10 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+    from torch._C._distributed_c10d import Store
 
 PATIENCE_S = 5.0
 """How long others wait for the first process to speak, and it for a cause behind what it saw."""
@@ -56,7 +56,7 @@ def speaks_at_once() -> bool:
         return True
 
 
-def _agreed(store: TCPStore, mine: LastWord, rank: int, world: int, *, is_echo: bool) -> LastWord | None:
+def _agreed(store: Store, mine: LastWord, rank: int, world: int, *, is_echo: bool) -> LastWord | None:
     if not is_echo and rank:
         store.compare_set(CAUSE, "", json.dumps([f"process {rank} of {world}: {mine.sentence}", mine.code]))
     if rank:
@@ -71,19 +71,19 @@ def _agreed(store: TCPStore, mine: LastWord, rank: int, world: int, *, is_echo: 
     return mine
 
 
-def _store() -> TCPStore:
+def _store() -> Store:
     """The store of torchrun's agent. Raises: RuntimeError where there is none."""
-    from torch.distributed import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not say so
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise RuntimeError("torchrun keeps no store")
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S), wait_for_workers=False)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"distillkit/last-words/{attempt}", store)
+    return cast("Store", PrefixStore(f"distillkit/last-words/{attempt}", store))
 
 
-def _claimed(store: TCPStore) -> bool:
+def _claimed(store: Store) -> bool:
     """Whether this process is the first that wants to speak."""
     return store.add(CLAIM, 1) == 1
 

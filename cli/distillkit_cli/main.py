@@ -83,7 +83,7 @@ def command_line(arguments: Sequence[str]) -> int:
         return _failed(terminal, _usage(error), LastWord(_usage(error), USAGE_ERROR))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except Exception as error:
+    except Exception:
         if not speaks_at_once():
             return BUG
         raise
