@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from torch import nn
 
@@ -17,13 +17,16 @@ from distillkit.checkpoint import (
     Checkpoint,
     checkpoint_at,
     checkpoints,
+    clear_remains,
     newest_checkpoint,
+    putting_back,
     read_checkpoint,
     write_checkpoint,
 )
 from distillkit.contracts import Model
+from distillkit.data.batches import Window
 from distillkit.data.tolerance import check_broken
-from distillkit.errors import CheckpointError, RunDirectoryError, RunInterrupted, UserError
+from distillkit.errors import CheckpointError, RunDirectoryError, RunInterrupted, TrainingError, UserError
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
@@ -38,6 +41,8 @@ from distillkit.run_info import RunInfo
 from distillkit.session import Session, build_session
 from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
+from distillkit.training.meter import Meter
+from distillkit.training.watch import Skipped, Watch
 
 __all__ = ["RunResult", "evaluate", "plan", "resume", "run"]
 
@@ -74,6 +79,8 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
         processes.wait()
         try:
             return _Run(session, directory, plugins, observers, facts).go()
+        except RunDirectoryError:
+            raise  # another process trains there: what is there is its own
         except UserError:
             # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
             if processes.is_first and not checkpoints(directory.checkpoints):
@@ -122,7 +129,12 @@ class _Run:
     best: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     incidents: Incidents = field(default_factory=Incidents)
+    in_a_row: int = 0
+    watch: Watch = field(init=False)
     interruption: Interruption = field(default_factory=Interruption)
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.session.processes)
 
     def go(self) -> RunResult:
         """Restore, train, and leave a finished directory."""
@@ -168,6 +180,7 @@ class _Run:
             self.plugins.run_failed(info, error)
             raise
         self.plugins.run_ended(info, self.figures, self.session.models)
+        self._write_result()
 
     def _restore(self) -> tuple[int, list[str]]:
         """The step to start from, that of the newest whole checkpoint or 0, and what is to be said of damaged ones."""
@@ -177,14 +190,25 @@ class _Run:
         if processes.is_first:
             recover_directory(self.directory.best)
             checkpoint, damaged = newest_checkpoint(self.directory.checkpoints)
+            clear_remains(
+                self.directory.checkpoints,
+                keep=self.session.plan.recipe.training.keep,
+                newest=checkpoint.step if checkpoint else 0,
+            )
         chosen = processes.from_first(str(checkpoint.step) if checkpoint else "")
         if not chosen:
             return 0, []
         checkpoint = checkpoint or read_checkpoint(checkpoint_at(self.directory.checkpoints, int(chosen)))
         self.session.restore(checkpoint)
-        self.best = dict(checkpoint.state["progress"]["best"])
-        self.figures = dict(checkpoint.state["progress"]["figures"])
-        self.incidents = Incidents.from_dict(checkpoint.state["progress"]["incidents"])
+        with putting_back(checkpoint.step):
+            progress = checkpoint.state["progress"]
+            self.best = dict(progress["best"])
+            self.figures = dict(progress["figures"])
+            self.incidents = Incidents.from_dict(progress["incidents"])
+            self.in_a_row = int(progress["skipped_in_a_row"])
+            interval = progress["interval"]
+            if len(interval) == processes.world:
+                self.meter.restore(interval[processes.rank])
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo) -> None:
@@ -196,11 +220,19 @@ class _Run:
             logged=lambda record: self._logged(info, record),
             evaluate=self._evaluate,
             epoch_ended=lambda record: self._epoch_ended(info, record),
-            save=self._save,
+            save=lambda step: self._save(info, step),
             asked_to_stop=self._asked_to_stop,
         )
+        self.watch = Watch(
+            training.max_skipped,
+            told=lambda skipped: self._skipped(info, skipped),
+            give_up=self._give_up,
+            in_a_row=self.in_a_row,
+            scaler=self.session.optimisation.scaler,
+            processes=self.session.processes,
+        )
         windows = self.session.data.windows(info.start_step, made.steps)
-        done = train(windows, self.session.stepper, rhythm, callbacks, self.session.ema)
+        done = train(windows, self.session.stepper, self.watch, rhythm, callbacks, self.session.ema, self.meter)
         if self.interruption.asked is not None and done < made.steps:
             raise RunInterrupted(
                 f"stopped by {self.interruption.asked.name} after step {done} of {made.steps}, which is saved; "
@@ -241,12 +273,33 @@ class _Run:
                 self.plugins.noted(info, step, sentence)
         check_broken(self.incidents, session.plan.datasets, session.plan.recipe.data.broken)
 
+    def _skipped(self, info: RunInfo, skipped: Skipped) -> None:
+        """Enter a skipped step into the ledger, and tell of the first in a row."""
+        before = self.incidents.skipped[-1:]
+        begins = skipped.in_a_row == 1 or (skipped.is_search and before != [skipped.step - 1])
+        self.incidents.skipped.append(skipped.step)
+        if not self.session.processes.is_first:
+            return
+        write_json(self.directory.incidents, self.incidents.as_dict())
+        if begins:
+            self.plugins.noted(info, skipped.step, skipped.note)
+
+    def _give_up(self, _window: Window, skipped: Skipped) -> NoReturn:
+        """End the run.
+
+        Raises: TrainingError, in all processes.
+        """
+        before = f"{skipped.in_a_row} steps in a row were skipped; " if skipped.in_a_row > 1 else ""
+        raise TrainingError(
+            f"{before}{skipped.note}; lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+        )
+
     def _evaluate(self, step: int) -> Record:
         """Evaluate on the validation images; keep the student where it is the best so far."""
-        session, validation = self.session, self.session.plan.datasets.validation
-        figures = _prefixed("validation", session.evaluate(session.task.student, validation))
+        session = self.session
+        figures = _prefixed("validation", session.evaluate(session.task.student, "validation"))
         if session.ema is not None:
-            figures |= _prefixed("validation/ema", session.evaluate(session.ema.module, validation))
+            figures |= _prefixed("validation/ema", session.evaluate(session.ema.module, "validation"))
         score = figures.get("validation/top1")
         if score is not None and score > self.best.get("top1", -1.0):
             self.best = {"top1": score, "step": float(step)}
@@ -255,10 +308,18 @@ class _Run:
         self.figures = figures
         return figures
 
-    def _save(self, step: int) -> None:
+    def _save(self, info: RunInfo, step: int) -> None:
+        self._settle(info, step)  # what was met before a checkpoint is in it
+        interval = [json.loads(said) for said in self.session.processes.gather(json.dumps(self.meter.state()))]
         if not self.session.processes.is_first:
             return
-        progress = {"best": self.best, "figures": self.figures, "incidents": self.incidents.as_dict()}
+        progress = {
+            "best": self.best,
+            "figures": self.figures,
+            "incidents": self.incidents.as_dict(),
+            "interval": interval,
+            "skipped_in_a_row": self.watch.in_a_row,
+        }
         write_checkpoint(
             self.directory.checkpoints,
             self.session.checkpoint(step, progress),
@@ -268,22 +329,24 @@ class _Run:
     def _finish(self, info: RunInfo) -> None:
         """Evaluate on the test images, save the student, and say that the run is done."""
         session = self.session
-        test = session.plan.datasets.test
-        self.figures |= _prefixed("test", session.evaluate(session.task.student, test))
+        self.figures |= _prefixed("test", session.evaluate(session.task.student, "test"))
         if session.ema is not None:
-            self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, test))
+            self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, "test"))
         if self.best:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
         self._settle(info, info.steps)
         if session.processes.is_first:
-            self._write_results()
+            self._write_students()
 
-    def _write_results(self) -> None:
+    def _write_students(self) -> None:
         session = self.session
         if session.ema is not None:
             self._save_student(self.directory.ema, session.ema.module)
         self._write_student(self.directory.path, session.task.student)
-        result: dict[str, Any] = {"steps": session.plan.steps, "figures": self.figures}
+
+    def _write_result(self) -> None:
+        """What says that a run is finished, written when nothing is left to do."""
+        result: dict[str, Any] = {"steps": self.session.plan.steps, "figures": self.figures}
         if self.incidents:
             result["incidents"] = self.incidents.summary()
         write_json(self.directory.result, result)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from distillkit.checkpoint import Checkpoint, join_optimizer_state, split_optimizer_state
+from distillkit.checkpoint import Checkpoint, join_optimizer_state, putting_back, split_optimizer_state
 from distillkit.contracts import Loss, Model
 from distillkit.data.batches import TrainingData
-from distillkit.data.evaluation import EvaluationData
+from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.samples import evaluation_samples
-from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_device, pick_precision
-from distillkit.errors import CheckpointError
 from distillkit.evaluation.top1 import top1
 from distillkit.hooks import Plugins
 from distillkit.host_memory import keep_freed_memory
@@ -64,8 +62,12 @@ class Session:
         )
         return (*of_student, *of_teachers)
 
-    def evaluate(self, model: nn.Module, source: Source | Stream | None) -> dict[str, float]:
-        """Figures of `model` on `source`; none where there is no source, or no class head that learns."""
+    def evaluate(self, model: nn.Module, split: Literal["validation", "test"]) -> dict[str, float]:
+        """Figures of `model` on a set; none where the run has no such set, or no class head that learns.
+
+        Raises: DataError, in all processes, where none of the images can be read.
+        """
+        source = self.plan.datasets.validation if split == "validation" else self.plan.datasets.test
         if source is None or not self.plan.student.learns_classes:
             return {}
         recipe, spec = self.plan.recipe, self.plan.student.spec
@@ -78,8 +80,13 @@ class Session:
             batch_size=recipe.evaluation.batch_size,
             workers=recipe.data.workers,
             device=self.device,
+            split=split,
+            broken=self.broken if recipe.data.broken else None,
         ).share(processes.rank, processes.world)
-        return top1(model, spec, data, self.plan.answer, precision=self.precision, processes=processes)
+        figures = top1(model, spec, data, self.plan.answer, precision=self.precision, processes=processes)
+        if not figures["images"] and len(source):
+            raise none_readable(source)
+        return figures
 
     @property
     def models(self) -> RunModels:
@@ -107,18 +114,23 @@ class Session:
 
         Raises: CheckpointError where it belongs to another model.
         """
-        try:
+        with putting_back(checkpoint.step):
             self.task.load_state_dict(dict(checkpoint.parts["task"]))
             if self.ema is not None:
                 self.ema.module.load_state_dict(dict(checkpoint.parts["ema"]))
             state = join_optimizer_state(checkpoint.parts["optimizer"], checkpoint.state["optimizer"])
+            _check_types(self.optimisation.optimizer.param_groups, state["param_groups"])
             self.optimisation.optimizer.load_state_dict(state)
             self.optimisation.scaler.load_state_dict(checkpoint.state["scaler"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"the checkpoint of step {checkpoint.step} does not fit this recipe ({error}); "
-                "recipe.toml of a started run must not be changed"
-            ) from error
+
+
+def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
+    """Raise TypeError where a setting of the optimiser is of another type than its own; torch takes anything."""
+    for mine, theirs in zip(own, given, strict=True):
+        for key, value in mine.items():
+            kind = int | float if isinstance(value, float) else type(value)
+            if value is not None and not isinstance(theirs[key], kind):
+                raise TypeError(f"{key} of the optimiser is {theirs[key]!r}")
 
 
 def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) -> Session:
@@ -169,10 +181,17 @@ def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) ->
         Objective({loss.name: loss.weight for loss in plan.losses.values()}, plan.label_weight),
         StepSettings(plan.steps, recipe.seed, recipe.training.clip, processes),
     )
+    broken: list[BrokenImage] = []
     data = TrainingData(
-        plan.datasets, recipe, spec=plan.student.spec, device=device, rank=processes.rank, world=processes.world
+        plan.datasets,
+        recipe,
+        spec=plan.student.spec,
+        device=device,
+        rank=processes.rank,
+        world=processes.world,
+        broken=broken if recipe.data.broken else None,
     )
-    return Session(plan, device, precision, task, stepper, optimisation, data, ema, processes)
+    return Session(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
 
 
 def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device) -> Lectern:

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distillkit import DataError
-from distillkit.evaluation import Features, Measurement, Subject, View
-from distillkit.processes import ALONE, Processes
+from distillkit.evaluation import ALONE, Features, Measurement, Processes, Subject, View
 
 DEFAULT_K = (10, 20, 100, 200)
 QUERIES, BANK = 512, 16_384
