@@ -69,7 +69,7 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
     Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise;
     RunInterrupted where a signal asked for an end, once the step is saved.
     """
-    with joined(recipe.training.device) as processes:
+    with joined(recipe.training.device, patience=recipe.training.patience) as processes:
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
             directory.check_free()
@@ -107,7 +107,7 @@ def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) ->
     recipe = directory.read_recipe()
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
-    with joined(recipe.training.device) as processes:
+    with joined(recipe.training.device, patience=recipe.training.patience) as processes:
         goes_on = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
         session = build_session(make_plan(recipe, plugins, goes_on=goes_on), plugins, processes)
         facts = described(session)
