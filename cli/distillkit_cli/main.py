@@ -12,6 +12,7 @@ import typer
 from distillkit.errors import DistillkitError
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
+from distillkit_cli.data import data
 from distillkit_cli.doctor import doctor
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, doctor):
     app.command(cls=Verb)(verb)
+app.add_typer(data, name="data")
 
 
 @app.callback()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -15,12 +15,14 @@ from distillkit.contracts import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
 from distillkit.data.datasets import DataSets
 from distillkit.data.evaluation import EvaluationData
+from distillkit.data.faults import printable
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_precision
 from distillkit.errors import ClassSpaceError
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
+from distillkit.incidents import BrokenImage
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training
@@ -33,6 +35,7 @@ class Subject:
     `name` is what the user typed. `measured` are the images of `split`, all with a label. `answer` says which head of
     the model counts. `recipe` says how images are resized and cropped, how many are looked at together, and in `data`
     where these images come from. `student` starts a run from the model, None where no student is built as it is.
+    `broken` collects what could not be read of the images that were gone through.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Subject:
     measured: Source | Stream
     device: torch.device
     student: StudentEntry | None = None
+    broken: list[BrokenImage] = field(default_factory=list)
 
     @property
     def classes(self) -> int:
@@ -77,7 +81,7 @@ class Subject:
 
         The micro-batches of a window have images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size)
         windows, at least one.
-        Raises: DataError for an image that cannot be read.
+        An image that cannot be read is replaced by another.
         """
         recipe = Recipe(
             data=self.recipe.data.model_copy(
@@ -87,11 +91,32 @@ class Subject:
             training=Training(batch_size=batch_size, micro_batch_size=self.recipe.evaluation.batch_size),
         )
         spec = replace(self.spec, classes=self.classes)
-        data = TrainingData(self.datasets.only_labelled(), recipe, spec=spec, device=self.device)
+        data = TrainingData(self.datasets.only_labelled(), recipe, spec=spec, device=self.device, broken=self._noted)
         return data.windows(0, epochs * data.steps_per_epoch)
 
+    @property
+    def _noted(self) -> list[BrokenImage] | None:
+        """Where unreadable images are noted; nowhere, where the first one is an error."""
+        return self.broken if self.recipe.data.broken else None
+
+    def readable(self) -> list[int]:
+        """The indices of the measured images that were not left out; known once they were gone through."""
+        source, split = self.measured, self._split_of(self.measured)
+        left_out = {image.key for image in self.broken if image.split == split}
+        if isinstance(source, Stream) or not left_out:
+            return list(range(len(source)))
+        return [index for index in range(len(source)) if printable(source.key(index)) not in left_out]
+
+    def _split_of(self, images: Source | Stream) -> str:
+        if images is self.measured:
+            return self.split
+        return "validation" if images is self.datasets.validation else "train"
+
     def batches(self, images: Source | Stream) -> EvaluationData:
-        """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device."""
+        """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device.
+
+        Those that cannot be read are left out.
+        """
         return EvaluationData(
             images,
             self.spec,
@@ -99,6 +124,8 @@ class Subject:
             batch_size=self.recipe.evaluation.batch_size,
             workers=self.recipe.data.workers,
             device=self.device,
+            split=self._split_of(images),
+            broken=self._noted,
         )
 
     def features(self, images: Source | Stream, view: View) -> Features:

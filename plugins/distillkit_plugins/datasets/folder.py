@@ -28,8 +28,9 @@ class Folder:
 
     Pictures that lie outside a class folder have no label, so a flat folder is one without labels. A folder with
     `train/` inside is split: `val/`, `valid/` or `validation/`, and `test/` beside it are found where they exist.
-    Names that start with a dot are passed over; links are followed.
-    Raises: DataError for what is missing, empty, or not a folder.
+    Names that start with a dot are passed over; links are followed. A class folder without a picture is no class; it is
+    in `empty_classes`.
+    Raises: DataError for what is missing, empty, not a folder, or a folder that may not be listed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -40,6 +41,7 @@ class Folder:
             raise DataError(f"folder '{root}' has no pictures ({', '.join(_EXTENSIONS)})")
         classes = sorted({key.partition("/")[0] for key in self._keys if "/" in key})
         self.class_names = tuple(classes) or None
+        self.empty_classes = tuple(sorted(_folders(root) - set(classes))) if classes else ()
         self._labels = {name: label for label, name in enumerate(classes)}
 
     @classmethod
@@ -73,7 +75,7 @@ class Folder:
 def _pictures(root: Path) -> list[str]:
     """The pictures below a folder, as relative paths with forward slashes."""
     found: list[str] = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         inside = Path(folder).relative_to(root)
         found += [
@@ -82,6 +84,15 @@ def _pictures(root: Path) -> list[str]:
             if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
         ]
     return found
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be listed would be images that are missing, and nobody would know."""
+    raise DataError(f"folder '{error.filename}' cannot be listed: {error.strerror}") from error
+
+
+def _folders(root: Path) -> set[str]:
+    return {child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
 
 
 def _is_split(root: Path) -> bool:

@@ -63,7 +63,7 @@ class Top1:
         if real is not None:
             outputs = subject.class_map.indices
             said = predictions if outputs is None else torch.tensor(outputs)[predictions]
-            figures |= real_accuracy(said.tolist(), real)
+            figures |= real_accuracy(said.tolist(), [real[index] for index in subject.readable()])
         return Measurement(
             title="accuracy of the model's own answer",
             figures=figures,
