@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from distillkit.counting import counted
+from distillkit.data.faults import printable
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream
 
@@ -77,5 +78,5 @@ def _numbered(number: int, one: str, many: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:SHOWN])
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:SHOWN])
     return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown

@@ -77,6 +77,7 @@ OVERVIEW = """\
 │ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
 │ doctor     Say which runtimes work here, each tried on a tiny model, and why the others do not.  │
+│ data       Look at images before anything is learnt from them.                                   │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 
