@@ -52,7 +52,7 @@ class EvaluationData:
         broken: list[BrokenImage] | None = None,
     ) -> None:
         self._source = source
-        self._part = slice(None)
+        self._part = self._turns = slice(None)
         self._split = split
         self._broken = broken
         self._transform = evaluation_transform(augment, spec)
@@ -66,6 +66,12 @@ class EvaluationData:
         part._part = slice(rank, None, world)  # noqa: SLF001 - one of our own
         return part
 
+    def deal(self, rank: int, world: int) -> EvaluationData:
+        """The part of one of `world` processes in whole batches, every world-th: those that one process would see."""
+        part = copy(self)
+        part._turns = slice(rank, None, world)  # noqa: SLF001 - one of our own
+        return part
+
     def __len__(self) -> int:
         """The number of images, those of other processes counted."""
         return len(self._source)
@@ -77,10 +83,20 @@ class EvaluationData:
                 if self._broken is not None:
                     self._broken += broken
                 left_out, seen = left_out + len(broken), seen + len(labels)
-                if len(labels):
+                if not len(labels):
+                    self._require_order(len(broken))
+                else:
                     yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-        if left_out and not seen and self._part == slice(None):
+        if left_out and not seen and self._part == self._turns == slice(None):
             raise none_readable(self._source)
+
+    def _require_order(self, left_out: int) -> None:
+        """Refuse to pass over a whole batch where others count on whose turn it is."""
+        if (self._turns.step or 1) > 1:
+            raise DataError(
+                f"none of {left_out:,} neighbouring images of '{self._source.name}' can be read, and several processes "
+                "would lose their order; start one process, or repair what `distillkit data check` finds"
+            )
 
     def _on_host(self) -> Generator[Measured]:
         pin = self._device.type == "cuda"
@@ -88,10 +104,10 @@ class EvaluationData:
             dataset: Any = _MeasuredStream(self._source, self._transform, self._batch_size)
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
         mine = range(len(self))[self._part]
-        jobs = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)]
+        jobs = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)][self._turns]
         dataset = _MeasuredImages(self._source, self._transform, self._split, leaves_out=self._broken is not None)
         # A process is worth its start only where there is a batch to make while another is looked at.
-        return host_batches(dataset, jobs, workers=min(self._workers, len(jobs) - 1), pin=pin)
+        return host_batches(dataset, jobs, workers=min(self._workers, max(0, len(jobs) - 1)), pin=pin)
 
 
 def none_readable(source: Source | Stream) -> DataError:

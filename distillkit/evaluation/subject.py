@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -14,17 +15,19 @@ from torch import Tensor, nn
 from distillkit.contracts import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
 from distillkit.data.datasets import DataSets
-from distillkit.data.evaluation import EvaluationData
+from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.faults import printable
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_precision
 from distillkit.errors import ClassSpaceError
+from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
-from distillkit.incidents import BrokenImage
+from distillkit.incidents import BrokenImage, Incidents
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
+from distillkit.processes import ALONE, Processes
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training
 
 
@@ -35,7 +38,7 @@ class Subject:
     `name` is what the user typed. `measured` are the images of `split`, all with a label. `answer` says which head of
     the model counts. `recipe` says how images are resized and cropped, how many are looked at together, and in `data`
     where these images come from. `student` starts a run from the model, None where no student is built as it is.
-    `broken` collects what could not be read of the images that were gone through.
+    `broken` collects what could not be read of the images that this process went through.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Subject:
     measured: Source | Stream
     device: torch.device
     student: StudentEntry | None = None
+    processes: Processes = ALONE
     broken: list[BrokenImage] = field(default_factory=list)
 
     @property
@@ -79,9 +83,9 @@ class Subject:
     def augmented(self, *, epochs: int, batch_size: int, seed: int) -> Generator[Window]:
         """The labelled training images, cropped at random, resized (bilinear) and flipped, in seeded order.
 
+        Of several processes each gets its part of every window, see `together`.
         The micro-batches of a window have images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size)
-        windows, at least one.
-        An image that cannot be read is replaced by another.
+        windows, at least one. An image that cannot be read is replaced by another.
         """
         recipe = Recipe(
             data=self.recipe.data.model_copy(
@@ -91,7 +95,15 @@ class Subject:
             training=Training(batch_size=batch_size, micro_batch_size=self.recipe.evaluation.batch_size),
         )
         spec = replace(self.spec, classes=self.classes)
-        data = TrainingData(self.datasets.only_labelled(), recipe, spec=spec, device=self.device, broken=self._noted)
+        data = TrainingData(
+            self.datasets.only_labelled(),
+            recipe,
+            spec=spec,
+            device=self.device,
+            rank=self.processes.rank,
+            world=self.processes.world,
+            broken=self._noted,
+        )
         return data.windows(0, epochs * data.steps_per_epoch)
 
     @property
@@ -99,13 +111,23 @@ class Subject:
         """Where unreadable images are noted; nowhere, where the first one is an error."""
         return self.broken if self.recipe.data.broken else None
 
+    def unreadable(self) -> tuple[BrokenImage, ...]:
+        """The images that no process could read, each once. All processes ask, at the same point."""
+        said = self.processes.gather(json.dumps(self.broken))
+        return Incidents(BrokenImage(*image) for text in said for image in json.loads(text)).broken
+
     def readable(self) -> list[int]:
-        """The indices of the measured images that were not left out; known once they were gone through."""
-        source, split = self.measured, self._split_of(self.measured)
-        left_out = {image.key for image in self.broken if image.split == split}
+        """The indices of the measured images that were not left out, once they were gone through; as `unreadable`."""
+        left_out = {image.key for image in self.unreadable() if image.split == self.split}
+        source = self.measured
         if isinstance(source, Stream) or not left_out:
             return list(range(len(source)))
         return [index for index in range(len(source)) if printable(source.key(index)) not in left_out]
+
+    def require_some(self, seen: float, images: Source | Stream) -> None:
+        """Raise DataError where none of `images` could be read."""
+        if not seen and len(images):
+            raise none_readable(images)
 
     def _split_of(self, images: Source | Stream) -> str:
         if images is self.measured:
@@ -115,9 +137,9 @@ class Subject:
     def batches(self, images: Source | Stream) -> EvaluationData:
         """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device.
 
-        Those that cannot be read are left out.
+        Of several processes each gets every world-th batch. Images that cannot be read are left out.
         """
-        return EvaluationData(
+        data = EvaluationData(
             images,
             self.spec,
             self.recipe.augment,
@@ -127,11 +149,26 @@ class Subject:
             split=self._split_of(images),
             broken=self._noted,
         )
+        return data.deal(self.processes.rank, self.processes.world)
 
     def features(self, images: Source | Stream, view: View) -> Features:
-        """What the frozen model makes of images."""
+        """What the frozen model makes of images; of several processes each computes a part and gets the whole."""
         batches = self.batches(images)
-        return extract(self.model, self.spec, batches, images=len(batches), view=view)
+        found = extract(self.model, self.spec, batches, images=len(batches), view=view, processes=self.processes)
+        self.require_some(len(found), images)
+        return found
+
+    def in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        """What was found out about `batches`, [b, ...] each on the CPU, as one tensor [n, ...] of all images."""
+        rows = torch.cat(list(parts)) if parts else torch.empty(0)
+        return in_order(rows, [len(part) for part in parts], self.processes)
+
+    def together(self, rows: Tensor) -> Tensor:
+        """The rows [n, ...] of all processes, one process after the other, on the device."""
+        if self.processes.is_alone:
+            return rows
+        parts = [self.processes.rows_of(rank, rows.cpu()) for rank in range(self.processes.world)]
+        return torch.cat(parts).to(rows.device)
 
     def classifier(self) -> nn.Module:
         """The model with heads that answer in the classes of the data.
@@ -166,6 +203,10 @@ class Evaluator(Protocol):
     """One protocol. `PluginSpec.factory` of an evaluator names the class.
 
     `learns` says whether it learns from the training images, which must then be there and may not be those measured.
+    Of several processes the first one alone measures, as if it were one; an evaluator that says `shares = True` is
+    called in all of them, where `subject.processes` says which is which. Then `subject.features` are the whole set
+    everywhere, `subject.batches` and `subject.augmented` a part; every process must call these in the same order, and
+    the measurement of the first one counts.
     """
 
     learns: bool

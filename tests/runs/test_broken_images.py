@@ -165,18 +165,8 @@ def check_and_run(folder: Path, out: Path, *, batch_size: int) -> tuple[dict[str
     """What `data check` finds in a folder, and the result of a run on it, both as somebody whom permissions bind."""
     student = ("image_size=32", "patch=8", "width=48", "heads=3", "depth=2")
     settings = [part for value in student for part in ("--set", f"student.{value}")]
-    settings += [
-        "--set",
-        "data.workers=1",
-        "--epochs",
-        "1",
-        "--set",
-        f"training.batch_size={batch_size}",
-        "--device",
-        "cpu",
-        "--out",
-        str(out),
-    ]
+    settings += ["--set", "data.workers=1", "--set", f"training.batch_size={batch_size}", "--epochs", "1"]
+    settings += ["--device", "cpu", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     checked = as_user(["-m", "distillkit_cli", "data", "check", str(folder), "--json"], env=environment)
     ran = as_user(["-m", "distillkit_cli", "run", "--data", str(folder), *settings], env=environment)
@@ -204,6 +194,9 @@ def both_count(folder: Path, tmp_path: Path, *, batch_size: int) -> None:
     counted = result["incidents"]["broken"]
     of_train = Counter(counted["train"]) + Counter(counted.get("validation", {}))
     assert {"train": dict(of_train), "test": counted["test"]} == expected
+    report = (tmp_path / "run/report.md").read_text()
+    for kind in BREAKERS:
+        assert f"| {kind} | {' | '.join(str(counted[split].get(kind, 0)) for split in sorted(counted))} |" in report
     met = {
         (split if split == "test" else "train", key): kind for (split, key), kind in ledger(tmp_path / "run").items()
     }
