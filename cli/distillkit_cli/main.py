@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from distillkit.blame import accused
 from distillkit.errors import DistillkitError
+from distillkit.switches import switch_off
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
 from distillkit_cli.doctor import doctor
@@ -30,6 +32,12 @@ from distillkit_cli.verify import verify
 USAGE_ERROR, INTERRUPTED = 2, 130
 SAY_LATER_S = 10.0
 
+NO_PLUGIN = typer.Option(
+    "--no-plugin",
+    metavar="NAME",
+    help="Leave out somebody else's plugin: its distribution, its entry point, or all; may be repeated.",
+)
+
 app = typer.Typer(
     cls=Verbs,
     context_settings=NAMES,
@@ -47,6 +55,7 @@ def distillkit(
     *,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Errors with their traceback.")] = False,
+    no_plugin: Annotated[list[str] | None, NO_PLUGIN] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
 ) -> None:
     """Turn a large vision model into a small one that ships.
@@ -59,6 +68,8 @@ def distillkit(
     """
     terminal: Terminal = context.obj
     terminal.quiet, terminal.verbose = quiet, verbose
+    if no_plugin:
+        context.call_on_close(switch_off(no_plugin))
     if version:
         terminal.show(f"distillkit {__version__}")
     elif context.invoked_subcommand is None:
@@ -71,7 +82,8 @@ def main() -> None:
 
 
 def command_line(arguments: Sequence[str]) -> int:
-    """Run one command line. Mistakes become one line on stderr; any other exception is a bug and goes on.
+    """Run one command line. Mistakes become one line on stderr, and so does what the code of a plugin raised; any other
+    exception is a bug and goes on.
 
     Returns: 0; the `exit_code` of a DistillkitError; 2 for a command line that cannot be read; 130 when interrupted.
     """
@@ -89,6 +101,13 @@ def command_line(arguments: Sequence[str]) -> int:
         return USAGE_ERROR
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except BaseException as error:
+        failure = accused(error)
+        if failure is None:
+            raise
+        failure.__cause__ = error
+        terminal.error(failure)
+        return failure.exit_code
     return code if isinstance(code, int) else 0
 
 

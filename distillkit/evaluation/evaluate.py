@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from distillkit.blame import blamed, refuse
 from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import Selection
@@ -15,8 +16,8 @@ from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_device
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.judged import open_judged
-from distillkit.evaluation.measurement import Evaluation, append
-from distillkit.evaluation.subject import Subject
+from distillkit.evaluation.measurement import Evaluation, Measurement, append
+from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
 from distillkit.negotiation import KINDS, SPOKEN
 from distillkit.recipe import Data, Recipe
@@ -46,7 +47,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         protocol reads; DataError where the data lacks the split or labels; what the protocol raises.
     """
     where = pick_device(device)
-    evaluator = plugins.factory("evaluator", protocol)(plugins.options("evaluator", protocol, options or {}))
+    evaluator: Evaluator = plugins.made("evaluator", protocol, plugins.options("evaluator", protocol, options or {}))
     judged = open_judged(target, plugins, weights)
     check_signals(protocol, plugins, judged.spec, target)
     datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
@@ -66,6 +67,10 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         device=where,
         student=judged.student,
     )
+    with blamed(evaluator, "measure"):
+        measurement = evaluator.measure(subject)
+    if not isinstance(measurement, Measurement):
+        refuse(evaluator, "measure", type(measurement).__name__, "a Measurement")
     evaluation = Evaluation(
         target=target,
         protocol=protocol,
@@ -73,7 +78,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         split=chosen,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         distillkit=__version__,
-        measurement=evaluator.measure(subject),
+        measurement=measurement,
     )
     return evaluation if judged.home is None else _kept(judged.home, evaluation)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
+from distillkit.promises import speak
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def extract(
     values = torch.empty(images, 0)
     seen = 0
     for pixels, classes in batches:
-        vectors = view.of(model(pixels, wanted))
+        vectors = view.of(speak(model, pixels, wanted))
         if not seen:
             values = torch.empty(images, vectors.shape[1])
         values[seen : seen + len(vectors)] = vectors.cpu()

@@ -15,7 +15,7 @@ from distillkit.training.balance import Balance, gradient_norm
 from distillkit.training.lessons import Lessons
 from distillkit.training.noise import seed_model_noise
 from distillkit.training.optimisation import Optimisation
-from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages, checked_terms
+from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages
 
 if TYPE_CHECKING:
     from distillkit.data.batches import MicroBatch, Window
@@ -55,12 +55,7 @@ class Stepper:
         self.parallel = None if self.processes.is_alone else DistributedDataParallel(task)
         self.parameters = _trained(task)
         self.student_parameters = _trained(task.student)
-        self.couples = {
-            name: bool(getattr(loss, "couples_batch", False))
-            for name, loss in zip(task.loss_names, task.losses, strict=True)
-        }
         self.norms: dict[str, Tensor] = {}
-        self._checked = False
 
     def step(self, window: Window, *, measure: bool = False) -> dict[str, Tensor]:
         """Move the weights by one window. Returns what this process adds to the average of every term and of `loss`.
@@ -106,9 +101,6 @@ class Stepper:
         )
         batch = BatchInfo(micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps)
         terms = (self.parallel or self.task)(images, given(targets), batch)
-        if not self._checked:
-            checked_terms(terms, len(images), self.couples)
-            self._checked = True
         return batch_averages(terms, samples=window.samples, labelled=window.labelled, micro_samples=len(images))
 
     def _gradients_kept(self, *, until_last: bool) -> AbstractContextManager[None]:
