@@ -40,6 +40,7 @@ from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.optimisation import build_optimisation
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
+from distillkit.training.watch import Watch
 from distillkit_plugins.losses.hard import HardDistillation
 
 CLASSES, SMOOTHING, CLIP, LR = 10, 0.1, 1.0, 1e-3
@@ -124,7 +125,8 @@ def distillkit_loop(geometry: Geometry, windows: list[Window], *, log_every: int
     )
     rhythm = Rhythm(len(windows) + 2, len(windows), log_every=log_every, evaluate_every=1, checkpoint_every=None)
     callbacks = Callbacks(lambda _record: None, lambda _step: {}, lambda _record: None, lambda _step: None)
-    return lambda: train(windows, stepper, rhythm, callbacks)
+    watch = Watch(20, told=print, give_up=print)
+    return lambda: train(windows, stepper, watch, rhythm, callbacks)
 
 
 def minimal_loop(geometry: Geometry, windows: list[Window]) -> Callable[[], None]:

@@ -12,6 +12,7 @@
     │   ├── ClassSpaceError            teacher, student and data do not speak of the same classes
     │   ├── WeightsError               a weight file that is missing, refused or does not fit
     │   ├── DataError                  images, labels or folders that cannot be used
+    │   │   └── UnreadableImageError   one image, with the kind of its fault
     │   ├── ShapeError                 a tensor of the wrong shape at the border of a plugin
     │   ├── RunDirectoryError          a run directory that exists, is missing or is not one
     │   ├── CheckpointError            a checkpoint that is torn or belongs to another run
@@ -77,6 +78,14 @@ class WeightsError(UserError):
 
 class DataError(UserError):
     """Images, labels or folders cannot be used."""
+
+
+class UnreadableImageError(DataError):
+    """An image cannot be read. `kind` is one of `distillkit.data.faults.KINDS`, `reason` the end of a sentence."""
+
+    def __init__(self, message: str, *, key: str = "", kind: str = "", reason: str = "") -> None:
+        super().__init__(message)  # what pickle makes it of again, before it puts the rest back
+        self.key, self.kind, self.reason = key, kind, reason
 
 
 class ShapeError(UserError):

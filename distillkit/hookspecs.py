@@ -94,11 +94,12 @@ def distillkit_steps_logged(run: RunInfo, record: Mapping[str, float]) -> None:
     """An interval of `training.log_every` optimiser steps ended and its averages were read from the device.
 
     Called: once per interval, on rank 0; the only point at which the loop waits for the device. The first step of a run
-        is an interval by itself.
+        is an interval by itself. An interval of which every step was skipped goes on until the next is due.
     `record`: step, epoch, images_per_s, data_wait (share of the time spent waiting for data), lr, loss, and one
         `loss/<term>` per term, averaged over the interval; of its last step, grad_norm (of all that trains, before
         clipping) and one `grad_norm/<term>` per term: the norm of the gradient of weight times term on the student's
-        parameters. The label term is `labels`, a loss's `<loss>/<term>`. With fp16 a norm may not be finite.
+        parameters. The label term is `labels`, a loss's `<loss>/<term>`. Where a norm is not finite, none is there.
+        Steps that were skipped are in no average; where there were some, skipped_steps is their number.
     Example: plugins/distillkit_plugins/trackers/metrics_file.py
     """
     raise NotImplementedError
@@ -119,8 +120,9 @@ def distillkit_epoch_ended(run: RunInfo, record: Mapping[str, float]) -> None:
 def distillkit_noted(run: RunInfo, step: int, note: str) -> None:
     """Something happened that does not end the run: images that cannot be read, steps that were skipped.
 
-    Called: on rank 0, at a log interval or after an evaluation, once for each sentence. `step` is how many steps were
-        done; `run.incidents` has the whole ledger.
+    Called: on rank 0, once for each sentence, as soon as it is known; of unreadable images at a log interval or after
+        an evaluation, of skipped steps at the first in a row. `step` is how many steps were done; `run.incidents` has
+        the whole ledger.
     Example: plugins/distillkit_plugins/trackers/metrics_file.py
     """
     raise NotImplementedError

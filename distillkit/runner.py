@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from torch import nn
 
@@ -22,8 +22,9 @@ from distillkit.checkpoint import (
     write_checkpoint,
 )
 from distillkit.contracts import Model
+from distillkit.data.batches import Window
 from distillkit.data.tolerance import check_broken
-from distillkit.errors import CheckpointError, RunDirectoryError, RunInterrupted, UserError
+from distillkit.errors import CheckpointError, RunDirectoryError, RunInterrupted, TrainingError, UserError
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
@@ -38,6 +39,7 @@ from distillkit.run_info import RunInfo
 from distillkit.session import Session, build_session
 from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
+from distillkit.training.watch import Skipped, Watch
 
 __all__ = ["RunResult", "evaluate", "plan", "resume", "run"]
 
@@ -122,6 +124,8 @@ class _Run:
     best: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     incidents: Incidents = field(default_factory=Incidents)
+    in_a_row: int = 0
+    watch: Watch = field(init=False)
     interruption: Interruption = field(default_factory=Interruption)
 
     def go(self) -> RunResult:
@@ -185,6 +189,7 @@ class _Run:
         self.best = dict(checkpoint.state["progress"]["best"])
         self.figures = dict(checkpoint.state["progress"]["figures"])
         self.incidents = Incidents.from_dict(checkpoint.state["progress"]["incidents"])
+        self.in_a_row = checkpoint.state["progress"]["skipped_in_a_row"]
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo) -> None:
@@ -196,11 +201,19 @@ class _Run:
             logged=lambda record: self._logged(info, record),
             evaluate=self._evaluate,
             epoch_ended=lambda record: self._epoch_ended(info, record),
-            save=self._save,
+            save=lambda step: self._save(info, step),
             asked_to_stop=self._asked_to_stop,
         )
+        self.watch = Watch(
+            training.max_skipped,
+            told=lambda skipped: self._skipped(info, skipped),
+            give_up=self._give_up,
+            in_a_row=self.in_a_row,
+            scaler=self.session.optimisation.scaler,
+            processes=self.session.processes,
+        )
         windows = self.session.data.windows(info.start_step, made.steps)
-        done = train(windows, self.session.stepper, rhythm, callbacks, self.session.ema)
+        done = train(windows, self.session.stepper, self.watch, rhythm, callbacks, self.session.ema)
         if self.interruption.asked is not None and done < made.steps:
             raise RunInterrupted(
                 f"stopped by {self.interruption.asked.name} after step {done} of {made.steps}, which is saved; "
@@ -241,12 +254,33 @@ class _Run:
                 self.plugins.noted(info, step, sentence)
         check_broken(self.incidents, session.plan.datasets, session.plan.recipe.data.broken)
 
+    def _skipped(self, info: RunInfo, skipped: Skipped) -> None:
+        """Enter a skipped step into the ledger, and tell of the first in a row."""
+        before = self.incidents.skipped[-1:]
+        begins = skipped.in_a_row == 1 or (skipped.is_search and before != [skipped.step - 1])
+        self.incidents.skipped.append(skipped.step)
+        if not self.session.processes.is_first:
+            return
+        write_json(self.directory.incidents, self.incidents.as_dict())
+        if begins:
+            self.plugins.noted(info, skipped.step, skipped.note)
+
+    def _give_up(self, _window: Window, skipped: Skipped) -> NoReturn:
+        """End the run.
+
+        Raises: TrainingError, in all processes.
+        """
+        before = f"{skipped.in_a_row} steps in a row were skipped; " if skipped.in_a_row > 1 else ""
+        raise TrainingError(
+            f"{before}{skipped.note}; lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+        )
+
     def _evaluate(self, step: int) -> Record:
         """Evaluate on the validation images; keep the student where it is the best so far."""
-        session, validation = self.session, self.session.plan.datasets.validation
-        figures = _prefixed("validation", session.evaluate(session.task.student, validation))
+        session = self.session
+        figures = _prefixed("validation", session.evaluate(session.task.student, "validation"))
         if session.ema is not None:
-            figures |= _prefixed("validation/ema", session.evaluate(session.ema.module, validation))
+            figures |= _prefixed("validation/ema", session.evaluate(session.ema.module, "validation"))
         score = figures.get("validation/top1")
         if score is not None and score > self.best.get("top1", -1.0):
             self.best = {"top1": score, "step": float(step)}
@@ -255,10 +289,16 @@ class _Run:
         self.figures = figures
         return figures
 
-    def _save(self, step: int) -> None:
+    def _save(self, info: RunInfo, step: int) -> None:
+        self._settle(info, step)  # what was met before a checkpoint is in it
         if not self.session.processes.is_first:
             return
-        progress = {"best": self.best, "figures": self.figures, "incidents": self.incidents.as_dict()}
+        progress = {
+            "best": self.best,
+            "figures": self.figures,
+            "incidents": self.incidents.as_dict(),
+            "skipped_in_a_row": self.watch.in_a_row,
+        }
         write_checkpoint(
             self.directory.checkpoints,
             self.session.checkpoint(step, progress),
@@ -268,10 +308,9 @@ class _Run:
     def _finish(self, info: RunInfo) -> None:
         """Evaluate on the test images, save the student, and say that the run is done."""
         session = self.session
-        test = session.plan.datasets.test
-        self.figures |= _prefixed("test", session.evaluate(session.task.student, test))
+        self.figures |= _prefixed("test", session.evaluate(session.task.student, "test"))
         if session.ema is not None:
-            self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, test))
+            self.figures |= _prefixed("test/ema", session.evaluate(session.ema.module, "test"))
         if self.best:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
         self._settle(info, info.steps)

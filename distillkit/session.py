@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from timm.utils import ModelEmaV3
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from distillkit.checkpoint import Checkpoint, join_optimizer_state, split_optimizer_state
 from distillkit.contracts import Loss, Model
 from distillkit.data.batches import TrainingData
-from distillkit.data.evaluation import EvaluationData
+from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.samples import evaluation_samples
-from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_device, pick_precision
 from distillkit.errors import CheckpointError
 from distillkit.evaluation.top1 import top1
@@ -65,8 +64,12 @@ class Session:
         )
         return (*of_student, *of_teachers)
 
-    def evaluate(self, model: nn.Module, source: Source | Stream | None) -> dict[str, float]:
-        """Figures of `model` on `source`; none where there is no source, or no class head that learns."""
+    def evaluate(self, model: nn.Module, split: Literal["validation", "test"]) -> dict[str, float]:
+        """Figures of `model` on a set; none where the run has no such set, or no class head that learns.
+
+        Raises: DataError, in all processes, where none of the images can be read.
+        """
+        source = self.plan.datasets.validation if split == "validation" else self.plan.datasets.test
         if source is None or not self.plan.student.learns_classes:
             return {}
         recipe, spec = self.plan.recipe, self.plan.student.spec
@@ -79,8 +82,13 @@ class Session:
             batch_size=recipe.evaluation.batch_size,
             workers=recipe.data.workers,
             device=self.device,
+            split=split,
+            broken=self.broken if recipe.data.broken else None,
         ).share(processes.rank, processes.world)
-        return top1(model, spec, data, self.plan.answer, precision=self.precision, processes=processes)
+        figures = top1(model, spec, data, self.plan.answer, precision=self.precision, processes=processes)
+        if not figures["images"] and len(source):
+            raise none_readable(source)
+        return figures
 
     @property
     def models(self) -> RunModels:
@@ -170,10 +178,17 @@ def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) ->
         Objective({loss.name: loss.weight for loss in plan.losses.values()}, plan.label_weight),
         StepSettings(plan.steps, recipe.seed, recipe.training.clip, processes),
     )
+    broken: list[BrokenImage] = []
     data = TrainingData(
-        plan.datasets, recipe, spec=plan.student.spec, device=device, rank=processes.rank, world=processes.world
+        plan.datasets,
+        recipe,
+        spec=plan.student.spec,
+        device=device,
+        rank=processes.rank,
+        world=processes.world,
+        broken=broken if recipe.data.broken else None,
     )
-    return Session(plan, device, precision, task, stepper, optimisation, data, ema, processes)
+    return Session(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
 
 
 def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device) -> Lectern:

@@ -82,9 +82,10 @@ def main() -> None:
 
 
 def command_line(arguments: Sequence[str]) -> int:
-    """Run one command line. Mistakes become one line on stderr, and so does what the code of a plugin raised; any other
-    exception is a bug and goes on.
+    """Run one command line.
 
+    Mistakes become one line on stderr, and so does what the code of a plugin raised; any other exception is a bug and
+    goes on.
     Returns: 0; the `exit_code` of a DistillkitError; 2 for a command line that cannot be read; 130 when interrupted.
     """
     terminal = Terminal(arguments=tuple(arguments), speaks=rank() == 0)

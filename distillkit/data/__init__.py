@@ -1,1 +1,8 @@
-"""From files to batches: sources of images, their order, what happens to them, and how they reach the loop."""
+"""From files to batches: sources of images, their order, what happens to them, and how they reach the loop.
+
+These are the names that a plugin with images may import. None of them needs torch.
+"""
+
+from distillkit.data.faults import ImageFault, as_rgb, open_rgb
+
+__all__ = ["ImageFault", "as_rgb", "open_rgb"]

@@ -20,6 +20,7 @@ from distillkit.data.sources import Stream
 from distillkit.data.streaming import StreamedWindows
 from distillkit.data.transforms import training_transform
 from distillkit.errors import RecipeError
+from distillkit.incidents import BrokenImage
 from distillkit.recipe import Recipe
 
 
@@ -62,10 +63,12 @@ class TrainingData:
 
     Neither the number of loader processes nor the step at which one starts changes a bit of them; for streams see
     `StreamedWindows`.
+    An image that cannot be read is replaced by another, see `Substitutes`, and noted in `broken` when the window that
+    wanted it is handed out. Without a `broken` to note it in, it is an error.
     Raises: RecipeError for combinations that cannot be, each with its way out.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, by whom, and who hears of it
         self,
         datasets: DataSets,
         recipe: Recipe,
@@ -74,11 +77,13 @@ class TrainingData:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        broken: list[BrokenImage] | None = None,
     ) -> None:
         _check(datasets, recipe)
         _check_shards(datasets, world)
         self.steps_per_epoch = steps_per_epoch(datasets, recipe)
         self._device = device
+        self._broken = broken
         preparation = Preparation(
             transform=training_transform(recipe.augment, spec),
             mixer=Mixer(recipe.mixing, recipe.data.seed),
@@ -95,13 +100,16 @@ class TrainingData:
             batch = recipe.training.batch_size
             self._host = StreamedWindows(datasets.train, batch, self.steps_per_epoch, preparation, layout, views)
         else:
-            self._host = IndexedWindows(datasets.train, Order.of(datasets, recipe), preparation, layout, views)
+            order, replaces = Order.of(datasets, recipe), broken is not None
+            self._host = IndexedWindows(datasets.train, order, preparation, layout, views, replaces)
 
     def windows(self, start_step: int, end_step: int) -> Generator[Window]:
         """The windows of the steps `start_step` to `end_step - 1`, counted from 0. Ends its processes when closed."""
         with closing(self._host.windows(start_step, end_step)) as windows:
             for step, batches in enumerate(windows, start_step):
                 epoch, place = divmod(step, self.steps_per_epoch)
+                if self._broken is not None:
+                    self._broken += (image for batch in batches for image in batch.broken)
                 yield Window(
                     step,
                     epoch,
@@ -111,7 +119,7 @@ class TrainingData:
                 )
 
     def _on_device(self, batch: HostBatch) -> MicroBatch:
-        images, labels, label_mass, keys = batch
+        images, labels, label_mass, keys, _ = batch
         return MicroBatch(
             images.to(self._device, non_blocking=True),
             labels if labels is None else labels.to(self._device, non_blocking=True),

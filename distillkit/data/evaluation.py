@@ -13,24 +13,32 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from distillkit.contracts import ModelSpec
+from distillkit.data.faults import broken_image
 from distillkit.data.loading import host_batches, loader_processes
-from distillkit.data.sources import Source, Stream, load_image
+from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.errors import DataError, UserError
+from distillkit.errors import DataError, UnreadableImageError, UserError
+from distillkit.incidents import BrokenImage
 from distillkit.recipe import Augment
 
 
 class Measured(NamedTuple):
-    """A batch on the host."""
+    """A batch on the host, and the images that could not be read while it was made."""
 
     images: Tensor
     labels: Tensor
+    broken: tuple[BrokenImage, ...] = ()
 
 
 class EvaluationData:
-    """Batches of images [b, C, H, W] and labels [b] int64 on the device; may be gone through again and again."""
+    """Batches of images [b, C, H, W] and labels [b] int64 on the device; may be gone through again and again.
 
-    def __init__(
+    An image that cannot be read is left out, and noted in `broken` as one of the set `split`. Without a `broken` to
+    note it in, it is an error.
+    Raises: DataError where all images are left out; of a share that is for whoever adds the shares up.
+    """
+
+    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, and who hears of it
         self,
         source: Source | Stream,
         spec: ModelSpec,
@@ -39,9 +47,13 @@ class EvaluationData:
         batch_size: int,
         workers: int | None,
         device: torch.device,
+        split: str = "test",
+        broken: list[BrokenImage] | None = None,
     ) -> None:
         self._source = source
         self._part = slice(None)
+        self._split = split
+        self._broken = broken
         self._transform = evaluation_transform(augment, spec)
         self._batch_size = batch_size
         self._workers = loader_processes(workers)
@@ -58,9 +70,16 @@ class EvaluationData:
         return len(self._source)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        left_out = seen = 0
         with closing(self._on_host()) as batches:
-            for images, labels in batches:
-                yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+            for images, labels, broken in batches:
+                if self._broken is not None:
+                    self._broken += broken
+                left_out, seen = left_out + len(broken), seen + len(labels)
+                if len(labels):
+                    yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+        if left_out and not seen and self._part == slice(None):
+            raise none_readable(self._source)
 
     def _on_host(self) -> Generator[Measured]:
         pin = self._device.type == "cuda"
@@ -69,22 +88,44 @@ class EvaluationData:
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
         mine = range(len(self))[self._part]
         jobs = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)]
+        dataset = _MeasuredImages(self._source, self._transform, self._split, leaves_out=self._broken is not None)
         # A process is worth its start only where there is a batch to make while another is looked at.
-        workers = min(self._workers, len(jobs) - 1)
-        return host_batches(_MeasuredImages(self._source, self._transform), jobs, workers=workers, pin=pin)
+        return host_batches(dataset, jobs, workers=min(self._workers, len(jobs) - 1), pin=pin)
+
+
+def none_readable(source: Source | Stream) -> DataError:
+    """What to say where nothing is left to measure on."""
+    return DataError(
+        f"none of the {len(source):,} images of '{source.name}' can be read; `distillkit data check` says why"
+    )
 
 
 class _MeasuredImages(Dataset[Measured | UserError]):
-    def __init__(self, source: Source, transform: Transform) -> None:
+    def __init__(self, source: Source, transform: Transform, split: str, *, leaves_out: bool) -> None:
         self._source = source
         self._transform = transform
+        self._split = split
+        self._leaves_out = leaves_out
 
     def __getitem__(self, indices: range) -> Measured | UserError:
         try:
-            images = torch.stack([self._transform(load_image(self._source, index)) for index in indices])
-            return Measured(images, torch.tensor([self._label(index) for index in indices]))
+            return self._measured(indices)
         except UserError as error:
             return error
+
+    def _measured(self, indices: range) -> Measured:
+        images: list[Tensor] = []
+        labels: list[int] = []
+        broken: list[BrokenImage] = []
+        for index in indices:
+            try:
+                images.append(self._transform(load_image(self._source, index)))
+                labels.append(self._label(index))
+            except UnreadableImageError as error:
+                if not self._leaves_out:
+                    raise
+                broken.append(broken_image(self._split, error))
+        return Measured(torch.stack(images) if images else torch.empty(0), torch.tensor(labels), tuple(broken))
 
     def _label(self, index: int) -> int:
         label = self._source.label(index)
@@ -95,14 +136,21 @@ class _MeasuredImages(Dataset[Measured | UserError]):
         return label
 
 
-class _MeasuredStream(IterableDataset[Measured]):
+class _MeasuredStream(IterableDataset[Measured | UserError]):
     def __init__(self, stream: Stream, transform: Transform, batch_size: int) -> None:
         self._stream = stream
         self._transform = transform
         self._batch_size = batch_size
 
-    def __iter__(self) -> Iterator[Measured]:
-        samples = ((self._transform(image), label) for image, label in self._stream.read(0) if label is not None)
+    def __iter__(self) -> Iterator[Measured | UserError]:
+        try:
+            yield from self._read()
+        except UserError as error:
+            yield error
+
+    def _read(self) -> Iterator[Measured]:
+        read = read_stream(self._stream, 0)
+        samples = ((self._transform(image), label) for image, label in read if label is not None)
         while batch := list(islice(samples, self._batch_size)):
             images, labels = zip(*batch, strict=True)
             yield Measured(torch.stack(images), torch.tensor(labels))

@@ -9,15 +9,21 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from distillkit.data.faults import broken_image
 from distillkit.data.order import Entries, Order, share, view_of
 from distillkit.data.preparation import HostBatch, Preparation, Sample
 from distillkit.data.sources import Source, load_image
-from distillkit.errors import RecipeError, UserError
+from distillkit.data.substitutes import ATTEMPTS, Substitutes
+from distillkit.errors import DataError, RecipeError, UnreadableImageError, UserError
+from distillkit.incidents import BrokenImage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 GRACE_S = 30
 """How long a loader process outlives a request to end: the run may need one more batch to finish its step."""
@@ -104,26 +110,54 @@ class Job(NamedTuple):
 
 
 class MicroBatches(Dataset[HostBatch | UserError]):
-    """Makes host batches of jobs, in a loader process."""
+    """Makes host batches of jobs, in a loader process. Without `substitutes` an unreadable image is an error."""
 
-    def __init__(self, source: Source, preparation: Preparation) -> None:
+    def __init__(self, source: Source, preparation: Preparation, substitutes: Substitutes | None) -> None:
         self._source = source
         self._preparation = preparation
+        self._substitutes = substitutes
 
     def __getitem__(self, job: Job) -> HostBatch | UserError:
+        broken: list[BrokenImage] = []
         try:
-            return self._preparation(self._samples(job.entries), len(job.entries), job.view)
+            batch = self._preparation(self._samples(job, broken), len(job.entries), job.view)
         except UserError as error:
             return error
+        return batch._replace(broken=tuple(broken))
 
-    def _samples(self, entries: Entries) -> Iterator[Sample]:
-        for index, repeat in entries.tolist():
-            yield Sample(load_image(self._source, index), self._source.key(index), repeat, self._source.label(index))
+    def _samples(self, job: Job, broken: list[BrokenImage]) -> Iterator[Sample]:
+        """The sample of each entry, or of the one that stands in for it, whose place in the order it takes."""
+        source = self._source
+        for wanted, repeat in job.entries.tolist():
+            index, image = self._readable(wanted, (job.view, repeat), broken)
+            yield Sample(image, source.key(index), repeat, source.label(index))
+
+    def _readable(self, wanted: int, place: tuple[int, int], broken: list[BrokenImage]) -> tuple[int, Image]:
+        """The image that is wanted, or the first readable one of those that may stand in for it.
+
+        Raises: DataError where none of them can be read, or none may.
+        """
+        try:
+            return wanted, load_image(self._source, wanted)
+        except UnreadableImageError as error:
+            if self._substitutes is None:
+                raise
+            broken.append(broken_image("train", error))
+            last = error
+        for index in self._substitutes.of(wanted, self._source.key(wanted), place):
+            try:
+                return index, load_image(self._source, index)
+            except UnreadableImageError as error:
+                broken.append(broken_image("train", error))
+        raise DataError(
+            f"image '{last.key}' of '{self._source.name}' cannot be read ({last.reason}), and none of the {ATTEMPTS} "
+            "images that were to stand in for it can; look at them all with `distillkit data check`"
+        ) from last
 
 
 @dataclass(frozen=True)
 class IndexedWindows:
-    """The windows of one process, as `order` has them.
+    """The windows of one process, as `order` has them. Unreadable images are replaced, or else an error.
 
     Raises: RecipeError where a process would have nothing to read.
     """
@@ -133,6 +167,7 @@ class IndexedWindows:
     preparation: Preparation
     layout: Layout
     views: int | None
+    replaces: bool = False
 
     def __post_init__(self) -> None:
         pairs, world = -(-self.order.window // 2), self.layout.world
@@ -150,7 +185,8 @@ class IndexedWindows:
         """The micro-batches of each of the steps `start` to `end - 1`, from one loader across all epochs."""
         positions = share(self.order.window, self.layout.rank, self.layout.world)
         slices = self.layout.micro_batches(len(positions))
-        dataset = MicroBatches(self.source, self.preparation)
+        substitutes = Substitutes(self.order.labelled, self.preparation.seed) if self.replaces else None
+        dataset = MicroBatches(self.source, self.preparation, substitutes)
         jobs = (Job(view, window[positions[part]]) for view, window in self._planned(start, end) for part in slices)
         with closing(host_batches(dataset, jobs, workers=self.layout.workers, pin=self.layout.pin)) as batches:
             for _ in range(start, end):

@@ -13,6 +13,7 @@ from torch.utils.data import get_worker_info
 from distillkit.data.mixing import Mixer, label_rows
 from distillkit.data.randomness import isolated, reseed
 from distillkit.data.transforms import Transform
+from distillkit.incidents import BrokenImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,12 +29,16 @@ class Sample(NamedTuple):
 
 
 class HostBatch(NamedTuple):
-    """A micro-batch on the host; the fields of `MicroBatch`. A named tuple, because torch can pin one."""
+    """A micro-batch on the host: the fields of `MicroBatch`, and the images that could not be read while it was made.
+
+    A named tuple, because torch can pin one.
+    """
 
     images: Tensor
     labels: Tensor | None
     label_mass: Tensor
     keys: tuple[str, ...]
+    broken: tuple[BrokenImage, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ import torch
 
 from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import DataSets
-from distillkit.data.sources import Source, Stream, load_image
+from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import evaluation_transform
+from distillkit.errors import UnreadableImageError
 from distillkit.recipe import Augment
 from distillkit.run_info import Samples
 
@@ -23,8 +25,8 @@ def evaluation_samples(
 ) -> Samples:
     """Up to `count` validation images, else test images, else training images, as `spec` sees them in evaluation.
 
-    Of images with an index they are spread evenly, of a stream they are the first.
-    Raises: DataError for an image that cannot be read.
+    Of images with an index they are spread evenly, of a stream they are the first. What cannot be read is left out.
+    Raises: DataError where none of them can be read.
     """
     sets = {"validation": datasets.validation, "test": datasets.test, "train": datasets.train}
     split, source = next((split, found) for split, found in sets.items() if found is not None)
@@ -35,8 +37,24 @@ def evaluation_samples(
 
 def _taken(source: Source | Stream, count: int) -> list[tuple[str, int | None, Image]]:
     if isinstance(source, Stream):
-        return [(str(number), label, image) for number, (image, label) in enumerate(islice(source.read(0), count))]
+        read = read_stream(source, 0)
+        return [(str(number), label, image) for number, (image, label) in enumerate(islice(read, count))]
     images = len(source)
     count = min(count, images)
     indices = [(2 * number + 1) * images // (2 * count) for number in range(count)]
-    return [(source.key(index), source.label(index), load_image(source, index)) for index in indices]
+    return list(_readable(source, indices))
+
+
+def _readable(source: Source, indices: Sequence[int]) -> Iterator[tuple[str, int | None, Image]]:
+    """Key, label and image of those that can be read."""
+    error, found = None, False
+    for index in indices:
+        try:
+            image = load_image(source, index)
+        except UnreadableImageError as unreadable:
+            error = unreadable
+        else:
+            found = True
+            yield source.key(index), source.label(index), image
+    if error is not None and not found:
+        raise error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from distillkit.blame import blamed, refuse
@@ -84,7 +85,10 @@ class Selection:
 
     def image(self, index: int) -> Image:
         part, inner = self._find(index)
-        return part.source.image(inner)
+        image: object = part.source.image(inner)
+        if not isinstance(image, PIL.Image.Image):
+            refuse(part.source, "image", type(image).__name__, "a PIL image in RGB")
+        return image
 
     def labelled(self) -> NDArray[np.bool_]:
         """Which images have a label, [n]."""

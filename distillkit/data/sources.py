@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
-from distillkit.errors import DataError, UserError, one_line
+from distillkit.data.faults import as_rgb, check_shape, fault_of, printable, without_warnings
+from distillkit.errors import DataError, UnreadableImageError, UserError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,17 +66,54 @@ class SourceFactory(Protocol):
 
 
 def load_image(source: Source, index: int) -> Image:
-    """The image of a source.
+    """The image of a source, decoded.
 
-    Raises: DataError that names the image, whatever the source raised.
+    Raises: UnreadableImageError, whatever the source raised; DataError where the machine is at fault.
     """
     try:
-        return source.image(index)
-    except UserError:
+        with without_warnings():
+            image = source.image(index)
+            image.load()
+            return check_shape(image if image.mode == "RGB" else as_rgb(image))
+    except UnreadableImageError:
         raise
     # Decoders raise whatever they like: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
-        reason = one_line(error)
+        # What a plugin says of its settings or its packages is no fault of this image.
+        if isinstance(error, UserError) and not isinstance(error, DataError):
+            raise
+        key = printable(source.key(index))
+        fault = fault_of(error)
+        if fault is None:
+            raise DataError(
+                f"image '{key}' of '{source.name}' cannot be read, and that is not its own fault: {one_line(error)}; "
+                "lower data.workers, or allow the process more (ulimit)"
+            ) from error
+        raise UnreadableImageError(
+            f"image '{key}' of '{source.name}' cannot be read: {fault.reason}; repair or remove it",
+            key=key,
+            kind=fault.kind,
+            reason=fault.reason,
+        ) from error
+
+
+def read_stream(stream: Stream, number: int) -> Iterator[tuple[Image, int | None]]:
+    """One pass over a stream. What it does about an image that it cannot read is its own affair.
+
+    Raises: DataError that names the stream, whatever the stream raised.
+    """
+    try:
+        with without_warnings():
+            passing = iter(stream.read(number))
+        while True:
+            with without_warnings():
+                sample = next(passing, None)
+            if sample is None:
+                return
+            yield sample
+    except UserError:
+        raise
+    except Exception as error:
         raise DataError(
-            f"image '{source.key(index)}' of '{source.name}' cannot be read: {reason}; repair or remove it"
+            f"the stream '{stream.name}' cannot be read on: {one_line(error)}; repair the part that it was reading"
         ) from error

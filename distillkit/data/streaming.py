@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from distillkit.data.loading import Layout, host_batches
 from distillkit.data.order import share, view_of
 from distillkit.data.preparation import HostBatch, Preparation, Sample
-from distillkit.data.sources import Stream
+from distillkit.data.sources import Stream, read_stream
 from distillkit.errors import DataError, UserError
 
 
@@ -73,7 +73,7 @@ class StreamReader(IterableDataset[tuple[HostBatch, ...] | UserError]):
         reader = f"{self._windows.layout.rank}/{info.id if info else 0}"
         for number in count(self._first_pass):
             position = -1
-            for position, (image, label) in enumerate(self._windows.stream.read(number)):
+            for position, (image, label) in enumerate(read_stream(self._windows.stream, number)):
                 yield Sample(image, f"{reader}/{position}", number, label)
             if position < 0:
                 raise DataError(f"the stream '{self._windows.stream.name}' gave no image; check where it lies")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -85,10 +86,10 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
         for name, value in _correct(scores, labels).items():
             totals[name] = totals[name] + value if name in totals else value
         images_seen += len(labels)
-    if not totals:
+    read = torch.stack(list(totals.values())).tolist() if totals else []
+    sums, images_seen = _of_all(processes, dict(zip(totals, read, strict=True)), images_seen)
+    if not images_seen:
         return {"images": 0.0}
-    *counted, images_seen = processes.sum(_with(list(totals.values()), images_seen)).tolist()
-    sums = dict(zip(totals, counted, strict=True))
     figures = {
         name: total / images_seen if name == "loss" else 100 * total / images_seen for name, total in sums.items()
     }
@@ -96,9 +97,12 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
     return {name: value for name, value in figures.items() if name not in silent} | {"images": float(images_seen)}
 
 
-def _with(totals: Sequence[Tensor], images: int) -> Tensor:
-    """The totals and, after them, how many images they are of."""
-    return torch.stack([*totals, torch.tensor(images, dtype=torch.double, device=totals[0].device)])
+def _of_all(processes: Processes, sums: Mapping[str, float], images: int) -> tuple[dict[str, float], int]:
+    """The sums of all processes, and of how many images they are. A process may have seen none."""
+    said = [json.loads(text) for text in processes.gather(json.dumps([sums, images]))]
+    names = dict.fromkeys(name for there, _ in said for name in there)
+    together = {name: sum(there.get(name, 0.0) for there, _ in said) for name in names}
+    return together, sum(count for _, count in said)
 
 
 def _correct(scores: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:

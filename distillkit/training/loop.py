@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distillkit.errors import TrainingError
 from distillkit.training.meter import Meter
 from distillkit.training.step import Stepper
+from distillkit.training.watch import Watch
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -54,32 +53,40 @@ class Callbacks:
 
 
 def train(
-    windows: Iterable[Window], stepper: Stepper, rhythm: Rhythm, callbacks: Callbacks, ema: ModelEmaV3 | None = None
+    windows: Iterable[Window],
+    stepper: Stepper,
+    watch: Watch,
+    rhythm: Rhythm,
+    callbacks: Callbacks,
+    ema: ModelEmaV3 | None = None,
 ) -> int:
     """Take every window in turn, and return after how many steps of the run there were no more, or it was stopped.
 
-    The device is waited for at log intervals and evaluations only.
-    Raises: TrainingError where the loss of a log interval is not finite.
+    The device is waited for at log intervals and evaluations only. A step whose loss or gradient is not finite moves
+    nothing; the moving average then counts the weights of before once more. An interval without a step that was taken
+    has no record, and goes on until the next one.
     """
     done = rhythm.steps
     meter = Meter(stepper.processes)
     for window in meter.timed(windows):
         done = window.step + 1
         due = rhythm.logs(done)
-        averages = stepper.step(window, measure=due)
+        outcome = stepper.step(window, measure=due)
         if ema is not None:
             ema.update(stepper.task.student, step=window.step)
-        meter.add(averages, window.samples)
-        if due:
-            record = meter.read(stepper.norms)
-            place = {"step": float(done), "epoch": done / rhythm.steps_per_epoch}
-            _refuse_non_finite(record, done)
-            callbacks.logged(place | record | {"lr": stepper.optimisation.lr()})
+        meter.add(outcome.averages, window.samples, outcome.skipped)
+        watch.follow(window, outcome)
         last = done == rhythm.steps
+        if due or window.ends_epoch or last:
+            watch.settle(window)
+        if due and (record := meter.read(stepper.norms)) is not None:
+            place = {"step": float(done), "epoch": done / rhythm.steps_per_epoch}
+            callbacks.logged(place | record | {"lr": stepper.optimisation.lr()})
         if window.ends_epoch or last:
             _end_epoch(window.epoch + 1, done, rhythm, callbacks)
         stop = callbacks.asked_to_stop()
         if window.ends_epoch or last or stop or (rhythm.checkpoint_every and done % rhythm.checkpoint_every == 0):
+            watch.settle(window)
             callbacks.save(done)
         if stop:
             break
@@ -89,13 +96,3 @@ def train(
 def _end_epoch(epoch: int, done: int, rhythm: Rhythm, callbacks: Callbacks) -> None:
     figures = callbacks.evaluate(done) if done == rhythm.steps or epoch % rhythm.evaluate_every == 0 else {}
     callbacks.epoch_ended({"step": float(done), "epoch": float(epoch)} | dict(figures))
-
-
-def _refuse_non_finite(record: Record, done: int) -> None:
-    if math.isfinite(record["loss"]):
-        return
-    terms = [name for name, value in record.items() if name.startswith("loss/") and not math.isfinite(value)]
-    raise TrainingError(
-        f"the loss is not finite at step {done} ({', '.join(terms) or 'their sum'}); "
-        "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -19,6 +20,7 @@ class Meter:
 
     def __init__(self, processes: Processes = ALONE) -> None:
         self._processes = processes
+        self._skipped = torch.zeros(())
         self._reset()
 
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -33,38 +35,47 @@ class Meter:
             self._waited += time.perf_counter() - start
             yield item
 
-    def add(self, averages: Mapping[str, Tensor], images: int) -> None:
-        """Count one optimiser step: this process's part of the averages, the images of all."""
+    def add(self, averages: Mapping[str, Tensor], images: int, skipped: Tensor) -> None:
+        """Count one optimiser step: this process's part of the averages, the images of all, and whether it was skipped.
+
+        What a skipped step says of the terms, some of which are not finite, is left out of the averages.
+        """
         for name, value in averages.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            counted = value.float().masked_fill(skipped, 0.0)
+            self._sums[name] = self._sums[name] + counted if name in self._sums else counted
+        self._skipped = self._skipped + skipped
         self._steps += 1
         self._images += images
 
-    @property
-    def steps(self) -> int:
-        """Steps since the last reading."""
-        return self._steps
+    def read(self, extra: Mapping[str, Tensor]) -> dict[str, float] | None:
+        """The averages over the steps that were taken, and the rates, then start anew; None where none was taken.
 
-    def read(self, extra: Mapping[str, Tensor]) -> dict[str, float]:
-        """The interval's averages and rates, then start anew.
-
-        `extra` are [] tensors that are read beside the averages in the same wait. Keys: `loss`, `loss/<term>`,
-        `images_per_s`, `data_wait` (share of the time), and those of `extra`.
+        An interval of which nothing can be said goes on until the next reading. `extra` are [] tensors that are read
+        beside the averages in the same wait. Keys: `loss`, `loss/<term>`, `images_per_s`, `data_wait` (share of the
+        time), those of `extra` where all are finite, and `skipped_steps` where there were some.
         """
-        averages = torch.stack([total.float() / self._steps for total in self._sums.values()])
+        averages = torch.stack(list(self._sums.values())) / (self._steps - self._skipped)
         others = [value.float() for value in extra.values()]
-        read = torch.stack([*self._processes.sum(averages), *others]).tolist()
-        names = [name if name == "loss" else f"loss/{name}" for name in self._sums] + list(extra)
+        skipped, *read = torch.stack([self._skipped, *self._processes.sum(averages), *others]).tolist()
+        if skipped == self._steps:
+            return None
+        names = [name if name == "loss" else f"loss/{name}" for name in self._sums]
+        measured = read[len(names) :]
         elapsed = max(time.perf_counter() - self._start, 1e-9)
-        record = dict(zip(names, read, strict=True)) | {
+        record = dict(zip(names, read, strict=False)) | {
             "images_per_s": self._images / elapsed,
             "data_wait": min(self._waited / elapsed, 1.0),
         }
+        if all(map(math.isfinite, measured)):
+            record |= dict(zip(extra, measured, strict=True))
+        if skipped:
+            record["skipped_steps"] = skipped
         self._reset()
         return record
 
     def _reset(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._skipped = torch.zeros(())
         self._steps = 0
         self._images = 0
         self._waited = 0.0

@@ -63,6 +63,8 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
         weight_decay=0.0,
         **_own_options(table),
     )
+    if table.name == "sgd":
+        _begin_momentum(optimizer)
     warmup = warmup_steps(recipe, steps=steps, steps_per_epoch=steps_per_epoch)
     shared: dict[str, Any] = {
         "warmup_t": warmup,
@@ -78,6 +80,17 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
     device = next(task.parameters()).device.type
     scaler = torch.amp.GradScaler(device, enabled=task.precision is torch.float16)
     return Optimisation(optimizer, schedule, scaler)
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD the momentum of no step, 0, with which its first step is what it is without.
+
+    torch leaves the momentum of a fused first step that is skipped uninitialised, and reads it in the second.
+    """
+    for group in optimizer.param_groups:
+        if group["momentum"]:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def check_optimizer_name(table: Optimizer) -> None:

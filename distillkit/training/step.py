@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distillkit.contracts import BatchInfo, Outputs
 from distillkit.processes import ALONE, Processes
 from distillkit.training.balance import Balance, gradient_norm
+from distillkit.training.guard import Buffers, anchored, move_where_finite
 from distillkit.training.lessons import Lessons
 from distillkit.training.noise import seed_model_noise
 from distillkit.training.optimisation import Optimisation
@@ -29,6 +31,21 @@ class StepSettings:
     seed: int
     clip: float | None = None
     processes: Processes = ALONE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step came to, on the device.
+
+    `averages` is what this process adds to the average of every term and of `loss` over the effective batch: of one
+    process alone they are whole, else `Processes.sum` makes them so. `parts` are those of each micro-batch, which add
+    up to them. `skipped`, [] bool and the same in all processes, is whether loss or gradient was not finite; then
+    nothing was moved.
+    """
+
+    averages: Mapping[str, Tensor]
+    parts: tuple[Mapping[str, Tensor], ...]
+    skipped: Tensor
 
 
 class Stepper:
@@ -56,17 +73,20 @@ class Stepper:
         self.parameters = _trained(task)
         self.student_parameters = _trained(task.student)
         self.norms: dict[str, Tensor] = {}
+        self._buffers = Buffers(task)
+        self._anchor = min(self.parameters, key=lambda parameter: parameter.numel())
 
-    def step(self, window: Window, *, measure: bool = False) -> dict[str, Tensor]:
-        """Move the weights by one window. Returns what this process adds to the average of every term and of `loss`.
+    def step(self, window: Window, *, measure: bool = False) -> Outcome:
+        """Move the weights by one window, unless loss or gradient is not finite.
 
-        The averages are over the effective batch: of one process alone they are whole, else `Processes.sum` makes them
-        so. `measure` asks for `norms`, and leaves the weights as they would be without. Nothing waits for the device.
+        `measure` asks for `norms`, and leaves the weights as they would be without. Nothing waits for the device, but
+        an optimiser that has no fused step.
         """
-        optimizer, scaler = self.optimisation.optimizer, self.optimisation.scaler
+        optimizer, scaler, clip = self.optimisation.optimizer, self.optimisation.scaler, self.settings.clip
         self.optimisation.schedule.step_update(window.step)
         balance = Balance(self.student_parameters, scaler, self.processes)
-        totals: dict[str, Tensor] = {}
+        parts: list[dict[str, Tensor]] = []
+        self._buffers.keep()
         for number, micro_batch in enumerate(window.micro_batches):
             with self._gradients_kept(until_last=number + 1 < len(window.micro_batches)):
                 averages = self._forward(window, number, micro_batch)
@@ -74,20 +94,21 @@ class Stepper:
                     balance.add(self.objective.weighted(averages))
                 loss = self.objective.total(averages)
                 # DDP divides the sum of the gradients by the number of processes; a term is divided by all samples.
-                scaler.scale(loss * self.processes.world).backward()  # type: ignore[no-untyped-call]  # torch does not type it
-            for name, value in (*averages.items(), ("loss", loss)):
-                totals[name] = totals[name] + value.detach() if name in totals else value.detach()
-        if self.settings.clip is not None or measure:
+                scaled = scaler.scale(anchored(loss, self._anchor) * self.processes.world)
+                scaled.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+            parts.append({name: value.detach() for name, value in (*averages.items(), ("loss", loss))})
+        if clip is not None or measure:
             scaler.unscale_(optimizer)
-        if measure:
-            terms = {f"grad_norm/{name}": norm for name, norm in balance.norms().items()}
-            self.norms = {"grad_norm": gradient_norm(self.parameters), **terms}
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        scaler.step(optimizer)
-        scaler.update()
+        norm = gradient_norm(self.parameters) if clip is not None or measure or not scaler.is_enabled() else None
+        if norm is not None and measure:
+            terms = {f"grad_norm/{name}": value for name, value in balance.norms().items()}
+            self.norms = {"grad_norm": norm, **terms}
+        if norm is not None and clip is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, clip, norm)
+        skipped = move_where_finite(self.optimisation, norm)
+        self._buffers.put_back(skipped)
         optimizer.zero_grad(set_to_none=True)
-        return totals
+        return Outcome(_added_up(parts), tuple(parts), skipped)
 
     def _forward(self, window: Window, number: int, micro_batch: MicroBatch) -> dict[str, Tensor]:
         images = micro_batch.images
@@ -106,6 +127,11 @@ class Stepper:
     def _gradients_kept(self, *, until_last: bool) -> AbstractContextManager[None]:
         """Of several micro-batches only the last one sends the gradients to the other processes."""
         return self.parallel.no_sync() if self.parallel is not None and until_last else nullcontext()
+
+
+def _added_up(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    first, *others = parts
+    return {name: sum((part[name] for part in others), start=value) for name, value in first.items()}
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

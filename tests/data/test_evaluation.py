@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from distillkit.data.evaluation import EvaluationData
 from distillkit.data.selection import Part, Selection
 from distillkit.errors import DataError
 from distillkit.recipe import Augment
+from tests.data.breaking import break_some
 
 CPU = torch.device("cpu")
 
@@ -51,3 +53,80 @@ def test_an_image_without_a_label(measured, opened, recipe, spec):
     with pytest.raises(DataError) as caught:
         list(EvaluationData(hidden, spec, Augment(), batch_size=2, workers=0, device=CPU))
     assert str(caught.value) == f"image '{source.key(1)}' of 'digits' has no label to be measured against"
+
+
+@pytest.fixture
+def broken_folder(write_pictures, tmp_path, opened, recipe):
+    """40 pictures to measure on, 14 of them broken, and how each of those is."""
+    write_pictures(tmp_path, {"cat": 20, "dog": 20})
+    broken = break_some(tmp_path, 14)
+    return opened(recipe(data={"train": str(tmp_path), "validation": 0})).train, broken
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_read_is_left_out_and_noted(broken_folder, spec, workers):
+    source, broken = broken_folder
+    noted = []
+    there = EvaluationData(
+        source,
+        spec,
+        Augment(),
+        batch_size=2,
+        workers=workers,
+        device=CPU,
+        split="validation",
+        broken=noted,
+    )
+    labels = torch.cat([labels for images, labels in there if len(images) == len(labels) > 0])
+    readable = [index for index in range(40) if source.key(index) not in broken]
+    assert labels.tolist() == [source.label(index) for index in readable]
+    assert {image.key: image.kind for image in noted} == broken
+    assert {image.split for image in noted} == {"validation"}
+    assert len(noted) == 14
+
+
+def test_shares_leave_out_each_its_own(broken_folder, spec):
+    source, broken = broken_folder
+    found = []
+    for rank in range(3):
+        noted = []
+        there = EvaluationData(source, spec, Augment(), batch_size=5, workers=0, device=CPU, broken=noted)
+        list(there.share(rank, 3))
+        found += noted
+    assert sorted(image.key for image in found) == sorted(broken)
+
+
+def test_without_a_place_to_note_it_the_first_one_is_an_error(broken_folder, spec):
+    with pytest.raises(DataError, match=r"^image '.*' of '.*' cannot be read: .*; repair or remove it$"):
+        list(EvaluationData(broken_folder[0], spec, Augment(), batch_size=5, workers=0, device=CPU))
+
+
+def test_where_all_are_left_out_there_is_nothing_to_measure(write_pictures, tmp_path, opened, recipe, spec):
+    for path in write_pictures(tmp_path, {"cat": 2, "dog": 1}).rglob("*.png"):
+        path.write_bytes(b"")
+    source = opened(recipe(data={"train": str(tmp_path), "validation": 0})).train
+    there = EvaluationData(source, spec, Augment(), batch_size=2, workers=0, device=CPU, broken=[])
+    with pytest.raises(DataError) as caught:
+        list(there)
+    assert str(caught.value) == (f"none of the 3 images of '{tmp_path}' can be read; `distillkit data check` says why")
+    assert list(there.share(0, 2)) == []  # others may have more
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_that_fails_is_a_sentence_from_any_process(spec, workers):
+    with pytest.raises(DataError) as caught:
+        list(EvaluationData(FailingStream(), spec, Augment(), batch_size=2, workers=workers, device=CPU))
+    assert str(caught.value) == (
+        "the stream 'failing' cannot be read on: no more of it; repair the part that it was reading"
+    )
+
+
+class FailingStream:
+    name, class_names, shards = "failing", None, 1
+
+    def __len__(self):
+        return 3
+
+    def read(self, number):
+        yield Image.new("RGB", (8, 8)), 0
+        raise OSError("no more of it")

@@ -60,7 +60,15 @@ def test_never_more_than_there_are_and_labels_only_where_known(folder):
     assert (len(found.keys), found.labels, tuple(found.images.shape)) == (10, (None,) * 10, (10, 3, 8, 8))
 
 
-def test_a_broken_image_is_named(folder):
+def test_what_cannot_be_read_is_left_out(folder):
     (folder / "a" / "0.png").write_text("no picture", encoding="utf-8")
-    with pytest.raises(DataError, match=r"image 'a/0.png' of '.*' cannot be read: "):
+    found = samples(opened(folder, validation=0.0), 10)
+    assert len(found.keys) == len(found.labels) == len(found.images) == 9
+    assert "a/0.png" not in found.keys
+
+
+def test_where_nothing_can_be_read_the_last_is_named(folder):
+    for picture in folder.rglob("*.png"):
+        picture.write_text("no picture", encoding="utf-8")
+    with pytest.raises(DataError, match=r"^image 'b/9.png' of '.*' cannot be read: cannot identify image file "):
         samples(opened(folder, validation=0.0), 10)

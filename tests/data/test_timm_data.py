@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distillkit.data.datasets import open_datasets
-from distillkit.errors import DataError, MissingExtraError
+from distillkit.data.sources import load_image
+from distillkit.errors import DataError, MissingExtraError, UnreadableImageError
 from distillkit.recipe import Data
 from distillkit_plugins.datasets.timm_data import TimmData
 
@@ -82,8 +83,9 @@ def test_a_broken_picture_in_a_tar_file_is_named_and_not_replaced(tmp_path, plug
         for name in ("cat", "dog"):
             tar.add(tmp_path / name / "1.png", arcname=f"{name}/1.png")
     source = open_datasets(Data(train=f"timm:{tmp_path}/a.tar", validation=0), plugins).train
-    with pytest.raises(OSError, match="cannot identify image file"):
-        source.image(0)
+    with pytest.raises(UnreadableImageError) as caught:
+        load_image(source, 0)
+    assert (caught.value.kind, caught.value.reason) == ("not-an-image", "the file is of no known image format")
 
 
 def test_a_data_set_of_hugging_face(write_pictures, tmp_path, plugins, digits):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 import torch
@@ -13,29 +14,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillkit.data.batches import Window
-from distillkit.errors import TrainingError
 from distillkit.processes import ALONE
 from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.meter import Meter
 from distillkit.training.noise import seed_model_noise
+from distillkit.training.step import Outcome
+from distillkit.training.watch import Skipped, Watch
 
 
 class Counter:
-    """A stepper that only counts: its loss is the step's number. It was asked to measure at `measured`."""
+    """A stepper that only counts: its loss is the step's number, but NaN at the steps `bad`, which count from 1.
+
+    It was asked to measure at `measured`.
+    """
 
     norms: ClassVar = {"grad_norm": torch.tensor(1.0)}
     optimisation = SimpleNamespace(lr=lambda: 0.1)
     task = None
     processes = ALONE
 
-    def __init__(self, loss: float = 1.0) -> None:
-        self.loss = loss
+    def __init__(self, bad: Collection[int] = ()) -> None:
+        self.bad = bad
         self.measured: list[int] = []
 
-    def step(self, window: Window, *, measure: bool) -> dict[str, torch.Tensor]:
+    def step(self, window: Window, *, measure: bool) -> Outcome:
         if measure:
             self.measured.append(window.step + 1)
-        return {"hard/hard": torch.tensor(self.loss * window.step), "loss": torch.tensor(self.loss * window.step)}
+        is_bad = window.step + 1 in self.bad
+        loss = torch.tensor(math.nan if is_bad else float(window.step))
+        averages = {"hard/hard": loss, "soft/soft": torch.tensor(1.0), "loss": loss}
+        return Outcome(averages, (averages,), torch.tensor(is_bad))
 
 
 def windows(start: int, steps: int, per_epoch: int) -> Iterator[Window]:
@@ -43,7 +51,15 @@ def windows(start: int, steps: int, per_epoch: int) -> Iterator[Window]:
         yield Window(step, step // per_epoch, (step + 1) % per_epoch == 0, (), 4, 4)
 
 
-def heard(rhythm: Rhythm, start: int = 0, loss: float = 1.0) -> list[tuple[str, float]]:
+class TooManyError(Exception):
+    """What the tests give up with: the step at hand, counted from 1, and what was said of it."""
+
+
+def give_up(window: Window, skipped: Skipped) -> NoReturn:
+    raise TooManyError(window.step + 1, skipped)
+
+
+def heard(rhythm: Rhythm, start: int = 0, bad: Collection[int] = (), limit: int = 20) -> list[tuple[str, float]]:
     """What the loop told its callbacks, in order."""
     events: list[tuple[str, float]] = []
     callbacks = Callbacks(
@@ -52,8 +68,9 @@ def heard(rhythm: Rhythm, start: int = 0, loss: float = 1.0) -> list[tuple[str, 
         epoch_ended=lambda record: events.append(("epoch", record["epoch"])),
         save=lambda step: events.append(("save", float(step))),
     )
-    stepper: Any = Counter(loss)
-    train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, rhythm, callbacks)
+    stepper: Any = Counter(bad)
+    watch = Watch(limit, told=lambda skipped: events.append(("skipped", float(skipped.step))), give_up=give_up)
+    train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, watch, rhythm, callbacks)
     return events
 
 
@@ -84,7 +101,8 @@ def test_norms_are_measured_at_the_logged_steps_alone_and_a_resumed_run_has_no_s
     for start, due in ((0, [1, 5, 10, 11]), (1, [5, 10, 11]), (5, [10, 11])):
         stepper: Any = Counter()
         told.clear()
-        train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, rhythm, callbacks)
+        watch = Watch(20, told=pytest.fail, give_up=give_up)
+        train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, watch, rhythm, callbacks)
         assert told == stepper.measured == due
 
 
@@ -103,13 +121,91 @@ def test_the_last_step_is_always_logged_evaluated_and_saved(steps: int, per_epoc
     assert events[-1] == ("save", float(steps))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_term() -> None:
-    with pytest.raises(TrainingError) as caught:
-        heard(Rhythm(4, 4, log_every=2, evaluate_every=1, checkpoint_every=None), loss=float("nan"))
-    assert str(caught.value) == (
-        "the loss is not finite at step 1 (loss/hard/hard); "
-        "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+def test_an_interval_averages_the_steps_that_were_taken_and_one_without_any_goes_on() -> None:
+    """Nine steps, logs every two; 3 and 4 are skipped, and 6, so that 5 is the mean of steps 3 to 6."""
+    events = heard(Rhythm(9, 9, log_every=2, evaluate_every=1, checkpoint_every=None), bad={3, 4, 6})
+    assert [event for event in events if event[0] in ("log", "skipped")] == [
+        ("log", 0.0),
+        ("log", 1.0),
+        ("skipped", 3.0),
+        ("skipped", 4.0),
+        ("skipped", 6.0),
+        ("log", 4.0),
+        ("log", 6.5),
+        ("log", 8.0),
+    ]
+
+
+def test_a_skipped_step_is_known_before_anything_is_saved() -> None:
+    events = heard(Rhythm(6, 6, log_every=100, evaluate_every=1, checkpoint_every=2), bad={2})
+    assert events[:3] == [("log", 0.0), ("skipped", 2.0), ("save", 2.0)]
+
+
+@given(
+    bad=st.sets(st.integers(1, 40)),
+    limit=st.integers(1, 6),
+    every=st.integers(1, 9),
+    start=st.integers(0, 39),
+    save=st.integers(1, 9),
+)
+def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
+    bad: set[int], limit: int, every: int, start: int, save: int
+) -> None:
+    """Against a count by hand over all steps, whenever the run was continued, logged and saved."""
+    in_a_row = fatal = 0
+    rows = [0]
+    for step in range(1, 41):
+        in_a_row = in_a_row + 1 if step in bad else 0
+        rows.append(in_a_row)
+        if not fatal and step > start and in_a_row >= limit:
+            fatal = step
+    if rows[start] >= limit:
+        return  # no checkpoint is made of such a step
+    told: list[Skipped] = []
+    saved: dict[int, int] = {}
+    callbacks = Callbacks(
+        logged=lambda _record: None,
+        evaluate=lambda _step: {},
+        epoch_ended=lambda _record: None,
+        save=lambda step: saved.update({step: watch.in_a_row}),
     )
+    watch = Watch(limit, told=told.append, give_up=give_up, in_a_row=rows[start])
+    stepper: Any = Counter(bad)
+    rhythm = Rhythm(40, 13, every, evaluate_every=1, checkpoint_every=save)
+    try:
+        train(windows(start, 40, 13), stepper, watch, rhythm, callbacks)
+    except TooManyError as error:
+        at_hand, skipped = error.args
+        assert at_hand == skipped.step == fatal
+        assert skipped.in_a_row == limit
+        assert skipped.note == f"step {fatal} was skipped: the loss is not finite (hard/hard)"
+    else:
+        assert not fatal
+    last = fatal or 40
+    assert [(skipped.step, skipped.in_a_row) for skipped in told] == [
+        (step, rows[step]) for step in range(start + 1, last + 1) if step in bad
+    ]
+    assert saved == {step: rows[step] for step in saved}
+
+
+def test_the_search_of_fp16_for_its_scale_is_no_streak() -> None:
+    """Down to a scale of 1 a gradient that overflows is no fault; below, it is. A loss that is NaN always is."""
+    told: list[Skipped] = []
+    scale = [4.0]
+    scaler: Any = SimpleNamespace(is_enabled=lambda: True, get_scale=lambda: scale[0])
+    watch = Watch(4, told=told.append, give_up=give_up, scaler=scaler)
+    (window,) = windows(0, 1, 1)
+    fine, bad = {"loss": torch.tensor(1.0)}, {"a/b": torch.tensor(1.0), "loss": torch.tensor(math.inf)}
+    for averages, after in ((fine, 2.0), (fine, 1.0), (bad, 0.5), (fine, 0.25)):
+        scale[0] = after
+        watch.follow(window, Outcome(averages, (averages,), torch.tensor(True)))
+        watch.settle(window)
+    assert [(skipped.in_a_row, skipped.note) for skipped in told] == [
+        (0, "step 1 was skipped: the gradient overflowed, and fp16 goes on with a smaller loss scale"),
+        (1, "step 1 was skipped: the gradient is not finite, though the loss is"),
+        (2, "step 1 was skipped: the loss is not finite (their sum)"),
+        (3, "step 1 was skipped: the gradient is not finite, though the loss is"),
+    ]
 
 
 def test_the_meter_averages_counts_and_times() -> None:
@@ -121,8 +217,10 @@ def test_the_meter_averages_counts_and_times() -> None:
             yield number
 
     for number in meter.timed(slowly()):
-        meter.add({"labels": torch.tensor(float(number)), "loss": torch.tensor(3.0)}, images=10)
+        meter.add({"labels": torch.tensor(float(number)), "loss": torch.tensor(3.0)}, 10, torch.tensor(False))
     record = meter.read({"grad_norm": torch.tensor(2.0)})
+    assert record is not None
+    assert "skipped_steps" not in record
     assert record["loss/labels"] == 0.5
     assert record["loss"] == 3.0
     assert record["grad_norm"] == 2.0

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from distillkit import DataError
+from distillkit.data import open_rgb
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from distillkit.data.sources import Split
     from distillkit.recipe import Data
 
@@ -66,8 +67,7 @@ class Folder:
         return self._labels[folder] if slash else None
 
     def image(self, index: int) -> Image.Image:
-        with Image.open(self._root / self._keys[index]) as image:
-            return image.convert("RGB")
+        return open_rgb(self._root / self._keys[index])
 
 
 def _pictures(root: Path) -> list[str]:

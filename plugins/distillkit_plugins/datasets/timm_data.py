@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from timm.data import create_dataset
 
 from distillkit import DataError, MissingExtraError
+from distillkit.data import as_rgb, open_rgb
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from distillkit.data.sources import Split
     from distillkit.recipe import Data
 
@@ -84,10 +86,10 @@ class TimmImages:
     def image(self, index: int) -> Image.Image:
         if not self._reader:
             picture: Image.Image = self._dataset[index][0]
-            return picture.convert("RGB")
+            return as_rgb(picture)
         # Not through timm's ImageDataset, which puts another image in the place of one that it cannot read.
-        with self._reader[index][0] as file, Image.open(file) as image:
-            return image.convert("RGB")
+        with self._reader[index][0] as file:
+            return open_rgb(file)
 
 
 class TimmStream:

@@ -1,0 +1,247 @@
+"""Every kind of fault, made with real files, is found and named; what is no fault is an image."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import struct
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from distillkit import DataError, MissingExtraError
+from distillkit.data import ImageFault, as_rgb, open_rgb
+from distillkit.data.faults import KINDS, printable
+from distillkit.data.sources import load_image, read_stream
+from distillkit.errors import UnreadableImageError
+from distillkit_plugins.datasets.folder import Folder
+from tests.data.breaking import BREAKERS, as_user, why_not_as_user
+
+
+@pytest.fixture
+def picture(write_pictures, tmp_path):
+    """A picture in a folder of its own."""
+    return write_pictures(tmp_path, {"cat": 1}) / "cat" / "0000.png"
+
+
+def fault(path):
+    """What loading the only picture of a folder says."""
+    with pytest.raises(UnreadableImageError) as caught:
+        load_image(Folder(path.parents[1]), 0)
+    return caught.value
+
+
+def raising(error):
+    """A source whose image raises this."""
+
+    def image(index):
+        raise error
+
+    return SimpleNamespace(name="theirs", key=lambda index: "a/1", image=image)
+
+
+def kind_of(error):
+    with pytest.raises(UnreadableImageError) as caught:
+        load_image(raising(error), 0)
+    assert isinstance(caught.value.__cause__, type(error))
+    return caught.value.kind
+
+
+REASONS = {
+    "empty": "the file has no bytes",
+    "truncated": "image file is truncated",
+    "not-an-image": "cannot identify image file '{path}'",
+    "wrong-mode": "pixels of mode 'I;16' would be clipped to 8 bits",
+    "too-large": (
+        "Image size (3600000000 pixels) exceeds limit of 178956970 pixels, could be decompression bomb DOS attack."
+    ),
+    "missing": "[Errno 2] No such file or directory: '{path}'",
+    "damaged": "broken data stream when reading image file",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_broken_file_is_named_with_its_kind_and_reason(picture, kind):
+    BREAKERS[kind](picture)
+    error, reason = fault(picture), REASONS[kind].format(path=picture)
+    assert (error.key, error.kind, error.reason) == ("cat/0000.png", kind, reason)
+    assert str(error) == (
+        f"image 'cat/0000.png' of '{picture.parents[1]}' cannot be read: {reason}; repair or remove it"
+    )
+
+
+@pytest.mark.skipif(why_not_as_user() is not None, reason=f"cannot drop what root may: {why_not_as_user()}")
+def test_a_forbidden_file_is_named_as_such(picture):
+    BREAKERS["forbidden"](picture)
+    code = (
+        "import json, sys; from pathlib import Path; from distillkit.data.sources import load_image\n"
+        "from distillkit.errors import UnreadableImageError; from distillkit_plugins.datasets.folder import Folder\n"
+        "try: load_image(Folder(Path(sys.argv[1])), 0)\n"
+        "except UnreadableImageError as error: print(json.dumps([error.key, error.kind, error.reason]))"
+    )
+    done = as_user(["-c", code, str(picture.parents[1])], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == ["cat/0000.png", "forbidden", f"[Errno 13] Permission denied: '{picture}'"]
+
+
+def test_every_kind_is_tested_and_explained():
+    assert {*REASONS, "forbidden"} == set(KINDS)
+    assert all(meaning and meaning[-1] != "." for meaning in KINDS.values())
+
+
+def test_a_jpeg_and_a_webp_that_were_cut_off(picture):
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    for suffix in ("jpg", "webp", "bmp", "ppm"):
+        photograph.save(picture.with_suffix(f".{suffix}"))
+        picture.unlink()
+        picture = picture.with_suffix(f".{suffix}")
+        content = picture.read_bytes()
+        picture.write_bytes(content[: len(content) // 2])
+        assert fault(picture).kind == "truncated"
+
+
+def test_a_file_that_begins_like_an_image_is_damaged(picture):
+    content = bytearray(picture.read_bytes())
+    content[12] ^= 0xFF  # of the name of its first chunk
+    picture.write_bytes(content)
+    assert (fault(picture).kind, fault(picture).reason) == (
+        "damaged",
+        f"cannot identify image file '{picture}', although it begins like one",
+    )
+
+
+def test_a_picture_as_thin_as_a_hair_is_too_large_once_resized(picture):
+    Image.new("RGB", (1, 2001)).save(picture)
+    assert (fault(picture).kind, fault(picture).reason) == (
+        "too-large",
+        "its sides of 1 x 2,001 pixels are too unlike to be resized",
+    )
+    Image.new("RGB", (2, 2000)).save(picture)
+    assert load_image(Folder(picture.parents[1]), 0).size == (2, 2000)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file"), "missing"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "missing"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links"), "missing"),
+        (OSError(errno.ESTALE, "Stale file handle"), "missing"),
+        (PermissionError(errno.EACCES, "Permission denied"), "forbidden"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory"), "not-an-image"),
+        (OSError(errno.EIO, "Input/output error"), "damaged"),
+        (EOFError(), "truncated"),
+        (MemoryError(), "too-large"),
+        (Image.DecompressionBombError("too many pixels"), "too-large"),
+        (SyntaxError("broken PNG file"), "damaged"),
+        (struct.error("unpack requires a buffer of 4 bytes"), "damaged"),
+        (KeyError("pixels"), "damaged"),
+        (DataError("the shard has no such picture"), "damaged"),
+        (ImageFault("wrong-mode", "it has five channels"), "wrong-mode"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_whatever_a_source_raises_has_a_kind(error, kind):
+    assert kind_of(error) == kind
+
+
+def test_what_is_not_the_fault_of_the_image_is_no_fault_of_the_image():
+    with pytest.raises(DataError) as caught:
+        load_image(raising(OSError(errno.EMFILE, "Too many open files")), 0)
+    assert not isinstance(caught.value, UnreadableImageError)
+    assert str(caught.value) == (
+        "image 'a/1' of 'theirs' cannot be read, and that is not its own fault: [Errno 24] Too many open files; "
+        "lower data.workers, or allow the process more (ulimit)"
+    )
+    with pytest.raises(MissingExtraError, match=r"^it needs more$"):
+        load_image(raising(MissingExtraError("it needs more")), 0)
+
+
+def test_an_error_reaches_the_run_from_another_process_whole():
+    error = UnreadableImageError("a sentence", key="a", kind="empty", reason="why")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (str(again), again.key, again.kind, again.reason) == ("a sentence", "a", "empty", "why")
+    fault = pickle.loads(pickle.dumps(ImageFault("empty", "why")))  # noqa: S301 - our own
+    assert (fault.kind, fault.reason) == ("empty", "why")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_greys_of_many_bits_are_refused_as_pillow_would_clip_them(dtype):
+    ramp = (np.arange(64 * 64).reshape(64, 64) * 16).astype(dtype)
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "TIFF")
+    with Image.open(file) as image:
+        clipped = np.asarray(image.convert("RGB"))
+        assert (clipped == 255).mean() > 0.99
+        with pytest.raises(ImageFault) as caught:
+            as_rgb(image)
+        assert (caught.value.kind, caught.value.reason) == (
+            "wrong-mode",
+            f"pixels of mode '{image.mode}' would be clipped to 8 bits",
+        )
+    with pytest.raises(ImageFault, match="clipped"):
+        open_rgb(file)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "RGBX"])
+def test_other_modes_become_what_torchvision_makes_of_them(mode):
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).convert("RGB")
+    image = colours.convert(mode)
+    assert np.array_equal(as_rgb(image), image.convert("RGB"))
+
+
+def test_a_mode_without_a_way_to_rgb_is_wrong():
+    with pytest.raises(ImageFault) as caught:
+        as_rgb(Image.new("La", (4, 4)))
+    assert (caught.value.kind, caught.value.reason) == (
+        "wrong-mode",
+        "pixels of mode 'La' do not become RGB: conversion from La to L not supported",
+    )
+
+
+def test_a_palette_with_transparency_and_many_pixels_raise_no_warning(picture, monkeypatch):
+    with Image.open(picture) as image:
+        image.convert("P").save(picture, transparency=bytes(range(256)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # of 64: too many to be silent about, too few to refuse
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(Folder(picture.parents[1]), 0).mode == "RGB"
+        with pytest.raises(Warning, match=r"transparency|decompression bomb"):
+            open_rgb(picture)
+
+
+def test_pixels_are_decoded_where_a_fault_has_a_name(picture):
+    BREAKERS["damaged"](picture)
+    lazy = SimpleNamespace(name="theirs", key=lambda index: "1", image=lambda index: Image.open(picture))
+    with pytest.raises(UnreadableImageError):
+        load_image(lazy, 0)
+
+
+@given(st.text(st.characters(codec=None)))
+def test_every_key_can_be_shown_and_written(key):
+    shown = printable(key)
+    assert shown.isprintable()
+    shown.encode()
+    assert not key.isprintable() or shown == key
+
+
+def test_whatever_a_stream_raises_is_a_sentence_that_names_it():
+    def read(number):
+        yield Image.new("RGB", (2, 2)), 1
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    passing = read_stream(SimpleNamespace(name="timm:wds/x", read=read), 3)
+    assert next(passing)[1] == 1
+    with pytest.raises(DataError) as caught:
+        next(passing)
+    assert str(caught.value) == (
+        "the stream 'timm:wds/x' cannot be read on: unpack requires a buffer of 4 bytes; "
+        "repair the part that it was reading"
+    )

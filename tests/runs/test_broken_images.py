@@ -1,0 +1,160 @@
+"""Runs on folders with broken images: they end, count every one once, and are as exact as any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+
+from distillkit import DataError
+from distillkit.hooks import installed_plugins
+from distillkit.runner import resume, run
+from tests.data.breaking import BREAKERS, break_some
+
+SETS = {"train": (200, 20), "val": (60, 7), "test": (60, 7)}
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+class StopAt:
+    """An interrupt when a step is logged, as from the keyboard."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def distillkit_steps_logged(self, record: Any) -> None:
+        if record["step"] >= self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits as PNG files, in folders of classes, in three sets."""
+    root = tmp_path_factory.mktemp("digits")
+    shades, labels = load_digits(return_X_y=True)
+    pixels = np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
+    number = 0
+    for name, (images, _) in SETS.items():
+        for _ in range(images):
+            path = root / name / str(labels[number]) / f"{number:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[number]).save(path)
+            number += 1
+    return root
+
+
+@pytest.fixture(scope="module")
+def broken(folder: Path) -> dict[tuple[str, str], str]:
+    """The same with some broken: how, by set and key."""
+    return {
+        (SPLITS[name], key): kind
+        for name, (_, count) in SETS.items()
+        for key, kind in break_some(folder / name, count).items()
+    }
+
+
+def counts(broken: dict[tuple[str, str], str]) -> dict[str, dict[str, int]]:
+    return {split: dict(Counter(kind for (of, _), kind in broken.items() if of == split)) for split in SPLITS.values()}
+
+
+def ledger(directory: Path) -> dict[tuple[str, str], str]:
+    entries = json.loads((directory / "incidents.json").read_text())["broken"]
+    assert len(entries) == len({(entry["split"], entry["key"]) for entry in entries})
+    return {(entry["split"], entry["key"]): entry["kind"] for entry in entries}
+
+
+def test_a_run_ends_and_its_ledger_and_report_count_every_broken_image_once(
+    recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": {"batch_size": 50}})
+    figures = run(recipe, tmp_path / "run", installed_plugins()).figures
+    assert ledger(tmp_path / "run") == broken
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["incidents"]["broken"] == counts(broken)
+    assert (figures["validation/images"], figures["test/images"]) == (53.0, 53.0)
+    report = (tmp_path / "run/report.md").read_text()
+    assert "34 images could not be read: in training others took their place" in report
+    for kind in BREAKERS.keys() - {"forbidden"}:
+        of_kind = " | ".join(str(counts(broken)[split].get(kind, 0)) for split in ("test", "train", "validation"))
+        assert f"| {kind} | {of_kind} |" in report
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights_and_the_same_ledger(
+    recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    """Stopped at step 10, after the checkpoint of step 7, in the second epoch of steps 5 to 8."""
+    training = {"batch_size": 50, "checkpoint_every": 7, "log_every": 10, "steps": 14}
+    recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": training, "augment": {"repeats": 2}})
+    run(recipe, tmp_path / "whole", installed_plugins())
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(10)])
+    resume(tmp_path / "stopped", installed_plugins())
+    whole, stopped = (load_file(tmp_path / name / "student.safetensors") for name in ("whole", "stopped"))
+    assert [name for name in whole if not torch.equal(whole[name], stopped[name])] == []
+    first, second = ((tmp_path / name / "incidents.json").read_text() for name in ("whole", "stopped"))
+    assert first == second
+    assert ledger(tmp_path / "stopped").items() <= broken.items()
+
+
+def test_a_strict_run_fails_at_the_first_one_and_leaves_nothing(
+    recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    recipe = recipe_of({"data": {"train": str(folder), "broken": 0.0}})
+    with pytest.raises(DataError) as caught:
+        run(recipe, tmp_path / "run", installed_plugins())
+    named = str(caught.value).split("'")[1]
+    assert ("train", named) in broken
+    assert str(caught.value).startswith(f"image '{named}' of '{folder}/train' cannot be read: ")
+    assert not (tmp_path / "run").exists()
+
+
+def two(out: Path, recipe: Any, tmp_path: Path) -> None:
+    """Run a recipe in two processes."""
+    import tomli_w
+
+    values = recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(values))
+    command = ["run", "--recipe", str(tmp_path / "recipe.toml"), "--out", str(out), "--nproc", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "distillkit_cli", *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_processes_count_as_one_and_either_may_have_nothing_to_measure(
+    recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    """The second process is dealt the images 1, 3, 5, ... of a set; of the test images these are all broken."""
+    half = tmp_path / "half"
+    for place, path in enumerate(sorted((folder / "val").rglob("*.png"))):
+        copy = half / path.relative_to(folder / "val")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(b"" if place % 2 else (folder / "train/0/0000.png").read_bytes())
+    keys = sorted(path.relative_to(half).as_posix() for path in half.rglob("*.png"))
+    data = {"train": str(folder / "train"), "validation": str(folder / "val"), "test": str(half), "broken": 0.9}
+    training = {"batch_size": 50, "steps": 8, "precision": "fp32", "device": "cpu"}
+    recipe = recipe_of({"data": data, "training": training, "trackers": ["metrics", "report"]})
+    alone = run(recipe, tmp_path / "alone", installed_plugins()).figures
+    two(tmp_path / "pair", recipe, tmp_path)
+    expected = {place: kind for place, kind in broken.items() if place[0] != "test"}
+    expected |= {("test", key): "empty" for key in keys[1::2]}
+    assert ledger(tmp_path / "pair") == ledger(tmp_path / "alone") == expected
+    together = json.loads((tmp_path / "pair/result.json").read_text())["figures"]
+    assert together.keys() == alone.keys()
+    assert together["test/images"] == alone["test/images"] == 30.0
