@@ -69,6 +69,11 @@ class blamed:  # noqa: N801 - a context manager, named as one reads it
         raise BrokenPluginError(f"{author} failed in {self.where}: {reason(error)}") from error
 
 
+def kind_of(value: object) -> str:
+    """What a sentence calls a value of the wrong type."""
+    return "None" if value is None else type(value).__name__
+
+
 def refuse(whose: object, where: str, found: str, wanted: str) -> NoReturn:
     """Say that a method of a plugin returned something else than it promised."""
     author = whose if isinstance(whose, str) else author_of(whose)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pluggy
 
 from distillkit import hookspecs
-from distillkit.blame import GROUP, is_nobodys, reason
+from distillkit.blame import GROUP, is_nobodys, kind_of, reason
 from distillkit.contracts import PluginSpec, Signal
 from distillkit.suggestions import nearest
 from distillkit.switches import VARIABLE, check_names, switch_for, switched_off
@@ -190,7 +190,7 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
                 raise
             raise _RegistrationError(f"{hook} raised {reason(error)}") from error
         if not isinstance(specs, tuple):
-            raise _RegistrationError(f"{hook} must return a sequence of PluginSpec, not {type(specs).__name__}")
+            raise _RegistrationError(f"{hook} must return a sequence of PluginSpec, not {kind_of(specs)}")
         for spec in specs:
             _check_spec(hook, spec)
         yield from (Owned(spec, role, owner) for spec in specs)
@@ -199,7 +199,7 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
 def _check_spec(hook: str, spec: object) -> None:
     """Refuse what would stop a listing of all plugins later."""
     if not isinstance(spec, PluginSpec):
-        raise _RegistrationError(f"{hook} must return PluginSpec objects, not {type(spec).__name__}")
+        raise _RegistrationError(f"{hook} must return PluginSpec objects, not {kind_of(spec)}")
     for field in fields(spec):
         value = getattr(spec, field.name)
         if field.name == "signals":

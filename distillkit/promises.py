@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillkit.blame import author_of, blamed, refuse
+from distillkit.blame import author_of, blamed, kind_of, refuse
 from distillkit.contracts import Loss, ModelSpec, Outputs, Read, Signal, TargetSpec, Wanted
 from distillkit.errors import BrokenPluginError
 
@@ -24,14 +24,14 @@ def speak(model: nn.Module, images: Tensor, wanted: Wanted) -> Outputs:
     with blamed(model, "forward"):
         outputs = model(images, wanted)
     if not isinstance(outputs, Outputs):
-        refuse(model, "forward", _kind(outputs), "Outputs")
+        refuse(model, "forward", kind_of(outputs), "Outputs")
     return outputs
 
 
 def named(whose: object, where: str, value: object) -> None:
     """Refuse what is no mapping from names, be it to tensors or not."""
     if not isinstance(value, Mapping):
-        refuse(whose, where, _kind(value), "a mapping from names to tensors")
+        refuse(whose, where, kind_of(value), "a mapping from names to tensors")
 
 
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def check_declarations(loss: object, author: str) -> None:
 def declaration_faults(loss: object) -> Iterator[str]:
     """What a loss says about itself otherwise than the contract asks for, in sentences without a subject."""
     if not isinstance(loss, nn.Module):
-        yield f"build returns {type(loss).__name__}; a torch.nn.Module is what the contract asks for"
+        yield f"build returns {kind_of(loss)}; a torch.nn.Module is what the contract asks for"
         return
     for name in ("reads_teacher", "reads_student", "weight", "label_weight", "targets"):
         if not hasattr(loss, name):
@@ -178,14 +178,10 @@ def dtype_of(tensor: Tensor) -> str:
 
 def _tensor(whose: object, where: str, name: str, value: object, device: torch.device) -> Tensor:
     if not isinstance(value, Tensor):
-        refuse(whose, where, f"{name} as {_kind(value)}", "a tensor")
+        refuse(whose, where, f"{name} as {kind_of(value)}", "a tensor")
     if value.device.type != device.type:
         refuse(whose, where, f"{name} on {value.device}", f"a tensor on {device}, where its input lies,")
     return value
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else type(value).__name__
 
 
 def _listed(names: Mapping[str, object]) -> str:

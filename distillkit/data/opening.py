@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from distillkit.blame import blamed, refuse
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Split, Stream
 from distillkit.errors import DataError
@@ -90,7 +90,7 @@ def _check(opened: Source | Stream, author: str) -> None:
     if not isinstance(opened, Stream):
         lacking += [name for name in ("key", "label", "image") if not callable(getattr(opened, name, None))]
     if lacking:
-        refuse(author, "open", f"{type(opened).__name__} without '{lacking[0]}'", "a Source, a Stream or None")
+        refuse(author, "open", f"{kind_of(opened)} without '{lacking[0]}'", "a Source, a Stream or None")
     names: object = opened.class_names
     if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
         refuse(author, "open", f"class_names {names!r}", "a tuple of names, or None,")

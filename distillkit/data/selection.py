@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from distillkit.blame import blamed, refuse
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.sources import Source
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Selection:
         part, inner = self._find(index)
         image: object = part.source.image(inner)
         if not isinstance(image, PIL.Image.Image):
-            refuse(part.source, "image", type(image).__name__, "a PIL image in RGB")
+            refuse(part.source, "image", kind_of(image), "a PIL image in RGB")
         return image
 
     def labelled(self) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from distillkit.blame import blamed, refuse
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import Selection
@@ -70,7 +70,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     with blamed(evaluator, "measure"):
         measurement = evaluator.measure(subject)
     if not isinstance(measurement, Measurement):
-        refuse(evaluator, "measure", type(measurement).__name__, "a Measurement")
+        refuse(evaluator, "measure", kind_of(measurement), "a Measurement")
     evaluation = Evaluation(
         target=target,
         protocol=protocol,

@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from torch import nn
 
-from distillkit.blame import refuse
+from distillkit.blame import kind_of, refuse
 from distillkit.contracts import Model, ModelRequest, ModelSpec
 from distillkit.hooks import Plugins
 
@@ -20,7 +20,7 @@ def describe_model(role: Role, request: ModelRequest, plugins: Plugins) -> Model
     """
     spec = plugins.made(role, request.name, request, by="describe")
     if not isinstance(spec, ModelSpec):
-        refuse(str(plugins.find(role, request.name)), "describe", type(spec).__name__, "a ModelSpec")
+        refuse(str(plugins.find(role, request.name)), "describe", kind_of(spec), "a ModelSpec")
     return spec
 
 
@@ -32,7 +32,7 @@ def build_model(role: Role, request: ModelRequest, plugins: Plugins) -> Model:
     model = plugins.made(role, request.name, request, by="build")
     author = str(plugins.find(role, request.name))
     if not isinstance(model, nn.Module):
-        refuse(author, "build", type(model).__name__, "a torch.nn.Module")
+        refuse(author, "build", kind_of(model), "a torch.nn.Module")
     if not isinstance(getattr(model, "network", None), nn.Module):
         refuse(author, "build", "a model without 'network'", "a module with its network, which is saved and exported,")
     if not isinstance(getattr(model, "spec", None), ModelSpec):
