@@ -7,9 +7,10 @@ which is written last and holds size and digest of every other file. Checkpoints
 from __future__ import annotations
 
 import errno
-import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.errors import CheckpointError, TrainingError
+from distillkit.errors import CheckpointError, TrainingError, one_line, shortened
 from distillkit.files import sha256, whole_directory, write_json, write_tensors
+from distillkit.plain_files import read_json, require_plain
 
 FORMAT = 3
 MANIFEST, STATE = "manifest.json", "state.json"
+PART = re.compile(r"[\w-]+\.safetensors")
+NAME = re.compile(r"step-(\d{8,})")
+LEFT_OVER = re.compile(r"\.?step-\d{8,}(\.tmp|\.old)?")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -37,8 +42,9 @@ class Checkpoint:
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint below `directory` and delete all but the `keep` newest.
+    """Write a checkpoint below `directory` and delete all but the `keep` newest, and what a killed process left.
 
+    Those of later steps are deleted, too: the run went back before them, because they are damaged.
     Raises: TrainingError where the disk is full; the earlier checkpoints are then as they were.
     """
     final = checkpoint_at(directory, checkpoint.step)
@@ -51,8 +57,10 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
             write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
     except (OSError, SafetensorError) as error:
         raise _no_room(directory, checkpoint, error) or error from error
-    for old in checkpoints(directory)[:-keep]:
-        shutil.rmtree(old)
+    for path in checkpoints(directory):
+        if _step(path) > checkpoint.step:
+            _delete(path)
+    clear_remains(directory, keep=keep, newest=checkpoint.step)
     return final
 
 
@@ -63,7 +71,35 @@ def checkpoint_at(directory: Path, step: int) -> Path:
 
 def checkpoints(directory: Path) -> list[Path]:
     """The complete checkpoints below `directory`, oldest first."""
-    return sorted(path.parent for path in directory.glob(f"step-*/{MANIFEST}"))
+    found = (path.parent for path in directory.glob(f"step-*/{MANIFEST}"))
+    return sorted((path for path in found if NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint, its manifest first: where that is cut short, what is left is none, and goes next time.
+
+    A file system that does not let go of it is no reason to end a run.
+    """
+    with suppress(OSError):
+        (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_remains(directory: Path, *, keep: int, newest: int) -> None:
+    """Delete what a killed process did not come to: what it was writing or deleting, and all but the `keep` newest.
+
+    The checkpoint of step `newest`, from which the run goes on, and later ones stay.
+    """
+    complete = checkpoints(directory)
+    old = [path for path in complete if _step(path) <= newest][:-keep]
+    found = directory.iterdir() if directory.is_dir() else ()
+    torn = [path for path in found if path not in complete and LEFT_OVER.fullmatch(path.name)]
+    for path in old + torn:
+        _delete(path)
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:
@@ -91,23 +127,70 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises: CheckpointError where a file is missing, torn or altered, or the format is another.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
+        parts = _whole_parts(path)
+        written = _read(path / STATE)
+        if checkpoint_at(path.parent, written["step"]).name != path.resolve().name:
             raise CheckpointError(
-                f"checkpoint {path} has format {manifest['format']}; this version of distillkit reads format {FORMAT}"
+                f"checkpoint {path} is damaged: it holds step {shortened(str(written['step']))}; give it its own name"
             )
-        for name, seal in manifest["files"].items():
-            if _seal(path / name) != seal:
-                raise CheckpointError(f"checkpoint {path} is damaged: {name} is not as it was written")
-        written = json.loads((path / STATE).read_text(encoding="utf-8"))
-        parts = {
-            name.removesuffix(".safetensors"): load_file(path / name) for name in manifest["files"] if name != STATE
-        }
-        return Checkpoint(int(written["step"]), parts, written["state"])
+        return Checkpoint(
+            written["step"], {part: load_file(file) for part, file in parts.items()}, dict(written["state"])
+        )
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {Path(error.filename).name} is missing") from error
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__}: {error})") from error
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError, SafetensorError) as error:
+        why = shortened(one_line(error))
+        raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__}: {why})") from error
+
+
+@contextmanager
+def putting_back(step: int) -> Iterator[None]:
+    """Say of whatever goes wrong while the checkpoint of a step is put back that it belongs to another recipe.
+
+    Raises: CheckpointError.
+    """
+    try:
+        yield
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {step} does not fit this recipe ({shortened(one_line(error))}); recipe.toml of a "
+            "started run must not be changed"
+        ) from error
+
+
+def _whole_parts(path: Path) -> dict[str, Path]:
+    """The file of each part, once all that the manifest lists are as they were written; others are not looked at."""
+    manifest = _read(path / MANIFEST)
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {shortened(str(manifest['format']))}; this version of distillkit reads "
+            f"format {FORMAT}"
+        )
+    seals = dict(manifest["files"])
+    if STATE not in seals:
+        raise CheckpointError(f"checkpoint {path} is damaged: its {MANIFEST} does not list {STATE}")
+    for name, seal in seals.items():
+        if name != STATE and not PART.fullmatch(name):
+            raise CheckpointError(f"checkpoint {path} lists {shortened(repr(name))}, which is no part of a checkpoint")
+        _require_file(path / name)
+        # The size first: a file that grew is not worth reading to its end.
+        if (path / name).stat().st_size != seal["bytes"] or _seal(path / name) != seal:
+            raise CheckpointError(f"checkpoint {path} is damaged: {name} is not as it was written")
+    return {name.removesuffix(".safetensors"): path / name for name in seals if name != STATE}
+
+
+def _read(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {file.parent} is damaged: {file.name} {error}") from None
+
+
+def _require_file(file: Path) -> None:
+    try:
+        require_plain(file)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {file.parent} is damaged: {file.name} {error}") from None
 
 
 def _seal(file: Path) -> dict[str, Any]:
@@ -145,7 +228,7 @@ def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split_optimizer_state`."""
+    """The inverse of `split_optimizer_state`. Raises many things for what that has not made; see `putting_back`."""
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in rest["plain"].items()}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")

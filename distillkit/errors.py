@@ -22,16 +22,22 @@
     ├── UnavailableError               exit code 3: what was asked for cannot be made on this machine
     └── GateError                      exit code 4: an exported file does not agree with the model
 
-A message is one line unless it lists: what is wrong, the value, what would be right, what to do.
+A message is one line unless it lists: what is wrong, the value, what would be right, what to do. Names of files and
+keys stand in it as they were found, but for what would move a terminal's cursor; see `printable`.
 """
 
 from __future__ import annotations
+
+import unicodedata
 
 
 class DistillkitError(Exception):
     """The root; catch it to catch everything that distillkit raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class UserError(DistillkitError):
@@ -135,3 +141,28 @@ def one_line(error: BaseException) -> str:
     ('a page of reasons', 'KeyError')
     """
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A text of at most so many characters, for a sentence that quotes what may have been a whole file."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    r"""A text that a terminal shows as one line: what controls it is written as Python does.
+
+    Line breaks stay where an indented line of a list follows.
+
+    >>> print(printable("image 'a\x1b[2J\n.png' is broken"))
+    image 'a\x1b[2J\n.png' is broken
+    """
+    if text.isprintable():
+        return text
+    return "\n  ".join("".join(map(_visible, line)) for line in text.split("\n  "))
+
+
+def _visible(character: str) -> str:
+    """Control and format characters, halves of surrogate pairs, line and paragraph separators as their escapes."""
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return character.encode("unicode_escape").decode()
+    return character

@@ -20,15 +20,15 @@ Pair = Annotated[tuple[float, float], Field(strict=False)]
 
 
 class Table(BaseModel):
-    """A table of a recipe: frozen, strict, unknown keys are errors."""
+    """A table of a recipe: frozen, strict, every number finite, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Entry(BaseModel):
     """A table that names a plugin: keys that are not listed here are that plugin's options."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     @property
     def options(self) -> dict[str, Any]:

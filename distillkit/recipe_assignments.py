@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distillkit.errors import RecipeError
+from distillkit.errors import RecipeError, shortened
 from distillkit.recipe import Optimizer, StudentEntry
 from distillkit.recipe_errors import entry_name
 from distillkit.suggestions import unknown_name
@@ -23,6 +23,9 @@ LISTS = {"teacher": "teachers", "loss": "losses"}
 
 OF_ONE_OPTIMIZER = frozenset({"betas", "eps", "momentum"})
 """The keys of `[optimizer]` that mean nothing to another one."""
+
+DEEPEST = 32
+"""How deeply tables and lists may be nested; no recipe needs five."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def parse_value(text: str) -> Any:
     """
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         try:
             return float(text)  # TOML has no number that starts with a point, and people type them
         except ValueError:
@@ -65,8 +68,27 @@ def parse_assignment(text: str) -> Assignment:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
-        raise RecipeError(f"'{text}' is not a setting; write key=value, such as training.epochs=20")
-    return Assignment(key, parse_value(value.strip()) if value.strip() else UNSET)
+        raise RecipeError(f"'{shortened(text)}' is not a setting; write key=value, such as training.epochs=20")
+    assignment = Assignment(key, parse_value(value.strip()) if value.strip() else UNSET)
+    if beyond := beyond_a_recipe(as_tables([assignment])):
+        raise RecipeError(f"'{shortened(text)}' {beyond}")
+    return assignment
+
+
+def beyond_a_recipe(value: Any, *, deepest: int = DEEPEST) -> str:
+    """What a value has that no recipe can have, "" for nothing: too deep a nesting, a number or a text beyond TOML's.
+
+    >>> beyond_a_recipe({"seed": [2**64]}), beyond_a_recipe({"seed": 1})
+    ('has a whole number of more than 64 bits', '')
+    """
+    if deepest < 0:
+        return f"is nested more than {DEEPEST} deep"
+    if isinstance(value, int) and value.bit_length() >= 64:
+        return "has a whole number of more than 64 bits"
+    if isinstance(value, str) and ("\0" in value or value.encode(errors="ignore").decode() != value):
+        return "has a NUL or a character that is not UTF-8 in it"
+    inner = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, (beyond_a_recipe(each, deepest=deepest - 1) for each in inner)), "")
 
 
 def parse_loss(text: str) -> Tables:

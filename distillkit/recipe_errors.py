@@ -10,6 +10,8 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from distillkit.errors import shortened
+
 Location = tuple[int | str, ...]
 
 ALLOWED = {
@@ -17,10 +19,14 @@ ALLOWED = {
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "a text",
+    "string_unicode": "a text in UTF-8",
     "tuple_type": "a list",
     "list_type": "a list",
 }
 """What pydantic's findings about types say in the words of a recipe file."""
+
+MOST = 20
+"""How many problems are explained and listed; of more, their number is said."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:
@@ -33,7 +39,11 @@ def problems(error: ValidationError, model: type[BaseModel], given: Any = None) 
     by_key: dict[Location, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_key.setdefault(_location(details), []).append(details)
-    return [_problem(location, found, model, given) for location, found in by_key.items()]
+    # Each looks for the nearest of all known keys, which for a file of a thousand keys takes minutes.
+    return [
+        _problem(location, found, model, given) if number < MOST else f"'{_dotted(location, given)}' is wrong"
+        for number, (location, found) in enumerate(by_key.items())
+    ]
 
 
 def together(problems: Sequence[str], *, prefix: str = "") -> str:
@@ -41,7 +51,8 @@ def together(problems: Sequence[str], *, prefix: str = "") -> str:
     subject = f"{prefix}: " if prefix else ""
     if len(problems) == 1:
         return subject + problems[0]
-    return f"{subject}{len(problems)} problems\n" + "\n".join(f"  {problem}" for problem in problems)
+    shown = [*problems[:MOST], *([f"and {len(problems) - MOST:,} more"] if len(problems) > MOST else [])]
+    return f"{subject}{len(problems):,} problems\n" + "\n".join(f"  {problem}" for problem in shown)
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:
@@ -58,7 +69,11 @@ def entry_name(entry: Any) -> str | None:
 
 def _location(details: ErrorDetails) -> Location:
     """The key's path without the names of union branches that pydantic appends."""
-    return tuple(part for part in details["loc"] if not (isinstance(part, str) and _is_branch(part)))
+    path = details["loc"]
+    # An unknown key is what the user wrote, and may be called "int".
+    written = len(path) - 1 if details["type"] == "extra_forbidden" else len(path)
+    branches = (isinstance(part, str) and _is_branch(part) for part in path[:written])
+    return (*(part for part, is_branch in zip(path, branches, strict=False) if not is_branch), *path[written:])
 
 
 def _is_branch(part: str) -> bool:
@@ -90,7 +105,7 @@ def _allowed(details: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    return str(value).lower() if isinstance(value, bool) else shortened(repr(value))
 
 
 def _dotted(location: Location, given: Any) -> str:
@@ -102,7 +117,7 @@ def _dotted(location: Location, given: Any) -> str:
         except (TypeError, KeyError, IndexError):
             given = None
         parts.append((isinstance(part, int) and entry_name(given)) or str(part))
-    return ".".join(parts)
+    return shortened(".".join(parts))
 
 
 def _unknown_key(key: str, location: Location, model: type[BaseModel]) -> str:

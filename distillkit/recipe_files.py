@@ -21,13 +21,15 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from distillkit.errors import RecipeError
+from distillkit.errors import RecipeError, shortened
+from distillkit.plain_files import read_plain_text
 from distillkit.recipe import About, Recipe
 from distillkit.recipe_assignments import (
     Assignment,
     Tables,
     as_tables,
     assign_to_entry,
+    beyond_a_recipe,
     layered,
     parse_assignment,
 )
@@ -37,6 +39,10 @@ from distillkit.transfer import former_run, going_on
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"
+LARGEST = 2**20
+"""Bytes of a recipe file; the longest that comes with the package has a hundredth."""
+MOST_BASES = 16
+"""How many recipes may lie below one another."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def head_comment(name_or_file: str) -> str:
     texts: list[str] = []
     path: Path | None = _path(name_or_file, relative_to=None)
     while path is not None:
-        lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+        lines = takewhile(lambda line: line.startswith("#"), read_plain_text(path).splitlines())
         texts.insert(0, "\n".join(lines))
         base = _parse(path).get("base")
         path = None if base is None else _path(base, relative_to=path.parent)
@@ -87,7 +93,7 @@ def load_recipe(
     Raises: RecipeError, which lists every wrong key and value together; RunDirectoryError for what is no finished run.
     """
     given = [Assignment(key, value) for key, value in (overrides or {}).items()]
-    wrong: list[str] = []
+    wrong = [f"'{each.key}' {beyond}" for each in given if (beyond := beyond_a_recipe(each.value))]
     for text in assignments:
         try:
             given.append(parse_assignment(text))
@@ -180,30 +186,43 @@ def _path(name_or_file: str, *, relative_to: Path | None) -> Path:
 
 def _read_tables(path: Path, above: tuple[Path, ...]) -> Tables:
     """`above` are the files whose base this one is, outermost first."""
+    tables = _parse(path)
     if path.resolve() in above:
         chain = " -> ".join(file.name for file in (*above, path))
         raise RecipeError(f"recipe '{above[0].name}' is its own base: {chain}")
-    tables = _parse(path)
     base = tables.pop("base", None)
     if base is None:
         return tables
     if not isinstance(base, str):
-        raise RecipeError(f"recipe '{path}': 'base' is {base!r}; it should be the name or the file of a recipe")
+        raise RecipeError(
+            f"recipe '{path}': 'base' is {shortened(repr(base))}; it should be the name or the file of a recipe"
+        )
+    if len(above) == MOST_BASES:
+        raise RecipeError(
+            f"recipe '{above[0].name}' has more than {MOST_BASES} bases below one another; put some together"
+        )
     below = _read_tables(_path(base, relative_to=path.parent), (*above, path.resolve()))
     # The smoke tables of both are layered like the rest: a later file may shorten the run in its own way.
     return layered(below, tables)
 
 
 def _parse(path: Path) -> Tables:
-    if path.is_dir():
-        raise RecipeError(f"recipe '{path}' is a directory; give a file, such as {path / 'recipe.toml'}")
+    name = shortened(str(path))
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.is_dir():
+            raise RecipeError(f"recipe '{name}' is a directory; give a file, such as {path / 'recipe.toml'}")
+        tables = tomllib.loads(read_plain_text(path, largest=LARGEST))
     except FileNotFoundError:
-        raise RecipeError(f"recipe '{path}' does not exist; `distillkit recipes` lists those with a name") from None
+        raise RecipeError(f"recipe '{name}' does not exist; `distillkit recipes` lists those with a name") from None
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe '{path}' is not TOML: {str(error)[0].lower()}{str(error)[1:]}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"recipe '{path}' is not text in UTF-8; a recipe is a TOML file") from None
+        raise RecipeError(f"recipe '{name}' is not TOML: {str(error)[0].lower()}{str(error)[1:]}") from None
     except OSError as error:
-        raise RecipeError(f"recipe '{path}' cannot be read: {error.strerror}") from None
+        raise RecipeError(f"recipe '{name}' cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise RecipeError(f"recipe '{name}' is nested too deeply") from None
+    except ValueError as error:
+        # A number of 5,000 digits is one too, of Python's and not of TOML's.
+        raise RecipeError(f"recipe '{name}' {error}; a recipe is a TOML file") from None
+    if beyond := beyond_a_recipe(tables):
+        raise RecipeError(f"recipe '{name}' {beyond}")
+    return tables

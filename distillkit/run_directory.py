@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
+from pydantic import BaseModel
 
 from distillkit.errors import RunDirectoryError
 from distillkit.files import write_json, write_text
-from distillkit.recipe import Recipe
+from distillkit.plain_files import read_json
+from distillkit.recipe import Positive, Recipe
 from distillkit.recipe_files import dump, load_recipe
 
 PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pluggy", "pydantic")
+
+
+class WrittenResult(BaseModel, strict=True):
+    """What is read of result.json."""
+
+    figures: dict[str, float]
+
+
+class WrittenStudent(BaseModel, strict=True):
+    """What is read of the student in plan.json."""
+
+    answers_with: Literal["fused", "class", "distill"]
+
+
+class WrittenTeacher(BaseModel, strict=True):
+    """What is read of a teacher in plan.json."""
+
+    name: str
+    architecture: str
+    licence: str | None
+
+
+class WrittenPlan(BaseModel, strict=True):
+    """What is read of plan.json."""
+
+    notes: list[str]
+    classes: Positive | None
+    class_names: list[str] | None
+    student: WrittenStudent
+    teachers: list[WrittenTeacher]
 
 
 class RunDirectory:
@@ -51,7 +82,8 @@ class RunDirectory:
 
     def check_free(self) -> None:
         """Raise RunDirectoryError where something is there already."""
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A process that was killed while it wrote the recipe has left nothing else.
+        if self.path.is_dir() and any(path.name != f".{self.recipe.name}.tmp" for path in self.path.iterdir()):
             unfinished = self.recipe.is_file() and not self.result.is_file()
             remedy = f"continue it with --resume {self.path}" if unfinished else "delete it"
             raise RunDirectoryError(f"{self.path} exists and is not empty; {remedy} or give another --out")
@@ -120,18 +152,19 @@ class RunDirectory:
 
         Raises: RunDirectoryError where they are missing or torn.
         """
-        return self._read(self.result)
+        return self._read(self.result, WrittenResult)
 
     def read_plan(self) -> dict[str, Any]:
         """The plan as it was written when the run started.
 
         Raises: RunDirectoryError where it is missing or torn.
         """
-        return self._read(self.plan)
+        return self._read(self.plan, WrittenPlan)
 
-    def _read(self, file: Path) -> dict[str, Any]:
+    def _read(self, file: Path, written: type[BaseModel]) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json(file)
+            written.model_validate(content)
         except (OSError, ValueError) as error:
             raise RunDirectoryError(f"{file} is missing or torn; run the training again or restore it") from error
         return content

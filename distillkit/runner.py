@@ -17,7 +17,9 @@ from distillkit.checkpoint import (
     Checkpoint,
     checkpoint_at,
     checkpoints,
+    clear_remains,
     newest_checkpoint,
+    putting_back,
     read_checkpoint,
     write_checkpoint,
 )
@@ -39,6 +41,7 @@ from distillkit.run_info import RunInfo
 from distillkit.session import Session, build_session
 from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
+from distillkit.training.meter import Meter
 from distillkit.training.watch import Skipped, Watch
 
 __all__ = ["RunResult", "evaluate", "plan", "resume", "run"]
@@ -76,6 +79,8 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
         processes.wait()
         try:
             return _Run(session, directory, plugins, observers, facts).go()
+        except RunDirectoryError:
+            raise  # another process trains there: what is there is its own
         except UserError:
             # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
             if processes.is_first and not checkpoints(directory.checkpoints):
@@ -128,6 +133,9 @@ class _Run:
     watch: Watch = field(init=False)
     interruption: Interruption = field(default_factory=Interruption)
 
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.session.processes)
+
     def go(self) -> RunResult:
         """Restore, train, and leave a finished directory."""
         lock = self.directory.locked() if self.session.processes.is_first else nullcontext()
@@ -172,6 +180,7 @@ class _Run:
             self.plugins.run_failed(info, error)
             raise
         self.plugins.run_ended(info, self.figures, self.session.models)
+        self._write_result()
 
     def _restore(self) -> tuple[int, list[str]]:
         """The step to start from, that of the newest whole checkpoint or 0, and what is to be said of damaged ones."""
@@ -181,15 +190,25 @@ class _Run:
         if processes.is_first:
             recover_directory(self.directory.best)
             checkpoint, damaged = newest_checkpoint(self.directory.checkpoints)
+            clear_remains(
+                self.directory.checkpoints,
+                keep=self.session.plan.recipe.training.keep,
+                newest=checkpoint.step if checkpoint else 0,
+            )
         chosen = processes.from_first(str(checkpoint.step) if checkpoint else "")
         if not chosen:
             return 0, []
         checkpoint = checkpoint or read_checkpoint(checkpoint_at(self.directory.checkpoints, int(chosen)))
         self.session.restore(checkpoint)
-        self.best = dict(checkpoint.state["progress"]["best"])
-        self.figures = dict(checkpoint.state["progress"]["figures"])
-        self.incidents = Incidents.from_dict(checkpoint.state["progress"]["incidents"])
-        self.in_a_row = checkpoint.state["progress"]["skipped_in_a_row"]
+        with putting_back(checkpoint.step):
+            progress = checkpoint.state["progress"]
+            self.best = dict(progress["best"])
+            self.figures = dict(progress["figures"])
+            self.incidents = Incidents.from_dict(progress["incidents"])
+            self.in_a_row = int(progress["skipped_in_a_row"])
+            interval = progress["interval"]
+            if len(interval) == processes.world:
+                self.meter.restore(interval[processes.rank])
         return checkpoint.step, [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
 
     def _train(self, info: RunInfo) -> None:
@@ -213,7 +232,7 @@ class _Run:
             processes=self.session.processes,
         )
         windows = self.session.data.windows(info.start_step, made.steps)
-        done = train(windows, self.session.stepper, self.watch, rhythm, callbacks, self.session.ema)
+        done = train(windows, self.session.stepper, self.watch, rhythm, callbacks, self.session.ema, self.meter)
         if self.interruption.asked is not None and done < made.steps:
             raise RunInterrupted(
                 f"stopped by {self.interruption.asked.name} after step {done} of {made.steps}, which is saved; "
@@ -291,12 +310,14 @@ class _Run:
 
     def _save(self, info: RunInfo, step: int) -> None:
         self._settle(info, step)  # what was met before a checkpoint is in it
+        interval = [json.loads(said) for said in self.session.processes.gather(json.dumps(self.meter.state()))]
         if not self.session.processes.is_first:
             return
         progress = {
             "best": self.best,
             "figures": self.figures,
             "incidents": self.incidents.as_dict(),
+            "interval": interval,
             "skipped_in_a_row": self.watch.in_a_row,
         }
         write_checkpoint(
@@ -315,14 +336,17 @@ class _Run:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
         self._settle(info, info.steps)
         if session.processes.is_first:
-            self._write_results()
+            self._write_students()
 
-    def _write_results(self) -> None:
+    def _write_students(self) -> None:
         session = self.session
         if session.ema is not None:
             self._save_student(self.directory.ema, session.ema.module)
         self._write_student(self.directory.path, session.task.student)
-        result: dict[str, Any] = {"steps": session.plan.steps, "figures": self.figures}
+
+    def _write_result(self) -> None:
+        """What says that a run is finished, written when nothing is left to do."""
+        result: dict[str, Any] = {"steps": self.session.plan.steps, "figures": self.figures}
         if self.incidents:
             result["incidents"] = self.incidents.summary()
         write_json(self.directory.result, result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -10,13 +10,12 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from distillkit.checkpoint import Checkpoint, join_optimizer_state, split_optimizer_state
+from distillkit.checkpoint import Checkpoint, join_optimizer_state, putting_back, split_optimizer_state
 from distillkit.contracts import Loss, Model
 from distillkit.data.batches import TrainingData
 from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.samples import evaluation_samples
 from distillkit.devices import pick_device, pick_precision
-from distillkit.errors import CheckpointError
 from distillkit.evaluation.top1 import top1
 from distillkit.hooks import Plugins
 from distillkit.host_memory import keep_freed_memory
@@ -116,18 +115,23 @@ class Session:
 
         Raises: CheckpointError where it belongs to another model.
         """
-        try:
+        with putting_back(checkpoint.step):
             self.task.load_state_dict(dict(checkpoint.parts["task"]))
             if self.ema is not None:
                 self.ema.module.load_state_dict(dict(checkpoint.parts["ema"]))
             state = join_optimizer_state(checkpoint.parts["optimizer"], checkpoint.state["optimizer"])
+            _check_types(self.optimisation.optimizer.param_groups, state["param_groups"])
             self.optimisation.optimizer.load_state_dict(state)
             self.optimisation.scaler.load_state_dict(checkpoint.state["scaler"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"the checkpoint of step {checkpoint.step} does not fit this recipe ({error}); "
-                "recipe.toml of a started run must not be changed"
-            ) from error
+
+
+def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
+    """Raise TypeError where a setting of the optimiser is of another type than its own; torch takes anything."""
+    for mine, theirs in zip(own, given, strict=True):
+        for key, value in mine.items():
+            kind = int | float if isinstance(value, float) else type(value)
+            if value is not None and not isinstance(theirs[key], kind):
+                raise TypeError(f"{key} of the optimiser is {theirs[key]!r}")
 
 
 def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) -> Session:

@@ -73,7 +73,7 @@ def distillkit(
     if version:
         terminal.show(f"distillkit {__version__}")
     elif context.invoked_subcommand is None:
-        terminal.show(context.get_help())
+        terminal.show(context.get_help(), styled=True)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from distillkit.errors import UnreadableImageError, one_line
 from distillkit.incidents import BrokenImage
+from distillkit.plain_files import require_plain
 
 Kind: TypeAlias = Literal[
     "empty", "truncated", "not-an-image", "wrong-mode", "too-large", "missing", "forbidden", "damaged"
@@ -62,11 +63,21 @@ def open_rgb(file: Path | BinaryIO) -> Image.Image:
 
     Raises: ImageFault, or whatever the decoder raises.
     """
+    if isinstance(file, Path):
+        _require_plain(file)
     try:
         with Image.open(file) as image:
             return as_rgb(image)
     except UnidentifiedImageError as error:
         raise _unidentified(_beginning(file), error) from error
+
+
+def _require_plain(file: Path) -> None:
+    """Refuse a pipe or a device, which may never end."""
+    try:
+        require_plain(file)
+    except ValueError as error:
+        raise ImageFault("not-an-image", f"it {error}") from None
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

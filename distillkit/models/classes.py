@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +12,8 @@ from typing import Literal, cast
 from timm.data import ImageNetInfo
 
 from distillkit.contracts import ModelSpec
-from distillkit.errors import ClassSpaceError, RecipeError
+from distillkit.errors import ClassSpaceError, RecipeError, shortened
+from distillkit.plain_files import read_plain_text
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,20 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
     Raises: RecipeError for a file that is missing, empty or names a class twice.
     """
-    if not path.is_file():
-        raise RecipeError(f"there is no file of class names {path}; check teacher.classes")
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = read_plain_text(path)
+    except FileNotFoundError:
+        raise RecipeError(f"there is no file of class names {path}; check teacher.classes") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read ({error.strerror}); check teacher.classes") from None
+    except ValueError as error:
+        raise RecipeError(f"{path} {error}; give teacher.classes a text file, one name a line") from None
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not names:
         raise RecipeError(f"{path} names no class; write one name a line, in the order of the teacher's outputs")
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise RecipeError(f"{path} names class '{twice}' twice; write every class once")
+        raise RecipeError(f"{path} names class '{shortened(twice)}' twice; write every class once")
     return names
 
 

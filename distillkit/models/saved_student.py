@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.models.making import build_model
 from distillkit.models.weight_files import read_weights
 from distillkit.models.weights import load_weights
+from distillkit.plain_files import read_json
 
 DESCRIPTION, WEIGHTS = "student.json", "student.safetensors"
 FORMAT = 1
@@ -96,13 +96,13 @@ def read_student(directory: Path) -> SavedStudent:
                 f"{directory} holds no {part.name}; give the directory of a run that has reached its end"
             )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
             raise RunDirectoryError(
                 f"{path} has format {content['format']} and this distillkit reads up to {FORMAT}; update distillkit"
             )
         return _ADAPTER.validate_python(content)
-    except (ValidationError, ValueError) as error:
+    except (OSError, ValidationError, ValueError) as error:
         raise RunDirectoryError(f"{path} is torn or not of distillkit; run the training again or restore it") from error
 
 

@@ -52,13 +52,14 @@ class Callbacks:
     asked_to_stop: Callable[[], bool] = lambda: False
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - what a run is made of
     windows: Iterable[Window],
     stepper: Stepper,
     watch: Watch,
     rhythm: Rhythm,
     callbacks: Callbacks,
     ema: ModelEmaV3 | None = None,
+    meter: Meter | None = None,
 ) -> int:
     """Take every window in turn, and return after how many steps of the run there were no more, or it was stopped.
 
@@ -67,7 +68,7 @@ def train(
     has no record, and goes on until the next one.
     """
     done = rhythm.steps
-    meter = Meter(stepper.processes)
+    meter = meter or Meter(stepper.processes)
     for window in meter.timed(windows):
         done = window.step + 1
         due = rhythm.logs(done)

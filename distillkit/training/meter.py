@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,16 +16,22 @@ Item = TypeVar("Item")
 
 
 class Meter:
-    """Sums terms on the device, counts images, and times the wait for data."""
+    """Sums terms on the device, counts images, and times the wait for data.
+
+    `state` is what a checkpoint keeps of the interval under way, so that a resumed run reads the same averages. The
+    rates then count from the resumption alone.
+    """
 
     def __init__(self, processes: Processes = ALONE) -> None:
         self._processes = processes
+        self._sums: dict[str, Tensor] = {}
         self._skipped = torch.zeros(())
         self._reset()
 
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
         """Pass `items` on and remember how long each was waited for."""
         iterator = iter(items)
+        self._start = time.perf_counter()
         while True:
             start = time.perf_counter()
             try:
@@ -73,8 +79,19 @@ class Meter:
         self._reset()
         return record
 
+    def state(self) -> dict[str, Any]:
+        """What this process has of the interval so far, as plain data that keeps every bit. Waits for the device."""
+        sums = {name: float(total) for name, total in self._sums.items()}
+        return {"steps": self._steps, "skipped": float(self._skipped), "sums": sums}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the interval that `state` tells of."""
+        self._steps = int(state["steps"])
+        self._skipped = torch.tensor(float(state["skipped"]))
+        self._sums = {name: torch.tensor(total, dtype=torch.float32) for name, total in state["sums"].items()}
+
     def _reset(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums = {}
         self._skipped = torch.zeros(())
         self._steps = 0
         self._images = 0

@@ -128,6 +128,9 @@ def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | N
     model, saved = load_student(path, plugins)
     reached = None if home is None else run_reached(RunDirectory(home), model.spec.image_size)
     model = at_image_size(model, image_size)
+    if home is not None:
+        # Read before it is digested: a recipe.toml of gigabytes is refused at once.
+        model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
     provenance = Provenance(
         model=saved.model,
         options=saved.options,
@@ -139,7 +142,6 @@ def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | N
     if home is None:
         find = partial(_images_beside, model.spec, plugins, "the student comes without its run")
         return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
-    model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
     find = partial(run_images, model.spec, RunDirectory(home), plugins)
     return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads, reached)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from distillkit.checkpoint import (
     Checkpoint,
     checkpoints,
+    clear_remains,
     join_optimizer_state,
     newest_checkpoint,
     read_checkpoint,
@@ -185,3 +186,16 @@ def test_optimiser_states_survive_the_split(name: str, steps: int) -> None:
     for index, entries in state["state"].items():
         for key, value in entries.items():
             assert torch.equal(torch.as_tensor(joined["state"][index][key]), torch.as_tensor(value))
+
+
+def test_what_a_killed_process_did_not_come_to_is_cleared_away(tmp_path: Path) -> None:
+    """It was writing 9 and deleting 1; 7 is damaged, so the run goes on from 5, which stays in any case."""
+    first, second, third, fourth, fifth = written(tmp_path, 1, 2, 3, 5, 7)
+    (first / "manifest.json").unlink()
+    (tmp_path / ".step-00000009.tmp").mkdir()
+    (tmp_path / ".step-00000009.tmp" / "task.safetensors").write_bytes(b"half")
+    clear_remains(tmp_path, keep=1, newest=5)
+    assert sorted(tmp_path.iterdir()) == [fourth, fifth]
+    assert not second.exists()
+    assert not third.exists()
+    clear_remains(tmp_path / "none", keep=1, newest=0)

@@ -57,3 +57,16 @@ def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("teacher") / "run"
     run(Recipe.model_validate(data), out, installed_plugins())
     return f"run:{out}"
+
+
+@pytest.fixture(scope="session")
+def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The run directory of a ViT that saw a few digits: a teacher with attention, wider than its student."""
+    from distillkit.hooks import installed_plugins
+    from distillkit.runner import run
+
+    data = copy.deepcopy(BASE) | {"student": BASE["student"] | {"model": "vit-ti", "width": 24}}
+    data["training"] = BASE["training"] | {"steps": 4}
+    out = tmp_path_factory.mktemp("attentive") / "run"
+    run(Recipe.model_validate(data), out, installed_plugins())
+    return f"run:{out}"

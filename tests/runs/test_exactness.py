@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch._functorch import config as aot_config
 from distillkit.hooks import installed_plugins
 from distillkit.runner import plan, resume, run
 from distillkit.session import build_session
+from tests.faults.equality import differences
 
 EMA = {"training": {"ema": 0.9}}
 HARD = {"losses": [{"loss": "hard"}]}
@@ -67,9 +69,46 @@ def test_a_run_stopped_inside_an_epoch_ends_with_the_same_weights(
     assert result.steps == 24
 
 
-def test_metrics_have_no_step_twice_after_a_resume(recipe_of: Any, tmp_path: Path) -> None:
-    import json
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_stopped_run_comes_to_the_same_in_every_file(
+    recipe_of: Any, attentive_run: str, tmp_path: Path, precision: str
+) -> None:
+    """Mixup, cutmix, erasing, repeats, stochastic depth, accumulation, clipping, EMA and a projector, all at once.
 
+    Stopped inside an epoch, a log interval and the time between two checkpoints. In fp16 the scaler counts steps.
+    """
+    recipe = recipe_of(
+        {"teachers": [{"model": attentive_run}], "losses": [{"loss": "hard"}, {"loss": "attndistill"}]},
+        {"labels": {"weight": 0.5}, "augment": {"repeats": 3}, "trackers": ["metrics"]},
+        {"training": {"checkpoint_every": 3, "micro_batch_size": 24, "clip": 1.0, "ema": 0.9, "precision": precision}},
+    )
+    run(recipe, tmp_path / "whole", installed_plugins())
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(10)])
+    resume(tmp_path / "stopped", installed_plugins())
+    assert differences(tmp_path / "whole", tmp_path / "stopped") == []
+    state = json.loads((tmp_path / "whole/checkpoints/step-00000024/state.json").read_text())["state"]
+    assert state["scaler"] == {} if precision == "fp32" else state["scaler"]["_growth_tracker"] == 24
+
+
+class StopAtTheEnd:
+    """The process ends while the trackers hear of the end."""
+
+    def distillkit_run_ended(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_run_is_finished_once_its_report_is_written(recipe_of: Any, tmp_path: Path) -> None:
+    recipe = recipe_of({"training": {"steps": 2}})
+    run(recipe, tmp_path / "whole", installed_plugins())
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAtTheEnd()])
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    resume(tmp_path / "stopped", installed_plugins())
+    assert differences(tmp_path / "whole", tmp_path / "stopped") == []
+
+
+def test_metrics_have_no_step_twice_after_a_resume(recipe_of: Any, tmp_path: Path) -> None:
     recipe = recipe_of({"training": {"checkpoint_every": 7}})
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "run", installed_plugins(), observers=[StopAt(15)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +145,25 @@ with RunDirectory(Path({str(tmp_path)!r})).locked():
         other.kill()
     with RunDirectory(tmp_path).locked():
         pass
+
+
+def test_what_a_killed_process_left_of_its_first_file_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / ".recipe.toml.tmp").write_text("ha")
+    RunDirectory(tmp_path).check_free()
+
+
+def test_a_run_that_another_process_has_begun_meanwhile_is_left_alone(
+    recipe_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were started at once: the other one takes the lock after this one looked whether the directory was free."""
+    out = tmp_path / "run"
+
+    @contextmanager
+    def taken(directory: RunDirectory) -> Iterator[None]:
+        raise RunDirectoryError("taken")
+        yield
+
+    monkeypatch.setattr(RunDirectory, "locked", taken)
+    with pytest.raises(RunDirectoryError):
+        run(recipe_of({"training": {"steps": 1}}), out, installed_plugins())
+    assert (out / "recipe.toml").is_file()

@@ -21,11 +21,7 @@ class MetricsFile:
     def distillkit_run_started(self, run: RunInfo) -> None:
         """Open the file, and cut it back to where the run resumes."""
         self._path = run.directory / FILE_NAME
-        kept = [
-            record
-            for record in read_metrics(self._path)
-            if record["kind"] in {"steps", "epoch", "note"} and record["step"] <= run.start_step
-        ]
+        kept = [record for record in read_metrics(self._path) if _is_done(record, run.start_step)]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
         temporary.replace(self._path)
@@ -56,14 +52,23 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics file in order; a last line that was cut short is left out."""
+    """The records of a metrics file in order; lines that are torn, such as one that was cut short, are left out."""
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict) and isinstance(record.get("kind"), str):
+                yield record
+
+
+def _is_done(record: Mapping[str, Any], step: int) -> bool:
+    """Whether a record was measured up to a step."""
+    measured = record.get("step")
+    return record["kind"] in {"steps", "epoch", "note"} and isinstance(measured, int | float) and measured <= step
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -1,0 +1,191 @@
+"""Kill a run at random moments, let it go on, and hold what it comes to against a run that nothing disturbed.
+
+    python -m tests.faults.kills --runs 50 --seed 0 --parallel 2 --out kills.json
+
+Every run is a small distillation on digits with everything random or stateful on (`victim.EVERYTHING`). It is killed
+with SIGKILL up to six times: while it starts, between steps, inside the writing of a checkpoint, while the best student
+is exchanged, and while it writes its results; after every kill its directory must be readable. Then it goes on to its
+end, and every file must be that of the undisturbed run, bit by bit. The first start is a new interpreter; later ones,
+with `--short` all of them are forked from a process that has imported the same modules and computed nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.equality import differences, require_readable
+from tests.faults.moments import Moment, drawn, left_behind, place
+from tests.faults.victim import TEACHER, Victim, arguments, environment, forked, fresh, settings, warm
+
+NEVER = Moment("never")
+SHORT = {"training__steps": 24, "trackers": '["metrics"]'}
+WARM_SHARE = 0.35
+"""About what is left of a start without its imports."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A teacher, the run that nothing disturbed, and how long that took to start and to train."""
+
+    teacher: Path
+    undisturbed: Path
+    start_s: float
+    steps_s: float
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def prepared(cls, folder: Path, start: Callable[[list[str], Path], Victim] = fresh, **changes: Any) -> Scene:
+        """Both runs, each in a new interpreter, or as `start` has it; `changes` are of `victim.EVERYTHING`."""
+        teacher, undisturbed = folder / "teacher", folder / "undisturbed"
+        for given in (["run", "--out", str(teacher), *settings(TEACHER)], arguments(teacher, undisturbed, **changes)):
+            began = time.time()
+            victim = start(given, folder / "prepared.log")
+            NEVER.strike(victim, undisturbed)
+            if victim.code:
+                raise SystemExit(f"the undisturbed run failed: {victim.said()}")
+        made, trained = ((undisturbed / name).stat().st_mtime for name in ("recipe.toml", "student.safetensors"))
+        return cls(teacher, undisturbed, made - began, trained - made, changes)
+
+    def moments(self, number: int, seed: int) -> list[Moment]:
+        """When the run of this number is killed."""
+        start_s, steps_s = (round(seconds, 3) for seconds in (self.start_s, self.steps_s))
+        return drawn(random.Random(f"{seed} {number}"), start_s=start_s, warm_s=start_s * WARM_SHARE, steps_s=steps_s)
+
+
+def killed_run(number: int, seed: int, scene: Scene, first: Callable[[list[str], Path], Victim]) -> dict[str, Any]:
+    """One run, started by `first`, killed and continued to its end; what happened, and whether it is bit-equal."""
+    began = time.monotonic()
+    undisturbed = scene.undisturbed
+    out = undisturbed.parent / f"run-{number:03d}"
+    record: dict[str, Any] = {"run": number, "kills": [], "starts": 0}
+    newest = 0
+    for moment in [*scene.moments(number, seed), NEVER]:
+        record["starts"] += 1
+        was = left_behind(out)
+        given, log = arguments(scene.teacher, out, **scene.changes), out.with_suffix(".log")
+        starts_anew = record["starts"] == 1 and not moment.inside
+        victim = first(given, log) if starts_anew else forked(given, log, moment.arm(out))
+        killed = moment.strike(victim, out)
+        if not killed:
+            record["code"] = victim.code
+            if victim.code != 0:
+                record["said"] = victim.said()[-2000:]
+            break
+        record["kills"].append({"aim": moment.kind, "hit": place(out, victim.pid, was=was)} | _rounded(moment))
+        try:
+            newest = require_readable(out, since=newest)
+        except Exception as error:  # noqa: BLE001 - any of them is the finding
+            record["unreadable"] = f"{type(error).__name__}: {error}"
+            break
+    record["differences"] = differences(undisturbed, out) if record.get("code") == 0 else ["the run did not end"]
+    record["equal"] = not record["differences"]
+    record["seconds"] = round(time.monotonic() - began, 1)
+    if record["equal"]:
+        shutil.rmtree(out)
+        out.with_suffix(".log").unlink()
+    return record
+
+
+def _rounded(moment: Moment) -> dict[str, Any]:
+    return {"count": moment.count} if moment.inside else {"after_s": round(moment.after_s, 4), "count": moment.count}
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of the table."""
+    kills = [kill for run in runs for kill in run["kills"]]
+    return {
+        "runs": len(runs),
+        "equal": sum(run["equal"] for run in runs),
+        "unreadable": sum("unreadable" in run for run in runs),
+        "kills": len(kills),
+        "hits": dict(sorted(Counter(kill["hit"] for kill in kills).items())),
+    }
+
+
+def in_turn(
+    numbers: Iterable[int], seed: int, scene: Scene, first: Callable[..., Victim] = fresh
+) -> list[dict[str, Any]]:
+    """The runs of these numbers, one after the other."""
+    records = []
+    for number in numbers:
+        records.append(killed_run(number, seed, scene, first))
+        print(f"run {number}: {_line(records[-1])}", flush=True)
+    return records
+
+
+def shared_out(runs: int, seed: int, parallel: int, folder: Path) -> list[dict[str, Any]]:
+    """All runs, in `parallel` processes that import what they fork once."""
+    scene = Scene.prepared(folder)
+    told = folder / "scene.json"
+    told.write_text(json.dumps(asdict(scene), default=str), encoding="utf-8")
+    parts = [folder / f"part-{part}.json" for part in range(parallel)]
+    common = [sys.executable, "-m", "tests.faults.kills", "--runs", str(runs), "--seed", str(seed)]
+    processes = [
+        subprocess.Popen(
+            [*common, "--scene", str(told), "--part", f"{part}/{parallel}", "--out", str(file)], env=environment()
+        )
+        for part, file in enumerate(parts)
+    ]
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise SystemExit("a part of the harness failed")
+    records = [record for file in parts for record in json.loads(file.read_text(encoding="utf-8"))]
+    return sorted(records, key=lambda record: record["run"])
+
+
+def main() -> None:
+    from benchmarks.machine import machine
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--short", action="store_true", help="shorter runs, in turn, and every start forked")
+    parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--part", default="0/1", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.scene:
+        told = json.loads(given.scene.read_text(encoding="utf-8"))
+        scene = Scene(Path(told["teacher"]), Path(told["undisturbed"]), told["start_s"], told["steps_s"])
+        warm()
+        part, parts = map(int, given.part.split("/"))
+        records = in_turn(range(part, given.runs, parts), given.seed, scene)
+        given.out.write_text(json.dumps(records), encoding="utf-8")
+        return
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="distillkit-kills-"))
+    if given.short:
+        warm()
+        runs = in_turn(range(given.runs), given.seed, Scene.prepared(folder, forked, **SHORT), forked)
+    else:
+        runs = shared_out(given.runs, given.seed, given.parallel, folder)
+    found = summary(runs)
+    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - began), **found}
+    given.out.write_text(json.dumps(whole | {"records": runs}, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
+    if found["equal"] < found["runs"]:
+        raise SystemExit(f"not all runs came to the same; see {folder}")
+    shutil.rmtree(folder)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    hits = ", ".join(kill["hit"] for kill in record["kills"])
+    verdict = "equal" if record["equal"] else f"DIFFERS {record.get('unreadable') or record['differences']}"
+    return f"{len(record['kills'])} kills ({hits}), {verdict}, {record['seconds']} s"
+
+
+if __name__ == "__main__":
+    main()

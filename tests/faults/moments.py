@@ -1,0 +1,141 @@
+"""When a run is killed: moments drawn from a seed, and what the run was doing, read from what it left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.victim import START_LIMIT_S, Victim
+
+POLL_S = 0.0005
+KINDS = ("start", "steps", "checkpoint", "checkpoint-operation", "best-operation", "results", "results-operation")
+PATHS = {
+    "checkpoint-operation": ("/checkpoints",),
+    "best-operation": ("/best", "/.best"),
+    "results-operation": ("/student.", "/.student.", "/ema", "/.ema", "/result", "/.result", "/report", "/curves"),
+}
+OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree"}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of one start of a run.
+
+    `start` and `steps` come `after_s` seconds after the start or the first step; `checkpoint` and `results` come
+    `after_s` seconds after the `count`-th time that files of that kind were seen being written; an `-operation` comes
+    right before the `count`-th operation on files of that kind, killed by the process itself.
+    """
+
+    kind: str
+    after_s: float = 0.0
+    count: int = 1
+
+    @property
+    def inside(self) -> bool:
+        """Whether the process kills itself."""
+        return self.kind.endswith("-operation")
+
+    def arm(self, out: Path) -> Callable[[], None]:
+        """What the process does first, so that it ends at this moment."""
+        return (lambda: _end_before(self, out)) if self.inside else (lambda: None)
+
+    def strike(self, victim: Victim, out: Path) -> bool:
+        """Wait for the moment and kill; whether the process was still there."""
+        limit = time.monotonic() + START_LIMIT_S
+        due = time.monotonic() + self.after_s if self.kind == "start" else None
+        seen: set[str] = set()
+        while victim.poll() is None:
+            if time.monotonic() > limit:
+                victim.send(signal.SIGKILL)
+                raise TimeoutError(f"a start of {out} did not end in {START_LIMIT_S:.0f} s")
+            if due is not None and time.monotonic() >= due:
+                victim.send(signal.SIGKILL)
+            elif due is None and self._begins(victim, out, seen):
+                due = time.monotonic() + self.after_s
+                continue
+            time.sleep(POLL_S)
+        return victim.code == -signal.SIGKILL
+
+    def _begins(self, victim: Victim, out: Path, seen: set[str]) -> bool:
+        """Whether what this moment waits for has begun."""
+        if self.kind == "steps":
+            return trains(out, victim.pid)
+        if self.kind == "checkpoint":
+            seen |= {path.name for path in (out / "checkpoints").glob(".step-*.tmp")}
+            return trains(out, victim.pid) and len(seen) >= self.count
+        return self.kind == "results" and (out / ".ema.tmp").exists()  # "never" is waited for until the run ends
+
+
+def drawn(random_of: random.Random, *, start_s: float, warm_s: float, steps_s: float) -> list[Moment]:
+    """The moments of one run, in an order in which they can come.
+
+    `start_s` is what the first start takes until its first step, `warm_s` a later one, `steps_s` all steps.
+    """
+    kinds = random_of.choices(KINDS[:5], (3, 4, 4, 4, 3), k=4) + random_of.sample(KINDS[5:], random_of.randint(0, 2))
+    return [_draw(random_of, kind, warm_s if number else start_s, steps_s) for number, kind in enumerate(kinds)]
+
+
+def _draw(random_of: random.Random, kind: str, start_s: float, steps_s: float) -> Moment:
+    match kind:
+        case "start":
+            return Moment(kind, after_s=random_of.uniform(0, start_s))
+        case "steps":
+            return Moment(kind, after_s=random_of.uniform(0, steps_s / 3))
+        case "checkpoint":
+            return Moment(kind, after_s=random_of.uniform(0, 0.02), count=random_of.randint(1, 4))
+        case "results":
+            return Moment(kind, after_s=random_of.uniform(0, 0.2))
+        case _:
+            return Moment(kind, count=random_of.randint(1, {"best-operation": 24}.get(kind, 60)))
+
+
+def trains(out: Path, pid: int) -> bool:
+    """Whether this very process holds the run's lock: it restores, trains or writes its results."""
+    try:
+        return (out / ".lock").read_text(encoding="utf-8").strip() == str(pid)
+    except OSError:
+        return False
+
+
+def place(out: Path, pid: int, *, was: set[str]) -> str:
+    """What a killed process was doing, from what it left; `was` is what `left_behind` said before it started."""
+    new = left_behind(out) - was
+    if any(name.startswith("checkpoints/.step-") for name in new):
+        return "writing a checkpoint"
+    if any(name.startswith(".best") for name in new):
+        return "exchanging best/"
+    if not trains(out, pid):
+        return "before training"
+    if (out / "result.json").exists() or any(name.startswith((".ema", ".student", ".result")) for name in new):
+        return "writing results"
+    return "writing results" if (out / "student.safetensors").exists() else "training"
+
+
+def left_behind(out: Path) -> set[str]:
+    """Temporary names below a run directory, each with its inode: one that is made anew is another one."""
+    found = [*out.glob(".*"), *(out / "checkpoints").glob(".*")]
+    return {f"{path.relative_to(out)}#{path.stat().st_ino}" for path in found if path.name != ".lock"}
+
+
+def _end_before(moment: Moment, out: Path) -> None:
+    """Let this process kill itself right before an operation on the run's files."""
+    below, count = str(out), 0
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event not in OPERATIONS or not isinstance(details[0], str | os.PathLike):
+            return
+        path = os.fspath(details[0])
+        if isinstance(path, str) and path.startswith(below) and path[len(below) :].startswith(PATHS[moment.kind]):
+            count += 1
+            if count == moment.count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

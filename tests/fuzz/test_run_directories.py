@@ -1,0 +1,208 @@
+"""Run directories of somebody else: what `--resume`, `evaluate`, `--from`, `run:DIR` and `export` read of them."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distillkit.errors import RunDirectoryError
+from distillkit.evaluation.judged import open_judged
+from distillkit.hooks import installed_plugins
+from distillkit.models.saved_student import load_student
+from distillkit.recipe import Recipe
+from distillkit.recipe_files import load_recipe
+from distillkit.run_directory import RunDirectory
+from distillkit.runner import run
+from distillkit_export.run_images import as_run_knows
+from distillkit_export.targets import load_target
+from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
+
+FUZZ = settings.get_profile("fuzz")
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.integers(0, 9)
+    | st.floats()
+    | st.text(max_size=10)
+    | st.sampled_from(["../../x", "timm:resnet18", "small-cnn", "run:.", "\x1b[2J", 10**300, 2**31]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+awkward_texts = st.sampled_from(["", "null", "[]", "3", "{", "[" * 100_000, '{"a":1,"a":2}', "9" * 5_000, "\0"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A real run of two steps on digits that has reached its end."""
+    tables = {
+        "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
+        "data": {"train": "digits", "workers": 0},
+        "training": {"steps": 2, "batch_size": 32, "device": "cpu"},
+        "trackers": ["metrics"],
+    }
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    run(Recipe.model_validate(tables), out, installed_plugins())
+    return out
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    def copy() -> Path:
+        there = tmp_path / "run"
+        shutil.rmtree(there, ignore_errors=True)
+        return Path(shutil.copytree(finished, there, ignore=shutil.ignore_patterns("checkpoints", "best")))
+
+    return copy
+
+
+def places(value, path=()):
+    yield path
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from places(inner, (*path, key))
+
+
+def mutated(draw, file: Path) -> None:
+    """Another value at a place drawn at random, a text that is no such JSON, or bytes that were spoiled."""
+    how = draw(st.sampled_from(["value", "value", "value", "text", "bytes"]))
+    if how == "text":
+        file.write_text(draw(awkward_texts))
+    elif how == "bytes":
+        content = bytearray(file.read_bytes())
+        for _ in range(draw(st.integers(1, 3))):
+            content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+        file.write_bytes(content[: draw(st.integers(0, len(content)) | st.just(len(content)))])
+    else:
+        tables = json.loads(file.read_text())
+        *path, last = draw(st.sampled_from([place for place in places(tables) if place]))
+        inner = tables
+        for key in path:
+            inner = inner[key]
+        if isinstance(inner, dict) and draw(st.integers(0, 4)) == 0:
+            del inner[last]
+        else:
+            inner[last] = draw(json_values)
+        file.write_text(json.dumps(tables))
+
+
+@settings(FUZZ, max_examples=4 * FUZZ.max_examples)
+@given(data=st.data())
+def test_descriptions_of_students(attempt, copied, data):
+    """student.json, as `evaluate DIR`, `--teacher run:DIR`, `--student-weights DIR` and `export DIR` open it."""
+    path = copied()
+    mutated(data.draw, path / "student.json")
+    opened = data.draw(st.sampled_from([load_student, lambda path, plugins: open_judged(str(path), plugins, None)]))
+    attempt("run directory, student.json", lambda: opened(path, installed_plugins()))
+
+
+@settings(FUZZ, max_examples=2 * FUZZ.max_examples)
+@given(data=st.data())
+def test_plans(attempt, copied, finished, data):
+    path = copied()
+    mutated(data.draw, path / "plan.json")
+
+    def read():
+        model, _ = load_student(finished, installed_plugins())
+        return as_run_knows(model.spec, RunDirectory(path)), RunDirectory(path).read_plan()["notes"][:0]
+
+    attempt("run directory, plan.json", read)
+
+
+@settings(FUZZ, max_examples=FUZZ.max_examples)
+@given(data=st.data())
+def test_results(attempt, copied, data):
+    path = copied()
+    mutated(data.draw, path / "result.json")
+    attempt("run directory, result.json", lambda: RunDirectory(path).read_result()["figures"].get("test/top1"))
+
+
+@settings(FUZZ, max_examples=FUZZ.max_examples)
+@given(data=st.data())
+def test_runs_to_go_on_from(attempt, copied, data):
+    """recipe.toml and student.json, as `--from DIR` reads them."""
+    path = copied()
+    recipe = path / "recipe.toml"
+    content = bytearray(recipe.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    recipe.write_bytes(content)
+    attempt("run directory, recipe.toml with --from", lambda: load_recipe(former=path))
+
+
+@settings(FUZZ, max_examples=FUZZ.max_examples)
+@given(data=st.data())
+def test_metrics(attempt, copied, data):
+    """A torn line is dropped, whatever is wrong with it: a run goes on without it."""
+    path = copied() / "metrics.jsonl"
+    content = bytearray(path.read_bytes() * 2)
+    for _ in range(data.draw(st.integers(0, 5))):
+        place = data.draw(st.integers(0, len(content)))
+        content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    lines = data.draw(st.lists(json_values.map(json.dumps) | awkward_texts, max_size=3))
+    path.write_bytes(bytes(content) + "\n".join(lines).encode())
+
+    class Resumed:
+        directory = path.parent
+        start_step = 2
+
+    def cut_back():
+        MetricsFile().distillkit_run_started(Resumed)
+        return list(read_metrics(path))
+
+    kept = attempt("run directory, metrics.jsonl", cut_back)
+    assert kept is not None
+    assert all(record["kind"] in {"steps", "epoch", "note"} for record in kept)
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "plan.json", "result.json", "student.json", "student.safetensors"])
+@pytest.mark.parametrize("what", ["a pipe", "a folder", "a loop", "10 GB", "gone"])
+def test_something_else_in_a_files_place(attempt, copied, name, what):
+    path = copied()
+    (path / name).unlink()
+    match what:
+        case "a pipe":
+            os.mkfifo(path / name)
+        case "a folder":
+            (path / name).mkdir()
+        case "a loop":
+            (path / name).symlink_to(path / name)
+        case "10 GB":
+            (path / name).touch()
+            os.truncate(path / name, 10 * 10**9)
+    plugins = installed_plugins()
+    directory = RunDirectory(path)
+    readers = {
+        "recipe.toml": directory.read_recipe,
+        "plan.json": directory.read_plan,
+        "result.json": directory.read_result,
+        "student.json": lambda: load_student(path, plugins),
+        "student.safetensors": lambda: load_student(path, plugins),
+    }
+    kind = "run directory, something else in a file's place"
+    assert attempt(kind, readers[name]) is None
+    attempt(kind, lambda: load_recipe(former=path))
+    attempt(kind, lambda: load_target(str(path), plugins))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("result.json", "[]", RunDirectory.read_result),
+        ("result.json", '{"figures": {"test/top1": "high"}}', RunDirectory.read_result),
+        ("result.json", '{"figures": {}, "figures": {}}', RunDirectory.read_result),
+        ("plan.json", "{}", RunDirectory.read_plan),
+        ("plan.json", "[" * 100_000, RunDirectory.read_plan),
+    ],
+)
+def test_files_that_say_something_else_are_called_torn(copied, name, content, read):
+    path = copied()
+    (path / name).write_text(content)
+    with pytest.raises(RunDirectoryError) as caught:
+        read(RunDirectory(path))
+    assert str(caught.value) == f"{path / name} is missing or torn; run the training again or restore it"

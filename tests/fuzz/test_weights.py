@@ -1,0 +1,316 @@
+"""Weight files that were torn, altered or made up: their tensors, or one sentence, and never a command."""
+
+import argparse
+import builtins
+import io
+import json
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from distillkit.errors import WeightsError
+from distillkit.models.weight_files import WRAPPERS, read_weights
+
+FUZZ = settings.get_profile("fuzz")
+WEIGHTS = {"norm.bias": torch.arange(3.0), "head.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7)}
+HUGE = [10**12, 2**31, 2**40, 2**63 - 1, 2**64 - 1, 10**30, -1, -(2**40)]
+SAFETENSORS = save(WEIGHTS)
+HEADER = int.from_bytes(SAFETENSORS[:8], "little")
+
+numbers = st.sampled_from(HUGE) | st.integers(0, 64)
+shapes = st.lists(numbers, max_size=4)
+dtypes = st.sampled_from(["F32", "F64", "I8", "BF16", "F8_E4M3", "U64", "BOOL", "F4", "F999", ""])
+names = st.sampled_from(
+    ["norm.bias", "head.weight", "__metadata__", "", "\0", "\x1b[2J", "a" * 3_000, "../x"]
+) | st.text(max_size=9)
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | st.floats() | st.text(max_size=9), lambda inner: st.lists(inner, max_size=3)
+)
+tensor = st.fixed_dictionaries(
+    {}, optional={"dtype": dtypes, "shape": shapes, "data_offsets": st.lists(numbers, min_size=1, max_size=3)}
+)
+
+
+def saved(content, *, as_zip: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=as_zip)
+    return file.getvalue()
+
+
+TRAINED = {
+    "model": WEIGHTS,
+    "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 5e-4, "params": [0]}]},
+    "lr_scheduler": {"last_epoch": 299},
+    "epoch": 299,
+    "model_ema": WEIGHTS,
+    "scaler": {"scale": 65536.0},
+    "args": argparse.Namespace(lr=5e-4, model="deit_tiny_patch16_224", data_path="/data", output_dir=""),
+}
+"""As main.py of the authors' DeiT saves it."""
+
+
+def spoiled(draw, content: bytes) -> bytes:
+    how = draw(st.sampled_from(["flip", "flip", "cut", "insert", "splice"]))
+    place = draw(st.integers(0, len(content) - 1))
+    if how == "cut":
+        return content[:place]
+    if how == "insert":
+        return content[:place] + draw(st.binary(min_size=1, max_size=9)) + content[place:]
+    if how == "splice":
+        return content[:place] + content[draw(st.integers(0, len(content) - 1)) :]
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        changed[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(changed)
+
+
+@pytest.fixture
+def read(attempt, tmp_path):
+    """`read(kind, name, content)`: the tensors, or None where they are refused; of the header alone likewise."""
+
+    def reader(kind: str, name: str, content: bytes):
+        path = tmp_path / name
+        path.write_bytes(content)
+        whole = attempt(kind, lambda: read_weights(path))
+        shapes = attempt(kind, lambda: read_weights(path, shapes_only=True))
+        if whole is not None:
+            assert shapes is not None
+            assert sum(each.nbytes for each in whole.values()) <= 64 * len(content)
+            assert {key: each.shape for key, each in whole.items()} == {key: each.shape for key, each in shapes.items()}
+        return whole
+
+    return reader
+
+
+@settings(FUZZ, max_examples=2 * FUZZ.max_examples)
+@given(data=st.data())
+def test_spoiled_safetensors(read, data):
+    read("weight file, .safetensors spoiled", "weights.safetensors", spoiled(data.draw, SAFETENSORS))
+
+
+@settings(FUZZ, max_examples=4 * FUZZ.max_examples)
+@given(
+    entries=st.lists(st.tuples(names, tensor | anything), max_size=4),
+    length=st.none() | st.none() | st.sampled_from([0, 1, 10**8, 2**40, 2**63, 2**64 - 1]),
+    tail=st.integers(0, 64),
+)
+def test_made_up_safetensors(read, entries, length, tail):
+    """Announced lengths of terabytes, offsets that overlap, types that nobody knows, one name twice."""
+    header = "{" + ", ".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries) + "}"
+    announced = len(header.encode()) if length is None else length
+    content = struct.pack("<Q", announced) + header.encode() + bytes(tail)
+    read("weight file, .safetensors made up", "weights.safetensors", content)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+@settings(FUZZ, max_examples=3 * FUZZ.max_examples)
+@given(data=st.data())
+def test_spoiled_checkpoints_of_torch(read, as_zip, data):
+    content = spoiled(data.draw, saved(TRAINED, as_zip=as_zip))
+    read(f"weight file, .pth spoiled ({'zip' if as_zip else 'before zip'})", "weights.pth", content)
+
+
+def rewritten(content: bytes, change) -> bytes:
+    """A zip file of torch with its pickle changed, every checksum right."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
+        for entry in old.infolist():
+            part = old.read(entry)
+            new.writestr(entry.filename, change(part) if entry.filename.endswith("data.pkl") else part)
+    return out.getvalue()
+
+
+@settings(FUZZ, max_examples=4 * FUZZ.max_examples)
+@given(data=st.data())
+def test_pickles_that_are_sealed(read, data):
+    """The pickle inside a whole zip file, spoiled: no checksum stands between it and the reader."""
+    content = rewritten(saved(TRAINED, as_zip=True), lambda pickled: spoiled(data.draw, pickled))
+    read("weight file, pickle inside a whole .pth spoiled", "weights.pth", content)
+
+
+FORBIDDEN = [
+    "posix system",
+    "os system",
+    "nt system",
+    "subprocess Popen",
+    "subprocess check_output",
+    "builtins eval",
+    "builtins exec",
+    "builtins __import__",
+    "__builtin__ eval",
+    "builtins getattr",
+    "builtins open",
+    "builtins print",
+    "builtins bytearray",
+    "operator attrgetter",
+    "functools partial",
+    "importlib import_module",
+    "runpy run_path",
+    "pickle loads",
+    "_pickle loads",
+    "torch load",
+    "torch.hub load",
+    "torch.serialization load",
+    "torch.storage _load_from_bytes",
+    "torch.jit load",
+    "numpy load",
+    "numpy.core.multiarray _reconstruct",
+    "shutil rmtree",
+    "pty spawn",
+    "webbrowser open",
+    "codecs decode",
+    "argparse FileType",
+    "argparse.Namespace __init__",
+    "timm.models load_checkpoint",
+]
+arguments = st.sampled_from(["touch {}", "open({!r}, 'w')", "__import__('os').system('touch {}')", "{}", "os"])
+
+
+def calling(name: str, argument: str, *, persistent: bool) -> bytes:
+    """A pickle that calls a function, as protocol 2 writes it; nested where a tensor's storage is looked up, too."""
+    module, function = name.split(" ")
+    text = argument.encode()
+    call = b"c" + f"{module}\n{function}\n".encode() + b"X" + struct.pack("<I", len(text)) + text + b"\x85R"
+    return b"\x80\x02}X\x05\0\0\0model" + call + (b"Q" if persistent else b"") + b"s."
+
+
+@settings(FUZZ, max_examples=4 * FUZZ.max_examples)
+@given(
+    name=st.sampled_from(FORBIDDEN),
+    argument=arguments,
+    persistent=st.booleans(),
+    where=st.sampled_from(["zip", "before zip", "plain", "tar"]),
+)
+def test_planted_calls(read, tmp_path, name, argument, persistent, where):
+    marker = tmp_path / "marker"
+    pickled = calling(name, argument.format(marker), persistent=persistent)
+    match where:
+        case "zip":
+            content = rewritten(saved(WEIGHTS, as_zip=True), lambda _: pickled)
+        case "before zip":
+            whole = saved(WEIGHTS, as_zip=False)
+            place = whole.index(b"\x80\x02", whole.index(b"little_endian"))
+            content = whole[:place] + pickled + whole[place:]
+        case "plain":
+            content = pickled
+        case _:
+            content = pickled.ljust(512, b"\0")
+    assert read("weight file, pickle with a planted call", "weights.pth", content) is None
+    assert not marker.exists()
+    assert not Path(argument.format(marker)).exists()
+
+
+class Command:
+    """Runs a command where it is loaded without care."""
+
+    def __init__(self, function, argument):
+        self.call = (function, (argument,))
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+@pytest.mark.parametrize("function", [os.system, builtins.eval, builtins.exec])
+@pytest.mark.parametrize("place", ["alone", "optimizer", "args", "list", "model"])
+def test_planted_commands_of_real_files(read, tmp_path, as_zip, function, place):
+    marker = tmp_path / "marker"
+    argument = f"touch {marker}" if function is os.system else f"open({str(marker)!r}, 'w')"
+    command = Command(function, argument)
+    content = {
+        "alone": command,
+        "optimizer": {**TRAINED, "optimizer": {"state": {0: {"exp_avg": command}}}},
+        "args": {**TRAINED, "args": command},
+        "list": [WEIGHTS, command],
+        "model": {"model": {**WEIGHTS, "head.bias": command}},
+    }[place]
+    written = saved(content, as_zip=as_zip)
+    assert read("weight file, pickle with a planted command", "weights.pth", written) is None
+    assert not marker.exists()
+    torch.load(io.BytesIO(written), weights_only=False)
+    assert marker.exists(), "the command was planted well"
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_the_checkpoints_of_the_authors_of_deit_are_read(tmp_path, as_zip):
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(saved(TRAINED, as_zip=as_zip))
+    back = read_weights(path)
+    assert back.keys() == WEIGHTS.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        read_weights(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_checkpoints_with_paths_of_the_authors_are_refused_with_the_way_to_convert_them(tmp_path, as_zip):
+    """Some of their scripts put pathlib paths into `args`."""
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(saved({**TRAINED, "args": argparse.Namespace(output_dir=Path("out"))}, as_zip=as_zip))
+    assert refusal(path) == (
+        f"{path} wants to run pathlib.PosixPath while it is loaded and was refused; ask for a .safetensors file, or, "
+        "only if you trust where it comes from, load it once with torch.load(FILE, weights_only=False) and write "
+        "the state dict that it holds with safetensors.torch.save_file"
+    )
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_pipe_and_a_device_are_not_waited_for(attempt, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert attempt("weight file, a pipe or a device", lambda: read_weights(tmp_path / name)) is None
+    assert refusal(tmp_path / name) == f"{tmp_path / name} is a pipe, not a file; give a weight file"
+    assert refusal(Path("/dev/zero")) == "/dev/zero is a device, not a file; give a weight file"
+
+
+@pytest.mark.parametrize("path", ["x" * 5_000, "a\0b", "/proc/self/mem/x"])
+def test_paths_that_cannot_be(attempt, path):
+    assert attempt("weight file, a path that cannot be", lambda: read_weights(Path(path))) is None
+
+
+@pytest.mark.parametrize("numel", [10**12, 2**62])
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_storages_of_terabytes_are_not_made(read, as_zip, numel):
+    """The pickle announces a storage that the file does not have."""
+    old, new = struct.pack("<B", 3), b"\x8a\x08" + struct.pack("<q", numel)
+    content = saved({"a": torch.ones(3)}, as_zip=as_zip)
+
+    def grown(pickled: bytes) -> bytes:
+        place = pickled.index(b"cpu") + 5
+        return pickled[:place] + pickled[place:].replace(b"K" + old, new)
+
+    changed = rewritten(content, grown) if as_zip else grown(content)
+    assert changed != content
+    assert read("weight file, a storage of terabytes", "weights.pth", changed) is None
+
+
+def test_a_bytearray_of_terabytes_is_not_made(read, tmp_path):
+    pickled = b"\x80\x02}X\x01\0\0\0acbuiltins\nbytearray\n\x8a\x06" + struct.pack("<q", 10**12)[:6] + b"\x85Rs."
+    for content in (rewritten(saved(WEIGHTS, as_zip=True), lambda _: pickled), pickled):
+        path = tmp_path / "weights.pth"
+        assert read("weight file, a bytearray of terabytes", path.name, content) is None
+        assert refusal(path).startswith(f"{path} wants to run builtins.bytearray while it is loaded and was refused; ")
+
+
+def test_a_deep_pickle(read):
+    pickled = b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."
+    content = rewritten(saved(WEIGHTS, as_zip=True), lambda _: pickled)
+    read("weight file, a deep pickle", "weights.pth", content)
+
+
+@pytest.mark.parametrize("wrappers", [("model",), WRAPPERS])
+def test_a_cycle_of_wrappings(read, wrappers):
+    """{"model": itself, "net": itself}."""
+    content = {}
+    content.update(dict.fromkeys(wrappers, content))
+    assert read("weight file, a wrapping of itself", "weights.pth", saved(content, as_zip=True)) is None
