@@ -11,7 +11,7 @@ import numpy as np
 from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Split, Stream
-from distillkit.errors import DataError
+from distillkit.errors import DataError, shortened
 from distillkit.hooks import Plugins, split_name
 from distillkit.recipe import Data
 from distillkit.suggestions import nearest
@@ -73,12 +73,19 @@ class Opener:
         known = {owned.spec.name: owned.spec for owned in self.plugins.listing("dataset")}
         if split_name(name)[0] in known:
             return name
-        if Path(name).expanduser().exists():
+        if _is_there(name):
             return f"folder:{name}"
         guess = nearest(name, known)
         names = ", ".join(spec.shown_name for spec in known.values())
         remedy = f"did you mean '{guess}'? (data sets: {names})" if guess else f"data sets: {names}"
-        raise DataError(f"'{name}' is neither a folder nor a data set; {remedy}")
+        raise DataError(f"'{shortened(name)}' is neither a folder nor a data set; {remedy}")
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long; a home of nobody
+        return False
 
 
 def _check(opened: Source | Stream, author: str) -> None:

@@ -39,14 +39,17 @@ class Folder:
         if not self._keys:
             raise DataError(f"folder '{root}' has no pictures ({', '.join(_EXTENSIONS)})")
         classes = sorted({key.partition("/")[0] for key in self._keys if "/" in key})
+        for name in classes:
+            if not _is_text(name):
+                raise DataError(
+                    f"folder '{root}' has a class '{name}', whose name is not text in UTF-8; rename that folder"
+                )
         self.class_names = tuple(classes) or None
         self._labels = {name: label for label, name in enumerate(classes)}
 
     @classmethod
     def open(cls, argument: str | None, data: Data, split: Split) -> Folder | None:
-        root = Path(argument or "").expanduser()
-        if not root.exists():
-            raise DataError(f"folder '{root}' does not exist")
+        root = _folder_of(argument or "")
         if not root.is_dir():
             hint = f"; for the pictures inside write timm:{argument}" if root.suffix == ".tar" else ""
             raise DataError(f"'{root}' is a file, not a folder of pictures{hint}")
@@ -70,18 +73,59 @@ class Folder:
         return open_rgb(self._root / self._keys[index])
 
 
+def _folder_of(argument: str) -> Path:
+    """What the user typed, where it is there.
+
+    Raises: DataError.
+    """
+    try:
+        root = Path(argument).expanduser()
+        is_there = root.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long; a home of nobody
+        raise DataError(f"'{argument[:200]}' is no folder ({error.__class__.__name__}); give the path of one") from None
+    if not is_there:
+        raise DataError(f"folder '{root}' does not exist")
+    return root
+
+
+def _is_text(name: str) -> bool:
+    return name.encode(errors="replace") == name.encode(errors="surrogateescape")
+
+
 def _pictures(root: Path) -> list[str]:
-    """The pictures below a folder, as relative paths with forward slashes."""
+    """The pictures below a folder, as relative paths with forward slashes. A link to a folder above it is not followed.
+
+    Raises: DataError for a folder that cannot be listed: its pictures would be missing without a word.
+    """
     found: list[str] = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        inside = Path(folder).relative_to(root)
-        found += [
-            (inside / name).as_posix()
-            for name in files
-            if name.lower().endswith(_EXTENSIONS) and not name.startswith(".")
-        ]
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while waiting:
+        inside, above = waiting.pop()
+        folder = root / inside
+        try:
+            status = folder.stat()
+            this = status.st_dev, status.st_ino
+            if this in above:
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    name = f"{inside}/{entry.name}" if inside else entry.name
+                    if _is_folder(entry):
+                        waiting.append((name, above | {this}))
+                    elif name.lower().endswith(_EXTENSIONS):
+                        found.append(name)
+        except OSError as error:
+            raise DataError(f"folder '{folder}' cannot be listed: {error.strerror}") from error
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _is_split(root: Path) -> bool:

@@ -1,0 +1,218 @@
+"""Image folders of somebody else: pictures, or one sentence, whatever the bytes and the names."""
+
+import io
+import os
+import socket
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from distillkit.data.datasets import open_datasets
+from distillkit.data.sources import load_image
+from distillkit.errors import DataError, DistillkitError
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Data
+from distillkit_cli.terminal import still
+from distillkit_export.preprocess import read_image
+from distillkit_plugins.datasets.folder import Folder
+
+FUZZ = settings.get_profile("fuzz")
+FORMATS = {
+    "png": "PNG",
+    "jpg": "JPEG",
+    "webp": "WEBP",
+    "tiff": "TIFF",
+    "bmp": "BMP",
+    "ppm": "PPM",
+    "pgm": "PPM",
+    "jpeg": "JPEG",
+}
+
+
+def encoded(extension: str) -> bytes:
+    """A real picture of 16 x 12 pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    image = Image.fromarray(pixels).convert("L" if extension == "pgm" else "RGB")
+    file = io.BytesIO()
+    image.save(file, FORMATS[extension])
+    return file.getvalue()
+
+
+REAL = {extension: encoded(extension) for extension in FORMATS}
+extensions = st.sampled_from([*FORMATS, "PNG", "tif"])
+# As the system takes them: bytes without a slash and a NUL, and no reference to a folder itself.
+names = (
+    st.binary(min_size=1, max_size=40)
+    .map(lambda name: name.replace(b"/", b"").replace(b"\0", b""))
+    .filter(lambda name: name not in {b"", b".", b".."})
+    | st.sampled_from(
+        ["\x1b[2J\x1b[H", "a\nb", "\u202egnp", "...", "e\u0301", "\udcff".encode(errors="surrogateescape")]
+    )
+    | st.text(max_size=12)
+)
+
+
+def as_name(name) -> str:
+    found = os.fsdecode(name) if isinstance(name, bytes) else name
+    return found.replace("/", "_").replace("\0", "_").strip(".")[:60] or "x"
+
+
+def spoiled(draw, content: bytes) -> bytes:
+    how = draw(st.sampled_from(["flip", "flip", "flip", "cut", "insert", "splice", "random"]))
+    place = draw(st.integers(0, len(content) - 1))
+    if how == "cut":
+        return content[:place]
+    if how == "insert":
+        return content[:place] + draw(st.binary(min_size=1, max_size=9)) + content[place:]
+    if how == "splice":
+        return content[:place] + content[draw(st.integers(0, len(content) - 1)) :]
+    if how == "random":
+        return draw(st.binary(max_size=64))
+    changed = bytearray(content)
+    # Headers lie in front, and a flipped byte there may announce a picture of gigabytes.
+    last = draw(st.sampled_from([min(64, len(content)), len(content)])) - 1
+    for _ in range(draw(st.integers(1, 4))):
+        changed[draw(st.integers(0, last))] = draw(st.integers(0, 255))
+    return bytes(changed)
+
+
+def read(root: Path, index: int = 0):
+    """The picture as a run loads it."""
+    return np.asarray(load_image(Folder(root), index))
+
+
+@settings(FUZZ, max_examples=8 * FUZZ.max_examples)
+@given(extension=st.sampled_from(sorted(FORMATS)), data=st.data())
+def test_spoiled_pictures(attempt, tmp_path, extension, data):
+    for former in tmp_path.iterdir():
+        former.unlink()
+    path = tmp_path / f"picture.{extension}"
+    path.write_bytes(spoiled(data.draw, REAL[data.draw(st.sampled_from([extension, "png", "tiff"]))]))
+    pixels = attempt(f"picture, {FORMATS[extension]} spoiled", lambda: read(tmp_path))
+    assert pixels is None or (pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, about files that are torn
+        attempt(f"picture, {FORMATS[extension]} spoiled", lambda: read_image(path, "RGB"))
+
+
+@settings(FUZZ, max_examples=2 * FUZZ.max_examples)
+@given(extension=extensions, content=st.binary(max_size=200))
+def test_random_bytes(attempt, tmp_path, extension, content):
+    for former in tmp_path.iterdir():
+        former.unlink()
+    (tmp_path / f"picture.{extension}").write_bytes(content)
+    attempt("picture, random bytes", lambda: read(tmp_path))
+
+
+@settings(FUZZ, max_examples=4 * FUZZ.max_examples)
+@given(folders=st.lists(st.lists(names, min_size=1, max_size=3), min_size=1, max_size=3), number=st.integers())
+def test_names(attempt, tmp_path_factory, folders, number):
+    """Classes and pictures of any name: what is said of them is one line that moves no cursor."""
+    root = tmp_path_factory.mktemp("names")
+    for parts in folders:
+        *path, last = map(as_name, parts)
+        folder = root.joinpath(*path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{last}.png").write_bytes(b"torn")
+        except (FileExistsError, NotADirectoryError):  # a picture of that name
+            continue
+
+    def opened():
+        found = open_datasets(Data(train=f"folder:{root}", validation=0.0), installed_plugins())
+        return [still(note) for note in found.notes], found.fingerprint, found.train.key(0), found.class_names
+
+    found = attempt("image folder, names of any kind", opened)
+    if found is not None:
+        notes, _, _, classes = found
+        assert all(note.isprintable() for note in notes)
+        for name in classes or ():
+            name.encode()  # a class is text: it goes into plan.json, student.json and the bundle
+    attempt("image folder, names of any kind", lambda: read(root))
+
+
+def bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(path.name)  # in the working directory: such a path may have 108 characters
+
+
+def leading_back(path: Path) -> None:
+    for number in range(3):
+        (path.parent / f"{number}").symlink_to(path.parent.parent, target_is_directory=True)
+
+
+STRANGE = {
+    "a pipe": os.mkfifo,
+    "a socket": bound,
+    "a loop": lambda path: path.symlink_to(path),
+    "nothing": lambda path: path.symlink_to("gone.png"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+HARMLESS = {"a folder": Path.mkdir, "three ways back": leading_back}
+
+
+@pytest.mark.parametrize("kind", [*STRANGE, *HARMLESS])
+def test_something_else_in_a_pictures_place(attempt, tmp_path, kind, monkeypatch):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.png").write_bytes(REAL["png"])
+    monkeypatch.chdir(tmp_path / "cat")
+    (STRANGE | HARMLESS)[kind](tmp_path / "cat" / "0.png")
+
+    def unreadable():
+        source = Folder(tmp_path)
+        failed = 0
+        for index in range(len(source)):
+            try:
+                load_image(source, index)
+            except DistillkitError:
+                failed += 1
+        return len(source), failed
+
+    found = attempt("image folder, something else in a picture's place", unreadable)
+    assert found == ((3, 1) if kind in STRANGE else (2, 0))
+
+
+def test_a_pipe_is_said_to_be_one(tmp_path):
+    os.mkfifo(tmp_path / "0.png")
+    with pytest.raises(DataError) as caught:
+        load_image(Folder(tmp_path), 0)
+    assert str(caught.value) == (
+        f"image '0.png' of '{tmp_path}' cannot be read: it is a pipe, not a file; repair or remove it"
+    )
+
+
+def test_a_tree_of_1500_folders(attempt, tmp_path):
+    folder = tmp_path
+    for _ in range(1_500):
+        folder = folder / "d"
+        folder.mkdir()
+    (folder / "0.png").write_bytes(REAL["png"])
+    assert attempt("image folder, a deep tree", lambda: read(tmp_path)) is not None
+
+
+NO_FOLDERS = ["\n", "a\0b", "x" * 5_000, "~nobody-of-this-name/x", "/dev/zero", "/dev/null/x", "\x1b[2J", "\udcff"]
+
+
+@pytest.mark.parametrize("prefix", ["folder:", ""])
+@pytest.mark.parametrize("argument", NO_FOLDERS)
+def test_paths_that_are_no_folders(attempt, prefix, argument):
+    data = Data.model_construct(**{**Data().model_dump(), "train": prefix + argument})
+    assert attempt("image folder, a path that is none", lambda: open_datasets(data, installed_plugins())) is None
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+    for name in (b"cat", b"d\xffg"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        folder.mkdir()
+        (folder / "0.png").write_bytes(REAL["png"])
+    with pytest.raises(DataError) as caught:
+        Folder(tmp_path)
+    assert str(caught.value) == (
+        f"folder '{tmp_path}' has a class 'd\\udcffg', whose name is not text in UTF-8; rename that folder"
+    )
