@@ -49,6 +49,7 @@ def _remedy(versions: Sequence[str]) -> str:
 
 
 def main() -> int:
+    """Ask, and print the answer."""
     done = subprocess.run([sys.executable, "-m", *AUDIT, *QUIETLY], capture_output=True, text=True, check=False)
     code, says = verdict(done.stdout, done.stderr)
     print("\n".join(says))

@@ -23,9 +23,9 @@ CONCLUDED = {"torchvision": "BSD-3-Clause"}
 
 
 def pinned(text: str) -> dict[str, str]:
-    """The versions in a constraints file, by name.
+    r"""The versions in a constraints file, by name.
 
-    >>> pinned("# base\\nnumpy==2.4.6\\n")
+    >>> pinned("# base\nnumpy==2.4.6\n")
     {'numpy': '2.4.6'}
     """
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
@@ -68,6 +68,7 @@ def _installed(name: str) -> bool:
 
 
 def main(out: Path) -> int:
+    """Write the bill and print what is wrong with it, or how much it holds."""
     out.parent.mkdir(parents=True, exist_ok=True)
     project = ("--pyproject", str(ROOT / "pyproject.toml"), "--mc-type", "library")
     command = ["cyclonedx_py", "environment", sys.executable, *project, "--output-reproducible", "--of", "JSON"]
