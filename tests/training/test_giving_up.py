@@ -21,6 +21,7 @@ from distillkit.recipe import Recipe
 from distillkit.recipe_files import dump
 from distillkit.replay import replay
 from distillkit.runner import resume, run
+from distillkit.saved_step import read_saved_step
 
 STEPS = 12
 ADVICE = "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
@@ -182,6 +183,24 @@ def test_a_single_step_can_be_too_many(tmp_path: Path) -> None:
     assert json.loads(as_text)["gradient_norm"] == "nan"
 
 
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize(("trained_in", "replayed_in"), [("fp16", "fp16"), ("fp16", "fp32"), ("fp32", "fp16")])
+def test_a_step_can_be_replayed_in_another_arithmetic(tmp_path: Path, trained_in: str, replayed_in: str) -> None:
+    """The scaler begins with 65,536 and halves it at step 2; the state of before has the first of them again."""
+    ended(recipe_of((2,), kinds=["inf"], training={"max_skipped": 1, "precision": trained_in}), tmp_path / "run")
+    if trained_in == "fp16":
+        saved = read_saved_step(tmp_path / "run/incidents/step-00000002")
+        assert saved.before.state["scaler"]["scale"] == 65_536
+    found = replay(tmp_path / "run", installed_plugins(), precision=replayed_in)
+    assert found.reproduced
+    assert found.precision == replayed_in
+    then, now = found.terms["labels"]
+    assert now == pytest.approx(then, rel=1e-3)
+    assert found.terms["faulty/square"] == (math.inf, math.inf)
+    assert len(found.samples) == 36
+    assert math.isfinite(found.gradient_norm)
+
+
 def test_a_run_that_diverges_is_traced_to_the_first_module(tmp_path: Path) -> None:
     """Nothing planted: a learning rate of 1e30."""
     recipe = recipe_of((), training={"max_skipped": 3}).model_copy(update={"losses": ()})
@@ -220,6 +239,14 @@ def test_what_cannot_be_replayed_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as missing:
         replay(other, installed_plugins())
     assert str(missing.value) == f"{saved} is damaged: rank-0000.safetensors is missing"
+    for text in ("{}", "null", "[" * 100_000, '{"format": 2}'):
+        (saved / "incident.json").write_text(text)
+        with pytest.raises(CheckpointError) as strange:
+            replay(other, installed_plugins())
+        assert str(strange.value) in {
+            f"{saved} is damaged: incident.json is not as it was written",
+            f"{saved} cannot be read (ValueError: is nested too deeply)",
+        }
 
 
 @pytest.mark.usefixtures("faulty")
