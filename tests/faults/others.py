@@ -2,8 +2,8 @@
 
     python -m tests.faults.others --seed 0 --out others.json
 
-Every run is the small distillation of `kills`, disturbed at a moment drawn from the seed. Where it can go on it does, and
-must end bit-equal to the undisturbed run; where it ends, it says so in one sentence, with a documented exit code.
+Every run is the small distillation of `kills`, disturbed at a moment drawn from the seed. Where it can go on it does,
+and must end bit-equal to the undisturbed run; where it ends, it says so in one sentence, with a documented exit code.
 """
 
 from __future__ import annotations
@@ -44,12 +44,18 @@ class Case:
         return forked(self.scene.arguments(self.out, **changes), self.out.with_suffix(".log"))
 
     def trained(self, victim: Victim) -> Victim:
-        """Wait until the run trains, and a random while longer."""
-        limit = time.monotonic() + START_LIMIT_S
-        while victim.poll() is None and not trains(self.out, victim.pid) and time.monotonic() < limit:
-            time.sleep(0.005)
-        time.sleep(self.random_of.uniform(0.05, 0.4) * self.scene.steps_s)
+        """Wait until the run has a checkpoint of a step that is drawn, and a few random milliseconds longer."""
+        limit, goal = time.monotonic() + START_LIMIT_S, self.random_of.randrange(3, 16)
+        while victim.poll() is None and time.monotonic() < limit:
+            if self._step() >= goal and trains(self.out, victim.pid):
+                break
+            time.sleep(0.002)
+        time.sleep(self.random_of.uniform(0, 0.03))
         return victim
+
+    def _step(self) -> int:
+        """The step of the newest checkpoint."""
+        return max((int(path.name.removeprefix("step-")) for path in checkpoints(self.out / "checkpoints")), default=0)
 
     def saved(self, victim: Victim, count: int = 2) -> Victim:
         """Wait until the run has so many checkpoints."""
@@ -71,22 +77,25 @@ class Case:
         assert all(word in last for word in words), last
         return last
 
-    def goes_on(self, *apart_from: str, **changes: Any) -> None:
-        """Continue to the end, which must be that of the undisturbed run."""
+    def goes_on(self, *apart_from: str, step: int | None = None, **changes: Any) -> None:
+        """Continue, from this step where it is given, to the end, which must be that of the undisturbed run."""
         victim = self.start(**changes)
         assert self.ended(victim) == 0, victim.said()[-600:]
+        assert step is None or f"from step {step} to" in victim.said(), victim.said()[-600:]
         found = differences(self.scene.undisturbed, self.out, apart_from=apart_from)
         assert found == [], found
 
-    def newest(self) -> Path:
-        """The newest checkpoint of a run that is killed once it has two."""
+    def damages(self, damage: Callable[[list[Path]], None]) -> None:
+        """Kill the run once it has two checkpoints, damage the newest one's files, and go on from the one before."""
         victim = self.saved(self.start())
         victim.send(signal.SIGKILL)
         self.ended(victim)
         found, damaged = newest_checkpoint(self.out / "checkpoints")
         assert found is not None
         assert damaged == ()
-        return checkpoints(self.out / "checkpoints")[-1]
+        before, newest = checkpoints(self.out / "checkpoints")[-2:]
+        damage(sorted(newest.iterdir()))
+        self.goes_on(step=int(before.name.removeprefix("step-")))
 
 
 def signalled(case: Case) -> None:
@@ -108,22 +117,25 @@ def full_disk(case: Case) -> None:
 
 
 def flipped_bit(case: Case) -> None:
-    file = case.random_of.choice(sorted(case.newest().glob("*.safetensors")))
-    content = bytearray(file.read_bytes())
-    content[case.random_of.randrange(len(content))] ^= 1 << case.random_of.randrange(8)
-    file.write_bytes(content)
-    case.goes_on()
+    def flip(files: list[Path]) -> None:
+        file = case.random_of.choice([file for file in files if file.suffix == ".safetensors"])
+        content = bytearray(file.read_bytes())
+        content[case.random_of.randrange(len(content))] ^= 1 << case.random_of.randrange(8)
+        file.write_bytes(content)
+
+    case.damages(flip)
 
 
 def truncated_file(case: Case) -> None:
-    file = case.random_of.choice(sorted(case.newest().iterdir()))
-    file.write_bytes(file.read_bytes()[: case.random_of.randrange(file.stat().st_size)])
-    case.goes_on()
+    def cut(files: list[Path]) -> None:
+        file = case.random_of.choice(files)
+        file.write_bytes(file.read_bytes()[: case.random_of.randrange(file.stat().st_size)])
+
+    case.damages(cut)
 
 
 def missing_file(case: Case) -> None:
-    case.random_of.choice(sorted(case.newest().iterdir())).unlink()
-    case.goes_on()
+    case.damages(lambda files: case.random_of.choice(files).unlink())
 
 
 def lost_loader(case: Case) -> None:
@@ -131,7 +143,7 @@ def lost_loader(case: Case) -> None:
     loaders = [int(pid) for pid in Path(f"/proc/{victim.pid}/task/{victim.pid}/children").read_text().split()]
     assert loaders, "there is no loader process"
     os.kill(case.random_of.choice(loaders), signal.SIGKILL)
-    case.sentence(victim, 1, "a loader process ended (Killed)", "--resume")
+    case.sentence(victim, 1, "a loader process was killed", "--resume")
     case.goes_on("recipe.toml", data__workers=2)
 
 
@@ -173,7 +185,7 @@ def two_at_once(case: Case) -> None:
     case.goes_on()
 
 
-def killed_at_every_operation(case: Case) -> None:
+def killed_at_every_operation(case: Case) -> str:
     """Of one checkpoint: before its first file operation, its second, and so on to the next checkpoint."""
     for count in range(1, 200):
         moment = Moment("checkpoint-operation", count=count)
@@ -185,10 +197,11 @@ def killed_at_every_operation(case: Case) -> None:
         if found is not None and found.step > 3:
             break
     case.goes_on()
+    return f"killed before {count - 1} operations"
 
 
 GOES_ON = "it goes on and ends bit-equal to the undisturbed run"
-CASES: dict[str, tuple[Callable[[Case], None], str, str]] = {
+CASES: dict[str, tuple[Callable[[Case], str | None], str, str]] = {
     "a scheduler or a person asks for an end": (
         signalled,
         "SIGINT, SIGTERM and SIGUSR1, one after the other, each at a random step",
@@ -202,12 +215,12 @@ CASES: dict[str, tuple[Callable[[Case], None], str, str]] = {
     "a bit of the newest checkpoint has flipped": (
         flipped_bit,
         "a random bit of a random safetensors file",
-        f"the one before is used and the damage is told; {GOES_ON}",
+        f"the one before is used; {GOES_ON}",
     ),
     "a file of the newest checkpoint is cut short": (
         truncated_file,
         "a random file, to a random length",
-        f"the one before is used and the damage is told; {GOES_ON}",
+        f"the one before is used; {GOES_ON}",
     ),
     "a file of the newest checkpoint is missing": (
         missing_file,
@@ -254,7 +267,7 @@ def tried(name: str, seed: int, scene: Scene) -> dict[str, Any]:
     out = scene.undisturbed.parent / case.__name__
     record: dict[str, Any] = {"fault": name, "injected": injected, "promised": promised, "held": True}
     try:
-        case(Case(scene, out, random.Random(f"{seed} {name}")))
+        record["detail"] = case(Case(scene, out, random.Random(f"{seed} {name}"))) or ""
     except Exception as error:  # noqa: BLE001 - any of them is the finding
         record |= {"held": False, "why": f"{type(error).__name__}: {error}"}
     return record | {"seconds": round(time.monotonic() - began, 1)}
