@@ -18,6 +18,7 @@
     │   ├── CheckpointError            a checkpoint that is torn or belongs to another run
     │   └── BundleError                an exported bundle that is torn, altered or unsafe to open
     ├── TrainingError                  the run itself failed (a loss that is not finite, a full disk)
+    │   └── LostProcessError           another process of the run ended or hangs
     ├── RunInterrupted                 exit code 128 + the signal's number: stopped when asked to, and saved
     ├── UnavailableError               exit code 3: what was asked for cannot be made on this machine
     └── GateError                      exit code 4: an exported file does not agree with the model
@@ -112,6 +113,10 @@ class BundleError(UserError):
 
 class TrainingError(DistillkitError):
     """Training cannot go on, although what was asked for was right."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of the run ended, or says nothing any more; the cause is not here."""
 
 
 class RunInterrupted(DistillkitError):  # noqa: N818 - nothing went wrong

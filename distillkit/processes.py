@@ -5,16 +5,23 @@ Every process computes its share of each window, and the gradients are added up;
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from distillkit.errors import TrainingError, UserError
+from distillkit.errors import LostProcessError, UserError
+
+PATIENCE = 30.0
+"""Minutes that one process waits for another, where nobody says: torch's own for gloo."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,14 @@ class Processes:
         distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self.control)
         return int(said)
 
+    def count(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes of whole numbers on the CPU, element by element."""
+        if self.is_alone:
+            return numbers
+        total = numbers.clone()
+        distributed.all_reduce(total, group=self.control)
+        return total
+
     def from_first(self, text: str) -> str:
         """What the first process says; what the others say is not looked at."""
         if self.is_alone:
@@ -90,6 +105,17 @@ class Processes:
         distributed.all_gather(said, padded, group=self.control)
         return [bytes(part[: int(length)].tolist()).decode() for part, length in zip(said, lengths, strict=True)]
 
+    def rows_of(self, rank: int, rows: Tensor) -> Tensor:
+        """The rows [n, ...] of one process, on the CPU; each process gives its own and gets those of `rank`."""
+        if self.is_alone:
+            return rows
+        form = json.loads(self.gather(json.dumps([list(rows.shape), str(rows.dtype).removeprefix("torch.")]))[rank])
+        shape, dtype = form
+        said = rows.contiguous() if rank == self.rank else torch.empty(shape, dtype=getattr(torch, dtype))
+        if said.numel():
+            distributed.broadcast(said, rank, group=self.control)
+        return said
+
     def wait(self) -> None:
         """Until every process is here."""
         if not self.is_alone:
@@ -99,15 +125,26 @@ class Processes:
 ALONE = Processes()
 
 
+_here: list[Processes] = []
+"""The processes that this one has joined, while it has."""
+
+
+_joins = count()
+"""The number of the next time that this process joins the others; in the store of the last time they never meet."""
+
+
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
     """The processes that torchrun started this one with, as long as the block runs; ALONE without torchrun.
 
-    `device` is `training.device`: gloo carries the gradients of CPUs, nccl those of GPUs, one process each.
-    Raises: UserError where torchrun started more processes on this machine than it has GPUs.
+    `device` is `training.device`: gloo carries the gradients of CPUs, nccl those of GPUs, one process each. `patience`
+    is how many minutes a process waits for another. A block inside such a block is ALONE: a run that is a part of an
+    evaluation.
+    Raises: UserError where torchrun started more processes on this machine than it has GPUs; LostProcessError where
+        another process ended or says nothing for so long.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in os.environ:
+    if world == 1 or "RANK" not in os.environ or _here:
         yield ALONE
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
@@ -119,18 +156,35 @@ def joined(device: str) -> Iterator[Processes]:
                 "more processes than that, or set training.device=cpu"
             )
         torch.cuda.set_device(local_rank)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Processes(rank, world, local_rank, distributed.new_group(backend="gloo"))
+        limit = timedelta(minutes=patience)
+        store = distributed.PrefixStore(  # type: ignore[attr-defined]  # torch does not say so
+            f"distillkit/{next(_joins)}", _meeting_place(limit)
+        )
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=world, timeout=limit
+        )
+        control = distributed.new_group(backend="gloo", timeout=limit)
+        _here.append(Processes(rank, world, local_rank, control))
+        yield _here[0]
     except RuntimeError as error:
         if not _lost_the_others(error):
             raise
-        raise TrainingError(
-            f"process {rank} of {world} lost the others: one of them ended, and its own message says why; start the "
-            "run again with --auto-resume to go on from the last checkpoint"
+        raise LostProcessError(
+            f"process {rank} of {world} lost the others: one of them ended, or did not answer for {patience:g} "
+            "minutes (training.patience); start the run again with --auto-resume to go on from the last checkpoint"
         ) from error
     finally:
-        distributed.destroy_process_group()
+        _here.clear()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+@cache
+def _meeting_place(limit: timedelta) -> Any:
+    """The store in which the processes find each other: one for as long as this process lives."""
+    store, _, _ = next(distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]  # as above
+    return store
 
 
 def _lost_the_others(error: RuntimeError) -> bool:

@@ -217,6 +217,9 @@ class Training(Table):
     checkpoint_every: Positive | None = Field(
         None, description="optimiser steps between two checkpoints, beside the one at each epoch's end"
     )
+    patience: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="minutes that one process of several waits for another before the run ends"
+    )
     keep: Positive = Field(2, description="latest checkpoints that are kept, beside the best")
     max_skipped: Positive = Field(
         20, description="steps in a row that may be skipped because loss or gradient is not finite; then the run stops"

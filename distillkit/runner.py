@@ -38,6 +38,7 @@ from distillkit.processes import joined
 from distillkit.recipe import Recipe
 from distillkit.run_directory import RunDirectory
 from distillkit.run_info import RunInfo
+from distillkit.saved_step import save_step
 from distillkit.session import Session, build_session
 from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
@@ -68,7 +69,7 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
     Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise;
     RunInterrupted where a signal asked for an end, once the step is saved.
     """
-    with joined(recipe.training.device) as processes:
+    with joined(recipe.training.device, patience=recipe.training.patience) as processes:
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
             directory.check_free()
@@ -106,7 +107,7 @@ def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) ->
     recipe = directory.read_recipe()
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
-    with joined(recipe.training.device) as processes:
+    with joined(recipe.training.device, patience=recipe.training.patience) as processes:
         goes_on = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
         session = build_session(make_plan(recipe, plugins, goes_on=goes_on), plugins, processes)
         facts = described(session)
@@ -284,14 +285,22 @@ class _Run:
         if begins:
             self.plugins.noted(info, skipped.step, skipped.note)
 
-    def _give_up(self, _window: Window, skipped: Skipped) -> NoReturn:
-        """End the run.
+    def _give_up(self, window: Window, skipped: Skipped) -> NoReturn:
+        """Save the step at hand, and end the run.
 
         Raises: TrainingError, in all processes.
         """
-        before = f"{skipped.in_a_row} steps in a row were skipped; " if skipped.in_a_row > 1 else ""
+        many = skipped.in_a_row > 1
+        steps = f"{skipped.in_a_row} steps in a row were skipped, up to step" if many else "skipped step"
+        trouble = save_step(self.directory.saved_steps, self.session, window, skipped)
+        why = (
+            f"the step could not be saved ({trouble})"
+            if trouble
+            else f"to see why: distillkit replay {self.directory.path}"
+        )
         raise TrainingError(
-            f"{before}{skipped.note}; lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+            f"{steps} {skipped.step:,}: {skipped.reason}; lower optimizer.lr, set training.clip, or use "
+            f"training.precision=bf16 or fp32; {why}"
         )
 
     def _evaluate(self, step: int) -> Record:

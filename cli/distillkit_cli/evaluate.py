@@ -36,6 +36,7 @@ METHOD = typer.Option(
     rich_help_panel=PROTOCOLS,
 )
 EPOCHS = typer.Option(metavar="N", help="linear, finetune: passes over the training images.", rich_help_panel=PROTOCOLS)
+NPROC = typer.Option("--nproc", metavar="N", min=1, help="Measure with N processes of this machine, one per GPU.")
 SET = typer.Option("--set", metavar="KEY=VALUE", help="Any option of the protocol.", rich_help_panel=PROTOCOLS)
 
 
@@ -56,6 +57,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     method: Annotated[str | None, METHOD] = None,
     epochs: Annotated[int | None, EPOCHS] = None,
     settings: Annotated[list[str] | None, SET] = None,
+    nproc: Annotated[int, NPROC] = 1,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe, few labels).
@@ -71,7 +73,13 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     """
     from distillkit.extras import require
 
+    terminal: Terminal = context.obj
     require("torch", "timm", what="distillkit evaluate")
+    if nproc > 1:
+        from distillkit_cli.launching import launch, without_option
+
+        arguments = without_option(terminal.arguments, "--nproc")
+        raise typer.Exit(launch(arguments, nproc, again=arguments, note=terminal.note))
     from distillkit import runner
     from distillkit.hooks import installed_plugins
     from distillkit.recipe_assignments import as_tables, parse_assignment
@@ -96,7 +104,6 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         weights=weights,
         device=device,
     )
-    terminal: Terminal = context.obj
     if as_json:
         terminal.show_json(evaluation.as_dict())
     else:

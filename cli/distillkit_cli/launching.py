@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 RESTARTS = 3
@@ -36,19 +36,20 @@ def without_option(arguments: Sequence[str], option: str) -> list[str]:
     return kept
 
 
-def launch(arguments: Sequence[str], processes: int, *, again: Sequence[str]) -> int:
+def launch(arguments: Sequence[str], processes: int, *, again: Sequence[str], note: Callable[[str], None]) -> int:
     """Run `distillkit <arguments>` in so many processes, as `torchrun --standalone` does.
 
     A process that is killed from outside (no memory left, say) has all of them started again with the arguments
-    `again`, at most `RESTARTS` times. One that ends with an error of its own ends all.
+    `again`, at most `RESTARTS` times, and says so by `note`. One that ends with an error of its own ends all.
     Returns: the exit code of a process that failed, or 0.
     """
     # torch's launcher would say again what the processes have said, with the names of its own modules.
     logging.disable(logging.ERROR)
     code = _launch_once(arguments, processes)
-    for _ in range(RESTARTS):
+    for attempt in range(1, RESTARTS + 1):
         if code >= 0:
             break
+        note(f"a process was killed ({signal.Signals(-code).name}); all are started again ({attempt} of {RESTARTS})")
         code = _launch_once(again, processes)
     return code if code >= 0 else 128 - code
 

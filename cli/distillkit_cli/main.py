@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, LostProcessError
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
 from distillkit_cli.doctor import doctor
@@ -17,18 +16,19 @@ from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
 from distillkit_cli.help import NAMES, Verb, Verbs
+from distillkit_cli.last_words import LastWord, last_word, speaks_at_once
 from distillkit_cli.launching import rank
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
 from distillkit_cli.predict import predict
 from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
+from distillkit_cli.replay import replay
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
 from distillkit_cli.verify import verify
 
-USAGE_ERROR, INTERRUPTED = 2, 130
-SAY_LATER_S = 10.0
+BUG, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     cls=Verbs,
@@ -37,7 +37,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, doctor):
+VERBS = run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, replay, doctor
+for verb in VERBS:
     app.command(cls=Verb)(verb)
 
 
@@ -79,17 +80,24 @@ def command_line(arguments: Sequence[str]) -> int:
     try:
         code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
     except DistillkitError as error:
-        if not terminal.speaks:
-            # Where the first process fails likewise, the launcher ends this one before it repeats the sentence.
-            time.sleep(SAY_LATER_S)
-        terminal.error(error)
-        return error.exit_code
+        return _failed(terminal, error, LastWord(str(error), error.exit_code))
     except typer.TyperException as error:
-        terminal.error(_usage(error))
-        return USAGE_ERROR
+        return _failed(terminal, _usage(error), LastWord(_usage(error), USAGE_ERROR))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except Exception:
+        if not speaks_at_once():
+            return BUG
+        raise
     return code if isinstance(code, int) else 0
+
+
+def _failed(terminal: Terminal, error: DistillkitError | str, mine: LastWord) -> int:
+    """Say why nothing more will come, where no other process does. Returns: the exit code."""
+    said = last_word(mine, is_echo=isinstance(error, LostProcessError))
+    if said is not None:
+        terminal.error(error if said == mine else said.sentence)
+    return (said or mine).code
 
 
 def _usage(error: typer.TyperException) -> str:

@@ -71,7 +71,7 @@ def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, proce
         if out is None:
             arguments += ["--out", str(next_directory(recipe))]
         again = arguments if "--auto-resume" in arguments else [*arguments, "--auto-resume"]
-    code = launched(arguments, processes, again=again)
+    code = launched(arguments, processes, again=again, note=terminal.note)
     if code:
         raise typer.Exit(code)
 

@@ -51,7 +51,7 @@ class EvaluationData:
         broken: list[BrokenImage] | None = None,
     ) -> None:
         self._source = source
-        self._part = slice(None)
+        self._part = self._turns = slice(None)
         self._split = split
         self._broken = broken
         self._transform = evaluation_transform(augment, spec)
@@ -63,6 +63,12 @@ class EvaluationData:
         """The part of one of `world` processes: every world-th image. A stream deals out its parts by itself."""
         part = copy(self)
         part._part = slice(rank, None, world)  # noqa: SLF001 - one of our own
+        return part
+
+    def deal(self, rank: int, world: int) -> EvaluationData:
+        """The part of one of `world` processes in whole batches, every world-th: those that one process would see."""
+        part = copy(self)
+        part._turns = slice(rank, None, world)  # noqa: SLF001 - one of our own
         return part
 
     def __len__(self) -> int:
@@ -87,10 +93,10 @@ class EvaluationData:
             dataset: Any = _MeasuredStream(self._source, self._transform, self._batch_size)
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
         mine = range(len(self))[self._part]
-        jobs = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)]
+        jobs = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)][self._turns]
         dataset = _MeasuredImages(self._source, self._transform, self._split, leaves_out=self._broken is not None)
         # A process is worth its start only where there is a batch to make while another is looked at.
-        return host_batches(dataset, jobs, workers=min(self._workers, len(jobs) - 1), pin=pin)
+        return host_batches(dataset, jobs, workers=min(self._workers, max(0, len(jobs) - 1)), pin=pin)
 
 
 def none_readable(source: Source | Stream) -> DataError:

@@ -11,12 +11,15 @@ from distillkit.evaluation.measurement import Evaluation, Measurement, Row
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.evaluation.subsets import balanced_subset, listed_subset
 from distillkit.evaluation.top1 import scored, tally
+from distillkit.processes import ALONE, Processes
 
 __all__ = [
+    "ALONE",
     "Evaluation",
     "Evaluator",
     "Features",
     "Measurement",
+    "Processes",
     "Row",
     "Sight",
     "Subject",

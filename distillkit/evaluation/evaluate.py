@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,18 @@ from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_device
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.judged import open_judged
-from distillkit.evaluation.measurement import Evaluation, append
+from distillkit.evaluation.measurement import Evaluation, Measurement, append
 from distillkit.evaluation.subject import Subject
 from distillkit.hooks import Plugins
 from distillkit.negotiation import KINDS, SPOKEN
+from distillkit.processes import ALONE, PATIENCE, joined
 from distillkit.recipe import Data, Recipe
 from distillkit.version import __version__
 
 Split = Literal["train", "validation", "test"]
+
+UNBOUNDED = 7 * 24 * 60.0
+"""Minutes that others wait for a process that measures alone: fine-tuning takes as long as it takes."""
 
 
 def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
@@ -41,41 +46,70 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     `target` is a run directory, a directory inside it with a student (best, ema), or a teacher's name. `options` are
     those of the protocol. `data` is a folder or name, by default the data of the run. `split` is by default the test
     images where there are any; other data that has no parts is measured as a whole by a protocol that learns nothing.
-    `weights` is a weight file for a teacher.
+    `weights` is a weight file for a teacher. Of several processes all return what the first one found, which alone
+    writes.
     Raises: RunDirectoryError for a target that is neither; SignalError where the model does not reveal what the
         protocol reads; DataError where the data lacks the split or labels; what the protocol raises.
     """
-    where = pick_device(device)
     evaluator = plugins.factory("evaluator", protocol)(plugins.options("evaluator", protocol, options or {}))
-    judged = open_judged(target, plugins, weights)
-    check_signals(protocol, plugins, judged.spec, target)
-    datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
-    is_whole = data is not None and datasets.test is None and datasets.validation is None
-    chosen, measured = _choose(datasets, split, protocol=protocol, is_whole=is_whole)
-    if evaluator.learns:
-        _check_learning(protocol, datasets, chosen)
-    subject = Subject(
-        name=target,
-        model=judged.model.to(where).eval(),
-        spec=judged.spec,
-        answer=judged.answer,
-        recipe=recipe,
-        datasets=datasets,
-        split=chosen,
-        measured=measured,
-        device=where,
-        student=judged.student,
-    )
-    evaluation = Evaluation(
-        target=target,
-        protocol=protocol,
-        data=measured.name,
-        split=chosen,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        distillkit=__version__,
-        measurement=evaluator.measure(subject),
-    )
-    return evaluation if judged.home is None else _kept(judged.home, evaluation)
+    shares = bool(getattr(evaluator, "shares", False))
+    with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
+        if not (processes.is_first or shares):
+            return _heard(processes.from_first(""))
+        judged = open_judged(target, plugins, weights)
+        check_signals(protocol, plugins, judged.spec, target)
+        datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
+        is_whole = data is not None and datasets.test is None and datasets.validation is None
+        chosen, measured = _choose(datasets, split, protocol=protocol, is_whole=is_whole)
+        if evaluator.learns:
+            _check_learning(protocol, datasets, chosen)
+        if not processes.is_alone:
+            _check_no_stream(datasets.train, datasets.validation, measured)
+        where = pick_device(device, processes.local_rank)
+        subject = Subject(
+            name=target,
+            model=judged.model.to(where).eval(),
+            spec=judged.spec,
+            answer=judged.answer,
+            recipe=recipe,
+            datasets=datasets,
+            split=chosen,
+            measured=measured,
+            device=where,
+            student=judged.student,
+            processes=processes if shares else ALONE,
+        )
+        evaluation = Evaluation(
+            target=target,
+            protocol=protocol,
+            data=measured.name,
+            split=chosen,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            distillkit=__version__,
+            measurement=evaluator.measure(subject),
+        )
+        said = processes.from_first(json.dumps(evaluation.as_dict()))
+        if not processes.is_first:
+            return _heard(said)
+        return evaluation if judged.home is None else _kept(judged.home, evaluation)
+
+
+def _heard(said: str) -> Evaluation:
+    """What the first process found."""
+    found = json.loads(said)
+    inner: dict[str, Any] = {entry.name: found.pop(entry.name) for entry in fields(Measurement)}
+    inner |= {name: tuple(inner[name]) for name in ("rows", "notes")}
+    return Evaluation(**found, measurement=Measurement(**inner))
+
+
+def _check_no_stream(*sources: Source | Stream | None) -> None:
+    """Raise DataError for a stream, whose order is not that of one process."""
+    for source in sources:
+        if isinstance(source, Stream):
+            raise DataError(
+                f"'{source.name}' is a stream, which several processes cannot measure in the order of one; start one "
+                "process"
+            )
 
 
 def _kept(home: Path, evaluation: Evaluation) -> Evaluation:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
+from distillkit.evaluation.dealt import in_order
+from distillkit.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,24 @@ class Features:
 
 @torch.no_grad()
 def extract(
-    model: nn.Module, spec: ModelSpec, batches: Iterable[tuple[Tensor, Tensor]], *, images: int, view: View
+    model: nn.Module,
+    spec: ModelSpec,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    images: int,
+    view: View,
+    processes: Processes = ALONE,
 ) -> Features:
     """See every image once; batches are (images [b, C, H, W], labels [b]), `images` of them in all, or fewer.
 
-    In float32 whatever the run trained in, in evaluation mode, and never more than one batch on the device.
+    In float32 whatever the run trained in, in evaluation mode, and never more than one batch on the device. Of several
+    processes each sees the batches that were dealt to it, and gets the vectors of all, in the order of one.
     """
     wanted, was_training = view.wanted(spec), model.training
     model.eval()
     labels = torch.empty(images, dtype=torch.int64)
     values = torch.empty(images, 0)
-    seen = 0
+    seen, sizes = 0, []
     for pixels, classes in batches:
         vectors = view.of(model(pixels, wanted))
         if not seen:
@@ -77,5 +86,6 @@ def extract(
         values[seen : seen + len(vectors)] = vectors.cpu()
         labels[seen : seen + len(vectors)] = classes.cpu()
         seen += len(vectors)
+        sizes.append(len(vectors))
     model.train(was_training)
-    return Features(values[:seen], labels[:seen])
+    return Features(in_order(values[:seen], sizes, processes), in_order(labels[:seen], sizes, processes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -19,10 +19,12 @@ from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_precision
 from distillkit.errors import ClassSpaceError
+from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
+from distillkit.processes import ALONE, Processes
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training
 
 
@@ -45,6 +47,7 @@ class Subject:
     measured: Source | Stream
     device: torch.device
     student: StudentEntry | None = None
+    processes: Processes = ALONE
 
     @property
     def classes(self) -> int:
@@ -75,6 +78,8 @@ class Subject:
     def augmented(self, *, epochs: int, batch_size: int, seed: int) -> Generator[Window]:
         """The labelled training images, cropped at random, resized (bilinear) and flipped, in seeded order.
 
+        Of several processes each gets its part of every window, see `together`.
+
         The micro-batches of a window have images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size)
         windows, at least one.
         Raises: DataError for an image that cannot be read.
@@ -87,12 +92,22 @@ class Subject:
             training=Training(batch_size=batch_size, micro_batch_size=self.recipe.evaluation.batch_size),
         )
         spec = replace(self.spec, classes=self.classes)
-        data = TrainingData(self.datasets.only_labelled(), recipe, spec=spec, device=self.device)
+        data = TrainingData(
+            self.datasets.only_labelled(),
+            recipe,
+            spec=spec,
+            device=self.device,
+            rank=self.processes.rank,
+            world=self.processes.world,
+        )
         return data.windows(0, epochs * data.steps_per_epoch)
 
     def batches(self, images: Source | Stream) -> EvaluationData:
-        """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device."""
-        return EvaluationData(
+        """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device.
+
+        Of several processes each gets every world-th batch.
+        """
+        data = EvaluationData(
             images,
             self.spec,
             self.recipe.augment,
@@ -100,11 +115,24 @@ class Subject:
             workers=self.recipe.data.workers,
             device=self.device,
         )
+        return data.deal(self.processes.rank, self.processes.world)
 
     def features(self, images: Source | Stream, view: View) -> Features:
-        """What the frozen model makes of images."""
+        """What the frozen model makes of images; of several processes each computes a part and gets the whole."""
         batches = self.batches(images)
-        return extract(self.model, self.spec, batches, images=len(batches), view=view)
+        return extract(self.model, self.spec, batches, images=len(batches), view=view, processes=self.processes)
+
+    def in_order(self, parts: Sequence[Tensor]) -> Tensor:
+        """What was found out about `batches`, [b, ...] each on the CPU, as one tensor [n, ...] of all images."""
+        rows = torch.cat(list(parts)) if parts else torch.empty(0)
+        return in_order(rows, [len(part) for part in parts], self.processes)
+
+    def together(self, rows: Tensor) -> Tensor:
+        """The rows [n, ...] of all processes, one process after the other, on the device."""
+        if self.processes.is_alone:
+            return rows
+        parts = [self.processes.rows_of(rank, rows.cpu()) for rank in range(self.processes.world)]
+        return torch.cat(parts).to(rows.device)
 
     def classifier(self) -> nn.Module:
         """The model with heads that answer in the classes of the data.
@@ -139,6 +167,10 @@ class Evaluator(Protocol):
     """One protocol. `PluginSpec.factory` of an evaluator names the class.
 
     `learns` says whether it learns from the training images, which must then be there and may not be those measured.
+    Of several processes the first one alone measures, as if it were one; an evaluator that says `shares = True` is
+    called in all of them, where `subject.processes` says which is which. Then `subject.features` are the whole set
+    everywhere, `subject.batches` and `subject.augmented` a part; every process must call these in the same order, and
+    the measurement of the first one counts.
     """
 
     learns: bool

@@ -25,6 +25,7 @@ VERBS = (
     "predict",
     "plugins",
     "recipes",
+    "replay",
     "doctor",
 )
 ENTRY = "from distillkit_cli.main import main; main()"
@@ -76,6 +77,7 @@ OVERVIEW = """\
 │ predict    Name the likeliest classes of images with an exported student; torch is not needed.   │
 │ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
+│ replay     Take the step again at which a run gave up, and show what was not finite.             │
 │ doctor     Say which runtimes work here, each tried on a tiny model, and why the others do not.  │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 

@@ -36,6 +36,9 @@ SMALL = {
 }
 
 
+NPROC = ["--nproc", "2"]
+
+
 def settings(**changes: Any) -> list[str]:
     given = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
     return [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
@@ -152,4 +155,34 @@ def test_what_cannot_be_is_said_once(tmp_path: Path) -> None:
         "error: a step has 2 samples, too few for 2 processes, which need two each; use fewer processes or raise "
         "training.batch_size to 4 or more\n"
     )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "fault", "sentence"),
+    [
+        ([], "sentence:1", "process 1 of 2: this process has no licence; buy one"),
+        (
+            ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+            "missing:1",
+            "process 1 of 2: unknown loss 'faulty'; known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft",
+        ),
+    ],
+    ids=["while it builds, with --nproc", "before it joins, under torchrun"],
+)
+def test_a_process_that_fails_at_the_start_ends_all_with_its_sentence_once(
+    tmp_path: Path, launcher: list[str], fault: str, sentence: str
+) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent / "faulty_rank"), *(entry for entry in sys.path if entry)])
+    arguments = ["run", *settings(), "--loss", "faulty", "--out", str(tmp_path / "run"), *([] if launcher else NPROC)]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "distillkit_cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "FAULT": fault},
+        timeout=120,
+    )
+    assert [line for line in done.stderr.splitlines() if "error: " in line] == [f"error: {sentence}"]
+    assert launcher or (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,8 @@ def train_on_augmented(
     """Train a head per rate; the frozen model sees each augmented batch once, for all of them.
 
     Random resized crops of 8 to 100 % of the picture, bilinear, and flips; every rate falls to 0 along a cosine, epoch
-    by epoch. An epoch has floor(images / batch) steps, at least one.
+    by epoch. An epoch has floor(images / batch) steps, at least one. Of several processes each looks at a part of every
+    batch, and all train the same heads.
     Source: DINO's `eval_linear.py`.
     """
     width = view.width(subject.spec)
@@ -29,6 +30,7 @@ def train_on_augmented(
         with torch.no_grad():
             values = torch.cat([view.of(subject.model(batch.images, wanted)) for batch in window.micro_batches])
         labels = torch.cat([batch.labels.argmax(dim=1) for batch in window.micro_batches if batch.labels is not None])
+        values, labels = subject.together(values), subject.together(labels)
         optimizer.zero_grad()
         heads.loss(values, labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

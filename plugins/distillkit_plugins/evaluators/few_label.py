@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -72,6 +73,11 @@ class FewLabel:
             raise RecipeError("method 'finetune' takes shares of the labels; leave out list, or use method=logistic")
         self.options = options
 
+    @property
+    def shares(self) -> bool:
+        """Fine-tuning is a run of one process."""
+        return self.options.method == "logistic"
+
     def measure(self, subject: Subject) -> Measurement:
         """Raises: DataError for a list that does not fit, a stream, or labels of one class alone; UserError."""
         options = self.options
@@ -84,7 +90,7 @@ class FewLabel:
         return self._logistic(subject, subsets) if options.method == "logistic" else self._finetune(subject, subsets)
 
     def _logistic(self, subject: Subject, subsets: Mapping[str, Source]) -> Measurement:
-        options = self.options
+        options, processes = self.options, subject.processes
         measured = subject.features(subject.measured, View())
         choosing = None if subject.validation is None else subject.features(subject.validation, View())
         figures: dict[str, float] = {}
@@ -92,7 +98,10 @@ class FewLabel:
         notes: list[str] = []
         for name, subset in subsets.items():
             few = subject.features(subset, View())
-            found = regressions(few, options.penalties, measured, measured if choosing is None else choosing)
+            mine = options.penalties[processes.rank :: processes.world]
+            some = regressions(few, mine, measured, measured if choosing is None else choosing)
+            said = [json.loads(text) for text in processes.gather(json.dumps(some))]
+            found = [said[i % processes.world][i // processes.world] for i in range(len(options.penalties))]
             best = max(found, key=lambda each: each[2])
             figures[f"{name}_top1"] = best[1]
             rows += [

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distillkit import DataError
-from distillkit.evaluation import Features, Measurement, Subject, View
+from distillkit.evaluation import ALONE, Features, Measurement, Processes, Subject, View
 
 DEFAULT_K = (10, 20, 100, 200)
 QUERIES, BANK = 512, 16_384
@@ -32,6 +32,7 @@ class NearestNeighbours:
     """
 
     learns = True
+    shares = True
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """How many neighbours, and how much the near ones count."""
@@ -50,7 +51,13 @@ class NearestNeighbours:
         bank = subject.features(subject.training, View())
         queries = subject.features(subject.measured, View())
         rows = knn_accuracy(
-            bank, queries, numbers, self.options.temperature, classes=subject.classes, device=subject.device
+            bank,
+            queries,
+            numbers,
+            self.options.temperature,
+            classes=subject.classes,
+            device=subject.device,
+            processes=subject.processes,
         )
         figures = {f"k{row['k']:.0f}_{name}": value for row in rows for name, value in row.items() if name != "k"}
         return Measurement(
@@ -78,7 +85,7 @@ def chosen_k(asked: Sequence[int] | None, images: int, name: str) -> tuple[tuple
     return fitting, (note,) if without else ()
 
 
-def knn_accuracy(
+def knn_accuracy(  # noqa: PLR0913 - where it is computed
     bank: Features,
     queries: Features,
     numbers: Sequence[int],
@@ -86,11 +93,15 @@ def knn_accuracy(
     *,
     classes: int,
     device: torch.device | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, float], ...]:
-    """For every k, ascending, the accuracy in percent: `k`, `top1` and, of more than five classes, `top5`."""
+    """For every k, ascending, the accuracy in percent: `k`, `top1` and, of more than five classes, `top5`.
+
+    Of several processes each asks for some of the queries, in the same parts as one.
+    """
     normalised = functional.normalize(bank.values)
     right: dict[int, Tensor] = dict.fromkeys(numbers, torch.zeros(5, dtype=torch.int64))
-    for start in range(0, len(queries), QUERIES):
+    for start in range(0, len(queries), QUERIES)[processes.rank :: processes.world]:
         part = functional.normalize(queries.values[start : start + QUERIES])
         labels = queries.labels[start : start + QUERIES]
         similarities, positions = nearest(normalised, part, max(numbers), device=device)
@@ -99,7 +110,7 @@ def knn_accuracy(
             # Places 0 to 4; a place is taken from what stands before it.
             places = place(votes, labels)
             right[k] = right[k] + torch.stack([(places <= last).sum() for last in range(5)])
-    counted = {k: (100 * hits.double() / len(queries)).tolist() for k, hits in right.items()}
+    counted = {k: (100 * processes.count(hits).double() / len(queries)).tolist() for k, hits in right.items()}
     return tuple(
         {"k": k, "top1": shares[0]} | ({"top5": shares[4]} if classes > 5 else {}) for k, shares in counted.items()
     )

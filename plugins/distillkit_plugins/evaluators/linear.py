@@ -36,6 +36,7 @@ class LinearProbe:
     """
 
     learns = True
+    shares = True
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """Which probe, and how it learns."""

@@ -24,6 +24,7 @@ class Top1:
     """
 
     learns = False
+    shares = True
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """Which head counts, and what is told apart."""
@@ -58,8 +59,8 @@ class Top1:
                 labels.append(classes.cpu())
                 yield scores, classes
 
-        figures = tally(remembered(), idle=answer.idle)
-        predictions = torch.cat(predicted)
+        figures = tally(remembered(), idle=answer.idle, processes=subject.processes)
+        predictions, right = subject.in_order(predicted), subject.in_order(labels)
         if real is not None:
             outputs = subject.class_map.indices
             said = predictions if outputs is None else torch.tensor(outputs)[predictions]
@@ -67,7 +68,7 @@ class Top1:
         return Measurement(
             title="accuracy of the model's own answer",
             figures=figures,
-            rows=per_class(predictions, torch.cat(labels), subject.class_names) if options.per_class else (),
+            rows=per_class(predictions, right, subject.class_names) if options.per_class else (),
             settings={"head": answer.head, "fusion": answer.fusion, "real": options.real},
         )
 
