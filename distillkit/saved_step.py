@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,8 +22,10 @@ from torch import Tensor
 from distillkit.checkpoint import Checkpoint, checkpoints, read_checkpoint, write_checkpoint
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
-from distillkit.errors import CheckpointError, DistillkitError, one_line
+from distillkit.errors import CheckpointError, DistillkitError, one_line, shortened
 from distillkit.files import sha256, whole_directory, write_json, write_tensors
+from distillkit.plain_files import read_json, require_plain
+from distillkit.recipe import Positive
 from distillkit.run_directory import environment
 
 if TYPE_CHECKING:
@@ -31,6 +34,27 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 INCIDENT = "incident.json"
+
+
+class WrittenBatch(BaseModel, strict=True):
+    """What incident.json says of a micro-batch."""
+
+    keys: list[str]
+    indices: list[int | None]
+    terms: dict[str, float | Literal["nan", "inf", "-inf"]]
+
+
+class WrittenIncident(BaseModel, strict=True):
+    """What is read of incident.json."""
+
+    step: Positive
+    epoch: Positive
+    reason: str
+    samples: Positive
+    labelled: int
+    precision: Literal["float32", "bfloat16", "float16"]
+    files: dict[str, str]
+    micro_batches: Annotated[list[Annotated[list[WrittenBatch], Field(min_length=1)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -81,12 +105,19 @@ def read_saved_step(path: Path) -> SavedStep:
     Raises: CheckpointError where one is missing, torn or altered, or the format is another.
     """
     try:
-        facts = json.loads((path / INCIDENT).read_text(encoding="utf-8"))
+        facts = read_json(path / INCIDENT)
         if facts["format"] != FORMAT:
             raise CheckpointError(
-                f"{path} has format {facts['format']}; this version of distillkit reads format {FORMAT}"
+                f"{path} has format {shortened(str(facts['format']))}; this version of distillkit reads format {FORMAT}"
+            )
+        WrittenIncident.model_validate(facts)
+        ranks = [_rank_file(rank) for rank in range(len(facts["micro_batches"]))]
+        if sorted(facts["files"]) != ranks:
+            raise CheckpointError(
+                f"{path} is damaged: {INCIDENT} does not list the file of every process, and no other"
             )
         for name, digest in facts["files"].items():
+            require_plain(path / name)
             if sha256(path / name) != digest:
                 raise CheckpointError(f"{path} is damaged: {name} is not as it was written")
         windows = tuple(
@@ -95,8 +126,9 @@ def read_saved_step(path: Path) -> SavedStep:
         )
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is damaged: {Path(error.filename).name} is missing") from error
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        why = shortened(one_line(error))
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {why})") from error
     states = checkpoints(path)
     if not states:
         raise CheckpointError(f"{path} is damaged: the state before the step is missing")
