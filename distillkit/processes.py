@@ -159,7 +159,7 @@ def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
     try:
         limit = timedelta(minutes=patience)
         store = distributed.PrefixStore(  # type: ignore[attr-defined]  # torch does not say so
-            f"distillkit/{next(_joins)}", _meeting_place(limit)
+            f"distillkit/{_attempt()}/{next(_joins)}", _meeting_place(limit)
         )
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=world, timeout=limit
@@ -178,6 +178,14 @@ def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
         _here.clear()
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _attempt() -> str:
+    """How often torchrun has started the processes again. It keeps one store for all attempts.
+
+    In a place of its own no process waits for ever at the address of one that was killed.
+    """
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 @cache

@@ -16,7 +16,7 @@ from distillkit.errors import RunDirectoryError
 from distillkit.hooks import Plugins
 from distillkit.planning.make import make_plan
 from distillkit.run_directory import RunDirectory
-from distillkit.saved_step import SavedStep, read_saved_step, saved_steps, step_at
+from distillkit.saved_step import Part, SavedStep, read_saved_step, saved_steps, step_at
 from distillkit.session import Session, build_session
 from distillkit.training.balance import gradient_norm
 from distillkit.training.diagnosis import BadOutput, Diagnosis
@@ -89,7 +89,7 @@ def replay(
     directory = RunDirectory(run)
     recipe = directory.read_recipe()
     saved = read_saved_step(_found(directory, step))
-    changes = {"compile": False, "precision": precision or PRECISIONS[saved.facts["precision"]]}
+    changes = {"compile": False, "precision": precision or PRECISIONS[saved.facts.precision]}
     changes |= {"device": device} if device else {}
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
     session = build_session(make_plan(recipe, plugins, goes_on=True), plugins)
@@ -142,8 +142,8 @@ class _Taking:
         then = self._then()
         return Replay(
             saved.directory,
-            saved.facts["step"],
-            saved.facts["reason"],
+            saved.facts.step,
+            saved.facts.reason,
             str(session.device),
             PRECISIONS[str(session.precision).removeprefix("torch.")],
             {name: (then.get(name, math.nan), now) for name, now in self.values.items()},
@@ -164,22 +164,22 @@ class _Taking:
             loss = stepper.objective.total(averages)
             for name, value in (*averages.items(), ("loss", loss)):
                 self.values[name] = self.values.get(name, 0.0) + float(value.detach())
-            self._look_at(terms, self.saved.facts["micro_batches"][rank][number])
+            self._look_at(terms, self.saved.facts.micro_batches[rank][number])
             if loss.requires_grad:
                 self.session.optimisation.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
 
-    def _look_at(self, terms: Mapping[str, Tensor], described: Mapping[str, Any]) -> None:
+    def _look_at(self, terms: Mapping[str, Tensor], part: Part) -> None:
         """Keep the samples whose own value is not finite."""
         for name, values in terms.items():
             if values.dim() == 0:
                 continue
             for place in torch.isfinite(values).logical_not().nonzero().flatten().tolist():
-                self.samples.append(BadSample(name, described["keys"][place], described["indices"][place]))
+                self.samples.append(BadSample(name, part.keys[place], part.indices[place]))
 
     def _then(self) -> dict[str, float]:
         """The averages that were saved."""
-        parts = [part["terms"] for parts in self.saved.facts["micro_batches"] for part in parts]
-        return {name: sum(float(part[name]) for part in parts) for name in parts[0]}
+        parts = [part.terms for parts in self.saved.facts.micro_batches for part in parts]
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
 def _on(device: torch.device, batch: MicroBatch) -> MicroBatch:

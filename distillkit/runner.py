@@ -32,6 +32,7 @@ from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
 from distillkit.incidents import BrokenImage, Incidents, told
 from distillkit.models.saved_student import save_student
+from distillkit.outages import outage
 from distillkit.planning.make import make_plan
 from distillkit.planning.plan import Plan
 from distillkit.processes import joined
@@ -141,7 +142,13 @@ class _Run:
         """Restore, train, and leave a finished directory."""
         lock = self.directory.locked() if self.session.processes.is_first else nullcontext()
         with lock, self.interruption.listening():
-            return self._go()
+            try:
+                return self._go()
+            except Exception as error:
+                found = outage(error, self.directory.path)
+                if found is None:
+                    raise
+                raise found from error
 
     def _go(self) -> RunResult:
         made = self.session.plan

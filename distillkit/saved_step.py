@@ -8,13 +8,21 @@ checkpoint it is whole or not there, and holds no pickle.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import BaseModel, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,47 +30,63 @@ from torch import Tensor
 from distillkit.checkpoint import Checkpoint, checkpoints, read_checkpoint, write_checkpoint
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
-from distillkit.errors import CheckpointError, DistillkitError, one_line, shortened
-from distillkit.files import sha256, whole_directory, write_json, write_tensors
-from distillkit.plain_files import read_json, require_plain
-from distillkit.recipe import Positive
+from distillkit.errors import CheckpointError, DistillkitError, one_line
+from distillkit.files import sha256, whole_directory, write_tensors, write_text
+from distillkit.plain_files import read_json
 from distillkit.run_directory import environment
 
 if TYPE_CHECKING:
     from distillkit.session import Session
     from distillkit.training.watch import Skipped
 
-FORMAT = 1
 INCIDENT = "incident.json"
 
 
-class WrittenBatch(BaseModel, strict=True):
-    """What incident.json says of a micro-batch."""
+class Part(BaseModel):
+    """A micro-batch: its images by key and by place in the training set, and what each term adds to its average.
 
-    keys: list[str]
-    indices: list[int | None]
-    terms: dict[str, float | Literal["nan", "inf", "-inf"]]
+    What is not finite is text in JSON, which has no word for it.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    keys: tuple[str, ...]
+    indices: tuple[int | None, ...]
+    terms: dict[str, float]
+
+    @model_validator(mode="after")
+    def _one_place_per_image(self) -> Part:
+        if len(self.keys) != len(self.indices):
+            raise ValueError("as many indices as keys")
+        return self
 
 
-class WrittenIncident(BaseModel, strict=True):
-    """What is read of incident.json."""
+class Facts(BaseModel):
+    """incident.json. `micro_batches` are by rank; `files` have their SHA-256."""
 
-    step: Positive
-    epoch: Positive
+    format: Literal[1] = 1
+    step: PositiveInt
+    epoch: PositiveInt
     reason: str
-    samples: Positive
-    labelled: int
+    terms: tuple[str, ...]
+    in_a_row: PositiveInt
+    samples: PositiveInt
+    labelled: NonNegativeInt
     precision: Literal["float32", "bfloat16", "float16"]
+    environment: dict[str, Any]
     files: dict[str, str]
-    micro_batches: Annotated[list[Annotated[list[WrittenBatch], Field(min_length=1)]], Field(min_length=1)]
+    micro_batches: tuple[tuple[Part, ...], ...] = Field(min_length=1)
+
+
+_PARTS = TypeAdapter(tuple[Part, ...])
 
 
 @dataclass(frozen=True)
 class SavedStep:
-    """What was read back: `facts` as in incident.json, the state before the step, and by rank what each process saw."""
+    """What was read back: incident.json, the state before the step, and by rank what each process saw."""
 
     directory: Path
-    facts: Mapping[str, Any]
+    facts: Facts
     before: Checkpoint
     windows: tuple[Window, ...]
 
@@ -81,11 +105,12 @@ def save_step(directory: Path, session: Session, window: Window, skipped: Skippe
         write_tensors(file, dict(_tensors(window)))
     except (OSError, SafetensorError) as error:
         trouble = one_line(error)
-    mine = {"trouble": trouble, "micro_batches": _described(session, window, skipped)}
-    everyones = [json.loads(said) for said in processes.gather(json.dumps(mine))]
+    parts = "" if trouble else _PARTS.dump_json(_described(session, window, skipped)).decode()
+    said = processes.gather(json.dumps([trouble, parts]))
     if processes.is_first:
-        trouble = next((said["trouble"] for said in everyones if said["trouble"]), "")
-        trouble = trouble or _assembled(final, session, window, skipped, [said["micro_batches"] for said in everyones])
+        troubles, everyones = zip(*map(json.loads, said), strict=True)
+        trouble = next(filter(None, troubles), "")
+        trouble = trouble or _assembled(final, session, window, skipped, tuple(map(_PARTS.validate_json, everyones)))
     return processes.from_first(trouble)
 
 
@@ -105,37 +130,28 @@ def read_saved_step(path: Path) -> SavedStep:
     Raises: CheckpointError where one is missing, torn or altered, or the format is another.
     """
     try:
-        facts = read_json(path / INCIDENT)
-        if facts["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {shortened(str(facts['format']))}; this version of distillkit reads format {FORMAT}"
-            )
-        WrittenIncident.model_validate(facts)
-        ranks = [_rank_file(rank) for rank in range(len(facts["micro_batches"]))]
-        if sorted(facts["files"]) != ranks:
-            raise CheckpointError(
-                f"{path} is damaged: {INCIDENT} does not list the file of every process, and no other"
-            )
-        for name, digest in facts["files"].items():
-            require_plain(path / name)
+        facts = Facts.model_validate(read_json(path / INCIDENT))
+        for name, digest in facts.files.items():
             if sha256(path / name) != digest:
                 raise CheckpointError(f"{path} is damaged: {name} is not as it was written")
         windows = tuple(
-            _window(facts, parts, load_file(path / _rank_file(rank)))
-            for rank, parts in enumerate(facts["micro_batches"])
+            _window(facts, parts, load_file(path / _rank_file(rank))) for rank, parts in enumerate(facts.micro_batches)
         )
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is damaged: {Path(error.filename).name} is missing") from error
-    except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        why = shortened(one_line(error))
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {why})") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is damaged: {INCIDENT} is not as it was written") from error
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {one_line(error)})") from error
     states = checkpoints(path)
     if not states:
         raise CheckpointError(f"{path} is damaged: the state before the step is missing")
     return SavedStep(path, facts, read_checkpoint(states[0]), windows)
 
 
-def _assembled(final: Path, session: Session, window: Window, skipped: Skipped, described: list[Any]) -> str:
+def _assembled(
+    final: Path, session: Session, window: Window, skipped: Skipped, described: tuple[tuple[Part, ...], ...]
+) -> str:
     """Put everything together; returns why it could not be, or nothing."""
     try:
         with whole_directory(final) as temporary:
@@ -145,27 +161,23 @@ def _assembled(final: Path, session: Session, window: Window, skipped: Skipped, 
                 final.with_name(f".{final.name}.{name}").replace(temporary / name)
                 files[name] = sha256(temporary / name)
             write_checkpoint(temporary, _before(session, window), keep=1)
-            write_json(
-                temporary / INCIDENT, _facts(session, window, skipped) | {"files": files, "micro_batches": described}
+            facts = Facts(
+                step=skipped.step,
+                epoch=window.epoch + 1,
+                reason=skipped.reason,
+                terms=skipped.terms,
+                in_a_row=skipped.in_a_row,
+                samples=window.samples,
+                labelled=window.labelled,
+                precision=cast("Any", str(session.precision).removeprefix("torch.")),
+                environment=environment(session.device),
+                files=files,
+                micro_batches=described,
             )
+            write_text(temporary / INCIDENT, facts.model_dump_json(indent=2) + "\n")
     except (OSError, DistillkitError) as error:
         return one_line(error)
     return ""
-
-
-def _facts(session: Session, window: Window, skipped: Skipped) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "step": skipped.step,
-        "epoch": window.epoch + 1,
-        "reason": skipped.reason,
-        "terms": list(skipped.terms),
-        "in_a_row": skipped.in_a_row,
-        "samples": window.samples,
-        "labelled": window.labelled,
-        "precision": str(session.precision).removeprefix("torch."),
-        "environment": environment(session.device),
-    }
 
 
 def _before(session: Session, window: Window) -> Checkpoint:
@@ -178,17 +190,17 @@ def _before(session: Session, window: Window) -> Checkpoint:
     return replace(checkpoint, state={**checkpoint.state, "scaler": scaler.state_dict() | {"scale": scale}})
 
 
-def _described(session: Session, window: Window, skipped: Skipped) -> list[dict[str, Any]]:
-    """Of each of this process's micro-batches which images it has, and what its terms add to their averages."""
+def _described(session: Session, window: Window, skipped: Skipped) -> tuple[Part, ...]:
+    """The micro-batches of this process."""
     places = _places(session, {key for batch in window.micro_batches for key in batch.keys})
-    return [
-        {
-            "keys": list(batch.keys),
-            "indices": [places.get(key) for key in batch.keys],
-            "terms": {name: _number(float(value)) for name, value in part.items()},
-        }
+    return tuple(
+        Part(
+            keys=batch.keys,
+            indices=tuple(places.get(key) for key in batch.keys),
+            terms={name: float(value) for name, value in part.items()},
+        )
         for batch, part in zip(window.micro_batches, skipped.outcome.parts, strict=True)
-    ]
+    )
 
 
 def _places(session: Session, keys: set[str]) -> dict[str, int]:
@@ -197,11 +209,6 @@ def _places(session: Session, keys: set[str]) -> dict[str, int]:
     if not isinstance(source, Selection):
         return {}
     return {key: place for place, key in enumerate(source.all_keys()) if key in keys}
-
-
-def _number(value: float) -> float | str:
-    """JSON has no word for what is not finite."""
-    return value if math.isfinite(value) else str(value)
 
 
 def _rank_file(rank: int) -> str:
@@ -216,15 +223,12 @@ def _tensors(window: Window) -> Iterator[tuple[str, Tensor]]:
             yield f"{number}.labels", batch.labels.cpu().contiguous()
 
 
-def _window(facts: Mapping[str, Any], parts: list[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> Window:
+def _window(facts: Facts, parts: tuple[Part, ...], tensors: Mapping[str, Tensor]) -> Window:
     """What one process saw."""
     micro_batches = tuple(
         MicroBatch(
-            tensors[f"{number}.images"],
-            tensors.get(f"{number}.labels"),
-            tensors[f"{number}.label_mass"],
-            tuple(part["keys"]),
+            tensors[f"{number}.images"], tensors.get(f"{number}.labels"), tensors[f"{number}.label_mass"], part.keys
         )
         for number, part in enumerate(parts)
     )
-    return Window(facts["step"] - 1, facts["epoch"] - 1, False, micro_batches, facts["samples"], facts["labelled"])
+    return Window(facts.step - 1, facts.epoch - 1, False, micro_batches, facts.samples, facts.labelled)

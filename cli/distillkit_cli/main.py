@@ -11,6 +11,7 @@ import typer
 from distillkit.errors import DistillkitError, LostProcessError
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
+from distillkit_cli.data import data
 from distillkit_cli.doctor import doctor
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
@@ -40,6 +41,7 @@ app = typer.Typer(
 VERBS = run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, replay, doctor
 for verb in VERBS:
     app.command(cls=Verb)(verb)
+app.add_typer(data, name="data")
 
 
 @app.callback()

@@ -10,6 +10,7 @@ from torch import nn
 
 from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
 from distillkit.data.datasets import DataSets, open_datasets
+from distillkit.data.oddities import fewer_than_a_batch
 from distillkit.data.order import samples_per_step, steps_per_epoch
 from distillkit.errors import DataError, RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins
@@ -150,6 +151,9 @@ def _notes(
         )
     if recipe.data.labeled_fraction is not None and datasets.labelled.all():
         notes.append("every image has a label, so data.labeled_fraction changes nothing")
+    few = fewer_than_a_batch(len(datasets.train), recipe.training.batch_size)
+    if few is not None:
+        notes.append(few)
     if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:
         notes.append("the warm-up takes all steps; lower schedule.warmup_epochs or train longer")
     return tuple(notes)

@@ -79,6 +79,7 @@ OVERVIEW = """\
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
 │ replay     Take the step again at which a run gave up, and show what was not finite.             │
 │ doctor     Say which runtimes work here, each tried on a tiny model, and why the others do not.  │
+│ data       Look at images before anything is learnt from them.                                   │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 

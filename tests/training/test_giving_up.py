@@ -220,6 +220,14 @@ def test_what_cannot_be_replayed_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as missing:
         replay(other, installed_plugins())
     assert str(missing.value) == f"{saved} is damaged: rank-0000.safetensors is missing"
+    for text in ("{}", "null", "[" * 100_000, '{"format": 2}'):
+        (saved / "incident.json").write_text(text)
+        with pytest.raises(CheckpointError) as strange:
+            replay(other, installed_plugins())
+        assert str(strange.value) in {
+            f"{saved} is damaged: incident.json is not as it was written",
+            f"{saved} cannot be read (ValueError: is nested too deeply)",
+        }
 
 
 @pytest.mark.usefixtures("faulty")
