@@ -171,7 +171,7 @@ class _Run:
 
     def _followed(self, info: RunInfo) -> None:
         """Train with the trackers of the recipe, and all others that follow."""
-        trackers = [self.plugins.factory("tracker", name)() for name in info.recipe["trackers"]]
+        trackers = [self.plugins.made("tracker", name) for name in info.recipe["trackers"]]
         self.plugins.follow(*trackers, *self.observers)
         try:
             self._follow_through(info)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.contracts import ModelSpec
 from distillkit.counting import counted
 from distillkit.data.datasets import DataSets, open_datasets
@@ -18,7 +19,7 @@ from distillkit.devices import pick_device
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.judged import open_judged
 from distillkit.evaluation.measurement import Evaluation, Measurement, append
-from distillkit.evaluation.subject import Subject
+from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
 from distillkit.incidents import BrokenImage, Incidents
 from distillkit.negotiation import KINDS, SPOKEN
@@ -55,7 +56,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     Raises: RunDirectoryError for a target that is neither; SignalError where the model does not reveal what the
         protocol reads; DataError where the data lacks the split or labels; what the protocol raises.
     """
-    evaluator = plugins.factory("evaluator", protocol)(plugins.options("evaluator", protocol, options or {}))
+    evaluator: Evaluator = plugins.made("evaluator", protocol, plugins.options("evaluator", protocol, options or {}))
     shares = bool(getattr(evaluator, "shares", False))
     with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
@@ -85,7 +86,10 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
             student=judged.student,
             processes=processes if shares else ALONE,
         )
-        found = evaluator.measure(subject)
+        with blamed(evaluator, "measure"):
+            found = evaluator.measure(subject)
+        if not isinstance(found, Measurement):
+            refuse(evaluator, "measure", kind_of(found), "a Measurement")
         evaluation = Evaluation(
             target=target,
             protocol=protocol,

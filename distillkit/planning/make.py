@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from distillkit.data.oddities import fewer_than_a_batch
 from distillkit.data.order import samples_per_step, steps_per_epoch
 from distillkit.errors import DataError, RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins
+from distillkit.models.frozen_teacher import spec_at
+from distillkit.models.making import build_model
 from distillkit.negotiation import demand
 from distillkit.planning.cost import Cost
 from distillkit.planning.label_weight import resolve_label_weight
@@ -179,8 +182,8 @@ def _builder(request: ModelRequest, losses: Mapping[str, LossPlan], student: Mod
 
     def build(device: torch.device) -> tuple[nn.Module, dict[str, nn.Module]]:
         with device, torch.random.fork_rng(devices=[]):
-            model = plugins.factory("student", request.name).build(replace(request, weights=None))
-            return model, {name: build_loss(plan, student, plugins) for name, plan in losses.items()}
+            model = build_model("student", replace(request, weights=None), plugins)
+            return cast("nn.Module", model), {name: build_loss(plan, student, plugins) for name, plan in losses.items()}
 
     return build
 
@@ -201,5 +204,5 @@ def _teacher_flops(plan: TeacherPlan, plugins: Plugins) -> int:
     if not plan.wanted:
         return 0
     with torch.device("meta"):
-        model = plugins.factory("teacher", plan.request.name).build(replace(plan.request, weights="none"))
-    return forward_flops(model, plan.sees, plan.wanted)
+        model = build_model("teacher", replace(plan.request, weights="none"), plugins)
+    return forward_flops(cast("nn.Module", model), spec_at(plan.native, plan.sees), plan.wanted)

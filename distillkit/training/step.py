@@ -17,7 +17,7 @@ from distillkit.training.guard import Buffers, anchored, move_where_finite
 from distillkit.training.lessons import Lessons
 from distillkit.training.noise import seed_model_noise
 from distillkit.training.optimisation import Optimisation
-from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages, checked_terms
+from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages
 
 if TYPE_CHECKING:
     from distillkit.data.batches import MicroBatch, Window
@@ -72,14 +72,9 @@ class Stepper:
         self.parallel = None if self.processes.is_alone else DistributedDataParallel(task)
         self.parameters = _trained(task)
         self.student_parameters = _trained(task.student)
-        self.couples = {
-            name: bool(getattr(loss, "couples_batch", False))
-            for name, loss in zip(task.loss_names, task.losses, strict=True)
-        }
         self.norms: dict[str, Tensor] = {}
         self._buffers = Buffers(task)
         self._anchor = min(self.parameters, key=lambda parameter: parameter.numel())
-        self._checked = False
 
     def step(self, window: Window, *, measure: bool = False) -> Outcome:
         """Move the weights by one window, unless loss or gradient is not finite.
@@ -122,9 +117,6 @@ class Stepper:
         seed_model_noise(self.settings.seed, rank=rank, step=window.step, micro_batch=number, device=images.device)
         batch = BatchInfo(micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps)
         terms: dict[str, Tensor] = (self.parallel or self.task)(images, given(targets), batch)
-        if not self._checked:
-            checked_terms(terms, len(images), self.couples)
-            self._checked = True
         return terms
 
     def _averages(self, window: Window, number: int, micro_batch: MicroBatch) -> dict[str, Tensor]:

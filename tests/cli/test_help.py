@@ -53,10 +53,12 @@ OVERVIEW = """\
    distillkit run --data imagenet/ --teacher regnety16gf --loss hard
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --quiet    -q        Results and errors only.                                                    │
-│ --verbose  -v        Errors with their traceback.                                                │
-│ --version            Show the version and stop.                                                  │
-│ --help     -h        Show this message and exit.                                                 │
+│ --quiet      -q            Results and errors only.                                              │
+│ --verbose    -v            Errors with their traceback.                                          │
+│ --no-plugin          NAME  Leave out somebody else's plugin: its distribution, its entry point,  │
+│                            or all; may be repeated.                                              │
+│ --version                  Show the version and stop.                                            │
+│ --help       -h            Show this message and exit.                                           │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 ╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
 │ run        Teach a student, and leave a directory with its weights, its figures and a report.    │
