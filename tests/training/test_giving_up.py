@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,11 +17,13 @@ import pytest
 
 from distillkit.checkpoint import checkpoint_at, newest_checkpoint
 from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
+from distillkit.files import write_tensors
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.recipe_files import dump
 from distillkit.replay import replay
 from distillkit.runner import resume, run
+from distillkit.saved_step import read_saved_step
 
 STEPS = 12
 ADVICE = "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
@@ -182,6 +185,24 @@ def test_a_single_step_can_be_too_many(tmp_path: Path) -> None:
     assert json.loads(as_text)["gradient_norm"] == "nan"
 
 
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize(("trained_in", "replayed_in"), [("fp16", "fp16"), ("fp16", "fp32"), ("fp32", "fp16")])
+def test_a_step_can_be_replayed_in_another_arithmetic(tmp_path: Path, trained_in: str, replayed_in: str) -> None:
+    """The scaler begins with 65,536 and halves it at step 2; the state of before has the first of them again."""
+    ended(recipe_of((2,), kinds=["inf"], training={"max_skipped": 1, "precision": trained_in}), tmp_path / "run")
+    if trained_in == "fp16":
+        saved = read_saved_step(tmp_path / "run/incidents/step-00000002")
+        assert saved.before.state["scaler"]["scale"] == 65_536
+    found = replay(tmp_path / "run", installed_plugins(), precision=replayed_in)
+    assert found.reproduced
+    assert found.precision == replayed_in
+    then, now = found.terms["labels"]
+    assert now == pytest.approx(then, rel=1e-3)
+    assert found.terms["faulty/square"] == (math.inf, math.inf)
+    assert len(found.samples) == 36
+    assert math.isfinite(found.gradient_norm)
+
+
 def test_a_run_that_diverges_is_traced_to_the_first_module(tmp_path: Path) -> None:
     """Nothing planted: a learning rate of 1e30."""
     recipe = recipe_of((), training={"max_skipped": 3}).model_copy(update={"losses": ()})
@@ -244,3 +265,18 @@ def test_a_step_that_cannot_be_saved_ends_the_run_with_its_own_reason_all_the_sa
         f"skipped step 2: the loss is not finite (faulty/square); {ADVICE}; the step could not be saved "
         f"([Errno 17] File exists: '{tmp_path / 'run/incidents'}')"
     )
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_disk_without_room_for_the_step_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch has room, the state before it has none."""
+
+    def full(path: Path, tensors: Mapping[str, Any]) -> None:
+        write_tensors(path, tensors)
+        if "incidents" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("distillkit.checkpoint.write_tensors", full)
+    message = ended(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run")
+    assert message.endswith(f"; {ADVICE}; the step could not be saved (the disk is full)")
+    assert list((tmp_path / "run/incidents").iterdir()) == []
