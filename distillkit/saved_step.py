@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -76,7 +76,7 @@ class Facts(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"]
     environment: dict[str, Any]
     files: dict[str, str]
-    micro_batches: tuple[tuple[Part, ...], ...] = Field(min_length=1)
+    micro_batches: tuple[Annotated[tuple[Part, ...], Field(min_length=1)], ...] = Field(min_length=1)
 
 
 _PARTS = TypeAdapter(tuple[Part, ...])
