@@ -102,7 +102,7 @@ def test_ctrl_c_ends_a_check_at_once_and_in_silence(folder):
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from distillkit_cli.main import command_line; from distillkit_cli import check_progress\n"
-        "check_progress.CheckLines.done = lambda *_: print('reads', flush=True)\n"
+        "check_progress.CheckLines.done = lambda *_: print('reads', file=sys.stderr, flush=True)\n"
         "sys.exit(command_line(['data', 'check', sys.argv[1], '--workers', '2']))"
     )
     process = subprocess.Popen(
@@ -112,10 +112,10 @@ def test_ctrl_c_ends_a_check_at_once_and_in_silence(folder):
         text=True,
         start_new_session=True,
     )
-    assert process.stdout.readline() == "reads\n"
+    assert process.stderr.readline() == "reads\n"
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, set(err.splitlines()) - {"reads"}) == (130, "", set())
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -126,12 +126,13 @@ def test_readers_do_not_outlive_a_check_that_is_killed(folder):
         "import multiprocessing, sys; from distillkit_cli.main import command_line; from distillkit_cli import "
         "check_progress\n"
         "check_progress.CheckLines.done = lambda *_: print(*[child.pid for child in "
-        "multiprocessing.active_children()], flush=True)\n"
+        "multiprocessing.active_children()], file=sys.stderr, flush=True)\n"
         "command_line(['data', 'check', sys.argv[1], '--workers', '2'])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
-    readers = process.stdout.readline().split()
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.PIPE, text=True)
+    readers = process.stderr.readline().split()
     assert len(readers) == 2
+    assert all(is_alive(pid) for pid in readers)
     process.kill()
     process.wait(timeout=60)
     deadline = time.monotonic() + 60
@@ -238,3 +239,32 @@ def test_an_evaluation_of_nothing_readable_is_a_sentence(distillkit, trained_her
     code, out, err = distillkit("evaluate", str(trained_here))
     assert (code, out) == (2, "")
     assert err == (f"error: none of the 20 images of '{folder}/test' can be read; `distillkit data check` says why\n")
+
+
+@pytest.mark.slow
+def test_two_processes_leave_out_what_one_does(distillkit, trained_here, folder, tmp_path):
+    """Of batches of four, the first has one broken image, and the second, which is the other process's, has one too."""
+    keys = sorted((folder / "test").rglob("*.png"), key=lambda path: path.name)
+    (tmp_path / "real.json").write_text(json.dumps([[int(path.parent.name)] for path in keys]))
+    BREAKERS["damaged"](sorted((folder / "test").rglob("*.png"))[5])
+    arguments = ["evaluate", str(trained_here), "--real", str(tmp_path / "real.json"), "--json"]
+    recipe = trained_here / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("batch_size = 256", "batch_size = 4"))
+    assert "batch_size = 4" in recipe.read_text()
+    alone = json.loads(distillkit(*arguments).out)
+    done = subprocess.run(
+        [sys.executable, "-m", "distillkit_cli", *arguments, "--nproc", "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together["figures"] == pytest.approx(alone["figures"])
+    assert together["figures"]["images"] == together["figures"]["real_images"] == 17.0
+    assert together["notes"] == alone["notes"]
+    assert together["notes"][-1] == (
+        "3 images of test cannot be read and are left out: 1 damaged, 1 empty, 1 truncated"
+    )

@@ -114,8 +114,10 @@ class TimmStream:
 
 
 def _create(name: str, data: Data, split: str) -> Any:
+    # Absolute: webdataset runs what follows "pipe:" at the beginning of a name as a command.
+    root = None if data.root is None else str(Path(data.root).expanduser().resolve())
     return create_dataset(
-        name, root=data.root, split=split, is_training=split == "train", download=data.download, seed=data.seed
+        name, root=root, split=split, is_training=split == "train", download=data.download, seed=data.seed
     )
 
 
@@ -142,6 +144,8 @@ def _check(name: str, kind: str, data: Data) -> None:
         raise MissingExtraError(f"'timm:{name}' needs {package}, which is not installed; pip install {package}")
     if kind in _NEED_ROOT and data.root is None:
         raise DataError(f"'timm:{name}' needs data.root, the folder in which it lies")
+    if kind == "wds" and not Path(data.root or "").expanduser().is_dir():
+        raise DataError(f"'timm:{name}' lies in data.root, and '{data.root}' is no folder")
 
 
 def _torch_split(name: str, split: Split) -> str | None:
@@ -169,7 +173,11 @@ def _listed_names(name: str, data: Data) -> tuple[str, ...]:
     listing = Path(data.root or "", "classes.txt")
     if not listing.is_file():
         raise DataError(f"the stream '{name}' does not name its classes; write them into '{listing}', one a line")
-    return tuple(line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = listing.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"the classes of the stream '{name}' cannot be read from '{listing}': {error}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _labels(listing: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
