@@ -101,6 +101,10 @@ def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path:
         assert half["bytes"][1] == pytest.approx(whole["bytes"][1] / 2, rel=0.1)
     copied, shared = (load_file(tmp_path / name / "student.safetensors") for name in ("copied", "shared"))
     assert [name for name in copied if not torch.equal(copied[name], shared[name])] == []
+    teacher = {"model": f"run:{tmp_path / 'teacher'}"}
+    run(Recipe.model_validate(TABLES | HARD | {"teachers": [teacher]}), tmp_path / "alone", installed_plugins())
+    alone = load_file(tmp_path / "alone" / "student.safetensors")
+    assert max(float((alone[name] - shared[name]).abs().max()) for name in alone) < 1e-5
     notes = json.loads((tmp_path / "shared" / "plan.json").read_text())["notes"]
     assert len([note for note in notes if "its weights are shared out to 2 processes, 0.1 of 0.2 MB" in note]) == 1
     assert not [
