@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint fix docs wheel gpu
+.PHONY: help demo test lint fix docs wheel audit sbom gpu
 
 help:
 	@echo "make demo    teach a student on real digits and print what it learned (under 2 minutes)"
@@ -15,6 +15,8 @@ help:
 	@echo "make fix     format, apply safe fixes, regenerate the generated pages"
 	@echo "make docs    regenerate the generated pages"
 	@echo "make wheel   build, install in clean environments, with a third party's plugin, and try it"
+	@echo "make audit   look up the installed packages among known vulnerabilities, where a network allows it"
+	@echo "make sbom    write a bill of materials, build/sbom.json: every package, its version and licence"
 	@echo "make gpu     the tests and benchmarks that need a CUDA device"
 
 demo: $(READY)
@@ -41,6 +43,12 @@ docs: $(READY)
 
 wheel: $(READY)
 	scripts/check_wheel.sh $(BIN)/python
+
+audit: $(READY)
+	$(BIN)/python scripts/audit.py
+
+sbom: $(READY)
+	$(BIN)/python scripts/sbom.py
 
 gpu: $(READY)
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \

@@ -6,7 +6,6 @@ which is written last and holds size and digest of every other file. Checkpoints
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from distillkit.errors import CheckpointError, TrainingError, one_line, shortened
 from distillkit.files import sha256, whole_directory, write_json, write_tensors
+from distillkit.outages import lacks_room
 from distillkit.plain_files import read_json, require_plain
 
 FORMAT = 3
@@ -29,7 +29,6 @@ MANIFEST, STATE = "manifest.json", "state.json"
 PART = re.compile(r"[\w-]+\.safetensors")
 NAME = re.compile(r"step-(\d{8,})")
 LEFT_OVER = re.compile(r"\.?step-\d{8,}(\.tmp|\.old)?")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -200,9 +199,7 @@ def _seal(file: Path) -> dict[str, Any]:
 
 def _no_room(directory: Path, checkpoint: Checkpoint, error: Exception) -> TrainingError | None:
     """The sentence for a full disk, or None where something else went wrong."""
-    code = getattr(error, "errno", None)
-    # safetensors speaks of the system's error in words alone.
-    if code not in NO_ROOM and not any(f"os error {number}" in str(error) for number in NO_ROOM):
+    if not lacks_room(error):
         return None
     needed = sum(tensor.nbytes for tensors in checkpoint.parts.values() for tensor in tensors.values())
     kept = checkpoints(directory)

@@ -7,8 +7,8 @@ the same name silently replace the other. What a plugin gets wrong is kept as `B
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Literal
@@ -16,10 +16,11 @@ from typing import Any, Literal
 import pluggy
 
 from distillkit import hookspecs
-from distillkit.contracts import PluginSpec
+from distillkit.blame import GROUP, is_nobodys, kind_of, reason
+from distillkit.contracts import PluginSpec, Signal
 from distillkit.suggestions import nearest
+from distillkit.switches import VARIABLE, check_names, switch_for, switched_off
 
-GROUP = "distillkit"
 PREFIX = "distillkit_"
 
 Role = Literal["dataset", "teacher", "student", "loss", "tracker", "evaluator", "exporter", "runtime"]
@@ -54,6 +55,23 @@ class Owned:
     spec: PluginSpec
     role: Role
     owner: Owner
+
+    def __str__(self) -> str:
+        return f"{self.role} '{self.spec.name}' of {self.owner}"
+
+
+@dataclass(frozen=True)
+class SwitchedOff:
+    """An entry point that was not imported, and the name that switched it off."""
+
+    entry_point: str
+    owner: Owner
+    by: str
+
+    def __str__(self) -> str:
+        return (
+            f"plugin '{self.entry_point}' of {self.owner} is switched off: --no-plugin or {VARIABLE} names '{self.by}'"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,38 +119,54 @@ class PluginManager(pluggy.PluginManager):
 
 @dataclass(frozen=True)
 class Discovered:
-    """All that was found: the manager, what is registered, what is broken."""
+    """All that was found: the manager, what is registered, what is broken, what is switched off."""
 
     manager: PluginManager
     owned: tuple[Owned, ...]
     broken: tuple[Broken, ...]
+    switched_off: tuple[SwitchedOff, ...]
 
 
 def discover() -> Discovered:
-    """Load every entry point of the group ``distillkit`` and collect what its registration hooks return."""
+    """Load every entry point of the group ``distillkit`` and collect what its registration hooks return.
+
+    Raises: PluginError where something is to be switched off that is not installed.
+    """
     manager = PluginManager()
     owned: list[Owned] = []
     broken: list[Broken] = []
-    for entry_point in sorted(entry_points(group=GROUP), key=lambda found: (_owner(found).distribution, found.name)):
-        owner = _owner(entry_point)
+    off: list[SwitchedOff] = []
+    owners = [(entry_point, _owner(entry_point)) for entry_point in entry_points(group=GROUP)]
+    names = switched_off()
+    check_names(names, [(owner.distribution, entry_point.name) for entry_point, owner in owners])
+    for entry_point, owner in sorted(owners, key=lambda found: (found[1].distribution, found[0].name)):
+        switch = switch_for(owner.distribution, entry_point.name, names)
+        if switch is not None:
+            off.append(SwitchedOff(entry_point.name, owner, switch))
+            continue
+        name = f"plugin '{entry_point.name}' of {owner}"
         try:
             module = entry_point.load()
-            manager.add(module, name=f"{owner.distribution}:{entry_point.name}")
+            manager.add(module, name=name)
             owned.extend(_registered(module, owner))
         # A plugin may fail in any way, sys.exit included; it is reported and stops nobody else's run.
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's module raises
-            manager.set_blocked(f"{owner.distribution}:{entry_point.name}")
-            broken.append(Broken(entry_point.name, owner, reason(error)))
-    return Discovered(manager, tuple(owned), tuple(broken))
+        except BaseException as error:
+            if is_nobodys(error):
+                raise
+            manager.set_blocked(name)
+            broken.append(Broken(entry_point.name, owner, why(error)))
+    return Discovered(manager, tuple(owned), tuple(broken), tuple(off))
 
 
-def reason(error: BaseException) -> str:
-    """One line for what a plugin raised."""
-    if isinstance(error, pluggy.PluginValidationError):
-        text = str(error).strip()
-    else:
-        text = f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+def why(error: BaseException) -> str:
+    """One line for what a plugin raised while it was loaded; what pluggy and we say of it needs no class."""
+    if isinstance(error, pluggy.PluginValidationError | _RegistrationError):
+        return " ".join(str(error).split())
+    return reason(error)
+
+
+class _RegistrationError(TypeError):
+    """A registration hook returned something else than it promised."""
 
 
 def _owner(entry_point: EntryPoint) -> Owner:
@@ -148,8 +182,33 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
         function: Any = getattr(module, hook, None)
         if function is None:
             continue
-        specs = tuple(function())
+        try:
+            answer = function()
+            specs = tuple(answer) if isinstance(answer, Iterable) else answer
+        except BaseException as error:
+            if is_nobodys(error):
+                raise
+            raise _RegistrationError(f"{hook} raised {reason(error)}") from error
+        if not isinstance(specs, tuple):
+            raise _RegistrationError(f"{hook} must return a sequence of PluginSpec, not {kind_of(specs)}")
         for spec in specs:
-            if not isinstance(spec, PluginSpec):
-                raise TypeError(f"{hook} must return PluginSpec objects, not {type(spec).__name__}")
+            _check_spec(hook, spec)
         yield from (Owned(spec, role, owner) for spec in specs)
+
+
+def _check_spec(hook: str, spec: object) -> None:
+    """Refuse what would stop a listing of all plugins later."""
+    if not isinstance(spec, PluginSpec):
+        raise _RegistrationError(f"{hook} must return PluginSpec objects, not {kind_of(spec)}")
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if field.name == "signals":
+            right = isinstance(value, frozenset) and all(isinstance(signal, Signal) for signal in value)
+            wanted = "a frozenset of Signal"
+        else:
+            right = isinstance(value, str) or (value is None and field.default is None)
+            wanted = "text"
+        if not right:
+            raise _RegistrationError(f"{hook} returned a PluginSpec whose {field.name} is {value!r}; {wanted} is meant")
+    if ":" not in spec.factory:
+        raise _RegistrationError(f"{hook} returned factory '{spec.factory}' for '{spec.name}'; module:Class is meant")

@@ -6,19 +6,22 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distillkit.discovery import Broken, Discovered, Owned, Role, discover, reason
+from pluggy import PluginValidationError
+
+from distillkit.blame import author_of, blamed, is_nobodys, reason, sign
+from distillkit.discovery import Broken, Discovered, Owned, Role, SwitchedOff, discover, why
 from distillkit.errors import (
     BrokenPluginError,
     DuplicatePluginError,
     PluginError,
     RecipeError,
     UnknownPluginError,
-    UserError,
 )
 from distillkit.extras import EXTRA_OF_MODULE, missing_extra
 from distillkit.suggestions import unknown_name
 
 if TYPE_CHECKING:
+    from pluggy import HookImpl
     from pydantic import BaseModel
 
     from distillkit.run_info import RunInfo, RunModels
@@ -49,6 +52,11 @@ class Plugins:
     def broken(self) -> tuple[Broken, ...]:
         """The entry points that could not be used."""
         return self._discovered.broken
+
+    @property
+    def switched_off(self) -> tuple[SwitchedOff, ...]:
+        """The entry points that were not imported, since the user said so."""
+        return self._discovered.switched_off
 
     def listing(self, role: Role) -> tuple[Owned, ...]:
         """Every plugin of a role, by name."""
@@ -84,14 +92,22 @@ class Plugins:
         module, _, attribute = owned.spec.factory.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except UserError:
-            raise
-        except ModuleNotFoundError as error:
-            if error.name and error.name.partition(".")[0] in EXTRA_OF_MODULE:
-                raise missing_extra(error.name, f"{role} '{name}'") from error
+        except BaseException as error:
+            if is_nobodys(error):
+                raise
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing and missing.partition(".")[0] in EXTRA_OF_MODULE:
+                raise missing_extra(missing, f"{role} '{name}'") from error
             raise _broken(owned, error) from error
-        except Exception as error:
-            raise _broken(owned, error) from error
+
+    def made(self, role: Role, name: str, *arguments: object, by: str | None = None) -> Any:
+        """What the factory of a plugin makes of `arguments`, or its class method `by` does; signed with its author.
+
+        Raises: as `factory`; BrokenPluginError for whatever the plugin raises that is no error of distillkit.
+        """
+        owned, factory = self.find(role, name), self.factory(role, name)
+        with blamed(str(owned), by or "its constructor"):
+            return sign(getattr(factory, by)(*arguments) if by else factory(*arguments), str(owned))
 
     def options(self, role: Role, name: str, given: Mapping[str, Any]) -> BaseModel:
         """Check the options that a recipe gives to a plugin against the plugin's own `Options`.
@@ -106,15 +122,19 @@ class Plugins:
         options: type[BaseModel] | None = getattr(self.factory(role, name), "Options", None)
         if options is None:
             raise _broken(owned, AttributeError("its factory has no `Options`"))
-        try:
-            return options.model_validate(dict(given))
-        except ValidationError as error:
-            raise RecipeError(explain(error, options, prefix=f"{role} '{name}'")) from None
+        with blamed(str(owned), "Options"):
+            try:
+                return options.model_validate(dict(given))
+            except ValidationError as error:
+                raise RecipeError(explain(error, options, prefix=f"{role} '{name}'")) from None
 
     def follow(self, *observers: object) -> None:
         """Register objects with life-cycle hooks for this `Plugins` alone: trackers, a progress display."""
         for observer in observers:
-            self._discovered.manager.add(observer, name=f"{type(observer).__module__}.{type(observer).__qualname__}")
+            try:
+                self._discovered.manager.add(observer, name=author_of(observer))
+            except PluginValidationError as error:
+                raise BrokenPluginError(f"{author_of(observer)} cannot follow a run: {why(error)}") from error
 
     def unfollow(self, *observers: object) -> None:
         """Let go of what `follow` registered, so that the next run with this `Plugins` starts with its own."""
@@ -137,26 +157,34 @@ class Plugins:
         self._call("distillkit_run_ended", run=run, record=record, models=models)
 
     def run_failed(self, run: RunInfo, error: BaseException) -> None:
-        self._call("distillkit_run_failed", run=run, error=error)
+        """Tell everybody, whoever fails meanwhile: `error` is what the user must hear. It notes who did."""
+        for implementation in self._followers("distillkit_run_failed"):
+            try:
+                self._tell(implementation, "distillkit_run_failed", run=run, error=error)
+            except BrokenPluginError as failure:
+                error.add_note(str(failure))
 
     def _call(self, hook: str, **arguments: object) -> None:
-        """Call a life-cycle hook plugin by plugin, so that a failing one is known by name."""
-        for implementation in getattr(self._discovered.manager.hook, hook).get_hookimpls():
-            try:
-                implementation.function(**{name: arguments[name] for name in implementation.argnames})
-            except Exception as error:
-                raise BrokenPluginError(
-                    f"plugin '{implementation.plugin_name}' failed in {hook}: {reason(error)}"
-                ) from error
+        for implementation in self._followers(hook):
+            self._tell(implementation, hook, **arguments)
+
+    def _followers(self, hook: str) -> list[HookImpl]:
+        implementations: list[HookImpl] = getattr(self._discovered.manager.hook, hook).get_hookimpls()
+        return implementations
+
+    @staticmethod
+    def _tell(implementation: HookImpl, hook: str, **arguments: object) -> None:
+        """Call a life-cycle hook of one plugin, so that a failing one is known by name."""
+        with blamed(implementation.plugin_name, hook):
+            implementation.function(**{name: arguments[name] for name in implementation.argnames})
 
     def _unknown(self, role: Role, name: str) -> str:
         sentence = unknown_name(role, name, [owned.spec.shown_name for owned in self.listing(role)])
-        if self.broken:
-            sentence += "; not loaded: " + "; ".join(str(broken) for broken in self.broken)
+        absent = [*self.broken, *self.switched_off]
+        if absent:
+            sentence += "; not loaded: " + "; ".join(map(str, absent))
         return sentence
 
 
 def _broken(owned: Owned, error: BaseException) -> BrokenPluginError:
-    return BrokenPluginError(
-        f"{owned.role} '{owned.spec.name}' of {owned.owner} cannot be used: {owned.spec.factory}: {reason(error)}"
-    )
+    return BrokenPluginError(f"{owned} cannot be used: {owned.spec.factory}: {reason(error)}")

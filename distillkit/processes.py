@@ -178,7 +178,7 @@ def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
 @cache
 def _meeting_place(limit: timedelta) -> Any:
     """The store in which the processes find each other: one for as long as this process lives."""
-    store, _, _ = next(distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]  # as above
+    store, _, _ = next(distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]  # see _met
     return store
 
 

@@ -240,7 +240,9 @@ class Training(Table):
 class Optimizer(Table):
     """timm's optimisers by name."""
 
-    name: str = Field("adamw", description="a name of timm.optim")
+    name: str = Field(
+        "adamw", description="a name of timm.optim; all but adam, adamw and sgd wait for the device once a step"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="learning rate at `lr_base_batch`")
     lr_base_batch: Positive | None = Field(
         None, description="scale lr by batch_size divided by this; no scaling where not given"

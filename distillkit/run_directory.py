@@ -64,6 +64,7 @@ class RunDirectory:
     best/                 the student that was best on the validation images
     ema/                  the moving average of the student, where the recipe asks for one
     incidents.json        images that could not be read and steps that were skipped, where there are any
+    incidents/            the step at which a run gave up, for `distillkit replay`
     report.md             the report and its pictures
     evaluations.jsonl     one line for every `distillkit evaluate`
     """
@@ -78,6 +79,7 @@ class RunDirectory:
         self.ema = path / "ema"
         self.result = path / "result.json"
         self.incidents = path / "incidents.json"
+        self.saved_steps = path / "incidents"
         self.lock = path / ".lock"
 
     def check_free(self) -> None:

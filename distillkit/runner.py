@@ -32,12 +32,14 @@ from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
 from distillkit.incidents import BrokenImage, Incidents, told
 from distillkit.models.saved_student import save_student
+from distillkit.outages import outage
 from distillkit.planning.make import make_plan
 from distillkit.planning.plan import Plan
 from distillkit.processes import joined
 from distillkit.recipe import Recipe
 from distillkit.run_directory import RunDirectory
 from distillkit.run_info import RunInfo
+from distillkit.saved_step import save_step
 from distillkit.session import Session, build_session
 from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
@@ -140,7 +142,13 @@ class _Run:
         """Restore, train, and leave a finished directory."""
         lock = self.directory.locked() if self.session.processes.is_first else nullcontext()
         with lock, self.interruption.listening():
-            return self._go()
+            try:
+                return self._go()
+            except Exception as error:
+                found = outage(error, self.directory.path)
+                if found is None:
+                    raise
+                raise found from error
 
     def _go(self) -> RunResult:
         made = self.session.plan
@@ -163,7 +171,7 @@ class _Run:
 
     def _followed(self, info: RunInfo) -> None:
         """Train with the trackers of the recipe, and all others that follow."""
-        trackers = [self.plugins.factory("tracker", name)() for name in info.recipe["trackers"]]
+        trackers = [self.plugins.made("tracker", name) for name in info.recipe["trackers"]]
         self.plugins.follow(*trackers, *self.observers)
         try:
             self._follow_through(info)
@@ -284,14 +292,22 @@ class _Run:
         if begins:
             self.plugins.noted(info, skipped.step, skipped.note)
 
-    def _give_up(self, _window: Window, skipped: Skipped) -> NoReturn:
-        """End the run.
+    def _give_up(self, window: Window, skipped: Skipped) -> NoReturn:
+        """Save the step at hand, and end the run.
 
         Raises: TrainingError, in all processes.
         """
-        before = f"{skipped.in_a_row} steps in a row were skipped; " if skipped.in_a_row > 1 else ""
+        many = skipped.in_a_row > 1
+        steps = f"{skipped.in_a_row} steps in a row were skipped, up to step" if many else "skipped step"
+        trouble = save_step(self.directory.saved_steps, self.session, window, skipped)
+        why = (
+            f"the step could not be saved ({trouble})"
+            if trouble
+            else f"to see why: distillkit replay {self.directory.path}"
+        )
         raise TrainingError(
-            f"{before}{skipped.note}; lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+            f"{steps} {skipped.step:,}: {skipped.reason}; lower optimizer.lr, set training.clip, or use "
+            f"training.precision=bf16 or fp32; {why}"
         )
 
     def _evaluate(self, step: int) -> Record:

@@ -21,6 +21,7 @@ from distillkit.hooks import Plugins
 from distillkit.host_memory import keep_freed_memory
 from distillkit.incidents import BrokenImage
 from distillkit.models.frozen_teacher import FrozenTeacher
+from distillkit.models.making import build_model
 from distillkit.models.sharding import check_equal_turns, parameter_bytes
 from distillkit.models.weights import load_notes
 from distillkit.planning.losses import build_loss
@@ -168,7 +169,7 @@ def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) ->
         if teacher.wanted
     }
     torch.manual_seed(recipe.seed)
-    student = plugins.factory("student", recipe.student.model).build(plan.student.request)
+    student: Any = build_model("student", plan.student.request, plugins)
     losses = {loss.name: build_loss(loss, plan.student.spec, plugins) for loss in plan.losses.values()}
     untrained = set(plan.student.untrained)
     for name, parameter in student.network.named_parameters():
@@ -217,7 +218,7 @@ def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.devi
 
     Raises: RecipeError where it is to be shared out and the steps are not.
     """
-    model = plugins.factory("teacher", teacher.request.name).build(teacher.request)
+    model = build_model("teacher", teacher.request, plugins)
     frozen = FrozenTeacher(
         model,
         student=plan.student.spec,

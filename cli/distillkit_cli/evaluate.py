@@ -21,6 +21,7 @@ TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it 
 PROTOCOL = typer.Option(metavar="NAME", help="top1, knn, linear, few-label, or an evaluator of `distillkit plugins`.")
 DATA = typer.Option(metavar="DIR|NAME", help="Other images than those of the run. Default: the run's own.")
 SPLIT = typer.Option(help="Which part of the data. Default: test where there is one, else validation.")
+STRICT = typer.Option("--strict-data", help="Fail at the first image that cannot be read. Default: leave it out.")
 WEIGHTS = typer.Option(metavar="FILE", help="Weights of a teacher. Default: the published ones.")
 DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
 HEAD = typer.Option(help="top1: the head that answers. Default: as in the run.", rich_help_panel=PROTOCOLS)
@@ -47,6 +48,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     protocol: Annotated[str, PROTOCOL] = "top1",
     data: Annotated[str | None, DATA] = None,
     split: Annotated[Literal["train", "validation", "test"] | None, SPLIT] = None,
+    strict_data: Annotated[bool, STRICT] = False,
     weights: Annotated[str | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
     head: Annotated[Literal["fused", "class", "distill"] | None, HEAD] = None,
@@ -101,6 +103,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         options=options | {name: value for name, value in given.items() if value is not None},
         data=data,
         split=split,
+        strict=strict_data,
         weights=weights,
         device=device,
     )

@@ -78,8 +78,10 @@ def _as_student(teacher: str, plugins: Plugins) -> str:
     require("torch", "timm", what="distillkit finetune")
     import timm
 
+    from distillkit.models.making import describe_model
+
     request = ModelRequest(teacher, None, plugins.options("teacher", teacher, {}), weights="none")
-    architecture = plugins.factory("teacher", teacher).describe(request).architecture
+    architecture = describe_model("teacher", request, plugins).architecture
     if not timm.is_model(architecture.partition(".")[0]):
         raise UnknownPluginError(
             f"teacher '{teacher}' is no model of timm's, so there is no student of its kind to fine-tune; "

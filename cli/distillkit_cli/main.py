@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from distillkit.blame import accused
 from distillkit.errors import DistillkitError, LostProcessError
+from distillkit.switches import switch_off
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
+from distillkit_cli.data import data
 from distillkit_cli.doctor import doctor
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
@@ -23,11 +26,18 @@ from distillkit_cli.plugins import plugins
 from distillkit_cli.predict import predict
 from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
+from distillkit_cli.replay import replay
 from distillkit_cli.run import run
 from distillkit_cli.terminal import Terminal
 from distillkit_cli.verify import verify
 
 BUG, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+
+NO_PLUGIN = typer.Option(
+    "--no-plugin",
+    metavar="NAME",
+    help="Leave out somebody else's plugin: its distribution, its entry point, or all; may be repeated.",
+)
 
 app = typer.Typer(
     cls=Verbs,
@@ -36,8 +46,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, doctor):
+VERBS = run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, replay, doctor
+for verb in VERBS:
     app.command(cls=Verb)(verb)
+app.add_typer(data, name="data")
 
 
 @app.callback()
@@ -46,6 +58,7 @@ def distillkit(
     *,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Errors with their traceback.")] = False,
+    no_plugin: Annotated[list[str] | None, NO_PLUGIN] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
 ) -> None:
     """Turn a large vision model into a small one that ships.
@@ -58,6 +71,8 @@ def distillkit(
     """
     terminal: Terminal = context.obj
     terminal.quiet, terminal.verbose = quiet, verbose
+    if no_plugin:
+        context.call_on_close(switch_off(no_plugin))
     if version:
         terminal.show(f"distillkit {__version__}")
     elif context.invoked_subcommand is None:
@@ -70,8 +85,10 @@ def main() -> None:
 
 
 def command_line(arguments: Sequence[str]) -> int:
-    """Run one command line. Mistakes become one line on stderr; any other exception is a bug and goes on.
+    """Run one command line.
 
+    Mistakes become one line on stderr, and so does what the code of a plugin raised; any other exception is a bug and
+    goes on.
     Returns: 0; the `exit_code` of a DistillkitError; 2 for a command line that cannot be read; 130 when interrupted.
     """
     terminal = Terminal(arguments=tuple(arguments), speaks=rank() == 0)
@@ -83,10 +100,14 @@ def command_line(arguments: Sequence[str]) -> int:
         return _failed(terminal, _usage(error), LastWord(_usage(error), USAGE_ERROR))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except Exception:
-        if not speaks_at_once():
-            return BUG
-        raise
+    except BaseException as error:
+        failure = accused(error)
+        if failure is None:
+            if isinstance(error, Exception) and not speaks_at_once():
+                return BUG
+            raise
+        failure.__cause__ = error
+        return _failed(terminal, failure, LastWord(str(failure), failure.exit_code))
     return code if isinstance(code, int) else 0
 
 

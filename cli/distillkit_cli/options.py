@@ -119,6 +119,12 @@ class RecipeOptions:
         int | None,
         typer.Option(metavar="N", help="Keep this many labels, balanced over the classes.", rich_help_panel=DATA),
     ] = None
+    strict_data: Annotated[
+        bool,
+        typer.Option(
+            "--strict-data", help="Fail at the first image that cannot be read: data.broken=0.", rich_help_panel=DATA
+        ),
+    ] = False
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +188,7 @@ class RecipeOptions:
                 "data.validation": _share_or_name(self.validation),
                 "data.unlabeled": self.unlabeled,
                 "data.labels": self.labels,
+                "data.broken": 0.0 if self.strict_data else None,
                 "training.epochs": self.epochs,
                 "training.device": self.device,
                 "seed": self.seed,

@@ -36,6 +36,8 @@ def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -
     """List every plugin: teachers, students, losses, data sets, ... with their owners.
 
     Signals are what a model reveals, or what a loss or an evaluator reads of it; the licence is that of the weights.
+    Below are the plugins that could not be loaded, and those switched off by --no-plugin NAME (before the verb) or
+    DISTILLKIT_DISABLE_PLUGINS=NAME,...
 
     For example:
       distillkit plugins
@@ -52,8 +54,8 @@ def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -
     for role, title in TITLES.items():
         terminal.show_table(_table(title, found.listing(role)))
         terminal.show("")
-    for broken in found.broken:
-        terminal.show(str(broken))
+    for absent in (*found.broken, *found.switched_off):
+        terminal.show(str(absent))
     for module in forgotten:
         terminal.show(f"{module} is on disk and has no entry point; {REMEDY}")
 
@@ -107,6 +109,16 @@ def _as_dict(found: Plugins, forgotten: list[str]) -> dict[str, Any]:
                 "reason": broken.reason,
             }
             for broken in found.broken
+        ],
+        "switched_off": [
+            {
+                "entry_point": off.entry_point,
+                "distribution": off.owner.distribution,
+                "version": off.owner.version,
+                "module": off.owner.module,
+                "by": off.by,
+            }
+            for off in found.switched_off
         ],
         "unregistered": forgotten,
     }

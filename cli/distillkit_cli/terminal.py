@@ -27,7 +27,8 @@ def console(*, stderr: bool) -> Console:
     """A console on one of the two streams. Where it is no terminal and COLUMNS says nothing, lines have no end."""
     stream = sys.stderr if stderr else sys.stdout
     bounded = stream.isatty() or os.environ.get("COLUMNS")
-    return Console(stderr=stderr, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
+    # The stream of now: while a verb runs, `sys.stdout` is another.
+    return Console(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
 
 
 def still(text: str) -> str:
@@ -92,4 +93,7 @@ class Terminal:
         """Say why nothing more will come."""
         if self.verbose and isinstance(error, BaseException):
             self.notes.print("".join(traceback.format_exception(error)).rstrip(), markup=False, soft_wrap=True)
+        else:
+            for note in getattr(error, "__notes__", ()):
+                self.note(note)
         self.notes.print(Text.assemble(("error: ", "bold red"), still(str(error))), soft_wrap=True)

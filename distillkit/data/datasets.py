@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from distillkit.counting import counted
 from distillkit.data.balance import held_out, kept_labels
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
+from distillkit.data.oddities import class_oddities
 from distillkit.data.opening import Opener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, Part, Selection
 from distillkit.data.sources import Source, Stream
@@ -114,6 +115,7 @@ def _indexed(
     sets = {key: _selection(source, names) for key, source in measured.items()}
     parts: list[Part] = []
     if train is not None:
+        notes += class_oddities(train)
         part = labelled_part(train, names)
         part, held = _hold_out(part, data) if sets["validation"] is None else (part, None)
         if held is not None:

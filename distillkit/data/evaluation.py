@@ -14,9 +14,10 @@ from torch.utils.data import Dataset, IterableDataset
 
 from distillkit.contracts import ModelSpec
 from distillkit.data.faults import broken_image
-from distillkit.data.loading import host_batches, loader_processes
+from distillkit.data.loading import host_batches
 from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
+from distillkit.data.workers import loader_processes
 from distillkit.errors import DataError, UnreadableImageError, UserError
 from distillkit.incidents import BrokenImage
 from distillkit.recipe import Augment
@@ -82,10 +83,20 @@ class EvaluationData:
                 if self._broken is not None:
                     self._broken += broken
                 left_out, seen = left_out + len(broken), seen + len(labels)
-                if len(labels):
+                if not len(labels):
+                    self._require_order(len(broken))
+                else:
                     yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-        if left_out and not seen and self._part == slice(None):
+        if left_out and not seen and self._part == self._turns == slice(None):
             raise none_readable(self._source)
+
+    def _require_order(self, left_out: int) -> None:
+        """Refuse to pass over a whole batch where others count on whose turn it is."""
+        if (self._turns.step or 1) > 1:
+            raise DataError(
+                f"none of {left_out:,} neighbouring images of '{self._source.name}' can be read, and several processes "
+                "would lose their order; start one process, or repair what `distillkit data check` finds"
+            )
 
     def _on_host(self) -> Generator[Measured]:
         pin = self._device.type == "cuda"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator
@@ -43,14 +42,6 @@ class Layout:
         """The parts into which `samples` of one process are split; the last may be ragged."""
         size = self.micro_batch_size or samples
         return tuple(slice(start, start + size) for start in range(0, samples, size))
-
-
-def loader_processes(wanted: int | None) -> int:
-    """`data.workers`, or one per core that this process may use, at most 8."""
-    if wanted is not None:
-        return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin: bool) -> Generator[Any]:

@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.selection import UNLABELLED, labels_of
-from distillkit.data.sources import Source, SourceFactory, Split, Stream
+from distillkit.data.sources import Source, Split, Stream
 from distillkit.errors import DataError, shortened
 from distillkit.hooks import Plugins, split_name
 from distillkit.recipe import Data
@@ -56,10 +57,13 @@ class Opener:
     def _open(self, key: Key, name: str, split: Split) -> Source | Stream | None:
         try:
             full = self._resolve(name)
-            factory: SourceFactory = self.plugins.factory("dataset", full)
-            opened = factory.open(split_name(full)[1], self.data, split)
+            opened: Source | Stream | None = self.plugins.made(
+                "dataset", full, split_name(full)[1], self.data, split, by="open"
+            )
         except DataError as error:
             raise DataError(f"data.{key}: {error}") from error
+        if opened is not None:
+            _check(opened, str(self.plugins.find("dataset", full)))
         if opened is not None and len(opened) == 0:
             raise DataError(f"data.{key}: '{opened.name}' has no images")
         return opened
@@ -82,6 +86,23 @@ def _is_there(name: str) -> bool:
         return Path(name).expanduser().exists()
     except (OSError, RuntimeError):  # a name that is too long; a home of nobody
         return False
+
+
+def _check(opened: Source | Stream, author: str) -> None:
+    """Hold what a plugin opened against the contract.
+
+    Raises: BrokenPluginError.
+    """
+    lacking = [name for name in ("name", "class_names", "__len__") if not hasattr(opened, name)]
+    if not isinstance(opened, Stream):
+        lacking += [name for name in ("key", "label", "image") if not callable(getattr(opened, name, None))]
+    if lacking:
+        refuse(author, "open", f"{kind_of(opened)} without '{lacking[0]}'", "a Source, a Stream or None")
+    names: object = opened.class_names
+    if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
+        refuse(author, "open", f"class_names {names!r}", "a tuple of names, or None,")
+    with blamed(author, "__len__"):
+        len(opened)
 
 
 def unlabelled_images(source: Source | Stream) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.sources import Source
 
 if TYPE_CHECKING:
@@ -19,8 +22,13 @@ UNLABELLED = -1
 
 def labels_of(source: Source) -> NDArray[np.int64]:
     """Every label of a source, [n], UNLABELLED where there is none."""
-    labels = (source.label(index) for index in range(len(source)))
-    return np.fromiter((UNLABELLED if label is None else label for label in labels), np.int64, len(source))
+    with blamed(source, "label"):
+        labels = (source.label(index) for index in range(len(source)))
+        numbers = (UNLABELLED if label is None else operator.index(label) for label in labels)
+        found = np.fromiter(numbers, np.int64, len(source))
+    if len(found) and found.min() < UNLABELLED:
+        refuse(source, "label", str(found.min()), "a class from 0 upwards, or None,")
+    return found
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,16 @@ class Selection:
 
     def key(self, index: int) -> str:
         part, inner = self._find(index)
-        return part.prefix + part.source.key(inner)
+        with blamed(part.source, "key"):
+            return part.prefix + part.source.key(inner)
 
     def all_keys(self) -> Iterator[str]:
         """Every key, in order; faster than one by one."""
         for part in self.parts:
             for index in part.indices.tolist():
-                yield part.prefix + part.source.key(index)
+                with blamed(part.source, "key"):
+                    key = part.prefix + part.source.key(index)
+                yield key
 
     def label(self, index: int) -> int | None:
         label = int(self.labels[index])
@@ -74,7 +85,10 @@ class Selection:
 
     def image(self, index: int) -> Image:
         part, inner = self._find(index)
-        return part.source.image(inner)
+        image: object = part.source.image(inner)
+        if not isinstance(image, PIL.Image.Image):
+            refuse(part.source, "image", kind_of(image), "a PIL image in RGB")
+        return image
 
     def labelled(self) -> NDArray[np.bool_]:
         """Which images have a label, [n]."""

@@ -23,6 +23,7 @@ from distillkit.files import write_bytes
 from distillkit.hooks import Plugins
 from distillkit.models.classes import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
+from distillkit.models.making import build_model
 from distillkit.planning.models import describe_teacher
 from distillkit.recipe import TeacherEntry
 
@@ -120,7 +121,7 @@ def _built(entry: TeacherEntry, student: ModelSpec, plugins: Plugins, device: to
     if reason is not None:
         raise SignalError(f"the attention of '{entry.model}' cannot be drawn, because {reason}")
     frozen = FrozenTeacher(
-        plugins.factory("teacher", entry.model).build(described.request),
+        build_model("teacher", described.request, plugins),
         student=student,
         size=entry.size,
         class_map=ClassMap(),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.contracts import ModelSpec
+from distillkit.counting import counted
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
@@ -17,8 +19,9 @@ from distillkit.devices import pick_device
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.judged import open_judged
 from distillkit.evaluation.measurement import Evaluation, Measurement, append
-from distillkit.evaluation.subject import Subject
+from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
+from distillkit.incidents import BrokenImage, Incidents
 from distillkit.negotiation import KINDS, SPOKEN
 from distillkit.processes import ALONE, PATIENCE, joined
 from distillkit.recipe import Data, Recipe
@@ -38,6 +41,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     options: Mapping[str, Any] | None = None,
     data: str | None = None,
     split: Split | None = None,
+    strict: bool = False,
     weights: str | None = None,
     device: str = "auto",
 ) -> Evaluation:
@@ -46,12 +50,13 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     `target` is a run directory, a directory inside it with a student (best, ema), or a teacher's name. `options` are
     those of the protocol. `data` is a folder or name, by default the data of the run. `split` is by default the test
     images where there are any; other data that has no parts is measured as a whole by a protocol that learns nothing.
-    `weights` is a weight file for a teacher. Of several processes all return what the first one found, which alone
+    Images that cannot be read are left out and counted, unless it is to be `strict`. `weights` is a weight file for a
+    teacher. Of several processes all return what the first one found, which alone
     writes.
     Raises: RunDirectoryError for a target that is neither; SignalError where the model does not reveal what the
         protocol reads; DataError where the data lacks the split or labels; what the protocol raises.
     """
-    evaluator = plugins.factory("evaluator", protocol)(plugins.options("evaluator", protocol, options or {}))
+    evaluator: Evaluator = plugins.made("evaluator", protocol, plugins.options("evaluator", protocol, options or {}))
     shares = bool(getattr(evaluator, "shares", False))
     with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
@@ -59,6 +64,8 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         judged = open_judged(target, plugins, weights)
         check_signals(protocol, plugins, judged.spec, target)
         datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
+        if strict:
+            recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"broken": 0.0})})
         is_whole = data is not None and datasets.test is None and datasets.validation is None
         chosen, measured = _choose(datasets, split, protocol=protocol, is_whole=is_whole)
         if evaluator.learns:
@@ -79,6 +86,10 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
             student=judged.student,
             processes=processes if shares else ALONE,
         )
+        with blamed(evaluator, "measure"):
+            found = evaluator.measure(subject)
+        if not isinstance(found, Measurement):
+            refuse(evaluator, "measure", kind_of(found), "a Measurement")
         evaluation = Evaluation(
             target=target,
             protocol=protocol,
@@ -86,7 +97,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
             split=chosen,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             distillkit=__version__,
-            measurement=evaluator.measure(subject),
+            measurement=replace(found, notes=(*found.notes, *_left_out(subject.unreadable()))),
         )
         said = processes.from_first(json.dumps(evaluation.as_dict()))
         if not processes.is_first:
@@ -121,6 +132,15 @@ def _kept(home: Path, evaluation: Evaluation) -> Evaluation:
         note = f"not kept: {home} cannot be written to ({error.strerror})"
         return replace(evaluation, measurement=replace(found, notes=(*found.notes, note)))
     return evaluation
+
+
+def _left_out(broken: Iterable[BrokenImage]) -> Iterator[str]:
+    """A sentence for each set of which images could not be read."""
+    for split, kinds in Incidents(broken).counts().items():
+        images = sum(kinds.values())
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        are = "is" if images == 1 else "are"
+        yield f"{counted(images, 'image')} of {split} cannot be read and {are} left out: {counts}"
 
 
 def check_signals(protocol: str, plugins: Plugins, spec: ModelSpec, target: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
 from distillkit.evaluation.dealt import in_order
 from distillkit.processes import ALONE, Processes
+from distillkit.promises import speak
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def extract(
     values = torch.empty(images, 0)
     seen, sizes = 0, []
     for pixels, classes in batches:
-        vectors = view.of(model(pixels, wanted))
+        vectors = view.of(speak(model, pixels, wanted))
         if not seen:
             values = torch.empty(images, vectors.shape[1])
         values[seen : seen + len(vectors)] = vectors.cpu()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from distillkit.errors import UserError
 from distillkit.evaluation.subject import Subject
 from distillkit.hooks import installed_plugins
+from distillkit.incidents import BrokenImage, Incidents
 from distillkit.recipe import Mixing, Optimizer, Recipe, Schedule, Training
+from distillkit.run_directory import RunDirectory
 
 
 def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, batch_size: int, lr: float) -> float:
@@ -16,7 +19,8 @@ def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, bat
 
     A run of its own, in a directory that is deleted afterwards: `data.labels` and `data.seed` choose the images, as
     `balanced_subset` does; they are augmented as the recipe says, but not mixed; AdamW with weight decay 0.05 and a
-    cosine to 0, without warm-up. A head for other classes starts anew. The last weights are measured.
+    cosine to 0, without warm-up. A head for other classes starts anew. The last weights are measured. What the run
+    could not read is noted in the subject.
     Raises: UserError for a model that no student is built as; what the run raises.
     """
     from distillkit.runner import run  # which itself offers `evaluate`
@@ -46,5 +50,12 @@ def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, bat
         trackers=(),
     )
     with TemporaryDirectory() as folder:
-        figures = run(recipe, Path(folder) / "run", installed_plugins()).figures
+        directory = Path(folder) / "run"
+        figures = run(recipe, directory, installed_plugins()).figures
+        subject.broken.extend(_broken(RunDirectory(directory).incidents))
     return figures[f"{subject.split}/top1"]
+
+
+def _broken(ledger: Path) -> tuple[BrokenImage, ...]:
+    """The images that a run could not read; it has a ledger only where there are some."""
+    return Incidents.from_dict(json.loads(ledger.read_text(encoding="utf-8"))).broken if ledger.is_file() else ()

@@ -13,6 +13,7 @@ from distillkit.contracts import ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.heads import Answer
+from distillkit.models.making import build_model
 from distillkit.models.saved_student import load_student
 from distillkit.recipe import Recipe, StudentEntry
 from distillkit.recipe_files import load_recipe
@@ -59,7 +60,7 @@ def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
             f"teachers: {', '.join(known.values())}"
         )
     options = plugins.options("teacher", target, {})
-    model = plugins.factory("teacher", target).build(ModelRequest(target, argument, options, weights=weights))
+    model = build_model("teacher", ModelRequest(target, argument, options, weights=weights), plugins)
     return Judged(
         cast("nn.Module", model),
         model.spec,

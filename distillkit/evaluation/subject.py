@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from distillkit.contracts import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
 from distillkit.data.datasets import DataSets
-from distillkit.data.evaluation import EvaluationData
+from distillkit.data.evaluation import EvaluationData, none_readable
+from distillkit.data.faults import printable
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_precision
@@ -22,6 +24,7 @@ from distillkit.errors import ClassSpaceError
 from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
+from distillkit.incidents import BrokenImage, Incidents
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
 from distillkit.processes import ALONE, Processes
@@ -35,6 +38,7 @@ class Subject:
     `name` is what the user typed. `measured` are the images of `split`, all with a label. `answer` says which head of
     the model counts. `recipe` says how images are resized and cropped, how many are looked at together, and in `data`
     where these images come from. `student` starts a run from the model, None where no student is built as it is.
+    `broken` collects what could not be read of the images that this process went through.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Subject:
     device: torch.device
     student: StudentEntry | None = None
     processes: Processes = ALONE
+    broken: list[BrokenImage] = field(default_factory=list)
 
     @property
     def classes(self) -> int:
@@ -79,10 +84,8 @@ class Subject:
         """The labelled training images, cropped at random, resized (bilinear) and flipped, in seeded order.
 
         Of several processes each gets its part of every window, see `together`.
-
         The micro-batches of a window have images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size)
-        windows, at least one.
-        Raises: DataError for an image that cannot be read.
+        windows, at least one. An image that cannot be read is replaced by another.
         """
         recipe = Recipe(
             data=self.recipe.data.model_copy(
@@ -99,13 +102,42 @@ class Subject:
             device=self.device,
             rank=self.processes.rank,
             world=self.processes.world,
+            broken=self._noted,
         )
         return data.windows(0, epochs * data.steps_per_epoch)
+
+    @property
+    def _noted(self) -> list[BrokenImage] | None:
+        """Where unreadable images are noted; nowhere, where the first one is an error."""
+        return self.broken if self.recipe.data.broken else None
+
+    def unreadable(self) -> tuple[BrokenImage, ...]:
+        """The images that no process could read, each once. All processes ask, at the same point."""
+        said = self.processes.gather(json.dumps(self.broken))
+        return Incidents(BrokenImage(*image) for text in said for image in json.loads(text)).broken
+
+    def readable(self) -> list[int]:
+        """The indices of the measured images that were not left out, once they were gone through; as `unreadable`."""
+        left_out = {image.key for image in self.unreadable() if image.split == self.split}
+        source = self.measured
+        if isinstance(source, Stream) or not left_out:
+            return list(range(len(source)))
+        return [index for index in range(len(source)) if printable(source.key(index)) not in left_out]
+
+    def require_some(self, seen: float, images: Source | Stream) -> None:
+        """Raise DataError where none of `images` could be read."""
+        if not seen and len(images):
+            raise none_readable(images)
+
+    def _split_of(self, images: Source | Stream) -> str:
+        if images is self.measured:
+            return self.split
+        return "validation" if images is self.datasets.validation else "train"
 
     def batches(self, images: Source | Stream) -> EvaluationData:
         """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device.
 
-        Of several processes each gets every world-th batch.
+        Of several processes each gets every world-th batch. Images that cannot be read are left out.
         """
         data = EvaluationData(
             images,
@@ -114,13 +146,17 @@ class Subject:
             batch_size=self.recipe.evaluation.batch_size,
             workers=self.recipe.data.workers,
             device=self.device,
+            split=self._split_of(images),
+            broken=self._noted,
         )
         return data.deal(self.processes.rank, self.processes.world)
 
     def features(self, images: Source | Stream, view: View) -> Features:
         """What the frozen model makes of images; of several processes each computes a part and gets the whole."""
         batches = self.batches(images)
-        return extract(self.model, self.spec, batches, images=len(batches), view=view, processes=self.processes)
+        found = extract(self.model, self.spec, batches, images=len(batches), view=view, processes=self.processes)
+        self.require_some(len(found), images)
+        return found
 
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """What was found out about `batches`, [b, ...] each on the CPU, as one tensor [n, ...] of all images."""

@@ -9,9 +9,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import ModelSpec, Outputs, Signal
+from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models.heads import Answer, fuse
 from distillkit.processes import ALONE, Processes
+from distillkit.promises import speak
 
 Scored: TypeAlias = tuple[Mapping[str, Tensor], Tensor]
 """The scores [B, K] of every answer to a batch, of the chosen one as "answer", and the labels [B]."""
@@ -42,10 +43,10 @@ def scored(
     precision: torch.dtype = torch.float32,
 ) -> Iterator[Scored]:
     """What a model in evaluation mode answers to batches of (images [B, C, H, W], labels [B]), with the labels."""
-    wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
+    wanted: Wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
     for images, labels in batches:
         with torch.autocast(images.device.type, dtype=precision, enabled=precision is not torch.float32):
-            outputs: Outputs = model(images, wanted)
+            outputs = speak(model, images, wanted)
         yield answers(outputs, answer), labels
 
 

@@ -14,6 +14,7 @@ from distillkit.files import write_json, write_tensors
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.described import Described
 from distillkit.models.heads import Answer, without_idle_heads
+from distillkit.models.making import build_model
 from distillkit.models.weight_files import read_weights
 from distillkit.models.weights import load_weights
 from distillkit.plain_files import read_json
@@ -122,7 +123,7 @@ def build_student(saved: SavedStudent, plugins: Plugins) -> Model:
     """Build the network of a saved student as initialised, described with the classes that it was saved with."""
     options = plugins.options("student", saved.model, saved.options)
     request = ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)
-    model: Model = plugins.factory("student", saved.model).build(request)
+    model = build_model("student", request, plugins)
     return Described(
         model, without_idle_heads(replace(model.spec, class_names=saved.spec.class_names), saved.idle_heads)
     )

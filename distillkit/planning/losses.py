@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from distillkit.contracts import Loss, ModelSpec, Read, Signal
-from distillkit.errors import BrokenPluginError, RecipeError, UserError
+from distillkit.errors import RecipeError
 from distillkit.hooks import Plugins
 from distillkit.negotiation import check_reads
 from distillkit.planning.plan import LossPlan
+from distillkit.promises import check_declarations
 from distillkit.recipe import LossEntry, Recipe
 
 
@@ -39,17 +40,9 @@ def plan_loss(
         possible = {Read(signal) for signal in owned.spec.signals}
         check_reads(entry.name, possible, role="teacher", spec=spec, alternatives=alternatives)
     options = plugins.options("loss", entry.loss, entry.options)
-    factory = plugins.factory("loss", entry.loss)
-    try:
-        with torch.device("meta"):
-            loss: Loss = factory.build(options, student, spec)
-    except UserError:
-        raise
-    except Exception as error:
-        raise BrokenPluginError(
-            f"loss '{entry.loss}' of {owned.owner} failed to build for student '{student.name}' and teacher "
-            f"'{spec.name}': {type(error).__name__}: {error}"
-        ) from error
+    with torch.device("meta"):
+        loss: Loss = plugins.made("loss", entry.loss, options, student, spec, by="build")
+    check_declarations(loss, str(owned))
     if loss.reads_teacher and teacher is None:
         raise RecipeError(f"loss '{entry.name}' reads a teacher and the recipe has none; give --teacher")
     check_reads(entry.name, loss.reads_teacher, role="teacher", spec=spec, alternatives=alternatives)
@@ -67,7 +60,7 @@ def plan_loss(
 
 def build_loss(plan: LossPlan, student: ModelSpec, plugins: Plugins) -> nn.Module:
     """Build a planned loss again, on torch's current device and under its current seed."""
-    loss: nn.Module = plugins.factory("loss", plan.plugin).build(plan.options, student, plan.teacher_spec)
+    loss: nn.Module = plugins.made("loss", plan.plugin, plan.options, student, plan.teacher_spec, by="build")
     return loss
 
 

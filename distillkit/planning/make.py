@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
 
 from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
 from distillkit.data.datasets import DataSets, open_datasets
+from distillkit.data.oddities import fewer_than_a_batch
 from distillkit.data.order import samples_per_step, steps_per_epoch
 from distillkit.errors import DataError, RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins
+from distillkit.models.frozen_teacher import spec_at
+from distillkit.models.making import build_model
 from distillkit.negotiation import demand
 from distillkit.planning.cost import Cost
 from distillkit.planning.label_weight import resolve_label_weight
@@ -150,6 +154,9 @@ def _notes(
         )
     if recipe.data.labeled_fraction is not None and datasets.labelled.all():
         notes.append("every image has a label, so data.labeled_fraction changes nothing")
+    few = fewer_than_a_batch(len(datasets.train), recipe.training.batch_size)
+    if few is not None:
+        notes.append(few)
     if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:
         notes.append("the warm-up takes all steps; lower schedule.warmup_epochs or train longer")
     return tuple(notes)
@@ -175,8 +182,8 @@ def _builder(request: ModelRequest, losses: Mapping[str, LossPlan], student: Mod
 
     def build(device: torch.device) -> tuple[nn.Module, dict[str, nn.Module]]:
         with device, torch.random.fork_rng(devices=[]):
-            model = plugins.factory("student", request.name).build(replace(request, weights=None))
-            return model, {name: build_loss(plan, student, plugins) for name, plan in losses.items()}
+            model = build_model("student", replace(request, weights=None), plugins)
+            return cast("nn.Module", model), {name: build_loss(plan, student, plugins) for name, plan in losses.items()}
 
     return build
 
@@ -197,5 +204,5 @@ def _teacher_flops(plan: TeacherPlan, plugins: Plugins) -> int:
     if not plan.wanted:
         return 0
     with torch.device("meta"):
-        model = plugins.factory("teacher", plan.request.name).build(replace(plan.request, weights="none"))
-    return forward_flops(model, plan.sees, plan.wanted)
+        model = build_model("teacher", replace(plan.request, weights="none"), plugins)
+    return forward_flops(cast("nn.Module", model), spec_at(plan.native, plan.sees), plan.wanted)

@@ -14,6 +14,7 @@ from distillkit.errors import ClassSpaceError, DataError
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.classes import ClassMap, match_classes, read_class_names
 from distillkit.models.frozen_teacher import spec_at, teacher_size
+from distillkit.models.making import build_model, describe_model
 from distillkit.models.starting_weights import PUBLISHED
 from distillkit.models.weights import load_notes
 from distillkit.negotiation import demand
@@ -95,7 +96,7 @@ def describe_teacher(entry: TeacherEntry, plugins: Plugins) -> DescribedTeacher:
     """
     options = plugins.options("teacher", entry.model, entry.options)
     request = ModelRequest(entry.model, split_name(entry.model)[1], options, weights=entry.weights)
-    spec: ModelSpec = plugins.factory("teacher", entry.model).describe(request)
+    spec = describe_model("teacher", request, plugins)
     if entry.classes:
         names = read_class_names(Path(entry.classes))
         if len(names) != spec.classes:
@@ -118,7 +119,7 @@ def describe_student(entry: StudentEntry, plugins: Plugins, space: ClassSpace) -
         classes=space.classes,
         class_names=space.names,
     )
-    spec: ModelSpec = plugins.factory("student", entry.model).describe(request)
+    spec = describe_model("student", request, plugins)
     return request, replace(spec, class_names=space.names)
 
 
@@ -130,7 +131,7 @@ def starting_notes(request: ModelRequest, plugins: Plugins) -> tuple[str, ...]:
     if request.weights in (None, "none", PUBLISHED):
         return ()
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = plugins.factory("student", request.name).build(request)
+        model = build_model("student", request, plugins)
     return load_notes(model)
 
 

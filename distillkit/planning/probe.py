@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillkit.contracts import BatchInfo, Loss, ModelSpec, Wanted
+from distillkit.contracts import BatchInfo, Loss, ModelSpec, Outputs, Wanted
+from distillkit.errors import BrokenPluginError
+from distillkit.promises import check_gradients, check_outputs, revealed_shapes, speak, tensors_of
 from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages
 
@@ -37,7 +39,10 @@ def probe_task(build: Build, spec: ModelSpec, wanted: Wanted, *, label_term: boo
     """Run the task on tensors without memory or, where an operation of it knows no such tensors, on the CPU."""
     try:
         return _probe(build, spec, wanted, torch.device("meta"), label_term=label_term)
-    except NotImplementedError:
+    except (NotImplementedError, BrokenPluginError) as error:
+        # Raised in a plugin, torch's own refusal is the cause of ours.
+        if not isinstance(error, NotImplementedError) and not isinstance(error.__cause__, NotImplementedError):
+            raise
         return _probe(build, spec, wanted, torch.device("cpu"), label_term=label_term)
 
 
@@ -49,8 +54,16 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
         labels = torch.full((PROBE_SAMPLES, spec.classes), 1 / spec.classes) if label_term else None
         batch = BatchInfo(labels, torch.full((PROBE_SAMPLES,), float(label_term)))
         targets = {name: _zero_target(cast("Loss", loss)) for name, loss in losses.items()}
+    said: list[Outputs] = []
+    student.register_forward_hook(lambda _module, _inputs, outputs: said.append(outputs))
     with FlopCounterMode(display=False) as counter:
         terms = task(images, given(targets), batch)
+    if any(parameter.requires_grad for parameter in student.parameters()):
+        revealed = tensors_of(said[0])
+        check_gradients(student, {name: revealed[name] for name in revealed_shapes(spec, wanted, PROBE_SAMPLES)})
+        for term, value in terms.items():
+            loss, _, name = term.partition("/")
+            check_gradients(losses.get(loss, student), {f"term '{name}'": value})
     averages = batch_averages(terms, samples=PROBE_SAMPLES, labelled=PROBE_SAMPLES, micro_samples=PROBE_SAMPLES)
     Objective(dict.fromkeys(losses, 1.0), 1.0).total(averages).backward()  # type: ignore[no-untyped-call]
     inside = "student.network."
@@ -64,10 +77,16 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
     )
 
 
-def forward_flops(model: nn.Module, size: Sequence[int], wanted: Wanted) -> int:
-    """Floating-point operations of one image's forward (a multiply-add counts as two)."""
+def forward_flops(model: nn.Module, spec: ModelSpec, wanted: Wanted) -> int:
+    """Floating-point operations of one image's forward (a multiply-add counts as two).
+
+    `spec` describes the model at the size that it sees.
+    Raises: BrokenPluginError where the model does not reveal what it describes.
+    """
+    images = torch.empty(1, 3, *spec.image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.empty(1, 3, *size, device="meta"), wanted)
+        outputs = speak(model.eval(), images, wanted)
+    check_outputs(model, outputs, spec, wanted, images)
     return int(counter.get_total_flops())
 
 

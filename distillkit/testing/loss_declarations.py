@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distillkit.contracts import LAYERED, ModelSpec, Read, TargetSpec
+from distillkit.contracts import LAYERED, ModelSpec, Read
+from distillkit.promises import declaration_faults, dtype_of, tensors_of
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, LossModule, difference, differences, tensor_state, total
-from distillkit.testing.synthetic import map_batch, map_outputs, tensors_of
+from distillkit.testing.synthetic import map_batch, map_outputs
 
 SHUFFLED = tuple((2 * row + 1) % (len(EVERY_ROW) + 1) for row in EVERY_ROW)
 
 
 def attributes(case: LossCase) -> Iterator[str]:
     """The attributes of the contract are there and have the right types."""
-    loss = case.loss
-    if not isinstance(loss, nn.Module):
-        yield f"build returns {type(loss).__name__}; a torch.nn.Module is what the contract asks for"
-        return
-    for name in ("reads_teacher", "reads_student", "weight", "label_weight", "targets"):
-        if not hasattr(loss, name):
-            yield f"has no '{name}'"
-    for name in ("weight", "label_weight"):
-        value = getattr(loss, name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value < math.inf:
-            yield f"'{name}' is {value!r}; a finite number of at least 0 is what the contract asks for"
-    for name in ("reads_teacher", "reads_student"):
-        value = getattr(loss, name, frozenset())
-        if not isinstance(value, frozenset) or not all(isinstance(read, Read) for read in value):
-            yield f"'{name}' is {value!r}; a frozenset of Read is what the contract asks for"
-    couples = getattr(loss, "couples_batch", False)
-    if not isinstance(couples, bool):
-        yield f"'couples_batch' is {couples!r}; True or False is what the contract asks for"
-    yield from _target_specs(getattr(loss, "targets", {}))
-
-
-def _target_specs(targets: object) -> Iterator[str]:
-    if not isinstance(targets, Mapping) or not all(isinstance(spec, TargetSpec) for spec in targets.values()):
-        yield f"'targets' is {targets!r}; a mapping from names to TargetSpec is what the contract asks for"
-        return
-    for name, spec in targets.items():
-        if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
-            yield f"target '{name}' is described with dtype '{spec.dtype}'; torch has no such dtype"
-        if not all(isinstance(size, int) and size > 0 for size in spec.shape):
-            yield f"target '{name}' is described with shape {spec.shape}; sizes above 0, without the batch, are meant"
+    yield from declaration_faults(case.loss)
 
 
 def reads(case: LossCase) -> Iterator[str]:
@@ -107,8 +78,8 @@ def target(case: LossCase) -> Iterator[str]:
         yield f"target returns {_names(made)}; targets describes {_names(described)}"
     for name in sorted(made.keys() & described.keys()):
         spec, tensor = described[name], made[name]
-        if _dtype(tensor) != spec.dtype:
-            yield f"target '{name}' has dtype {_dtype(tensor)}; targets says {spec.dtype}"
+        if dtype_of(tensor) != spec.dtype:
+            yield f"target '{name}' has dtype {dtype_of(tensor)}; targets says {spec.dtype}"
         if tensor.shape != (len(EVERY_ROW), *spec.shape):
             yield f"target '{name}' has shape {list(tensor.shape)}; targets says {[len(EVERY_ROW), *spec.shape]}"
         if tensor.requires_grad:
@@ -132,10 +103,6 @@ def _names(mapping: Mapping[str, object]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(mapping)) or "nothing"
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def target_dtypes(case: LossCase) -> Iterator[str]:
     """The target has the described dtype whatever the precision of the teacher or of autocast."""
     torch.manual_seed(0)
@@ -145,8 +112,8 @@ def target_dtypes(case: LossCase) -> Iterator[str]:
             half = case.loss.target(case.teacher())
     for made, when in ((double, "of a teacher in float64"), (half, "under autocast")):
         for name, spec in case.loss.targets.items():
-            if name in made and _dtype(made[name]) != spec.dtype:
-                yield f"target '{name}' {when} has dtype {_dtype(made[name])}; targets says {spec.dtype}"
+            if name in made and dtype_of(made[name]) != spec.dtype:
+                yield f"target '{name}' {when} has dtype {dtype_of(made[name])}; targets says {spec.dtype}"
 
 
 def batch_effects(case: LossCase) -> Iterator[str]:

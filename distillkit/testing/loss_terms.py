@@ -11,9 +11,10 @@ from torch import Tensor
 
 from distillkit.contracts import BatchInfo, Outputs
 from distillkit.errors import UserError
+from distillkit.promises import dtype_of, tensors_of
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, difference, differences, total
-from distillkit.testing.synthetic import map_outputs, tensors_of
+from distillkit.testing.synthetic import map_outputs
 
 FIRST, REST = EVERY_ROW[:4], EVERY_ROW[4:]
 
@@ -28,7 +29,7 @@ def terms(case: LossCase) -> Iterator[str]:
             if not torch.isfinite(term).all():
                 yield f"term '{name}' is not finite at progress {progress:g}"
             if term.dtype != torch.float32:
-                yield f"term '{name}' is {_dtype(term)} where the student's outputs are float32"
+                yield f"term '{name}' is {dtype_of(term)} where the student's outputs are float32"
     if not said and case.loss.weight != 0:
         yield f"returns no terms, but its weight is {case.loss.weight:g}"
 
@@ -42,10 +43,6 @@ def _shapes(case: LossCase, said: dict[str, Tensor], samples: int) -> Iterator[s
             f"term '{name}' of a batch of {samples} has shape {list(term.shape)}; {wanted}, one value per sample, is "
             f"what the contract asks for"
         )
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def inputs_stay(case: LossCase) -> Iterator[str]:
@@ -123,7 +120,7 @@ def double_precision(case: LossCase) -> Iterator[str]:
     """Float64 stays float64."""
     for name, term in case.terms(dtype=torch.float64, loss=case.build().double()).items():
         if term.dtype != torch.float64:
-            yield f"term '{name}' is {_dtype(term)} where the student's outputs are float64"
+            yield f"term '{name}' is {dtype_of(term)} where the student's outputs are float64"
 
 
 def formula(case: LossCase) -> Iterator[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts import LAYERED, Model, ModelRequest, ModelSpec, Outputs, Signal, Wanted
+from distillkit.promises import revealed_shapes
 from distillkit.testing.subject import Subject
 
 SAMPLES = 3
@@ -87,26 +88,7 @@ class ModelCase:
 
     def expected_shapes(self, wanted: Wanted, samples: int = SAMPLES) -> dict[str, tuple[int, ...]]:
         """What `outputs` must have, by the names of `tensors_of`."""
-        spec = self.spec
-        shapes: dict[str, tuple[int, ...]] = {
-            signal.value: (samples, spec.classes)
-            for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS)
-            if signal in wanted
-        }
-        for index, layer in enumerate(wanted.get(Signal.EMBEDDING, ())):
-            shapes[f"embedding[{index}]"] = (samples, spec.widths[layer])
-        for index, layer in enumerate(wanted.get(Signal.PATCH_TOKENS, ())):
-            shapes[f"patch_tokens[{index}]"] = (samples, _patches(spec, layer), spec.widths[layer])
-        attention = wanted.get(Signal.CLS_ATTENTION, ())
-        if attention:
-            keys = 1 + _patches(spec, attention[0])
-            shapes["cls_attention"] = (samples, len(attention), spec.heads or 0, keys)
-        return shapes
-
-
-def _patches(spec: ModelSpec, layer: int) -> int:
-    rows, columns = spec.grids[layer]
-    return rows * columns
+        return revealed_shapes(self.spec, wanted, samples)
 
 
 def say(model: Speak, images: Tensor, wanted: Wanted, *, seed: int = 0) -> Outputs:

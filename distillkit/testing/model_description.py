@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts import LAYERED, ModelSpec, Signal
+from distillkit.promises import tensors_of
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import differences, tensor_state
 from distillkit.testing.model_case import SAMPLES, ModelCase, say
-from distillkit.testing.synthetic import tensors_of
 
 
 def description(case: ModelCase) -> Iterator[str]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from distillkit.contracts import LAYERED, Outputs, Signal, Wanted
+from distillkit.promises import dtype_of, tensors_of
 from distillkit.testing.loss_case import difference
 from distillkit.testing.model_case import SAMPLES, ModelCase, say
-from distillkit.testing.synthetic import tensors_of
 
 ROUNDING = 1e-3
 """How far kernels for other batch sizes, or compiled ones, may be off, relative to the largest value."""
@@ -50,7 +50,7 @@ def _revealed(case: ModelCase, outputs: Outputs, wanted: Wanted, when: str) -> I
         if not torch.isfinite(found[name]).all():
             yield f"{name} is not finite{when}"
         if found[name].dtype != torch.float32:
-            yield f"{name} of float32 images is {_dtype(found[name])}{when}"
+            yield f"{name} of float32 images is {dtype_of(found[name])}{when}"
 
 
 def attention_is_a_distribution(case: ModelCase) -> Iterator[str]:
@@ -114,14 +114,14 @@ def precision(case: ModelCase) -> Iterator[str]:
         half = tensors_of(say(case.model, case.images(), case.everything))
     for name, tensor in half.items():
         if tensor.dtype != torch.float32:
-            yield f"{name} is {_dtype(tensor)} under autocast; float32 at least is what the contract asks for"
+            yield f"{name} is {dtype_of(tensor)} under autocast; float32 at least is what the contract asks for"
         elif not torch.isfinite(tensor).all():
             yield f"{name} is not finite under autocast"
     with torch.no_grad():
         double = tensors_of(say(case.build().double(), case.images(dtype=torch.float64), case.everything))
     for name, tensor in double.items():
         if tensor.dtype != torch.float64:
-            yield f"{name} is {_dtype(tensor)} where images and parameters are float64"
+            yield f"{name} is {dtype_of(tensor)} where images and parameters are float64"
 
 
 def sizes(case: ModelCase) -> Iterator[str]:
@@ -154,7 +154,3 @@ def _apart(first: Tensor, second: Tensor) -> bool:
     scale = max(float(first.abs().max()), 1e-6)
     found = difference(first / scale, second / scale)
     return found is not None and found > ROUNDING
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

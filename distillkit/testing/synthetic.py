@@ -136,15 +136,3 @@ def map_batch(batch: BatchInfo, change: Callable[[Tensor], Tensor]) -> BatchInfo
     """The same batch with every tensor changed."""
     labels = None if batch.labels is None else change(batch.labels)
     return replace(batch, labels=labels, label_mass=change(batch.label_mass))
-
-
-def tensors_of(outputs: Outputs) -> dict[str, Tensor]:
-    """Every tensor, in the order of `map_outputs`, by the name that a sentence gives it: "patch_tokens[1]"."""
-    one_each = {
-        "logits": outputs.logits,
-        "distill_logits": outputs.distill_logits,
-        **{f"embedding[{index}]": tensor for index, tensor in enumerate(outputs.embedding)},
-        "cls_attention": outputs.cls_attention,
-        **{f"patch_tokens[{index}]": tensor for index, tensor in enumerate(outputs.patch_tokens)},
-    }
-    return {name: tensor for name, tensor in one_each.items() if tensor is not None}

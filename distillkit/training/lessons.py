@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distillkit.blame import blamed
 from distillkit.contracts import Loss, ModelSpec, Outputs, Wanted
-from distillkit.errors import BrokenPluginError
 from distillkit.negotiation import restrict
+from distillkit.promises import check_outputs, check_target, named, named_weights, speak, tensors_of, unchanged
 from distillkit.training.task import Targets
 
 
@@ -32,41 +33,43 @@ class Lectern:
 
 
 class Lessons:
-    """Runs every teacher once per batch and lets every loss boil it down to its target."""
+    """Runs every teacher once per batch and lets every loss boil it down to its target.
+
+    What they return is held against what they promised at the first batch of every size, their types at every batch.
+    """
 
     def __init__(self, teachers: Mapping[str, Lectern], pupils: Mapping[str, Pupil]) -> None:
         self.teachers = dict(teachers)
         self.pupils = dict(pupils)
-        self._checked = False
+        self._checked: set[int] = set()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Targets:
         """The targets of one micro-batch: images [B, C, H, W] as the student sees them."""
-        said: dict[str, Outputs] = {name: seat.model(images, seat.wanted) for name, seat in self.teachers.items()}
-        targets: dict[str, Mapping[str, Tensor]] = {}
-        for name, pupil in self.pupils.items():
-            if pupil.teacher is None:
-                targets[name] = pupil.loss.target(Outputs())
-                continue
-            seat = self.teachers[pupil.teacher]
-            targets[name] = pupil.loss.target(
-                restrict(said[pupil.teacher], seat.wanted, pupil.loss.reads_teacher, seat.spec)
-            )
-        if not self._checked:
-            self._check(targets, len(images))
-            self._checked = True
+        is_new = len(images) not in self._checked
+        said = {name: self._lecture(seat, images, check=is_new) for name, seat in self.teachers.items()}
+        targets = {name: self._heard(pupil, said, images, check=is_new) for name, pupil in self.pupils.items()}
+        self._checked.add(len(images))
         return targets
 
-    def _check(self, targets: Targets, samples: int) -> None:
-        """Hold the first targets against what the losses announced."""
-        for name, pupil in self.pupils.items():
-            announced = {key: ((samples, *spec.shape), spec.dtype) for key, spec in pupil.loss.targets.items()}
-            found = {
-                key: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-                for key, tensor in targets[name].items()
-            }
-            if announced != found:
-                raise BrokenPluginError(
-                    f"loss '{name}' announced the targets {announced} and returned {found}; "
-                    "`targets` and `target` must agree"
-                )
+    def _lecture(self, seat: Lectern, images: Tensor, *, check: bool) -> Outputs:
+        if not check:
+            return speak(seat.model, images, seat.wanted)
+        with unchanged(seat.model, "forward", {"the images": images} | named_weights(seat.model)):
+            outputs = speak(seat.model, images, seat.wanted)
+        check_outputs(seat.model, outputs, seat.spec, seat.wanted, images)
+        return outputs
+
+    def _heard(self, pupil: Pupil, said: Mapping[str, Outputs], images: Tensor, *, check: bool) -> Mapping[str, Tensor]:
+        """The target of one loss."""
+        loss, outputs = pupil.loss, Outputs()
+        if pupil.teacher is not None:
+            seat = self.teachers[pupil.teacher]
+            outputs = restrict(said[pupil.teacher], seat.wanted, loss.reads_teacher, seat.spec)
+        given = {f"the teacher's {name}": tensor for name, tensor in tensors_of(outputs).items()} if check else {}
+        with unchanged(loss, "target", given), blamed(loss, "target"):
+            target = loss.target(outputs)
+        named(loss, "target", target)
+        if check:
+            check_target(loss, target, images)
+        return target

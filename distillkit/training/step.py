@@ -17,7 +17,7 @@ from distillkit.training.guard import Buffers, anchored, move_where_finite
 from distillkit.training.lessons import Lessons
 from distillkit.training.noise import seed_model_noise
 from distillkit.training.optimisation import Optimisation
-from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages, checked_terms
+from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages
 
 if TYPE_CHECKING:
     from distillkit.data.batches import MicroBatch, Window
@@ -72,14 +72,9 @@ class Stepper:
         self.parallel = None if self.processes.is_alone else DistributedDataParallel(task)
         self.parameters = _trained(task)
         self.student_parameters = _trained(task.student)
-        self.couples = {
-            name: bool(getattr(loss, "couples_batch", False))
-            for name, loss in zip(task.loss_names, task.losses, strict=True)
-        }
         self.norms: dict[str, Tensor] = {}
         self._buffers = Buffers(task)
         self._anchor = min(self.parameters, key=lambda parameter: parameter.numel())
-        self._checked = False
 
     def step(self, window: Window, *, measure: bool = False) -> Outcome:
         """Move the weights by one window, unless loss or gradient is not finite.
@@ -94,7 +89,7 @@ class Stepper:
         self._buffers.keep()
         for number, micro_batch in enumerate(window.micro_batches):
             with self._gradients_kept(until_last=number + 1 < len(window.micro_batches)):
-                averages = self._forward(window, number, micro_batch)
+                averages = self._averages(window, number, micro_batch)
                 if measure:
                     balance.add(self.objective.weighted(averages))
                 loss = self.objective.total(averages)
@@ -115,26 +110,28 @@ class Stepper:
         optimizer.zero_grad(set_to_none=True)
         return Outcome(_added_up(parts), tuple(parts), skipped)
 
-    def _forward(self, window: Window, number: int, micro_batch: MicroBatch) -> dict[str, Tensor]:
+    def terms(self, window: Window, number: int, micro_batch: MicroBatch, *, rank: int) -> dict[str, Tensor]:
+        """What every term says of a micro-batch, [b] or [] each, with the noise of the process `rank`."""
         images = micro_batch.images
         targets = self.lessons(images)
-        seed_model_noise(
-            self.settings.seed,
-            rank=self.processes.rank,
-            step=window.step,
-            micro_batch=number,
-            device=images.device,
-        )
+        seed_model_noise(self.settings.seed, rank=rank, step=window.step, micro_batch=number, device=images.device)
         batch = BatchInfo(micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps)
-        terms = (self.parallel or self.task)(images, given(targets), batch)
-        if not self._checked:
-            checked_terms(terms, len(images), self.couples)
-            self._checked = True
-        return batch_averages(terms, samples=window.samples, labelled=window.labelled, micro_samples=len(images))
+        terms: dict[str, Tensor] = (self.parallel or self.task)(images, given(targets), batch)
+        return terms
+
+    def _averages(self, window: Window, number: int, micro_batch: MicroBatch) -> dict[str, Tensor]:
+        terms = self.terms(window, number, micro_batch, rank=self.processes.rank)
+        return averages_in(window, terms, micro_batch)
 
     def _gradients_kept(self, *, until_last: bool) -> AbstractContextManager[None]:
         """Of several micro-batches only the last one sends the gradients to the other processes."""
         return self.parallel.no_sync() if self.parallel is not None and until_last else nullcontext()
+
+
+def averages_in(window: Window, terms: Mapping[str, Tensor], micro_batch: MicroBatch) -> dict[str, Tensor]:
+    """What the terms of one of a window's micro-batches add to the averages over the whole of it, [] each."""
+    samples, labelled = window.samples, window.labelled
+    return batch_averages(terms, samples=samples, labelled=labelled, micro_samples=len(micro_batch.images))
 
 
 def _added_up(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from distillkit.blame import blamed
 from distillkit.contracts import BatchInfo, Loss, ModelSpec, Outputs, Wanted
 from distillkit.errors import BrokenPluginError
 from distillkit.negotiation import restrict
+from distillkit.promises import check_outputs, check_terms, named, speak, tensors_of, unchanged
 
 Targets: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 """By loss name, what that loss's `target` returned."""
@@ -28,6 +30,7 @@ class DistillationTask(nn.Module):
     Shapes: images [B, C, H, W]; every returned term is [B], or [] for a loss that couples its batch. The label term is
     0 for an unlabelled sample and always touches the class head.
     `precision` is the autocast dtype of the student's forward; the losses run in float32 at least.
+    What student and losses return is held against what they promised at the first batch of every size.
     """
 
     def __init__(
@@ -48,11 +51,16 @@ class DistillationTask(nn.Module):
         self.wanted = dict(wanted)
         self.label_term = label_term
         self.precision = precision
+        self._checked: set[int] = set()
 
     def forward(self, images: Tensor, teach: Teach, batch: BatchInfo) -> dict[str, Tensor]:
         """One student forward, then every loss on what it reads."""
-        with self._autocast(images.device.type):
-            outputs: Outputs = self.student(images, self.wanted)
+        is_new = len(images) not in self._checked
+        given = {"the images": images} if is_new else {}
+        with unchanged(self.student, "forward", given), self._autocast(images.device.type):
+            outputs = speak(self.student, images, self.wanted)
+        if is_new:
+            check_outputs(self.student, outputs, self.spec, self.wanted, images)
         targets = teach(outputs)
         terms: dict[str, Tensor] = {}
         if self.label_term:
@@ -60,8 +68,26 @@ class DistillationTask(nn.Module):
         for name, module in zip(self.loss_names, self.losses, strict=True):
             loss = cast("Loss", module)
             seen = restrict(outputs, self.wanted, loss.reads_student, self.spec)
-            for term, value in module(seen, targets[name], batch).items():
+            for term, value in self._terms(loss, seen, targets[name], batch, check=is_new).items():
                 terms[f"{name}/{term}"] = value
+        self._checked.add(len(images))
+        return terms
+
+    @staticmethod
+    def _terms(
+        loss: Any, seen: Outputs, target: Mapping[str, Tensor], batch: BatchInfo, *, check: bool
+    ) -> Mapping[str, Tensor]:
+        """What one loss makes of what it reads."""
+        given: dict[str, Tensor] = {}
+        if check:
+            given = {f"the student's {name}": tensor for name, tensor in tensors_of(seen).items()}
+            given |= {f"target '{name}'": tensor for name, tensor in target.items()}
+            given |= {} if batch.labels is None else {"the labels": batch.labels, "the label mass": batch.label_mass}
+        with unchanged(loss, "forward", given), blamed(loss, "forward"):
+            terms: Mapping[str, Tensor] = loss(seen, target, batch)
+        named(loss, "forward", terms)
+        if check:
+            check_terms(loss, terms, batch.label_mass)
         return terms
 
     def no_weight_decay(self) -> set[str]:
@@ -121,19 +147,3 @@ class Objective:
         """`label_weight * labels + sum of weight * term`. Shape []."""
         weighted = list(self.weighted(averages).values())
         return sum(weighted[1:], start=weighted[0])
-
-
-def checked_terms(terms: Mapping[str, Tensor], samples: int, couples: Mapping[str, bool]) -> None:
-    """Refuse terms of the wrong shape, naming the loss. Called for the first step only.
-
-    Raises: BrokenPluginError.
-    """
-    for name, value in terms.items():
-        loss = name.partition("/")[0]
-        if value.shape == (samples,) or (value.dim() == 0 and couples.get(loss, False)):
-            continue
-        wanted = "[] or " if couples.get(loss, False) else ""
-        raise BrokenPluginError(
-            f"loss '{loss}' returned term '{name.partition('/')[2]}' of shape {list(value.shape)}; "
-            f"{wanted}[{samples}], one value per sample, is what the contract asks for"
-        )

@@ -128,7 +128,7 @@ class _Flag:
         if value.device.type == "cuda":
             self._value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not type it
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(value.device))
 
     def read(self) -> bool:
         """The value; waits until it has arrived. A device other than CUDA is waited for."""

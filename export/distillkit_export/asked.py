@@ -70,7 +70,7 @@ class Asked:
 
     def _format(self, name: str, plugins: Plugins) -> Format:
         options = plugins.options("exporter", name, self.settings.get(name, {}))
-        exporter: Exporter = plugins.factory("exporter", name)(options)
+        exporter: Exporter = plugins.made("exporter", name, options)
         for precision in self.precisions:
             if precision not in exporter.precisions:
                 writes = ", ".join(exporter.precisions)

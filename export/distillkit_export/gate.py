@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from distillkit.blame import blamed
 from distillkit.errors import DistillkitError, GateError, UnavailableError
 from distillkit_export.layers import first_difference
 from distillkit_export.parity import Evidence, Parity, measure
@@ -100,7 +101,8 @@ class Gate:
         verdict = Verdict(artifact, "failed", opener.runtime, size(file), checks=tuple(checks))
         failed = [check.finding for check in checks if check.passed is False]
         try:
-            parity = measure(opener.open(file), self.against, precision, self.limits[precision])
+            with blamed(opener, "open"):
+                parity = measure(opener.open(file), self.against, precision, self.limits[precision])
         except UnavailableError as error:
             outcome: Outcome = "failed" if failed else "ungated"
             return replace(verdict, outcome=outcome, reason="; ".join(failed) or f"was not gated: {error}")

@@ -132,7 +132,7 @@ def load(
     bundle = open_bundle(Path(folder))
     plugins = plugins or installed_plugins()
     if runtime is not None:
-        chosen: Runtime = plugins.factory("runtime", runtime)()
+        chosen: Runtime = plugins.made("runtime", runtime)
         artifact = _artifact_for(bundle, runtime, chosen, precision or _only_precision(bundle, chosen))
         there = chosen.availability()
         if not there.works:
@@ -152,7 +152,7 @@ def _tuned(bundle: OpenBundle, plugins: Plugins, precision: Precision) -> Predic
     if choice is None or not listed or choice.precision != precision or listed[0].precision != precision:
         return None
     try:
-        chosen: Runtime = plugins.factory("runtime", choice.runtime)()
+        chosen: Runtime = plugins.made("runtime", choice.runtime)
         if not chosen.availability().works or not _is_offered(choice.setting, chosen):
             return None
         return Predictor(bundle, listed[0], choice.runtime, chosen, choice.setting)
@@ -176,7 +176,7 @@ def _first_that_works(bundle: OpenBundle, plugins: Plugins, precision: Precision
     reasons = []
     for name in sorted(names, key=lambda name: name != PREFERRED):
         try:
-            chosen: Runtime = plugins.factory("runtime", name)()
+            chosen: Runtime = plugins.made("runtime", name)
         except PluginError as error:
             reasons.append(str(error))
             continue

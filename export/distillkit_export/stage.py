@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distillkit.blame import blamed, kind_of, refuse
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
-from distillkit.exporting import HasFlags
+from distillkit.exporting import Artifact, HasFlags
 from distillkit_export.bundle import HERE, REJECTED, ArtifactCard, PendingCard
 from distillkit_export.checks import checks
 from distillkit_export.gate import Gate, Verdict, size
@@ -21,7 +22,7 @@ from distillkit_export.latency import relative_latency
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from distillkit.exporting import Artifact, Exporter, ExportSource, Precision
+    from distillkit.exporting import Exporter, ExportSource, Precision
 
 COMPARED = ".compared"
 
@@ -105,7 +106,10 @@ class Stage:
         return [card_of(verdict) for verdict in self.verdicts if verdict.kept and verdict.outcome != "failed"]
 
     def _written(self, form: Format, precision: Precision, folder: Path, *, kept: bool = True) -> Verdict:
-        artifact: Artifact = form.exporter.write(self.source, folder, precision)
+        with blamed(form.exporter, "write"):
+            artifact = form.exporter.write(self.source, folder, precision)
+        if not isinstance(artifact, Artifact):
+            refuse(form.exporter, "write", kind_of(artifact), "an Artifact")
         misread = _misread(form.exporter, folder / artifact.file, precision)
         if misread:
             written = size(folder / artifact.file)

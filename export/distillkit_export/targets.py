@@ -19,6 +19,7 @@ from distillkit.exporting import Fusion, Head, Provenance
 from distillkit.files import sha256
 from distillkit.hooks import Plugins, split_name
 from distillkit.models import Described, OneAnswer, load_student, load_weights
+from distillkit.models.making import build_model
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
 from distillkit_export.image_sizes import Size, at_image_size
@@ -98,7 +99,7 @@ def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size 
     request = ModelRequest(target, argument, options, weights=weights)
     factory = plugins.factory("teacher", target)
     _require_weights(factory, request)
-    model: Model = factory.build(request)
+    model = build_model("teacher", request, plugins)
     if isinstance(model, OneAnswer):
         # A teacher speaks with one voice; here the choice between its heads is the user's.
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
@@ -151,7 +152,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Siz
     entry = recipe.student
     options = plugins.options("student", entry.model, entry.options)
     request = ModelRequest(entry.model, split_name(entry.model)[1], options, classes=plan["classes"])
-    model: Model = plugins.factory("student", entry.model).build(request)
+    model = build_model("student", request, plugins)
     weights = path / CHECKPOINT_WEIGHTS
     load_weights(model, _student_weights(weights), source=str(weights), fit="nothing")
     model = at_image_size(model, image_size)

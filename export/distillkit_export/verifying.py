@@ -160,7 +160,7 @@ def _exporter(card: ArtifactCard, plugins: Plugins) -> Exporter | None:
     if card.format not in {owned.spec.name for owned in plugins.listing("exporter")}:
         return None
     options = plugins.options("exporter", card.format, {})
-    exporter: Exporter = plugins.factory("exporter", card.format)(options)
+    exporter: Exporter = plugins.made("exporter", card.format, options)
     return exporter
 
 
@@ -170,7 +170,7 @@ def _openers(card: ArtifactCard, plugins: Plugins) -> Iterator[Opener]:
     if exporter is not None:
         yield exporter
     for owned in plugins.listing("runtime"):
-        runtime: Runtime = plugins.factory("runtime", owned.spec.name)()
+        runtime: Runtime = plugins.made("runtime", owned.spec.name)
         if card.format in runtime.formats and runtime.availability().works:
             yield _InRuntime(runtime, card)
 

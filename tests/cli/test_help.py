@@ -25,6 +25,7 @@ VERBS = (
     "predict",
     "plugins",
     "recipes",
+    "replay",
     "doctor",
 )
 ENTRY = "from distillkit_cli.main import main; main()"
@@ -52,10 +53,12 @@ OVERVIEW = """\
    distillkit run --data imagenet/ --teacher regnety16gf --loss hard
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --quiet    -q        Results and errors only.                                                    │
-│ --verbose  -v        Errors with their traceback.                                                │
-│ --version            Show the version and stop.                                                  │
-│ --help     -h        Show this message and exit.                                                 │
+│ --quiet      -q            Results and errors only.                                              │
+│ --verbose    -v            Errors with their traceback.                                          │
+│ --no-plugin          NAME  Leave out somebody else's plugin: its distribution, its entry point,  │
+│                            or all; may be repeated.                                              │
+│ --version                  Show the version and stop.                                            │
+│ --help       -h            Show this message and exit.                                           │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 ╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
 │ run        Teach a student, and leave a directory with its weights, its figures and a report.    │
@@ -76,7 +79,9 @@ OVERVIEW = """\
 │ predict    Name the likeliest classes of images with an exported student; torch is not needed.   │
 │ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
 │ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
+│ replay     Take the step again at which a run gave up, and show what was not finite.             │
 │ doctor     Say which runtimes work here, each tried on a tiny model, and why the others do not.  │
+│ data       Look at images before anything is learnt from them.                                   │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 

@@ -83,7 +83,13 @@ FOR_ALL: tuple[Kind, ...] = tuple(kind for kind in BREAKERS if kind != "forbidde
 
 
 def break_some(folder: Path, count: int, kinds: Sequence[Kind] = FOR_ALL, seed: int = 0) -> dict[str, Kind]:
-    """Break `count` pictures below a folder, each kind in turn, and return the kind of each by its key."""
+    """Break `count` pictures below a folder, each kind in turn, and return the kind of each by its key.
+
+    They are broken for good, so nothing behind a link is touched.
+    """
+    root = folder.resolve()
+    assert all(path.resolve() == root / path.relative_to(folder) for path in folder.rglob("*")), "there are links"
+    assert not folder.is_symlink()
     chosen = random.Random(seed).sample(sorted(folder.rglob("*.png")), count)
     keys = [path.relative_to(folder).as_posix() for path in chosen]
     broken = {key: kinds[place % len(kinds)] for place, key in enumerate(keys)}

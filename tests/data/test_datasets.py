@@ -229,7 +229,11 @@ def offering(plugins, **factories):
         return SimpleNamespace(open=lambda argument, data, split: factories[name].get(split))
 
     specs = [SimpleNamespace(spec=PluginSpec(name, "", "")) for name in factories]
-    return SimpleNamespace(listing=lambda role: (*plugins.listing(role), *specs), factory=factory)
+    return SimpleNamespace(
+        listing=lambda role: (*plugins.listing(role), *specs),
+        find=lambda role, name: f"{role} '{name}'",
+        made=lambda role, name, *given, by: getattr(factory(role, name), by)(*given),
+    )
 
 
 def test_labels_are_matched_by_name(plugins, write_pictures, tmp_path):

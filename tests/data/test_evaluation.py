@@ -110,6 +110,12 @@ def test_where_all_are_left_out_there_is_nothing_to_measure(write_pictures, tmp_
         list(there)
     assert str(caught.value) == (f"none of the 3 images of '{tmp_path}' can be read; `distillkit data check` says why")
     assert list(there.share(0, 2)) == []  # others may have more
+    with pytest.raises(DataError) as caught:
+        list(there.deal(0, 2))
+    assert str(caught.value) == (
+        f"none of 2 neighbouring images of '{tmp_path}' can be read, and several processes would lose their order; "
+        "start one process, or repair what `distillkit data check` finds"
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])

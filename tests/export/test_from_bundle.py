@@ -55,8 +55,8 @@ class Robot:
 
 
 class WithRobot(Plugins):
-    def factory(self, role, name):
-        return Robot if name == "robot" else super().factory(role, name)
+    def made(self, role, name, *arguments, by=None):
+        return Robot(*arguments) if name == "robot" else super().made(role, name, *arguments, by=by)
 
     def options(self, role, name, given):
         return RobotOptions(**given) if name == "robot" else super().options(role, name, given)

@@ -20,61 +20,37 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.faults.equality import differences, require_readable
-from tests.faults.moments import Moment, drawn, left_behind, place
-from tests.faults.victim import TEACHER, Victim, arguments, environment, forked, fresh, settings, warm
+from tests.faults.moments import NEVER, Moment, drawn, left_behind, place
+from tests.faults.scene import SHORT, Scene, Start
+from tests.faults.victim import environment, forked, fresh, warm
 
-NEVER = Moment("never")
-SHORT = {"training__steps": 24, "trackers": '["metrics"]'}
 WARM_SHARE = 0.35
 """About what is left of a start without its imports."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A teacher, the run that nothing disturbed, and how long that took to start and to train."""
-
-    teacher: Path
-    undisturbed: Path
-    start_s: float
-    steps_s: float
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def prepared(cls, folder: Path, start: Callable[[list[str], Path], Victim] = fresh, **changes: Any) -> Scene:
-        """Both runs, each in a new interpreter, or as `start` has it; `changes` are of `victim.EVERYTHING`."""
-        teacher, undisturbed = folder / "teacher", folder / "undisturbed"
-        for given in (["run", "--out", str(teacher), *settings(TEACHER)], arguments(teacher, undisturbed, **changes)):
-            began = time.time()
-            victim = start(given, folder / "prepared.log")
-            NEVER.strike(victim, undisturbed)
-            if victim.code:
-                raise SystemExit(f"the undisturbed run failed: {victim.said()}")
-        made, trained = ((undisturbed / name).stat().st_mtime for name in ("recipe.toml", "student.safetensors"))
-        return cls(teacher, undisturbed, made - began, trained - made, changes)
-
-    def moments(self, number: int, seed: int) -> list[Moment]:
-        """When the run of this number is killed."""
-        start_s, steps_s = (round(seconds, 3) for seconds in (self.start_s, self.steps_s))
-        return drawn(random.Random(f"{seed} {number}"), start_s=start_s, warm_s=start_s * WARM_SHARE, steps_s=steps_s)
+def moments(scene: Scene, number: int, seed: int) -> list[Moment]:
+    """When the run of this number is killed."""
+    random_of, warm_s = random.Random(f"{seed} {number}"), scene.start_s * WARM_SHARE
+    return drawn(random_of, start_s=scene.start_s, warm_s=warm_s, steps_s=scene.steps_s)
 
 
-def killed_run(number: int, seed: int, scene: Scene, first: Callable[[list[str], Path], Victim]) -> dict[str, Any]:
+def killed_run(number: int, seed: int, scene: Scene, first: Start) -> dict[str, Any]:
     """One run, started by `first`, killed and continued to its end; what happened, and whether it is bit-equal."""
     began = time.monotonic()
     undisturbed = scene.undisturbed
     out = undisturbed.parent / f"run-{number:03d}"
     record: dict[str, Any] = {"run": number, "kills": [], "starts": 0}
     newest = 0
-    for moment in [*scene.moments(number, seed), NEVER]:
+    for moment in [*moments(scene, number, seed), NEVER]:
         record["starts"] += 1
         was = left_behind(out)
-        given, log = arguments(scene.teacher, out, **scene.changes), out.with_suffix(".log")
+        given, log = scene.arguments(out), out.with_suffix(".log")
         starts_anew = record["starts"] == 1 and not moment.inside
         victim = first(given, log) if starts_anew else forked(given, log, moment.arm(out))
         killed = moment.strike(victim, out)
@@ -114,9 +90,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def in_turn(
-    numbers: Iterable[int], seed: int, scene: Scene, first: Callable[..., Victim] = fresh
-) -> list[dict[str, Any]]:
+def in_turn(numbers: Iterable[int], seed: int, scene: Scene, first: Start = fresh) -> list[dict[str, Any]]:
     """The runs of these numbers, one after the other."""
     records = []
     for number in numbers:

@@ -73,6 +73,9 @@ class Moment:
         return self.kind == "results" and (out / ".ema.tmp").exists()  # "never" is waited for until the run ends
 
 
+NEVER = Moment("never")
+
+
 def drawn(random_of: random.Random, *, start_s: float, warm_s: float, steps_s: float) -> list[Moment]:
     """The moments of one run, in an order in which they can come.
 

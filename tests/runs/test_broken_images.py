@@ -20,8 +20,9 @@ from sklearn.datasets import load_digits
 from distillkit import DataError
 from distillkit.hooks import installed_plugins
 from distillkit.runner import resume, run
-from tests.data.breaking import BREAKERS, break_some
+from tests.data.breaking import BREAKERS, as_user, break_some, why_not_as_user
 
+CIFAR10 = os.environ.get("DISTILLKIT_CIFAR10")
 SETS = {"train": (200, 20), "val": (60, 7), "test": (60, 7)}
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -158,3 +159,78 @@ def test_two_processes_count_as_one_and_either_may_have_nothing_to_measure(
     together = json.loads((tmp_path / "pair/result.json").read_text())["figures"]
     assert together.keys() == alone.keys()
     assert together["test/images"] == alone["test/images"] == 30.0
+
+
+def check_and_run(folder: Path, out: Path, *, batch_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `data check` finds in a folder, and the result of a run on it, both as somebody whom permissions bind."""
+    student = ("image_size=32", "patch=8", "width=48", "heads=3", "depth=2")
+    settings = [part for value in student for part in ("--set", f"student.{value}")]
+    settings += ["--set", "data.workers=1", "--set", f"training.batch_size={batch_size}", "--epochs", "1"]
+    settings += ["--device", "cpu", "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    checked = as_user(["-m", "distillkit_cli", "data", "check", str(folder), "--json"], env=environment)
+    ran = as_user(["-m", "distillkit_cli", "run", "--data", str(folder), *settings], env=environment)
+    assert (checked.returncode, checked.stderr) == (1, "")
+    assert ran.returncode == 0, ran.stderr
+    for alarm in ("Traceback", "Warning", "warn("):
+        assert alarm not in ran.stderr
+    return json.loads(checked.stdout), json.loads((out / "result.json").read_text())
+
+
+def both_count(folder: Path, tmp_path: Path, *, batch_size: int) -> None:
+    """Break 5 % of the images of each set in all eight ways, and let the check and the report of a run count them.
+
+    The batches fill an epoch, so that one epoch meets every image.
+    """
+    planted = {
+        name: break_some(folder / name, len(list((folder / name).rglob("*.png"))) // 20, kinds=tuple(BREAKERS))
+        for name in ("train", "test")
+    }
+    checked, result = check_and_run(folder, tmp_path / "run", batch_size=batch_size)
+    expected = {name: dict(Counter(found.values())) for name, found in planted.items()}
+    assert set(expected["train"]) == set(BREAKERS)
+    assert checked["kinds"] == expected
+    # The run holds its validation images out of train.
+    counted = result["incidents"]["broken"]
+    of_train = Counter(counted["train"]) + Counter(counted.get("validation", {}))
+    assert {"train": dict(of_train), "test": counted["test"]} == expected
+    report = (tmp_path / "run/report.md").read_text()
+    for kind in BREAKERS:
+        assert f"| {kind} | {' | '.join(str(counted[split].get(kind, 0)) for split in sorted(counted))} |" in report
+    met = {
+        (split if split == "test" else "train", key): kind for (split, key), kind in ledger(tmp_path / "run").items()
+    }
+    assert met == {(name, key): kind for name, found in planted.items() for key, kind in found.items()}
+
+
+needs_a_user = pytest.mark.skipif(
+    why_not_as_user() is not None, reason=f"cannot drop what root may: {why_not_as_user()}"
+)
+
+
+@needs_a_user
+def test_of_a_folder_of_digits_with_five_percent_broken_in_eight_ways_the_report_counts_each_exactly(
+    tmp_path: Path,
+) -> None:
+    shades, labels = load_digits(return_X_y=True)
+    pixels = np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
+    for number in range(640):
+        path = tmp_path / "data" / ("test" if number % 2 else "train") / str(labels[number]) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[number]).save(path)
+    both_count(tmp_path / "data", tmp_path, batch_size=48)
+
+
+@needs_a_user
+@pytest.mark.slow
+@pytest.mark.skipif(
+    CIFAR10 is None, reason="DISTILLKIT_CIFAR10 names no folder with CIFAR-10 as train/ and test/ of PNG files"
+)
+def test_of_cifar_10_with_five_percent_broken_in_eight_ways_the_report_counts_each_exactly(tmp_path: Path) -> None:
+    """Of every class 500 images to train and 100 to test."""
+    for name, count in (("train", 500), ("test", 100)):
+        for group in sorted((Path(CIFAR10 or "") / name).iterdir()):
+            (tmp_path / "cifar" / name / group.name).mkdir(parents=True)
+            for path in sorted(group.glob("*.png"))[:count]:
+                (tmp_path / "cifar" / name / group.name / path.name).write_bytes(path.read_bytes())
+    both_count(tmp_path / "cifar", tmp_path, batch_size=50)

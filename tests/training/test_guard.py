@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillkit.hooks import installed_plugins
 from distillkit.planning.make import make_plan
 from distillkit.recipe import Recipe
 from distillkit.session import Session, build_session
 from distillkit.training.guard import anchored
+from distillkit.training.meter import Meter
+from distillkit.training.watch import Watch
 
 STEPS = 8
 FAULTS = {1: "nan", 3: "root", 4: "inf", 6: "overflow"}
@@ -84,6 +88,64 @@ def test_a_step_that_is_not_finite_leaves_no_trace(case: str) -> None:
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
     assert all(bool(torch.isfinite(tensor).all()) for tensor in found.values())
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the host reads a number of the device, which is when it waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("case", ["adamw", "sgd", "batch norm, accumulated and clipped", "fp16"])
+def test_the_host_reads_nothing_of_a_step_whose_optimiser_is_fused(case: str) -> None:
+    """Of two steps, one measured, with all that the loop does of a step that is neither logged nor saved.
+
+    The step before is known, the one at hand is not: the second is told of the first alone.
+    """
+    session = session_of({}, **CASES[case])
+    meter = Meter()
+    watch = Watch(20, told=pytest.fail, give_up=pytest.fail)  # type: ignore[arg-type]
+    first, *windows = itertools.islice(session.data.windows(0, STEPS), 3)
+    session.stepper.step(first)
+    with Reads() as found:
+        for window in windows:
+            outcome = session.stepper.step(window, measure=window is windows[-1])
+            meter.add(outcome.averages, window.samples, outcome.skipped)
+    assert found.count == 0
+    with Reads() as found:
+        watch.follow(windows[0], outcome)
+        assert found.count == 0
+        watch.follow(windows[1], outcome)
+        assert found.count == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize("case", ["adamw", "sgd", "clipped", "fp16"])
+def test_on_a_gpu_a_step_waits_for_nothing_and_leaves_no_trace(case: str) -> None:
+    tables = {**CASES[case], "training": {**CASES[case].get("training", {}), "device": "cuda"}}
+    session = session_of(FAULTS, **tables)
+    told: list[int] = []
+    watch = Watch(20, told=lambda skipped: told.append(skipped.step), give_up=pytest.fail)  # type: ignore[arg-type]
+    for window in session.data.windows(0, STEPS):
+        kept = [parameter.detach().clone() for parameter in session.task.parameters()]
+        torch.cuda.set_sync_debug_mode("error" if window.step else "default")
+        try:
+            outcome = session.stepper.step(window)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        watch.follow(window, outcome)
+        watch.settle(window)
+        same = all(torch.equal(a, b) for a, b in zip(kept, session.task.parameters(), strict=True))
+        assert same == (window.step + 1 in FAULTS)
+    assert told == list(FAULTS)
 
 
 @pytest.mark.parametrize("value", [0.1, -3.0, 1e-30, 1e38, -1e-45])

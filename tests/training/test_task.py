@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distillkit.blame import sign
 from distillkit.contracts import BatchInfo, ModelSpec, Outputs, Read, Signal, TargetSpec, Wanted
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.errors import BrokenPluginError
 from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.step import given
-from distillkit.training.task import DistillationTask, Objective, batch_averages, checked_terms
+from distillkit.training.task import DistillationTask, Objective, batch_averages
 
 CLASSES, WIDTH = 4, 3
 SPEC = ModelSpec(
@@ -139,18 +140,27 @@ def test_a_scalar_term_counts_by_its_share_of_the_samples() -> None:
     assert float(averages["crd/pairs"]) == 2.0
 
 
+class Flat(Match):
+    """Averages by itself."""
+
+    def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
+        return {"match": super().forward(student, target, batch)["match"].mean()}
+
+
 def test_a_term_of_the_wrong_shape_names_its_loss() -> None:
+    images, labels, mass = mixed_batch(4, 2)
+    loss = sign(Flat(), "loss 'flat' of acme 1.0")
+    wanted = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
+    task = DistillationTask(TwoHeads(), {"mine": loss}, spec=SPEC, wanted=wanted, label_term=True)
+    target = given({"mine": {"logits": torch.ones(4, CLASSES)}})
     with pytest.raises(BrokenPluginError) as caught:
-        checked_terms({"mine/x": torch.zeros(4, 2)}, 4, {"mine": False})
+        task(images, target, BatchInfo(labels, mass))
     assert str(caught.value) == (
-        "loss 'mine' returned term 'x' of shape [4, 2]; [4], one value per sample, is what the contract asks for"
+        "loss 'flat' of acme 1.0 returned term 'match' of shape [] from forward; [4], one value per sample, is what "
+        "the contract asks for"
     )
-    with pytest.raises(BrokenPluginError) as caught:
-        checked_terms({"mine/x": torch.zeros(3)}, 4, {"mine": True})
-    assert str(caught.value) == (
-        "loss 'mine' returned term 'x' of shape [3]; [] or [4], one value per sample, is what the contract asks for"
-    )
-    checked_terms({"mine/x": torch.zeros(()), "labels": torch.zeros(4)}, 4, {"mine": True})
+    loss.couples_batch = True
+    assert task(images, target, BatchInfo(labels, mass))["mine/match"].shape == ()
 
 
 def test_targets_that_differ_from_what_was_announced_are_refused() -> None:
@@ -158,16 +168,13 @@ def test_targets_that_differ_from_what_was_announced_are_refused() -> None:
         def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
             return Outputs(logits=torch.zeros(len(images), CLASSES))
 
-    loss = Match()
-    lessons = Lessons(
-        {"t": Lectern(Teacher(), SPEC, {Signal.LOGITS: ()})},
-        {"match": Pupil(loss, "t")},  # type: ignore[arg-type]
-    )
+    loss = sign(Match(), "loss 'match' of acme 1.0")
+    lessons = Lessons({"t": Lectern(Teacher(), SPEC, {Signal.LOGITS: ()})}, {"match": Pupil(loss, "t")})
     with pytest.raises(BrokenPluginError) as caught:
         lessons(torch.zeros(2, 1, 1, WIDTH))
     assert str(caught.value) == (
-        "loss 'match' announced the targets {'logits': ((2, 4), 'float64')} and returned "
-        "{'logits': ((2, 4), 'float32')}; `targets` and `target` must agree"
+        "loss 'match' of acme 1.0 returned 'logits' of float32 from target; float64, as its targets say, is what the "
+        "contract asks for"
     )
 
 

@@ -32,7 +32,7 @@ def try_runtime(name: str, plugins: Plugins) -> dict[str, Any]:
 
     Returns: its availability, and `runs` and `trial`; of a runtime that says no, `runs` is None.
     """
-    runtime: Runtime = plugins.factory("runtime", name)()
+    runtime: Runtime = plugins.made("runtime", name)
     said: Availability = runtime.availability()
     if not said.works:
         return {**asdict(said), "runs": None, "trial": ""}
@@ -74,7 +74,7 @@ def _servable(runtime: Runtime, plugins: Plugins, folder: Path) -> Servable:
     if "onnx" in runtime.formats:
         return Servable("onnx", str(onnx))
     format_ = runtime.formats[0]
-    exporter = plugins.factory("exporter", format_)(plugins.options("exporter", format_, {}))
+    exporter = plugins.made("exporter", format_, plugins.options("exporter", format_, {}))
     exporter.check()
     artifact = exporter.write(ExportSource(ExportRequest(), onnx={"fp32": onnx}), folder, "fp32")
     return Servable(format_, str(folder / artifact.file))

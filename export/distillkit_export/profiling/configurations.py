@@ -91,7 +91,7 @@ class Runtimes:
     def get(self, name: str) -> Runtime:
         """Raises: UnknownPluginError, and what loading the plugin raises."""
         if name not in self._made:
-            self._made[name] = self._plugins.factory("runtime", name)()
+            self._made[name] = self._plugins.made("runtime", name)
         return self._made[name]
 
     def usable(self, wanted: Wanted, formats: Collection[str]) -> tuple[dict[str, Runtime], list[str]]:

@@ -28,8 +28,9 @@ class Folder:
 
     Pictures that lie outside a class folder have no label, so a flat folder is one without labels. A folder with
     `train/` inside is split: `val/`, `valid/` or `validation/`, and `test/` beside it are found where they exist.
-    Names that start with a dot are passed over; links are followed.
-    Raises: DataError for what is missing, empty, or not a folder.
+    Names that start with a dot are passed over; links are followed. A class folder without a picture is no class; it is
+    in `empty_classes`.
+    Raises: DataError for what is missing, empty, not a folder, or a folder that may not be listed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,6 +46,7 @@ class Folder:
                     f"folder '{root}' has a class '{name}', whose name is not text in UTF-8; rename that folder"
                 )
         self.class_names = tuple(classes) or None
+        self.empty_classes = tuple(sorted(_folders(root) - set(classes))) if classes else ()
         self._labels = {name: label for label, name in enumerate(classes)}
 
     @classmethod
@@ -126,6 +128,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _folders(root: Path) -> set[str]:
+    with os.scandir(root) as entries:
+        return {entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith(".")}
 
 
 def _is_split(root: Path) -> bool:

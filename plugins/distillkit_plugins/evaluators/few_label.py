@@ -133,7 +133,7 @@ class FewLabel:
         }
         return Measurement(
             title=f"fine-tuning on few labels, chosen by seed {options.seed} ({options.epochs:,} epochs)",
-            figures={f"{name}_top1": top1 for name, top1 in found.items()} | {"images": float(len(subject.measured))},
+            figures={f"{name}_top1": top1 for name, top1 in found.items()} | {"images": float(len(subject.readable()))},
             rows=tuple({"labels": name, "images": len(subsets[name]), "top1": top1} for name, top1 in found.items()),
             settings=options.model_dump(include={"method", "shares", "seed", "epochs", "lr", "batch_size"}),
         )

@@ -62,7 +62,8 @@ class LinearProbe:
         options = self.options
         view = probe_view(subject.spec, options.blocks, patch_mean=options.patch_mean)
         trained = self._fast(subject, view) if options.method == "fast" else self._dino(subject, view)
-        measured = trained.accuracies(subject.features(subject.measured, view), subject.device)
+        looked_at = subject.features(subject.measured, view)
+        measured = trained.accuracies(looked_at, subject.device)
         choosing = subject.validation if len(measured) > 1 else None
         seen = trained.accuracies(subject.features(choosing, view), subject.device) if choosing else measured
         rates = trained.heads.rates
@@ -70,7 +71,7 @@ class LinearProbe:
         where = f"{len(choosing):,} validation images" if choosing else "the measured images themselves"
         return Measurement(
             title=self._title(),
-            figures=measured[best] | {"images": float(len(subject.measured))},
+            figures=measured[best] | {"images": float(len(looked_at))},
             rows=tuple({"lr": rate, **each} for rate, each in zip(rates, measured, strict=True)),
             settings=options.model_dump()
             | {"lr": rates, "blocks": view.blocks, "patch_mean": view.patch_mean, "read": str(view)}

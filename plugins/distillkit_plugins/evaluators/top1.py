@@ -60,11 +60,12 @@ class Top1:
                 yield scores, classes
 
         figures = tally(remembered(), idle=answer.idle, processes=subject.processes)
+        subject.require_some(figures["images"], subject.measured)
         predictions, right = subject.in_order(predicted), subject.in_order(labels)
         if real is not None:
             outputs = subject.class_map.indices
             said = predictions if outputs is None else torch.tensor(outputs)[predictions]
-            figures |= real_accuracy(said.tolist(), real)
+            figures |= real_accuracy(said.tolist(), [real[index] for index in subject.readable()])
         return Measurement(
             title="accuracy of the model's own answer",
             figures=figures,

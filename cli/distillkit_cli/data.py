@@ -1,0 +1,103 @@
+"""`distillkit data`: what is to be known about images before anything is learnt from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from distillkit_cli.check_progress import progress_on
+from distillkit_cli.help import NAMES, Verb, Verbs
+from distillkit_cli.options import JSON
+from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from distillkit.data.checking import Checked
+
+SHOWN = 10
+FOUND_SOMETHING = 1
+
+DATA = typer.Argument(metavar="DIR|NAME", help="Folder of classes, digits, or timm:<data set>.")
+ROOT = typer.Option(metavar="DIR", help="Where `timm:` data sets lie.")
+WORKERS = typer.Option(metavar="N", min=0, help="Processes that read. Default: one per core, at most 8.")
+
+data = typer.Typer(cls=Verbs, context_settings=NAMES, no_args_is_help=True)
+
+
+@data.callback()
+def group() -> None:
+    """Look at images before anything is learnt from them."""
+
+
+@data.command(cls=Verb)
+def check(
+    context: typer.Context,
+    *,
+    name: Annotated[str, DATA],
+    root: Annotated[Path | None, ROOT] = None,
+    workers: Annotated[int | None, WORKERS] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Read every image of every set as a run would, and list what cannot be read and what is wrong with the classes.
+
+    A run replaces such images or leaves them out, up to the share data.broken.
+
+    The exit code is 0 when all is well, 1 when something was found, 2 when there is nothing to read. JSON lists all.
+
+    For example:
+      distillkit data check flowers/
+      distillkit data check flowers/ --json > found.json
+    """
+    from distillkit.data import checking
+    from distillkit.data.workers import loader_processes
+    from distillkit.hooks import installed_plugins
+    from distillkit.recipe import Data
+    from distillkit.recipe_files import load_recipe
+
+    terminal: Terminal = context.obj
+    display = progress_on(terminal)
+    try:
+        found = checking.check(
+            Data(train=name, root=None if root is None else str(root)),
+            installed_plugins(),
+            batch_size=load_recipe(None, overrides={"data.train": name}).training.batch_size,
+            workers=loader_processes(workers),
+            told=display.done,
+        )
+    finally:
+        display.close()
+    if as_json:
+        terminal.show_json(found.as_dict())
+    else:
+        _show(terminal, found)
+    if not found.is_well:
+        raise typer.Exit(FOUND_SOMETHING)
+
+
+def _show(terminal: Terminal, found: Checked) -> None:
+    from distillkit.counting import counted
+
+    rows = [("data", found.name)]
+    for split, images in found.images.items():
+        kinds = found.kinds(split)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        unread = f"; {sum(kinds.values()):,} cannot be read: {counts}" if kinds else "; all can be read"
+        rows.append((split, counted(images, "image") + unread))
+    rows += [("classes", f"{found.classes:,}")] if found.classes else []
+    terminal.show_rows([*rows, *(("wrong", text) for text in found.wrong), *(("note", text) for text in found.notes)])
+    if found.broken:
+        terminal.show("")
+        terminal.show_table(_table(found))
+        if len(found.broken) > SHOWN:
+            terminal.note(f"and {len(found.broken) - SHOWN:,} more; --json lists all")
+
+
+def _table(found: Checked) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("set", "image", "kind", "why"):
+        table.add_column(heading, overflow="fold")
+    for image in found.broken[:SHOWN]:
+        table.add_row(image.split, image.key, image.kind, image.reason)
+    return table

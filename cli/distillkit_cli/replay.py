@@ -1,0 +1,94 @@
+"""`distillkit replay`: take a step again whose loss or gradient was not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from distillkit_cli.options import JSON
+from distillkit_cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from distillkit.replay import Replay
+
+SHOWN = 10
+"""How many samples and parameters are listed."""
+
+RUN = typer.Argument(metavar="RUN", help="The directory of a run that gave up.")
+STEP = typer.Option(metavar="N", help="Which of its saved steps. Default: the last.")
+PRECISION = typer.Option(help="Another arithmetic than that of the run.")
+DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps. Default: as in the run.")
+
+
+def replay(
+    context: typer.Context,
+    *,
+    run: Annotated[Path, RUN],
+    step: Annotated[int | None, STEP] = None,
+    precision: Annotated[Literal["fp32", "bf16", "fp16"] | None, PRECISION] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Take the step again at which a run gave up, and show what was not finite.
+
+    A run gives up when loss or gradient is not finite in training.max_skipped steps in a row. It saves the last of
+    these: the batch as the models saw it, and the state before. Nothing on the disk is changed by a replay.
+
+    For example:
+      distillkit replay runs/a
+      distillkit replay runs/a --precision fp32
+    """
+    from distillkit.extras import require
+
+    require("torch", "timm", what="distillkit replay")
+    from distillkit import replay as library
+    from distillkit.hooks import installed_plugins
+
+    found = library.replay(run, installed_plugins(), step=step, precision=precision, device=device)
+    terminal: Terminal = context.obj
+    if as_json:
+        terminal.show_json(found.as_dict())
+    else:
+        _show(terminal, found)
+
+
+def _show(terminal: Terminal, found: Replay) -> None:
+    terminal.show_rows(_rows(found))
+    terminal.show("")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("term", header_style="dim")
+    table.add_column("in the run", header_style="dim", justify="right")
+    table.add_column("now", header_style="dim", justify="right")
+    for name, (then, now) in found.terms.items():
+        table.add_row(name, f"{then:.6g}", f"{now:.6g}")
+    table.add_row("gradient norm", "", f"{found.gradient_norm:.6g}")
+    terminal.show_table(table)
+
+
+def _rows(found: Replay) -> list[tuple[str, str]]:
+    again = "not finite again" if found.reproduced else "all is finite, so it does not reproduce"
+    rows = [
+        ("saved", f"step {found.step:,}, {found.directory}"),
+        ("in the run", found.reason),
+        ("now", f"{again} ({found.precision} on {found.device})"),
+    ]
+    if found.output is not None:
+        output, between = found.output, found.output.input_range
+        seen = "not finite either" if between is None else f"from {between[0]:.4g} to {between[1]:.4g}"
+        rows.append(("first output", f"{output.module} ({output.kind}); its input is {seen}"))
+    if found.parameters:
+        count = f"{len(found.parameters):,} of {found.trained:,}, in the order of the backward: "
+        rows.append(("gradients", count + _listed(found.parameters)))
+    for term in dict.fromkeys(sample.term for sample in found.samples):
+        mine = [sample for sample in found.samples if sample.term == term]
+        named = tuple(sample.key + ("" if sample.index is None else f" ({sample.index})") for sample in mine)
+        rows.append((f"samples of {term}", f"{len(mine):,}: {_listed(named)}"))
+    return rows
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,40 @@
+"""Ask the plugin of a teacher or a student for its description, and for the model."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from torch import nn
+
+from distillkit.blame import kind_of, refuse
+from distillkit.contracts import Model, ModelRequest, ModelSpec
+from distillkit.hooks import Plugins
+
+Role = Literal["teacher", "student"]
+
+
+def describe_model(role: Role, request: ModelRequest, plugins: Plugins) -> ModelSpec:
+    """What the plugin says of the model.
+
+    Raises: what `describe` raises; BrokenPluginError where it fails or returns something else.
+    """
+    spec = plugins.made(role, request.name, request, by="describe")
+    if not isinstance(spec, ModelSpec):
+        refuse(str(plugins.find(role, request.name)), "describe", kind_of(spec), "a ModelSpec")
+    return spec
+
+
+def build_model(role: Role, request: ModelRequest, plugins: Plugins) -> Model:
+    """The model itself, on torch's default device.
+
+    Raises: what `build` raises; BrokenPluginError where it fails or returns something else.
+    """
+    model = plugins.made(role, request.name, request, by="build")
+    author = str(plugins.find(role, request.name))
+    if not isinstance(model, nn.Module):
+        refuse(author, "build", kind_of(model), "a torch.nn.Module")
+    if not isinstance(getattr(model, "network", None), nn.Module):
+        refuse(author, "build", "a model without 'network'", "a module with its network, which is saved and exported,")
+    if not isinstance(getattr(model, "spec", None), ModelSpec):
+        refuse(author, "build", "a model without 'spec'", "a module with its ModelSpec")
+    return cast("Model", model)

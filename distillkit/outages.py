@@ -1,0 +1,61 @@
+"""What the system can take away from a run: its directory, the room on its disk, a process that loads data."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from distillkit.errors import DistillkitError, TrainingError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# torch raises it wherever the main thread happens to be when the process ends.
+_LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w+)|exited)")
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether the disk is full, or a quota or a limit of the system is reached."""
+    if getattr(error, "errno", None) in NO_ROOM:
+        return True
+    # safetensors speaks of the system's error in words alone.
+    return any(f"os error {number}" in str(error) for number in NO_ROOM)
+
+
+def outage(error: BaseException, directory: Path) -> TrainingError | None:
+    """The sentence for an error that the system caused, whoever passed it on; None where it is another one.
+
+    `directory` is that of the run.
+    """
+    if isinstance(error, TrainingError):
+        return None
+    again = f"continue with --resume {directory}"
+    for cause in _causes(error):
+        loader = _LOADER.search(str(cause))
+        if loader:
+            return TrainingError(
+                f"a loader process ended ({loader[2] or 'by itself'}), as when memory runs out; the last checkpoint is "
+                f"as it was; lower data.workers or free memory, then {again}"
+            )
+        if isinstance(cause, DistillkitError):
+            continue
+        if lacks_room(cause):
+            return TrainingError(f"no room left for {_file(cause, directory)}; make room, then {again}")
+        if isinstance(cause, OSError) and directory in Path(str(cause.filename)).parents:
+            return TrainingError(
+                f"the run directory cannot be written any more: {_file(cause, directory)} ({cause.strerror}); "
+                f"restore it, then {again}"
+            )
+    return None
+
+
+def _file(error: BaseException, directory: Path) -> Path:
+    return Path(getattr(error, "filename", None) or directory)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that led to it."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__

@@ -1,0 +1,191 @@
+"""Take a saved step again, and see where its numbers stop being finite. Nothing on the disk is changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit.data.batches import MicroBatch
+from distillkit.errors import RunDirectoryError
+from distillkit.hooks import Plugins
+from distillkit.planning.make import make_plan
+from distillkit.run_directory import RunDirectory
+from distillkit.saved_step import Part, SavedStep, read_saved_step, saved_steps, step_at
+from distillkit.session import Session, build_session
+from distillkit.training.balance import gradient_norm
+from distillkit.training.diagnosis import BadOutput, Diagnosis
+from distillkit.training.step import averages_in
+
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample whose own value of a term is not finite; `index` is its place in the training set, where it has one."""
+
+    term: str
+    key: str
+    index: int | None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What became of a saved step when it was taken again.
+
+    `terms` have each term's average over the window, then and now, and so have the `loss`. `output` is the first that
+    was not finite, and `parameters` are those whose gradient was not, of `trained` in all.
+    """
+
+    directory: Path
+    step: int
+    reason: str
+    device: str
+    precision: str
+    terms: Mapping[str, tuple[float, float]]
+    gradient_norm: float
+    samples: tuple[BadSample, ...]
+    output: BadOutput | None
+    parameters: tuple[str, ...]
+    trained: int
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether loss or gradient was not finite this time either."""
+        return not math.isfinite(self.terms["loss"][1]) or not math.isfinite(self.gradient_norm)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with what is not finite as text: JSON has no word for it."""
+        output = self.output
+        return {
+            "directory": str(self.directory),
+            "step": self.step,
+            "reason": self.reason,
+            "device": self.device,
+            "precision": self.precision,
+            "reproduced": self.reproduced,
+            "terms": {name: {"then": _plain(then), "now": _plain(now)} for name, (then, now) in self.terms.items()},
+            "gradient_norm": _plain(self.gradient_norm),
+            "samples": [vars(sample) for sample in self.samples],
+            "output": output and {"module": output.module, "kind": output.kind, "input_range": output.input_range},
+            "parameters": list(self.parameters),
+            "trained": self.trained,
+        }
+
+
+def replay(
+    run: Path, plugins: Plugins, *, step: int | None = None, precision: str | None = None, device: str | None = None
+) -> Replay:
+    """Take the last saved step of a run again, or that of `step`, in its precision or another.
+
+    All processes' batches are taken one after the other, each with the noise it had.
+    Raises: RunDirectoryError where the run has no such step; CheckpointError where it is damaged.
+    """
+    directory = RunDirectory(run)
+    recipe = directory.read_recipe()
+    saved = read_saved_step(_found(directory, step))
+    changes = {"compile": False, "precision": precision or PRECISIONS[saved.facts.precision]}
+    changes |= {"device": device} if device else {}
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+    session = build_session(make_plan(recipe, plugins, goes_on=True), plugins)
+    return _Taking(session, saved).go()
+
+
+def _found(directory: RunDirectory, step: int | None) -> Path:
+    """The folder of a saved step."""
+    found = saved_steps(directory.saved_steps)
+    if not found:
+        raise RunDirectoryError(
+            f"{directory.path} has no step to replay; one is saved when training.max_skipped steps in a row are skipped"
+        )
+    if step is None:
+        return found[-1]
+    if step_at(directory.saved_steps, step) not in found:
+        known = ", ".join(str(int(path.name.removeprefix("step-"))) for path in found)
+        raise RunDirectoryError(f"{directory.path} has not saved step {step}; it has: {known}")
+    return step_at(directory.saved_steps, step)
+
+
+class _Taking:
+    """One saved step, taken in a session of its own."""
+
+    def __init__(self, session: Session, saved: SavedStep) -> None:
+        self.session = session
+        self.saved = saved
+        self.values: dict[str, float] = {}
+        self.samples: list[BadSample] = []
+
+    def go(self) -> Replay:
+        session, saved = self.session, self.saved
+        task, scaler = session.task, session.optimisation.scaler
+        state = saved.before.state
+        if scaler.is_enabled() and not state["scaler"]:
+            state = {**state, "scaler": scaler.state_dict()}  # of a run that had none
+        before = replace(saved.before, state=state)
+        diagnosis = Diagnosis()
+        modules = {
+            "student": task.student,
+            **{f"loss '{name}'": loss for name, loss in zip(task.loss_names, task.losses, strict=True)},
+            **{f"teacher '{name}'": seat.model for name, seat in session.stepper.lessons.teachers.items()},
+        }
+        trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+        with diagnosis.watching(modules, trained):
+            for rank in range(len(saved.windows)):
+                session.restore(before)  # statistics of BatchNorm are every process's own
+                self._take(rank)
+        scaler.unscale_(session.optimisation.optimizer)
+        then = self._then()
+        return Replay(
+            saved.directory,
+            saved.facts.step,
+            saved.facts.reason,
+            str(session.device),
+            PRECISIONS[str(session.precision).removeprefix("torch.")],
+            {name: (then.get(name, math.nan), now) for name, now in self.values.items()},
+            float(gradient_norm(list(trained.values()))),
+            tuple(self.samples),
+            diagnosis.output,
+            tuple(diagnosis.parameters),
+            len(trained),
+        )
+
+    def _take(self, rank: int) -> None:
+        """Forward and backward of what one process saw."""
+        window, stepper = self.saved.windows[rank], self.session.stepper
+        for number, saved in enumerate(window.micro_batches):
+            batch = _on(self.session.device, saved)
+            terms = stepper.terms(window, number, batch, rank=rank)
+            averages = averages_in(window, terms, batch)
+            loss = stepper.objective.total(averages)
+            for name, value in (*averages.items(), ("loss", loss)):
+                self.values[name] = self.values.get(name, 0.0) + float(value.detach())
+            self._look_at(terms, self.saved.facts.micro_batches[rank][number])
+            if loss.requires_grad:
+                self.session.optimisation.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+
+    def _look_at(self, terms: Mapping[str, Tensor], part: Part) -> None:
+        """Keep the samples whose own value is not finite."""
+        for name, values in terms.items():
+            if values.dim() == 0:
+                continue
+            for place in torch.isfinite(values).logical_not().nonzero().flatten().tolist():
+                self.samples.append(BadSample(name, part.keys[place], part.indices[place]))
+
+    def _then(self) -> dict[str, float]:
+        """The averages that were saved."""
+        parts = [part.terms for parts in self.saved.facts.micro_batches for part in parts]
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def _on(device: torch.device, batch: MicroBatch) -> MicroBatch:
+    labels = None if batch.labels is None else batch.labels.to(device)
+    return MicroBatch(batch.images.to(device), labels, batch.label_mass.to(device), batch.keys)
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,240 @@
+"""`distillkit data check`, --strict-data, and what an evaluation says of images that it left out."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from sklearn.datasets import load_digits
+
+from distillkit_cli.check_progress import CheckLines, progress_on
+from distillkit_cli.terminal import Terminal
+from tests.data.breaking import BREAKERS
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """60 digits to train and 20 to test, in folders of classes."""
+    shades, labels = load_digits(return_X_y=True)
+    pixels = np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
+    for number in range(80):
+        path = tmp_path / "data" / ("train" if number < 60 else "test") / str(labels[number]) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[number]).save(path)
+    return tmp_path / "data"
+
+
+def test_a_sound_folder(distillkit, folder):
+    code, out, err = distillkit("data", "check", str(folder), "--workers", "0")
+    assert (code, err) == (0, "")
+    assert out == (
+        f"data     {folder}\ntrain    60 images; all can be read\ntest     20 images; all can be read\nclasses  10\n"
+        "note     training.batch_size = 64 is more than the 60 training images, so every step sees them all;\n"
+        "         lower it for more steps\n"
+    )
+
+
+def test_what_is_found_is_counted_and_the_first_ones_listed(distillkit, folder):
+    BREAKERS["empty"](folder / "train/0/0000.png")
+    BREAKERS["wrong-mode"](folder / "train/1/0001.png")
+    BREAKERS["damaged"](folder / "test/9/0069.png")
+    code, out, err = distillkit("data", "check", str(folder))
+    assert (code, err) == (1, "")
+    assert out.splitlines()[:4] == [
+        f"data     {folder}",
+        "train    60 images; 2 cannot be read: 1 empty, 1 wrong-mode",
+        "test     20 images; 1 cannot be read: 1 damaged",
+        "classes  10",
+    ]
+    assert out.splitlines()[7:] == [
+        "set    image       kind        why",
+        "train  0/0000.png  empty       the file has no bytes",
+        "train  1/0001.png  wrong-mode  pixels of mode 'I;16' would be clipped to 8 bits",
+        "test   9/0069.png  damaged     broken data stream when reading image file",
+    ]
+
+
+def test_json_lists_all(distillkit, folder):
+    for path in sorted((folder / "train").rglob("*.png"))[:12]:
+        BREAKERS["empty"](path)
+    (folder / "train" / "emu").mkdir()
+    _, out, err = distillkit("data", "check", str(folder), "--workers", "0")
+    assert err == "and 2 more; --json lists all\n"
+    assert f"wrong 1 class of '{folder}/train' has no image: 'emu' note " in " ".join(out.split())
+    code, out, err = distillkit("data", "check", str(folder), "--workers", "0", "--json")
+    found = json.loads(out)
+    assert (code, err) == (1, "")
+    assert found["kinds"] == {"train": {"empty": 12}, "test": {}}
+    assert len(found["broken"]) == 12
+    first = {"split": "train", "key": "0/0000.png", "kind": "empty", "reason": "the file has no bytes"}
+    assert found["broken"][0] == first
+    assert found["wrong"] == [f"1 class of '{folder}/train' has no image: 'emu'"]
+
+
+def test_what_is_no_data(distillkit, tmp_path):
+    code, out, err = distillkit("data", "check", str(tmp_path / "none"))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: '{tmp_path}/none' is neither a folder nor a data set; data sets: ")
+
+
+def test_a_check_of_a_folder_needs_no_torch(folder):
+    code = (
+        "import sys; from distillkit_cli.main import command_line\n"
+        "assert command_line(['data', 'check', sys.argv[1], '--workers', '1']) == 0\n"
+        "print([name for name in ('torch', 'timm', 'torchvision', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_ctrl_c_ends_a_check_at_once_and_in_silence(folder):
+    """As from the keyboard: every process of the group gets the signal. The pictures take a while, being many links."""
+    for number in range(4000):
+        (folder / "train/0" / f"link{number}.png").symlink_to(folder / "train/0/0000.png")
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from distillkit_cli.main import command_line; from distillkit_cli import check_progress\n"
+        "check_progress.CheckLines.done = lambda *_: print('reads', flush=True)\n"
+        "sys.exit(command_line(['data', 'check', sys.argv[1], '--workers', '2']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "reads\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_readers_do_not_outlive_a_check_that_is_killed(folder):
+    for number in range(4000):
+        (folder / "train/0" / f"link{number}.png").symlink_to(folder / "train/0/0000.png")
+    code = (
+        "import multiprocessing, sys; from distillkit_cli.main import command_line; from distillkit_cli import "
+        "check_progress\n"
+        "check_progress.CheckLines.done = lambda *_: print(*[child.pid for child in "
+        "multiprocessing.active_children()], flush=True)\n"
+        "command_line(['data', 'check', sys.argv[1], '--workers', '2'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    readers = process.stdout.readline().split()
+    assert len(readers) == 2
+    process.kill()
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(is_alive(pid) for pid in readers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_alive(pid) for pid in readers)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_progress_is_a_line_in_ten_seconds(capsys):
+    now = [0.0]
+    display = CheckLines(Terminal(), lambda: now[0])
+    for seconds, images in ((4.0, 40), (10.0, 100), (12.0, 120), (20.0, 200)):
+        now[0] = seconds
+        display.done(images, 1000)
+    display.close()
+    assert capsys.readouterr().err == (
+        "100 of 1,000 images read; 10 images/s, 0:01:30 left\n200 of 1,000 images read; 10 images/s, 0:01:20 left\n"
+    )
+
+
+def test_progress_is_a_bar_where_somebody_watches():
+    page = io.StringIO()
+    terminal = Terminal(notes=Console(file=page, force_terminal=True, width=100, legacy_windows=False))
+    now = [0.0]
+    display = progress_on(terminal, lambda: now[0])
+    assert page.getvalue() == ""  # it begins with the first image
+    now[0] = 2.0
+    display.done(100, 400)
+    display.close()
+    assert "100/400" in page.getvalue()
+    assert "50 images/s, 0:00:06 left" in page.getvalue()
+
+
+def test_strict_data_fails_at_the_first_one_by_name(distillkit, tiny, folder, tmp_path):
+    BREAKERS["empty"](folder / "train/0/0000.png")
+    arguments = (*tiny, "--data", str(folder), "--validation", "0", "--out", str(tmp_path / "run"))
+    expected = (
+        f"error: image '0/0000.png' of '{folder}/train' cannot be read: the file has no bytes; repair or remove it\n"
+    )
+    for verb in (("run",), ("finetune", "deit-ti", "--weights", "none")):
+        code, _, err = distillkit("-q", *verb, *arguments, "--strict-data")
+        assert (code, err) == (2, expected)
+        assert not (tmp_path / "run").exists()
+    assert distillkit("-q", "run", *arguments).code == 0
+
+
+@pytest.fixture
+def trained_here(distillkit, tiny, folder, tmp_path):
+    """A run on the folder, and two of its test images broken afterwards."""
+    assert distillkit("-q", "run", *tiny, "--data", str(folder), "--out", str(tmp_path / "run")).code == 0
+    for kind, path in zip(("empty", "truncated"), sorted((folder / "test").rglob("*.png")), strict=False):
+        BREAKERS[kind](path)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        ("top1", "--per-class"),
+        ("knn", "--k", "5"),
+        ("linear", "--epochs", "1"),
+        ("few-label", "--set", "shares=[0.5]"),
+        ("few-label", "--method", "finetune", "--epochs", "1", "--set", "shares=[0.5]", "--set", "batch_size=20"),
+    ],
+    ids=" ".join,
+)
+def test_an_evaluation_leaves_out_what_cannot_be_read_and_says_so(distillkit, trained_here, protocol):
+    code, out, err = distillkit("evaluate", str(trained_here), "--protocol", *protocol, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["figures"]["images"] == 18.0
+    assert json.loads(out)["notes"][-1] == "2 images of test cannot be read and are left out: 1 empty, 1 truncated"
+
+
+def test_real_labels_stay_with_their_images_where_some_are_left_out(distillkit, trained_here, folder, tmp_path):
+    """The ReaL label of an image is its class, so the accuracies agree; with those of others they would not."""
+    keys = sorted((folder / "test").rglob("*.png"), key=lambda path: path.name)
+    (tmp_path / "real.json").write_text(json.dumps([[int(path.parent.name)] for path in keys]))
+    code, out, err = distillkit("evaluate", str(trained_here), "--real", str(tmp_path / "real.json"), "--json")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)["figures"]
+    assert figures["real_images"] == 18.0
+    assert figures["real_top1"] == figures["top1"]
+
+
+def test_a_strict_evaluation_names_the_first_one(distillkit, trained_here, folder):
+    code, out, err = distillkit("evaluate", str(trained_here), "--strict-data")
+    assert (code, out) == (2, "")
+    first = min((folder / "test").rglob("*.png")).relative_to(folder / "test")
+    assert err == (
+        f"error: image '{first}' of '{folder}/test' cannot be read: the file has no bytes; repair or remove it\n"
+    )
+
+
+def test_an_evaluation_of_nothing_readable_is_a_sentence(distillkit, trained_here, folder):
+    for path in (folder / "test").rglob("*.png"):
+        BREAKERS["empty"](path)
+    code, out, err = distillkit("evaluate", str(trained_here))
+    assert (code, out) == (2, "")
+    assert err == (f"error: none of the 20 images of '{folder}/test' can be read; `distillkit data check` says why\n")

@@ -1,0 +1,187 @@
+"""Kill one process of a run of two at random moments; its launcher starts both again, and nobody else does.
+
+    python -m tests.faults.worker_kills --runs 10 --seed 0 --out worker-kills.json
+
+The same distillation as in `kills`, in two processes, started in turn by `distillkit run --nproc 2` and by
+`torchrun --max-restarts 3`. One process or the other is killed with SIGKILL once or twice. The command must end by
+itself, leave no process behind, and every file must be that of two processes that nothing disturbed, bit by bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.faults.equality import differences, require_readable
+from tests.faults.moments import POLL_S
+from tests.faults.scene import Scene
+from tests.faults.victim import Victim, fresh
+
+LIMIT_S = 180.0
+PROCESSES = 2
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES), "--max-restarts", "3")
+LAUNCHERS = ("distillkit run --nproc", "torchrun")
+
+
+def started(launcher: str, given: list[str], log: Path) -> Victim:
+    """The two processes and their launcher."""
+    if launcher == "torchrun":
+        return fresh(given, log, launcher=(*TORCHRUN, "-m", "distillkit_cli"))
+    return fresh([*given, "--nproc", str(PROCESSES)], log)
+
+
+def workers(out: Path) -> dict[int, int]:
+    """The processes that train in `out`, by rank."""
+    found = {}
+    for pid, environment in processes_of(out):
+        ranks = [entry for entry in environment if entry.startswith(b"RANK=")]
+        if ranks:
+            found[int(ranks[0][5:])] = pid
+    return found
+
+
+def processes_of(out: Path) -> list[tuple[int, list[bytes]]]:
+    """Every process that has `out` on its command line, and its environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if str(out).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append((int(entry.name), (entry / "environ").read_bytes().split(b"\0")))
+        except OSError:
+            continue
+    return found
+
+
+def disturbed_run(number: int, seed: int, scene: Scene) -> dict[str, Any]:
+    """One run whose processes are killed; what happened, and whether it is bit-equal."""
+    began = time.monotonic()
+    out = scene.undisturbed.parent / f"pair-{number:03d}"
+    random_of = random.Random(f"{seed} pair {number}")
+    record: dict[str, Any] = {"run": number, "launcher": LAUNCHERS[number % 2], "kills": []}
+    launcher = started(record["launcher"], scene.arguments(out), out.with_suffix(".log"))
+    killed: set[int] = set()
+    for _ in range(random_of.randint(1, 2)):
+        rank, from_start = random_of.randrange(PROCESSES), random_of.random() < 0.2
+        after_s = random_of.uniform(0, scene.start_s if from_start else scene.steps_s)
+        hit = _kill(launcher, out, rank, killed, from_start=from_start, after_s=after_s)
+        if hit:
+            record["kills"].append({"rank": rank, "hit": hit, "after_s": round(after_s, 3)})
+    while launcher.poll() is None and time.monotonic() - began < LIMIT_S:
+        time.sleep(0.05)
+    record["code"] = launcher.code
+    record["left_behind"] = len(_left(out))
+    try:
+        require_readable(out, since=0)
+    except Exception as error:  # noqa: BLE001 - any of them is the finding
+        record["unreadable"] = f"{type(error).__name__}: {error}"
+    record["differences"] = differences(scene.undisturbed, out) if launcher.code == 0 else ["the run did not end well"]
+    record["equal"] = not record["differences"] and not record["left_behind"] and "Traceback" not in launcher.said()
+    record["seconds"] = round(time.monotonic() - began, 1)
+    if record["equal"]:
+        shutil.rmtree(out)
+    else:
+        record["said"] = launcher.said()[-2000:]
+    return record
+
+
+def _kill(launcher: Victim, out: Path, rank: int, killed: set[int], *, from_start: bool, after_s: float) -> str:
+    """Kill the process of a rank, `after_s` seconds after it is there or trains; what the run was doing, if it was."""
+    limit = time.monotonic() + LIMIT_S
+    due = None
+    while launcher.poll() is None and time.monotonic() < limit:
+        here = {each: pid for each, pid in workers(out).items() if pid not in killed}
+        if due is None and rank in here and (from_start or _trains(out, here.get(0))):
+            due = time.monotonic() + after_s
+        if due is not None and time.monotonic() >= due and rank in here:
+            hit = _place(out, here.get(0))
+            killed |= set(here.values())
+            os.kill(here[rank], signal.SIGKILL)
+            return hit
+        time.sleep(0.05 if due is None else POLL_S)
+    return ""
+
+
+def _trains(out: Path, first: int | None) -> bool:
+    try:
+        return (out / ".lock").read_text(encoding="utf-8").strip() == str(first)
+    except OSError:
+        return False
+
+
+def _place(out: Path, first: int | None) -> str:
+    if not _trains(out, first):
+        return "before training"
+    if list((out / "checkpoints").glob(".step-*.tmp")):
+        return "writing a checkpoint"
+    return "writing results" if (out / "student.safetensors").exists() else "training"
+
+
+def _left(out: Path) -> list[int]:
+    """The processes that outlive their launcher by ten seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end and processes_of(out):
+        time.sleep(0.2)
+    return [pid for pid, _ in processes_of(out)]
+
+
+def pair(folder: Path) -> Scene:
+    """Two processes that nothing disturbs."""
+    return Scene.prepared(folder, _first, data__workers=0)
+
+
+def _first(given: list[str], log: Path) -> Victim:
+    return fresh(given, log) if "--auto-resume" not in given else started(LAUNCHERS[0], given, log)
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of the table."""
+    kills = [kill for run in runs for kill in run["kills"]]
+    return {
+        "runs": len(runs),
+        "equal": sum(run["equal"] for run in runs),
+        "unreadable": sum("unreadable" in run for run in runs),
+        "left_behind": sum(run["left_behind"] for run in runs),
+        "kills": len(kills),
+        "hits": dict(sorted(Counter(kill["hit"] for kill in kills).items())),
+    }
+
+
+def main() -> None:
+    from benchmarks.machine import machine
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="distillkit-worker-kills-"))
+    scene = pair(folder)
+    records = []
+    for number in range(given.runs):
+        records.append(disturbed_run(number, given.seed, scene))
+        hits = ", ".join(kill["hit"] for kill in records[-1]["kills"])
+        print(f"run {number}: {hits}: {'equal' if records[-1]['equal'] else records[-1]}", flush=True)
+    found = summary(records)
+    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - began), **found}
+    given.out.write_text(json.dumps(whole | {"records": records}, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
+    if found["equal"] < found["runs"]:
+        raise SystemExit(f"not all runs came to the same; see {folder}")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The look-up of known vulnerabilities and the bill of materials say what they should, and fail where they must."""
+
+import importlib.util
+import json
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name):
+    specification = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def answer(*dependencies):
+    """What `pip-audit --format json` writes."""
+    return json.dumps({"dependencies": dependencies, "fixes": []})
+
+
+OLD = {
+    "name": "pillow",
+    "version": "9.0.0",
+    "vulns": [
+        {"id": "PYSEC-2022-42979", "fix_versions": ["9.2.0"], "aliases": ["CVE-2022-45198"], "description": "bomb"},
+        {"id": "GHSA-x", "fix_versions": [], "aliases": [], "description": "open"},
+    ],
+}
+FINE = {"name": "numpy", "version": "2.4.6", "vulns": []}
+SKIPPED = {"name": "own", "skip_reason": "Dependency not found"}
+
+
+def test_a_finding_fails_with_its_remedy(monkeypatch):
+    audit = script("audit")
+    assert audit.verdict(answer(OLD, FINE, SKIPPED), "") == (
+        1,
+        [
+            "audit: 2 packages looked up, 2 known vulnerabilities",
+            "pillow 9.0.0: PYSEC-2022-42979, fixed in 9.2.0",
+            "pillow 9.0.0: GHSA-x, not fixed yet",
+            "audit: not looked up: own",
+        ],
+    )
+    monkeypatch.setattr(audit, "ACCEPTED", {"CVE-2022-45198": "no zip is read", "GHSA-x": "not ours"})
+    assert audit.verdict(answer(OLD, FINE), "") == (0, ["audit: 2 packages looked up, 0 known vulnerabilities"])
+
+
+def test_without_a_network_it_says_so_and_does_not_fail():
+    trace = "Traceback ...\nrequests.exceptions.ConnectionError: HTTPSConnectionPool: Name or service not known\n"
+    code, (said,) = script("audit").verdict("", trace)
+    assert code == 0
+    assert said == (
+        "audit: nothing was looked up, the vulnerability service is out of reach: "
+        "requests.exceptions.ConnectionError: HTTPSConnectionPool: Name or service not known"
+    )
+
+
+def test_an_audit_that_fails_by_itself_fails():
+    assert script("audit").verdict("", "no such option\n") == (1, ["audit: pip-audit failed: no such option"])
+    assert script("audit").verdict("", "") == (1, ["audit: pip-audit failed: no answer"])
+
+
+def test_a_bill_that_lacks_something_is_refused():
+    bill = {
+        "metadata": {"component": {"name": "distillkit"}},
+        "components": [
+            {"name": "Rich", "version": "15.0.0", "licenses": [{"license": {"id": "MIT"}}]},
+            {"name": "numpy", "version": "1.0", "licenses": [{}]},
+            {"name": "timm", "version": "1.0.31", "licenses": []},
+        ],
+    }
+    pins = {"rich": "15.0.0", "numpy": "2.4.6", "timm": "1.0.31", "typer": "0.29.2"}
+    assert list(script("sbom").faults(bill, pins)) == [
+        "numpy is 1.0; constraints.txt says 2.4.6",
+        "timm 1.0.31 has no licence",
+        "typer 0.29.2 is missing",
+    ]
+    assert list(script("sbom").faults({"metadata": {}, "components": []}, {})) == ["it is not distillkit's"]
+
+
+def test_every_direct_dependency_is_pinned():
+    """So the bill of materials is held against all of them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = [*project["dependencies"], *extras["train"], *extras["export"], *extras["openvino"], *extras["dev"]]
+    names = {re.split(r"[<>=\[ ]", text)[0] for text in named}
+    pins = script("sbom").pinned((ROOT / "constraints.txt").read_text())
+    assert names - pins.keys() == set()

@@ -1,0 +1,246 @@
+"""Whole runs with steps that are not finite: what is counted, when they give up, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillkit.checkpoint import checkpoint_at, newest_checkpoint
+from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
+from distillkit.hooks import installed_plugins
+from distillkit.recipe import Recipe
+from distillkit.recipe_files import dump
+from distillkit.replay import replay
+from distillkit.runner import resume, run
+
+STEPS = 12
+ADVICE = "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+
+
+def recipe_of(at: tuple[int, ...], *, training: Mapping[str, Any] | None = None, **options: Any) -> Recipe:
+    """Digits, with a loss that goes wrong at these steps; no noise that several processes would draw differently."""
+    return Recipe.model_validate(
+        {
+            "data": {"train": "digits", "workers": 0, "labels": 100},
+            "student": {
+                "model": "deit-ti",
+                "image_size": 8,
+                "patch": 4,
+                "width": 12,
+                "depth": 1,
+                "heads": 2,
+                "drop_path": 0.0,
+            },
+            "losses": [{"loss": "faulty", "at": list(at), "steps": STEPS, **options}],
+            "training": {"steps": STEPS, "batch_size": 36, "log_every": 2, "device": "cpu", "precision": "fp32"}
+            | dict(training or {}),
+            "trackers": ["metrics"],
+        }
+    )
+
+
+def lines(directory: Path, kind: str) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["kind"] == kind]
+
+
+def ended(recipe: Recipe, out: Path) -> str:
+    with pytest.raises(TrainingError) as caught:
+        run(recipe, out, installed_plugins())
+    return str(caught.value)
+
+
+def command(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command line of its own, in which the loss is installed."""
+    path = os.pathsep.join([str(site), *filter(None, sys.path)])
+    return subprocess.run(
+        [sys.executable, "-m", "distillkit_cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )
+
+
+@pytest.mark.usefixtures("faulty")
+def test_skipped_steps_are_counted_noted_and_in_no_average(tmp_path: Path) -> None:
+    """Steps 1, 5, 6 and 9; of the interval 5-6 nothing is left, so that 7-8 speaks for it."""
+    run(recipe_of((1, 5, 6, 9)), tmp_path / "run", installed_plugins())
+    records = lines(tmp_path / "run", "steps")
+    assert [(record["step"], record.get("skipped_steps")) for record in records] == [
+        (2.0, 1.0),
+        (4.0, None),
+        (8.0, 2.0),
+        (10.0, 1.0),
+        (12.0, None),
+    ]
+    assert all(math.isfinite(value) for record in records for key, value in record.items() if key != "kind")
+    assert lines(tmp_path / "run", "note") == [
+        {"kind": "note", "step": step, "note": f"step {step} was skipped: the loss is not finite (faulty/square)"}
+        for step in (1, 5, 9)
+    ]
+    assert json.loads((tmp_path / "run/incidents.json").read_text())["skipped"] == [1, 5, 6, 9]
+    assert json.loads((tmp_path / "run/result.json").read_text())["incidents"]["skipped_steps"] == 4
+
+
+def test_a_step_that_is_not_finite_in_one_of_two_processes_is_skipped_in_both(faulty: Path, tmp_path: Path) -> None:
+    """The second alone meets it; afterwards the curve is that of one process that skipped the same steps."""
+    (tmp_path / "pair.toml").write_text(dump(recipe_of((3, 4, 8), kinds=["nan", "inf", "root"], rank=1)))
+    pair = command(
+        faulty, "run", "--recipe", str(tmp_path / "pair.toml"), "--nproc", "2", "--out", str(tmp_path / "pair")
+    )
+    assert pair.returncode == 0, pair.stderr
+    run(recipe_of((3, 4, 8), kinds=["nan", "inf", "root"]), tmp_path / "alone", installed_plugins())
+    ledgers = [json.loads((tmp_path / name / "incidents.json").read_text()) for name in ("pair", "alone")]
+    assert ledgers[0] == ledgers[1] == {"broken": [], "skipped": [3, 4, 8]}
+    assert lines(tmp_path / "pair", "note") == lines(tmp_path / "alone", "note")
+    for two, one in zip(lines(tmp_path / "pair", "steps"), lines(tmp_path / "alone", "steps"), strict=True):
+        compared = {key for key in one if key.startswith(("loss", "grad_norm", "skipped"))}
+        assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-5)
+
+
+def test_two_processes_give_up_together_and_leave_a_step_that_can_be_replayed(faulty: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = recipe_of((3, 4, 5, 6), of_class=3, training={"max_skipped": 4, "micro_batch_size": 10})
+    (tmp_path / "recipe.toml").write_text(dump(recipe))
+    gave_up = (
+        "error: 4 steps in a row were skipped, up to step 6: the loss is not finite (faulty/square); "
+        f"{ADVICE}; to see why: distillkit replay {out}\n"
+    )
+    first = command(faulty, "-q", "run", "--recipe", str(tmp_path / "recipe.toml"), "--nproc", "2", "--out", str(out))
+    assert (first.returncode, first.stderr) == (1, gave_up)
+    (saved,) = (out / "incidents").iterdir()
+    assert saved.name == "step-00000006"
+    before = sorted((path, path.read_bytes()) for path in out.rglob("*") if path.is_file())
+    shown = command(faulty, "replay", str(out))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert sorted((path, path.read_bytes()) for path in out.rglob("*") if path.is_file()) == before
+    facts = json.loads((saved / "incident.json").read_text())
+    assert len(facts["micro_batches"]) == 2
+    found = replay(out, installed_plugins())
+    assert found.reproduced
+    for name, (then, now) in found.terms.items():
+        assert now == pytest.approx(then, rel=1e-6, nan_ok=True), name
+    assert {sample.term for sample in found.samples} == {"faulty/square"}
+    keys = [key for parts in facts["micro_batches"] for part in parts for key in part["keys"]]
+    assert len(keys) == 36
+    assert {sample.key for sample in found.samples} < set(keys)
+    assert shown.stdout.splitlines()[:4] == [
+        f"saved                     step 6, {saved}",
+        "in the run                the loss is not finite (faulty/square)",
+        "now                       not finite again (fp32 on cpu)",
+        shown.stdout.splitlines()[3],
+    ]
+    assert "first output              loss 'faulty' (Faulty); its input is from " in shown.stdout
+    again = command(faulty, "-q", "run", "--resume", str(out), "--nproc", "2")
+    assert (again.returncode, again.stderr) == (1, gave_up)
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_run_continued_among_skipped_steps_counts_on(tmp_path: Path) -> None:
+    """From its last checkpoint, one step before the end, and from each before it, back to before the row."""
+    every = {"max_skipped": 4, "checkpoint_every": 1, "keep": 9}
+    message = ended(recipe_of((2, 5, 6, 7, 8), training=every), tmp_path / "run")
+    assert message == (
+        "4 steps in a row were skipped, up to step 8: the loss is not finite (faulty/square); "
+        f"{ADVICE}; to see why: distillkit replay {tmp_path / 'run'}"
+    )
+    ledger = (tmp_path / "run/incidents.json").read_text()
+    assert json.loads(ledger)["skipped"] == [2, 5, 6, 7, 8]
+    for start in (7, 6, 5, 4):
+        assert newest_checkpoint(tmp_path / "run/checkpoints")[0].step == start
+        with pytest.raises(TrainingError) as caught:
+            resume(tmp_path / "run", installed_plugins())
+        assert str(caught.value) == message
+        assert (tmp_path / "run/incidents.json").read_text() == ledger
+        for step in range(start, 8):
+            shutil.rmtree(checkpoint_at(tmp_path / "run/checkpoints", step))
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_single_step_can_be_too_many(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert ended(recipe_of((2,), kinds=["root"], training={"max_skipped": 1}), out) == (
+        f"skipped step 2: the gradient is not finite, though the loss is; {ADVICE}; to see why: distillkit replay {out}"
+    )
+    found = replay(out, installed_plugins())
+    assert found.reproduced
+    assert found.samples == ()
+    assert found.output is None
+    assert math.isnan(found.gradient_norm)
+    assert "student.network.head.weight" in found.parameters
+    as_text = json.dumps(found.as_dict(), allow_nan=False)
+    assert json.loads(as_text)["gradient_norm"] == "nan"
+
+
+def test_a_run_that_diverges_is_traced_to_the_first_module(tmp_path: Path) -> None:
+    """Nothing planted: a learning rate of 1e30."""
+    recipe = recipe_of((), training={"max_skipped": 3}).model_copy(update={"losses": ()})
+    recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lr": 1e30})})
+    out = tmp_path / "run"
+    message = ended(recipe, out)
+    assert message.startswith("3 steps in a row were skipped, up to step ")
+    found = replay(out, installed_plugins())
+    assert found.reproduced
+    assert found.output is not None
+    assert found.output.module.startswith("student.network.")
+    assert found.output.input_range is not None
+    assert len(found.parameters) > 0
+
+
+@pytest.mark.usefixtures("faulty")
+def test_what_cannot_be_replayed_is_said_in_a_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(recipe_of((2,)), out, installed_plugins())
+    with pytest.raises(RunDirectoryError) as none:
+        replay(out, installed_plugins())
+    assert str(none.value) == (
+        f"{out} has no step to replay; one is saved when training.max_skipped steps in a row are skipped"
+    )
+    other = tmp_path / "other"
+    ended(recipe_of((2,), training={"max_skipped": 1}), other)
+    with pytest.raises(RunDirectoryError) as unknown:
+        replay(other, installed_plugins(), step=3)
+    assert str(unknown.value) == f"{other} has not saved step 3; it has: 2"
+    saved = other / "incidents/step-00000002"
+    (saved / "rank-0000.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError) as torn:
+        replay(other, installed_plugins())
+    assert str(torn.value) == f"{saved} is damaged: rank-0000.safetensors is not as it was written"
+    (saved / "rank-0000.safetensors").unlink()
+    with pytest.raises(CheckpointError) as missing:
+        replay(other, installed_plugins())
+    assert str(missing.value) == f"{saved} is damaged: rank-0000.safetensors is missing"
+    for text in ("{}", "null", "[" * 100_000, '{"format": 2}'):
+        (saved / "incident.json").write_text(text)
+        with pytest.raises(CheckpointError) as strange:
+            replay(other, installed_plugins())
+        assert str(strange.value) in {
+            f"{saved} is damaged: incident.json is not as it was written",
+            f"{saved} cannot be read (ValueError: is nested too deeply)",
+        }
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_step_that_cannot_be_saved_ends_the_run_with_its_own_reason_all_the_same(tmp_path: Path) -> None:
+    class InTheWay:
+        """A file where the folder of saved steps would be."""
+
+        def distillkit_run_started(self, run: Any) -> None:
+            (run.directory / "incidents").write_text("")
+
+    with pytest.raises(TrainingError) as caught:
+        run(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run", installed_plugins(), observers=[InTheWay()])
+    assert str(caught.value) == (
+        f"skipped step 2: the loss is not finite (faulty/square); {ADVICE}; the step could not be saved "
+        f"([Errno 17] File exists: '{tmp_path / 'run/incidents'}')"
+    )
