@@ -171,7 +171,13 @@ def _place(run: RunInfo, record: Record) -> str:
 def _losses(record: Record) -> str:
     terms = [f"{_term(key)} {value:.4f}" for key, value in record.items() if key.startswith("loss/")]
     parts = f" ({', '.join(terms)})" if len(terms) > 1 else ""
-    return f"loss {record['loss']:.4f}{parts}, lr {record['lr']:.2e}{_balance(record)}"
+    return f"loss {record['loss']:.4f}{parts}, lr {record['lr']:.2e}{_balance(record)}{_skips(record)}"
+
+
+def _skips(record: Record) -> str:
+    """How many steps of the interval moved nothing."""
+    skipped = int(record.get("skipped_steps", 0))
+    return f"; {counted(skipped, 'step')} skipped" if skipped else ""
 
 
 def _balance(record: Record) -> str:

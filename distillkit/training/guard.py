@@ -23,23 +23,29 @@ def anchored(loss: Tensor, anchor: nn.Parameter) -> Tensor:
 
 
 class Buffers:
-    """The buffers of a module (the statistics of BatchNorm, the memory of a loss), put back after a step not taken."""
+    """The buffers of a module (the statistics of BatchNorm, the memory of a loss), put back after a step not taken.
+
+    They are looked for once: most students have none, and a step then costs nothing here.
+    """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._kept: dict[str, Tensor] = {}
+        self._places = [(owner, name) for owner in module.modules() for name, _ in owner.named_buffers(recurse=False)]
+        self._kept: list[Tensor] = []
 
     def keep(self) -> None:
         """Copy what the step is about to change."""
-        self._kept = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        self._kept = [buffer.clone() for buffer in self._now()]
 
     @torch.no_grad()
     def put_back(self, skipped: Tensor) -> None:
         """Undo the changes where `skipped` [] is true; on the device, which is not waited for."""
-        for name, buffer in self._module.named_buffers():
-            if name in self._kept:
-                torch.where(skipped, self._kept[name], buffer, out=buffer)
-        self._kept = {}
+        for kept, buffer in zip(self._kept, self._now(), strict=True):
+            torch.where(skipped, kept, buffer, out=buffer)
+        self._kept = []
+
+    def _now(self) -> list[Tensor]:
+        """The buffers by their places, as a module may put another tensor there."""
+        return [getattr(owner, name) for owner, name in self._places]
 
 
 def move_where_finite(optimisation: Optimisation, norm: Tensor | None) -> Tensor:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import UNLABELLED, labels_of
-from distillkit.data.sources import Source, Stream, load_image
+from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.errors import ClassSpaceError, DataError, UserError
+from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, UserError
 from distillkit.hooks import Plugins
 from distillkit.models.classes import match_classes
 from distillkit.recipe import Augment, Data, Recipe
@@ -85,14 +85,14 @@ def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, wish: ImageWish, wh
     named = wish.data is not None and source is sets.train
     trained = f"images {whose}" if named else f"training images {whose}"
     shown = trained if source is sets.train else f"{kind} images {whose}"
-    gate = _pictures(source, places, spec, transform, shown)
+    gate = _pictures(source, *_readable(source, places, shown), spec, transform)
     if gate.labels is None and spec.class_names and source.class_names:
         gate = replace(gate, note=_of_other_classes(source.class_names, spec.class_names, shown))
     taken = places if source is sets.train else np.array([], np.int64)
     left = np.setdiff1d(np.arange(len(sets.train)), taken)
     left = left if len(left) else np.arange(len(sets.train))
     chosen = left[_spread(len(left), wish.calibration)]
-    calibration = _pictures(sets.train, chosen, spec, transform, trained)
+    calibration = _pictures(sets.train, *_readable(sets.train, chosen, trained), spec, transform)
     return ExportImages(gate, calibration)
 
 
@@ -103,11 +103,33 @@ def _spread(length: int, count: int | None) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, length - 1, count).astype(np.int64))
 
 
+def _readable(source: Source | Stream, places: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], str]:
+    """The places of images that can be read, and what the images are called then.
+
+    Raises: DataError for the last one where there is none.
+    """
+    if isinstance(source, Stream):
+        return places, name
+    kept, error = [], None
+    for place in places.tolist():
+        try:
+            load_image(source, place)
+        except UnreadableImageError as unreadable:
+            error = unreadable
+        else:
+            kept.append(place)
+    if error is None:
+        return places, name
+    if not kept:
+        raise error
+    return np.array(kept, np.int64), f"{name}, without {len(places) - len(kept):,} that cannot be read"
+
+
 def _pictures(
-    source: Source | Stream, places: NDArray[np.int64], spec: ModelSpec, transform: Transform, name: str
+    source: Source | Stream, places: NDArray[np.int64], name: str, spec: ModelSpec, transform: Transform
 ) -> Pictures:
     if isinstance(source, Stream):
-        read = [(transform(image).numpy(), label) for image, label in islice(source.read(0), len(places))]
+        read = [(transform(image).numpy(), label) for image, label in islice(read_stream(source, 0), len(places))]
         labels = np.array([UNLABELLED if label is None else label for _, label in read], np.int64)
         return Pictures(np.stack([pixels for pixels, _ in read]), name, labels=_as_classes(labels, source, spec))
     pixels: Pixels = ReadPixels(source, places, lambda image: transform(image).numpy())

@@ -238,3 +238,31 @@ def test_an_evaluation_of_nothing_readable_is_a_sentence(distillkit, trained_her
     code, out, err = distillkit("evaluate", str(trained_here))
     assert (code, out) == (2, "")
     assert err == (f"error: none of the 20 images of '{folder}/test' can be read; `distillkit data check` says why\n")
+
+
+def test_two_processes_leave_out_what_one_does(distillkit, trained_here, folder, tmp_path):
+    """Of batches of four, the first has one broken image, and the second, which is the other process's, has one too."""
+    keys = sorted((folder / "test").rglob("*.png"), key=lambda path: path.name)
+    (tmp_path / "real.json").write_text(json.dumps([[int(path.parent.name)] for path in keys]))
+    BREAKERS["damaged"](sorted((folder / "test").rglob("*.png"))[5])
+    arguments = ["evaluate", str(trained_here), "--real", str(tmp_path / "real.json"), "--json"]
+    recipe = trained_here / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("batch_size = 256", "batch_size = 4"))
+    assert "batch_size = 4" in recipe.read_text()
+    alone = json.loads(distillkit(*arguments).out)
+    done = subprocess.run(
+        [sys.executable, "-m", "distillkit_cli", *arguments, "--nproc", "2"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together["figures"] == pytest.approx(alone["figures"])
+    assert together["figures"]["images"] == together["figures"]["real_images"] == 17.0
+    assert together["notes"] == alone["notes"]
+    assert together["notes"][-1] == (
+        "3 images of test cannot be read and are left out: 1 damaged, 1 empty, 1 truncated"
+    )

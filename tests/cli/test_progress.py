@@ -221,6 +221,17 @@ def test_one_term_is_not_said_twice(capsys, clock):
     ]
 
 
+@pytest.mark.parametrize(("skipped", "said"), [(1.0, "1 step skipped"), (3.0, "3 steps skipped")])
+def test_skipped_steps_of_an_interval_are_said(capsys, clock, skipped, said):
+    display, run = LineProgress(Terminal(), clock), a_run()
+    display.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 30.0
+    display.distillkit_steps_logged(run, STEPS | {"skipped_steps": skipped})
+    (line,) = shown(capsys)
+    assert f", lr 1.00e-03; {said}; 2,346 images/s" in line
+
+
 def test_a_resumed_run_reckons_from_where_it_resumed(capsys, clock):
     display, run = LineProgress(Terminal(), clock), a_run(start_step=90)
     display.distillkit_run_started(run)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from distillkit.contracts import ModelSpec, Signal
+from distillkit.errors import DataError
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export
 from distillkit_export.pictures import ImageWish
@@ -104,3 +105,19 @@ def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatc
     assert isinstance(found.gate.pixels, ReadPixels)
     assert len(found.gate.pixels) == 6
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
+
+
+def test_what_cannot_be_read_is_left_out_and_said(split, plugins, monkeypatch):
+    (split / "test" / "ant" / "101.png").write_bytes(b"")
+    (split / "train" / "ant" / "006.png").write_bytes(b"")
+    for in_memory in (2**20, 0):
+        monkeypatch.setattr("distillkit_export.run_images.IN_MEMORY_BYTES", in_memory)
+        found = named_images(SPEC, plugins, ImageWish(str(split), gate=None, calibration=4))
+        assert shades(found.gate) == [100, 102, 200, 201, 202]
+        assert found.gate.labels.tolist() == [1, 1, 0, 0, 0]
+        assert shades(found.calibration) == [0, 12, 19]
+        assert found.gate.source == f"test images of '{split.name}', without 1 that cannot be read"
+    for path in (split / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"^image 'bee/202.png' of '.*' cannot be read: the file has no bytes"):
+        named_images(SPEC, plugins, ImageWish(str(split)))

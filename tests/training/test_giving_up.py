@@ -21,6 +21,7 @@ from distillkit.recipe import Recipe
 from distillkit.recipe_files import dump
 from distillkit.replay import replay
 from distillkit.runner import resume, run
+from distillkit.saved_step import read_saved_step
 
 STEPS = 12
 ADVICE = "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
@@ -180,6 +181,24 @@ def test_a_single_step_can_be_too_many(tmp_path: Path) -> None:
     assert "student.network.head.weight" in found.parameters
     as_text = json.dumps(found.as_dict(), allow_nan=False)
     assert json.loads(as_text)["gradient_norm"] == "nan"
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize(("trained_in", "replayed_in"), [("fp16", "fp16"), ("fp16", "fp32"), ("fp32", "fp16")])
+def test_a_step_can_be_replayed_in_another_arithmetic(tmp_path: Path, trained_in: str, replayed_in: str) -> None:
+    """The scaler begins with 65,536 and halves it at step 2; the state of before has the first of them again."""
+    ended(recipe_of((2,), kinds=["inf"], training={"max_skipped": 1, "precision": trained_in}), tmp_path / "run")
+    if trained_in == "fp16":
+        saved = read_saved_step(tmp_path / "run/incidents/step-00000002")
+        assert saved.before.state["scaler"]["scale"] == 65_536
+    found = replay(tmp_path / "run", installed_plugins(), precision=replayed_in)
+    assert found.reproduced
+    assert found.precision == replayed_in
+    then, now = found.terms["labels"]
+    assert now == pytest.approx(then, rel=1e-3)
+    assert found.terms["faulty/square"] == (math.inf, math.inf)
+    assert len(found.samples) == 36
+    assert math.isfinite(found.gradient_norm)
 
 
 def test_a_run_that_diverges_is_traced_to_the_first_module(tmp_path: Path) -> None:
