@@ -29,7 +29,7 @@ def test_a_run_that_one_machine_alone_sees_is_not_continued(tmp_path):
         timeout=120,
     )
     sentence = (
-        f"error: the run in {tmp_path / 'run0'} is begun for process 0 of 2 and new for process 1; give --out on a disk "
-        "that all machines see, and the same options on each"
+        f"error: the run in {tmp_path / 'run0'} is begun for process 0 of 2 and new for process 1; give --out on a "
+        "disk that all machines see, and the same options on each"
     )
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [sentence]
