@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -30,7 +31,7 @@ from torch import Tensor
 from distillkit.checkpoint import Checkpoint, checkpoints, read_checkpoint, write_checkpoint
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
-from distillkit.errors import CheckpointError, DistillkitError, one_line
+from distillkit.errors import CheckpointError, TrainingError, one_line
 from distillkit.files import sha256, whole_directory, write_tensors, write_text
 from distillkit.plain_files import read_json
 from distillkit.run_directory import environment
@@ -75,7 +76,7 @@ class Facts(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"]
     environment: dict[str, Any]
     files: dict[str, str]
-    micro_batches: tuple[tuple[Part, ...], ...] = Field(min_length=1)
+    micro_batches: tuple[Annotated[tuple[Part, ...], Field(min_length=1)], ...] = Field(min_length=1)
 
 
 _PARTS = TypeAdapter(tuple[Part, ...])
@@ -111,7 +112,10 @@ def save_step(directory: Path, session: Session, window: Window, skipped: Skippe
         troubles, everyones = zip(*map(json.loads, said), strict=True)
         trouble = next(filter(None, troubles), "")
         trouble = trouble or _assembled(final, session, window, skipped, tuple(map(_PARTS.validate_json, everyones)))
-    return processes.from_first(trouble)
+    trouble = processes.from_first(trouble)
+    with suppress(OSError):
+        file.unlink(missing_ok=True)  # where it found no place in the whole
+    return trouble
 
 
 def step_at(directory: Path, step: int) -> Path:
@@ -175,7 +179,9 @@ def _assembled(
                 micro_batches=described,
             )
             write_text(temporary / INCIDENT, facts.model_dump_json(indent=2) + "\n")
-    except (OSError, DistillkitError) as error:
+    except TrainingError:
+        return "the disk is full"  # what that says of checkpoints and how to continue is of no use here
+    except (OSError, SafetensorError) as error:
         return one_line(error)
     return ""
 

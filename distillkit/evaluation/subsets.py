@@ -11,6 +11,7 @@ from distillkit.data.balance import kept_labels
 from distillkit.data.selection import Part, Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.errors import DataError
+from distillkit.plain_files import read_plain_text
 
 
 def balanced_subset(images: Source | Stream, share: float, seed: int) -> Selection:
@@ -30,9 +31,15 @@ def listed_subset(images: Source | Stream, path: Path) -> Selection:
     Raises: DataError for a file that is missing or empty, a name that is none or may be several, or a stream.
     """
     selection = _with_an_index(images)
-    if not path.is_file():
-        raise DataError(f"there is no list of images '{path}'; check the path")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = read_plain_text(path)
+    except FileNotFoundError:
+        raise DataError(f"there is no list of images '{path}'; check the path") from None
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:
+        raise DataError(f"'{path}' {error}; give a text file, one name a line") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise DataError(f"'{path}' names no image; write one name a line")
     whole: dict[str, int] = {}

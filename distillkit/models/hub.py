@@ -37,7 +37,7 @@ def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
         path = place.cached()
         if path is None and place.repository:
             path = Path(hf_hub_download(place.repository, FILE, revision=place.revision))
-        if path is not None and path.suffix == ".safetensors":
+        if path is not None:
             return read_weights(path)
         return dict(torch.hub.load_state_dict_from_url(place.url, map_location="cpu", weights_only=True))
     except (HfHubHTTPError, OSError) as error:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from distillkit.contracts import Model, ModelRequest, ModelSpec
-from distillkit.errors import RunDirectoryError
+from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.files import write_json, write_tensors
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.described import Described
@@ -22,6 +22,8 @@ from distillkit.plain_files import read_json
 DESCRIPTION, WEIGHTS = "student.json", "student.safetensors"
 FORMAT = 1
 """Grows when an older distillkit could misread what a newer one wrote."""
+MODEST = 2**27
+"""Parameters, half a gigabyte: a network that is larger is built only where there are as many weights for it."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,30 @@ def load_student(directory: Path, plugins: Plugins) -> tuple[Model, SavedStudent
     fit.
     """
     saved = read_student(directory)
-    model = build_student(saved, plugins)
     path = directory / WEIGHTS
-    load_weights(model, read_weights(path), source=str(path), fit="nothing")
+    weights = read_weights(path)
+    _require_modest(saved, plugins, path, sum(tensor.numel() for tensor in weights.values()))
+    model = build_student(saved, plugins)
+    load_weights(model, weights, source=str(path), fit="nothing")
     return model, saved
+
+
+def _require_modest(saved: SavedStudent, plugins: Plugins, path: Path, numbers: int) -> None:
+    """Refuse a description of a larger network than there are weights for, before memory is taken for it.
+
+    Raises: WeightsError.
+    """
+    described: ModelSpec = plugins.factory("student", saved.model).describe(_request(saved, plugins))
+    if described.parameters > max(numbers, MODEST):
+        raise WeightsError(
+            f"{path} holds {numbers:,} numbers and the student that {DESCRIPTION} beside it describes has "
+            f"{described.parameters:,} parameters; run the training again or restore both"
+        )
+
+
+def _request(saved: SavedStudent, plugins: Plugins) -> ModelRequest:
+    options = plugins.options("student", saved.model, saved.options)
+    return ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)
 
 
 def build_student(saved: SavedStudent, plugins: Plugins) -> Model:

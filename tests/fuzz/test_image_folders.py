@@ -188,12 +188,18 @@ def test_a_pipe_is_said_to_be_one(tmp_path):
 
 
 def test_a_tree_of_1500_folders(attempt, tmp_path):
-    folder = tmp_path
+    root = folder = tmp_path / "root"
+    folder.mkdir()
     for _ in range(1_500):
         folder = folder / "d"
         folder.mkdir()
-    (folder / "0.png").write_bytes(REAL["png"])
-    assert attempt("image folder, a deep tree", lambda: read(tmp_path)) is not None
+    picture = folder / "0.png"
+    picture.write_bytes(REAL["png"])
+    assert attempt("image folder, a deep tree", lambda: read(root)) is not None
+    picture.unlink()
+    while folder != tmp_path:  # shutil.rmtree, which pytest calls, does not go so deep
+        folder.rmdir()
+        folder = folder.parent
 
 
 NO_FOLDERS = ["\n", "a\0b", "x" * 5_000, "~nobody-of-this-name/x", "/dev/zero", "/dev/null/x", "\x1b[2J", "\udcff"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillkit.errors import RunDirectoryError
+from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.evaluation.judged import open_judged
 from distillkit.hooks import installed_plugins
 from distillkit.models.saved_student import load_student
@@ -206,3 +207,32 @@ def test_files_that_say_something_else_are_called_torn(copied, name, content, re
     with pytest.raises(RunDirectoryError) as caught:
         read(RunDirectory(path))
     assert str(caught.value) == f"{path / name} is missing or torn; run the training again or restore it"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [("options", "width", 2**24), ("options", "image_size", 40_000), ("spec", "classes", 10**9)],
+)
+def test_a_description_of_a_larger_network_than_there_are_weights_for(attempt, copied, table, key, value):
+    """Refused before memory is taken for it."""
+    path = copied()
+    said = json.loads((path / "student.json").read_text())
+    said[table][key] = value
+    (path / "student.json").write_text(json.dumps(said))
+    with pytest.raises(WeightsError) as caught:
+        load_student(path, installed_plugins())
+    assert re.fullmatch(
+        rf"{path}/student.safetensors holds [\d,]+ numbers and the student that student.json beside it describes has "
+        r"[\d,]+ parameters; run the training again or restore both",
+        str(caught.value),
+    )
+
+
+def test_a_network_of_a_million_blocks_is_refused(copied):
+    path = copied()
+    said = json.loads((path / "student.json").read_text())
+    said["options"]["depth"] = 10**6
+    (path / "student.json").write_text(json.dumps(said))
+    with pytest.raises(RecipeError) as caught:
+        load_student(path, installed_plugins())
+    assert str(caught.value) == "student 'deit-ti': 'depth' is 1000000; it should be less than or equal to 1000"

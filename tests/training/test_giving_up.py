@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from distillkit.checkpoint import checkpoint_at, newest_checkpoint
 from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
+from distillkit.files import write_tensors
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.recipe_files import dump
@@ -263,3 +265,18 @@ def test_a_step_that_cannot_be_saved_ends_the_run_with_its_own_reason_all_the_sa
         f"skipped step 2: the loss is not finite (faulty/square); {ADVICE}; the step could not be saved "
         f"([Errno 17] File exists: '{tmp_path / 'run/incidents'}')"
     )
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_disk_without_room_for_the_step_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch has room, the state before it has none."""
+
+    def full(path: Path, tensors: Mapping[str, Any]) -> None:
+        write_tensors(path, tensors)
+        if "incidents" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("distillkit.checkpoint.write_tensors", full)
+    message = ended(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run")
+    assert message.endswith(f"; {ADVICE}; the step could not be saved (the disk is full)")
+    assert list((tmp_path / "run/incidents").iterdir()) == []

@@ -169,7 +169,11 @@ def _listed_names(name: str, data: Data) -> tuple[str, ...]:
     listing = Path(data.root or "", "classes.txt")
     if not listing.is_file():
         raise DataError(f"the stream '{name}' does not name its classes; write them into '{listing}', one a line")
-    return tuple(line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = listing.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"the classes of the stream '{name}' cannot be read from '{listing}': {error}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _labels(listing: Any) -> np.ndarray[Any, np.dtype[np.int64]]:

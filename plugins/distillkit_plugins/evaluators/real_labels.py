@@ -67,7 +67,7 @@ def _read(path: Path) -> list[list[int]]:
         is_sound = isinstance(listed, list) and all(
             isinstance(classes, list) and all(isinstance(label, int) for label in classes) for classes in listed
         )
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         is_sound = False
     if not is_sound:
         raise DataError(f"'{path}' is not a JSON list with a list of class numbers for every image; see --real")

@@ -40,7 +40,7 @@ class Deit:
         image_size: ImageSize = Field((224, 224), description="pixels: a number, or [height, width]")
         patch: Positive = Field(16, description="pixels of a square patch; divides the image size")
         width: Positive | None = Field(None, description="of the tokens; 192, 384, 768 for ti, s, b")
-        depth: Positive = Field(DEPTH, description="transformer blocks")
+        depth: Annotated[int, Field(gt=0, le=1_000)] = Field(DEPTH, description="transformer blocks")
         heads: Positive | None = Field(None, description="attention heads, divides width; 3, 6, 12 for ti, s, b")
         position: Literal["learned", "sincos"] = Field(
             "learned",
