@@ -35,9 +35,9 @@ from distillkit.models.saved_student import save_student
 from distillkit.outages import outage
 from distillkit.planning.make import make_plan
 from distillkit.planning.plan import Plan
-from distillkit.processes import Processes, joined
+from distillkit.processes import joined
 from distillkit.recipe import Recipe
-from distillkit.run_directory import RunDirectory
+from distillkit.run_directory import RunDirectory, check_same_start
 from distillkit.run_info import RunInfo
 from distillkit.saved_step import save_step
 from distillkit.session import Session, build_session
@@ -71,7 +71,7 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
     RunInterrupted where a signal asked for an end, once the step is saved.
     """
     with joined(recipe.training.device, patience=recipe.training.patience) as processes:
-        _check_same_start(processes, "new", out)
+        check_same_start(processes, "new", out)
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
             directory.check_free()
@@ -89,19 +89,6 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
             if processes.is_first and not checkpoints(directory.checkpoints):
                 shutil.rmtree(directory.path)
             raise
-
-
-def _check_same_start(processes: Processes, here: str, path: Path) -> None:
-    """Refuse to begin a run in one process and to continue it in another: machines that do not share a disk.
-
-    Raises: RunDirectoryError.
-    """
-    said = processes.gather(here)
-    if len(set(said)) > 1:
-        raise RunDirectoryError(
-            f"the run in {path} is begun for process {said.index('begun')} of {processes.world} and new for process "
-            f"{said.index('new')}; give --out on a disk that all machines see, and the same options on each"
-        )
 
 
 def described(session: Session) -> dict[str, Any]:
@@ -123,7 +110,7 @@ def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) ->
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
     with joined(recipe.training.device, patience=recipe.training.patience) as processes:
-        _check_same_start(processes, "begun", path)
+        check_same_start(processes, "begun", path)
         goes_on = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
         session = build_session(make_plan(recipe, plugins, goes_on=goes_on), plugins, processes)
         facts = described(session)
