@@ -29,7 +29,7 @@ test: $(READY)
 
 # The factor over what make test tries; the tally becomes rows of the table in docs/reliability.md.
 fuzz: $(READY)
-	OMP_NUM_THREADS=1 DISTILLKIT_FUZZ=10 DISTILLKIT_FUZZ_TALLY=docs/benchmarks/reliability-fuzz.json \
+	OMP_NUM_THREADS=1 DISTILLKIT_FUZZ=15 DISTILLKIT_FUZZ_TALLY=docs/benchmarks/reliability-fuzz.json \
 		$(BIN)/python -m pytest -q tests/fuzz
 
 lint: $(READY)
