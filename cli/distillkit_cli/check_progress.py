@@ -59,8 +59,8 @@ class CheckBar(CheckLines):
 
     def done(self, images: int, of: int) -> None:
         """Move the bar."""
-        self._bar.start()
         self._bar.update(self._task, completed=images, total=of, description=self._pace(images, of))
+        self._bar.start()
 
     def close(self) -> None:
         """Take the bar away."""

@@ -14,8 +14,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/best/student.jso
 KILLED = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
 EXITED = RuntimeError("DataLoader worker (pid(s) 4711, 4712) exited unexpectedly")
 LOADER = (
-    "a loader process ended ({}), as when memory runs out; the last checkpoint is as it was; lower data.workers or free "
-    "memory, then continue with --resume runs/a"
+    "a loader process ended ({}), as when memory runs out; the last checkpoint is as it was; lower data.workers or "
+    "free memory, then continue with --resume runs/a"
 )
 
 
