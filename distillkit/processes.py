@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, distributed
@@ -129,10 +130,6 @@ _here: list[Processes] = []
 """The processes that this one has joined, while it has."""
 
 
-_joins = count()
-"""The number of the next time that this process joins the others; in the store of the last time they never meet."""
-
-
 @contextmanager
 def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
     """The processes that torchrun started this one with, as long as the block runs; ALONE without torchrun.
@@ -158,9 +155,7 @@ def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
         torch.cuda.set_device(local_rank)
     try:
         limit = timedelta(minutes=patience)
-        store = distributed.PrefixStore(  # type: ignore[attr-defined]  # torch does not say so
-            f"distillkit/{_attempt()}/{next(_joins)}", _meeting_place(limit)
-        )
+        store = _met(_meeting_place(limit), rank, world, limit)
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=world, timeout=limit
         )
@@ -180,19 +175,42 @@ def joined(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
             distributed.destroy_process_group()
 
 
-def _attempt() -> str:
-    """How often torchrun has started the processes again. It keeps one store for all attempts.
-
-    In a place of its own no process waits for ever at the address of one that was killed.
-    """
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-
-
 @cache
 def _meeting_place(limit: timedelta) -> Any:
     """The store in which the processes find each other: one for as long as this process lives."""
-    store, _, _ = next(distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]  # as above
+    store, _, _ = next(distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]  # see _met
     return store
+
+
+def _met(place: Any, rank: int, world: int, limit: timedelta) -> Any:
+    """A part of the store that nobody used before, the same for all processes that are here now.
+
+    The store keeps what was said the last time, and by processes that have been killed since: torchrun starts all
+    again and keeps it, and their addresses would be waited for in vain. So each calls with a word of its own, and the
+    first one answers to that word, again wherever it changes, until all have repeated what it said.
+    Raises: RuntimeError where somebody does not come.
+    """
+    word, end = uuid4().hex, time.monotonic() + limit.total_seconds()
+    place = distributed.PrefixStore("distillkit/meet", place)  # type: ignore[attr-defined]  # torch does not say so
+    if rank:
+        place.set(f"call/{rank}", word)
+    while time.monotonic() < end:
+        if rank == 0:
+            called = [
+                place.get(f"call/{other}").decode() for other in range(1, world) if place.check([f"call/{other}"])
+            ]
+            for call in called:
+                place.set(f"answer/{call}", word)
+            if len(called) == world - 1 and place.check([f"repeated/{word}/{other}" for other in range(1, world)]):
+                place.set(f"go/{word}", "")
+                return distributed.PrefixStore(word, place)  # type: ignore[attr-defined]
+        elif place.check([f"answer/{word}"]):
+            said = place.get(f"answer/{word}").decode()
+            place.set(f"repeated/{said}/{rank}", "")
+            if place.check([f"go/{said}"]):
+                return distributed.PrefixStore(said, place)  # type: ignore[attr-defined]
+        time.sleep(0.02)
+    raise distributed.DistStoreError("somebody did not come")
 
 
 def _lost_the_others(error: RuntimeError) -> bool:

@@ -153,7 +153,12 @@ class TeacherEntry(Entry):
         "auto", description="pixels the teacher sees: the student's, its own, or a number"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto is bf16 on a GPU that has it and fp32 elsewhere"
+        "auto",
+        description="auto is bf16 on a GPU that has it and fp32 elsewhere; in bf16 and fp16 its matrices are kept so, "
+        "in half the memory, with the answers of autocast",
+    )
+    sharded: bool = Field(
+        False, description="of several processes each holds a part of its weights (FSDP2) instead of all"
     )
 
     @model_validator(mode="before")

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from distillkit.errors import RunDirectoryError
 from distillkit.files import write_json, write_text
 from distillkit.plain_files import read_json
+from distillkit.processes import Processes
 from distillkit.recipe import Positive, Recipe
 from distillkit.recipe_files import dump, load_recipe
 
@@ -170,6 +171,19 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise RunDirectoryError(f"{file} is missing or torn; run the training again or restore it") from error
         return content
+
+
+def check_same_start(processes: Processes, here: str, path: Path) -> None:
+    """Refuse to begin a run in one process and to continue it in another: machines that do not share a disk.
+
+    Raises: RunDirectoryError.
+    """
+    said = processes.gather(here)
+    if len(set(said)) > 1:
+        raise RunDirectoryError(
+            f"the run in {path} is begun for process {said.index('begun')} of {processes.world} and new for process "
+            f"{said.index('new')}; give --out on a disk that all machines see, and the same options on each"
+        )
 
 
 def _keys(tables: Any, prefix: str = "") -> dict[str, Any]:

@@ -37,7 +37,7 @@ from distillkit.planning.make import make_plan
 from distillkit.planning.plan import Plan
 from distillkit.processes import joined
 from distillkit.recipe import Recipe
-from distillkit.run_directory import RunDirectory
+from distillkit.run_directory import RunDirectory, check_same_start
 from distillkit.run_info import RunInfo
 from distillkit.saved_step import save_step
 from distillkit.session import Session, build_session
@@ -71,6 +71,7 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
     RunInterrupted where a signal asked for an end, once the step is saved.
     """
     with joined(recipe.training.device, patience=recipe.training.patience) as processes:
+        check_same_start(processes, "new", out)
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
             directory.check_free()
@@ -109,6 +110,7 @@ def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) ->
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
     with joined(recipe.training.device, patience=recipe.training.patience) as processes:
+        check_same_start(processes, "begun", path)
         goes_on = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
         session = build_session(make_plan(recipe, plugins, goes_on=goes_on), plugins, processes)
         facts = described(session)

@@ -22,6 +22,7 @@ from distillkit.host_memory import keep_freed_memory
 from distillkit.incidents import BrokenImage
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.making import build_model
+from distillkit.models.sharding import check_equal_turns, parameter_bytes
 from distillkit.models.weights import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
@@ -58,8 +59,8 @@ class Session:
         of_student = (note for note in load_notes(self.task.student) if note not in self.plan.notes)
         of_teachers = (
             f"teacher '{name}': {note}"
-            for name, seat in self.stepper.lessons.teachers.items()
-            for note in load_notes(cast("FrozenTeacher", seat.model).model)
+            for name, teacher in self._teachers.items()
+            for note in (*load_notes(cast("nn.Module", teacher.model)), *self._sharing(name))
         )
         return (*of_student, *of_teachers)
 
@@ -90,12 +91,27 @@ class Session:
         return figures
 
     @property
+    def _teachers(self) -> dict[str, FrozenTeacher]:
+        return {name: cast("FrozenTeacher", seat.model) for name, seat in self.stepper.lessons.teachers.items()}
+
+    def _sharing(self, name: str) -> tuple[str, ...]:
+        """What became of `teachers.sharded`."""
+        if not self.plan.teachers[name].entry.sharded:
+            return ()
+        if self.processes.is_alone:
+            return ("nothing of it is shared out, because there is one process (teachers.sharded)",)
+        held, everything = parameter_bytes(self._teachers[name])
+        here = f"{held / 1e6:,.1f} of {everything / 1e6:,.1f} MB in the first one"
+        return (f"its weights are shared out to {self.processes.world} processes, {here}; no picture shows it",)
+
+    @property
     def models(self) -> RunModels:
         """What trackers may look at when the run has ended."""
         spec, augment = self.plan.student.spec, self.plan.recipe.augment
         return RunModels(
             student=cast("Model", self.task.student),
-            teachers={name: cast("FrozenTeacher", seat.model) for name, seat in self.stepper.lessons.teachers.items()},
+            # One that is shared out cannot be asked by one process alone.
+            teachers={name: teacher for name, teacher in self._teachers.items() if not teacher.sharded},
             samples=lambda count: evaluation_samples(
                 self.plan.datasets, spec, augment, count=count, device=self.device
             ),
@@ -148,7 +164,9 @@ def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) ->
     if device.type == "cpu":
         keep_freed_memory()
     teachers = {
-        name: _seat(teacher, plan, plugins, device) for name, teacher in plan.teachers.items() if teacher.wanted
+        name: _seat(teacher, plan, plugins, device, processes)
+        for name, teacher in plan.teachers.items()
+        if teacher.wanted
     }
     torch.manual_seed(recipe.seed)
     student: Any = build_model("student", plan.student.request, plugins)
@@ -195,8 +213,11 @@ def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) ->
     return Session(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
 
 
-def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device) -> Lectern:
-    """Build a teacher with its weights, frozen, seeing the student's pixels."""
+def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device, processes: Processes) -> Lectern:
+    """Build a teacher with its weights, frozen, seeing the student's pixels.
+
+    Raises: RecipeError where it is to be shared out and the steps are not.
+    """
     model = build_model("teacher", teacher.request, plugins)
     frozen = FrozenTeacher(
         model,
@@ -205,4 +226,7 @@ def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.devi
         class_map=teacher.class_map,
         precision=pick_precision(teacher.entry.precision, device),
     )
+    if teacher.entry.sharded and not processes.is_alone:
+        check_equal_turns(plan.samples_per_step, plan.recipe.training.micro_batch_size, processes.world)
+        frozen.share_out(processes, device)
     return Lectern(frozen.to(device), teacher.spec, teacher.wanted)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
-from PIL import Image, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from distillkit.errors import UnreadableImageError, one_line
 from distillkit.incidents import BrokenImage
@@ -35,6 +35,9 @@ KINDS: dict[Kind, str] = {
     "damaged": "anything else that fails while the image is decoded",
 }
 """Every kind of fault, and what it means."""
+
+# Pillow draws an EPS file, whatever its name, by starting Ghostscript: a program, for a picture of a stranger.
+EpsImagePlugin.gs_binary = False
 
 _MOST_UNLIKE = 1000  # times as long as wide: resized until it covers the student's size, it would fill the memory
 # What Pillow clips to white, or to black: a 16-bit ramp comes out 99.6 % white, floats from 0 to 1 all black.
@@ -85,6 +88,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     Raises: ImageFault where that would lose what the pixels mean.
     """
+    if image.format == "EPS":
+        raise ImageFault("not-an-image", "it is an EPS file, a program for Ghostscript; convert it")
     if image.mode.partition(";")[0] in _CLIPPED:
         raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' would be clipped to 8 bits")
     image.load()

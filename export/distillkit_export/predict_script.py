@@ -24,8 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+EpsImagePlugin.gs_binary = False  # no picture starts a program
 HERE = Path(__file__).resolve().parent
 HEIGHT, WIDTH, CROP = {height}, {width}, {crop}
 {statistics}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from distillkit.errors import DataError, UnavailableError, one_line
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit_export.bundle import InputCard
+
+# As in `distillkit.data.faults`: no picture starts Ghostscript.
+EpsImagePlugin.gs_binary = False
 
 LARGEST_PIXELS = 2**28
 """Of an image after its resizing: a strip of 1 x 60,000 pixels would otherwise become gigabytes."""

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
@@ -244,4 +245,27 @@ def test_whatever_a_stream_raises_is_a_sentence_that_names_it():
     assert str(caught.value) == (
         "the stream 'timm:wds/x' cannot be read on: unpack requires a buffer of 4 bytes; "
         "repair the part that it was reading"
+    )
+
+
+READ = "from distillkit_export.preprocess import read_image\nread = lambda path: read_image(path, 'RGB')"
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("code", ["from distillkit.data import open_rgb as read", READ])
+def test_no_picture_starts_a_program(tmp_path, code):
+    """Pillow would call `gs` for an EPS file of any name, even to ask whether it is there."""
+    gs = tmp_path / "gs"
+    gs.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    gs.chmod(0o755)
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(EPS)
+    attempt = f"try:\n    read(Path({str(picture)!r}))\nexcept Exception as no:\n    print(no)"
+    call = f"{code}\nfrom pathlib import Path\n{attempt}"
+    environment = {"PATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True, env=environment)
+    assert not (tmp_path / "started").exists()
+    assert done.stdout in (
+        "it is an EPS file, a program for Ghostscript; convert it\n",
+        f"image '{picture}' cannot be read: Unable to locate Ghostscript on paths\n",
     )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillkit.data.loading import Layout
 from distillkit.data.order import Order, share, steps_per_epoch, view_of
 from distillkit.errors import DataError
 
@@ -70,6 +71,21 @@ def test_processes_partition_every_window(order, world):
         pairs = mine[: len(mine) // 2 * 2].reshape(-1, 2)
         assert (pairs[:, 0] % 2 == 0).all()
         assert (pairs[:, 1] == pairs[:, 0] + 1).all()
+
+
+@given(orders(), st.integers(1, 5), st.integers(1, 20) | st.none())
+def test_the_processes_see_in_their_micro_batches_every_entry_of_an_epoch_once(order, world, micro_batch_size):
+    """The union over ranks and micro-batches, entry by entry and in its place, is what one process sees."""
+    for window in order.epoch(1):
+        seen = np.full_like(window, -1)
+        for rank in range(world):
+            mine = share(order.window, rank, world)
+            layout = Layout(rank, world, micro_batch_size, workers=0, pin=False)
+            parts = [mine[part] for part in layout.micro_batches(len(mine))] if len(mine) else []
+            for places in parts:
+                assert (seen[places] == -1).all()
+                seen[places] = window[places]
+        assert (seen == window).all()
 
 
 @given(st.integers(1, 700), st.integers(1, 130))

@@ -122,6 +122,16 @@ def test_data_that_is_nowhere(tmp_path):
     assert sentence(f"{tmp_path}/no.tar") == (f"tar file '{tmp_path}/no.tar' cannot be opened: truncated header")
 
 
+def test_a_command_in_the_place_of_a_folder_is_not_run(tmp_path, monkeypatch):
+    """webdataset runs what follows "pipe:"; a folder of that name is a folder all the same."""
+    monkeypatch.chdir(tmp_path)
+    root = "pipe:touch planted;"
+    assert sentence("wds/x", root=root) == f"'timm:wds/x' lies in data.root, and '{root}' is no folder"
+    (tmp_path / root).mkdir()
+    assert sentence("wds/x", root=root).startswith("'timm:wds/x' cannot be opened: ")
+    assert not (tmp_path / "planted").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "package"),
     [("hfds/a", "datasets"), ("hfids/a", "datasets"), ("wds/a", "webdataset"), ("tfds/a", "tensorflow_datasets")],

@@ -211,8 +211,8 @@ class Some:
 
         return tuple(map(Owned, self.runtimes)) if role == "runtime" else ()
 
-    def factory(self, role, name):
-        return self.runtimes[name]
+    def made(self, role, name):
+        return self.runtimes[name]()
 
 
 def refusal(error, folder, **chosen):

@@ -94,6 +94,21 @@ def test_two_processes_have_the_curve_of_one(pair: Path, tmp_path: Path) -> None
     assert second == pytest.approx(first, abs=0.8)  # one image of the validation set may tip over
 
 
+def test_three_processes_in_micro_batches_have_the_curve_of_one(tmp_path: Path) -> None:
+    """Of 24 images of a step two are labelled, and these are a pair: the other two processes never have a label."""
+    small = {"training__steps": 6, "training__batch_size": 24, "training__log_every": 1}
+    given = settings(**small)
+    code, said = finished(tmp_path / "one", *given, processes=1)
+    assert code == 0, said
+    code, said = finished(tmp_path / "three", *given, "--set", "training.micro_batch_size=4", processes=3)
+    assert code == 0, said
+    alone, together = records(tmp_path / "one"), records(tmp_path / "three")
+    assert len(alone) == len(together) == 6
+    for one, three in zip(alone, together, strict=True):
+        compared = [key for key in one if key.startswith(("loss", "grad_norm"))]
+        assert [three[key] for key in compared] == pytest.approx([one[key] for key in compared], rel=1e-5)
+
+
 def kill_one(process: subprocess.Popen[str], out: Path) -> None:
     """Kill the process of rank 1, once there is a checkpoint."""
     while not list(out.glob("checkpoints/step-*/manifest.json")):

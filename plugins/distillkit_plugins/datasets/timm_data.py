@@ -114,8 +114,10 @@ class TimmStream:
 
 
 def _create(name: str, data: Data, split: str) -> Any:
+    # Absolute: webdataset runs what follows "pipe:" at the beginning of a name as a command.
+    root = None if data.root is None else str(Path(data.root).expanduser().resolve())
     return create_dataset(
-        name, root=data.root, split=split, is_training=split == "train", download=data.download, seed=data.seed
+        name, root=root, split=split, is_training=split == "train", download=data.download, seed=data.seed
     )
 
 
@@ -142,6 +144,8 @@ def _check(name: str, kind: str, data: Data) -> None:
         raise MissingExtraError(f"'timm:{name}' needs {package}, which is not installed; pip install {package}")
     if kind in _NEED_ROOT and data.root is None:
         raise DataError(f"'timm:{name}' needs data.root, the folder in which it lies")
+    if kind == "wds" and not Path(data.root or "").expanduser().is_dir():
+        raise DataError(f"'timm:{name}' lies in data.root, and '{data.root}' is no folder")
 
 
 def _torch_split(name: str, split: Split) -> str | None:

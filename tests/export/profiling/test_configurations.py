@@ -69,14 +69,14 @@ def test_device_is_where_models_in_memory_compute(run, runtimes):
 
 
 class Listing:
-    def __init__(self, made):
-        self.made = made
+    def __init__(self, runtimes):
+        self.runtimes = runtimes
 
     def listing(self, role):
         return ()
 
-    def factory(self, role, name):
-        return lambda: self.made[name]
+    def made(self, role, name):
+        return self.runtimes[name]
 
 
 def test_runtime_that_does_not_work_is_a_line_unless_it_was_asked_for(false_runtime, monkeypatch):

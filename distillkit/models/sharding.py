@@ -1,0 +1,65 @@
+"""A frozen network whose weights are shared out: each process holds a part, and asks for a block when it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from distillkit.data.order import share
+from distillkit.errors import RecipeError
+from distillkit.processes import Processes
+
+CONTAINERS = (nn.ModuleList, nn.Sequential)
+
+
+def shard(model: nn.Module, processes: Processes, device: torch.device) -> None:
+    """Share the parameters of a frozen model out by FSDP2, in place; every process calls `forward` equally often.
+
+    A block is whole on the device while it runs, and what is in no block while the model does. What the model answers
+    stays the same, bit for bit. Blocks are moved to the device one by one, so the whole model is never there.
+    """
+    mesh = init_device_mesh(device.type, (processes.world,))
+    for block in dict.fromkeys(blocks(model)):  # a model may hold a block under two names
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The members of lists and sequences, the innermost that are more than one layer; none where there are no such."""
+    for child in model.children():
+        for part in child if isinstance(child, CONTAINERS) else ():
+            inner = list(blocks(part))
+            if inner:
+                yield from inner
+            elif any(part.children()):
+                yield part
+        if not isinstance(child, CONTAINERS):
+            yield from blocks(child)
+
+
+def parameter_bytes(model: nn.Module) -> tuple[int, int]:
+    """Bytes of the parameters that this process holds, and of all."""
+    held = sum(each.to_local().nbytes if isinstance(each, DTensor) else each.nbytes for each in model.parameters())
+    return held, sum(each.numel() * each.element_size() for each in model.parameters())
+
+
+def check_equal_turns(samples: int, micro_batch_size: int | None, world: int) -> None:
+    """Refuse a split of steps of `samples` in which one process would call a shared model more often than another.
+
+    Raises: RecipeError.
+    """
+    if micro_batch_size is None:
+        return
+    turns = [math.ceil(len(share(samples, rank, world)) / micro_batch_size) for rank in range(world)]
+    if len(set(turns)) > 1:
+        whole = world * math.lcm(micro_batch_size, 2)
+        raise RecipeError(
+            f"teachers.sharded needs as many micro-batches in every process, and a step of {samples} samples gives "
+            f"them {min(turns)} to {max(turns)} of {micro_batch_size}; set training.batch_size to a multiple of {whole}"
+        )

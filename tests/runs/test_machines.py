@@ -1,0 +1,35 @@
+"""Machines that do not share a disk: two processes of which one alone sees the run."""
+
+import os
+import subprocess
+import sys
+
+from distillkit_cli.main import command_line
+
+PROGRAM = """
+import os, sys
+from distillkit_cli.main import command_line
+rank = os.environ["RANK"]
+given = ["run", "--auto-resume", "--out", sys.argv[1] + rank, *sys.argv[2:]]
+sys.exit(command_line(given))
+"""
+
+
+def test_a_run_that_one_machine_alone_sees_is_not_continued(tmp_path):
+    arguments = ["--set", "training.steps=2", "--set", "data.workers=0", "--set", "training.device='cpu'"]
+    assert command_line(["--quiet", "run", "--out", str(tmp_path / "run0"), *arguments]) == 0
+    (tmp_path / "run0" / "result.json").unlink()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    done = subprocess.run(
+        [sys.executable, *launcher, sys.executable, "-c", PROGRAM, str(tmp_path / "run"), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    sentence = (
+        f"error: the run in {tmp_path / 'run0'} is begun for process 0 of 2 and new for process 1; give --out on a "
+        "disk that all machines see, and the same options on each"
+    )
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [sentence]
