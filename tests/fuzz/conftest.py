@@ -1,6 +1,6 @@
 """What every fuzz test promises, how many inputs it tries, and the tally that docs/reliability.md shows.
 
-Quick by default. `make fuzz` tries many more (DISTILLKIT_FUZZ=40, a factor) and writes the tally to the file that
+Quick by default. `make fuzz` tries many more (DISTILLKIT_FUZZ=15, a factor) and writes the tally to the file that
 DISTILLKIT_FUZZ_TALLY names.
 """
 
@@ -26,7 +26,7 @@ FACTOR = int(os.environ.get("DISTILLKIT_FUZZ", "1"))
 settings.register_profile(
     "fuzz",
     settings.get_profile("distillkit"),
-    max_examples=15 * FACTOR,
+    max_examples=10 * FACTOR,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 SECONDS = 60

@@ -122,7 +122,7 @@ AWKWARD = {
     "lists in lists": "seed = " + "[" * 5_000,
     "closed lists in lists": "seed = " + "[" * 400 + "]" * 400,
     "inline tables in tables": "a = " + "{ a = " * 3_000,
-    "table headers": "[" + "a." * 50_000 + "b]",
+    "table headers": "[" + "a." * 5_000 + "b]",
     "a number of 5,000 digits": "seed = " + "9" * 5_000,
     "a hexadecimal number of 50,000 digits": "seed = 0x" + "f" * 50_000,
     "10 MB of one text": 'seed = "' + "x" * 10_000_000 + '"',
