@@ -88,15 +88,23 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     Raises: ImageFault where that would lose what the pixels mean.
     """
-    if image.format == "EPS":
-        raise ImageFault("not-an-image", "it is an EPS file, a program for Ghostscript; convert it")
-    if image.mode.partition(";")[0] in _CLIPPED:
-        raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' would be clipped to 8 bits")
+    check_convertible(image)
     image.load()
     try:
         return image.convert("RGB")
     except ValueError as error:
         raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' do not become RGB: {one_line(error)}") from error
+
+
+def check_convertible(image: Image.Image) -> None:
+    """Refuse an image, before it is decoded, that 8 bits would not hold or that is a program.
+
+    Raises: ImageFault.
+    """
+    if image.format == "EPS":
+        raise ImageFault("not-an-image", "it is an EPS file, a program for Ghostscript; convert it")
+    if image.mode.partition(";")[0] in _CLIPPED:
+        raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' would be clipped to 8 bits")
 
 
 def check_shape(image: Image.Image) -> Image.Image:

@@ -33,7 +33,10 @@ HEIGHT, WIDTH, CROP = {height}, {width}, {crop}
 
 def pixels(file):
     """The centre of an image as {model} takes it: {shape}."""
-    image = Image.open(file).convert({color!r})
+    image = Image.open(file)
+    if image.mode[0] in "IF":
+        raise ValueError(f"pixels of mode '{{image.mode}}' would be clipped to 8 bits")
+    image = image.convert({color!r})
 {resize}
     image = image.resize(size, Image.Resampling.{interpolation})
     top, left = round((image.height - HEIGHT) / 2), round((image.width - WIDTH) / 2)

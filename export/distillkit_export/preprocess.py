@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
+from distillkit.data.faults import check_convertible, without_warnings
 from distillkit.errors import DataError, UnavailableError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit_export.bundle import InputCard
-
-# As in `distillkit.data.faults`: no picture starts Ghostscript.
-EpsImagePlugin.gs_binary = False
 
 LARGEST_PIXELS = 2**28
 """Of an image after its resizing: a strip of 1 x 60,000 pixels would otherwise become gigabytes."""
@@ -29,7 +27,8 @@ def read_image(path: Path, color: str) -> Image.Image:
     Raises: DataError that names the image.
     """
     try:
-        with Image.open(path) as image:
+        with without_warnings(), Image.open(path) as image:
+            check_convertible(image)
             return image.convert(color)
     except FileNotFoundError as error:
         raise DataError(f"image '{path}' does not exist") from error
