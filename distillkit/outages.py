@@ -11,7 +11,7 @@ from distillkit.errors import DistillkitError, TrainingError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch raises it wherever the main thread happens to be when the process ends.
-_LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w+)|exited)")
+_LOADER = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal|exited)")
 
 
 def lacks_room(error: BaseException) -> bool:
@@ -31,11 +31,10 @@ def outage(error: BaseException, directory: Path) -> TrainingError | None:
         return None
     again = f"continue with --resume {directory}"
     for cause in _causes(error):
-        loader = _LOADER.search(str(cause))
-        if loader:
+        if _LOADER.search(str(cause)):
             return TrainingError(
-                f"a loader process ended ({loader[2] or 'by itself'}), as when memory runs out; the last checkpoint is "
-                f"as it was; lower data.workers or free memory, then {again}"
+                "a loader process was killed, as when memory runs out; the last checkpoint is as it was; lower "
+                f"data.workers or free memory, then {again}"
             )
         if isinstance(cause, DistillkitError):
             continue

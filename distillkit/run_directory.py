@@ -103,6 +103,10 @@ class RunDirectory:
         write_text(self.recipe, dump(recipe))
         self.describe(plan, device)
 
+    def require_there(self) -> None:
+        """Raise FileNotFoundError where the directory was deleted meanwhile: it shall not be made anew, half empty."""
+        self.recipe.stat()
+
     def describe(self, plan: dict[str, Any], device: torch.device) -> None:
         """Write what was matched, and on what the run goes; again where a run begins anew from no checkpoint."""
         write_json(self.plan, plan)

@@ -150,7 +150,8 @@ class _Run:
                 found = outage(error, self.directory.path)
                 if found is None:
                     raise
-                raise found from error
+            # Without the error, whose frames would keep loader processes: their end would be raised again and again.
+            raise found
 
     def _go(self) -> RunResult:
         made = self.session.plan
@@ -331,6 +332,7 @@ class _Run:
         interval = [json.loads(said) for said in self.session.processes.gather(json.dumps(self.meter.state()))]
         if not self.session.processes.is_first:
             return
+        self.directory.require_there()
         progress = {
             "best": self.best,
             "figures": self.figures,
@@ -358,6 +360,7 @@ class _Run:
 
     def _write_students(self) -> None:
         session = self.session
+        self.directory.require_there()
         if session.ema is not None:
             self._save_student(self.directory.ema, session.ema.module)
         self._write_student(self.directory.path, session.task.student)

@@ -14,7 +14,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/best/student.jso
 KILLED = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
 EXITED = RuntimeError("DataLoader worker (pid(s) 4711, 4712) exited unexpectedly")
 LOADER = (
-    "a loader process ended ({}), as when memory runs out; the last checkpoint is as it was; lower data.workers or "
+    "a loader process was killed, as when memory runs out; the last checkpoint is as it was; lower data.workers or "
     "free memory, then continue with --resume runs/a"
 )
 
@@ -27,8 +27,8 @@ def because(error, cause):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (KILLED, LOADER.format("Killed")),
-        (EXITED, LOADER.format("by itself")),
+        (KILLED, LOADER),
+        (EXITED, LOADER),
         (FULL, "no room left for runs/a/best/student.json; make room, then continue with --resume runs/a"),
         (
             because(BrokenPluginError("plugin 'x' failed"), MISSING),

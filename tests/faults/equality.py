@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,12 @@ def require_readable(out: Path, *, since: int) -> int:
     return step
 
 
-def differences(undisturbed: Path, disturbed: Path) -> list[str]:
+def differences(undisturbed: Path, disturbed: Path, *, apart_from: Container[str] = ()) -> list[str]:
     """The files that two finished runs do not share bit by bit, apart from what depends on time and place."""
-    one, two = _files(undisturbed), _files(disturbed)
+    one, two = (
+        {name: content for name, content in _files(out).items() if name not in apart_from}
+        for out in (undisturbed, disturbed)
+    )
     missing = [f"{name} is in one of them alone" for name in sorted(one.keys() ^ two.keys())]
     return missing + [name for name in sorted(one.keys() & two.keys()) if one[name] != two[name]]
 

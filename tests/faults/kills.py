@@ -37,7 +37,7 @@ WARM_SHARE = 0.35
 def moments(scene: Scene, number: int, seed: int) -> list[Moment]:
     """When the run of this number is killed."""
     random_of, warm_s = random.Random(f"{seed} {number}"), scene.start_s * WARM_SHARE
-    return drawn(random_of, start_s=scene.start_s, warm_s=warm_s, steps_s=scene.steps_s)
+    return drawn(random_of, start_s=scene.start_s, warm_s=warm_s)
 
 
 def killed_run(number: int, seed: int, scene: Scene, first: Start) -> dict[str, Any]:

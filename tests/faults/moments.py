@@ -28,9 +28,9 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmo
 class Moment:
     """A moment of one start of a run.
 
-    `start` and `steps` come `after_s` seconds after the start or the first step; `checkpoint` and `results` come
-    `after_s` seconds after the `count`-th time that files of that kind were seen being written; an `-operation` comes
-    right before the `count`-th operation on files of that kind, killed by the process itself.
+    `start` comes `after_s` seconds after the start; `steps` so long after `count` new checkpoints, of which there may
+    be none; `checkpoint` and `results` so long after the `count`-th time that such files were seen being written.
+    An `-operation` comes right before the `count`-th operation on files of that kind, by the process's own hand.
     """
 
     kind: str
@@ -51,22 +51,24 @@ class Moment:
         limit = time.monotonic() + START_LIMIT_S
         due = time.monotonic() + self.after_s if self.kind == "start" else None
         seen: set[str] = set()
+        before = {path.name for path in (out / "checkpoints").glob("step-*")}
         while victim.poll() is None:
             if time.monotonic() > limit:
                 victim.send(signal.SIGKILL)
                 raise TimeoutError(f"a start of {out} did not end in {START_LIMIT_S:.0f} s")
             if due is not None and time.monotonic() >= due:
                 victim.send(signal.SIGKILL)
-            elif due is None and self._begins(victim, out, seen):
+            elif due is None and self._begins(victim, out, seen, before):
                 due = time.monotonic() + self.after_s
                 continue
             time.sleep(POLL_S)
         return victim.code == -signal.SIGKILL
 
-    def _begins(self, victim: Victim, out: Path, seen: set[str]) -> bool:
-        """Whether what this moment waits for has begun."""
+    def _begins(self, victim: Victim, out: Path, seen: set[str], before: set[str]) -> bool:
+        """Whether what this moment waits for has begun; `seen` are the names that were met since the start."""
         if self.kind == "steps":
-            return trains(out, victim.pid)
+            seen |= {path.name for path in (out / "checkpoints").glob("step-*")} - before
+            return trains(out, victim.pid) and len(seen) >= self.count
         if self.kind == "checkpoint":
             seen |= {path.name for path in (out / "checkpoints").glob(".step-*.tmp")}
             return trains(out, victim.pid) and len(seen) >= self.count
@@ -76,21 +78,21 @@ class Moment:
 NEVER = Moment("never")
 
 
-def drawn(random_of: random.Random, *, start_s: float, warm_s: float, steps_s: float) -> list[Moment]:
+def drawn(random_of: random.Random, *, start_s: float, warm_s: float) -> list[Moment]:
     """The moments of one run, in an order in which they can come.
 
-    `start_s` is what the first start takes until its first step, `warm_s` a later one, `steps_s` all steps.
+    `start_s` is what the first start takes until its first step, `warm_s` a later one.
     """
     kinds = random_of.choices(KINDS[:5], (3, 4, 4, 4, 3), k=4) + random_of.sample(KINDS[5:], random_of.randint(0, 2))
-    return [_draw(random_of, kind, warm_s if number else start_s, steps_s) for number, kind in enumerate(kinds)]
+    return [_draw(random_of, kind, warm_s if number else start_s) for number, kind in enumerate(kinds)]
 
 
-def _draw(random_of: random.Random, kind: str, start_s: float, steps_s: float) -> Moment:
+def _draw(random_of: random.Random, kind: str, start_s: float) -> Moment:
     match kind:
         case "start":
             return Moment(kind, after_s=random_of.uniform(0, start_s))
         case "steps":
-            return Moment(kind, after_s=random_of.uniform(0, steps_s / 3))
+            return Moment(kind, after_s=random_of.uniform(0, 0.15), count=random_of.randint(0, 3))
         case "checkpoint":
             return Moment(kind, after_s=random_of.uniform(0, 0.02), count=random_of.randint(1, 4))
         case "results":

@@ -1,0 +1,53 @@
+"""The table of faults in the page on reliability: what the harness in tests/faults wrote, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+FOUND = Path(__file__).parents[1] / "benchmarks" / "reliability.json"
+
+
+def page() -> str:
+    """One row per fault."""
+    found = json.loads(FOUND.read_text(encoding="utf-8"))
+    machine = found["kills"]["machine"]
+    rows = ["| fault | how it is injected | what is promised | result |", "|---|---|---|---|"]
+    rows += [f"| {' | '.join(row)} |" for row in _rows(found)]
+    measured = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
+    return "\n".join(rows) + f"\n\nMeasured on: {measured}; Python {machine['python']}, torch {machine['torch']}."
+
+
+def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    kills, pairs = found["kills"], found["worker_kills"]
+    yield (
+        "the process is killed",
+        "SIGKILL at random moments, several times a run (`tests/faults/kills.py`)",
+        "bit-equal to the undisturbed run, the directory readable after every kill",
+        f"{kills['equal']} of {kills['runs']} runs bit-equal, {kills['unreadable']} unreadable; {_hits(kills)}",
+    )
+    yield (
+        "one of two processes is killed",
+        "SIGKILL to either at random moments, under `--nproc 2` and torchrun (`tests/faults/worker_kills.py`)",
+        "started again from the last checkpoint, bit-equal to two undisturbed, nothing left behind",
+        f"{pairs['equal']} of {pairs['runs']} runs bit-equal, {pairs['left_behind']} processes left; {_hits(pairs)}",
+    )
+    for case in found["others"]["records"]:
+        result = "held" if case["held"] else f"**did not hold**: {' '.join(case['why'].split())[:200]}"
+        detail = f" ({case['detail']})" if case.get("detail") else ""
+        yield case["fault"], case["injected"], case["promised"], result + detail
+    for case in found["tests"]:
+        files = ", ".join(f"`{file}`" for file in case["files"])
+        yield (
+            case["fault"],
+            f"{case['injected']} ({files})",
+            case["promised"],
+            f"{case['passed']} of {case['ran']} tests passed",
+        )
+
+
+def _hits(found: Mapping[str, Any]) -> str:
+    hits = ", ".join(f"{count} {hit}" for hit, count in found["hits"].items())
+    return f"{found['kills']} kills: {hits}"

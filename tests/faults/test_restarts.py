@@ -1,0 +1,29 @@
+"""torchrun starts all processes again when one was killed, and they find each other."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults.victim import environment
+from tests.faults.worker_kills import TORCHRUN
+
+PROGRAM = """
+import os, signal
+from distillkit.processes import joined
+with joined("cpu") as processes:
+    if processes.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    said = processes.gather(f"{processes.rank} of attempt " + os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if processes.is_first:
+        print(said)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_started_again_do_not_wait_for_the_dead(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = [sys.executable, *TORCHRUN, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=240)
+    assert done.stdout == "['0 of attempt 1', '1 of attempt 1']\n", done.stderr

@@ -1,0 +1,102 @@
+"""Everything that docs/reliability.md shows: the three harnesses, and the tests of all other faults.
+
+    python -m tests.faults.whole --out docs/benchmarks/reliability.json
+
+About 20 minutes on two quiet cores. `--kills`, `--worker-kills` and `--others` take what those programs have written
+instead of running them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+from tests.faults.victim import environment
+
+ROOT = Path(__file__).parents[2]
+TESTS = (
+    (
+        "broken images",
+        "truncated, empty, no image, wrong mode, decompression bomb, vanished, forbidden",
+        "reported once, replaced deterministically, counted by kind; a sentence above data.broken",
+        ("tests/runs/test_broken_images.py", "tests/data/test_faults.py", "tests/data/test_substitutes.py"),
+    ),
+    (
+        "a loss or a gradient that is not finite",
+        "a loss that returns NaN at chosen steps, in one process and in two",
+        "the step is skipped by all, counted, and reproduced by distillkit replay",
+        ("tests/training/test_guard.py", "tests/training/test_giving_up.py"),
+    ),
+    (
+        "a process that fails at its start",
+        "a plugin that raises in one rank alone",
+        "all end with its message, no hang",
+        ("tests/cli/test_last_words.py", "tests/runs/test_processes.py"),
+    ),
+    (
+        "a plugin that breaks its contract",
+        "raises at import, in a hook, in target; wrong shapes, dtypes, gradients",
+        "named with its distribution and the hook",
+        ("tests/contract/test_strangers.py", "tests/core/test_switches.py"),
+    ),
+    (
+        "files that somebody made up",
+        "fuzzed recipes, manifests, image folders and weights; a pickle with a planted command",
+        "one sentence each; nothing is executed",
+        ("tests/fuzz",),
+    ),
+)
+
+
+def harness(name: str, written: Path | None, *options: str) -> dict[str, Any]:
+    """What one of the programs beside this one writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = written or Path(folder) / "out.json"
+        if written is None:
+            command = [sys.executable, "-m", f"tests.faults.{name}", *options, "--out", str(out)]
+            subprocess.run(command, cwd=ROOT, env=environment(), check=False)
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+
+def tested(files: tuple[str, ...]) -> dict[str, int]:
+    """How many tests of these files ran, and how many failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
+        subprocess.run(command, cwd=ROOT, env=environment(), check=False)
+        (suite,) = ET.parse(report).getroot()  # noqa: S314 - pytest wrote it just now
+    failed = int(suite.attrib["failures"]) + int(suite.attrib["errors"])
+    ran = int(suite.attrib["tests"]) - int(suite.attrib["skipped"])
+    return {"ran": ran, "passed": ran - failed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--pairs", type=int, default=10)
+    for name in ("kills", "worker-kills", "others"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--without-tests", action="store_true", help="leave out the tests of other faults")
+    given = parser.parse_args()
+    whole = {
+        "kills": harness("kills", given.kills, "--runs", str(given.runs)),
+        "worker_kills": harness("worker_kills", given.worker_kills, "--runs", str(given.pairs)),
+        "others": harness("others", given.others),
+        "tests": [
+            {"fault": fault, "injected": injected, "promised": promised, "files": files} | tested(files)
+            for fault, injected, promised, files in (() if given.without_tests else TESTS)
+        ],
+    }
+    given.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
