@@ -29,8 +29,6 @@ keys stand in it as they were found, but for what would move a terminal's cursor
 
 from __future__ import annotations
 
-import unicodedata
-
 
 class DistillkitError(Exception):
     """The root; catch it to catch everything that distillkit raises on purpose."""
@@ -161,13 +159,15 @@ def printable(text: str) -> str:
     >>> print(printable("image 'a\x1b[2J\n.png' is broken"))
     image 'a\x1b[2J\n.png' is broken
     """
-    if text.isprintable():
-        return text
-    return "\n  ".join("".join(map(_visible, line)) for line in text.split("\n  "))
+    return "\n  ".join(map(visible, text.split("\n  ")))
 
 
-def _visible(character: str) -> str:
-    """Control and format characters, halves of surrogate pairs, line and paragraph separators as their escapes."""
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
-        return character.encode("unicode_escape").decode()
-    return character
+def visible(text: str) -> str:
+    r"""A text on one line, whatever it is, that a terminal shows as it is and every file can hold.
+
+    What Python calls not printable (control characters, halves of surrogate pairs, odd blanks) becomes its escape.
+
+    >>> visible("cat/\udcff\n  .png")
+    'cat/\\udcff\\n  .png'
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

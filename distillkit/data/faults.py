@@ -140,15 +140,6 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def printable(key: str) -> str:
-    r"""A key as a sentence can show it and every file can hold it: what is not text is escaped.
-
-    >>> printable("cat/\udcff\n.png")
-    'cat/\\udcff\\n.png'
-    """
-    return key if key.isprintable() else "".join(part if part.isprintable() else ascii(part)[1:-1] for part in key)
-
-
 def _reason(error: Exception) -> str:
     """What an error says; of a file without a name, which Pillow shows with its place in memory, something lasting."""
     said = one_line(error)

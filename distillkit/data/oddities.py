@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from distillkit.counting import counted
-from distillkit.data.faults import printable
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream
+from distillkit.errors import visible
 
 SHOWN = 5
 """How many names a sentence lists."""
@@ -78,5 +78,5 @@ def _numbered(number: int, one: str, many: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{printable(name)}'" for name in names[:SHOWN])
+    shown = ", ".join(f"'{visible(name)}'" for name in names[:SHOWN])
     return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown

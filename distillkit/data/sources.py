@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
-from distillkit.data.faults import as_rgb, check_shape, fault_of, printable, without_warnings
-from distillkit.errors import DataError, UnreadableImageError, UserError, one_line
+from distillkit.data.faults import as_rgb, check_shape, fault_of, without_warnings
+from distillkit.errors import DataError, UnreadableImageError, UserError, one_line, visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +82,7 @@ def load_image(source: Source, index: int) -> Image:
         # What a plugin says of its settings or its packages is no fault of this image.
         if isinstance(error, UserError) and not isinstance(error, DataError):
             raise
-        key = printable(source.key(index))
+        key = visible(source.key(index))
         fault = fault_of(error)
         if fault is None:
             raise DataError(

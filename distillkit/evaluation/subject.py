@@ -16,11 +16,10 @@ from distillkit.contracts import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
 from distillkit.data.datasets import DataSets
 from distillkit.data.evaluation import EvaluationData, none_readable
-from distillkit.data.faults import printable
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_precision
-from distillkit.errors import ClassSpaceError
+from distillkit.errors import ClassSpaceError, visible
 from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
@@ -122,7 +121,7 @@ class Subject:
         source = self.measured
         if isinstance(source, Stream) or not left_out:
             return list(range(len(source)))
-        return [index for index in range(len(source)) if printable(source.key(index)) not in left_out]
+        return [index for index in range(len(source)) if visible(source.key(index)) not in left_out]
 
     def require_some(self, seen: float, images: Source | Stream) -> None:
         """Raise DataError where none of `images` could be read."""

@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from distillkit.errors import RecipeError
+from distillkit.errors import RecipeError, one_line
 from distillkit.recipe import Optimizer, Recipe
 from distillkit.suggestions import unknown_name
 from distillkit.training.task import DistillationTask
@@ -56,13 +56,18 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
     """
     table = recipe.optimizer
     groups = param_groups_weight_decay(task, table.weight_decay, no_weight_decay_list=tuple(task.no_weight_decay()))
-    optimizer = create_optimizer_v2(
-        cast("Any", [group for group in groups if group["params"]]),
-        opt=table.name,
-        lr=effective_lr(recipe),
-        weight_decay=0.0,
-        **_own_options(table),
-    )
+    try:
+        optimizer = create_optimizer_v2(
+            cast("Any", [group for group in groups if group["params"]]),
+            opt=table.name,
+            lr=effective_lr(recipe),
+            weight_decay=0.0,
+            **_own_options(table),
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"optimizer '{table.name}' takes other settings ({one_line(error)}); look at the other keys of [optimizer]"
+        ) from error
     if table.name == "sgd":
         _begin_momentum(optimizer)
     warmup = warmup_steps(recipe, steps=steps, steps_per_epoch=steps_per_epoch)

@@ -1,4 +1,4 @@
-"""The table of faults in the page on reliability: what the harness in tests/faults wrote, and nothing else."""
+"""The table of faults in the page on reliability: what tests/faults and `make fuzz` wrote, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-FOUND = Path(__file__).parents[1] / "benchmarks" / "reliability.json"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+FOUND, FUZZED = BENCHMARKS / "reliability.json", BENCHMARKS / "reliability-fuzz.json"
 
 
 def page() -> str:
@@ -15,7 +16,8 @@ def page() -> str:
     found = json.loads(FOUND.read_text(encoding="utf-8"))
     machine = found["kills"]["machine"]
     rows = ["| fault | how it is injected | what is promised | result |", "|---|---|---|---|"]
-    rows += [f"| {' | '.join(row)} |" for row in _rows(found)]
+    fuzzed = json.loads(FUZZED.read_text(encoding="utf-8"))
+    rows += [f"| {' | '.join(row)} |" for row in (*_rows(found), *_fuzzed(fuzzed))]
     measured = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
     return "\n".join(rows) + f"\n\nMeasured on: {measured}; Python {machine['python']}, torch {machine['torch']}."
 
@@ -46,6 +48,13 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             case["promised"],
             f"{case['passed']} of {case['ran']} tests passed",
         )
+
+
+def _fuzzed(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for case in found["rows"]:
+        outcome = f"{case['runs']:,} tried: {case['result']}"
+        failed = f"; **{found['tests_failed']} tests failed**" if found["tests_failed"] else ""
+        yield case["fault"], f"{case['injection']} (`{found['command']}`)", case["promise"], outcome + failed
 
 
 def _hits(found: Mapping[str, Any]) -> str:

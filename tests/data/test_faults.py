@@ -19,9 +19,9 @@ from PIL import Image
 
 from distillkit import DataError, MissingExtraError
 from distillkit.data import ImageFault, as_rgb, open_rgb
-from distillkit.data.faults import KINDS, printable
+from distillkit.data.faults import KINDS
 from distillkit.data.sources import load_image, read_stream
-from distillkit.errors import UnreadableImageError
+from distillkit.errors import UnreadableImageError, visible
 from distillkit_plugins.datasets.folder import Folder
 from tests.data.breaking import BREAKERS, as_user, why_not_as_user
 
@@ -227,7 +227,7 @@ def test_pixels_are_decoded_where_a_fault_has_a_name(picture):
 
 @given(st.text(st.characters(codec=None)))
 def test_every_key_can_be_shown_and_written(key):
-    shown = printable(key)
+    shown = visible(key)
     assert shown.isprintable()
     shown.encode()
     assert not key.isprintable() or shown == key
@@ -267,5 +267,5 @@ def test_no_picture_starts_a_program(tmp_path, code):
     assert not (tmp_path / "started").exists()
     assert done.stdout in (
         "it is an EPS file, a program for Ghostscript; convert it\n",
-        f"image '{picture}' cannot be read: Unable to locate Ghostscript on paths\n",
+        f"image '{picture}' cannot be read: it is an EPS file, a program for Ghostscript; convert it\n",
     )

@@ -1,4 +1,4 @@
-"""Everything that docs/reliability.md shows: the three harnesses, and the tests of all other faults.
+"""What docs/reliability.md shows beside `make fuzz`: the three harnesses, and the tests of all other faults.
 
     python -m tests.faults.whole --out docs/benchmarks/reliability.json
 
@@ -44,12 +44,6 @@ TESTS = (
         "raises at import, in a hook, in target; wrong shapes, dtypes, gradients",
         "named with its distribution and the hook",
         ("tests/contract/test_strangers.py", "tests/core/test_switches.py"),
-    ),
-    (
-        "files that somebody made up",
-        "fuzzed recipes, manifests, image folders and weights; a pickle with a planted command",
-        "one sentence each; nothing is executed",
-        ("tests/fuzz",),
     ),
 )
 

@@ -101,3 +101,13 @@ def test_an_unknown_optimiser_gets_the_nearest() -> None:
         r"\(known: adamw, (\w+, ){4}\.\.\. \d{2,3} in all\)",
         str(caught.value),
     )
+
+
+def test_settings_that_an_optimiser_does_not_take_are_a_sentence(task: DistillationTask) -> None:
+    stubborn = recipe(optimizer={"name": "sgd", "momentum": 0.0})
+    with pytest.raises(RecipeError) as refused:
+        build_optimisation(task, stubborn, steps=4, steps_per_epoch=2)
+    assert str(refused.value) == (
+        "optimizer 'sgd' takes other settings (Nesterov momentum requires a momentum and zero dampening); "
+        "look at the other keys of [optimizer]"
+    )
