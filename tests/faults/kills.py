@@ -32,22 +32,33 @@ from tests.faults.victim import environment, forked, fresh, warm
 
 WARM_SHARE = 0.35
 """About what is left of a start without its imports."""
+ATTEMPTS = 5
+"""How often a run is begun that ends before it was killed."""
 
 
-def moments(scene: Scene, number: int, seed: int) -> list[Moment]:
+def moments(scene: Scene, number: int, seed: int, attempt: int) -> list[Moment]:
     """When the run of this number is killed."""
-    random_of, warm_s = random.Random(f"{seed} {number}"), scene.start_s * WARM_SHARE
+    random_of, warm_s = random.Random(f"{seed} {number} {attempt}"), scene.start_s * WARM_SHARE
     return drawn(random_of, start_s=scene.start_s, warm_s=warm_s)
 
 
 def killed_run(number: int, seed: int, scene: Scene, first: Start) -> dict[str, Any]:
-    """One run, started by `first`, killed and continued to its end; what happened, and whether it is bit-equal."""
+    """One run, killed and continued to its end; one that ended before its first moment came is begun again."""
+    for attempt in range(ATTEMPTS):
+        record = attempted(number, seed, scene, first, attempt)
+        if record["kills"] or not record["equal"]:
+            return record
+    raise SystemExit(f"run {number} ended {ATTEMPTS} times before it could be killed")
+
+
+def attempted(number: int, seed: int, scene: Scene, first: Start, attempt: int) -> dict[str, Any]:
+    """A run that `first` starts, with the moments of one attempt; what happened, and whether it is bit-equal."""
     began = time.monotonic()
     undisturbed = scene.undisturbed
     out = undisturbed.parent / f"run-{number:03d}"
-    record: dict[str, Any] = {"run": number, "kills": [], "starts": 0}
+    record: dict[str, Any] = {"run": number, "attempt": attempt, "kills": [], "starts": 0}
     newest = 0
-    for moment in [*moments(scene, number, seed), NEVER]:
+    for moment in [*moments(scene, number, seed, attempt), NEVER]:
         record["starts"] += 1
         was = left_behind(out)
         given, log = scene.arguments(out), out.with_suffix(".log")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.equality import differences, require_readable
+from tests.faults.kills import ATTEMPTS
 from tests.faults.moments import POLL_S
 from tests.faults.scene import Scene
 from tests.faults.victim import Victim, fresh
@@ -65,11 +66,20 @@ def processes_of(out: Path) -> list[tuple[int, list[bytes]]]:
 
 
 def disturbed_run(number: int, seed: int, scene: Scene) -> dict[str, Any]:
-    """One run whose processes are killed; what happened, and whether it is bit-equal."""
+    """One run whose processes are killed; one that ended before its first moment came is begun again."""
+    for attempt in range(ATTEMPTS):
+        record = attempted(number, seed, scene, attempt)
+        if record["kills"] or not record["equal"]:
+            return record
+    raise SystemExit(f"run {number} ended {ATTEMPTS} times before one of its processes could be killed")
+
+
+def attempted(number: int, seed: int, scene: Scene, attempt: int) -> dict[str, Any]:
+    """A run with the moments of one attempt; what happened, and whether it is bit-equal."""
     began = time.monotonic()
     out = scene.undisturbed.parent / f"pair-{number:03d}"
-    random_of = random.Random(f"{seed} pair {number}")
-    record: dict[str, Any] = {"run": number, "launcher": LAUNCHERS[number % 2], "kills": []}
+    random_of = random.Random(f"{seed} pair {number} {attempt}")
+    record: dict[str, Any] = {"run": number, "attempt": attempt, "launcher": LAUNCHERS[number % 2], "kills": []}
     launcher = started(record["launcher"], scene.arguments(out), out.with_suffix(".log"))
     killed: set[int] = set()
     for _ in range(random_of.randint(1, 2)):
