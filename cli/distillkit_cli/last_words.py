@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0
 """How long others wait for the first process to speak, and it for a cause behind what it saw."""
 CAUSE, CLAIM = "cause", "claim"
 
