@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError
+from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError, said_by
 from distillkit.switches import OURS
 
 GROUP = "distillkit"
@@ -21,7 +21,7 @@ LONGEST = 300
 """How many letters of a stranger's message a sentence holds."""
 
 _AUTHOR = "_distillkit_author"
-_NOBODYS = (DistillkitError, KeyboardInterrupt, GeneratorExit, MemoryError)
+_NOBODYS = (DistillkitError, KeyboardInterrupt, MemoryError)
 """Meant for the user, asked for by the user, or the machine's fault."""
 
 
@@ -101,7 +101,7 @@ def reason(error: BaseException) -> str:
     >>> reason(ValueError("no\n  pen")), reason(KeyError())
     ('ValueError: no pen', 'KeyError')
     """
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    text = " ".join(f"{type(error).__name__}: {said_by(error)}".split()).removesuffix(":")
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
@@ -126,7 +126,7 @@ def is_nobodys(error: BaseException) -> bool:
         return True
     # torch's own are told by their names: this module loads no torch. gloo has no error of its own.
     of_torch = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "torch"}
-    lost = isinstance(error, RuntimeError) and "gloo" in str(error)
+    lost = isinstance(error, RuntimeError) and "gloo" in said_by(error)
     return bool(of_torch & {"OutOfMemoryError", "DistError"}) or lost
 
 
