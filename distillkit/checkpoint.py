@@ -24,8 +24,11 @@ from distillkit.files import sha256, whole_directory, write_json, write_tensors
 from distillkit.outages import lacks_room
 from distillkit.plain_files import read_json, require_plain
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST, STATE = "manifest.json", "state.json"
+_DTYPES = {
+    str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+}
 PART = re.compile(r"[\w-]+\.safetensors")
 NAME = re.compile(r"step-(\d{8,})")
 LEFT_OVER = re.compile(r"\.?step-\d{8,}(\.tmp|\.old)?")
@@ -212,29 +215,48 @@ def _no_room(directory: Path, checkpoint: Checkpoint, error: Exception) -> Train
 
 
 def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's `state_dict` as tensors, named "<parameter>.<key>", and plain data."""
+    """An optimiser's `state_dict` as named tensors and plain data, in which a tensor is {"tensor": its name}.
+
+    Optimisers keep tensors and dtypes at any depth: a step in a group (Lamb), lists of preconditioners (Kron).
+    """
     tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                plain.setdefault(str(index), {})[key] = value
-    return tensors, {"plain": plain, "param_groups": state["param_groups"]}
+    state_of = {str(index): _plain(entries, str(index), tensors) for index, entries in state["state"].items()}
+    groups = [_plain(group, f"group.{index}", tensors) for index, group in enumerate(state["param_groups"])]
+    return tensors, {"state": state_of, "param_groups": groups}
 
 
 def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `split_optimizer_state`. Raises many things for what that has not made; see `putting_back`."""
-    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in rest["plain"].items()}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
+    state = {int(index): _joined(entries, tensors) for index, entries in rest["state"].items()}
     groups = [
-        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        {key: tuple(value) if key == "betas" else value for key, value in _joined(group, tensors).items()}
         for group in rest["param_groups"]
     ]
     return {"state": state, "param_groups": groups}
+
+
+def _plain(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON can hold it; the tensors in it go into `tensors`, by names that begin with `name`."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner, f"{name}.{key}", tensors) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, f"{name}.{index}", tensors) for index, inner in enumerate(value)]
+    return value
+
+
+def _joined(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, Mapping):
+        if value.keys() == {"tensor"}:
+            return tensors[value["tensor"]]
+        if value.keys() == {"dtype"}:
+            return _DTYPES[value["dtype"]]
+        return {key: _joined(inner, tensors) for key, inner in value.items()}
+    return [_joined(inner, tensors) for inner in value] if isinstance(value, list) else value
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

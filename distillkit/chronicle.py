@@ -53,6 +53,14 @@ class Chronicle:
         ledger.skipped.append(skipped.step)
         self._write(skipped.step, [skipped.note] if begins else [])
 
+    def conclude(self) -> None:
+        """Enter what the last evaluation met, and say how many steps of the whole run were skipped."""
+        self.settle(self._run.steps)
+        count = len(self._run.incidents.skipped)
+        if count:
+            of_all = f"{count:,} of {self._run.steps:,} steps were skipped, since loss or gradient was not finite"
+            self._write(self._run.steps, [of_all])
+
     def give_up(self, window: Window, skipped: Skipped) -> NoReturn:
         """Save the step at hand, and end the run.
 
@@ -67,8 +75,8 @@ class Chronicle:
             else f"to see why: distillkit replay {self._directory.path}"
         )
         raise TrainingError(
-            f"{steps} {skipped.step:,}: {skipped.reason}; lower optimizer.lr, set training.clip, or use "
-            f"training.precision=bf16 or fp32; {why}"
+            f"{steps} {skipped.step:,}: {skipped.reason}; begin another run with a lower optimizer.lr, training.clip, "
+            f"or training.precision=bf16 or fp32; {why}"
         )
 
     def _write(self, step: int, sentences: Sequence[str]) -> None:

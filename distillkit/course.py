@@ -23,6 +23,7 @@ from distillkit.checkpoint import (
 )
 from distillkit.chronicle import Chronicle
 from distillkit.contracts import Model
+from distillkit.counting import counted
 from distillkit.errors import CheckpointError, RunInterrupted
 from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
@@ -155,6 +156,12 @@ class Course:
             if len(progress.interval) == self.processes.world:
                 self.meter.restore(progress.interval[self.processes.rank])
         notes = [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
+        if len(progress.interval) != self.processes.world:
+            before = counted(len(progress.interval), "process")
+            notes.append(
+                f"it was begun by {before} and goes on with {self.processes.world}: the same batches, but sums "
+                "that may differ in their last bits"
+            )
         return checkpoint.step, progress, notes
 
     def _followed(self) -> None:
@@ -203,7 +210,7 @@ class Course:
         if self.interruption.asked is not None and done < made.steps:
             raise RunInterrupted(
                 f"stopped by {self.interruption.asked.name} after step {done} of {made.steps}, which is saved; "
-                f"to continue: distillkit run --resume {self.directory.path}",
+                f"to continue: distillkit run --resume {self.directory.path}{self.processes.option}",
                 signal_number=self.interruption.asked,
             )
 
@@ -257,7 +264,7 @@ class Course:
         if progress.best:
             best = {"best/validation_top1": progress.best["top1"], "best/step": progress.best["step"]}
             progress.figures |= best
-        self.chronicle.settle(self.info.steps)
+        self.chronicle.conclude()
         if not self.processes.is_first:
             return
         self.directory.require_there()

@@ -47,6 +47,11 @@ class Processes:
     def is_alone(self) -> bool:
         return self.world == 1
 
+    @property
+    def option(self) -> str:
+        """What starts as many processes again, to be put behind a command."""
+        return "" if self.is_alone else f" --nproc {self.world}"
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, element by element; on the device of `values`, which stay as they are."""
         if self.is_alone:

@@ -138,7 +138,7 @@ class RunDirectory:
         Raises: RunDirectoryError where this is not a run directory.
         """
         if not self.recipe.is_file():
-            raise RunDirectoryError(f"{self.path} is not a run directory (it has no recipe.toml); give one to --resume")
+            raise RunDirectoryError(f"{self.path} is not a run directory (it has no recipe.toml); give one that is")
         return load_recipe(str(self.recipe))
 
     def require_recipe(self, recipe: Recipe) -> None:

@@ -28,8 +28,8 @@ class LastWord(NamedTuple):
     code: int
 
 
-def last_word(mine: LastWord, *, is_echo: bool) -> LastWord | None:
-    """What this process is to say of the failure of all, or None where another one says it.
+def last_word(mine: LastWord, *, is_echo: bool) -> LastWord:
+    """What this process is to say of the failure of all: nothing, but with its code, where another one says it.
 
     The first process speaks where it fails, and where it merely lost the others (`is_echo`), for the one that has the
     cause; another one speaks where the first is busy. Where the processes cannot meet, everybody speaks, the first
@@ -56,19 +56,19 @@ def speaks_at_once() -> bool:
         return True
 
 
-def _agreed(store: Store, mine: LastWord, rank: int, world: int, *, is_echo: bool) -> LastWord | None:
-    if not is_echo and rank:
-        store.compare_set(CAUSE, "", json.dumps([f"process {rank} of {world}: {mine.sentence}", mine.code]))
+def _agreed(store: Store, mine: LastWord, rank: int, world: int, *, is_echo: bool) -> LastWord:
+    if not is_echo:
+        sentence = f"process {rank} of {world}: {mine.sentence}" if rank else mine.sentence
+        store.compare_set(CAUSE, "", json.dumps([sentence, mine.code]))
     if rank:
         _wait(lambda: store.check([CLAIM]))
     elif is_echo:
         _wait(lambda: store.check([CAUSE]) or store.check([CLAIM]))
-    if not _claimed(store):
-        return None
+    speaks = _claimed(store)
     if (rank or is_echo) and store.check([CAUSE]):
         sentence, code = json.loads(store.get(CAUSE))
-        return LastWord(sentence, code)
-    return mine
+        return LastWord(sentence if speaks else "", code)
+    return mine if speaks else LastWord("", mine.code)
 
 
 def _store() -> Store:

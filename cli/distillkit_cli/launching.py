@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -9,10 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from uuid import uuid4
 
+PR_SET_PDEATHSIG = 1
 RESTARTS = 3
 """How often the processes are started again after one of them was killed."""
 GRACE_S = 60
 """How long torch's launcher waits for processes that it asked to end: a step and a checkpoint."""
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""What the launcher passes on to its processes: what torch passes on, and what SLURM sends beforehand."""
 
 
 def rank() -> int:
@@ -23,6 +27,15 @@ def rank() -> int:
 def was_restarted() -> bool:
     """Whether torchrun started these processes again after one of them had ended."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def end_with_the_launcher() -> None:
+    """Let the system ask this process to end (SIGTERM) when the one that started it has gone, killed for instance.
+
+    Only Linux can. Otherwise the processes would go on alone, and keep the run directory from the next ones.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def without_option(arguments: Sequence[str], option: str) -> list[str]:
@@ -60,16 +73,19 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from distillkit_cli.loopback import BACKEND, stay_on_loopback
+
+    stay_on_loopback()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
         run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_backend=BACKEND,
         max_restarts=0,
         monitor_interval=0.2,
         shutdown_timeout=GRACE_S,
+        signals_to_handle=SIGNALS,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "distillkit_cli", *arguments)

@@ -20,7 +20,7 @@ from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
 from distillkit_cli.help import NAMES, Verb, Verbs
 from distillkit_cli.last_words import LastWord, last_word, speaks_at_once
-from distillkit_cli.launching import rank
+from distillkit_cli.launching import end_with_the_launcher, rank
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
 from distillkit_cli.predict import predict
@@ -92,6 +92,7 @@ def command_line(arguments: Sequence[str]) -> int:
     Returns: 0; the `exit_code` of a DistillkitError; 2 for a command line that cannot be read; 130 when interrupted.
     """
     terminal = Terminal(arguments=tuple(arguments), speaks=rank() == 0)
+    end_with_the_launcher()
     try:
         code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
     except DistillkitError as error:
@@ -114,9 +115,9 @@ def command_line(arguments: Sequence[str]) -> int:
 def _failed(terminal: Terminal, error: DistillkitError | str, mine: LastWord) -> int:
     """Say why nothing more will come, where no other process does. Returns: the exit code."""
     said = last_word(mine, is_echo=isinstance(error, LostProcessError))
-    if said is not None:
+    if said.sentence:
         terminal.error(error if said == mine else said.sentence)
-    return (said or mine).code
+    return said.code
 
 
 def _usage(error: typer.TyperException) -> str:

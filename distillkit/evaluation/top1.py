@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -77,7 +78,7 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
     Returns `class_top1` and, with two heads, `distill_top1`, `fused_logits_top1`, `fused_softmax_top1`; `top1` and
     `top5` (where there are more than five classes) of the chosen answer; `loss`, its mean cross-entropy in nats; and
     `images`. Figures are summed on the device and read once. Figures of idle heads are left out, and with them those
-    of the fusions.
+    of the fusions; so is a loss that is not finite.
     Source: late fusion is DeiT (Touvron et al. 2021, arXiv:2012.12877), section 4.
     """
     totals: dict[str, Tensor] = {}
@@ -94,7 +95,8 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
         name: total / images_seen if name == "loss" else 100 * total / images_seen for name, total in sums.items()
     }
     silent = {f"{name}_top1" for name in (*idle, *(("fused_logits", "fused_softmax") if idle else ()))}
-    return {name: value for name, value in figures.items() if name not in silent} | {"images": float(images_seen)}
+    told = {name: value for name, value in figures.items() if name not in silent and math.isfinite(value)}
+    return told | {"images": float(images_seen)}
 
 
 def _of_all(processes: Processes, sums: Mapping[str, float], images: int) -> tuple[dict[str, float], int]:

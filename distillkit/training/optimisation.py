@@ -18,6 +18,8 @@ from distillkit.training.task import DistillationTask
 
 FUSED = frozenset({"adam", "adamw", "sgd"})
 """torch's own optimisers that have a fused step on every device."""
+SECOND_ORDER = frozenset({"adahessian"})
+"""Those that differentiate the gradient."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,10 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
             weight_decay=0.0,
             **_own_options(table),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise RecipeError(
-            f"optimizer '{table.name}' takes other settings ({one_line(error)}); look at the other keys of [optimizer]"
+            f"optimizer '{table.name}' cannot be made with these settings here ({one_line(error)}); look at the other "
+            "keys of [optimizer], or name another one"
         ) from error
     if table.name == "sgd":
         _begin_momentum(optimizer)
@@ -99,10 +102,12 @@ def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_optimizer_name(table: Optimizer) -> None:
-    """Raise RecipeError for a name that timm does not know."""
+    """Raise RecipeError for a name that timm does not know, or that needs another loop."""
     known = [str(name) for name in list_optimizers()]
     if table.name not in known:
         raise RecipeError(f"optimizer.name: {unknown_name('optimizer', table.name, known)}")
+    if table.name in SECOND_ORDER:
+        raise RecipeError(f"optimizer.name: '{table.name}' needs second derivatives, which a step here does not take")
 
 
 def _own_options(table: Optimizer) -> dict[str, Any]:

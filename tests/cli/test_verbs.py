@@ -213,7 +213,7 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
         ),
         (
             ["run", "--resume", "runs/nothing"],
-            "runs/nothing is not a run directory (it has no recipe.toml); give one to --resume",
+            "runs/nothing is not a run directory (it has no recipe.toml); give one that is",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from timm.optim import create_optimizer_v2, list_optimizers
+from torch import nn
 
 from distillkit.checkpoint import (
     Checkpoint,
@@ -24,6 +27,7 @@ from distillkit.checkpoint import (
 )
 from distillkit.errors import CheckpointError
 from distillkit.files import recover_directory, whole_directory
+from distillkit.training.optimisation import SECOND_ORDER
 
 
 def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
@@ -129,8 +133,8 @@ def test_without_checkpoints_there_is_none(tmp_path: Path) -> None:
 def test_another_format_says_so(tmp_path: Path) -> None:
     (path,) = written(tmp_path, 3)
     manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 9'))
-    assert refusal(path) == f"checkpoint {path} has format 9; this version of distillkit reads format 3"
+    manifest.write_text(manifest.read_text().replace('"format": 4', '"format": 9'))
+    assert refusal(path) == f"checkpoint {path} has format 9; this version of distillkit reads format 4"
 
 
 def test_a_replacement_that_was_cut_short_is_put_back(tmp_path: Path) -> None:
@@ -199,3 +203,35 @@ def test_what_a_killed_process_did_not_come_to_is_cleared_away(tmp_path: Path) -
     assert not second.exists()
     assert not third.exists()
     clear_remains(tmp_path / "none", keep=1, newest=0)
+
+
+OPTIMISERS = [
+    name
+    for name in map(str, list_optimizers())
+    if not name.startswith(("bnb", "fused")) and name not in SECOND_ORDER  # those of CUDA alone
+]
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_goes_on_from_what_json_and_safetensors_hold_as_if_it_had_not_stopped(name: str) -> None:
+    """Also those that keep tensors in their groups (lamb), lists of them (kron), or a dtype (adafactorbv)."""
+    networks = [nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)) for _ in range(2)]
+    first, second = (create_optimizer_v2(network, opt=name, lr=1e-3, weight_decay=0.01) for network in networks)
+    for seed in range(2):
+        _step(networks[0], first, seed)
+    networks[1].load_state_dict(networks[0].state_dict())
+    tensors, rest = split_optimizer_state(first.state_dict())
+    copies = {key: tensor.clone() for key, tensor in tensors.items()}
+    second.load_state_dict(join_optimizer_state(copies, json.loads(json.dumps(rest))))
+    for network, optimizer in zip(networks, (first, second), strict=True):
+        _step(network, optimizer, seed=2)
+    pairs = zip(networks[0].parameters(), networks[1].parameters(), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+def _step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    torch.manual_seed(seed)
+    images = torch.randn(4, 6)
+    optimizer.zero_grad()
+    network(images).square().mean().backward()
+    optimizer.step()

@@ -114,7 +114,7 @@ def test_a_broken_image_before_the_first_checkpoint_leaves_nothing(recipe_of: An
 def test_only_a_run_directory_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         resume(tmp_path, installed_plugins())
-    assert str(caught.value) == (f"{tmp_path} is not a run directory (it has no recipe.toml); give one to --resume")
+    assert str(caught.value) == (f"{tmp_path} is not a run directory (it has no recipe.toml); give one that is")
 
 
 def test_a_finished_run_is_not_resumed(recipe_of: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from distillkit.runner import resume, run
 from distillkit.saved_step import read_saved_step
 
 STEPS = 12
-ADVICE = "lower optimizer.lr, set training.clip, or use training.precision=bf16 or fp32"
+ADVICE = "begin another run with a lower optimizer.lr, training.clip, or training.precision=bf16 or fp32"
 
 
 def recipe_of(at: tuple[int, ...], *, training: Mapping[str, Any] | None = None, **options: Any) -> Recipe:

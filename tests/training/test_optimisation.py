@@ -108,6 +108,6 @@ def test_settings_that_an_optimiser_does_not_take_are_a_sentence(task: Distillat
     with pytest.raises(RecipeError) as refused:
         build_optimisation(task, stubborn, steps=4, steps_per_epoch=2)
     assert str(refused.value) == (
-        "optimizer 'sgd' takes other settings (Nesterov momentum requires a momentum and zero dampening); "
-        "look at the other keys of [optimizer]"
+        "optimizer 'sgd' cannot be made with these settings here (Nesterov momentum requires a momentum and zero "
+        "dampening); look at the other keys of [optimizer], or name another one"
     )

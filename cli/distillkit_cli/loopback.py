@@ -1,0 +1,76 @@
+"""Where the processes of `--nproc` meet: on the loopback, where nobody else can reach them.
+
+torch's own meeting places listen on every address of the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not say so
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
+
+BACKEND, ADDRESS = "distillkit-loopback", "127.0.0.1"
+
+
+class Loopback(RendezvousHandler):
+    """One launcher that meets nobody but its own processes, in a store that it keeps."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        listening = socket.create_server((ADDRESS, 0))
+        self._port = listening.getsockname()[1]
+        self._store = TCPStore(
+            ADDRESS, self._port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        )
+
+    def get_backend(self) -> str:
+        return BACKEND
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        store = PrefixStore(self._run_id, self._store)
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(ADDRESS, self._port))
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        """Nobody else will come."""
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        return True
+
+
+def stay_on_loopback() -> None:
+    """Make `BACKEND` known to torch, and let gloo and nccl use the loopback too."""
+    if BACKEND not in _known():
+        rendezvous_handler_registry.register(BACKEND, _create)
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+
+
+def _create(parameters: RendezvousParameters) -> RendezvousHandler:
+    return Loopback(parameters.run_id)
+
+
+def _known() -> set[str]:
+    return set(rendezvous_handler_registry._registry)  # noqa: SLF001 - torch has no public word for it

@@ -1,0 +1,101 @@
+"""`run --nproc`: where its processes meet, and what becomes of them when their launcher is asked to end or killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distillkit.checkpoint import newest_checkpoint
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+LONG = ["data.workers=0", "training.steps=4000", "training.checkpoint_every=50", "student.width=24", "student.heads=2"]
+LISTENS = "0A"
+LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F"}
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The launcher of two processes that train in tmp_path/run and have taken a step."""
+    given = [part for setting in LONG for part in ("--set", setting)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distillkit_cli", "run", "--out", str(tmp_path / "run"), "--nproc", "2", *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    while not (tmp_path / "run" / "metrics.jsonl").is_file() or not (tmp_path / "run" / "metrics.jsonl").stat().st_size:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    yield process
+    for pid in workers(tmp_path / "run"):  # there are none, unless a test failed
+        os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def workers(out: Path) -> list[int]:
+    """The processes that train in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if entry.name.isdigit() and str(out).encode() in command.split(b"\0") and b"\0LOCAL_RANK=" in environment:
+            found.append(int(entry.name))
+    return found
+
+
+def listening(pids: list[int]) -> set[str]:
+    """The addresses, as /proc writes them, at which processes wait for others."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                sockets |= set(re.findall(r"socket:\[(\d+)\]", str(descriptor.readlink())))
+            except OSError:
+                continue
+    lines = [
+        line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {fields[1].partition(":")[0] for fields in lines if fields[3] == LISTENS and fields[9] in sockets}
+
+
+def test_the_processes_meet_where_nobody_else_reaches_them_and_end_with_their_launcher(
+    launcher: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    there = workers(tmp_path / "run")
+    assert len(there) == 2
+    addresses = listening([launcher.pid, *there])
+    assert addresses
+    assert addresses <= LOOPBACK
+    launcher.kill()
+    said, _ = launcher.communicate()
+    assert "stopped by SIGTERM after step " in said
+    assert workers(tmp_path / "run") == []
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0] is not None
+
+
+def test_what_a_scheduler_sends_to_the_launcher_reaches_the_processes(
+    launcher: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    launcher.send_signal(signal.SIGUSR1)
+    said, _ = launcher.communicate()
+    assert launcher.returncode == 128 + signal.SIGUSR1
+    last = said.splitlines()[-1]
+    assert re.fullmatch(
+        r"stopped by SIGUSR1 after step \d+ of 4000, which is saved; "
+        rf"to continue: distillkit run --resume {tmp_path / 'run'} --nproc 2",
+        last,
+    )
+    assert workers(tmp_path / "run") == []
