@@ -86,7 +86,11 @@ def accused(error: BaseException) -> BrokenPluginError | None:
         return None
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     calls = [(author, frame.f_code.co_name) for frame in frames if (author := _signed(frame))]
-    calls = calls or [(author, frame.f_code.co_qualname) for frame in frames if (author := _distributed(frame))]
+    calls = calls or [
+        (author, frame.f_code.co_qualname)
+        for frame in frames
+        if (author := distributor(str(frame.f_globals.get("__name__", ""))))
+    ]
     if not calls:
         return None
     author, last = calls[-1]
@@ -110,9 +114,9 @@ def _signed(frame: FrameType) -> str | None:
     return getattr(frame.f_locals.get("self"), "__dict__", {}).get(_AUTHOR)
 
 
-def _distributed(frame: FrameType) -> str | None:
-    """The distribution that a frame's module belongs to, where it is one with plugins and not this one."""
-    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+def distributor(module: str) -> str | None:
+    """The distribution that a module belongs to, where it is one with plugins and not this one."""
+    package = module.partition(".")[0]
     for entry_point in entry_points(group=GROUP):
         distribution = entry_point.dist
         if distribution and distribution.name != OURS and entry_point.module.partition(".")[0] == package:

@@ -83,6 +83,13 @@ DEEDS = {
     ),
     "loss.forward=spoil": f"{LOSS} changed the student's logits in place in forward; clone it first",
     "loss.forward=shy": "the code of contract-stranger 0.1 failed in Shy.backward: ValueError: no way back",
+    "loss.forward=keep": (
+        "the code of contract-stranger 0.1 failed in Keep.backward: RuntimeError: Function KeepBackward returned an "
+        "invalid gradient at index 0 - got [1, 1] but expected shape compatible with [2]"
+    ),
+    "loss.forward=talk": (
+        f"{LOSS} or {STUDENT} failed in a backward: RuntimeError: expected Variable or None (got str)"
+    ),
     "teacher.describe=raise": f"{TEACHER} {SAID.format('describe')}",
     "teacher.describe=none": f"{TEACHER} returned None from describe; a ModelSpec {PROMISED}",
     "teacher.build=raise": f"{TEACHER} {SAID.format('build')}",

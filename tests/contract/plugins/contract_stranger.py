@@ -44,6 +44,22 @@ class Shy(torch.autograd.Function):
         raise ValueError("no way back")
 
 
+class Keep(Shy):
+    """Keeps some of the gradient."""
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient[:1, None]
+
+
+class Talk(Shy):
+    """Takes words for a gradient."""
+
+    @staticmethod
+    def backward(context, gradient):
+        return "some"
+
+
 ERRORS = {
     "abort": Abort("enough"),
     "mute": Mute(),
@@ -102,6 +118,8 @@ DEEDS = {
     "detached": each(lambda tensor: tensor.detach()),
     "gradient": each(lambda tensor: tensor.clone().requires_grad_()),
     "shy": each(Shy.apply),
+    "keep": each(Keep.apply),
+    "talk": each(Talk.apply),
 }
 
 
