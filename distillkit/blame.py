@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError
+from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError, said_by
 from distillkit.switches import OURS
 
 GROUP = "distillkit"
@@ -21,7 +21,7 @@ LONGEST = 300
 """How many letters of a stranger's message a sentence holds."""
 
 _AUTHOR = "_distillkit_author"
-_NOBODYS = (DistillkitError, KeyboardInterrupt, GeneratorExit, MemoryError)
+_NOBODYS = (DistillkitError, KeyboardInterrupt, MemoryError)
 """Meant for the user, asked for by the user, or the machine's fault."""
 
 
@@ -86,7 +86,11 @@ def accused(error: BaseException) -> BrokenPluginError | None:
         return None
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     calls = [(author, frame.f_code.co_name) for frame in frames if (author := _signed(frame))]
-    calls = calls or [(author, frame.f_code.co_qualname) for frame in frames if (author := _distributed(frame))]
+    calls = calls or [
+        (author, frame.f_code.co_qualname)
+        for frame in frames
+        if (author := distributor(str(frame.f_globals.get("__name__", ""))))
+    ]
     if not calls:
         return None
     author, last = calls[-1]
@@ -101,7 +105,7 @@ def reason(error: BaseException) -> str:
     >>> reason(ValueError("no\n  pen")), reason(KeyError())
     ('ValueError: no pen', 'KeyError')
     """
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    text = " ".join(f"{type(error).__name__}: {said_by(error)}".split()).removesuffix(":")
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
@@ -110,9 +114,9 @@ def _signed(frame: FrameType) -> str | None:
     return getattr(frame.f_locals.get("self"), "__dict__", {}).get(_AUTHOR)
 
 
-def _distributed(frame: FrameType) -> str | None:
-    """The distribution that a frame's module belongs to, where it is one with plugins and not this one."""
-    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+def distributor(module: str) -> str | None:
+    """The distribution that a module belongs to, where it is one with plugins and not this one."""
+    package = module.partition(".")[0]
     for entry_point in entry_points(group=GROUP):
         distribution = entry_point.dist
         if distribution and distribution.name != OURS and entry_point.module.partition(".")[0] == package:
@@ -126,7 +130,7 @@ def is_nobodys(error: BaseException) -> bool:
         return True
     # torch's own are told by their names: this module loads no torch. gloo has no error of its own.
     of_torch = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "torch"}
-    lost = isinstance(error, RuntimeError) and "gloo" in str(error)
+    lost = isinstance(error, RuntimeError) and "gloo" in said_by(error)
     return bool(of_torch & {"OutOfMemoryError", "DistError"}) or lost
 
 

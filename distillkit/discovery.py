@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pluggy
 
 from distillkit import hookspecs
-from distillkit.blame import GROUP, is_nobodys, kind_of, reason
+from distillkit.blame import GROUP, kind_of, reason
 from distillkit.contracts import PluginSpec, Signal
 from distillkit.suggestions import nearest
 from distillkit.switches import VARIABLE, check_names, switch_for, switched_off
@@ -149,10 +149,10 @@ def discover() -> Discovered:
             module = entry_point.load()
             manager.add(module, name=name)
             owned.extend(_registered(module, owner))
-        # A plugin may fail in any way, sys.exit included; it is reported and stops nobody else's run.
-        except BaseException as error:
-            if is_nobodys(error):
-                raise
+        except KeyboardInterrupt:
+            raise
+        # A plugin may fail in any way, sys.exit and a lack of memory included; it stops nobody else's run.
+        except BaseException as error:  # noqa: BLE001 - as it is said
             manager.set_blocked(name)
             broken.append(Broken(entry_point.name, owner, why(error)))
     return Discovered(manager, tuple(owned), tuple(broken), tuple(off))
@@ -185,9 +185,9 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
         try:
             answer = function()
             specs = tuple(answer) if isinstance(answer, Iterable) else answer
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
-            if is_nobodys(error):
-                raise
             raise _RegistrationError(f"{hook} raised {reason(error)}") from error
         if not isinstance(specs, tuple):
             raise _RegistrationError(f"{hook} must return a sequence of PluginSpec, not {kind_of(specs)}")

@@ -143,7 +143,17 @@ def one_line(error: BaseException) -> str:
     >>> one_line(ValueError("a page of\n  reasons")), one_line(KeyError())
     ('a page of reasons', 'KeyError')
     """
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(said_by(error).split()) or type(error).__name__
+
+
+def said_by(error: BaseException) -> str:
+    """The message of an error of somebody else; nothing where it raises when it is asked for its message."""
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - the code of a stranger; its type is still known
+        return ""
 
 
 def shortened(text: str, most: int = 200) -> str:

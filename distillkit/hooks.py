@@ -93,7 +93,7 @@ class Plugins:
         try:
             return getattr(importlib.import_module(module), attribute)
         except BaseException as error:
-            if is_nobodys(error):
+            if is_nobodys(error) and not isinstance(error, MemoryError):
                 raise
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing and missing.partition(".")[0] in EXTRA_OF_MODULE:

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, TypeAlias
 
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
-from distillkit.errors import UnreadableImageError, one_line
+from distillkit.errors import UnreadableImageError, one_line, said_by
 from distillkit.incidents import BrokenImage
 from distillkit.plain_files import require_plain
 
@@ -147,7 +147,7 @@ def _reason(error: Exception) -> str:
 
 
 def _kind_of(error: Exception) -> Kind:
-    said = str(error).lower()
+    said = said_by(error).lower()
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too-large"
     if isinstance(error, PermissionError):

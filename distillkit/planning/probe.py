@@ -15,6 +15,7 @@ from distillkit.errors import BrokenPluginError
 from distillkit.promises import check_gradients, check_outputs, revealed_shapes, speak, tensors_of
 from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages
+from distillkit.way_back import blamed_on_the_way_back
 
 PROBE_SAMPLES = 2
 
@@ -65,7 +66,8 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
             loss, _, name = term.partition("/")
             check_gradients(losses.get(loss, student), {f"term '{name}'": value})
     averages = batch_averages(terms, samples=PROBE_SAMPLES, labelled=PROBE_SAMPLES, micro_samples=PROBE_SAMPLES)
-    Objective(dict.fromkeys(losses, 1.0), 1.0).total(averages).backward()  # type: ignore[no-untyped-call]
+    with blamed_on_the_way_back((student, *losses.values())):
+        Objective(dict.fromkeys(losses, 1.0), 1.0).total(averages).backward()  # type: ignore[no-untyped-call]
     inside = "student.network."
     parameters = [
         (name.removeprefix(inside), each) for name, each in task.named_parameters() if name.startswith(inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from distillkit.errors import BrokenPluginError
+from distillkit.errors import BrokenPluginError, said_by
 
 Case = TypeVar("Case")
 Check = Callable[[Case], Iterator[str]]
@@ -77,5 +77,5 @@ class Findings:
 
 def one_line(error: BaseException) -> str:
     """An exception as `Type: message`, on one line, at most 300 characters long."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {said_by(error)}".split())
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -18,6 +18,7 @@ from distillkit.training.lessons import Lessons
 from distillkit.training.noise import seed_model_noise
 from distillkit.training.optimisation import Optimisation
 from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages
+from distillkit.way_back import blamed_on_the_way_back
 
 if TYPE_CHECKING:
     from distillkit.data.batches import MicroBatch, Window
@@ -90,12 +91,13 @@ class Stepper:
         for number, micro_batch in enumerate(window.micro_batches):
             with self._gradients_kept(until_last=number + 1 < len(window.micro_batches)):
                 averages = self._averages(window, number, micro_batch)
-                if measure:
-                    balance.add(self.objective.weighted(averages))
                 loss = self.objective.total(averages)
                 # DDP divides the sum of the gradients by the number of processes; a term is divided by all samples.
                 scaled = scaler.scale(anchored(loss, self._anchor) * self.processes.world)
-                scaled.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+                with blamed_on_the_way_back((self.task.student, *self.task.losses)):
+                    if measure:
+                        balance.add(self.objective.weighted(averages))
+                    scaled.backward()  # type: ignore[no-untyped-call]  # torch does not type it
             parts.append({name: value.detach() for name, value in (*averages.items(), ("loss", loss))})
         if clip is not None or measure:
             scaler.unscale_(optimizer)

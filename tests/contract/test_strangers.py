@@ -48,6 +48,8 @@ DEEDS = {
     "loss.target=late": f"{LOSS} {SAID.format('target')}",
     "loss.target=exit": f"{LOSS} failed in target: SystemExit: 3",
     "loss.target=abort": f"{LOSS} failed in target: Abort: enough",
+    "loss.target=mute": f"{LOSS} failed in target: Mute",
+    "loss.target=close": f"{LOSS} failed in target: GeneratorExit",
     "loss.target=none": f"{LOSS} returned None from target; a mapping from names to tensors {PROMISED}",
     "loss.target=list": f"{LOSS} returned list from target; a mapping from names to tensors {PROMISED}",
     "loss.target=key": f"{LOSS} returned 'other' from target; 'logits', as its targets say, {PROMISED}",
@@ -81,6 +83,13 @@ DEEDS = {
     ),
     "loss.forward=spoil": f"{LOSS} changed the student's logits in place in forward; clone it first",
     "loss.forward=shy": "the code of contract-stranger 0.1 failed in Shy.backward: ValueError: no way back",
+    "loss.forward=keep": (
+        "the code of contract-stranger 0.1 failed in Keep.backward: RuntimeError: Function KeepBackward returned an "
+        "invalid gradient at index 0 - got [1, 1] but expected shape compatible with [2]"
+    ),
+    "loss.forward=talk": (
+        f"{LOSS} or {STUDENT} failed in a backward: RuntimeError: expected Variable or None (got str)"
+    ),
     "teacher.describe=raise": f"{TEACHER} {SAID.format('describe')}",
     "teacher.describe=none": f"{TEACHER} returned None from describe; a ModelSpec {PROMISED}",
     "teacher.build=raise": f"{TEACHER} {SAID.format('build')}",
@@ -117,6 +126,7 @@ DEEDS = {
     "data.label=raise": f"{DATA} {SAID.format('label')}",
     "data.label=half": f"{DATA} failed in label: TypeError: 'float' object cannot be interpreted as an integer",
     "data.label=number": f"{DATA} returned -7 from label; a class from 0 upwards, or None, {PROMISED}",
+    "data.image=close": f"{DATA} failed in image: GeneratorExit",
     "data.image=array": f"{DATA} returned ndarray from image; a PIL image in RGB {PROMISED}",
     "tracker.init=raise": f"{TRACKER} {SAID.format('its constructor')}",
     "run_started=raise": f"{TRACKER} {SAID.format('distillkit_run_started')}",
@@ -151,6 +161,11 @@ REGISTRATIONS = {
     "import=raise": "ValueError: no idea at all",
     "import=exit": "SystemExit: 3",
     "import=abort": "Abort: enough",
+    "import=mute": "Mute",
+    "import=close": "GeneratorExit",
+    "import=memory": "MemoryError: no room",
+    "import=refuse": "UserError: not with me",
+    "losses=close": "distillkit_losses raised GeneratorExit",
     "losses=raise": "distillkit_losses raised ValueError: no idea at all",
     "losses=none": "distillkit_losses must return a sequence of PluginSpec, not None",
     "losses=number": "distillkit_losses must return a sequence of PluginSpec, not int",
@@ -168,6 +183,10 @@ def test_a_registration(distillkit, deed):
     assert code == 2
     assert err.startswith("error: unknown loss 'stranger'; ")
     assert err.endswith(f"; not loaded: {broken}\n")
+
+
+def test_an_interrupt_while_a_plugin_is_loaded_is_an_interrupt(distillkit):
+    assert distillkit("import=interrupt", "plugins") == (130, "", "")
 
 
 def test_what_a_plugin_prints_is_no_result(distillkit):

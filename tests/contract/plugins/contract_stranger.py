@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from distillkit import ModelSpec, Outputs, PluginSpec, Read, Signal, TargetSpec
+from distillkit.errors import UserError
 from distillkit.evaluation import Measurement
 from distillkit.exporting import Artifact
 from distillkit.serving import Availability
@@ -22,6 +23,13 @@ LATE = 5
 
 class Abort(BaseException):
     """As a library has that wants nobody to catch it."""
+
+
+class Mute(Exception):  # noqa: N818 - it says nothing
+    """Cannot say what is wrong."""
+
+    def __str__(self):
+        raise self
 
 
 class Shy(torch.autograd.Function):
@@ -36,6 +44,32 @@ class Shy(torch.autograd.Function):
         raise ValueError("no way back")
 
 
+class Keep(Shy):
+    """Keeps some of the gradient."""
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient[:1, None]
+
+
+class Talk(Shy):
+    """Takes words for a gradient."""
+
+    @staticmethod
+    def backward(context, gradient):
+        return "some"
+
+
+ERRORS = {
+    "abort": Abort("enough"),
+    "mute": Mute(),
+    "close": GeneratorExit(),
+    "memory": MemoryError("no room"),
+    "refuse": UserError("not with me"),
+    "interrupt": KeyboardInterrupt(),
+}
+
+
 def meddle(place, value, *given):
     """`value`, or what the deed for this place makes of it; `given` are tensors to spoil."""
     CALLS[place] += 1
@@ -46,8 +80,8 @@ def meddle(place, value, *given):
         raise ValueError("no idea\nat all")
     if deed == "exit":
         sys.exit(3)
-    if deed == "abort":
-        raise Abort("enough")
+    if deed in ERRORS:
+        raise ERRORS[deed]
     if deed == "print":
         print("hello from a stranger")  # noqa: T201 - that is the deed
     if deed == "spoil":
@@ -84,6 +118,8 @@ DEEDS = {
     "detached": each(lambda tensor: tensor.detach()),
     "gradient": each(lambda tensor: tensor.clone().requires_grad_()),
     "shy": each(Shy.apply),
+    "keep": each(Keep.apply),
+    "talk": each(Talk.apply),
 }
 
 
