@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 from uuid import uuid4
 
 PR_SET_PDEATHSIG = 1
@@ -76,6 +78,8 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
     from distillkit_cli.loopback import BACKEND, stay_on_loopback
 
     stay_on_loopback()
+    known = {field.name for field in fields(LaunchConfig)}  # earlier versions of torch have fewer
+    wished: dict[str, Any] = {"shutdown_timeout": GRACE_S, "signals_to_handle": SIGNALS}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -84,8 +88,7 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
         rdzv_backend=BACKEND,
         max_restarts=0,
         monitor_interval=0.2,
-        shutdown_timeout=GRACE_S,
-        signals_to_handle=SIGNALS,
+        **{name: value for name, value in wished.items() if name in known},
     )
     try:
         elastic_launch(config, sys.executable)("-m", "distillkit_cli", *arguments)
