@@ -53,14 +53,6 @@ class Chronicle:
         ledger.skipped.append(skipped.step)
         self._write(skipped.step, [skipped.note] if begins else [])
 
-    def conclude(self) -> None:
-        """Enter what the last evaluation met, and say how many steps of the whole run were skipped."""
-        self.settle(self._run.steps)
-        count = len(self._run.incidents.skipped)
-        if count:
-            of_all = f"{count:,} of {self._run.steps:,} steps were skipped, since loss or gradient was not finite"
-            self._write(self._run.steps, [of_all])
-
     def give_up(self, window: Window, skipped: Skipped) -> NoReturn:
         """Save the step at hand, and end the run.
 

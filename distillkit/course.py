@@ -41,11 +41,15 @@ from distillkit.training.watch import Watch
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run is and what its student achieves; `figures` are in percent, as `<split>/<figure>`."""
+    """Where a run is and what its student achieves; `figures` are in percent, as `<split>/<figure>`.
+
+    `skipped` of its `steps` moved nothing, since loss or gradient was not finite.
+    """
 
     directory: Path
     figures: Mapping[str, float]
     steps: int
+    skipped: int = 0
 
 
 @dataclass
@@ -132,7 +136,9 @@ class Course:
         else:
             self._train()
             self._finish()
-        return RunResult(self.directory.path, self.progress.figures, made.steps)
+        return RunResult(
+            self.directory.path, self.progress.figures, made.steps, skipped=len(self.progress.incidents.skipped)
+        )
 
     def _restored(self) -> tuple[int, Progress, list[str]]:
         """The step to start from, that of the newest whole checkpoint or 0; and what is to be said of damaged ones."""
@@ -264,7 +270,7 @@ class Course:
         if progress.best:
             best = {"best/validation_top1": progress.best["top1"], "best/step": progress.best["step"]}
             progress.figures |= best
-        self.chronicle.conclude()
+        self.chronicle.settle(self.info.steps)
         if not self.processes.is_first:
             return
         self.directory.require_there()

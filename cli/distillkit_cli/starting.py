@@ -139,7 +139,11 @@ def _follow(terminal: Terminal, directory: Path, go: Callable[[LineProgress], Ru
         if (directory / "recipe.toml").is_file():
             terminal.note(f"stopped; to continue: distillkit run --resume {directory}")
         raise
-    terminal.show_rows([("run", str(result.directory)), *figure_rows(result.figures)])
+    rows = [("run", str(result.directory)), *figure_rows(result.figures)]
+    if result.skipped:
+        of_all = f"{result.skipped:,} of {result.steps:,} steps, whose loss or gradient was not finite"
+        rows.append(("skipped", of_all))
+    terminal.show_rows(rows)
 
 
 def _file_name(text: str) -> str:
