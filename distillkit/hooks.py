@@ -121,7 +121,10 @@ class Plugins:
         owned = self.find(role, name)
         options: type[BaseModel] | None = getattr(self.factory(role, name), "Options", None)
         if options is None:
-            raise _broken(owned, AttributeError("its factory has no `Options`"))
+            raise BrokenPluginError(
+                f"{owned} cannot be used: {owned.spec.factory} has no 'Options': a nested frozen pydantic model, "
+                "without fields where there is nothing to choose"
+            )
         with blamed(str(owned), "Options"):
             try:
                 return options.model_validate(dict(given))

@@ -139,11 +139,15 @@ def check_target(loss: Loss, target: Mapping[str, Tensor], images: Tensor) -> No
             refuse(loss, "target", f"'{key}' with a gradient to the teacher", "a tensor without gradient")
 
 
-def check_terms(loss: Any, terms: Mapping[str, Tensor], label_mass: Tensor) -> None:
+def check_terms(loss: Any, terms: Mapping[Any, Tensor], label_mass: Tensor) -> None:
     """Hold the terms of a loss against the contract: one value per sample. `label_mass` [B] is of the batch."""
     samples, couples = len(label_mass), bool(getattr(loss, "couples_batch", False))
     wanted = f"{'[] or ' if couples else ''}[{samples}], one value per sample,"
+    if not terms:
+        refuse(loss, "forward", "no term", "one term at least")
     for name, value in terms.items():
+        if not (isinstance(name, str) and name.isprintable() and name):
+            refuse(loss, "forward", f"a term named {name!r}", "a name that can be shown")
         tensor = _tensor(loss, "forward", f"term '{name}'", value, label_mass.device)
         if not (tuple(tensor.shape) == (samples,) or (couples and not tensor.dim())):
             refuse(loss, "forward", f"term '{name}' of shape {list(tensor.shape)}", wanted)

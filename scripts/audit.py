@@ -9,6 +9,7 @@ line and ends with 0: a machine without a network can build and test all the sam
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,16 +20,19 @@ QUIETLY = ("--progress-spinner", "off", "--timeout", "10")
 ACCEPTED: Mapping[str, str] = {}
 """Findings that do not concern us, by their identifier, each with the reason."""
 
-OUT_OF_REACH = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "ProxyError", "SSLError", "ConnectionReset")
+OUT_OF_REACH = re.compile(
+    r"Connection(?:Error|Reset|Aborted)|ConnectTimeout|ReadTimeout|[Tt]imed out|[Cc]ould not connect|ProxyError"
+    r"|SSLError|ChunkedEncodingError|RetryError|\b(?:429 Client|5\d\d Server) Error"
+)
 
 
 def verdict(output: str, errors: str) -> tuple[int, list[str]]:
     """The exit code and what to say of pip-audit's answer."""
     try:
         dependencies: Sequence[Mapping[str, Any]] = json.loads(output)["dependencies"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         last = (errors.strip().splitlines() or ["no answer"])[-1]
-        if any(kind in errors for kind in OUT_OF_REACH):
+        if OUT_OF_REACH.search(errors):
             return 0, [f"audit: nothing was looked up, the vulnerability service is out of reach: {last[:200]}"]
         return 1, [f"audit: pip-audit failed: {last}"]
     known = [

@@ -118,7 +118,9 @@ def _show(terminal: Terminal, evaluation: Evaluation) -> None:
 
     found = evaluation.measurement
     rows = figure_rows({f"{evaluation.split}/{name}": value for name, value in found.figures.items()})
-    measured = rows or [(evaluation.split, f"{found.figures['images']:,.0f} images")]
+    if not rows and "images" in found.figures:
+        rows = [(evaluation.split, f"{found.figures['images']:,.0f} images")]
+    measured = rows or [(name, f"{value:,g}") for name, value in found.figures.items()]
     terminal.show_rows([("protocol", found.title), ("data", evaluation.data), *measured])
     if found.rows:
         terminal.show("")

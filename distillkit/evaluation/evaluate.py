@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from distillkit.blame import blamed, kind_of, refuse
+from distillkit.blame import blamed
 from distillkit.contracts import ModelSpec
 from distillkit.counting import counted
 from distillkit.data.datasets import DataSets, open_datasets
@@ -18,7 +18,7 @@ from distillkit.data.sources import Source, Stream
 from distillkit.devices import pick_device
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.judged import open_judged
-from distillkit.evaluation.measurement import Evaluation, Measurement, append
+from distillkit.evaluation.measurement import Evaluation, Measurement, append, check_measurement
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
 from distillkit.incidents import BrokenImage, Incidents
@@ -88,8 +88,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         )
         with blamed(evaluator, "measure"):
             found = evaluator.measure(subject)
-        if not isinstance(found, Measurement):
-            refuse(evaluator, "measure", kind_of(found), "a Measurement")
+        check_measurement(evaluator, found)
         evaluation = Evaluation(
             target=target,
             protocol=protocol,

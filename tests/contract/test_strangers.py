@@ -41,6 +41,10 @@ SAID = "failed in {}: ValueError: no idea at all"
 PROMISED = "is what the contract asks for"
 
 DEEDS = {
+    "loss.options=none": (
+        f"{LOSS} cannot be used: contract_stranger:Loss has no 'Options': a nested frozen pydantic model, without "
+        "fields where there is nothing to choose"
+    ),
     "loss.build=raise": f"{LOSS} {SAID.format('build')}",
     "loss.build=none": f"{LOSS}: build returns None; a torch.nn.Module {PROMISED}",
     "loss.targets=none": f"{LOSS}: 'targets' is None; a mapping from names to TargetSpec {PROMISED}",
@@ -69,6 +73,10 @@ DEEDS = {
     "loss.forward=late": f"{LOSS} {SAID.format('forward')}",
     "loss.forward=exit": f"{LOSS} failed in forward: SystemExit: 3",
     "loss.forward=none": f"{LOSS} returned None from forward; a mapping from names to tensors {PROMISED}",
+    "loss.forward=nothing": f"{LOSS} returned no term from forward; one term at least {PROMISED}",
+    "loss.forward=nameless": f"{LOSS} returned a term named '' from forward; a name that can be shown {PROMISED}",
+    "loss.forward=counted": f"{LOSS} returned a term named 7 from forward; a name that can be shown {PROMISED}",
+    "loss.forward=bell": f"{LOSS} returned a term named '\\x07' from forward; a name that can be shown {PROMISED}",
     "loss.forward=item": f"{LOSS} returned term 'square' as list from forward; a tensor {PROMISED}",
     "loss.forward=mean": (
         f"{LOSS} returned term 'square' of shape [] from forward; [2], one value per sample, {PROMISED}"
@@ -148,6 +156,14 @@ def test_a_run(distillkit, deed):
     assert (code, out, err) == (2, "", f"error: {DEEDS[deed]}\n")
 
 
+@pytest.mark.parametrize("deed", ["loss.forward=nothing", "loss.forward=bell", "loss.forward=keep"])
+def test_a_plan(distillkit, deed):
+    """It is told before anything trains."""
+    code, _, err = distillkit(deed, "--quiet", "plan", *RUN[1:])
+    assert code == 2
+    assert err.startswith(f"error: {DEEDS[deed].partition('got')[0]}")
+
+
 @pytest.mark.parametrize("deed", ["data.key=raise", "data.label=half"])
 def test_a_loader_process(distillkit, deed):
     """The sentence comes from another process as it is."""
@@ -213,17 +229,33 @@ def test_a_tracker_that_fails_when_the_run_has_failed_hides_nothing(distillkit):
     ]
 
 
-def test_an_evaluator(distillkit):
+def test_an_evaluator(distillkit, tmp_path):
     assert distillkit("", "--quiet", *RUN, "--out", "run")[0] == 0
     for deed, sentence in {
         "evaluator.init=raise": f"{EVALUATOR} {SAID.format('its constructor')}",
         "evaluator.measure=raise": f"{EVALUATOR} {SAID.format('measure')}",
         "evaluator.measure=none": f"{EVALUATOR} returned None from measure; a Measurement {PROMISED}",
+        "evaluator.measure=words": f"{EVALUATOR} returned figure 'top1' as str from measure; a number {PROMISED}",
+        "evaluator.measure=tensor": f"{EVALUATOR} returned figure 'top1' as Tensor from measure; a number {PROMISED}",
+        "evaluator.measure=nan": f"{EVALUATOR} returned figure 'top1' as nan from measure; a finite number {PROMISED}",
+        "evaluator.measure=rows": (
+            f"{EVALUATOR} returned the rows ({{'k': 1}}, {{'n': 1}}) from measure; a tuple of mappings with the same "
+            f"keys {PROMISED}"
+        ),
+        "evaluator.measure=table": f"{EVALUATOR} returned cell 'k' as None from measure; a number {PROMISED}",
+        "evaluator.measure=set": (
+            f"{EVALUATOR} returned settings that JSON does not hold (Object of type set is not JSON serializable) from "
+            f"measure; plain data {PROMISED}"
+        ),
         "student.forward=raise": f"{STUDENT} {SAID.format('forward')}",
     }.items():
         protocol = "top1" if deed.startswith("student") else "stranger"
         code, out, err = distillkit(deed, "--quiet", "evaluate", "run", "--protocol", protocol)
         assert (code, out, err) == (2, "", f"error: {sentence}\n")
+    assert not (tmp_path / "run" / "evaluations.jsonl").exists()
+    assert distillkit("", "--quiet", "evaluate", "run", "--protocol", "stranger")[0] == 0
+    code, out, err = distillkit("evaluator.measure=other", "--quiet", "evaluate", "run", "--protocol", "stranger")
+    assert (code, out.split(), err) == (0, ["protocol", "looked", "at", "data", "squares", "entropy", "0.25"], "")
 
 
 def test_an_exporter(distillkit):

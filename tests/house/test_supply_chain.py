@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,8 +60,24 @@ def test_without_a_network_it_says_so_and_does_not_fail():
     )
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "requests.exceptions.HTTPError: 503 Server Error: Service Unavailable for url: x",
+        "requests.exceptions.HTTPError: 429 Client Error: Too Many Requests for url: x",
+        "requests.exceptions.ReadTimeout: Read timed out. (read timeout=10)",
+        "TimeoutError: The read operation timed out",
+        "requests.exceptions.ChunkedEncodingError: Connection broken",
+    ],
+)
+def test_a_service_that_is_out_of_order_is_out_of_reach(trouble):
+    said = f"audit: nothing was looked up, the vulnerability service is out of reach: {trouble}"
+    assert script("audit").verdict("", f"Traceback ...\n{trouble}\n") == (0, [said])
+
+
 def test_an_audit_that_fails_by_itself_fails():
     assert script("audit").verdict("", "no such option\n") == (1, ["audit: pip-audit failed: no such option"])
+    assert script("audit").verdict("[]", "") == (1, ["audit: pip-audit failed: no answer"])
     assert script("audit").verdict("", "") == (1, ["audit: pip-audit failed: no answer"])
 
 

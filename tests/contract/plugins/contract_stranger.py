@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -100,6 +101,11 @@ def each(change):
     return changed
 
 
+def measuring(**other):
+    """Another measurement, whatever was found."""
+    return lambda value: replace(value, **other)
+
+
 DEEDS = {
     "none": lambda value: None,
     "list": lambda value: [value],
@@ -108,6 +114,10 @@ DEEDS = {
     "half": lambda value: 0.5,
     "key": lambda value: {"other": value["logits"]},
     "empty": lambda value: Outputs(),
+    "nothing": lambda value: {},
+    "nameless": lambda value: {"": value["square"]},
+    "counted": lambda value: {7: value["square"]},
+    "bell": lambda value: {"\a": value["square"]},
     "array": np.asarray,
     "shape": each(lambda tensor: tensor[..., None]),
     "mean": each(lambda tensor: tensor.mean()),
@@ -117,6 +127,13 @@ DEEDS = {
     "item": each(lambda tensor: [1.0]),
     "detached": each(lambda tensor: tensor.detach()),
     "gradient": each(lambda tensor: tensor.clone().requires_grad_()),
+    "words": measuring(figures={"top1": "half"}),
+    "tensor": measuring(figures={"top1": torch.tensor(50.0)}),
+    "nan": measuring(figures={"top1": float("nan")}),
+    "other": measuring(figures={"entropy": 0.25}),
+    "rows": measuring(rows=({"k": 1}, {"n": 1})),
+    "table": measuring(rows=({"k": None},)),
+    "set": measuring(settings={"k": {1}}),
     "shy": each(Shy.apply),
     "keep": each(Keep.apply),
     "talk": each(Talk.apply),
@@ -128,7 +145,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 
 
 class Loss(nn.Module):
-    Options = Options
+    Options = meddle("loss.options", Options)
     weight = label_weight = 1.0
     reads_teacher = reads_student = frozenset({Read(Signal.LOGITS)})
 
