@@ -143,7 +143,7 @@ def check_terms(loss: Any, terms: Mapping[Any, Tensor], label_mass: Tensor) -> N
     """Hold the terms of a loss against the contract: one value per sample. `label_mass` [B] is of the batch."""
     samples, couples = len(label_mass), bool(getattr(loss, "couples_batch", False))
     wanted = f"{'[] or ' if couples else ''}[{samples}], one value per sample,"
-    if not terms:
+    if not terms and loss.weight:  # without a weight it is a name for the labels alone, as ce is
         refuse(loss, "forward", "no term", "one term at least")
     for name, value in terms.items():
         if not (isinstance(name, str) and name.isprintable() and name):
