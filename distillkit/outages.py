@@ -31,7 +31,8 @@ def outage(error: BaseException, directory: Path) -> TrainingError | None:
         return None
     again = f"continue with --resume {directory}"
     for cause in _causes(error):
-        if _LOADER.search(str(cause)):
+        # A process that is killed while it hands over a batch ends in a pipe that says no more.
+        if _LOADER.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
             return TrainingError(
                 "a loader process was killed, as when memory runs out; the last checkpoint is as it was; lower "
                 f"data.workers or free memory, then {again}"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, NonNegativeInt
 
 from distillkit.errors import RunDirectoryError
 from distillkit.files import write_json, write_text
 from distillkit.plain_files import read_json
 from distillkit.processes import Processes
-from distillkit.recipe import Positive, Recipe
+from distillkit.recipe import Recipe
 from distillkit.recipe_files import dump, load_recipe
 
 PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pluggy", "pydantic")
@@ -47,7 +47,7 @@ class WrittenPlan(BaseModel, strict=True):
     """What is read of plan.json."""
 
     notes: list[str]
-    classes: Positive | None
+    classes: NonNegativeInt | None
     class_names: list[str] | None
     student: WrittenStudent
     teachers: list[WrittenTeacher]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,7 +69,10 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
                 raise batch
             yield batch
     finally:
-        del loader  # the last reference: ends the processes now
+        # One that was killed is told of where batches are taken; torch may raise it once more, wherever it likes.
+        with suppress(RuntimeError):
+            getattr(loader, "_shutdown_workers", int)()
+        del loader  # the last reference
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:

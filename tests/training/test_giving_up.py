@@ -70,7 +70,7 @@ def command(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "400"},
     )
 
 
