@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -37,6 +36,8 @@ def end_with_the_launcher() -> None:
     Only Linux can. Otherwise the processes would go on alone, and keep the run directory from the next ones.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

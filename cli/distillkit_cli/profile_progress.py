@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+from distillkit_cli.counting_bar import counting_bar
 from distillkit_cli.terminal import Terminal
 
 Clock = Callable[[], float]
@@ -52,16 +51,7 @@ class ProfileBar(ProfileLines):
 
     def __init__(self, terminal: Terminal, clock: Clock = time.monotonic) -> None:
         super().__init__(terminal, clock)
-        self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=terminal.notes,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=None)
+        self._bar, self._task = counting_bar(terminal, "step")
         self._bar.start()
 
     def begin(self, what: str) -> None:

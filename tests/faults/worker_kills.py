@@ -17,13 +17,13 @@ import shutil
 import signal
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.faults.equality import differences, require_readable
 from tests.faults.kills import ATTEMPTS
+from tests.faults.kills import summary as of_kills
 from tests.faults.moments import POLL_S
 from tests.faults.scene import Scene
 from tests.faults.victim import Victim, fresh
@@ -157,15 +157,7 @@ def _first(given: list[str], log: Path) -> Victim:
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of the table."""
-    kills = [kill for run in runs for kill in run["kills"]]
-    return {
-        "runs": len(runs),
-        "equal": sum(run["equal"] for run in runs),
-        "unreadable": sum("unreadable" in run for run in runs),
-        "left_behind": sum(run["left_behind"] for run in runs),
-        "kills": len(kills),
-        "hits": dict(sorted(Counter(kill["hit"] for kill in kills).items())),
-    }
+    return of_kills(runs) | {"left_behind": sum(run["left_behind"] for run in runs)}
 
 
 def main() -> None:
