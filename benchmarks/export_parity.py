@@ -44,8 +44,7 @@ from distillkit.recipe import Recipe
 from distillkit.runner import run
 from distillkit_export.exports import export_onnx
 from distillkit_export.limits import TOLERANCES
-from distillkit_export.parity import BATCHES
-from distillkit_export.pictures import photographs
+from distillkit_export.pictures import BATCHES, photographs
 from distillkit_export.targets import load_target
 from distillkit_export.torch_graph import torch_scorer
 

@@ -207,6 +207,21 @@ class Model(Protocol):
     def __call__(self, images: Tensor, wanted: Wanted) -> Outputs: ...
 
 
+class TeacherView(Protocol):
+    """A teacher of a run: it takes the student's images and sees them as it did in training.
+
+    Calling it with images [B, C, H, W], normalised for the student, returns the wanted signals; `spec` describes them.
+    """
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def see(self, images: Tensor) -> Tensor:
+        """The pixels that the teacher gets: its normalisation, its size. Shapes: [B, C, H, W] to [B, C, H', W']."""
+
+    def __call__(self, images: Tensor, wanted: Wanted) -> Outputs: ...
+
+
 class ModelFactory(Protocol):
     """What `PluginSpec.factory` of a teacher or student names: a class with two class methods.
 

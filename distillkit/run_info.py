@@ -12,8 +12,7 @@ from distillkit.incidents import Incidents
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distillkit.contracts import Model
-    from distillkit.models import FrozenTeacher
+    from distillkit.contracts import Model, TeacherView
 
 
 @dataclass(frozen=True)
@@ -59,5 +58,5 @@ class RunModels:
     """
 
     student: Model
-    teachers: Mapping[str, FrozenTeacher]
+    teachers: Mapping[str, TeacherView]
     samples: Callable[[int], Samples]

@@ -1,4 +1,4 @@
-"""The library calls behind the verbs: plan, run, resume, evaluate."""
+"""The library calls behind the verbs: plan, run, resume."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from distillkit.checkpoint import checkpoints
 from distillkit.course import Course, RunResult
 from distillkit.errors import RunDirectoryError, UserError
-from distillkit.evaluation.evaluate import evaluate
 from distillkit.hooks import Plugins
 from distillkit.planning.make import make_plan
 from distillkit.planning.plan import Plan
+from distillkit.planning.show import plan_as_dict
 from distillkit.processes import joined
 from distillkit.recipe import Recipe
 from distillkit.run_directory import RunDirectory, check_same_start
 from distillkit.session import Session, build_session
 
-__all__ = ["RunResult", "evaluate", "plan", "resume", "run"]
+__all__ = ["RunResult", "plan", "resume", "run"]
 
 
 def plan(recipe: Recipe, plugins: Plugins) -> Plan:
@@ -57,7 +57,7 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
 
 def described(session: Session) -> dict[str, Any]:
     """The plan as plain data, with what building the models settled: device, precision, and further notes."""
-    facts = session.plan.as_dict()
+    facts = plan_as_dict(session.plan)
     arithmetic = str(session.precision).removeprefix("torch.")
     settled = {"device": str(session.device), "precision": arithmetic, "seed": session.plan.recipe.seed}
     return facts | settled | {"notes": [*facts["notes"], *session.notes]}

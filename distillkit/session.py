@@ -14,20 +14,21 @@ from distillkit.checkpoint import Checkpoint, join_optimizer_state, putting_back
 from distillkit.contracts import Loss, Model
 from distillkit.data.batches import TrainingData
 from distillkit.data.evaluation import EvaluationData, none_readable
+from distillkit.data.order import check_equal_turns
 from distillkit.data.samples import evaluation_samples
 from distillkit.devices import pick_device, pick_precision
-from distillkit.evaluation.top1 import top1
 from distillkit.hooks import Plugins
 from distillkit.host_memory import keep_freed_memory
 from distillkit.incidents import BrokenImage
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.making import build_model
-from distillkit.models.sharding import check_equal_turns, parameter_bytes
+from distillkit.models.sharding import parameter_bytes
 from distillkit.models.weights import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.processes import ALONE, Processes
 from distillkit.run_info import RunModels
+from distillkit.training.accuracy import top1
 from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.optimisation import Optimisation, build_optimisation, check_optimizer_name

@@ -82,7 +82,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
         arguments = without_option(terminal.arguments, "--nproc")
         raise typer.Exit(launch(arguments, nproc, again=arguments, note=terminal.note))
-    from distillkit import runner
+    from distillkit.evaluation.evaluate import evaluate as evaluated
     from distillkit.hooks import installed_plugins
     from distillkit.recipe_assignments import as_tables, parse_assignment
 
@@ -96,7 +96,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         "epochs": epochs,
     }
     options = as_tables(parse_assignment(text) for text in settings or ())
-    evaluation = runner.evaluate(
+    evaluation = evaluated(
         target,
         installed_plugins(),
         protocol=protocol,

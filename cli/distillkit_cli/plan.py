@@ -31,6 +31,9 @@ def plan(
     terminal: Terminal = context.obj
     resolved = recipe.resolved(teaching)
     if as_json:
-        terminal.show_json(starting.make_plan(resolved).as_dict())
+        made = starting.make_plan(resolved)
+        from distillkit.planning.show import plan_as_dict
+
+        terminal.show_json(plan_as_dict(made))
     else:
         starting.show_plan(terminal, resolved)

@@ -90,9 +90,10 @@ def show_plan(terminal: Terminal, recipe: Recipe) -> None:
     plan = make_plan(recipe)
     from distillkit.devices import pick_device
     from distillkit.planning.cost import matmul_rate
+    from distillkit.planning.show import plan_lines
 
     rate = matmul_rate(pick_device(recipe.training.device))
-    terminal.show_rows(plan.lines(matmul_flops_per_s=rate))
+    terminal.show_rows(plan_lines(plan, matmul_flops_per_s=rate))
 
 
 def make_plan(recipe: Recipe) -> Plan:

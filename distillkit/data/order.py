@@ -6,6 +6,7 @@ Partners for mixing are the entries 2k and 2k + 1 of a window; processes and mic
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from distillkit.data.randomness import generator
 from distillkit.data.sources import Stream
-from distillkit.errors import DataError
+from distillkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from distillkit.data.datasets import DataSets
@@ -170,3 +171,19 @@ def _arrangement(images: int, repeats: int) -> tuple[NDArray[np.int64], NDArray[
     each = np.arange(repeats)
     versions = np.concatenate([np.tile(np.repeat(each, 2), paired // 2), np.repeat(each, len(last))])
     return places, versions
+
+
+def check_equal_turns(samples: int, micro_batch_size: int | None, world: int) -> None:
+    """Refuse a split of steps of `samples` in which one process would call a shared model more often than another.
+
+    Raises: RecipeError.
+    """
+    if micro_batch_size is None:
+        return
+    turns = [math.ceil(len(share(samples, rank, world)) / micro_batch_size) for rank in range(world)]
+    if len(set(turns)) > 1:
+        whole = world * math.lcm(micro_batch_size, 2)
+        raise RecipeError(
+            f"teachers.sharded needs as many micro-batches in every process, and a step of {samples} samples gives "
+            f"them {min(turns)} to {max(turns)} of {micro_batch_size}; set training.batch_size to a multiple of {whole}"
+        )

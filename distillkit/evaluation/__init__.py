@@ -10,8 +10,8 @@ from distillkit.evaluation.finetuning import finetuned_top1
 from distillkit.evaluation.measurement import Evaluation, Measurement, Row
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.evaluation.subsets import balanced_subset, listed_subset
-from distillkit.evaluation.top1 import scored, tally
 from distillkit.processes import ALONE, Processes
+from distillkit.training.accuracy import scored, tally
 
 __all__ = [
     "ALONE",

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import Layers, Model, ModelSpec, Outputs, Read, Signal
+from distillkit.contracts import Layers, Model, ModelSpec, Outputs, Read, Signal, TeacherView
 from distillkit.errors import BrokenPluginError, SignalError
 from distillkit.evaluation.attention_figure import Sight
-from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.layer_mapping import matched_layers
 from distillkit.negotiation import KINDS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Onlooker: TypeAlias = Model | FrozenTeacher
 
 
 def why_unreadable(spec: ModelSpec) -> str | None:
@@ -30,7 +27,7 @@ def why_unreadable(spec: ModelSpec) -> str | None:
 
 
 def see_attention(
-    name: str, student: Model, teachers: Mapping[str, FrozenTeacher], images: Tensor, layers: Layers = "all"
+    name: str, student: Model, teachers: Mapping[str, TeacherView], images: Tensor, layers: Layers = "all"
 ) -> list[tuple[Sight, ...]]:
     """For each image what every teacher saw of it, and last what the student, called `name`, saw.
 
@@ -42,8 +39,9 @@ def see_attention(
     sights = []
     for called, teacher in teachers.items():
         matched = matched_layers(student.spec.layers, teacher.spec.layers)
-        sights.append(_see(f"teacher {called}", teacher, images, tuple(matched[layer] for layer in shown)))
-    sights.append(_see(name, student, images, shown))
+        its_layers = tuple(matched[layer] for layer in shown)
+        sights.append(_see(f"teacher {called}", teacher, images, teacher.see(images), its_layers))
+    sights.append(_see(name, student, images, images, shown))
     return list(zip(*sights, strict=True))
 
 
@@ -62,8 +60,11 @@ def layers_of(name: str, spec: ModelSpec, layers: Layers) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _see(name: str, model: Onlooker, images: Tensor, layers: Sequence[int]) -> list[Sight]:
-    """What one model sees of images, in evaluation mode; of a compiled model, nothing is compiled again."""
+def _see(name: str, model: Model | TeacherView, images: Tensor, seen: Tensor, layers: Sequence[int]) -> list[Sight]:
+    """The attention of one model to images, in evaluation mode; a compiled model is not compiled again.
+
+    `seen` are the images as the model sees them, to draw below its attention.
+    """
     module, spec = cast("nn.Module", model), model.spec
     wanted = tuple(sorted(set(layers)))
     was_training = module.training
@@ -78,8 +79,8 @@ def _see(name: str, model: Onlooker, images: Tensor, layers: Sequence[int]) -> l
             f"{name} was asked for its CLS attention and returned none; its plugin breaks the contract"
         )
     rows = outputs.cls_attention[:, [wanted.index(layer) for layer in layers]].float().cpu().numpy()
-    seen = _pixels(model.see(images) if isinstance(model, FrozenTeacher) else images, spec)
-    return [Sight(name, pixels, its, tuple(layers), spec.grid) for pixels, its in zip(seen, rows, strict=True)]
+    pixels = _pixels(seen, spec)
+    return [Sight(name, each, its, tuple(layers), spec.grid) for each, its in zip(pixels, rows, strict=True)]
 
 
 def _pixels(images: Tensor, spec: ModelSpec) -> NDArray[np.float32]:

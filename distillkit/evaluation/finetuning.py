@@ -12,6 +12,7 @@ from distillkit.hooks import installed_plugins
 from distillkit.incidents import BrokenImage, Incidents
 from distillkit.recipe import Mixing, Optimizer, Recipe, Schedule, Training
 from distillkit.run_directory import RunDirectory
+from distillkit.runner import run
 
 
 def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, batch_size: int, lr: float) -> float:
@@ -23,8 +24,6 @@ def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, bat
     could not read is noted in the subject.
     Raises: UserError for a model that no student is built as; what the run raises.
     """
-    from distillkit.runner import run  # which itself offers `evaluate`
-
     if subject.student is None:
         raise UserError(f"'{subject.name}' cannot be fine-tuned by that name; give a run directory or timm:<any>")
     base = subject.recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -11,8 +10,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from distillkit.data.order import share
-from distillkit.errors import RecipeError
 from distillkit.processes import Processes
 
 CONTAINERS = (nn.ModuleList, nn.Sequential)
@@ -47,19 +44,3 @@ def parameter_bytes(model: nn.Module) -> tuple[int, int]:
     """Bytes of the parameters that this process holds, and of all."""
     held = sum(each.to_local().nbytes if isinstance(each, DTensor) else each.nbytes for each in model.parameters())
     return held, sum(each.numel() * each.element_size() for each in model.parameters())
-
-
-def check_equal_turns(samples: int, micro_batch_size: int | None, world: int) -> None:
-    """Refuse a split of steps of `samples` in which one process would call a shared model more often than another.
-
-    Raises: RecipeError.
-    """
-    if micro_batch_size is None:
-        return
-    turns = [math.ceil(len(share(samples, rank, world)) / micro_batch_size) for rank in range(world)]
-    if len(set(turns)) > 1:
-        whole = world * math.lcm(micro_batch_size, 2)
-        raise RecipeError(
-            f"teachers.sharded needs as many micro-batches in every process, and a step of {samples} samples gives "
-            f"them {min(turns)} to {max(turns)} of {micro_batch_size}; set training.batch_size to a multiple of {whole}"
-        )

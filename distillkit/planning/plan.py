@@ -111,15 +111,3 @@ class Plan:
     def trains_on_labels(self) -> bool:
         """Whether the loop adds the label term."""
         return self.label_weight > 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The plan as plain data, for `--json` and plan.json."""
-        from distillkit.planning.show import as_dict
-
-        return as_dict(self)
-
-    def lines(self, *, matmul_flops_per_s: float | None = None) -> list[tuple[str, str]]:
-        """The plan as pairs of a heading and a line of text."""
-        from distillkit.planning.show import lines
-
-        return lines(self, matmul_flops_per_s=matmul_flops_per_s)

@@ -12,7 +12,7 @@ from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.training.optimisation import effective_lr, warmup_steps
 
 
-def as_dict(plan: Plan) -> dict[str, Any]:
+def plan_as_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain data, for `--json` and plan.json."""
     training = plan.recipe.training
     return {
@@ -59,7 +59,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     }
 
 
-def lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[str, str]]:
+def plan_lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[str, str]]:
     """The plan as pairs of a heading and one line of text; empty headings continue the line above.
 
     `matmul_flops_per_s` is what `distillkit.planning.cost.matmul_rate` measured on the device that will train.
@@ -97,7 +97,7 @@ def lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[
 
 
 def _data(plan: Plan) -> str:
-    data = as_dict(plan)["data"]
+    data = plan_as_dict(plan)["data"]
     return (
         f"{data['train']}: {counted(data['images'], 'image')}, {data['labelled']:,} labelled; "
         f"validation {data['validation']:,}, test {data['test']:,}; resumes {data['resumes']}"

@@ -13,6 +13,7 @@ from distillkit.counting import counted
 from distillkit.errors import GateError
 from distillkit_export.figures import Accuracy, Difference, accuracy, difference
 from distillkit_export.limits import DEFAULT, Limits
+from distillkit_export.pictures import BATCHES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from distillkit.exporting import Precision, Scorer
     from distillkit_export.pictures import Pictures
 
-BATCHES = (1, 2, 7, 32)
-"""Batch sizes that are measured. One and two catch a batch that was folded away, an odd one a batch that was frozen to
-an even one, and thirty-two is a served one."""
 CHANCE = 2.33
 """Standard errors that chance exceeds once in a hundred times."""
 

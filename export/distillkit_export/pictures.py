@@ -11,7 +11,6 @@ import numpy as np
 
 from distillkit.errors import DataError, ShapeError
 from distillkit.exporting import side_multiples
-from distillkit_export.parity import BATCHES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from distillkit.contracts import ModelSpec
     from distillkit.exporting import ExportRequest
 
+BATCHES = (1, 2, 7, 32)
+"""Batch sizes that are measured. One and two catch a batch that was folded away, an odd one a batch that was frozen to
+an even one, and thirty-two is a served one."""
 CROP_SHARES = (0.9, 0.6, 0.3)
 CROP_PLACES = (0.0, 0.5, 1.0)
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from distillkit import runner
 from distillkit.hooks import installed_plugins
+from distillkit.planning.show import plan_lines
 from distillkit.recipe_files import load_recipe
 
 
@@ -21,7 +22,7 @@ def without_time(text):
 def test_plan_shows_what_will_be_done(distillkit, monkeypatch, tiny):
     monkeypatch.setenv("COLUMNS", "1000")
     recipe = load_recipe(assignments=[*tiny[1::2][:-1], "training.device=cpu"])
-    rows = runner.plan(recipe, installed_plugins()).lines()
+    rows = plan_lines(runner.plan(recipe, installed_plugins()))
     code, out, err = distillkit("plan", *tiny)
     assert (code, err) == (0, "")
     assert without_time(out) == [f"{heading:13}  {text}" for heading, text in rows]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from distillkit import DataError, RecipeError, Signal, SignalError, UserError
 from distillkit.hooks import installed_plugins
 from distillkit.models import load_student
+from distillkit.planning.show import plan_lines
 from distillkit.recipe import Labels, StudentEntry
 from distillkit.runner import plan, resume, run
 from distillkit.testing import check_student, check_teacher
@@ -81,10 +82,10 @@ def test_a_folder_without_labels_is_planned_without_classes(label_free):
     assert made.teachers["finer"].spec.grid == (4, 6)
     assert made.student.spec.grid == (2, 3)
     assert "the student has no class head, so top-1 is not measured; what is learnt is the embedding" in made.notes
-    lines = dict(made.lines())
+    lines = dict(plan_lines(made))
     assert lines["classes"] == "none"
     assert "reveals embedding of layers 0, CLS attention of layers 0; answers with its embedding" in [
-        text for _, text in made.lines()
+        text for _, text in plan_lines(made)
     ]
 
 

@@ -22,10 +22,10 @@ from distillkit.errors import (
     UserError,
     WeightsError,
 )
-from distillkit.evaluation.evaluate import check_signals
+from distillkit.evaluation.evaluate import check_signals, evaluate
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
-from distillkit.runner import evaluate, run
+from distillkit.runner import run
 
 STUDENT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
 PLUGINS = installed_plugins()

@@ -14,9 +14,10 @@ from distillkit.data.datasets import open_datasets
 from distillkit.data.selection import Selection
 from distillkit.errors import DataError, RecipeError, UserError
 from distillkit.evaluation import Features, balanced_subset, listed_subset
+from distillkit.evaluation.evaluate import evaluate
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Data, Recipe
-from distillkit.runner import evaluate, run
+from distillkit.runner import run
 from distillkit_plugins.evaluators.few_label import fit, regressions
 
 PLUGINS = installed_plugins()

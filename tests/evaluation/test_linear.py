@@ -15,10 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import open_datasets
 from distillkit.evaluation import Features, Subject, View
+from distillkit.evaluation.evaluate import evaluate
 from distillkit.evaluation.judged import open_judged
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
-from distillkit.runner import evaluate, run
+from distillkit.runner import run
 from distillkit_plugins.evaluators.augmented_probe import train_on_augmented
 from distillkit_plugins.evaluators.linear import probe_view
 from distillkit_plugins.evaluators.linear_heads import LinearHeads, head_accuracy, train_on_cached

@@ -34,7 +34,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
 ALL = """
 import json, sys
 from distillkit.hooks import installed_plugins
-from distillkit.runner import evaluate
+from distillkit.evaluation.evaluate import evaluate
 found = {}
 for name, (protocol, options) in json.loads(sys.argv[2]).items():
     evaluation = evaluate(sys.argv[1], installed_plugins(), protocol=protocol, options=options, device="cpu")

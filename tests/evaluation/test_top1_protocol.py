@@ -16,11 +16,11 @@ from distillkit.contracts import ModelSpec
 from distillkit.data.datasets import open_datasets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.evaluation import Subject
+from distillkit.evaluation.evaluate import evaluate
 from distillkit.hooks import installed_plugins
 from distillkit.models.classes import imagenet_class_names
 from distillkit.models.heads import Answer
 from distillkit.recipe import Recipe
-from distillkit.runner import evaluate
 from distillkit_plugins.evaluators.real_labels import read_real_labels, real_accuracy
 from distillkit_plugins.evaluators.top1 import per_class
 

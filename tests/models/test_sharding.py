@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from distillkit.data.order import check_equal_turns
 from distillkit.errors import RecipeError
 from distillkit.models.precision import keep_cast
-from distillkit.models.sharding import blocks, check_equal_turns
+from distillkit.models.sharding import blocks
 
 PROGRAM = """
 import json, sys

@@ -20,6 +20,7 @@ from distillkit.contracts import Signal
 from distillkit.errors import ClassSpaceError, RecipeError, WeightsError
 from distillkit.hooks import installed_plugins
 from distillkit.models.saved_student import read_student
+from distillkit.planning.show import plan_as_dict, plan_lines
 from distillkit.recipe_files import load_recipe
 from distillkit.runner import plan, resume, run
 from distillkit.session import build_session
@@ -183,8 +184,8 @@ def test_fixed_positions_are_computed_for_the_new_grid(former: Path) -> None:
 def test_the_plan_says_what_the_run_starts_from(former: Path) -> None:
     recipe = load_recipe(former=former / "best", assignments=["student.image_size=16"])
     made = plan(recipe, installed_plugins())
-    assert ("", f"starts from {former / 'best'}") in made.lines()
-    assert made.as_dict()["student"]["starts_from"] == str(former / "best")
+    assert ("", f"starts from {former / 'best'}") in plan_lines(made)
+    assert plan_as_dict(made)["student"]["starts_from"] == str(former / "best")
 
 
 def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path: Path) -> None:

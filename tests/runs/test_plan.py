@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
 from distillkit.hooks import installed_plugins
+from distillkit.planning.show import plan_lines
 from distillkit.recipe import Recipe
 from distillkit.runner import plan, run
 
@@ -36,7 +37,7 @@ def test_hard_distillation_onto_a_token(recipe_of: Any, teacher_run: str) -> Non
     assert made.student.untrained == ()
     assert made.steps_per_epoch == 18
     assert made.cost.total_flops == made.cost.images * (3 * made.cost.student_flops + made.cost.teacher_flops)
-    rows = dict(made.lines())
+    rows = dict(plan_lines(made))
     assert rows["data"] == "digits: 1,167 images, 1,167 labelled; validation 130, test 500; resumes exactly"
     assert rows["classes"] == "10: 0, 1, 2, 3, 4, ..."
     assert rows["loss"] == "0.5 * labels + 0.5 * hard"
@@ -218,7 +219,7 @@ def test_what_was_asked_for_and_does_not_come_about_is_noted(recipe_of: Any, tea
 def test_a_batch_that_takes_all_images_says_so(recipe_of: Any) -> None:
     recipe = recipe_of({"data": {"labels": 100}}, {"training": {"batch_size": 256, "steps": 1}})
     made = plan(recipe, installed_plugins())
-    rows = dict(made.lines(matmul_flops_per_s=1e15))
+    rows = dict(plan_lines(made, matmul_flops_per_s=1e15))
     assert rows["batch"] == "100 images an optimiser step, all there are (training.batch_size is 256)"
     assert rows["time"] == "at least 1 second: a matrix product reaches 1,000,000 GFLOP/s here"
     assert rows["learning rate"].endswith(" after 1 step of warm-up, cosine")

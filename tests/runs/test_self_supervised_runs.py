@@ -10,9 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from distillkit.errors import SignalError
+from distillkit.evaluation.evaluate import evaluate
 from distillkit.hooks import installed_plugins
+from distillkit.planning.show import plan_as_dict, plan_lines
 from distillkit.recipe import Recipe
-from distillkit.runner import evaluate, plan, resume, run
+from distillkit.runner import plan, resume, run
 
 PLUGINS = installed_plugins()
 STUDENT = {"model": "deit-ti", "image_size": 16, "patch": 8, "width": 24, "depth": 1, "heads": 2, "position": "sincos"}
@@ -64,11 +66,11 @@ def recipe(checkpoint, pictures):
 
 def test_plan_shows_the_licence_and_what_is_fixed(recipe):
     made = plan(recipe, PLUGINS)
-    lines = dict(made.lines())
+    lines = dict(plan_lines(made))
     assert lines["teacher"].endswith("std 0.229/0.224/0.225; weights apache-2.0")
     assert lines["never trained"] == "1 tensor that the student keeps fixed: pos_embed"
-    assert made.as_dict()["student"]["fixed"] == ["pos_embed"]
-    assert made.as_dict()["student"]["untrained"] == []
+    assert plan_as_dict(made)["student"]["fixed"] == ["pos_embed"]
+    assert plan_as_dict(made)["student"]["untrained"] == []
 
 
 def test_run_leaves_fixed_positions_as_they_are_and_says_what_was_left_out(recipe, tmp_path):

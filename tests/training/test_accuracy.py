@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
-from distillkit.evaluation.top1 import top1
 from distillkit.models.heads import Answer
+from distillkit.training.accuracy import top1
 
 
 class Fixed(nn.Module):
