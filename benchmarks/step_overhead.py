@@ -28,9 +28,9 @@ from machine import machine
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from distillkit.compute.devices import keep_freed_memory
 from distillkit.contracts import Signal
 from distillkit.data.batches import MicroBatch, Window
-from distillkit.host_memory import keep_freed_memory
 from distillkit.models.classes import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.timm_model import TimmModel

@@ -13,10 +13,10 @@ from typing import IO, Any, Literal
 import torch
 from pydantic import BaseModel, NonNegativeInt
 
+from distillkit.compute.distributed import Processes
 from distillkit.errors import RunDirectoryError
 from distillkit.files import write_json, write_text
 from distillkit.plain_files import read_json
-from distillkit.processes import Processes
 from distillkit.recipe import Recipe
 from distillkit.recipe_files import dump, load_recipe
 

@@ -88,7 +88,7 @@ def resume(terminal: Terminal, directory: Path) -> None:
 def show_plan(terminal: Terminal, recipe: Recipe) -> None:
     """Show what a recipe comes to: the match of its names, its arithmetic, the least time it can take."""
     plan = make_plan(recipe)
-    from distillkit.devices import pick_device
+    from distillkit.compute.devices import pick_device
     from distillkit.planning.cost import matmul_rate
     from distillkit.planning.show import plan_lines
 

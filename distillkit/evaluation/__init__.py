@@ -3,6 +3,7 @@
 These are the names that a plugin of an evaluator or a tracker may import, beside those of `distillkit` itself.
 """
 
+from distillkit.compute.distributed import ALONE, Processes
 from distillkit.evaluation.attention import see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Sight, as_png, draw_attention
 from distillkit.evaluation.features import Features, View, extract
@@ -10,7 +11,6 @@ from distillkit.evaluation.finetuning import finetuned_top1
 from distillkit.evaluation.measurement import Evaluation, Measurement, Row
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.evaluation.subsets import balanced_subset, listed_subset
-from distillkit.processes import ALONE, Processes
 from distillkit.training.accuracy import scored, tally
 
 __all__ = [

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from distillkit.compute.devices import pick_device, pick_precision
 from distillkit.contracts import Layers, Model, ModelSpec
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.devices import pick_device, pick_precision
 from distillkit.errors import DataError, SignalError, UserError, one_line
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention

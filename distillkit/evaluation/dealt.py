@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distillkit.processes import Processes
+from distillkit.compute.distributed import Processes
 
 
 def in_order(rows: Tensor, sizes: Sequence[int], processes: Processes) -> Tensor:

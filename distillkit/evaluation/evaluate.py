@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distillkit.blame import blamed
+from distillkit.compute.devices import pick_device
+from distillkit.compute.distributed import ALONE, PATIENCE, joined
 from distillkit.contracts import ModelSpec
 from distillkit.counting import counted
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
-from distillkit.devices import pick_device
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.judged import open_judged
 from distillkit.evaluation.measurement import Evaluation, Measurement, append, check_measurement
@@ -23,7 +24,6 @@ from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
 from distillkit.incidents import BrokenImage, Incidents
 from distillkit.negotiation import KINDS, SPOKEN
-from distillkit.processes import ALONE, PATIENCE, joined
 from distillkit.recipe import Data, Recipe
 from distillkit.version import __version__
 

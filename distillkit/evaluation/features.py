@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
 from distillkit.evaluation.dealt import in_order
-from distillkit.processes import ALONE, Processes
 from distillkit.promises import speak
 
 

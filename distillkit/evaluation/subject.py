@@ -12,13 +12,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from distillkit.compute.devices import pick_precision
+from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
 from distillkit.data.datasets import DataSets
 from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
-from distillkit.devices import pick_precision
 from distillkit.errors import ClassSpaceError, visible
 from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract
@@ -26,7 +27,6 @@ from distillkit.evaluation.measurement import Measurement
 from distillkit.incidents import BrokenImage, Incidents
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
-from distillkit.processes import ALONE, Processes
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training
 
 

@@ -10,13 +10,13 @@ from timm.models import is_model
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distillkit.compute.distributed import Processes
 from distillkit.contracts import Model, ModelSpec, Outputs, Wanted
 from distillkit.errors import RecipeError
 from distillkit.models.classes import ClassMap
 from distillkit.models.precision import at_least_float32, keep_cast
 from distillkit.models.sharding import shard
 from distillkit.models.timm_networks import TimmRequest, describe_network
-from distillkit.processes import Processes
 
 Size = Literal["auto", "student", "native"] | int
 SMALLEST, LARGEST = 0.5, 2.0

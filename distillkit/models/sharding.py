@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from distillkit.processes import Processes
+from distillkit.compute.distributed import Processes
 
 CONTAINERS = (nn.ModuleList, nn.Sequential)
 

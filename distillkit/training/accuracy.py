@@ -10,9 +10,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models.heads import Answer, fuse
-from distillkit.processes import ALONE, Processes
 from distillkit.promises import speak
 
 Scored: TypeAlias = tuple[Mapping[str, Tensor], Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as aot_config
 
-from distillkit.processes import ALONE, Processes
+from distillkit.compute.distributed import ALONE, Processes
 
 
 class Balance:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from distillkit.processes import ALONE, Processes
+from distillkit.compute.distributed import ALONE, Processes
 
 Item = TypeVar("Item")
 

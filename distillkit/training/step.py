@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts import BatchInfo, Outputs
-from distillkit.processes import ALONE, Processes
 from distillkit.training.balance import Balance, gradient_norm
 from distillkit.training.guard import Buffers, anchored, move_where_finite
 from distillkit.training.lessons import Lessons

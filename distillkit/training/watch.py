@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import Tensor
 
-from distillkit.processes import ALONE, Processes
+from distillkit.compute.distributed import ALONE, Processes
 from distillkit.training.step import Outcome
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributed import DistStoreError, PrefixStore, TCPStore
 
-from distillkit.processes import _met
+from distillkit.compute.distributed import _met
 
 PROGRAM = """
 import sys

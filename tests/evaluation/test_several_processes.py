@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from distillkit.compute.distributed import Processes
 from distillkit.evaluation.dealt import in_order
-from distillkit.processes import Processes
 from distillkit.recipe import Recipe
 from distillkit.runner import run
 

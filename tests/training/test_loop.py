@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillkit.compute.distributed import ALONE
 from distillkit.data.batches import Window
-from distillkit.processes import ALONE
 from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.meter import Meter
 from distillkit.training.noise import seed_model_noise

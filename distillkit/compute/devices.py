@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+
 import torch
 
 from distillkit.errors import RecipeError
@@ -43,3 +46,21 @@ def pick_precision(asked: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+# <malloc.h> of glibc: the number of a parameter, and the largest value that it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**31 - 1), (-3, 2**25)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to give freed memory back to the system; elsewhere nothing happens.
+
+    A step on the CPU frees its tensors and the next one takes as much again. Given back in between, that memory comes
+    anew page by page, zeroed: 900 page faults a step for a ViT of 0.4 million parameters and a batch of 8, and some
+    percent of its time. Holds for the whole process.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    for parameter, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+        library.mallopt(parameter, value)
