@@ -33,7 +33,7 @@ from machine import machine
 from step_overhead import bootstrap_interval
 from torch import Tensor, nn
 
-from distillkit.contracts import Signal
+from distillkit.contracts.model import Signal
 from distillkit.models import TimmModel
 
 WAYS = ("none", "row", "map")

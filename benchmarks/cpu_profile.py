@@ -25,8 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distillkit.contracts.runtime import Servable
 from distillkit.hooks import Plugins, installed_plugins
-from distillkit.serving import Servable
 from distillkit_cli.profile_progress import progress_on
 from distillkit_cli.terminal import Terminal
 from distillkit_export.asked import Asked

@@ -35,9 +35,9 @@ from machine import machine
 from parity_cases import DIGITS, Case, cases
 from torch import Tensor, nn
 
-from distillkit.contracts import Model, ModelRequest
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.model import Model, ModelRequest
 from distillkit.errors import DistillkitError
-from distillkit.exporting import ExportRequest
 from distillkit.hooks import Plugins, installed_plugins, split_name
 from distillkit.models import sincos_position_embedding
 from distillkit.recipe import Recipe

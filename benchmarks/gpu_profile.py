@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from distillkit.contracts.exporter import Precision
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError
-from distillkit.exporting import Precision
 from distillkit.hooks import Plugins, installed_plugins
-from distillkit.serving import Servable
 from distillkit_export.asked import Asked
 from distillkit_export.bundle_reader import open_bundle
 from distillkit_export.exports import export

@@ -29,7 +29,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from distillkit.compute.devices import keep_freed_memory
-from distillkit.contracts import Signal
+from distillkit.contracts.model import Signal
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.models.classes import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher

@@ -3,20 +3,20 @@
 These are the names that a plugin may import; everything below this package can move. None of them needs torch.
 """
 
-from distillkit.contracts import (
-    BatchInfo,
-    Loss,
+from distillkit.contracts.incidents import BrokenImage, Incidents
+from distillkit.contracts.loss import BatchInfo, Loss, TargetSpec
+from distillkit.contracts.model import (
     Model,
     ModelFactory,
     ModelRequest,
     ModelSpec,
     Outputs,
-    PluginSpec,
     Read,
     Signal,
-    TargetSpec,
     Wanted,
 )
+from distillkit.contracts.plugin import PluginSpec
+from distillkit.contracts.run import RunInfo, RunModels, Samples
 from distillkit.errors import (
     BrokenPluginError,
     CheckpointError,
@@ -38,8 +38,6 @@ from distillkit.errors import (
     WeightsError,
 )
 from distillkit.hookspecs import hookimpl
-from distillkit.incidents import BrokenImage, Incidents
-from distillkit.run_info import RunInfo, RunModels, Samples
 from distillkit.version import __version__
 
 __all__ = [

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import NoReturn
 
+from distillkit.contracts.incidents import BrokenImage, told
+from distillkit.contracts.run import RunInfo
 from distillkit.data.batches import Window
 from distillkit.data.tolerance import check_broken
 from distillkit.errors import TrainingError
 from distillkit.files import write_json
 from distillkit.hooks import Plugins
-from distillkit.incidents import BrokenImage, told
 from distillkit.run_directory import RunDirectory
-from distillkit.run_info import RunInfo
 from distillkit.saved_step import save_step
 from distillkit.session import Session
 from distillkit.training.watch import Skipped

@@ -22,16 +22,16 @@ from distillkit.checkpoint import (
     write_checkpoint,
 )
 from distillkit.chronicle import Chronicle
-from distillkit.contracts import Model
+from distillkit.contracts.incidents import Incidents
+from distillkit.contracts.model import Model
+from distillkit.contracts.run import RunInfo
 from distillkit.counting import counted
 from distillkit.errors import CheckpointError, RunInterrupted
 from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
-from distillkit.incidents import Incidents
 from distillkit.models.saved_student import save_student
 from distillkit.outages import outage
 from distillkit.run_directory import RunDirectory
-from distillkit.run_info import RunInfo
 from distillkit.session import Session
 from distillkit.training.interruption import Interruption
 from distillkit.training.loop import Callbacks, Record, Rhythm, train

@@ -17,7 +17,8 @@ import pluggy
 
 from distillkit import hookspecs
 from distillkit.blame import GROUP, kind_of, reason
-from distillkit.contracts import PluginSpec, Signal
+from distillkit.contracts.model import Signal
+from distillkit.contracts.plugin import PluginSpec
 from distillkit.suggestions import nearest
 from distillkit.switches import VARIABLE, check_names, switch_for, switched_off
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pluggy import HookImpl
     from pydantic import BaseModel
 
-    from distillkit.run_info import RunInfo, RunModels
+    from distillkit.contracts.run import RunInfo, RunModels
 
 
 def installed_plugins() -> Plugins:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from distillkit.contracts import PluginSpec
-    from distillkit.run_info import RunInfo, RunModels
+    from distillkit.contracts.plugin import PluginSpec
+    from distillkit.contracts.run import RunInfo, RunModels
 
 hookspec = pluggy.HookspecMarker("distillkit")
 hookimpl = pluggy.HookimplMarker("distillkit")
@@ -167,7 +167,8 @@ def distillkit_exporters() -> Sequence[PluginSpec]:
     """Name the formats that `distillkit export` can write.
 
     Called: once per process that exports.
-    Return: one PluginSpec per format; its factory is a `distillkit.exporting.ExporterFactory`. All answers count.
+    Return: one PluginSpec per format; its factory is a
+    `distillkit.contracts.exporter.ExporterFactory`. All answers count.
     Example: export/distillkit_export/catalog.py
     """
     raise NotImplementedError
@@ -178,7 +179,8 @@ def distillkit_runtimes() -> Sequence[PluginSpec]:
     """Name the runtimes in which exported students are executed, checked and timed.
 
     Called: once per process that exports, profiles or predicts.
-    Return: one PluginSpec per runtime; its factory is a `distillkit.serving.RuntimeFactory`. All answers count.
+    Return: one PluginSpec per runtime; its factory is a
+    `distillkit.contracts.runtime.RuntimeFactory`. All answers count.
     Example: export/distillkit_export/catalog.py
     """
     raise NotImplementedError

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.blame import author_of, blamed, kind_of, refuse
-from distillkit.contracts import Loss, ModelSpec, Outputs, Read, Signal, TargetSpec, Wanted
+from distillkit.contracts.loss import Loss, TargetSpec
+from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.errors import BrokenPluginError
 
 

@@ -13,20 +13,21 @@ from torch import Tensor, nn
 from distillkit.checkpoint import Checkpoint, join_optimizer_state, putting_back, split_optimizer_state
 from distillkit.compute.devices import keep_freed_memory, pick_device, pick_precision
 from distillkit.compute.distributed import ALONE, Processes
-from distillkit.contracts import Loss, Model
+from distillkit.contracts.incidents import BrokenImage
+from distillkit.contracts.loss import Loss
+from distillkit.contracts.model import Model
+from distillkit.contracts.run import RunModels
 from distillkit.data.batches import TrainingData
 from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.order import check_equal_turns
 from distillkit.data.samples import evaluation_samples
 from distillkit.hooks import Plugins
-from distillkit.incidents import BrokenImage
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.making import build_model
 from distillkit.models.sharding import parameter_bytes
 from distillkit.models.weights import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
-from distillkit.run_info import RunModels
 from distillkit.training.accuracy import top1
 from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lectern, Lessons, Pupil

@@ -11,7 +11,7 @@ from distillkit.errors import UserError
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.contracts import Layers
+    from distillkit.contracts.model import Layers
 
 TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it such as RUN/best, or a teacher's name.")
 IMAGES = typer.Argument(metavar="IMAGE", help="Pictures; each is seen as in evaluation.")

@@ -16,7 +16,7 @@ from distillkit_cli.options import JSON, flattened
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.exporting import Precision
+    from distillkit.contracts.exporter import Precision
 
 PRECISION, GATE, GRAPH = "Precisions and formats", "Gate and calibration", "The graph"
 """The panels of --help."""
@@ -105,7 +105,7 @@ def export(  # noqa: PLR0913 - one parameter per option
       distillkit export runs/soft/best --head class --out digits-onnx/ --json
       distillkit export runs/deit-ti-digits-001 --trt --fp16 --batch 1:8:64
     """
-    from distillkit.exporting import parse_image_size
+    from distillkit.contracts.exporter import parse_image_size
     from distillkit.hooks import installed_plugins
     from distillkit_export.asked import Asked
     from distillkit_export.bundle import MANIFEST

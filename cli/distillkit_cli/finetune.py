@@ -64,7 +64,7 @@ def _as_student(teacher: str, plugins: Plugins) -> str:
 
     Raises: UnknownPluginError where there is no such student.
     """
-    from distillkit.contracts import ModelRequest
+    from distillkit.contracts.model import ModelRequest
     from distillkit.errors import UnknownPluginError
     from distillkit.extras import require
     from distillkit.hooks import split_name

@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from distillkit.contracts.run import RunInfo
 from distillkit.counting import counted
-from distillkit.run_info import RunInfo
 from distillkit_cli.terminal import Terminal
 
 Record = Mapping[str, float]

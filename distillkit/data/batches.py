@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.incidents import BrokenImage
+from distillkit.contracts.model import ModelSpec
 from distillkit.data.datasets import DataSets
 from distillkit.data.loading import IndexedWindows, Layout
 from distillkit.data.mixing import Mixer
@@ -21,7 +22,6 @@ from distillkit.data.streaming import StreamedWindows
 from distillkit.data.transforms import training_transform
 from distillkit.data.workers import loader_processes
 from distillkit.errors import RecipeError
-from distillkit.incidents import BrokenImage
 from distillkit.recipe import Recipe
 
 

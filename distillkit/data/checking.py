@@ -18,6 +18,7 @@ from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, TypeAlias
 
+from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
 from distillkit.data.faults import broken_image
 from distillkit.data.oddities import class_oddities, fewer_than_a_batch, unlabelled_beside_classes
@@ -26,7 +27,6 @@ from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.errors import DataError, UnreadableImageError
 from distillkit.hooks import Plugins
-from distillkit.incidents import BrokenImage
 from distillkit.recipe import Data
 
 CHUNK = 16

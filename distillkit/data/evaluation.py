@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.incidents import BrokenImage
+from distillkit.contracts.model import ModelSpec
 from distillkit.data.faults import broken_image
 from distillkit.data.loading import host_batches
 from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.data.workers import loader_processes
 from distillkit.errors import DataError, UnreadableImageError, UserError
-from distillkit.incidents import BrokenImage
 from distillkit.recipe import Augment
 
 

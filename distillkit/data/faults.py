@@ -16,8 +16,8 @@ from typing import BinaryIO, Literal, TypeAlias
 
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
+from distillkit.contracts.incidents import BrokenImage
 from distillkit.errors import UnreadableImageError, one_line, said_by
-from distillkit.incidents import BrokenImage
 from distillkit.plain_files import require_plain
 
 Kind: TypeAlias = Literal[

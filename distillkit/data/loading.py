@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.faults import broken_image
 from distillkit.data.order import Entries, Order, share, view_of
 from distillkit.data.preparation import HostBatch, Preparation, Sample
 from distillkit.data.sources import Source, load_image
 from distillkit.data.substitutes import ATTEMPTS, Substitutes
 from distillkit.errors import DataError, RecipeError, UnreadableImageError, UserError
-from distillkit.incidents import BrokenImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image

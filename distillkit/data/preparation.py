@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.mixing import Mixer, label_rows
 from distillkit.data.randomness import isolated, reseed
 from distillkit.data.transforms import Transform
-from distillkit.incidents import BrokenImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.model import ModelSpec
+from distillkit.contracts.run import Samples
 from distillkit.data.datasets import DataSets
 from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import UnreadableImageError
 from distillkit.recipe import Augment
-from distillkit.run_info import Samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image

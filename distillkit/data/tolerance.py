@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from distillkit.contracts.incidents import Incidents
 from distillkit.counting import counted
 from distillkit.data.datasets import DataSets
 from distillkit.errors import DataError
-from distillkit.incidents import Incidents
 
 
 def check_broken(incidents: Incidents, datasets: DataSets, share: float) -> None:

@@ -10,7 +10,7 @@ from timm.data.transforms import ResizeKeepRatio
 from torch import Tensor
 from torchvision import transforms
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.model import ModelSpec
 from distillkit.errors import RecipeError
 from distillkit.recipe import Augment
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import Layers, Model, ModelSpec, Outputs, Read, Signal, TeacherView
+from distillkit.contracts.model import Layers, Model, ModelSpec, Outputs, Read, Signal, TeacherView
+from distillkit.contracts.signal_matching import KINDS
 from distillkit.errors import BrokenPluginError, SignalError
 from distillkit.evaluation.attention_figure import Sight
 from distillkit.models.layer_mapping import matched_layers
-from distillkit.negotiation import KINDS
 
 if TYPE_CHECKING:
     import numpy as np

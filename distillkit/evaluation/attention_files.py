@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.compute.devices import pick_device, pick_precision
-from distillkit.contracts import Layers, Model, ModelSpec
+from distillkit.contracts.model import Layers, Model, ModelSpec
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import DataError, SignalError, UserError, one_line
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable

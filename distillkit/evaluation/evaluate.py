@@ -12,7 +12,9 @@ from typing import Any, Literal
 from distillkit.blame import blamed
 from distillkit.compute.devices import pick_device
 from distillkit.compute.distributed import ALONE, PATIENCE, joined
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.incidents import BrokenImage, Incidents
+from distillkit.contracts.model import ModelSpec
+from distillkit.contracts.signal_matching import KINDS, SPOKEN
 from distillkit.counting import counted
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import Selection
@@ -22,8 +24,6 @@ from distillkit.evaluation.judged import open_judged
 from distillkit.evaluation.measurement import Evaluation, Measurement, append, check_measurement
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
-from distillkit.incidents import BrokenImage, Incidents
-from distillkit.negotiation import KINDS, SPOKEN
 from distillkit.recipe import Data, Recipe
 from distillkit.version import __version__
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.errors import UserError
 from distillkit.evaluation.subject import Subject
 from distillkit.hooks import installed_plugins
-from distillkit.incidents import BrokenImage, Incidents
 from distillkit.recipe import Mixing, Optimizer, Recipe, Schedule, Training
 from distillkit.run_directory import RunDirectory
 from distillkit.runner import run

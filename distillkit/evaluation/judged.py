@@ -9,7 +9,7 @@ from typing import cast
 from timm.models import is_model
 from torch import nn
 
-from distillkit.contracts import ModelRequest, ModelSpec
+from distillkit.contracts.model import ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.heads import Answer

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from distillkit.compute.devices import pick_precision
 from distillkit.compute.distributed import ALONE, Processes
-from distillkit.contracts import ModelSpec, Outputs, Wanted
+from distillkit.contracts.incidents import BrokenImage, Incidents
+from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
 from distillkit.data.datasets import DataSets
 from distillkit.data.evaluation import EvaluationData, none_readable
@@ -24,7 +25,6 @@ from distillkit.errors import ClassSpaceError, visible
 from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.measurement import Measurement
-from distillkit.incidents import BrokenImage, Incidents
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from timm.data import ImageNetInfo
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.model import ModelSpec
 from distillkit.errors import ClassSpaceError, RecipeError, shortened
 from distillkit.plain_files import read_plain_text
 

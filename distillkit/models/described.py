@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from distillkit.contracts import Model, ModelSpec, Outputs, Wanted
+from distillkit.contracts.model import Model, ModelSpec, Outputs, Wanted
 
 
 class Described(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distillkit.compute.distributed import Processes
-from distillkit.contracts import Model, ModelSpec, Outputs, Wanted
+from distillkit.contracts.model import Model, ModelSpec, Outputs, Wanted
 from distillkit.errors import RecipeError
 from distillkit.models.classes import ClassMap
 from distillkit.models.precision import at_least_float32, keep_cast

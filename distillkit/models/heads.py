@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import Model, ModelSpec, Outputs, Signal, Wanted
+from distillkit.contracts.model import Model, ModelSpec, Outputs, Signal, Wanted
 from distillkit.errors import BrokenPluginError, UserError
 
 Head = Literal["fused", "class", "distill"]

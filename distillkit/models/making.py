@@ -7,7 +7,7 @@ from typing import Literal, cast
 from torch import nn
 
 from distillkit.blame import kind_of, refuse
-from distillkit.contracts import Model, ModelRequest, ModelSpec
+from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.hooks import Plugins
 
 Role = Literal["teacher", "student"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from distillkit.contracts import Model, ModelRequest, ModelSpec
+from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.files import write_json, write_tensors
 from distillkit.hooks import Plugins, split_name

@@ -8,7 +8,7 @@ from pathlib import Path
 from timm.models import is_model
 from torch import Tensor
 
-from distillkit.contracts import Model, ModelSpec
+from distillkit.contracts.model import Model, ModelSpec
 from distillkit.errors import WeightsError
 from distillkit.models.hub import published_weights
 from distillkit.models.saved_student import WEIGHTS, read_student

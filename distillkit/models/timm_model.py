@@ -10,7 +10,7 @@ import torch
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
+from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import ClassTokenRows
 from distillkit.models.precision import at_least_float32

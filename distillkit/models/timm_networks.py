@@ -11,7 +11,7 @@ import torch
 from timm.models import is_model, list_models
 from torch import Tensor, nn
 
-from distillkit.contracts import ModelSpec, Signal
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import RecipeError
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import why_no_rows

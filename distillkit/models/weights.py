@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from distillkit.contracts import Model, ModelSpec
+from distillkit.contracts.model import Model, ModelSpec
 from distillkit.errors import WeightsError
 from distillkit.models.heads import SPOKEN_HEADS
 from distillkit.models.layouts import fit_positions, fit_tokens, translate

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from distillkit.contracts import Loss, ModelSpec, Read, Signal
+from distillkit.contracts.loss import Loss
+from distillkit.contracts.model import ModelSpec, Read, Signal
+from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import RecipeError
 from distillkit.hooks import Plugins
-from distillkit.negotiation import check_reads
 from distillkit.planning.plan import LossPlan
 from distillkit.promises import check_declarations
 from distillkit.recipe import LossEntry, Recipe

@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
+from distillkit.contracts.model import ModelRequest, ModelSpec, Read, Signal
+from distillkit.contracts.signal_matching import demand
 from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.oddities import fewer_than_a_batch
 from distillkit.data.order import samples_per_step, steps_per_epoch
@@ -17,7 +18,6 @@ from distillkit.errors import DataError, RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins
 from distillkit.models.frozen_teacher import spec_at
 from distillkit.models.making import build_model
-from distillkit.negotiation import demand
 from distillkit.planning.cost import Cost
 from distillkit.planning.label_weight import resolve_label_weight
 from distillkit.planning.losses import build_loss, plan_loss, reads_a_teacher

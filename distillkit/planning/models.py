@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from distillkit.contracts import ModelRequest, ModelSpec, Read, Signal
+from distillkit.contracts.model import ModelRequest, ModelSpec, Read, Signal
+from distillkit.contracts.signal_matching import demand
 from distillkit.data.datasets import DataSets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.hooks import Plugins, split_name
@@ -17,7 +18,6 @@ from distillkit.models.frozen_teacher import spec_at, teacher_size
 from distillkit.models.making import build_model, describe_model
 from distillkit.models.starting_weights import PUBLISHED
 from distillkit.models.weights import load_notes
-from distillkit.negotiation import demand
 from distillkit.planning.plan import LossPlan, TeacherPlan
 from distillkit.recipe import LossEntry, Recipe, StudentEntry, TeacherEntry
 

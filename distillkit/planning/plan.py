@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distillkit.contracts import Loss, ModelRequest, ModelSpec, Signal, Wanted
+from distillkit.contracts.loss import Loss
+from distillkit.contracts.model import ModelRequest, ModelSpec, Signal, Wanted
 from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.recipe import Recipe, TeacherEntry
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillkit.contracts import BatchInfo, Loss, ModelSpec, Outputs, Wanted
+from distillkit.contracts.loss import BatchInfo, Loss
+from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.errors import BrokenPluginError
 from distillkit.promises import check_gradients, check_outputs, revealed_shapes, speak, tensors_of
 from distillkit.training.step import given

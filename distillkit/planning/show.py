@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillkit.contracts import ModelSpec, Signal, Wanted
+from distillkit.contracts.model import ModelSpec, Signal, Wanted
+from distillkit.contracts.signal_matching import SPOKEN
 from distillkit.counting import counted
-from distillkit.negotiation import SPOKEN
 from distillkit.planning.cost import Cost
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.training.optimisation import effective_lr, warmup_steps

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from distillkit.exporting import PRECISIONS, Artifact, Exporter, ExporterFactory, ExportRequest, ExportSource, Scorer
+from distillkit.contracts.exporter import (
+    PRECISIONS,
+    Artifact,
+    Exporter,
+    ExporterFactory,
+    ExportRequest,
+    ExportSource,
+    Scorer,
+)
 from distillkit.models.timm_model import TimmModel
 from distillkit.testing.findings import Check, Findings
 from distillkit.testing.registration import (
@@ -29,7 +37,7 @@ from distillkit.testing.subject import find_subject
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.exporting import Precision
+    from distillkit.contracts.exporter import Precision
 
 IMAGES = 3
 

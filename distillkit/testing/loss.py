@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from distillkit.contracts import Loss
+from distillkit.contracts.loss import Loss
+from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import UserError
-from distillkit.negotiation import check_reads
 from distillkit.testing import loss_declarations, loss_terms
 from distillkit.testing.findings import Check, Findings, one_line
 from distillkit.testing.loss_case import LossCase

@@ -12,7 +12,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from distillkit.contracts import BatchInfo, Loss, Outputs
+from distillkit.contracts.loss import BatchInfo, Loss
+from distillkit.contracts.model import Outputs
 from distillkit.testing.subject import Subject
 from distillkit.testing.synthetic import SAMPLES, Pair, map_batch, map_outputs, synthetic_batch, synthetic_outputs
 

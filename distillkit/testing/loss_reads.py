@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from distillkit.contracts import ModelSpec, Outputs, Read, Signal
-from distillkit.negotiation import SPOKEN
+from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
+from distillkit.contracts.signal_matching import SPOKEN
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import LossCase
 from distillkit.testing.synthetic import map_outputs, synthetic_outputs

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkit.contracts import BatchInfo, Outputs
+from distillkit.contracts.loss import BatchInfo
+from distillkit.contracts.model import Outputs
 from distillkit.errors import UserError
 from distillkit.promises import dtype_of, tensors_of
 from distillkit.testing.findings import one_line

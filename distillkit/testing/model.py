@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from distillkit.contracts import ModelFactory, ModelRequest
+from distillkit.contracts.model import ModelFactory, ModelRequest
 from distillkit.errors import UserError
 from distillkit.hooks import split_name
 from distillkit.testing import model_description, model_outputs

@@ -10,7 +10,15 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import LAYERED, Model, ModelRequest, ModelSpec, Outputs, Signal, Wanted
+from distillkit.contracts.model import (
+    LAYERED,
+    Model,
+    ModelRequest,
+    ModelSpec,
+    Outputs,
+    Signal,
+    Wanted,
+)
 from distillkit.promises import revealed_shapes
 from distillkit.testing.subject import Subject
 

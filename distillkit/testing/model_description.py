@@ -8,7 +8,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import LAYERED, ModelSpec, Signal
+from distillkit.contracts.model import LAYERED, ModelSpec, Signal
 from distillkit.promises import tensors_of
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import differences, tensor_state

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from distillkit.contracts import LAYERED, Outputs, Signal, Wanted
+from distillkit.contracts.model import LAYERED, Outputs, Signal, Wanted
 from distillkit.promises import dtype_of, tensors_of
 from distillkit.testing.loss_case import difference
 from distillkit.testing.model_case import SAMPLES, ModelCase, say

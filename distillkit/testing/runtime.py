@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit.contracts.runtime import Availability, Runtime, Servable, Session
 from distillkit.errors import DistillkitError, UnavailableError
-from distillkit.serving import Availability, Runtime, Servable, Session
 from distillkit.testing.findings import Check, Findings, one_line
 from distillkit.testing.registration import listing_is_clear, warn_of_slow_listing
 from distillkit.testing.subject import find_subject

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distillkit.contracts import BatchInfo, ModelSpec, Outputs, Read, Signal
-from distillkit.negotiation import demand, restrict
+from distillkit.contracts.loss import BatchInfo
+from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
+from distillkit.contracts.signal_matching import demand, restrict
 
 # Numbers that differ from one another, so that mistaken axes show.
 CLASSES = 7

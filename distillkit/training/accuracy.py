@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.compute.distributed import ALONE, Processes
-from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
+from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models.heads import Answer, fuse
 from distillkit.promises import speak
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distillkit.compute.distributed import ALONE, Processes
-from distillkit.contracts import BatchInfo, Outputs
+from distillkit.contracts.loss import BatchInfo
+from distillkit.contracts.model import Outputs
 from distillkit.training.balance import Balance, gradient_norm
 from distillkit.training.guard import Buffers, anchored, move_where_finite
 from distillkit.training.lessons import Lessons

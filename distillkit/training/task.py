@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.blame import blamed
-from distillkit.contracts import BatchInfo, Loss, ModelSpec, Outputs, Wanted
+from distillkit.contracts.loss import BatchInfo, Loss
+from distillkit.contracts.model import ModelSpec, Outputs, Wanted
+from distillkit.contracts.signal_matching import restrict
 from distillkit.errors import BrokenPluginError
-from distillkit.negotiation import restrict
 from distillkit.promises import check_outputs, check_terms, named, speak, tensors_of, unchanged
 
 Targets: TypeAlias = Mapping[str, Mapping[str, Tensor]]

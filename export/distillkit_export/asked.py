@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from distillkit.contracts.exporter import PRECISIONS, Precision, Progress
 from distillkit.errors import UserError
-from distillkit.exporting import PRECISIONS, Precision, Progress
 from distillkit.suggestions import unknown_name
 from distillkit_export.limits import TOLERANCES, Limits, Tolerance
 from distillkit_export.pictures import ImageWish
 from distillkit_export.stage import Format
 
 if TYPE_CHECKING:
-    from distillkit.exporting import Exporter
+    from distillkit.contracts.exporter import Exporter
     from distillkit.hooks import Plugins
 
 ONNX = "onnx"

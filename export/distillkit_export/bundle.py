@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from distillkit.contracts import Signal
-from distillkit.exporting import (
+from distillkit.contracts.exporter import (
     BATCH,
     HEIGHT,
     INPUT,
@@ -26,11 +25,12 @@ from distillkit.exporting import (
     output_name,
     side_multiples,
 )
+from distillkit.contracts.model import Signal
 from distillkit.files import sha256, write_json
 from distillkit.version import __version__
 
 if TYPE_CHECKING:
-    from distillkit.contracts import ModelSpec
+    from distillkit.contracts.model import ModelSpec
 
 MANIFEST = "bundle.json"
 REJECTED = "rejected"

@@ -30,7 +30,7 @@ from distillkit_export.paths import inside
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.exporting import Precision
+    from distillkit.contracts.exporter import Precision
 
 LARGEST_TEXT = 64 * 2**20
 LARGEST_FILE = 8 * 2**30

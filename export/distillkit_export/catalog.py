@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillkit.contracts import PluginSpec
+from distillkit.contracts.plugin import PluginSpec
 from distillkit.hookspecs import hookimpl
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from distillkit.exporting import Artifact, ExportSource
+    from distillkit.contracts.exporter import Artifact, ExportSource
 
 IMAGES = 64
 """How many images of the gate these checks look at."""

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.contracts import Model, ModelSpec, Signal
+from distillkit.contracts.exporter import (
+    Artifact,
+    ExportRequest,
+    ExportSource,
+    Fusion,
+    Head,
+    Precision,
+)
+from distillkit.contracts.model import Model, ModelSpec, Signal
 from distillkit.counting import counted
 from distillkit.errors import GateError, UnavailableError, UserError
-from distillkit.exporting import Artifact, ExportRequest, ExportSource, Fusion, Head, Precision
 from distillkit_export.asked import Asked
 from distillkit_export.bundle import REJECTED, Bundle, PendingCard, card, describe, versions, write_manifest
 from distillkit_export.folder import published, require_free

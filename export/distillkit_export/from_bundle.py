@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
-from distillkit.exporting import ExportSource, Precision
 from distillkit.files import whole_directory
 from distillkit_export.asked import ONNX, Asked
 from distillkit_export.bundle import Bundle, card, request_of, write_manifest

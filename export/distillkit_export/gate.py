@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from distillkit.exporting import Artifact, Precision, Scorer
+    from distillkit.contracts.exporter import Artifact, Precision, Scorer
     from distillkit_export.checks import Check
     from distillkit_export.limits import Limits
 

@@ -13,9 +13,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from distillkit.contracts import Model, ModelSpec
+from distillkit.contracts.exporter import side_multiples
+from distillkit.contracts.model import Model, ModelSpec
 from distillkit.errors import UserError
-from distillkit.exporting import side_multiples
 from distillkit.models import Described, resize_position_embedding, sincos_position_embedding
 from distillkit.models.frozen_teacher import spec_at
 from distillkit.models.layouts import fit_positions

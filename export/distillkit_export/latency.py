@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.exporting import Scorer
+    from distillkit.contracts.exporter import Scorer
 
 ROUNDS, WARM_UP = 15, 3
 LEAST_S = 0.005

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from distillkit.exporting import Precision
+from distillkit.contracts.exporter import Precision
 
 Tolerance = Literal["strict", "default", "loose"]
 

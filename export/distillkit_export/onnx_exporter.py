@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Precision, Scorer
 from distillkit.errors import UnavailableError, UserError
-from distillkit.exporting import PRECISIONS, Artifact, ExportSource, Precision, Scorer
 from distillkit.extras import require
 from distillkit_export import onnx_file, onnx_precision
 from distillkit_export.onnx_quantized import Calibrator

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillkit.contracts.exporter import HEIGHT, INPUT, WIDTH
 from distillkit.errors import UnavailableError, one_line
-from distillkit.exporting import HEIGHT, INPUT, WIDTH
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from distillkit.contracts.exporter import Precision
 from distillkit.errors import GateError
-from distillkit.exporting import Precision
 from distillkit_export.onnx_structure import OnnxStructureError, read_structure
 
 FLOATS: Mapping[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}

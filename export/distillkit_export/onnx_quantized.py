@@ -122,7 +122,7 @@ class _Reader:
 
     @staticmethod
     def _read(pixels: Pixels) -> Iterator[dict[str, Any]]:
-        from distillkit.exporting import INPUT
+        from distillkit.contracts.exporter import INPUT
 
         # All batches are of one size, which the quantiser's histograms rely on.
         size = min(BATCH, len(pixels))

@@ -18,7 +18,7 @@ from distillkit_export.pictures import BATCHES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.exporting import Precision, Scorer
+    from distillkit.contracts.exporter import Precision, Scorer
     from distillkit_export.pictures import Pictures
 
 CHANCE = 2.33

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from distillkit.contracts.exporter import side_multiples
 from distillkit.errors import DataError, ShapeError
-from distillkit.exporting import side_multiples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.contracts import ModelSpec
-    from distillkit.exporting import ExportRequest
+    from distillkit.contracts.exporter import ExportRequest
+    from distillkit.contracts.model import ModelSpec
 
 BATCHES = (1, 2, 7, 32)
 """Batch sizes that are measured. One and two catch a batch that was folded away, an odd one a batch that was frozen to

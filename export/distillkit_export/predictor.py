@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image
 
+from distillkit.contracts.runtime import Runtime, Servable, Setting
 from distillkit.errors import DataError, PluginError, UnavailableError
-from distillkit.serving import Runtime, Servable, Setting
 from distillkit_export.bundle_reader import OpenBundle, open_bundle
 from distillkit_export.preprocess import prepare, read_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.exporting import Precision
+    from distillkit.contracts.exporter import Precision
     from distillkit.hooks import Plugins
     from distillkit_export.bundle import ArtifactCard
 

@@ -12,7 +12,7 @@ from distillkit.counting import counted
 from distillkit.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from distillkit.exporting import Precision
+    from distillkit.contracts.exporter import Precision
     from distillkit_export.gate import Verdict
     from distillkit_export.limits import Limits
     from distillkit_export.parity import Evidence, Parity

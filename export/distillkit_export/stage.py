@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distillkit.blame import blamed, kind_of, refuse
+from distillkit.contracts.exporter import Artifact, HasFlags
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
-from distillkit.exporting import Artifact, HasFlags
 from distillkit_export.bundle import HERE, REJECTED, ArtifactCard, PendingCard
 from distillkit_export.checks import checks
 from distillkit_export.gate import Gate, Verdict, size
@@ -22,7 +22,7 @@ from distillkit_export.latency import relative_latency
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from distillkit.exporting import Exporter, ExportSource, Precision
+    from distillkit.contracts.exporter import Exporter, ExportSource, Precision
 
 COMPARED = ".compared"
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distillkit.checkpoint import checkpoints
-from distillkit.contracts import Model, ModelRequest, ModelSpec
+from distillkit.contracts.exporter import Fusion, Head, Provenance
+from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
-from distillkit.exporting import Fusion, Head, Provenance
 from distillkit.files import sha256
 from distillkit.hooks import Plugins, split_name
 from distillkit.models import Described, OneAnswer, load_student, load_weights

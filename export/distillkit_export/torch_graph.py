@@ -16,9 +16,7 @@ from timm.layers import pos_embed_sincos
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from distillkit.contracts import Model, ModelSpec, Signal, Wanted
-from distillkit.errors import UnavailableError, UserError
-from distillkit.exporting import (
+from distillkit.contracts.exporter import (
     BATCH,
     HEIGHT,
     INPUT,
@@ -29,6 +27,8 @@ from distillkit.exporting import (
     output_name,
     side_multiples,
 )
+from distillkit.contracts.model import Model, ModelSpec, Signal, Wanted
+from distillkit.errors import UnavailableError, UserError
 from distillkit.models.heads import fuse
 from distillkit_export.image_sizes import LARGEST_SIDE, at_any_size, at_image_size
 from distillkit_export.pictures import normalised

@@ -21,8 +21,8 @@ from distillkit_export.torch_graph import folded_scores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit.contracts import Model
-    from distillkit.exporting import ExportRequest
+    from distillkit.contracts.exporter import ExportRequest
+    from distillkit.contracts.model import Model
 
 
 def first_module(model: Model, request: ExportRequest, file: Path, images: NDArray[Any], least_db: float) -> str | None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import Model
-from distillkit.exporting import ExportRequest, Scorer
+from distillkit.contracts.exporter import ExportRequest, Scorer
+from distillkit.contracts.model import Model
 from distillkit_export.torch_graph import HALVES, frozen_scores
 
 if TYPE_CHECKING:

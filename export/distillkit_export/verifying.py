@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillkit.contracts.exporter import Artifact
+from distillkit.contracts.runtime import Runtime, Servable
 from distillkit.errors import GateError, UnavailableError
-from distillkit.exporting import Artifact
 from distillkit.files import write_json
-from distillkit.serving import Runtime, Servable
 from distillkit_export.bundle import MANIFEST, ArtifactCard
 from distillkit_export.bundle_reader import OpenBundle, open_bundle
 from distillkit_export.gate import Gate, Opener, Verdict
@@ -24,7 +24,7 @@ from distillkit_export.report import lines
 from distillkit_export.samples import read_samples
 
 if TYPE_CHECKING:
-    from distillkit.exporting import Exporter, Scorer
+    from distillkit.contracts.exporter import Exporter, Scorer
     from distillkit.hooks import Plugins
 
 

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from distillkit.contracts import ModelSpec, Signal
-from distillkit.exporting import ExportRequest
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit_export.bundle import ArtifactCard, describe, write_manifest
 
 NAMES = ("red", "green", "blue\x1b[2J")
@@ -174,7 +174,7 @@ def test_what_cannot_be_done_is_one_sentence(distillkit, place):
 
 
 def test_a_runtime_that_is_not_here_is_exit_code_3(distillkit, monkeypatch):
-    from distillkit.serving import Availability
+    from distillkit.contracts.runtime import Availability
     from distillkit_export.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 
     gone = Availability(works=False, detail="onnxruntime is not installed", remedy='pip install "distillkit[runtime]"')

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from distillkit.contracts import ModelSpec, Signal
-from distillkit.exporting import ExportRequest
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit_cli.profile_progress import ProfileBar, ProfileLines
 from distillkit_cli.terminal import Terminal
 from distillkit_export.bundle import ArtifactCard, describe, write_manifest

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from distillkit.contracts.run import RunInfo
 from distillkit.hooks import installed_plugins
-from distillkit.run_info import RunInfo
 from distillkit_cli.progress import BarProgress, LineProgress, progress_on
 from distillkit_cli.terminal import Terminal
 

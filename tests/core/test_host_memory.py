@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from distillkit.host_memory import keep_freed_memory
+from distillkit.compute.devices import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

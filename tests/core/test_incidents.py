@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillkit import BrokenImage, DataError, Incidents
+from distillkit.contracts.incidents import told
 from distillkit.data.tolerance import check_broken
-from distillkit.incidents import told
 from distillkit.recipe import Data
 
 images = st.builds(

@@ -14,7 +14,7 @@ from distillkit.compute.distributed import _met
 
 PROGRAM = """
 import sys
-from distillkit.processes import joined
+from distillkit.compute.distributed import joined
 for number in range(3):
     with joined("cpu") as processes:
         assert processes.gather(str(processes.rank + number)) == [str(number), str(1 + number), str(2 + number)]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillkit.contracts import ModelSpec, Outputs, Read, Signal
+from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
+from distillkit.contracts.signal_matching import check_reads, demand, restrict
 from distillkit.errors import SignalError
-from distillkit.negotiation import check_reads, demand, restrict
 
 CNN = ModelSpec(
     name="regnety16gf",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.model import ModelSpec
 from distillkit.data.datasets import open_datasets
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe

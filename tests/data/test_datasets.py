@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distillkit.contracts import PluginSpec
+from distillkit.contracts.plugin import PluginSpec
 from distillkit.data.datasets import open_datasets
 from distillkit.data.sources import load_image
 from distillkit.errors import DataError, MissingExtraError, PluginError

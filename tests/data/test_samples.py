@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit.contracts import ModelSpec, Signal
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.data.datasets import open_datasets
 from distillkit.data.evaluation import EvaluationData
 from distillkit.data.samples import evaluation_samples

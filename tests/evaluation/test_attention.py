@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from distillkit.contracts import ModelSpec, Outputs, Signal
+from distillkit.contracts.model import ModelSpec, Outputs, Signal
 from distillkit.errors import BrokenPluginError, SignalError
 from distillkit.evaluation import see_attention, why_unreadable
 from distillkit.models import ClassMap, FrozenTeacher, TimmModel

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit.contracts import ModelSpec, Signal
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import (
     ClassSpaceError,
     DataError,

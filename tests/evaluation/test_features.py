@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
+from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
 from distillkit.evaluation import View, extract
 from distillkit.models import TimmModel
 

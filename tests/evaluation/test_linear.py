@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.model import ModelSpec
 from distillkit.data.datasets import open_datasets
 from distillkit.evaluation import Features, Subject, View
 from distillkit.evaluation.evaluate import evaluate

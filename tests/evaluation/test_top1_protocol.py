@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 
-from distillkit.contracts import ModelSpec
+from distillkit.contracts.model import ModelSpec
 from distillkit.data.datasets import open_datasets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.evaluation import Subject

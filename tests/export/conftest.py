@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillkit.exporting import ExportRequest, Provenance
+from distillkit.contracts.exporter import ExportRequest, Provenance
 from distillkit.hooks import Plugins, installed_plugins
 from distillkit.models.timm_model import TimmModel
 from distillkit_export.exports import ExportResult, export_onnx

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from distillkit.contracts.runtime import Servable
 from distillkit.hooks import installed_plugins
-from distillkit.serving import Servable
 from distillkit.testing import check_exporter, check_runtime
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from distillkit.contracts.exporter import ExportRequest
 from distillkit.errors import UserError
-from distillkit.exporting import ExportRequest
 from distillkit_export.onnx_exporter import OnnxExporter
 
 

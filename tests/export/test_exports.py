@@ -20,9 +20,9 @@ import torch
 from onnx import numpy_helper
 from timm.utils.model import reparameterize_model
 
-from distillkit.contracts import Signal
+from distillkit.contracts.exporter import Artifact, ExportRequest
+from distillkit.contracts.model import Signal
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError
-from distillkit.exporting import Artifact, ExportRequest
 from distillkit.models.timm_model import TimmModel
 from distillkit.version import __version__
 from distillkit_export import onnx_exporter

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from pydantic import BaseModel
 
+from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
-from distillkit.exporting import Artifact, ExportRequest
 from distillkit.hooks import Plugins
 from distillkit_export.asked import Asked
 from distillkit_export.bundle_reader import open_bundle
@@ -191,7 +191,7 @@ def test_precision_without_its_onnx_and_a_file_that_is_there_are_sentences(bundl
 
 
 def test_onnx_itself_is_not_written_from_a_bundle(tmp_path):
-    from distillkit.exporting import ExportSource
+    from distillkit.contracts.exporter import ExportSource
 
     with pytest.raises(UnavailableError) as error:
         OnnxExporter(OnnxExporter.Options()).write(ExportSource(ExportRequest()), tmp_path, "fp32")

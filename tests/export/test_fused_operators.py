@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distillkit.exporting import ExportRequest
+from distillkit.contracts.exporter import ExportRequest
 from distillkit_export.torch_graph import onnx_graph
 
 from .conftest import small_student

@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, UnavailableError
-from distillkit.exporting import Artifact, ExportRequest
 from distillkit_export import onnx_half
 from distillkit_export.asked import Asked
 from distillkit_export.bundle_reader import open_bundle

@@ -10,9 +10,9 @@ import onnx
 import pytest
 import torch
 
-from distillkit.contracts import ModelRequest, Signal
+from distillkit.contracts.exporter import ExportRequest, parse_image_size
+from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import UserError
-from distillkit.exporting import ExportRequest, parse_image_size
 from distillkit.models import resize_position_embedding, sincos_position_embedding
 from distillkit_export.exports import export_onnx
 from distillkit_export.onnx_session import OnnxSession

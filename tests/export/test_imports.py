@@ -30,7 +30,9 @@ def run(code, *blocked):
 
 def test_everything_but_the_model_imports_without_torch_timm_and_onnx():
     imports = "; ".join(f"import {name}" for name in TORCH_FREE)
-    finished = run(f"import distillkit.exporting; {imports}", "torch", "timm", "onnx", "onnxruntime", "sklearn")
+    finished = run(
+        f"import distillkit.contracts.exporter; {imports}", "torch", "timm", "onnx", "onnxruntime", "sklearn"
+    )
     assert finished.stderr == ""
     assert {"distillkit_export.onnx_session", "distillkit_export.profiling.profile"} <= set(TORCH_FREE)
 

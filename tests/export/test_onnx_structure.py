@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from distillkit.exporting import OPSETS
+from distillkit.contracts.exporter import OPSETS
 from distillkit_export import onnx_precision, onnx_structure
 from distillkit_export.onnx_operators import ONNX
 from distillkit_export.onnx_structure import MESSAGES, OnnxStructureError, read_structure, structure_of

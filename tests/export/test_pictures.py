@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from distillkit.contracts import ModelSpec, Signal
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import DataError, ShapeError
 from distillkit_export.pictures import given_pictures, photographs
 

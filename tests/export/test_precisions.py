@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from distillkit.contracts import Signal
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.model import Signal
 from distillkit.errors import UnavailableError, UserError
-from distillkit.exporting import ExportRequest
 from distillkit.models.timm_model import TimmModel
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export_model, export_onnx

@@ -17,10 +17,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import distillkit_export
-from distillkit.contracts import ModelSpec, PluginSpec, Signal
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.model import ModelSpec, Signal
+from distillkit.contracts.plugin import PluginSpec
+from distillkit.contracts.runtime import Availability
 from distillkit.errors import BundleError, DataError, UnavailableError, UnknownPluginError
-from distillkit.exporting import ExportRequest
-from distillkit.serving import Availability
 from distillkit_export import load
 from distillkit_export.bundle import ArtifactCard, describe, write_manifest
 from distillkit_export.predict_script import predict_script, write_predict_script

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from distillkit.contracts import ModelSpec, Signal
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import DataError, UnavailableError
-from distillkit.exporting import ExportRequest
 from distillkit.recipe import Augment
 from distillkit_export.bundle import describe
 from distillkit_export.preprocess import prepare, read_image

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit.contracts import ModelSpec, Signal
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import DataError
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export

@@ -11,12 +11,12 @@ import onnx
 import pytest
 import torch
 
-from distillkit.contracts import ModelRequest
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.model import ModelRequest
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import GateError, UnavailableError
-from distillkit.exporting import ExportRequest
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import save_student
-from distillkit.serving import Servable
 from distillkit_export.exports import export_onnx
 from distillkit_export.runtimes import nvidia, onnx_runtime, processors, torch_presence
 from distillkit_export.runtimes.host_clock import HostTimed
@@ -182,7 +182,7 @@ class TestOpenVino:
         """In a process of its own, because memory that is read after it was freed ends it by a signal."""
         code = (
             "import gc, sys, numpy as np\n"
-            "from distillkit.serving import Servable\n"
+            "from distillkit.contracts.runtime import Servable\n"
             "from distillkit_export.runtimes.openvino_cpu import OpenVino\n"
             "session = OpenVino().open(Servable('onnx', sys.argv[1]), {'threads': 1})\n"
             "draw = np.random.default_rng(0).standard_normal\n"

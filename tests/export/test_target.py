@@ -82,8 +82,8 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def torch_says(distilled, plain):
     """The probabilities that torch gives, by the training side's own transform."""
+    from distillkit.contracts.exporter import ExportRequest
     from distillkit.data.transforms import evaluation_transform
-    from distillkit.exporting import ExportRequest
     from distillkit.recipe import Augment
     from distillkit_export.torch_graph import torch_scorer
 

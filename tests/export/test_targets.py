@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from distillkit.contracts.exporter import Provenance
 from distillkit.errors import CheckpointError, RunDirectoryError, UnknownPluginError, UserError, WeightsError
-from distillkit.exporting import Provenance
 from distillkit.models import hub
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe import Recipe

@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from distillkit.contracts.exporter import ExportRequest
 from distillkit.errors import BundleError, DataError, GateError, UnavailableError
-from distillkit.exporting import ExportRequest
 from distillkit.files import sha256
 from distillkit.hooks import Plugins
 from distillkit_export import verifying

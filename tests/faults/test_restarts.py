@@ -10,7 +10,7 @@ from tests.faults.worker_kills import TORCHRUN
 
 PROGRAM = """
 import os, signal
-from distillkit.processes import joined
+from distillkit.compute.distributed import joined
 with joined("cpu") as processes:
     if processes.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)

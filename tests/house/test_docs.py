@@ -13,14 +13,14 @@ import torch
 import typer
 from onnx import TensorProto, helper, numpy_helper
 
-from distillkit.contracts import PluginSpec
+from distillkit.contracts.exporter import ExportRequest, ExportSource
+from distillkit.contracts.plugin import PluginSpec
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import BundleError, GateError, UnavailableError
 from distillkit.evaluation import Features, View
-from distillkit.exporting import ExportRequest, ExportSource
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Data
 from distillkit.recipe_files import load_recipe
-from distillkit.serving import Servable
 from distillkit.testing import check_exporter, check_runtime
 from distillkit_cli.main import app
 from distillkit_export.limits import DEFAULT

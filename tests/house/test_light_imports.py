@@ -30,7 +30,7 @@ def heavy_modules_after(code):
     "module",
     [
         "distillkit",
-        "distillkit.contracts",
+        "distillkit.contracts.loss",
         "distillkit.discovery",
         "distillkit.errors",
         "distillkit.hooks",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillkit.contracts import ModelSpec, Signal
+from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import ClassSpaceError, RecipeError
 from distillkit.models import ClassMap, imagenet_class_names, match_classes, read_class_names
 

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 from torch.nn import functional
 
-from distillkit.contracts import Outputs, Signal
+from distillkit.contracts.model import Outputs, Signal
 from distillkit.models import FrozenTeacher, OneAnswer, TimmModel
 from distillkit.models.classes import ClassMap
 from distillkit.models.cls_attention import class_token_row

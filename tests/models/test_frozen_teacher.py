@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from distillkit.contracts import ModelSpec, Outputs, Signal
+from distillkit.contracts.model import ModelSpec, Outputs, Signal
 from distillkit.errors import RecipeError
 from distillkit.models import ClassMap, FrozenTeacher, TimmModel
 from distillkit.models.frozen_teacher import spec_at, teacher_size

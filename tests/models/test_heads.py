@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillkit.contracts import Outputs, Signal
+from distillkit.contracts.model import Outputs, Signal
 from distillkit.errors import BrokenPluginError
 from distillkit.models.heads import OneAnswer, fuse
 

@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillkit.contracts import ModelRequest, Signal
+from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.hooks import installed_plugins, split_name
 from distillkit.models import build_student, load_student, read_student, save_student

@@ -23,11 +23,11 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
-from distillkit.contracts import ModelRequest, Signal
+from distillkit.contracts.loss import ModelRequest, Signal
 from distillkit.hooks import installed_plugins
 from distillkit.models import ClassMap, FrozenTeacher
 from distillkit.models.sharding import parameter_bytes
-from distillkit.processes import joined
+from distillkit.compute.distributed import joined
 from distillkit.recipe import Recipe
 from distillkit.runner import run
 

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 
-from distillkit.contracts import Model, Signal
+from distillkit.contracts.model import Model, Signal
 from distillkit.errors import RecipeError
 from distillkit.models import TimmModel, TimmRequest
 

@@ -4,11 +4,11 @@ import pytest
 import timm
 import torch
 
-from distillkit.contracts import Read, Signal
+from distillkit.contracts.model import Read, Signal
+from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import SignalError
 from distillkit.models import TimmModel
 from distillkit.models.cls_attention import why_no_rows
-from distillkit.negotiation import check_reads
 
 ROWS = Signal.CLS_ATTENTION
 SILENT = {

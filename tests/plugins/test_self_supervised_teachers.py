@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from distillkit.contracts import ModelRequest, Signal
+from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import WeightsError
 from distillkit.hooks import installed_plugins
 

@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from distillkit.contracts import ModelRequest
+from distillkit.contracts.model import ModelRequest
 from distillkit.errors import RecipeError
 from distillkit.hooks import installed_plugins
 from distillkit.models import load_student, save_student, sincos_position_embedding

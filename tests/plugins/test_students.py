@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from distillkit.contracts import Model, ModelRequest, Signal
+from distillkit.contracts.model import Model, ModelRequest, Signal
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.hooks import installed_plugins, split_name
 from distillkit.models import save_student

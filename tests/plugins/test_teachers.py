@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from distillkit.contracts import Model, ModelRequest, Signal
+from distillkit.contracts.model import Model, ModelRequest, Signal
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.hooks import installed_plugins, split_name
 from distillkit.models import fuse, imagenet_class_names, save_student

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
-from distillkit.contracts import Signal
+from distillkit.contracts.model import Signal
 from distillkit.errors import ClassSpaceError, RecipeError, WeightsError
 from distillkit.hooks import installed_plugins
 from distillkit.models.saved_student import read_student

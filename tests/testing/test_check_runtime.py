@@ -9,9 +9,9 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+from distillkit.contracts.exporter import Artifact
+from distillkit.contracts.runtime import Availability, Servable
 from distillkit.errors import BrokenPluginError, GateError, UnavailableError
-from distillkit.exporting import Artifact
-from distillkit.serving import Availability, Servable
 from distillkit.testing import check_exporter, check_runtime
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)

@@ -20,8 +20,8 @@ DOORS = {
     "distillkit": distillkit.__all__,
     "distillkit_export": distillkit_export.__all__,
     "distillkit.errors": None,
-    "distillkit.exporting": None,
-    "distillkit.serving": None,
+    "distillkit.contracts.exporter": None,
+    "distillkit.contracts.runtime": None,
 }
 
 
@@ -56,8 +56,8 @@ def test_it_conforms(beside, tmp_path):
 import warnings
 from pathlib import Path
 import numpy as np
-from distillkit.exporting import ExportSource
-from distillkit.serving import Servable
+from distillkit.contracts.exporter import ExportSource
+from distillkit.contracts.runtime import Servable
 from distillkit.testing import check_exporter, check_runtime
 from distillkit.testing.exporter import small_student
 import distillkit_pt2 as pt2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts import ModelSpec, Outputs, Signal, Wanted
+from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models.heads import Answer
 from distillkit.training.accuracy import top1
 

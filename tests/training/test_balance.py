@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as aot_config
 
-from distillkit.contracts import BatchInfo, Outputs, Read, Signal, TargetSpec
+from distillkit.contracts.loss import BatchInfo, TargetSpec
+from distillkit.contracts.model import Outputs, Read, Signal
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe import Recipe

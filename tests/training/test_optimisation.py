@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from distillkit.contracts import Signal
+from distillkit.contracts.model import Signal
 from distillkit.errors import RecipeError
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe import Recipe

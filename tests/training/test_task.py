@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.blame import sign
-from distillkit.contracts import BatchInfo, ModelSpec, Outputs, Read, Signal, TargetSpec, Wanted
+from distillkit.contracts.loss import BatchInfo, TargetSpec
+from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.errors import BrokenPluginError
 from distillkit.training.lessons import Lectern, Lessons, Pupil

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit.contracts.exporter import ExportRequest, ExportSource
+from distillkit.contracts.runtime import Availability, Runtime, Servable
 from distillkit.errors import DistillkitError, UnavailableError, one_line
-from distillkit.exporting import ExportRequest, ExportSource
 from distillkit.hooks import Plugins, installed_plugins
-from distillkit.serving import Availability, Runtime, Servable
 from distillkit_export.child import Say, serve
 from distillkit_export.doctor import tiny_model
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from distillkit.contracts.exporter import Precision
 from distillkit.errors import UserError
-from distillkit.exporting import Precision
 
 SCHEMA_VERSION: Literal[1] = 1
 KIND: Literal["distillkit profile"] = "distillkit profile"

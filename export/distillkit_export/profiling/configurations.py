@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from distillkit.contracts.runtime import Runtime, Servable, Setting
 from distillkit.errors import UnavailableError, UserError
-from distillkit.serving import Runtime, Servable, Setting
 from distillkit_export.profiling.cards import SubjectCard
 from distillkit_export.runtimes.nvidia import cuda_devices
 
 if TYPE_CHECKING:
-    from distillkit.exporting import Precision
+    from distillkit.contracts.exporter import Precision
     from distillkit.hooks import Plugins
 
 MEMORY = "torch"

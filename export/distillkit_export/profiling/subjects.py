@@ -9,17 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.extras import require
 from distillkit.files import sha256
-from distillkit.serving import Servable
 from distillkit_export.bundle import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle_reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.profiling.cards import AccuracyCard, ProfileCard, SubjectCard, read_profile
 from distillkit_export.profiling.configurations import Artefact, Subject
 
 if TYPE_CHECKING:
-    from distillkit.exporting import Precision
+    from distillkit.contracts.exporter import Precision
     from distillkit.hooks import Plugins
 
 PARITY, RESULT, WEIGHTS = "parity.json", "result.json", "student.safetensors"
@@ -213,7 +213,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def precisions(names: list[str]) -> tuple[Precision, ...]:
     """Names of precisions as the user gave them, by comma or one by one."""
-    from distillkit.exporting import PRECISIONS
+    from distillkit.contracts.exporter import PRECISIONS
     from distillkit.suggestions import unknown_name
 
     found = [part.strip() for name in names for part in name.split(",")]

@@ -16,8 +16,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO
 
+from distillkit.contracts.runtime import Bound, Runtime, Servable, Session
 from distillkit.errors import DistillkitError
-from distillkit.serving import Bound, Runtime, Servable, Session
 from distillkit_export.profiling.stopwatch import Timed, measure, warm_up
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distillkit.contracts.runtime import Availability, Servable, Session, Setting
 from distillkit.errors import UnavailableError
-from distillkit.serving import Availability, Servable, Session, Setting
 from distillkit_export.runtimes.onnx_runtime import CPU, OnnxRuntimeSession, availability
 from distillkit_export.runtimes.processors import thread_counts
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from distillkit.contracts.runtime import Availability, Servable, Session, Setting
 from distillkit.errors import UnavailableError
-from distillkit.serving import Availability, Servable, Session, Setting
 from distillkit_export.runtimes.nvidia import cuda_devices
 from distillkit_export.runtimes.onnx_runtime import (
     CUDA,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from distillkit.serving import Availability, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, Servable, Session, Setting
 from distillkit_export.runtimes import torch_presence
 
 if TYPE_CHECKING:

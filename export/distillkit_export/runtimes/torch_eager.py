@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillkit.serving import Availability, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, Servable, Session, Setting
 from distillkit_export.runtimes import torch_presence
 
 

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from distillkit.contracts.runtime import Availability, Servable, Setting
 from distillkit.errors import UnavailableError
-from distillkit.serving import Availability, Servable, Setting
 from distillkit_export.runtimes.nvidia import cuda_devices
 from distillkit_export.runtimes.processors import thread_counts
 

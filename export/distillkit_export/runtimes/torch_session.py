@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from distillkit.contracts.exporter import ExportRequest
+from distillkit.contracts.runtime import Bound, Servable, Setting
 from distillkit.errors import GateError, UnavailableError, one_line
-from distillkit.exporting import ExportRequest
 from distillkit.hooks import installed_plugins
-from distillkit.serving import Bound, Servable, Setting
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.targets import load_target
 from distillkit_export.torch_graph import frozen_scores

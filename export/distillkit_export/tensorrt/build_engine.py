@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from distillkit.contracts.exporter import Progress
 from distillkit.errors import UnavailableError
-from distillkit.exporting import Progress
 from distillkit.files import write_text
 from distillkit_export.child import ChildError, Event, Say, result_of, serve
 from distillkit_export.places import private, user_cache

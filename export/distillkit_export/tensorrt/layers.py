@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from distillkit.exporting import Precision
+from distillkit.contracts.exporter import Precision
 
 TYPES: tuple[tuple[str, str], ...] = (
     (r"bf16|bfloat16", "bf16"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from distillkit.contracts.runtime import Availability, Servable, Session, Setting
 from distillkit.errors import UnavailableError
-from distillkit.serving import Availability, Servable, Session, Setting
 from distillkit_export.tensorrt.engine_card import read_card
 from distillkit_export.tensorrt.preflight import Missing, find_platform, require_platform
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from torch import nn
 
 from distillkit import ModelSpec, Outputs, PluginSpec, Read, Signal, TargetSpec
+from distillkit.contracts.exporter import Artifact
+from distillkit.contracts.runtime import Availability
 from distillkit.errors import UserError
 from distillkit.evaluation import Measurement
-from distillkit.exporting import Artifact
-from distillkit.serving import Availability
 
 CALLS = Counter()
 LATE = 5

@@ -15,8 +15,8 @@ from distillkit_export.doctor import diagnosis, tiny_model
 from distillkit_export.doctor.diagnosis import diagnose
 
 PLUGIN = """
-from distillkit.contracts import PluginSpec
-from distillkit.serving import Availability
+from distillkit.contracts.loss import PluginSpec
+from distillkit.contracts.runtime import Availability
 
 def distillkit_runtimes():
     return [PluginSpec(name="stranger", summary="a runtime of a third party", factory="stranger:Stranger")]

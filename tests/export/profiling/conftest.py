@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from distillkit.serving import Availability, Servable
+from distillkit.contracts.runtime import Availability, Servable
 from distillkit_export.profiling import campaign as campaigns
 from distillkit_export.profiling.campaign import Campaign, Plan
 from distillkit_export.profiling.cards import AccuracyCard, MachineCard, ProfileCard, SubjectCard

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import UnavailableError, UserError
-from distillkit.serving import Servable
 from distillkit_export.profiling.configurations import Artefact, Runtimes, Wanted, configurations
 from distillkit_export.profiling.subjects import precisions
 

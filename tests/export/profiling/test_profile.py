@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillkit.contracts import ModelRequest
+from distillkit.contracts.model import ModelRequest
 from distillkit.errors import BundleError, RunDirectoryError, UnavailableError, UserError
 from distillkit.files import sha256
 from distillkit.models.heads import Answer

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from distillkit.serving import Servable
+from distillkit.contracts.runtime import Servable
 from distillkit_export.profiling import tuning
 from distillkit_export.profiling.campaign import Plan
 from distillkit_export.profiling.configurations import Artefact, Configuration

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from distillkit.exporting import ExportRequest, ExportSource
+from distillkit.contracts.exporter import ExportRequest, ExportSource
 from distillkit_export.tensorrt import build_engine
 from distillkit_export.tensorrt.exporter import TensorRtExporter
 

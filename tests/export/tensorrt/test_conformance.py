@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from distillkit.exporting import ExportRequest, ExportSource
-from distillkit.serving import Servable
+from distillkit.contracts.exporter import ExportRequest, ExportSource
+from distillkit.contracts.runtime import Servable
 from distillkit.testing import check_exporter, check_runtime
 
 

@@ -8,8 +8,8 @@ import stat
 
 import pytest
 
+from distillkit.contracts.exporter import ExportRequest, ExportSource
 from distillkit.errors import GateError, UnavailableError
-from distillkit.exporting import ExportRequest, ExportSource
 from distillkit_export.tensorrt.exporter import TensorRtExporter
 from distillkit_export.tensorrt.trust import store
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from distillkit.exporting import ExportRequest, ExportSource
+from distillkit.contracts.exporter import ExportRequest, ExportSource
+from distillkit.contracts.runtime import Servable
 from distillkit.hooks import installed_plugins
-from distillkit.serving import Servable
 from distillkit_export.doctor.diagnosis import diagnose
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.tensorrt.exporter import TensorRtExporter

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import GateError, UnavailableError
-from distillkit.serving import Servable
 from distillkit_export.tensorrt.runtime import TensorRt
 from distillkit_export.tensorrt.trust import VARIABLE, store
 

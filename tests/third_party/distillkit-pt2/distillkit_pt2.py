@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from distillkit import PluginSpec
+from distillkit.contracts.exporter import Artifact, ExportSource, Precision, Scorer
+from distillkit.contracts.runtime import Availability, Servable, Setting
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
-from distillkit.exporting import Artifact, ExportSource, Precision, Scorer
-from distillkit.serving import Availability, Servable, Setting
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
-from distillkit.contracts import Signal
+from distillkit.contracts.model import Signal
 from distillkit.errors import UserError
 from distillkit.suggestions import unknown_name
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydantic import BaseModel
 
-    from distillkit.contracts import Model, ModelSpec
+    from distillkit.contracts.model import Model, ModelSpec
 
 Head = Literal["fused", "class", "distill"]
 Fusion = Literal["logits", "softmax"]

@@ -1,4 +1,4 @@
-"""What a teacher, a student and a loss promise each other.
+"""What models promise: the signals they reveal, how they are described, and how they are built.
 
 Nothing here imports torch at run time, so that listing plugins and printing help stay fast.
 
@@ -28,8 +28,11 @@ class Signal(StrEnum):
 
 
 Layers: TypeAlias = Literal["last", "all"] | tuple[int, ...]
+
+
 Wanted: TypeAlias = Mapping[Signal, tuple[int, ...]]
 """The signals to switch on, each with the layers it is wanted of, ascending. LOGITS and DISTILL_LOGITS map to ()."""
+
 
 LAYERED = frozenset({Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS})
 """The signals that exist once per layer."""
@@ -78,32 +81,6 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class BatchInfo:
-    """What a loss may know about the batch beside the models' outputs.
-
-    Shapes: labels [B, K], each row a distribution (smoothed and mixed) or zeros for an unlabelled sample, None where
-    the run has no labels at all; label_mass [B], 1 for a labelled sample and 0 for an unlabelled one.
-    `progress` is the share of the run's optimiser steps that are done, from 0 to 1.
-    """
-
-    labels: Tensor | None
-    label_mass: Tensor
-    progress: float = 0.0
-
-
-@dataclass(frozen=True)
-class TargetSpec:
-    """One tensor of a loss's target: its shape without the batch, its dtype, and whether a bank must keep it exactly.
-
-    `dtype` is torch's name without the prefix: "float32", "int64".
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    exact: bool = True
-
-
-@dataclass(frozen=True)
 class ModelSpec:
     """A model described from its options alone, on the meta device: no weight is loaded to make one.
 
@@ -146,29 +123,6 @@ class ModelSpec:
     def grid(self) -> tuple[int, int]:
         """The grid of the last layer, rows by columns."""
         return self.grids[-1]
-
-
-@dataclass(frozen=True)
-class PluginSpec:
-    """What a registration hook returns: all that can be said about a plugin without importing it.
-
-    `name` is what the user types, lower-case kebab. `factory` is "module:Class" and is imported only when the name is
-    used. `argument` names what follows a colon ("timm:<any>"), None where nothing does. `signals` are those that a
-    model may reveal, that a loss may read from the teacher, or that an evaluator reads. `licence` is that of the
-    weights.
-    """
-
-    name: str
-    summary: str
-    factory: str
-    signals: frozenset[Signal] = field(default_factory=frozenset)
-    licence: str | None = None
-    argument: str | None = None
-
-    @property
-    def shown_name(self) -> str:
-        """The name as listings show it: "timm:<any>"."""
-        return f"{self.name}:<{self.argument}>" if self.argument else self.name
 
 
 @dataclass(frozen=True)
@@ -242,39 +196,3 @@ class ModelFactory(Protocol):
         A teacher comes with its weights, random ones where they are "none"; a student as initialised under torch's
         current seed, with `request.weights` loaded where given (`distillkit.models.start_from` does both cases).
         """
-
-
-class Loss(Protocol):
-    """A distillation loss. Any nn.Module with these attributes satisfies it.
-
-    Parameters that it owns (a projector) train, resume, and are never exported.
-    `weight` and `label_weight` are its paper's: the factor of its terms, and of the cross-entropy on the labels.
-    `targets` describes what `target` returns. `couples_batch = True` lets `forward` return scalars ([]), for losses
-    that compare the samples of a batch; such a loss is exempt from the equality under gradient accumulation.
-    """
-
-    @property
-    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - how mypy is told of a class inside the class
-
-    reads_teacher: frozenset[Read]
-    reads_student: frozenset[Read]
-    weight: float
-    label_weight: float
-    targets: Mapping[str, TargetSpec]
-
-    @classmethod
-    def build(cls, options: Any, student: ModelSpec, teacher: ModelSpec) -> Loss:
-        """Make the loss for a pair of models. Touches no weight of either.
-
-        A plan builds it on torch's meta device and runs `forward` there once: no shape and no branch may depend on the
-        values of a tensor.
-        """
-
-    def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        """Read the teacher once, without gradient, into tensors of shape [B, ...].
-
-        Sample by sample: what it says of one image must not depend on the other images of the batch.
-        """
-
-    def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
-        """The named terms, each [B]: one value per sample. The loop averages them over the effective batch."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillkit.incidents import Incidents
+from distillkit.contracts.incidents import Incidents
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distillkit.contracts import Model, TeacherView
+    from distillkit.contracts.model import Model, TeacherView
 
 
 @dataclass(frozen=True)

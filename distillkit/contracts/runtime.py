@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from distillkit.exporting import ExportRequest, Precision
+    from distillkit.contracts.exporter import ExportRequest, Precision
 
 Setting = Mapping[str, Any]
 """One way to run a runtime, by names and values that can be written as JSON: {"threads": 2}."""

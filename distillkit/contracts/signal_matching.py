@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from distillkit.contracts import LAYERED, ModelSpec, Outputs, Read, Signal, Wanted
+from distillkit.contracts.model import LAYERED, ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.errors import SignalError
 
 if TYPE_CHECKING:
