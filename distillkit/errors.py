@@ -86,7 +86,7 @@ class DataError(UserError):
 
 
 class UnreadableImageError(DataError):
-    """An image cannot be read. `kind` is one of `distillkit.data.faults.KINDS`, `reason` the end of a sentence."""
+    """An image cannot be read. `kind` is one of `distillkit.data.image_faults.KINDS`, `reason` the end of a sentence."""
 
     def __init__(self, message: str, *, key: str = "", kind: str = "", reason: str = "") -> None:
         super().__init__(message)  # what pickle makes it of again, before it puts the rest back

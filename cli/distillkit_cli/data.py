@@ -51,7 +51,7 @@ def check(
       distillkit data check flowers/ --json > found.json
     """
     from distillkit.data import checking
-    from distillkit.data.workers import loader_processes
+    from distillkit.data.worker_loader import loader_processes
     from distillkit.hooks import installed_plugins
     from distillkit.recipe import Data
     from distillkit.recipe_files import load_recipe

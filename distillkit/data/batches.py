@@ -12,15 +12,14 @@ from torch import Tensor
 
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
-from distillkit.data.datasets import DataSets
-from distillkit.data.loading import IndexedWindows, Layout
+from distillkit.data.collate import HostBatch, Preparation
 from distillkit.data.mixing import Mixer
 from distillkit.data.order import Order, steps_per_epoch
-from distillkit.data.preparation import HostBatch, Preparation
 from distillkit.data.sources import Stream
+from distillkit.data.splits import DataSets
 from distillkit.data.streaming import StreamedWindows
 from distillkit.data.transforms import training_transform
-from distillkit.data.workers import loader_processes
+from distillkit.data.worker_loader import IndexedWindows, Layout, loader_processes
 from distillkit.errors import RecipeError
 from distillkit.recipe import Recipe
 

@@ -20,11 +20,15 @@ from typing import Any, Literal, TypeAlias
 
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
-from distillkit.data.faults import broken_image
-from distillkit.data.oddities import class_oddities, fewer_than_a_batch, unlabelled_beside_classes
-from distillkit.data.opening import Opener
+from distillkit.data.image_faults import broken_image
+from distillkit.data.resolve_source import Opener
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream, load_image, read_stream
+from distillkit.data.suspicious_classes import (
+    class_oddities,
+    fewer_than_a_batch,
+    unlabelled_beside_classes,
+)
 from distillkit.errors import DataError, UnreadableImageError
 from distillkit.hooks import Plugins
 from distillkit.recipe import Data

@@ -14,11 +14,10 @@ from torch.utils.data import Dataset, IterableDataset
 
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
-from distillkit.data.faults import broken_image
-from distillkit.data.loading import host_batches
+from distillkit.data.image_faults import broken_image
 from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.data.workers import loader_processes
+from distillkit.data.worker_loader import host_batches, loader_processes
 from distillkit.errors import DataError, UnreadableImageError, UserError
 from distillkit.recipe import Augment
 

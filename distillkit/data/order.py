@@ -20,7 +20,7 @@ from distillkit.data.sources import Stream
 from distillkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from distillkit.data.datasets import DataSets
+    from distillkit.data.splits import DataSets
     from distillkit.recipe import Recipe
 
 Entries: TypeAlias = NDArray[np.int64]

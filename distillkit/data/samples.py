@@ -10,8 +10,8 @@ import torch
 
 from distillkit.contracts.model import ModelSpec
 from distillkit.contracts.run import Samples
-from distillkit.data.datasets import DataSets
 from distillkit.data.sources import Source, Stream, load_image, read_stream
+from distillkit.data.splits import DataSets
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import UnreadableImageError
 from distillkit.recipe import Augment

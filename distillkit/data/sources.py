@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
-from distillkit.data.faults import as_rgb, check_shape, fault_of, without_warnings
+from distillkit.data.image_faults import as_rgb, check_shape, fault_of, without_warnings
 from distillkit.errors import DataError, UnreadableImageError, UserError, one_line, visible
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from itertools import count, islice
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from distillkit.data.loading import Layout, host_batches
+from distillkit.data.collate import HostBatch, Preparation, Sample
 from distillkit.data.order import share, view_of
-from distillkit.data.preparation import HostBatch, Preparation, Sample
 from distillkit.data.sources import Stream, read_stream
+from distillkit.data.worker_loader import Layout, host_batches
 from distillkit.errors import DataError, UserError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distillkit.contracts.incidents import Incidents
 from distillkit.counting import counted
-from distillkit.data.datasets import DataSets
+from distillkit.data.splits import DataSets
 from distillkit.errors import DataError
 
 

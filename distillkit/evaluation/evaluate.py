@@ -16,9 +16,9 @@ from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec
 from distillkit.contracts.signal_matching import KINDS, SPOKEN
 from distillkit.counting import counted
-from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
+from distillkit.data.splits import DataSets, open_datasets
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.judged import open_judged
 from distillkit.evaluation.measurement import Evaluation, Measurement, append, check_measurement

@@ -17,10 +17,10 @@ from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
-from distillkit.data.datasets import DataSets
 from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
+from distillkit.data.splits import DataSets
 from distillkit.errors import ClassSpaceError, visible
 from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract

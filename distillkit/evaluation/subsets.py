@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distillkit.data.balance import kept_labels
 from distillkit.data.selection import Part, Selection
 from distillkit.data.sources import Source, Stream
+from distillkit.data.stratified import kept_labels
 from distillkit.errors import DataError
 from distillkit.plain_files import read_plain_text
 

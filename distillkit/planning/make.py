@@ -11,9 +11,9 @@ from torch import nn
 
 from distillkit.contracts.model import ModelRequest, ModelSpec, Read, Signal
 from distillkit.contracts.signal_matching import demand
-from distillkit.data.datasets import DataSets, open_datasets
-from distillkit.data.oddities import fewer_than_a_batch
 from distillkit.data.order import samples_per_step, steps_per_epoch
+from distillkit.data.splits import DataSets, open_datasets
+from distillkit.data.suspicious_classes import fewer_than_a_batch
 from distillkit.errors import DataError, RunDirectoryError, WeightsError
 from distillkit.hooks import Plugins
 from distillkit.models.frozen_teacher import spec_at

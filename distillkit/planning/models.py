@@ -10,7 +10,7 @@ import torch
 
 from distillkit.contracts.model import ModelRequest, ModelSpec, Read, Signal
 from distillkit.contracts.signal_matching import demand
-from distillkit.data.datasets import DataSets
+from distillkit.data.splits import DataSets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.hooks import Plugins, split_name
 from distillkit.models.classes import ClassMap, match_classes, read_class_names

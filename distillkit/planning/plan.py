@@ -12,7 +12,7 @@ from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.recipe import Recipe, TeacherEntry
 
 if TYPE_CHECKING:
-    from distillkit.data.datasets import DataSets
+    from distillkit.data.splits import DataSets
     from distillkit.models.classes import ClassMap
     from distillkit.planning.cost import Cost
 

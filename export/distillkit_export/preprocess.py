@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from distillkit.data.faults import check_convertible, without_warnings
+from distillkit.data.image_faults import check_convertible, without_warnings
 from distillkit.errors import DataError, UnavailableError, one_line
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillkit.contracts.model import ModelSpec
-from distillkit.data.datasets import DataSets, open_datasets
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream, load_image, read_stream
+from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, UserError
 from distillkit.hooks import Plugins

@@ -1,4 +1,4 @@
-"""Break real PNG files in each of the ways that `distillkit.data.faults.KINDS` names."""
+"""Break real PNG files in each of the ways that `distillkit.data.image_faults.KINDS` names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distillkit.data.faults import KINDS, Kind
+from distillkit.data.image_faults import KINDS, Kind
 
 # root reads what is forbidden; these two of its capabilities are why.
 OVERRIDES = "-dac_override,-dac_read_search"

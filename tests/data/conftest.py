@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from distillkit.contracts.model import ModelSpec
-from distillkit.data.datasets import open_datasets
+from distillkit.data.splits import open_datasets
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillkit.data.balance import held_out, kept_labels
+from distillkit.data.stratified import held_out, kept_labels
 from distillkit.errors import DataError
 
 labellings = st.lists(st.integers(-1, 6), min_size=2, max_size=200).filter(lambda labels: max(labels) >= 0)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from distillkit.data.batches import TrainingData
-from distillkit.data.loading import Layout
-from distillkit.data.workers import loader_processes
+from distillkit.data.worker_loader import Layout, loader_processes
 from distillkit.errors import DataError, RecipeError
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from distillkit.contracts.plugin import PluginSpec
-from distillkit.data.datasets import open_datasets
 from distillkit.data.sources import load_image
+from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, MissingExtraError, PluginError
 from distillkit.recipe import Data
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from distillkit import DataError, MissingExtraError
 from distillkit.data import ImageFault, as_rgb, open_rgb
-from distillkit.data.faults import KINDS
+from distillkit.data.image_faults import KINDS
 from distillkit.data.sources import load_image, read_stream
 from distillkit.errors import UnreadableImageError, visible
 from distillkit_plugins.datasets.folder import Folder

@@ -4,8 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillkit.data.datasets import open_datasets
-from distillkit.data.oddities import alike, class_oddities, fewer_than_a_batch, unlabelled_beside_classes
+from distillkit.data.splits import open_datasets
+from distillkit.data.suspicious_classes import (
+    alike,
+    class_oddities,
+    fewer_than_a_batch,
+    unlabelled_beside_classes,
+)
 from distillkit.errors import DataError
 from distillkit.planning.make import make_plan
 from distillkit.recipe import Data, Recipe

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillkit.data.loading import Layout
 from distillkit.data.order import Order, share, steps_per_epoch, view_of
+from distillkit.data.worker_loader import Layout
 from distillkit.errors import DataError
 
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from distillkit.contracts.model import ModelSpec, Signal
-from distillkit.data.datasets import open_datasets
 from distillkit.data.evaluation import EvaluationData
 from distillkit.data.samples import evaluation_samples
+from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Augment, Data

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from distillkit.data.batches import TrainingData
-from distillkit.data.datasets import open_datasets
 from distillkit.data.evaluation import EvaluationData
-from distillkit.data.loading import Layout
 from distillkit.data.order import steps_per_epoch
+from distillkit.data.splits import open_datasets
 from distillkit.data.streaming import StreamedWindows
+from distillkit.data.worker_loader import Layout
 from distillkit.errors import DataError, RecipeError
 from distillkit.recipe import Augment, Data
 

@@ -12,7 +12,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from distillkit import BrokenImage, DataError
 from distillkit.data.batches import TrainingData
-from distillkit.data.substitutes import ATTEMPTS, Substitutes
+from distillkit.data.replacement_images import ATTEMPTS, Substitutes
 from tests.data.breaking import BREAKERS, FOR_ALL, break_some
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from distillkit.data.datasets import open_datasets
 from distillkit.data.sources import load_image
+from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, MissingExtraError, UnreadableImageError
 from distillkit.recipe import Data
 from distillkit_plugins.datasets.timm_data import TimmData

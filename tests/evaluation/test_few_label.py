@@ -10,8 +10,8 @@ import torch
 from scipy.optimize import minimize
 from sklearn.datasets import load_digits
 
-from distillkit.data.datasets import open_datasets
 from distillkit.data.selection import Selection
+from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, RecipeError, UserError
 from distillkit.evaluation import Features, balanced_subset, listed_subset
 from distillkit.evaluation.evaluate import evaluate

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from distillkit.contracts.model import ModelSpec
-from distillkit.data.datasets import open_datasets
+from distillkit.data.splits import open_datasets
 from distillkit.evaluation import Features, Subject, View
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.evaluation.judged import open_judged

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from distillkit.contracts.model import ModelSpec
-from distillkit.data.datasets import open_datasets
+from distillkit.data.splits import open_datasets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.evaluation import Subject
 from distillkit.evaluation.evaluate import evaluate

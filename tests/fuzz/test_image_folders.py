@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distillkit.data.datasets import open_datasets
 from distillkit.data.sources import load_image
+from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, DistillkitError
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Data

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillkit.counting import counted
-from distillkit.data.balance import held_out, kept_labels
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
-from distillkit.data.oddities import class_oddities
-from distillkit.data.opening import Opener, unlabelled_images
+from distillkit.data.resolve_source import Opener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, Part, Selection
 from distillkit.data.sources import Source, Stream
+from distillkit.data.stratified import held_out, kept_labels
+from distillkit.data.suspicious_classes import class_oddities
 from distillkit.errors import DataError
 from distillkit.hooks import Plugins
 from distillkit.recipe import Data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator
@@ -14,11 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from distillkit.contracts.incidents import BrokenImage
-from distillkit.data.faults import broken_image
+from distillkit.data.collate import HostBatch, Preparation, Sample
+from distillkit.data.image_faults import broken_image
 from distillkit.data.order import Entries, Order, share, view_of
-from distillkit.data.preparation import HostBatch, Preparation, Sample
+from distillkit.data.replacement_images import ATTEMPTS, Substitutes
 from distillkit.data.sources import Source, load_image
-from distillkit.data.substitutes import ATTEMPTS, Substitutes
 from distillkit.errors import DataError, RecipeError, UnreadableImageError, UserError
 
 if TYPE_CHECKING:
@@ -197,3 +198,11 @@ class IndexedWindows:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def loader_processes(wanted: int | None) -> int:
+    """`data.workers`, or one per core that this process may use, at most 8."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
