@@ -18,7 +18,7 @@ from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import DataError, SignalError, UserError, one_line
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention
-from distillkit.evaluation.judged import Judged, open_judged
+from distillkit.evaluation.open_model import Judged, open_judged
 from distillkit.files import write_bytes
 from distillkit.hooks import Plugins
 from distillkit.models.classes import ClassMap

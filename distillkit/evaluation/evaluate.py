@@ -20,8 +20,8 @@ from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.errors import DataError, SignalError
-from distillkit.evaluation.judged import open_judged
 from distillkit.evaluation.measurement import Evaluation, Measurement, append, check_measurement
+from distillkit.evaluation.open_model import open_judged
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
 from distillkit.recipe import Data, Recipe

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
-from distillkit.evaluation.dealt import in_order
+from distillkit.evaluation.gather import in_order
 from distillkit.promises import speak
 
 

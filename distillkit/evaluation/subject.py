@@ -22,8 +22,8 @@ from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.data.splits import DataSets
 from distillkit.errors import ClassSpaceError, visible
-from distillkit.evaluation.dealt import in_order
 from distillkit.evaluation.features import Features, View, extract
+from distillkit.evaluation.gather import in_order
 from distillkit.evaluation.measurement import Measurement
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer

@@ -16,7 +16,7 @@ from distillkit.contracts.model import ModelSpec
 from distillkit.data.splits import open_datasets
 from distillkit.evaluation import Features, Subject, View
 from distillkit.evaluation.evaluate import evaluate
-from distillkit.evaluation.judged import open_judged
+from distillkit.evaluation.open_model import open_judged
 from distillkit.hooks import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.runner import run

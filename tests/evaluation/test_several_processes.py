@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distillkit.compute.distributed import Processes
-from distillkit.evaluation.dealt import in_order
+from distillkit.evaluation.gather import in_order
 from distillkit.recipe import Recipe
 from distillkit.runner import run
 

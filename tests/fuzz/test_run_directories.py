@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
-from distillkit.evaluation.judged import open_judged
+from distillkit.evaluation.open_model import open_judged
 from distillkit.hooks import installed_plugins
 from distillkit.models.saved_student import load_student, read_student
 from distillkit.recipe import Recipe
