@@ -12,7 +12,8 @@ from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError, said_by
+from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError
+from distillkit.messages.text import said_by
 from distillkit.switches import OURS
 
 GROUP = "distillkit"

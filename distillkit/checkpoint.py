@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.errors import CheckpointError, TrainingError, one_line, shortened
+from distillkit.errors import CheckpointError, TrainingError
 from distillkit.files import sha256, whole_directory, write_json, write_tensors
+from distillkit.messages.text import one_line, shortened
 from distillkit.outages import lacks_room
 from distillkit.plain_files import read_json, require_plain
 

@@ -25,10 +25,10 @@ from distillkit.chronicle import Chronicle
 from distillkit.contracts.incidents import Incidents
 from distillkit.contracts.model import Model
 from distillkit.contracts.run import RunInfo
-from distillkit.counting import counted
 from distillkit.errors import CheckpointError, RunInterrupted
 from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.hooks import Plugins
+from distillkit.messages.text import counted
 from distillkit.models.saved_student import save_student
 from distillkit.outages import outage
 from distillkit.run_directory import RunDirectory

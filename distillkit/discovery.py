@@ -19,7 +19,7 @@ from distillkit import hookspecs
 from distillkit.blame import GROUP, kind_of, reason
 from distillkit.contracts.model import Signal
 from distillkit.contracts.plugin import PluginSpec
-from distillkit.suggestions import nearest
+from distillkit.messages.nearest_name import nearest
 from distillkit.switches import VARIABLE, check_names, switch_for, switched_off
 
 PREFIX = "distillkit_"

@@ -29,6 +29,8 @@ keys stand in it as they were found, but for what would move a terminal's cursor
 
 from __future__ import annotations
 
+from distillkit.messages.text import printable
+
 
 class DistillkitError(Exception):
     """The root; catch it to catch everything that distillkit raises on purpose."""
@@ -86,7 +88,7 @@ class DataError(UserError):
 
 
 class UnreadableImageError(DataError):
-    """An image cannot be read. `kind` is one of `distillkit.data.image_faults.KINDS`, `reason` the end of a sentence."""
+    """An image cannot be read. `kind` is one of `data.image_faults.KINDS`, `reason` the end of a sentence."""
 
     def __init__(self, message: str, *, key: str = "", kind: str = "", reason: str = "") -> None:
         super().__init__(message)  # what pickle makes it of again, before it puts the rest back
@@ -135,49 +137,3 @@ class GateError(DistillkitError):
     """An exported file does not agree with the model it was made from."""
 
     exit_code = 4
-
-
-def one_line(error: BaseException) -> str:
-    r"""What an error of somebody else says, without its line breaks: the end of a sentence of ours.
-
-    >>> one_line(ValueError("a page of\n  reasons")), one_line(KeyError())
-    ('a page of reasons', 'KeyError')
-    """
-    return " ".join(said_by(error).split()) or type(error).__name__
-
-
-def said_by(error: BaseException) -> str:
-    """The message of an error of somebody else; nothing where it raises when it is asked for its message."""
-    try:
-        return str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001 - the code of a stranger; its type is still known
-        return ""
-
-
-def shortened(text: str, most: int = 200) -> str:
-    """A text of at most so many characters, for a sentence that quotes what may have been a whole file."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def printable(text: str) -> str:
-    r"""A text that a terminal shows as one line: what controls it is written as Python does.
-
-    Line breaks stay where an indented line of a list follows.
-
-    >>> print(printable("image 'a\x1b[2J\n.png' is broken"))
-    image 'a\x1b[2J\n.png' is broken
-    """
-    return "\n  ".join(map(visible, text.split("\n  ")))
-
-
-def visible(text: str) -> str:
-    r"""A text on one line, whatever it is, that a terminal shows as it is and every file can hold.
-
-    What Python calls not printable (control characters, halves of surrogate pairs, odd blanks) becomes its escape.
-
-    >>> visible("cat/\udcff\n  .png")
-    'cat/\\udcff\\n  .png'
-    """
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -18,7 +18,7 @@ from distillkit.errors import (
     UnknownPluginError,
 )
 from distillkit.extras import EXTRA_OF_MODULE, missing_extra
-from distillkit.suggestions import unknown_name
+from distillkit.messages.nearest_name import unknown_name
 
 if TYPE_CHECKING:
     from pluggy import HookImpl
@@ -116,7 +116,7 @@ class Plugins:
         """
         from pydantic import ValidationError
 
-        from distillkit.recipe_errors import explain
+        from distillkit.messages.validation import explain
 
         owned = self.find(role, name)
         options: type[BaseModel] | None = getattr(self.factory(role, name), "Options", None)

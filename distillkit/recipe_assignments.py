@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distillkit.errors import RecipeError, shortened
+from distillkit.errors import RecipeError
+from distillkit.messages.nearest_name import unknown_name
+from distillkit.messages.text import shortened
+from distillkit.messages.validation import entry_name
 from distillkit.recipe import Optimizer, StudentEntry
-from distillkit.recipe_errors import entry_name
-from distillkit.suggestions import unknown_name
 
 Tables = dict[str, Any]
 

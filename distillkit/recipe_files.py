@@ -21,7 +21,10 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from distillkit.errors import RecipeError, shortened
+from distillkit.errors import RecipeError
+from distillkit.messages.nearest_name import nearest
+from distillkit.messages.text import shortened
+from distillkit.messages.validation import problems, together
 from distillkit.plain_files import read_plain_text
 from distillkit.recipe import About, Recipe
 from distillkit.recipe_assignments import (
@@ -33,8 +36,6 @@ from distillkit.recipe_assignments import (
     layered,
     parse_assignment,
 )
-from distillkit.recipe_errors import problems, together
-from distillkit.suggestions import nearest
 from distillkit.transfer import former_run, going_on
 
 FOLDER = Path(__file__).parent / "recipes"

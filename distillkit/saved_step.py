@@ -31,8 +31,9 @@ from torch import Tensor
 from distillkit.checkpoint import Checkpoint, checkpoints, read_checkpoint, write_checkpoint
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
-from distillkit.errors import CheckpointError, TrainingError, one_line
+from distillkit.errors import CheckpointError, TrainingError
 from distillkit.files import sha256, whole_directory, write_tensors, write_text
+from distillkit.messages.text import one_line
 from distillkit.plain_files import read_json
 from distillkit.run_directory import environment
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from distillkit.errors import PluginError
-from distillkit.suggestions import unknown_name
+from distillkit.messages.nearest_name import unknown_name
 
 VARIABLE = "DISTILLKIT_DISABLE_PLUGINS"
 ALL = "all"

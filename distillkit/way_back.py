@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from distillkit.blame import accused, author_of, distributor, is_nobodys, reason
-from distillkit.errors import BrokenPluginError, said_by
+from distillkit.errors import BrokenPluginError
+from distillkit.messages.text import said_by
 from distillkit.switches import OURS
 
 _COMPLAINT = re.compile(

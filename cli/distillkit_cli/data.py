@@ -77,7 +77,7 @@ def check(
 
 
 def _show(terminal: Terminal, found: Checked) -> None:
-    from distillkit.counting import counted
+    from distillkit.messages.text import counted
 
     rows = [("data", found.name)]
     for split, images in found.images.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from distillkit.counting import counted
+from distillkit.messages.text import counted
 
 HEADS = {
     "class_top1": "class head",

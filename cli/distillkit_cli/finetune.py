@@ -47,7 +47,7 @@ def _student_name(model: str) -> str:
     """The student that `model` means; a teacher's name means the student of the same architecture."""
     from distillkit.errors import UnknownPluginError
     from distillkit.hooks import installed_plugins, split_name
-    from distillkit.suggestions import unknown_name
+    from distillkit.messages.nearest_name import unknown_name
 
     plugins = installed_plugins()
     students = {owned.spec.name for owned in plugins.listing("student")}

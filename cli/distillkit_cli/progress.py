@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from distillkit.contracts.run import RunInfo
-from distillkit.counting import counted
+from distillkit.messages.text import counted
 from distillkit_cli.terminal import Terminal
 
 Record = Mapping[str, float]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distillkit.errors import printable
+from distillkit.messages.text import printable
 
 UNLIMITED = 10_000
 """The width of a pipe: rows stay whole there, for grep and for files."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args, r
 
 from distillkit.contracts.model import Signal
 from distillkit.errors import UserError
-from distillkit.suggestions import unknown_name
+from distillkit.messages.nearest_name import unknown_name
 
 if TYPE_CHECKING:
     import numpy as np

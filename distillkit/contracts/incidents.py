@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from distillkit.counting import counted
+from distillkit.messages.text import counted
 
 SHOWN = 3
 """How many files a sentence names."""

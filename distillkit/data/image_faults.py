@@ -17,7 +17,8 @@ from typing import BinaryIO, Literal, TypeAlias
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from distillkit.contracts.incidents import BrokenImage
-from distillkit.errors import UnreadableImageError, one_line, said_by
+from distillkit.errors import UnreadableImageError
+from distillkit.messages.text import one_line, said_by
 from distillkit.plain_files import require_plain
 
 Kind: TypeAlias = Literal[

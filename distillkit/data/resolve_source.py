@@ -11,10 +11,11 @@ import numpy as np
 from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Split, Stream
-from distillkit.errors import DataError, shortened
+from distillkit.errors import DataError
 from distillkit.hooks import Plugins, split_name
+from distillkit.messages.nearest_name import nearest
+from distillkit.messages.text import shortened
 from distillkit.recipe import Data
-from distillkit.suggestions import nearest
 
 Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
 """The keys of `recipe.Data` that name a data set."""

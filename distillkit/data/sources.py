@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from distillkit.data.image_faults import as_rgb, check_shape, fault_of, without_warnings
-from distillkit.errors import DataError, UnreadableImageError, UserError, one_line, visible
+from distillkit.errors import DataError, UnreadableImageError, UserError
+from distillkit.messages.text import one_line, visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image

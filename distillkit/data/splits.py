@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distillkit.counting import counted
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
 from distillkit.data.resolve_source import Opener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, Part, Selection
@@ -19,6 +18,7 @@ from distillkit.data.stratified import held_out, kept_labels
 from distillkit.data.suspicious_classes import class_oddities
 from distillkit.errors import DataError
 from distillkit.hooks import Plugins
+from distillkit.messages.text import counted
 from distillkit.recipe import Data
 
 SHOWN = 3

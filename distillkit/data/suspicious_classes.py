@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from distillkit.counting import counted
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream
-from distillkit.errors import visible
+from distillkit.messages.text import counted, visible
 
 SHOWN = 5
 """How many names a sentence lists."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from distillkit.contracts.incidents import Incidents
-from distillkit.counting import counted
 from distillkit.data.splits import DataSets
 from distillkit.errors import DataError
+from distillkit.messages.text import counted
 
 
 def check_broken(incidents: Incidents, datasets: DataSets, share: float) -> None:

@@ -15,12 +15,13 @@ from torch import Tensor
 from distillkit.compute.devices import pick_device, pick_precision
 from distillkit.contracts.model import Layers, Model, ModelSpec
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.errors import DataError, SignalError, UserError, one_line
+from distillkit.errors import DataError, SignalError, UserError
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention
 from distillkit.evaluation.open_model import Judged, open_judged
 from distillkit.files import write_bytes
 from distillkit.hooks import Plugins
+from distillkit.messages.text import one_line
 from distillkit.models.classes import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.making import build_model

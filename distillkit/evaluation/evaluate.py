@@ -15,7 +15,6 @@ from distillkit.compute.distributed import ALONE, PATIENCE, joined
 from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec
 from distillkit.contracts.signal_matching import KINDS, SPOKEN
-from distillkit.counting import counted
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.data.splits import DataSets, open_datasets
@@ -24,6 +23,7 @@ from distillkit.evaluation.measurement import Evaluation, Measurement, append, c
 from distillkit.evaluation.open_model import open_judged
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.hooks import Plugins
+from distillkit.messages.text import counted
 from distillkit.recipe import Data, Recipe
 from distillkit.version import __version__
 

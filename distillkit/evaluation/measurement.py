@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from distillkit.blame import kind_of, refuse
-from distillkit.errors import one_line, shortened
+from distillkit.messages.text import one_line, shortened
 
 Row: TypeAlias = Mapping[str, float | str]
 

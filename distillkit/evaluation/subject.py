@@ -21,10 +21,11 @@ from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.data.splits import DataSets
-from distillkit.errors import ClassSpaceError, visible
+from distillkit.errors import ClassSpaceError
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.gather import in_order
 from distillkit.evaluation.measurement import Measurement
+from distillkit.messages.text import visible
 from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training

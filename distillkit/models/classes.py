@@ -12,7 +12,8 @@ from typing import Literal, cast
 from timm.data import ImageNetInfo
 
 from distillkit.contracts.model import ModelSpec
-from distillkit.errors import ClassSpaceError, RecipeError, shortened
+from distillkit.errors import ClassSpaceError, RecipeError
+from distillkit.messages.text import shortened
 from distillkit.plain_files import read_plain_text
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import RecipeError
+from distillkit.messages.nearest_name import nearest
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import why_no_rows
 from distillkit.models.sketching import sketching
-from distillkit.suggestions import nearest
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distillkit.errors import WeightsError, one_line, shortened
+from distillkit.errors import WeightsError
+from distillkit.messages.text import one_line, shortened
 from distillkit.plain_files import require_plain
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "teacher", "student", "model_ema")

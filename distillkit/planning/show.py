@@ -6,7 +6,7 @@ from typing import Any
 
 from distillkit.contracts.model import ModelSpec, Signal, Wanted
 from distillkit.contracts.signal_matching import SPOKEN
-from distillkit.counting import counted
+from distillkit.messages.text import counted
 from distillkit.planning.cost import Cost
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.training.optimisation import effective_lr, warmup_steps

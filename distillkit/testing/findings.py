@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from distillkit.errors import BrokenPluginError, said_by
+from distillkit.errors import BrokenPluginError
+from distillkit.messages.text import said_by
 
 Case = TypeVar("Case")
 Check = Callable[[Case], Iterator[str]]

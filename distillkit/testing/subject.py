@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from distillkit.discovery import Owned, Role
 from distillkit.errors import RecipeError
 from distillkit.hooks import installed_plugins
-from distillkit.recipe_errors import explain
+from distillkit.messages.validation import explain
 
 
 @dataclass(frozen=True)

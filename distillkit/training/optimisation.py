@@ -11,9 +11,10 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from distillkit.errors import RecipeError, one_line
+from distillkit.errors import RecipeError
+from distillkit.messages.nearest_name import unknown_name
+from distillkit.messages.text import one_line
 from distillkit.recipe import Optimizer, Recipe
-from distillkit.suggestions import unknown_name
 from distillkit.training.task import DistillationTask
 
 FUSED = frozenset({"adam", "adamw", "sgd"})

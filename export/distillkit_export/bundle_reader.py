@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from pydantic import ValidationError
 
-from distillkit.counting import counted
-from distillkit.errors import BundleError, one_line
+from distillkit.errors import BundleError
 from distillkit.files import sha256
+from distillkit.messages.text import counted, one_line
 from distillkit_export.bundle import MANIFEST, REJECTED, SCHEMA_VERSION, ArtifactCard, Bundle, InputCard
 from distillkit_export.onnx_safety import require_safe
 from distillkit_export.paths import inside

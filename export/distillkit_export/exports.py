@@ -19,8 +19,8 @@ from distillkit.contracts.exporter import (
     Precision,
 )
 from distillkit.contracts.model import Model, ModelSpec, Signal
-from distillkit.counting import counted
 from distillkit.errors import GateError, UnavailableError, UserError
+from distillkit.messages.text import counted
 from distillkit_export.asked import Asked
 from distillkit_export.bundle import REJECTED, Bundle, PendingCard, card, describe, versions, write_manifest
 from distillkit_export.folder import published, require_free

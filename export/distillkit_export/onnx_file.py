@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillkit.contracts.exporter import HEIGHT, INPUT, WIDTH
-from distillkit.errors import UnavailableError, one_line
+from distillkit.errors import UnavailableError
+from distillkit.messages.text import one_line
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillkit.errors import GateError, UnavailableError, one_line
+from distillkit.errors import GateError, UnavailableError
+from distillkit.messages.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.counting import counted
 from distillkit.errors import GateError
+from distillkit.messages.text import counted
 from distillkit_export.figures import Accuracy, Difference, accuracy, difference
 from distillkit_export.limits import DEFAULT, Limits
 from distillkit_export.pictures import BATCHES

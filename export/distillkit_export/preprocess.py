@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from distillkit.data.image_faults import check_convertible, without_warnings
-from distillkit.errors import DataError, UnavailableError, one_line
+from distillkit.errors import DataError, UnavailableError
+from distillkit.messages.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillkit.counting import counted
 from distillkit.files import write_json, write_text
+from distillkit.messages.text import counted
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision

@@ -21,7 +21,8 @@ from distillkit import DataError, MissingExtraError
 from distillkit.data import ImageFault, as_rgb, open_rgb
 from distillkit.data.image_faults import KINDS
 from distillkit.data.sources import load_image, read_stream
-from distillkit.errors import UnreadableImageError, visible
+from distillkit.errors import UnreadableImageError
+from distillkit.messages.text import visible
 from distillkit_plugins.datasets.folder import Folder
 from tests.data.breaking import BREAKERS, as_user, why_not_as_user
 

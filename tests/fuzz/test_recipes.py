@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillkit.errors import RecipeError
+from distillkit.messages.validation import _tree, known_keys
 from distillkit.recipe import LossEntry, Recipe, StudentEntry, TeacherEntry
-from distillkit.recipe_errors import _tree, known_keys
 from distillkit.recipe_files import dump, load_recipe
 
 FUZZ = settings.get_profile("fuzz")

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from distillkit.messages.validation import explain, known_keys, problems, together
 from distillkit.recipe import Recipe
-from distillkit.recipe_errors import explain, known_keys, problems, together
 
 
 def problems_of(tables):

@@ -214,7 +214,7 @@ def _times(shape: tuple[int, ...]) -> str:
 def precisions(names: list[str]) -> tuple[Precision, ...]:
     """Names of precisions as the user gave them, by comma or one by one."""
     from distillkit.contracts.exporter import PRECISIONS
-    from distillkit.suggestions import unknown_name
+    from distillkit.messages.nearest_name import unknown_name
 
     found = [part.strip() for name in names for part in name.split(",")]
     for name in found:

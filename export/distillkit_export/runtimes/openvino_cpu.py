@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillkit.contracts.runtime import Availability, Bound, Servable, Session, Setting
-from distillkit.errors import GateError, UnavailableError, one_line
+from distillkit.errors import GateError, UnavailableError
+from distillkit.messages.text import one_line
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import thread_counts
 

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from distillkit.errors import shortened
+from distillkit.messages.text import shortened
 
 Location = tuple[int | str, ...]
 
