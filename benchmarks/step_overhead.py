@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from distillkit.compute.devices import keep_freed_memory
 from distillkit.contracts.model import Signal
 from distillkit.data.batches import MicroBatch, Window
-from distillkit.models.classes import ClassMap
+from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe import Recipe

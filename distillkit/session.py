@@ -22,10 +22,10 @@ from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.order import check_equal_turns
 from distillkit.data.samples import evaluation_samples
 from distillkit.hooks import Plugins
+from distillkit.models.build import build_model
 from distillkit.models.frozen_teacher import FrozenTeacher
-from distillkit.models.making import build_model
 from distillkit.models.sharding import parameter_bytes
-from distillkit.models.weights import load_notes
+from distillkit.models.weight_loading import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.training.accuracy import top1

@@ -78,7 +78,7 @@ def _as_student(teacher: str, plugins: Plugins) -> str:
     require("torch", "timm", what="distillkit finetune")
     import timm
 
-    from distillkit.models.making import describe_model
+    from distillkit.models.build import describe_model
 
     request = ModelRequest(teacher, None, plugins.options("teacher", teacher, {}), weights="none")
     architecture = describe_model("teacher", request, plugins).architecture

@@ -22,9 +22,9 @@ from distillkit.evaluation.open_model import Judged, open_judged
 from distillkit.files import write_bytes
 from distillkit.hooks import Plugins
 from distillkit.messages.text import one_line
-from distillkit.models.classes import ClassMap
+from distillkit.models.build import build_model
+from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
-from distillkit.models.making import build_model
 from distillkit.planning.models import describe_teacher
 from distillkit.recipe import TeacherEntry
 

@@ -26,7 +26,7 @@ from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.gather import in_order
 from distillkit.evaluation.measurement import Measurement
 from distillkit.messages.text import visible
-from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes
+from distillkit.models.class_matching import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
 from distillkit.recipe import Augment, Recipe, StudentEntry, Training
 

@@ -3,21 +3,29 @@
 These are the names that a plugin of a teacher or student may import, beside those of `distillkit` itself.
 """
 
-from distillkit.models.classes import ClassMap, imagenet_class_names, match_classes, read_class_names
-from distillkit.models.described import Described
+from distillkit.models.build import Described
+from distillkit.models.class_matching import (
+    ClassMap,
+    imagenet_class_names,
+    match_classes,
+    read_class_names,
+)
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.heads import OneAnswer, check_head, fuse, one_answer
 from distillkit.models.hub import published_weights, why_unavailable
+from distillkit.models.initial_weights import licensed, start_from
 from distillkit.models.layer_mapping import matched_layers
-from distillkit.models.position import resize_position_embedding, sincos_position_embedding
+from distillkit.models.meta_device import sketching
+from distillkit.models.position_embedding import (
+    resize_position_embedding,
+    sincos_position_embedding,
+)
 from distillkit.models.precision import at_least_float32
 from distillkit.models.saved_student import SavedStudent, build_student, load_student, read_student, save_student
-from distillkit.models.sketching import sketching
-from distillkit.models.starting_weights import licensed, start_from
 from distillkit.models.timm_model import TimmModel
 from distillkit.models.timm_networks import TimmRequest
 from distillkit.models.weight_files import read_weights
-from distillkit.models.weights import Fit, LoadReport, classes_of, load_weights
+from distillkit.models.weight_loading import Fit, LoadReport, classes_of, load_weights
 
 __all__ = [
     "ClassMap",

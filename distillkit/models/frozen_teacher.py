@@ -13,7 +13,7 @@ from torch.nn import functional
 from distillkit.compute.distributed import Processes
 from distillkit.contracts.model import Model, ModelSpec, Outputs, Wanted
 from distillkit.errors import RecipeError
-from distillkit.models.classes import ClassMap
+from distillkit.models.class_matching import ClassMap
 from distillkit.models.precision import at_least_float32, keep_cast
 from distillkit.models.sharding import shard
 from distillkit.models.timm_networks import TimmRequest, describe_network

@@ -12,11 +12,10 @@ from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.files import write_json, write_tensors
 from distillkit.hooks import Plugins, split_name
-from distillkit.models.described import Described
+from distillkit.models.build import Described, build_model
 from distillkit.models.heads import Answer, without_idle_heads
-from distillkit.models.making import build_model
 from distillkit.models.weight_files import read_weights
-from distillkit.models.weights import load_weights
+from distillkit.models.weight_loading import load_weights
 from distillkit.plain_files import read_json
 
 DESCRIPTION, WEIGHTS = "student.json", "student.safetensors"

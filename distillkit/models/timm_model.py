@@ -15,7 +15,7 @@ from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import ClassTokenRows
 from distillkit.models.precision import at_least_float32
 from distillkit.models.timm_networks import TimmRequest, create_network, describe_network, last_map, sketch_network
-from distillkit.models.weights import LoadReport
+from distillkit.models.weight_loading import LoadReport
 
 Size = tuple[int, int]
 Layer = tuple[Tensor, Tensor | None]

@@ -16,7 +16,7 @@ from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import nearest
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import why_no_rows
-from distillkit.models.sketching import sketching
+from distillkit.models.meta_device import sketching
 
 
 @dataclass(frozen=True)

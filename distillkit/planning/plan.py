@@ -13,7 +13,7 @@ from distillkit.recipe import Recipe, TeacherEntry
 
 if TYPE_CHECKING:
     from distillkit.data.splits import DataSets
-    from distillkit.models.classes import ClassMap
+    from distillkit.models.class_matching import ClassMap
     from distillkit.planning.cost import Cost
 
 

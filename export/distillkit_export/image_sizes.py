@@ -17,8 +17,8 @@ from distillkit.contracts.exporter import side_multiples
 from distillkit.contracts.model import Model, ModelSpec
 from distillkit.errors import UserError
 from distillkit.models import Described, resize_position_embedding, sincos_position_embedding
+from distillkit.models.checkpoint_conversion import fit_positions
 from distillkit.models.frozen_teacher import spec_at
-from distillkit.models.layouts import fit_positions
 
 Size = tuple[int, int]
 GROWING = (VisionTransformer, Eva)

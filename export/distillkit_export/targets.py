@@ -19,7 +19,7 @@ from distillkit.errors import CheckpointError, RunDirectoryError, UserError, Wei
 from distillkit.files import sha256
 from distillkit.hooks import Plugins, split_name
 from distillkit.models import Described, OneAnswer, load_student, load_weights
-from distillkit.models.making import build_model
+from distillkit.models.build import build_model
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.run_directory import RunDirectory
 from distillkit_export.image_sizes import Size, at_image_size

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from distillkit.contracts.model import Outputs, Signal
 from distillkit.models import FrozenTeacher, OneAnswer, TimmModel
-from distillkit.models.classes import ClassMap
+from distillkit.models.class_matching import ClassMap
 from distillkit.models.cls_attention import class_token_row
 
 ROWS = Signal.CLS_ATTENTION

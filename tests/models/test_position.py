@@ -4,7 +4,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 from distillkit.errors import WeightsError
-from distillkit.models.position import grid_of, resize_position_embedding
+from distillkit.models.position_embedding import grid_of, resize_position_embedding
 
 GRIDS = [((14, 14), (24, 24)), ((14, 14), (7, 7)), ((14, 14), (4, 9)), ((5, 8), (8, 5)), ((2, 2), (2, 3))]
 

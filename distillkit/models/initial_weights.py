@@ -13,7 +13,7 @@ from distillkit.errors import WeightsError
 from distillkit.models.hub import published_weights
 from distillkit.models.saved_student import WEIGHTS, read_student
 from distillkit.models.weight_files import read_weights
-from distillkit.models.weights import LoadReport, load_weights
+from distillkit.models.weight_loading import LoadReport, load_weights
 
 PUBLISHED = "pretrained"
 """What `student.weights` calls the weights that timm publishes."""

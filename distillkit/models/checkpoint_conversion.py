@@ -15,7 +15,7 @@ import torch
 from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 
-from distillkit.models.position import grid_of, resize_position_embedding
+from distillkit.models.position_embedding import grid_of, resize_position_embedding
 
 FILTERS = ("checkpoint_filter_fn", "_filter_fn")
 """What timm's modules call the function that renames a published checkpoint."""

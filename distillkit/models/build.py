@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from distillkit.blame import kind_of, refuse
-from distillkit.contracts.model import Model, ModelRequest, ModelSpec
+from distillkit.contracts.model import Model, ModelRequest, ModelSpec, Outputs, Wanted
 from distillkit.hooks import Plugins
 
 Role = Literal["teacher", "student"]
@@ -38,3 +38,16 @@ def build_model(role: Role, request: ModelRequest, plugins: Plugins) -> Model:
     if not isinstance(getattr(model, "spec", None), ModelSpec):
         refuse(author, "build", "a model without 'spec'", "a module with its ModelSpec")
     return cast("Model", model)
+
+
+class Described(nn.Module):
+    """A model whose `spec` says more than its plugin could know: the names of the classes, or what the user typed."""
+
+    def __init__(self, model: Model, spec: ModelSpec) -> None:
+        super().__init__()
+        self.model = model
+        self.network = model.network
+        self.spec = spec
+
+    def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
+        return self.model(images, wanted)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from distillkit.contracts.model import Model, ModelSpec
 from distillkit.errors import WeightsError
+from distillkit.models.checkpoint_conversion import fit_positions, fit_tokens, translate
 from distillkit.models.heads import SPOKEN_HEADS
-from distillkit.models.layouts import fit_positions, fit_tokens, translate
 from distillkit.models.timm_traits import classifier_names
 from distillkit.models.weight_files import INSIDE, names_of_network, without_training_parts
 
