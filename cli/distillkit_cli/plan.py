@@ -32,7 +32,7 @@ def plan(
     resolved = recipe.resolved(teaching)
     if as_json:
         made = starting.make_plan(resolved)
-        from distillkit.planning.show import plan_as_dict
+        from distillkit.planning.render import plan_as_dict
 
         terminal.show_json(plan_as_dict(made))
     else:

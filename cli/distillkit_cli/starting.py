@@ -90,7 +90,7 @@ def show_plan(terminal: Terminal, recipe: Recipe) -> None:
     plan = make_plan(recipe)
     from distillkit.compute.devices import pick_device
     from distillkit.planning.cost import matmul_rate
-    from distillkit.planning.show import plan_lines
+    from distillkit.planning.render import plan_lines
 
     rate = matmul_rate(pick_device(recipe.training.device))
     terminal.show_rows(plan_lines(plan, matmul_flops_per_s=rate))

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from distillkit import runner
 from distillkit.hooks import installed_plugins
-from distillkit.planning.show import plan_lines
+from distillkit.planning.render import plan_lines
 from distillkit.recipe_files import load_recipe
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from distillkit import DataError, RecipeError, Signal, SignalError, UserError
 from distillkit.hooks import installed_plugins
 from distillkit.models import load_student
-from distillkit.planning.show import plan_lines
+from distillkit.planning.render import plan_lines
 from distillkit.recipe import Labels, StudentEntry
 from distillkit.runner import plan, resume, run
 from distillkit.testing import check_student, check_teacher

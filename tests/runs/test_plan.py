@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
 from distillkit.hooks import installed_plugins
-from distillkit.planning.show import plan_lines
+from distillkit.planning.render import plan_lines
 from distillkit.recipe import Recipe
 from distillkit.runner import plan, run
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillkit.hooks import installed_plugins
-from distillkit.planning.make import make_plan
+from distillkit.planning.make_plan import make_plan
 from distillkit.recipe import Recipe
 from distillkit.session import Session, build_session
 from distillkit.training.guard import anchored
