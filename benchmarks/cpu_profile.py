@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.contracts.runtime import Servable
-from distillkit.hooks import Plugins, installed_plugins
+from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_cli.profile_progress import progress_on
 from distillkit_cli.terminal import Terminal
 from distillkit_export.asked import Asked

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import Model, ModelRequest
 from distillkit.errors import DistillkitError
-from distillkit.hooks import Plugins, installed_plugins, split_name
 from distillkit.models import sincos_position_embedding
+from distillkit.plugin.registry import Plugins, installed_plugins, split_name
 from distillkit.recipe import Recipe
 from distillkit.runner import run
 from distillkit_export.exports import export_onnx

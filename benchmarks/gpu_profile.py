@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from distillkit.contracts.exporter import Precision
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError
-from distillkit.hooks import Plugins, installed_plugins
+from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_export.asked import Asked
 from distillkit_export.bundle_reader import open_bundle
 from distillkit_export.exports import export

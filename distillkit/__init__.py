@@ -37,7 +37,7 @@ from distillkit.errors import (
     UserError,
     WeightsError,
 )
-from distillkit.hookspecs import hookimpl
+from distillkit.plugin.hookspecs import hookimpl
 from distillkit.version import __version__
 
 __all__ = [

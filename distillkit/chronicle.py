@@ -12,7 +12,7 @@ from distillkit.data.batches import Window
 from distillkit.data.tolerance import check_broken
 from distillkit.errors import TrainingError
 from distillkit.files import write_json
-from distillkit.hooks import Plugins
+from distillkit.plugin.registry import Plugins
 from distillkit.run_directory import RunDirectory
 from distillkit.saved_step import save_step
 from distillkit.session import Session

@@ -27,10 +27,10 @@ from distillkit.contracts.model import Model
 from distillkit.contracts.run import RunInfo
 from distillkit.errors import CheckpointError, RunInterrupted
 from distillkit.files import recover_directory, whole_directory, write_json
-from distillkit.hooks import Plugins
 from distillkit.messages.text import counted
 from distillkit.models.saved_student import save_student
 from distillkit.outages import outage
+from distillkit.plugin.registry import Plugins
 from distillkit.run_directory import RunDirectory
 from distillkit.session import Session
 from distillkit.training.interruption import Interruption

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from distillkit.data.batches import MicroBatch
 from distillkit.errors import RunDirectoryError
-from distillkit.hooks import Plugins
 from distillkit.planning.make_plan import make_plan
+from distillkit.plugin.registry import Plugins
 from distillkit.run_directory import RunDirectory
 from distillkit.saved_step import Part, SavedStep, read_saved_step, saved_steps, step_at
 from distillkit.session import Session, build_session

@@ -21,13 +21,13 @@ from distillkit.data.batches import TrainingData
 from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.order import check_equal_turns
 from distillkit.data.samples import evaluation_samples
-from distillkit.hooks import Plugins
 from distillkit.models.build import build_model
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.sharding import parameter_bytes
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.plugin.registry import Plugins
 from distillkit.training.accuracy import top1
 from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lectern, Lessons, Pupil

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import RecipeError, RunDirectoryError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.recipe_assignments import UNSET, Tables, layered
 

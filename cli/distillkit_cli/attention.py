@@ -48,7 +48,7 @@ def attention(  # noqa: PLR0913 - one parameter per option
       distillkit attention dino-vits8 cat.jpg --layers last --heads each
       distillkit attention vit-b cat.jpg --teacher dino-vitb16
     """
-    from distillkit.extras import require
+    from distillkit.plugin.extras import require
     from distillkit.recipe import TeacherEntry
 
     if no_teacher and teacher:
@@ -58,7 +58,7 @@ def attention(  # noqa: PLR0913 - one parameter per option
     chosen = _layers(layers)
     require("torch", "timm", "matplotlib", what="distillkit attention")
     from distillkit.evaluation.attention_files import draw_files
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
 
     drawn = draw_files(
         target,

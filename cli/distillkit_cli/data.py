@@ -52,7 +52,7 @@ def check(
     """
     from distillkit.data import checking
     from distillkit.data.worker_loader import loader_processes
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe import Data
     from distillkit.recipe_files import load_recipe
 

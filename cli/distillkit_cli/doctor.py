@@ -26,7 +26,7 @@ def doctor(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) ->
       distillkit doctor
       distillkit doctor --json
     """
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit_export.doctor.diagnosis import diagnose
 
     terminal: Terminal = context.obj

@@ -73,7 +73,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
       distillkit evaluate runs/soft --protocol knn --k 20
       distillkit evaluate timm:resnet50 --data imagenet/ --json
     """
-    from distillkit.extras import require
+    from distillkit.plugin.extras import require
 
     terminal: Terminal = context.obj
     require("torch", "timm", what="distillkit evaluate")
@@ -83,7 +83,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         arguments = without_option(terminal.arguments, "--nproc")
         raise typer.Exit(launch(arguments, nproc, again=arguments, note=terminal.note))
     from distillkit.evaluation.evaluate import evaluate as evaluated
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe_assignments import as_tables, parse_assignment
 
     given = {

@@ -106,7 +106,7 @@ def export(  # noqa: PLR0913 - one parameter per option
       distillkit export runs/deit-ti-digits-001 --trt --fp16 --batch 1:8:64
     """
     from distillkit.contracts.exporter import parse_image_size
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit_export.asked import Asked
     from distillkit_export.bundle import MANIFEST
     from distillkit_export.pictures import ImageWish
@@ -131,7 +131,7 @@ def export(  # noqa: PLR0913 - one parameter per option
             _refuse_on_bundle(context, target)
             result = export_from_bundle(Path(target), asked, plugins=plugins, force=force)
         else:
-            from distillkit.extras import require
+            from distillkit.plugin.extras import require
 
             require("torch", "timm", what="distillkit export")
             from distillkit_export import exports

@@ -11,7 +11,7 @@ from distillkit_cli.options import DRY_RUN, OUT, RecipeOptions, TeachingOptions,
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
 
 MODEL = typer.Argument(metavar="MODEL", help="A student or a teacher: timm:resnet50, deit-s, regnety16gf.")
 WEIGHTS = typer.Option(metavar="FILE|DIR|pretrained|none", help="Weights to start from.")
@@ -46,8 +46,8 @@ def finetune(
 def _student_name(model: str) -> str:
     """The student that `model` means; a teacher's name means the student of the same architecture."""
     from distillkit.errors import UnknownPluginError
-    from distillkit.hooks import installed_plugins, split_name
     from distillkit.messages.nearest_name import unknown_name
+    from distillkit.plugin.registry import installed_plugins, split_name
 
     plugins = installed_plugins()
     students = {owned.spec.name for owned in plugins.listing("student")}
@@ -66,8 +66,8 @@ def _as_student(teacher: str, plugins: Plugins) -> str:
     """
     from distillkit.contracts.model import ModelRequest
     from distillkit.errors import UnknownPluginError
-    from distillkit.extras import require
-    from distillkit.hooks import split_name
+    from distillkit.plugin.extras import require
+    from distillkit.plugin.registry import split_name
 
     name, argument = split_name(teacher)
     if argument is not None:

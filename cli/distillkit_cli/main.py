@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from distillkit.blame import accused
 from distillkit.errors import DistillkitError, LostProcessError
-from distillkit.switches import switch_off
+from distillkit.plugin.disabled import switch_off
+from distillkit.plugin.error_attribution import accused
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
 from distillkit_cli.data import data

@@ -15,8 +15,8 @@ from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.discovery import Owned, Role
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.discovery import Owned, Role
+    from distillkit.plugin.registry import Plugins
 
 TITLES: dict[Role, str] = {
     "teacher": "Teachers",
@@ -43,7 +43,7 @@ def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -
       distillkit plugins
       distillkit plugins --json
     """
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
 
     terminal: Terminal = context.obj
     found = installed_plugins()

@@ -76,7 +76,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
       distillkit profile exports/student --tune --batches 1,32
       distillkit profile a/ b/ elsewhere/profile.json --out compared/
     """
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit_cli.profile_progress import progress_on
     from distillkit_export.profiling.campaign import Plan
     from distillkit_export.profiling.configurations import Wanted

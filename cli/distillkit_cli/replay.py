@@ -41,11 +41,11 @@ def replay(
       distillkit replay runs/a
       distillkit replay runs/a --precision fp32
     """
-    from distillkit.extras import require
+    from distillkit.plugin.extras import require
 
     require("torch", "timm", what="distillkit replay")
     from distillkit import replay as library
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
 
     found = library.replay(run, installed_plugins(), step=step, precision=precision, device=device)
     terminal: Terminal = context.obj

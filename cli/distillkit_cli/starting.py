@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from distillkit.extras import require
+from distillkit.plugin.extras import require
 from distillkit_cli.figures import figure_rows
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.hooks import Plugins
     from distillkit.planning.plan import Plan
+    from distillkit.plugin.registry import Plugins
     from distillkit.recipe import Recipe
     from distillkit.runner import RunResult
     from distillkit_cli.progress import LineProgress
@@ -80,7 +80,7 @@ def resume(terminal: Terminal, directory: Path) -> None:
     """Continue the run in a directory and show what came of it."""
     require("torch", "timm", what="distillkit run")
     from distillkit import runner
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
 
     _follow(terminal, directory, lambda display: runner.resume(directory, installed_plugins(), observers=[display]))
 
@@ -117,8 +117,8 @@ def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
 
 def _with_known_names(recipe: Recipe) -> Plugins:
     """What is installed, once every name of the recipe is known: before torch, which takes seconds to import."""
-    from distillkit.hooks import installed_plugins
     from distillkit.planning.names import check_names
+    from distillkit.plugin.registry import installed_plugins
 
     plugins = installed_plugins()
     check_names(recipe, plugins)

@@ -34,7 +34,7 @@ def verify(
       distillkit verify digits-onnx/
       distillkit verify digits-onnx/ --data imagenet/val --json
     """
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit_export import verifying
 
     result = verifying.verify(

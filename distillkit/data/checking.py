@@ -30,7 +30,7 @@ from distillkit.data.suspicious_classes import (
     unlabelled_beside_classes,
 )
 from distillkit.errors import DataError, UnreadableImageError
-from distillkit.hooks import Plugins
+from distillkit.plugin.registry import Plugins
 from distillkit.recipe import Data
 
 CHUNK = 16

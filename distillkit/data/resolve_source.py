@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Split, Stream
 from distillkit.errors import DataError
-from distillkit.hooks import Plugins, split_name
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
+from distillkit.plugin.error_attribution import blamed, kind_of, refuse
+from distillkit.plugin.registry import Plugins, split_name
 from distillkit.recipe import Data
 
 Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]

@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from distillkit.blame import blamed, kind_of, refuse
 from distillkit.data.sources import Source
+from distillkit.plugin.error_attribution import blamed, kind_of, refuse
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,8 +17,8 @@ from distillkit.data.sources import Source, Stream
 from distillkit.data.stratified import held_out, kept_labels
 from distillkit.data.suspicious_classes import class_oddities
 from distillkit.errors import DataError
-from distillkit.hooks import Plugins
 from distillkit.messages.text import counted
+from distillkit.plugin.registry import Plugins
 from distillkit.recipe import Data
 
 SHOWN = 3

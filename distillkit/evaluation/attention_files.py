@@ -20,12 +20,12 @@ from distillkit.evaluation.attention import layers_of, see_attention, why_unread
 from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention
 from distillkit.evaluation.open_model import Judged, open_judged
 from distillkit.files import write_bytes
-from distillkit.hooks import Plugins
 from distillkit.messages.text import one_line
 from distillkit.models.build import build_model
 from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.planning.models import describe_teacher
+from distillkit.plugin.registry import Plugins
 from distillkit.recipe import TeacherEntry
 
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from distillkit.blame import blamed
 from distillkit.compute.devices import pick_device
 from distillkit.compute.distributed import ALONE, PATIENCE, joined
 from distillkit.contracts.incidents import BrokenImage, Incidents
@@ -22,8 +21,9 @@ from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.measurement import Evaluation, Measurement, append, check_measurement
 from distillkit.evaluation.open_model import open_judged
 from distillkit.evaluation.subject import Evaluator, Subject
-from distillkit.hooks import Plugins
 from distillkit.messages.text import counted
+from distillkit.plugin.error_attribution import blamed
+from distillkit.plugin.registry import Plugins
 from distillkit.recipe import Data, Recipe
 from distillkit.version import __version__
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
 from distillkit.evaluation.gather import in_order
-from distillkit.promises import speak
+from distillkit.plugin.runtime_checks import speak
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.errors import UserError
 from distillkit.evaluation.subject import Subject
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Mixing, Optimizer, Recipe, Schedule, Training
 from distillkit.run_directory import RunDirectory
 from distillkit.runner import run

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from distillkit.blame import kind_of, refuse
 from distillkit.messages.text import one_line, shortened
+from distillkit.plugin.error_attribution import kind_of, refuse
 
 Row: TypeAlias = Mapping[str, float | str]
 

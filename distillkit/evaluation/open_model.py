@@ -11,10 +11,10 @@ from torch import nn
 
 from distillkit.contracts.model import ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
-from distillkit.hooks import Plugins, split_name
 from distillkit.models.build import build_model
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import load_student
+from distillkit.plugin.registry import Plugins, split_name
 from distillkit.recipe import Recipe, StudentEntry
 from distillkit.recipe_files import load_recipe
 

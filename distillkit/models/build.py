@@ -6,9 +6,9 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from distillkit.blame import kind_of, refuse
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec, Outputs, Wanted
-from distillkit.hooks import Plugins
+from distillkit.plugin.error_attribution import kind_of, refuse
+from distillkit.plugin.registry import Plugins
 
 Role = Literal["teacher", "student"]
 

@@ -11,9 +11,9 @@ from distillkit.contracts.loss import Loss
 from distillkit.contracts.model import ModelSpec, Read, Signal
 from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import RecipeError
-from distillkit.hooks import Plugins
 from distillkit.planning.plan import LossPlan
-from distillkit.promises import check_declarations
+from distillkit.plugin.registry import Plugins
+from distillkit.plugin.runtime_checks import check_declarations
 from distillkit.recipe import LossEntry, Recipe
 
 

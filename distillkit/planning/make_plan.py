@@ -15,7 +15,6 @@ from distillkit.data.order import samples_per_step, steps_per_epoch
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.suspicious_classes import fewer_than_a_batch
 from distillkit.errors import DataError, RunDirectoryError, WeightsError
-from distillkit.hooks import Plugins
 from distillkit.models.build import build_model
 from distillkit.models.frozen_teacher import spec_at
 from distillkit.planning.cost import Cost
@@ -32,6 +31,7 @@ from distillkit.planning.models import (
 from distillkit.planning.names import check_names
 from distillkit.planning.plan import LossPlan, Plan, StudentPlan, TeacherPlan
 from distillkit.planning.probe import Build, Probe, forward_flops, probe_task
+from distillkit.plugin.registry import Plugins
 from distillkit.recipe import Recipe
 from distillkit.training.optimisation import warmup_steps
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distillkit.errors import RecipeError
-from distillkit.hooks import Plugins
+from distillkit.plugin.registry import Plugins
 from distillkit.recipe import Recipe
 
 

@@ -13,10 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from distillkit.contracts.loss import BatchInfo, Loss
 from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.errors import BrokenPluginError
-from distillkit.promises import check_gradients, check_outputs, revealed_shapes, speak, tensors_of
+from distillkit.plugin.backward_attribution import blamed_on_the_way_back
+from distillkit.plugin.runtime_checks import (
+    check_gradients,
+    check_outputs,
+    revealed_shapes,
+    speak,
+    tensors_of,
+)
 from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages
-from distillkit.way_back import blamed_on_the_way_back
 
 PROBE_SAMPLES = 2
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distillkit.contracts.model import LAYERED, ModelSpec, Read
-from distillkit.promises import declaration_faults, dtype_of, tensors_of
+from distillkit.plugin.runtime_checks import declaration_faults, dtype_of, tensors_of
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, LossModule, difference, differences, tensor_state, total
 from distillkit.testing.synthetic import map_batch, map_outputs

@@ -12,7 +12,7 @@ from torch import Tensor
 from distillkit.contracts.loss import BatchInfo
 from distillkit.contracts.model import Outputs
 from distillkit.errors import UserError
-from distillkit.promises import dtype_of, tensors_of
+from distillkit.plugin.runtime_checks import dtype_of, tensors_of
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, difference, differences, total
 from distillkit.testing.synthetic import map_outputs

@@ -10,7 +10,7 @@ import torch
 
 from distillkit.contracts.model import ModelFactory, ModelRequest
 from distillkit.errors import UserError
-from distillkit.hooks import split_name
+from distillkit.plugin.registry import split_name
 from distillkit.testing import model_description, model_outputs
 from distillkit.testing.findings import Check, Findings
 from distillkit.testing.model_case import ModelCase

@@ -19,7 +19,7 @@ from distillkit.contracts.model import (
     Signal,
     Wanted,
 )
-from distillkit.promises import revealed_shapes
+from distillkit.plugin.runtime_checks import revealed_shapes
 from distillkit.testing.subject import Subject
 
 SAMPLES = 3

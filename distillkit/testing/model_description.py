@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts.model import LAYERED, ModelSpec, Signal
-from distillkit.promises import tensors_of
+from distillkit.plugin.runtime_checks import tensors_of
 from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import differences, tensor_state
 from distillkit.testing.model_case import SAMPLES, ModelCase, say

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distillkit.contracts.model import LAYERED, Outputs, Signal, Wanted
-from distillkit.promises import dtype_of, tensors_of
+from distillkit.plugin.runtime_checks import dtype_of, tensors_of
 from distillkit.testing.loss_case import difference
 from distillkit.testing.model_case import SAMPLES, ModelCase, say
 

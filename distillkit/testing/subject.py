@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from distillkit.discovery import Owned, Role
 from distillkit.errors import RecipeError
-from distillkit.hooks import installed_plugins
 from distillkit.messages.validation import explain
+from distillkit.plugin.discovery import Owned, Role
+from distillkit.plugin.registry import installed_plugins
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models.heads import Answer, fuse
-from distillkit.promises import speak
+from distillkit.plugin.runtime_checks import speak
 
 Scored: TypeAlias = tuple[Mapping[str, Tensor], Tensor]
 """The scores [B, K] of every answer to a batch, of the chosen one as "answer", and the labels [B]."""

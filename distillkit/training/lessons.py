@@ -8,11 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distillkit.blame import blamed
 from distillkit.contracts.loss import Loss
 from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.contracts.signal_matching import restrict
-from distillkit.promises import check_outputs, check_target, named, named_weights, speak, tensors_of, unchanged
+from distillkit.plugin.error_attribution import blamed
+from distillkit.plugin.runtime_checks import (
+    check_outputs,
+    check_target,
+    named,
+    named_weights,
+    speak,
+    tensors_of,
+    unchanged,
+)
 from distillkit.training.task import Targets
 
 

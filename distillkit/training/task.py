@@ -10,12 +10,19 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from distillkit.blame import blamed
 from distillkit.contracts.loss import BatchInfo, Loss
 from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.contracts.signal_matching import restrict
 from distillkit.errors import BrokenPluginError
-from distillkit.promises import check_outputs, check_terms, named, speak, tensors_of, unchanged
+from distillkit.plugin.error_attribution import blamed
+from distillkit.plugin.runtime_checks import (
+    check_outputs,
+    check_terms,
+    named,
+    speak,
+    tensors_of,
+    unchanged,
+)
 
 Targets: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 """By loss name, what that loss's `target` returned."""

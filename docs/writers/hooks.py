@@ -1,11 +1,11 @@
-"""The page about hooks: what distillkit.hookspecs says of each, in the order in which a run calls them."""
+"""The page about hooks: what distillkit.plugin.hookspecs says of each, in the order in which a run calls them."""
 
 from __future__ import annotations
 
 import inspect
 import re
 
-from distillkit import hookspecs
+from distillkit.plugin import hookspecs
 
 SECTION = re.compile(r"^(Called|Return|Must not|Example|`record`)(?=[: ])", re.MULTILINE)
 

@@ -7,8 +7,8 @@ from itertools import groupby
 
 from writers.recipe import cell, key_table, one_line
 
-from distillkit.discovery import Owned, Role
-from distillkit.hooks import Plugins, installed_plugins
+from distillkit.plugin.discovery import Owned, Role
+from distillkit.plugin.registry import Plugins, installed_plugins
 
 TITLES: dict[Role, str] = {
     "dataset": "Data sets",

@@ -15,7 +15,7 @@ from distillkit_export.stage import Format
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
 
 ONNX = "onnx"
 

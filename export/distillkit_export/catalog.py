@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distillkit.contracts.plugin import PluginSpec
-from distillkit.hookspecs import hookimpl
+from distillkit.plugin.hookspecs import hookimpl
 
 
 @hookimpl

@@ -35,7 +35,7 @@ from distillkit_export.samples import SAMPLES, write_samples
 from distillkit_export.stage import Format, Stage
 
 if TYPE_CHECKING:
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
 
 OPSET = 20
 

@@ -25,7 +25,7 @@ from distillkit_export.samples import read_samples
 from distillkit_export.stage import Format, Stage
 
 if TYPE_CHECKING:
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
     from distillkit_export.parity import Evidence
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from distillkit.blame import blamed
 from distillkit.errors import DistillkitError, GateError, UnavailableError
+from distillkit.plugin.error_attribution import blamed
 from distillkit_export.layers import first_difference
 from distillkit_export.parity import Evidence, Parity, measure
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Precision, Scorer
 from distillkit.errors import UnavailableError, UserError
-from distillkit.extras import require
+from distillkit.plugin.extras import require
 from distillkit_export import onnx_file, onnx_precision
 from distillkit_export.onnx_quantized import Calibrator
 from distillkit_export.onnx_session import PROVIDER, OnnxSession

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts.exporter import Precision
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
     from distillkit_export.bundle import ArtifactCard
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
@@ -127,7 +127,7 @@ def load(
     Raises: BundleError; UnknownPluginError for the runtime; UnavailableError where it cannot execute the file here;
     GateError where the file is broken.
     """
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
 
     bundle = open_bundle(Path(folder))
     plugins = plugins or installed_plugins()

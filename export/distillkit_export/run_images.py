@@ -16,8 +16,8 @@ from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, UserError
-from distillkit.hooks import Plugins
 from distillkit.models.class_matching import match_classes
+from distillkit.plugin.registry import Plugins
 from distillkit.recipe import Augment, Data, Recipe
 from distillkit.run_directory import RunDirectory
 from distillkit_export.pictures import ExportImages, ImageWish, Pictures, Pixels, stand_in

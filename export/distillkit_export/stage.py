@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillkit.blame import blamed, kind_of, refuse
 from distillkit.contracts.exporter import Artifact, HasFlags
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
+from distillkit.plugin.error_attribution import blamed, kind_of, refuse
 from distillkit_export.bundle import HERE, REJECTED, ArtifactCard, PendingCard
 from distillkit_export.checks import checks
 from distillkit_export.gate import Gate, Verdict, size

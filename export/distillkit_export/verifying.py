@@ -25,7 +25,7 @@ from distillkit_export.samples import read_samples
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter, Scorer
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_a_picture_that_cannot_be_finished_leaves_nothing(distillkit, runs, cat,
 
 
 def test_without_matplotlib(distillkit, monkeypatch, runs, cat):
-    monkeypatch.setattr("distillkit.extras.find_spec", lambda module: None if module == "matplotlib" else module)
+    monkeypatch.setattr("distillkit.plugin.extras.find_spec", lambda module: None if module == "matplotlib" else module)
     assert distillkit("attention", str(runs / "vit"), cat) == (
         2,
         "",

@@ -120,7 +120,7 @@ def test_every_verb_has_a_module_of_its_name():
     ],
 )
 def test_without_the_extra_train_the_sentence_names_it(distillkit, monkeypatch, verb, arguments):
-    monkeypatch.setattr("distillkit.extras.find_spec", lambda module: None)
+    monkeypatch.setattr("distillkit.plugin.extras.find_spec", lambda module: None)
     assert distillkit(verb, *arguments) == (
         2,
         "",

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit_cli.plugins import OURS, REMEDY, unregistered_catalogs
 
 PLUGIN = """

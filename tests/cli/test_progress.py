@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from distillkit.contracts.run import RunInfo
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit_cli.progress import BarProgress, LineProgress, progress_on
 from distillkit_cli.terminal import Terminal
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Data, Recipe, StudentEntry
 from distillkit.run_directory import RunDirectory
 from distillkit_cli.starting import next_directory

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from distillkit import runner
-from distillkit.hooks import installed_plugins
 from distillkit.planning.render import plan_lines
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe_files import load_recipe
 
 

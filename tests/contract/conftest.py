@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.runner import run
 

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from distillkit import DataError, RecipeError, Signal, SignalError, UserError
-from distillkit.hooks import installed_plugins
 from distillkit.models import load_student
 from distillkit.planning.render import plan_lines
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Labels, StudentEntry
 from distillkit.runner import plan, resume, run
 from distillkit.testing import check_student, check_teacher

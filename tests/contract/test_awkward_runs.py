@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from distillkit import SignalError, UserError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.runner import plan, resume, run
 
 DEIT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2}

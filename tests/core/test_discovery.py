@@ -16,7 +16,7 @@ from distillkit.errors import (
     RecipeError,
     UnknownPluginError,
 )
-from distillkit.hooks import installed_plugins, split_name
+from distillkit.plugin.registry import installed_plugins, split_name
 
 LOSS = """
 from distillkit import PluginSpec

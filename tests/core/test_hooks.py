@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from distillkit.contracts.run import RunInfo, RunModels
-from distillkit.discovery import Role
 from distillkit.errors import BrokenPluginError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.discovery import Role
+from distillkit.plugin.registry import installed_plugins
 
 RUN = RunInfo(Path("run"), {}, {}, steps=4, steps_per_epoch=2)
 MODELS: Any = RunModels(student=None, teachers={"dino": None}, samples=None)  # type: ignore[arg-type, dict-item]

@@ -59,7 +59,7 @@ def test_what_is_new_is_told_in_one_sentence_for_each_set() -> None:
 
 def test_more_unreadable_images_than_the_recipe_bears_end_the_run() -> None:
     from distillkit.data.splits import open_datasets
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
 
     datasets = open_datasets(Data(train="digits"), installed_plugins())
     size = len(datasets.test or ())

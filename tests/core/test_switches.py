@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distillkit.errors import PluginError, UnknownPluginError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit_cli.main import command_line
 
 LOSS = """

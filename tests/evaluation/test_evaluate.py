@@ -23,7 +23,7 @@ from distillkit.errors import (
     WeightsError,
 )
 from distillkit.evaluation.evaluate import check_signals, evaluate
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.runner import run
 

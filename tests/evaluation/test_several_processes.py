@@ -33,7 +33,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ALL = """
 import json, sys
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.evaluation.evaluate import evaluate
 found = {}
 for name, (protocol, options) in json.loads(sys.argv[2]).items():
@@ -94,7 +94,7 @@ def test_every_protocol_finds_what_one_process_finds_and_the_run_hears_of_it_onc
         "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
         "training": {"steps": 4, "device": "cpu", "precision": "fp32", "threads": 1},
     }
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
 
     run(Recipe.model_validate(tables), tmp_path / "run", installed_plugins())
     kept = tmp_path / "run" / "evaluations.jsonl"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from distillkit.contracts.exporter import ExportRequest, Provenance
-from distillkit.hooks import Plugins, installed_plugins
 from distillkit.models.timm_model import TimmModel
+from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_export.exports import ExportResult, export_onnx
 
 CLASS_NAMES = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu")

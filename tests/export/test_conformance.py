@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distillkit.contracts.runtime import Servable
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.testing import check_exporter, check_runtime
 
 

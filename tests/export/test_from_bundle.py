@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
-from distillkit.hooks import Plugins
+from distillkit.plugin.registry import Plugins
 from distillkit_export.asked import Asked
 from distillkit_export.bundle_reader import open_bundle
 from distillkit_export.exports import export_model

@@ -81,7 +81,7 @@ def test_availability_answers_in_an_environment_without_the_package(blocked):
         "import importlib.util as u; whole = u.find_spec\n"
         f"u.find_spec = lambda name, package=None: None if name.partition('.')[0] == {blocked!r} else whole(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "from distillkit.hooks import installed_plugins\n"
+        "from distillkit.plugin.registry import installed_plugins\n"
         "plugins = installed_plugins()\n"
         "for owned in plugins.listing('runtime'):\n"
         "    found = plugins.factory('runtime', owned.spec.name)().availability()\n"

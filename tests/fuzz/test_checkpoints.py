@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from distillkit.checkpoint import FORMAT, Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from distillkit.errors import CheckpointError
-from distillkit.hooks import installed_plugins
 from distillkit.planning.make_plan import make_plan
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.session import build_session
 

@@ -15,7 +15,7 @@ from PIL import Image
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, DistillkitError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Data
 from distillkit_cli.terminal import still
 from distillkit_export.preprocess import read_image

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.evaluation.open_model import open_judged
-from distillkit.hooks import installed_plugins
 from distillkit.models.saved_student import load_student, read_student
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.recipe_files import load_recipe
 from distillkit.run_directory import RunDirectory

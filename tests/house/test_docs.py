@@ -18,7 +18,7 @@ from distillkit.contracts.plugin import PluginSpec
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import BundleError, GateError, UnavailableError
 from distillkit.evaluation import Features, View
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Data
 from distillkit.recipe_files import load_recipe
 from distillkit.testing import check_exporter, check_runtime

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from distillkit.discovery import REGISTRATION_HOOKS
+from distillkit.plugin.discovery import REGISTRATION_HOOKS
 
 REINSTALL = "run `make test`, or: pip install -e . (pip reads entry points only when it installs)"
 SOURCE_ROOTS = ("plugins", "export")

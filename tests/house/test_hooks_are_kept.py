@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from distillkit import hookspecs
+from distillkit.plugin import hookspecs
 
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("distillkit_"))
 

@@ -31,10 +31,10 @@ def heavy_modules_after(code):
     [
         "distillkit",
         "distillkit.contracts.loss",
-        "distillkit.discovery",
+        "distillkit.plugin.discovery",
         "distillkit.errors",
-        "distillkit.hooks",
-        "distillkit.hookspecs",
+        "distillkit.plugin.registry",
+        "distillkit.plugin.hookspecs",
         "distillkit.planning.names",
         "distillkit.recipe",
         "distillkit.recipe_files",
@@ -46,7 +46,7 @@ def test_importing_loads_nothing_heavy(module):
 
 
 def test_discovering_every_plugin_loads_nothing_heavy():
-    assert heavy_modules_after("from distillkit.hooks import installed_plugins; installed_plugins()") == "[]"
+    assert heavy_modules_after("from distillkit.plugin.registry import installed_plugins; installed_plugins()") == "[]"
 
 
 @pytest.mark.parametrize(

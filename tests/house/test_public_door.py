@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 # Beside these, the types of a data set's arguments may be named for the type checker.
-DOORS = ("distillkit", "distillkit.models", "distillkit.evaluation", "distillkit.data", "distillkit.hooks")
+DOORS = ("distillkit", "distillkit.models", "distillkit.evaluation", "distillkit.data", "distillkit.plugin.registry")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from distillkit import BatchInfo, BrokenPluginError, Outputs, Read, RecipeError, Signal, TargetSpec
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.testing import vit
 from distillkit_plugins.losses.advit import AttentionKl, AttentionL1, AttentionL2
 

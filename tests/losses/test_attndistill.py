@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from distillkit import BatchInfo, BrokenPluginError, Outputs, Read, RecipeError, Signal, TargetSpec
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.testing import cnn, vit
 from distillkit_plugins.losses.attndistill import AttnDistill
 from distillkit_plugins.losses.projector import projector_widths

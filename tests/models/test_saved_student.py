@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import RunDirectoryError, WeightsError
-from distillkit.hooks import installed_plugins, split_name
 from distillkit.models import build_student, load_student, read_student, save_student
 from distillkit.models.heads import Answer
+from distillkit.plugin.registry import installed_plugins, split_name
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 LOGITS = {Signal.LOGITS: ()}

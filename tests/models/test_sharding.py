@@ -24,7 +24,7 @@ import json, sys
 from pathlib import Path
 import torch
 from distillkit.contracts.loss import ModelRequest, Signal
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.models import ClassMap, FrozenTeacher
 from distillkit.models.sharding import parameter_bytes
 from distillkit.compute.distributed import joined
@@ -76,7 +76,7 @@ HARD = {"losses": [{"loss": "hard"}]}
 
 def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path: Path) -> None:
     """Its answers in fp32 and in bf16, the students that it teaches, and the bytes of its parameters."""
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe import Recipe
     from distillkit.runner import run
 
@@ -114,7 +114,7 @@ def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path:
 
 
 def test_one_process_says_that_nothing_is_shared(tmp_path: Path) -> None:
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe import Recipe
     from distillkit.runner import run
 

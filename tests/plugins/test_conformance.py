@@ -3,9 +3,9 @@
 import pytest
 
 from distillkit import ModelRequest
-from distillkit.hooks import installed_plugins
 from distillkit.models import save_student
 from distillkit.models.heads import Answer
+from distillkit.plugin.registry import installed_plugins
 from distillkit.testing import Pair, SlowListingWarning, check_loss, check_student, check_teacher, vit
 
 pytestmark = pytest.mark.filterwarnings(f"error::{SlowListingWarning.__module__}.{SlowListingWarning.__qualname__}")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import WeightsError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 
 PLUGINS = installed_plugins()
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from distillkit.contracts.model import ModelRequest
 from distillkit.errors import RecipeError
-from distillkit.hooks import installed_plugins
 from distillkit.models import load_student, save_student, sincos_position_embedding
 from distillkit.models.heads import Answer
+from distillkit.plugin.registry import installed_plugins
 
 PLUGINS = installed_plugins()
 SMALL = {"image_size": 32, "patch": 8, "width": 48, "depth": 2}

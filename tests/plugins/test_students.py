@@ -8,9 +8,9 @@ from torch import nn
 
 from distillkit.contracts.model import Model, ModelRequest, Signal
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
-from distillkit.hooks import installed_plugins, split_name
 from distillkit.models import save_student
 from distillkit.models.heads import Answer
+from distillkit.plugin.registry import installed_plugins, split_name
 
 COUNTS = {
     "vit-ti": (5_717_416, 1),

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from distillkit.contracts.model import Model, ModelRequest, Signal
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
-from distillkit.hooks import installed_plugins, split_name
 from distillkit.models import fuse, imagenet_class_names, save_student
 from distillkit.models.heads import Answer
+from distillkit.plugin.registry import installed_plugins, split_name
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 LOGITS = {Signal.LOGITS: ()}

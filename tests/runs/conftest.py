@@ -48,7 +48,7 @@ def recipe_of() -> Any:
 @pytest.fixture(scope="session")
 def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run directory of a small CNN that saw a few digits: a real teacher, if not a good one."""
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit.runner import run
 
     data = copy.deepcopy(BASE) | {"student": {"model": "small-cnn", "width": 8, "image_size": 8}}
@@ -62,7 +62,7 @@ def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run directory of a ViT that saw a few digits: a teacher with attention, wider than its student."""
-    from distillkit.hooks import installed_plugins
+    from distillkit.plugin.registry import installed_plugins
     from distillkit.runner import run
 
     data = copy.deepcopy(BASE) | {"student": BASE["student"] | {"model": "vit-ti", "width": 24}}

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from distillkit import DataError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.runner import resume, run
 from tests.data.breaking import BREAKERS, as_user, break_some, why_not_as_user
 

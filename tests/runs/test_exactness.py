@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch._functorch import config as aot_config
 
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.runner import plan, resume, run
 from distillkit.session import build_session
 from tests.faults.equality import differences

@@ -9,8 +9,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
-from distillkit.hooks import installed_plugins
 from distillkit.planning.render import plan_lines
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.runner import plan, run
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from distillkit.errors import DataError, DistillkitError, RunDirectoryError, SignalError
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.run_directory import RunDirectory
 from distillkit.runner import resume, run
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from distillkit.errors import SignalError
 from distillkit.evaluation.evaluate import evaluate
-from distillkit.hooks import installed_plugins
 from distillkit.planning.render import plan_as_dict, plan_lines
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.runner import plan, resume, run
 

@@ -25,7 +25,7 @@ def test_it_imports_only_public_names():
 
 def test_it_is_found_with_its_owner(beside):
     code = """
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 plugins = installed_plugins()
 owned = plugins.find("loss", "margin")
 print(owned.owner, owned.owner.module, plugins.factory("loss", "margin").__qualname__, sep=" | ")

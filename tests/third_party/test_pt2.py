@@ -42,7 +42,7 @@ import sys
 import distillkit_pt2
 specs = distillkit_pt2.distillkit_exporters() + distillkit_pt2.distillkit_runtimes()
 print([spec.name for spec in specs], "torch" in sys.modules)
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 print([str(installed_plugins().find(role, "pt2").owner) for role in ("exporter", "runtime")])
 """
     assert beside("-c", code).stdout.splitlines() == [

@@ -18,7 +18,7 @@ import pytest
 from distillkit.checkpoint import checkpoint_at, newest_checkpoint
 from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
 from distillkit.files import write_tensors
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.recipe_files import dump
 from distillkit.replay import replay

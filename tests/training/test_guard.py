@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distillkit.hooks import installed_plugins
 from distillkit.planning.make_plan import make_plan
+from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe import Recipe
 from distillkit.session import Session, build_session
 from distillkit.training.guard import anchored

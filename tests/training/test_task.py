@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distillkit.blame import sign
 from distillkit.contracts.loss import BatchInfo, TargetSpec
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.errors import BrokenPluginError
+from distillkit.plugin.error_attribution import sign
 from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages

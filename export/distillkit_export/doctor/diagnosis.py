@@ -14,8 +14,8 @@ from distillkit_export.doctor.conflicts import conflicts
 from distillkit_export.profiling.surroundings import machine
 
 if TYPE_CHECKING:
-    from distillkit.discovery import Owned
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.discovery import Owned
+    from distillkit.plugin.registry import Plugins
     from distillkit_export.profiling.cards import MachineCard
 
 TRIAL_S = 300.0

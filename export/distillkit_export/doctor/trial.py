@@ -12,8 +12,8 @@ import numpy as np
 from distillkit.contracts.exporter import ExportRequest, ExportSource
 from distillkit.contracts.runtime import Availability, Runtime, Servable
 from distillkit.errors import DistillkitError, UnavailableError
-from distillkit.hooks import Plugins, installed_plugins
 from distillkit.messages.text import one_line
+from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_export.child import Say, serve
 from distillkit_export.doctor import tiny_model
 

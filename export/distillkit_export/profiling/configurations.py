@@ -14,7 +14,7 @@ from distillkit_export.runtimes.nvidia import cuda_devices
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
 
 MEMORY = "torch"
 """The format of models in memory."""

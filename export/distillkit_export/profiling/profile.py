@@ -31,7 +31,7 @@ from distillkit_export.profiling.surroundings import machine
 from distillkit_export.profiling.tuning import search, verdicts, write_best
 
 if TYPE_CHECKING:
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
 
 JSON_FILE, MARKDOWN_FILE = "profile.json", "profile.md"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError, RunDirectoryError, UserError
-from distillkit.extras import require
 from distillkit.files import sha256
+from distillkit.plugin.extras import require
 from distillkit_export.bundle import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle_reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.profiling.cards import AccuracyCard, ProfileCard, SubjectCard, read_profile
@@ -20,7 +20,7 @@ from distillkit_export.profiling.configurations import Artefact, Subject
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
-    from distillkit.hooks import Plugins
+    from distillkit.plugin.registry import Plugins
 
 PARITY, RESULT, WEIGHTS = "parity.json", "result.json", "student.safetensors"
 

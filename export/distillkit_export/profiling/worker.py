@@ -59,7 +59,7 @@ class Worker:
     def do_open(self, runtime: str, servable: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
         """Load the model; the import of the runtime counts."""
         start = perf_counter()
-        from distillkit.hooks import installed_plugins
+        from distillkit.plugin.registry import installed_plugins
 
         executes: Runtime = installed_plugins().made("runtime", runtime)
         self._session = executes.open(Servable(**servable), setting)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.runtime import Bound, Servable, Setting
 from distillkit.errors import GateError, UnavailableError
-from distillkit.hooks import installed_plugins
 from distillkit.messages.text import one_line
+from distillkit.plugin.registry import installed_plugins
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.targets import load_target
 from distillkit_export.torch_graph import frozen_scores

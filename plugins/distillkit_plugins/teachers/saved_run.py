@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from distillkit import Model, ModelRequest, ModelSpec, RunDirectoryError, WeightsError
-from distillkit.hooks import installed_plugins
 from distillkit.models import Described, OneAnswer, build_student, load_student, one_answer, read_student
+from distillkit.plugin.registry import installed_plugins
 
 
 class SavedRun:

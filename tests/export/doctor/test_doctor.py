@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit_cli.main import command_line
 from distillkit_export.doctor import diagnosis, tiny_model
 from distillkit_export.doctor.diagnosis import diagnose
@@ -128,7 +128,7 @@ def test_machine_that_cannot_be_described_is_a_finding(monkeypatch):
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr("distillkit.hooks.installed_plugins", lambda: Only("onnxruntime-cpu", "tensorrt"))
+    monkeypatch.setattr("distillkit.plugin.registry.installed_plugins", lambda: Only("onnxruntime-cpu", "tensorrt"))
 
 
 def test_verb_shows_machine_and_runtimes_and_ends_well(short, capsys, monkeypatch):

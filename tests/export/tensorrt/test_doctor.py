@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit_export.doctor.diagnosis import diagnose
 from distillkit_export.tensorrt.preflight import INSTALL
 

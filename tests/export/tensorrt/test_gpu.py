@@ -13,7 +13,7 @@ import torch
 
 from distillkit.contracts.exporter import ExportRequest, ExportSource
 from distillkit.contracts.runtime import Servable
-from distillkit.hooks import installed_plugins
+from distillkit.plugin.registry import installed_plugins
 from distillkit_export.doctor.diagnosis import diagnose
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.tensorrt.exporter import TensorRtExporter

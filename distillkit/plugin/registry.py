@@ -1,4 +1,4 @@
-"""The typed face of the plugin system. Nobody but this module and `distillkit.discovery` calls pluggy."""
+"""The typed face of the plugin system. Nobody but this module and `distillkit.plugin.discovery` calls pluggy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pluggy import PluginValidationError
 
-from distillkit.blame import author_of, blamed, is_nobodys, reason, sign
-from distillkit.discovery import Broken, Discovered, Owned, Role, SwitchedOff, discover, why
 from distillkit.errors import (
     BrokenPluginError,
     DuplicatePluginError,
@@ -17,8 +15,18 @@ from distillkit.errors import (
     RecipeError,
     UnknownPluginError,
 )
-from distillkit.extras import EXTRA_OF_MODULE, missing_extra
 from distillkit.messages.nearest_name import unknown_name
+from distillkit.plugin.discovery import (
+    Broken,
+    Discovered,
+    Owned,
+    Role,
+    SwitchedOff,
+    discover,
+    why,
+)
+from distillkit.plugin.error_attribution import author_of, blamed, is_nobodys, reason, sign
+from distillkit.plugin.extras import EXTRA_OF_MODULE, missing_extra
 
 if TYPE_CHECKING:
     from pluggy import HookImpl

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import pluggy
 
-from distillkit import hookspecs
-from distillkit.blame import GROUP, kind_of, reason
 from distillkit.contracts.model import Signal
 from distillkit.contracts.plugin import PluginSpec
 from distillkit.messages.nearest_name import nearest
-from distillkit.switches import VARIABLE, check_names, switch_for, switched_off
+from distillkit.plugin import hookspecs
+from distillkit.plugin.disabled import VARIABLE, check_names, switch_for, switched_off
+from distillkit.plugin.error_attribution import GROUP, kind_of, reason
 
 PREFIX = "distillkit_"
 

@@ -13,10 +13,16 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from distillkit.blame import accused, author_of, distributor, is_nobodys, reason
 from distillkit.errors import BrokenPluginError
 from distillkit.messages.text import said_by
-from distillkit.switches import OURS
+from distillkit.plugin.disabled import OURS
+from distillkit.plugin.error_attribution import (
+    accused,
+    author_of,
+    distributor,
+    is_nobodys,
+    reason,
+)
 
 _COMPLAINT = re.compile(
     r"[Ff]unction (?P<name>\w+)Backward returned an in|expected Variable or None|modified by an inplace operation"

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillkit.blame import author_of, blamed, kind_of, refuse
 from distillkit.contracts.loss import Loss, TargetSpec
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.errors import BrokenPluginError
+from distillkit.plugin.error_attribution import author_of, blamed, kind_of, refuse
 
 
 def speak(model: nn.Module, images: Tensor, wanted: Wanted) -> Outputs:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError
 from distillkit.messages.text import said_by
-from distillkit.switches import OURS
+from distillkit.plugin.disabled import OURS
 
 GROUP = "distillkit"
 """The entry points of plugins."""
