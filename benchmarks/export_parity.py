@@ -40,7 +40,7 @@ from distillkit.contracts.model import Model, ModelRequest
 from distillkit.errors import DistillkitError
 from distillkit.models import sincos_position_embedding
 from distillkit.plugin.registry import Plugins, installed_plugins, split_name
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 from distillkit_export.exports import export_onnx
 from distillkit_export.limits import TOLERANCES

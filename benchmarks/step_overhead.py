@@ -34,7 +34,7 @@ from distillkit.data.batches import MicroBatch, Window
 from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.timm_model import TimmModel
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.optimisation import build_optimisation

@@ -17,8 +17,8 @@ from distillkit.compute.distributed import Processes
 from distillkit.errors import RunDirectoryError
 from distillkit.files import write_json, write_text
 from distillkit.plain_files import read_json
-from distillkit.recipe import Recipe
-from distillkit.recipe_files import dump, load_recipe
+from distillkit.recipe.files import dump, load_recipe
+from distillkit.recipe.schema import Recipe
 
 PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pluggy", "pydantic")
 

@@ -15,7 +15,7 @@ from distillkit.planning.make_plan import make_plan
 from distillkit.planning.plan import Plan
 from distillkit.planning.render import plan_as_dict
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.run_directory import RunDirectory, check_same_start
 from distillkit.session import Session, build_session
 

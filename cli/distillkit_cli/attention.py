@@ -49,7 +49,7 @@ def attention(  # noqa: PLR0913 - one parameter per option
       distillkit attention vit-b cat.jpg --teacher dino-vitb16
     """
     from distillkit.plugin.extras import require
-    from distillkit.recipe import TeacherEntry
+    from distillkit.recipe.schema import TeacherEntry
 
     if no_teacher and teacher:
         raise UserError("give --teacher or --no-teacher, not both")

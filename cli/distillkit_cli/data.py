@@ -53,8 +53,8 @@ def check(
     from distillkit.data import checking
     from distillkit.data.worker_loader import loader_processes
     from distillkit.plugin.registry import installed_plugins
-    from distillkit.recipe import Data
-    from distillkit.recipe_files import load_recipe
+    from distillkit.recipe.files import load_recipe
+    from distillkit.recipe.schema import Data
 
     terminal: Terminal = context.obj
     display = progress_on(terminal)

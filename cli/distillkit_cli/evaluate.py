@@ -84,7 +84,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         raise typer.Exit(launch(arguments, nproc, again=arguments, note=terminal.note))
     from distillkit.evaluation.evaluate import evaluate as evaluated
     from distillkit.plugin.registry import installed_plugins
-    from distillkit.recipe_assignments import as_tables, parse_assignment
+    from distillkit.recipe.overrides import as_tables, parse_assignment
 
     given = {
         "head": head,

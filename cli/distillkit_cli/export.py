@@ -202,7 +202,7 @@ def _settings(texts: Iterable[str], short: Mapping[str, Mapping[str, Any]]) -> M
     Raises: UserError for one that names no exporter.
     """
     from distillkit.errors import UserError
-    from distillkit.recipe_assignments import as_tables, parse_assignment
+    from distillkit.recipe.overrides import as_tables, parse_assignment
 
     assignments = [parse_assignment(text) for text in texts]
     for assignment in assignments:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from distillkit.recipe import Recipe
+    from distillkit.recipe.schema import Recipe
 
 MODELS, DATA, RECIPE, RUN = "Models and losses", "Data", "Recipe", "Run"
 """The panels of --help."""
@@ -77,7 +77,7 @@ class TeachingOptions:
 
     def overrides(self) -> dict[str, Any]:
         """What these options change in a recipe, by dotted key."""
-        from distillkit.recipe_assignments import parse_loss
+        from distillkit.recipe.overrides import parse_loss
 
         return _given(
             {
@@ -171,7 +171,7 @@ class RecipeOptions:
 
         Raises: RecipeError with everything that is wrong.
         """
-        from distillkit.recipe_files import load_recipe
+        from distillkit.recipe.files import load_recipe
 
         return load_recipe(
             self.recipe,

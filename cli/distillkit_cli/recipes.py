@@ -13,7 +13,7 @@ from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.recipe_files import NamedRecipe
+    from distillkit.recipe.files import NamedRecipe
 
 NAME = typer.Argument(metavar="NAME|FILE.toml", help="Show this one, whole, as TOML.")
 
@@ -32,7 +32,7 @@ def recipes(
       distillkit recipes deit-ti > mine.toml
       distillkit run --recipe mine.toml --data flowers/
     """
-    from distillkit.recipe_files import dump, head_comment, load_recipe, named_recipes
+    from distillkit.recipe.files import dump, head_comment, load_recipe, named_recipes
 
     terminal: Terminal = context.obj
     if name is not None:

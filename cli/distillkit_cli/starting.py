@@ -17,7 +17,7 @@ from distillkit_cli.terminal import Terminal
 if TYPE_CHECKING:
     from distillkit.planning.plan import Plan
     from distillkit.plugin.registry import Plugins
-    from distillkit.recipe import Recipe
+    from distillkit.recipe.schema import Recipe
     from distillkit.runner import RunResult
     from distillkit_cli.progress import LineProgress
 

@@ -21,7 +21,7 @@ from distillkit.data.streaming import StreamedWindows
 from distillkit.data.transforms import training_transform
 from distillkit.data.worker_loader import IndexedWindows, Layout, loader_processes
 from distillkit.errors import RecipeError
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)

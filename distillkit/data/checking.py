@@ -31,7 +31,7 @@ from distillkit.data.suspicious_classes import (
 )
 from distillkit.errors import DataError, UnreadableImageError
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 
 CHUNK = 16
 """Images that a process reads before it reports."""

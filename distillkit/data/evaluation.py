@@ -19,7 +19,7 @@ from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.data.worker_loader import host_batches, loader_processes
 from distillkit.errors import DataError, UnreadableImageError, UserError
-from distillkit.recipe import Augment
+from distillkit.recipe.schema import Augment
 
 
 class Measured(NamedTuple):

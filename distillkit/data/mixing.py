@@ -12,7 +12,7 @@ from timm.data.mixup import cutmix_bbox_and_lam
 from torch import Tensor
 
 from distillkit.data.randomness import isolated, reseed
-from distillkit.recipe import Mixing
+from distillkit.recipe.schema import Mixing
 
 Box = tuple[int, int, int, int]
 

@@ -21,7 +21,7 @@ from distillkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from distillkit.data.splits import DataSets
-    from distillkit.recipe import Recipe
+    from distillkit.recipe.schema import Recipe
 
 Entries: TypeAlias = NDArray[np.int64]
 """[..., 2]: the index of an image, and its repeat."""

@@ -15,7 +15,7 @@ from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
 from distillkit.plugin.registry import Plugins, split_name
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 
 Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
 """The keys of `recipe.Data` that name a data set."""

@@ -14,7 +14,7 @@ from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import UnreadableImageError
-from distillkit.recipe import Augment
+from distillkit.recipe.schema import Augment
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,7 +12,7 @@ from distillkit.messages.text import one_line, visible
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from distillkit.recipe import Data
+    from distillkit.recipe.schema import Data
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 

@@ -19,7 +19,7 @@ from distillkit.data.suspicious_classes import class_oddities
 from distillkit.errors import DataError
 from distillkit.messages.text import counted
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 
 SHOWN = 3
 """How many names a sentence lists."""

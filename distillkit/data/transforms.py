@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from distillkit.contracts.model import ModelSpec
 from distillkit.errors import RecipeError
-from distillkit.recipe import Augment
+from distillkit.recipe.schema import Augment
 
 if TYPE_CHECKING:
     from PIL.Image import Image

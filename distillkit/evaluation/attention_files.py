@@ -26,7 +26,7 @@ from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.planning.models import describe_teacher
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import TeacherEntry
+from distillkit.recipe.schema import TeacherEntry
 
 
 @dataclass(frozen=True)

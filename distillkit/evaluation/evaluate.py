@@ -24,7 +24,7 @@ from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.messages.text import counted
 from distillkit.plugin.error_attribution import blamed
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import Data, Recipe
+from distillkit.recipe.schema import Data, Recipe
 from distillkit.version import __version__
 
 Split = Literal["train", "validation", "test"]

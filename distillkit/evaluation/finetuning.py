@@ -10,7 +10,7 @@ from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.errors import UserError
 from distillkit.evaluation.subject import Subject
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Mixing, Optimizer, Recipe, Schedule, Training
+from distillkit.recipe.schema import Mixing, Optimizer, Recipe, Schedule, Training
 from distillkit.run_directory import RunDirectory
 from distillkit.runner import run
 

@@ -15,8 +15,8 @@ from distillkit.models.build import build_model
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import load_student
 from distillkit.plugin.registry import Plugins, split_name
-from distillkit.recipe import Recipe, StudentEntry
-from distillkit.recipe_files import load_recipe
+from distillkit.recipe.files import load_recipe
+from distillkit.recipe.schema import Recipe, StudentEntry
 
 
 @dataclass(frozen=True)

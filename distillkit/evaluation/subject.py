@@ -28,7 +28,7 @@ from distillkit.evaluation.measurement import Measurement
 from distillkit.messages.text import visible
 from distillkit.models.class_matching import ClassMap, imagenet_class_names, match_classes
 from distillkit.models.heads import Answer
-from distillkit.recipe import Augment, Recipe, StudentEntry, Training
+from distillkit.recipe.schema import Augment, Recipe, StudentEntry, Training
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from distillkit.errors import RecipeError
 from distillkit.planning.plan import LossPlan
 from distillkit.plugin.registry import Plugins
 from distillkit.plugin.runtime_checks import check_declarations
-from distillkit.recipe import LossEntry, Recipe
+from distillkit.recipe.schema import LossEntry, Recipe
 
 
 def reads_a_teacher(entry: LossEntry, plugins: Plugins) -> bool:

@@ -32,7 +32,7 @@ from distillkit.planning.names import check_names
 from distillkit.planning.plan import LossPlan, Plan, StudentPlan, TeacherPlan
 from distillkit.planning.probe import Build, Probe, forward_flops, probe_task
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.training.optimisation import warmup_steps
 
 DEFAULT_EPOCHS = 20

@@ -19,7 +19,7 @@ from distillkit.models.initial_weights import PUBLISHED
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.plan import LossPlan, TeacherPlan
 from distillkit.plugin.registry import Plugins, split_name
-from distillkit.recipe import LossEntry, Recipe, StudentEntry, TeacherEntry
+from distillkit.recipe.schema import LossEntry, Recipe, StudentEntry, TeacherEntry
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distillkit.errors import RecipeError
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 
 
 def check_names(recipe: Recipe, plugins: Plugins) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distillkit.contracts.loss import Loss
 from distillkit.contracts.model import ModelRequest, ModelSpec, Signal, Wanted
 from distillkit.models.heads import Answer, without_idle_heads
-from distillkit.recipe import Recipe, TeacherEntry
+from distillkit.recipe.schema import Recipe, TeacherEntry
 
 if TYPE_CHECKING:
     from distillkit.data.splits import DataSets

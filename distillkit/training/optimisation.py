@@ -14,7 +14,7 @@ from timm.scheduler.scheduler import Scheduler
 from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import unknown_name
 from distillkit.messages.text import one_line
-from distillkit.recipe import Optimizer, Recipe
+from distillkit.recipe.schema import Optimizer, Recipe
 from distillkit.training.task import DistillationTask
 
 FUSED = frozenset({"adam", "adamw", "sgd"})

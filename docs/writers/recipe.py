@@ -1,4 +1,4 @@
-"""The page about recipes: every table, key, type, default and meaning, from the models of distillkit.recipe."""
+"""The page about recipes: every table, key, type, default and meaning, from the models of distillkit.recipe.schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 
 MANY = {"teachers", "losses"}
 BOUNDS = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))

@@ -18,7 +18,7 @@ from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, UserError
 from distillkit.models.class_matching import match_classes
 from distillkit.plugin.registry import Plugins
-from distillkit.recipe import Augment, Data, Recipe
+from distillkit.recipe.schema import Augment, Data, Recipe
 from distillkit.run_directory import RunDirectory
 from distillkit_export.pictures import ExportImages, ImageWish, Pictures, Pixels, stand_in
 

@@ -64,7 +64,7 @@ def test_the_class_of_an_error_decides_the_exit_code(distillkit, monkeypatch, er
     def fail(*arguments, **options):
         raise error("it did not work: [red]5 of :10:")
 
-    monkeypatch.setattr("distillkit.recipe_files.load_recipe", fail)
+    monkeypatch.setattr("distillkit.recipe.files.load_recipe", fail)
     assert distillkit("run") == (code, "", "error: it did not work: [red]5 of :10:\n")
 
 
@@ -72,7 +72,7 @@ def test_an_interrupt_is_130_without_a_word(distillkit, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("distillkit.recipe_files.load_recipe", interrupt)
+    monkeypatch.setattr("distillkit.recipe.files.load_recipe", interrupt)
     assert distillkit("run") == (130, "", "")
 
 
@@ -85,7 +85,7 @@ def test_verbose_errors_come_with_their_traceback(distillkit):
 
 def test_anything_else_is_a_bug_with_a_traceback_and_exit_code_1():
     program = (
-        "import distillkit.recipe_files as files\n"
+        "import distillkit.recipe.files as files\n"
         "from distillkit_cli.main import main\n"
         "def named_recipes(): raise ZeroDivisionError('a bug')\n"
         "files.named_recipes = named_recipes\n"

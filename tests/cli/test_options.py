@@ -5,8 +5,8 @@ import inspect
 import pytest
 
 from distillkit.errors import RecipeError
-from distillkit.recipe import LossEntry, TeacherEntry
-from distillkit.recipe_files import load_recipe
+from distillkit.recipe.files import load_recipe
+from distillkit.recipe.schema import LossEntry, TeacherEntry
 from distillkit_cli.options import RecipeOptions, TeachingOptions, flattened, given_options
 
 NOTHING = TeachingOptions()

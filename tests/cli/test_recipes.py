@@ -7,7 +7,7 @@ import shlex
 import pytest
 import typer
 
-from distillkit.recipe_files import load_recipe, named_recipes
+from distillkit.recipe.files import load_recipe, named_recipes
 from distillkit_cli.main import app
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Data, Recipe, StudentEntry
+from distillkit.recipe.schema import Data, Recipe, StudentEntry
 from distillkit.run_directory import RunDirectory
 from distillkit_cli.starting import next_directory
 

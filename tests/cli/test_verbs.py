@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from distillkit import runner
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe_files import load_recipe
+from distillkit.recipe.files import load_recipe
 
 
 def without_time(text):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 
 PLUGINS = Path(__file__).parent / "plugins"

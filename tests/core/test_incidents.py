@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distillkit import BrokenImage, DataError, Incidents
 from distillkit.contracts.incidents import told
 from distillkit.data.tolerance import check_broken
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 
 images = st.builds(
     BrokenImage,

@@ -7,7 +7,7 @@ from PIL import Image
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.splits import open_datasets
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from distillkit import DataError
 from distillkit.data.checking import check
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 from tests.data.breaking import break_some
 
 BATCH = 8

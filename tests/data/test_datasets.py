@@ -7,7 +7,7 @@ from distillkit.contracts.plugin import PluginSpec
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, MissingExtraError, PluginError
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 
 
 def keys(source):

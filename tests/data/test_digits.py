@@ -1,6 +1,6 @@
 import numpy as np
 
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 from distillkit_plugins.datasets.digits import Digits
 
 

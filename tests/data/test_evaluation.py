@@ -6,7 +6,7 @@ from PIL import Image
 from distillkit.data.evaluation import EvaluationData
 from distillkit.data.selection import Part, Selection
 from distillkit.errors import DataError
-from distillkit.recipe import Augment
+from distillkit.recipe.schema import Augment
 from tests.data.breaking import break_some
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from distillkit.errors import DataError
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 from distillkit_plugins.datasets.folder import Folder
 
 

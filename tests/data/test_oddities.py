@@ -13,7 +13,7 @@ from distillkit.data.suspicious_classes import (
 )
 from distillkit.errors import DataError
 from distillkit.planning.make_plan import make_plan
-from distillkit.recipe import Data, Recipe
+from distillkit.recipe.schema import Data, Recipe
 from distillkit_plugins.datasets.digits import Digits
 from distillkit_plugins.datasets.folder import Folder
 

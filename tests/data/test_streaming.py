@@ -15,7 +15,7 @@ from distillkit.data.splits import open_datasets
 from distillkit.data.streaming import StreamedWindows
 from distillkit.data.worker_loader import Layout
 from distillkit.errors import DataError, RecipeError
-from distillkit.recipe import Augment, Data
+from distillkit.recipe.schema import Augment, Data
 
 pytest.importorskip("webdataset", reason="the package webdataset is not installed")
 

@@ -8,7 +8,7 @@ import pytest
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, MissingExtraError, UnreadableImageError
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 from distillkit_plugins.datasets.timm_data import TimmData
 
 # timm's reader of .tar files leaves it to Python to close them, which happens at once.

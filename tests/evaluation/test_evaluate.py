@@ -24,7 +24,7 @@ from distillkit.errors import (
 )
 from distillkit.evaluation.evaluate import check_signals, evaluate
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 
 STUDENT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}

@@ -16,7 +16,7 @@ from distillkit.errors import DataError, RecipeError, UserError
 from distillkit.evaluation import Features, balanced_subset, listed_subset
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Data, Recipe
+from distillkit.recipe.schema import Data, Recipe
 from distillkit.runner import run
 from distillkit_plugins.evaluators.few_label import fit, regressions
 

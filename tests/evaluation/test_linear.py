@@ -18,7 +18,7 @@ from distillkit.evaluation import Features, Subject, View
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.evaluation.open_model import open_judged
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 from distillkit_plugins.evaluators.augmented_probe import train_on_augmented
 from distillkit_plugins.evaluators.linear import probe_view

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distillkit.compute.distributed import Processes
 from distillkit.evaluation.gather import in_order
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 
 STRANGER = Path(__file__).parents[1] / "runs" / "faulty_rank"

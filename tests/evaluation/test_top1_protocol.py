@@ -20,7 +20,7 @@ from distillkit.evaluation.evaluate import evaluate
 from distillkit.models.class_matching import imagenet_class_names
 from distillkit.models.heads import Answer
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit_plugins.evaluators.real_labels import read_real_labels, real_accuracy
 from distillkit_plugins.evaluators.top1 import per_class
 

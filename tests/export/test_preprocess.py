@@ -15,7 +15,7 @@ from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import DataError, UnavailableError
-from distillkit.recipe import Augment
+from distillkit.recipe.schema import Augment
 from distillkit_export.bundle import describe
 from distillkit_export.preprocess import prepare, read_image
 

@@ -84,7 +84,7 @@ def torch_says(distilled, plain):
     """The probabilities that torch gives, by the training side's own transform."""
     from distillkit.contracts.exporter import ExportRequest
     from distillkit.data.transforms import evaluation_transform
-    from distillkit.recipe import Augment
+    from distillkit.recipe.schema import Augment
     from distillkit_export.torch_graph import torch_scorer
 
     def ask(model, folder, request):

@@ -15,7 +15,7 @@ from distillkit.contracts.exporter import Provenance
 from distillkit.errors import CheckpointError, RunDirectoryError, UnknownPluginError, UserError, WeightsError
 from distillkit.models import hub
 from distillkit.models.timm_model import TimmModel
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export

@@ -15,7 +15,7 @@ from distillkit.checkpoint import FORMAT, Checkpoint, newest_checkpoint, read_ch
 from distillkit.errors import CheckpointError
 from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.session import build_session
 
 FUZZ = settings.get_profile("fuzz")

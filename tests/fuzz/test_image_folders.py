@@ -16,7 +16,7 @@ from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, DistillkitError
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Data
+from distillkit.recipe.schema import Data
 from distillkit_cli.terminal import still
 from distillkit_export.preprocess import read_image
 from distillkit_plugins.datasets.folder import Folder

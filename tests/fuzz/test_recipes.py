@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from distillkit.errors import RecipeError
 from distillkit.messages.validation import _tree, known_keys
-from distillkit.recipe import LossEntry, Recipe, StudentEntry, TeacherEntry
-from distillkit.recipe_files import dump, load_recipe
+from distillkit.recipe.files import dump, load_recipe
+from distillkit.recipe.schema import LossEntry, Recipe, StudentEntry, TeacherEntry
 
 FUZZ = settings.get_profile("fuzz")
 

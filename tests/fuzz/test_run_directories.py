@@ -14,8 +14,8 @@ from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.evaluation.open_model import open_judged
 from distillkit.models.saved_student import load_student, read_student
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
-from distillkit.recipe_files import load_recipe
+from distillkit.recipe.files import load_recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.run_directory import RunDirectory
 from distillkit.runner import run
 from distillkit_export.run_images import as_run_knows

@@ -19,8 +19,8 @@ from distillkit.contracts.runtime import Servable
 from distillkit.errors import BundleError, GateError, UnavailableError
 from distillkit.evaluation import Features, View
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Data
-from distillkit.recipe_files import load_recipe
+from distillkit.recipe.files import load_recipe
+from distillkit.recipe.schema import Data
 from distillkit.testing import check_exporter, check_runtime
 from distillkit_cli.main import app
 from distillkit_export.limits import DEFAULT

@@ -36,8 +36,8 @@ def heavy_modules_after(code):
         "distillkit.plugin.registry",
         "distillkit.plugin.hookspecs",
         "distillkit.planning.names",
-        "distillkit.recipe",
-        "distillkit.recipe_files",
+        "distillkit.recipe.schema",
+        "distillkit.recipe.files",
         "distillkit_cli.main",
     ],
 )

@@ -28,7 +28,7 @@ from distillkit.plugin.registry import installed_plugins
 from distillkit.models import ClassMap, FrozenTeacher
 from distillkit.models.sharding import parameter_bytes
 from distillkit.compute.distributed import joined
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 
 home, plugins = Path(sys.argv[1]), installed_plugins()
@@ -77,7 +77,7 @@ HARD = {"losses": [{"loss": "hard"}]}
 def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path: Path) -> None:
     """Its answers in fp32 and in bf16, the students that it teaches, and the bytes of its parameters."""
     from distillkit.plugin.registry import installed_plugins
-    from distillkit.recipe import Recipe
+    from distillkit.recipe.schema import Recipe
     from distillkit.runner import run
 
     student = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 32, "depth": 3, "heads": 2}
@@ -115,7 +115,7 @@ def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path:
 
 def test_one_process_says_that_nothing_is_shared(tmp_path: Path) -> None:
     from distillkit.plugin.registry import installed_plugins
-    from distillkit.recipe import Recipe
+    from distillkit.recipe.schema import Recipe
     from distillkit.runner import run
 
     run(Recipe.model_validate(TABLES), tmp_path / "teacher", installed_plugins())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from distillkit.recipe import (
+from distillkit.recipe.files import dump, load_recipe, named_recipes
+from distillkit.recipe.schema import (
     Augment,
     Evaluation,
     Labels,
@@ -13,7 +14,6 @@ from distillkit.recipe import (
     TeacherEntry,
     Training,
 )
-from distillkit.recipe_files import dump, load_recipe, named_recipes
 
 NAMES = [
     "advit-s-cifar10",

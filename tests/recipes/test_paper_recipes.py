@@ -2,7 +2,8 @@
 
 import pytest
 
-from distillkit.recipe import (
+from distillkit.recipe.files import load_recipe
+from distillkit.recipe.schema import (
     Augment,
     Labels,
     LossEntry,
@@ -12,7 +13,6 @@ from distillkit.recipe import (
     TeacherEntry,
     Training,
 )
-from distillkit.recipe_files import load_recipe
 
 NO_MIXING = Mixing()
 DEIT_MIXING = Mixing(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, mode="pair")

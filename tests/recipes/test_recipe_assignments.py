@@ -3,7 +3,7 @@
 import pytest
 
 from distillkit.errors import RecipeError
-from distillkit.recipe_assignments import (
+from distillkit.recipe.overrides import (
     UNSET,
     Assignment,
     as_tables,

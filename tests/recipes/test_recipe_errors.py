@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillkit.messages.validation import explain, known_keys, problems, together
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 
 
 def problems_of(tables):

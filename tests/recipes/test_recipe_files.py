@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from distillkit.errors import RecipeError
-from distillkit.recipe import (
+from distillkit.recipe.files import dump, load_recipe, read_tables
+from distillkit.recipe.schema import (
     Augment,
     Data,
     Labels,
@@ -18,7 +19,6 @@ from distillkit.recipe import (
     TeacherEntry,
     Training,
 )
-from distillkit.recipe_files import dump, load_recipe, read_tables
 
 
 @pytest.fixture

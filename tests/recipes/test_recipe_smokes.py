@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe_files import load_recipe
+from distillkit.recipe.files import load_recipe
 from distillkit.runner import run
 
 PLUGINS = installed_plugins()

@@ -3,8 +3,8 @@
 import pytest
 
 from distillkit.errors import RecipeError, RunDirectoryError, UnknownPluginError
-from distillkit.recipe import LossEntry, Recipe, StudentEntry, TeacherEntry, Training
-from distillkit.recipe_files import dump, load_recipe
+from distillkit.recipe.files import dump, load_recipe
+from distillkit.recipe.schema import LossEntry, Recipe, StudentEntry, TeacherEntry, Training
 
 TINY = {"image_size": 8, "patch": 4, "width": 16}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 
 BASE: dict[str, Any] = {
     "data": {"train": "digits", "workers": 0},

@@ -21,7 +21,7 @@ from distillkit.errors import ClassSpaceError, RecipeError, WeightsError
 from distillkit.models.saved_student import read_student
 from distillkit.planning.render import plan_as_dict, plan_lines
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe_files import load_recipe
+from distillkit.recipe.files import load_recipe
 from distillkit.runner import plan, resume, run
 from distillkit.session import build_session
 

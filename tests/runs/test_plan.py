@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import plan, run
 
 HARD = {"losses": [{"loss": "hard"}]}

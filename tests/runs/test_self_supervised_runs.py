@@ -13,7 +13,7 @@ from distillkit.errors import SignalError
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.planning.render import plan_as_dict, plan_lines
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import plan, resume, run
 
 PLUGINS = installed_plugins()

@@ -11,7 +11,7 @@ from PIL import Image
 from distillkit import DataError, RunModels, Samples
 from distillkit.models import ClassMap, FrozenTeacher, TimmModel
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runner import run
 from distillkit_plugins.trackers.attention_section import attention_section
 

@@ -17,7 +17,7 @@ from distillkit.contracts.loss import BatchInfo, TargetSpec
 from distillkit.contracts.model import Outputs, Read, Signal
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.models.timm_model import TimmModel
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lessons, Pupil
 from distillkit.training.optimisation import build_optimisation

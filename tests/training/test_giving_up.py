@@ -19,8 +19,8 @@ from distillkit.checkpoint import checkpoint_at, newest_checkpoint
 from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
 from distillkit.files import write_tensors
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
-from distillkit.recipe_files import dump
+from distillkit.recipe.files import dump
+from distillkit.recipe.schema import Recipe
 from distillkit.replay import replay
 from distillkit.runner import resume, run
 from distillkit.saved_step import read_saved_step

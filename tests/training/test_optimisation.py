@@ -12,7 +12,7 @@ import torch
 from distillkit.contracts.model import Signal
 from distillkit.errors import RecipeError
 from distillkit.models.timm_model import TimmModel
-from distillkit.recipe import Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.training.optimisation import build_optimisation, check_optimizer_name, effective_lr, warmup_steps
 from distillkit.training.task import DistillationTask
 

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 if TYPE_CHECKING:
     from distillkit.data.sources import Split
-    from distillkit.recipe import Data
+    from distillkit.recipe.schema import Data
 
 _TEST_PER_CLASS = 50
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from distillkit.data.sources import Split
-    from distillkit.recipe import Data
+    from distillkit.recipe.schema import Data
 
 _EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _SPLITS: dict[Split, tuple[str, ...]] = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from distillkit.data.sources import Split
-    from distillkit.recipe import Data
+    from distillkit.recipe.schema import Data
 
 _PACKAGES = {"torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "wds": "webdataset"}
 _PACKAGES["tfds"] = "tensorflow_datasets"

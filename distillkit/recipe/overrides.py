@@ -12,7 +12,7 @@ from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import unknown_name
 from distillkit.messages.text import shortened
 from distillkit.messages.validation import entry_name
-from distillkit.recipe import Optimizer, StudentEntry
+from distillkit.recipe.schema import Optimizer, StudentEntry
 
 Tables = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """The whole run as strict data: what a recipe file may say, its defaults, and what each key means.
 
 A recipe is names and numbers, no code. Keys that a plugin owns (a student's `patch`, a loss's `tau`) stand in the same
-table as the rest of the entry; they are checked by the plugin's own `Options`, see `distillkit.plugin.registry.Plugins.options`.
+table as the rest of the entry; they are checked by the plugin's own `Options`, see `plugin.registry`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import Any
 
 from distillkit.errors import RecipeError, RunDirectoryError
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe import Recipe
-from distillkit.recipe_assignments import UNSET, Tables, layered
+from distillkit.recipe.overrides import UNSET, Tables, layered
+from distillkit.recipe.schema import Recipe
 
 OPTION = "--from"
 OF_THE_DATA = ("validation", "test", "unlabeled", "labels", "labeled_fraction")

@@ -1,9 +1,9 @@
 """Recipes as files: the named ones that come with the package, people's own, and what is written back.
 
-A file is the tables of `distillkit.recipe.Recipe` in TOML, and two keys beside them: `base`, the name or file of a
+A file is the tables of `distillkit.recipe.schema.Recipe` in TOML, and two keys beside them: `base`, the name or file of a
 recipe that this one changes, and `[smoke]`, the tables that make a run of it take seconds. Layers go over each other
-in this order: base, file, smoke tables, command line; see `distillkit.recipe_assignments.layered`. Below them all may
-lie the recipe of a run to go on from, see `distillkit.transfer`.
+in this order: base, file, smoke tables, command line; see `distillkit.recipe.overrides.layered`. Below them all may
+lie the recipe of a run to go on from, see `distillkit.recipe.from_run`.
 
 Options that belong to a plugin (a student's `patch`, a loss's `tau`) are kept as they are; the plugin checks them.
 """
@@ -26,8 +26,8 @@ from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
 from distillkit.messages.validation import problems, together
 from distillkit.plain_files import read_plain_text
-from distillkit.recipe import About, Recipe
-from distillkit.recipe_assignments import (
+from distillkit.recipe.from_run import former_run, going_on
+from distillkit.recipe.overrides import (
     Assignment,
     Tables,
     as_tables,
@@ -36,7 +36,7 @@ from distillkit.recipe_assignments import (
     layered,
     parse_assignment,
 )
-from distillkit.transfer import former_run, going_on
+from distillkit.recipe.schema import About, Recipe
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"

@@ -1,0 +1,1 @@
+"""Recipes: the schema, TOML files, overrides, and starting from a finished run."""
