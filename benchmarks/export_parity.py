@@ -41,7 +41,7 @@ from distillkit.errors import DistillkitError
 from distillkit.models import sincos_position_embedding
 from distillkit.plugin.registry import Plugins, installed_plugins, split_name
 from distillkit.recipe.schema import Recipe
-from distillkit.runner import run
+from distillkit.running.api import run
 from distillkit_export.exports import export_onnx
 from distillkit_export.limits import TOLERANCES
 from distillkit_export.pictures import BATCHES, photographs

@@ -12,7 +12,7 @@ from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.replay import Replay
+    from distillkit.running.replay import Replay
 
 SHOWN = 10
 """How many samples and parameters are listed."""
@@ -44,8 +44,8 @@ def replay(
     from distillkit.plugin.extras import require
 
     require("torch", "timm", what="distillkit replay")
-    from distillkit import replay as library
     from distillkit.plugin.registry import installed_plugins
+    from distillkit.running import replay as library
 
     found = library.replay(run, installed_plugins(), step=step, precision=precision, device=device)
     terminal: Terminal = context.obj

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distillkit.planning.plan import Plan
     from distillkit.plugin.registry import Plugins
     from distillkit.recipe.schema import Recipe
-    from distillkit.runner import RunResult
+    from distillkit.running.api import RunResult
     from distillkit_cli.progress import LineProgress
 
 RUNS = Path("runs")
@@ -31,10 +31,10 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
         return
     plugins = _with_known_names(recipe)
     require("torch", "timm", what="distillkit run")
-    from distillkit import runner
+    from distillkit.running import api
 
     directory = out or next_directory(recipe)
-    _follow(terminal, directory, lambda display: runner.run(recipe, directory, plugins, observers=[display]))
+    _follow(terminal, directory, lambda display: api.run(recipe, directory, plugins, observers=[display]))
 
 
 def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
@@ -42,7 +42,7 @@ def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
 
     Raises: RunDirectoryError where another recipe was begun there.
     """
-    from distillkit.run_directory import RunDirectory
+    from distillkit.running.directory import RunDirectory
 
     directory = RunDirectory(out)
     if not directory.recipe.is_file():
@@ -79,10 +79,10 @@ def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, proce
 def resume(terminal: Terminal, directory: Path) -> None:
     """Continue the run in a directory and show what came of it."""
     require("torch", "timm", what="distillkit run")
-    from distillkit import runner
     from distillkit.plugin.registry import installed_plugins
+    from distillkit.running import api
 
-    _follow(terminal, directory, lambda display: runner.resume(directory, installed_plugins(), observers=[display]))
+    _follow(terminal, directory, lambda display: api.resume(directory, installed_plugins(), observers=[display]))
 
 
 def show_plan(terminal: Terminal, recipe: Recipe) -> None:
@@ -100,9 +100,9 @@ def make_plan(recipe: Recipe) -> Plan:
     """Match everything that a recipe names."""
     plugins = _with_known_names(recipe)
     require("torch", "timm", what="distillkit plan")
-    from distillkit import runner
+    from distillkit.running import api
 
-    return runner.plan(recipe, plugins)
+    return api.plan(recipe, plugins)
 
 
 def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:

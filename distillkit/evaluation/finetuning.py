@@ -11,8 +11,8 @@ from distillkit.errors import UserError
 from distillkit.evaluation.subject import Subject
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Mixing, Optimizer, Recipe, Schedule, Training
-from distillkit.run_directory import RunDirectory
-from distillkit.runner import run
+from distillkit.running.api import run
+from distillkit.running.directory import RunDirectory
 
 
 def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, batch_size: int, lr: float) -> float:

@@ -1,6 +1,6 @@
 """Recipes as files: the named ones that come with the package, people's own, and what is written back.
 
-A file is the tables of `distillkit.recipe.schema.Recipe` in TOML, and two keys beside them: `base`, the name or file of a
+A file is the tables of `recipe.schema.Recipe` in TOML, and two keys beside them: `base`, the name or file of a
 recipe that this one changes, and `[smoke]`, the tables that make a run of it take seconds. Layers go over each other
 in this order: base, file, smoke tables, command line; see `distillkit.recipe.overrides.layered`. Below them all may
 lie the recipe of a run to go on from, see `distillkit.recipe.from_run`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from distillkit.run_directory import RunDirectory
+    from distillkit.running.directory import RunDirectory
     from distillkit_export.parity import Evidence
 
 FAR = 5.0

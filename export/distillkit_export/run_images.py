@@ -19,7 +19,7 @@ from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, 
 from distillkit.models.class_matching import match_classes
 from distillkit.plugin.registry import Plugins
 from distillkit.recipe.schema import Augment, Data, Recipe
-from distillkit.run_directory import RunDirectory
+from distillkit.running.directory import RunDirectory
 from distillkit_export.pictures import ExportImages, ImageWish, Pictures, Pixels, stand_in
 
 IN_MEMORY_BYTES = 256 * 2**20

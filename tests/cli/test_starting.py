@@ -11,7 +11,7 @@ import torch
 
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Data, Recipe, StudentEntry
-from distillkit.run_directory import RunDirectory
+from distillkit.running.directory import RunDirectory
 from distillkit_cli.starting import next_directory
 
 
@@ -134,7 +134,7 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_it_is_starte
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     program = """
 import signal, os
-from distillkit.training.interruption import Interruption
+from distillkit.running.stop_signals import Interruption
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with Interruption().listening() as interruption:
     os.kill(os.getpid(), signal.SIGINT)

@@ -7,7 +7,7 @@ import pytest
 
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.runner import run
+from distillkit.running.api import run
 
 PLUGINS = Path(__file__).parent / "plugins"
 

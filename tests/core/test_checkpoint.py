@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from distillkit.checkpoint import (
+from distillkit.errors import CheckpointError
+from distillkit.files import recover_directory, whole_directory
+from distillkit.running.checkpoint import (
     Checkpoint,
     checkpoints,
     clear_remains,
@@ -25,8 +27,6 @@ from distillkit.checkpoint import (
     split_optimizer_state,
     write_checkpoint,
 )
-from distillkit.errors import CheckpointError
-from distillkit.files import recover_directory, whole_directory
 from distillkit.training.optimisation import SECOND_ORDER
 
 
@@ -153,7 +153,7 @@ def test_a_full_disk_leaves_the_last_one_whole_and_says_how_much_room_is_needed(
 import resource, signal
 from pathlib import Path
 import torch
-from distillkit.checkpoint import Checkpoint, write_checkpoint
+from distillkit.running.checkpoint import Checkpoint, write_checkpoint
 from distillkit.errors import TrainingError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))

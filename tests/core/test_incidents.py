@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from distillkit import BrokenImage, DataError, Incidents
 from distillkit.contracts.incidents import told
-from distillkit.data.tolerance import check_broken
 from distillkit.recipe.schema import Data
+from distillkit.running.incident_log import check_broken
 
 images = st.builds(
     BrokenImage,

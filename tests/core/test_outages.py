@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distillkit.errors import BrokenPluginError, DataError, TrainingError
-from distillkit.outages import outage
+from distillkit.running.system_faults import outage
 
 RUN = Path("runs/a")
 MISSING = FileNotFoundError(errno.ENOENT, "No such file or directory", "runs/a/metrics.jsonl")

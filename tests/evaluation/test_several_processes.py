@@ -19,7 +19,7 @@ from torch import Tensor
 from distillkit.compute.distributed import Processes
 from distillkit.evaluation.gather import in_order
 from distillkit.recipe.schema import Recipe
-from distillkit.runner import run
+from distillkit.running.api import run
 
 STRANGER = Path(__file__).parents[1] / "runs" / "faulty_rank"
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -16,7 +16,7 @@ from distillkit.errors import CheckpointError, RunDirectoryError, UnknownPluginE
 from distillkit.models import hub
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
-from distillkit.runner import run
+from distillkit.running.api import run
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export
 from distillkit_export.onnx_session import OnnxSession

@@ -9,9 +9,9 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from distillkit.checkpoint import newest_checkpoint
 from distillkit.models.saved_student import read_student
-from distillkit.run_directory import RunDirectory
+from distillkit.running.checkpoint import newest_checkpoint
+from distillkit.running.directory import RunDirectory
 
 TIMES = {"images_per_s", "data_wait"}
 """What of metrics.jsonl says how fast a run was."""

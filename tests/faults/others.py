@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillkit.checkpoint import checkpoints, newest_checkpoint
+from distillkit.running.checkpoint import checkpoints, newest_checkpoint
 from tests.faults.equality import differences
 from tests.faults.moments import NEVER, Moment, trains
 from tests.faults.scene import SHORT, Scene

@@ -11,12 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillkit.checkpoint import FORMAT, Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from distillkit.errors import CheckpointError
 from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.session import build_session
+from distillkit.running.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from distillkit.running.session import build_session
 
 FUZZ = settings.get_profile("fuzz")
 FILES = ["manifest.json", "state.json", "task.safetensors", "optimizer.safetensors"]

@@ -16,8 +16,8 @@ from distillkit.models.saved_student import load_student, read_student
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Recipe
-from distillkit.run_directory import RunDirectory
-from distillkit.runner import run
+from distillkit.running.api import run
+from distillkit.running.directory import RunDirectory
 from distillkit_export.run_images import as_run_knows
 from distillkit_export.targets import load_target
 from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from distillkit.checkpoint import Checkpoint, write_checkpoint
-from distillkit.saved_step import INCIDENT, read_saved_step
+from distillkit.running.checkpoint import Checkpoint, write_checkpoint
+from distillkit.running.saved_step import INCIDENT, read_saved_step
 
 FUZZ = settings.get_profile("fuzz")
 FACTS = {

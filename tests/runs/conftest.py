@@ -49,7 +49,7 @@ def recipe_of() -> Any:
 def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run directory of a small CNN that saw a few digits: a real teacher, if not a good one."""
     from distillkit.plugin.registry import installed_plugins
-    from distillkit.runner import run
+    from distillkit.running.api import run
 
     data = copy.deepcopy(BASE) | {"student": {"model": "small-cnn", "width": 8, "image_size": 8}}
     data["augment"] = {"crop": "none", "flip": 0.0}
@@ -63,7 +63,7 @@ def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run directory of a ViT that saw a few digits: a teacher with attention, wider than its student."""
     from distillkit.plugin.registry import installed_plugins
-    from distillkit.runner import run
+    from distillkit.running.api import run
 
     data = copy.deepcopy(BASE) | {"student": BASE["student"] | {"model": "vit-ti", "width": 24}}
     data["training"] = BASE["training"] | {"steps": 4}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from distillkit.checkpoint import newest_checkpoint
+from distillkit.running.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

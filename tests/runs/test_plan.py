@@ -12,7 +12,7 @@ from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPl
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.runner import plan, run
+from distillkit.running.api import plan, run
 
 HARD = {"losses": [{"loss": "hard"}]}
 SOFT = {"losses": [{"loss": "soft"}]}

@@ -15,8 +15,8 @@ from PIL import Image
 
 from distillkit.errors import DataError, DistillkitError, RunDirectoryError, SignalError
 from distillkit.plugin.registry import installed_plugins
-from distillkit.run_directory import RunDirectory
-from distillkit.runner import resume, run
+from distillkit.running.api import resume, run
+from distillkit.running.directory import RunDirectory
 
 
 def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_finished_run_is_not_resumed(recipe_of: Any, tmp_path: Path) -> None:
 def test_two_processes_do_not_train_in_one_directory(tmp_path: Path) -> None:
     hold = f"""
 from pathlib import Path
-from distillkit.run_directory import RunDirectory
+from distillkit.running.directory import RunDirectory
 with RunDirectory(Path({str(tmp_path)!r})).locked():
     print("held", flush=True)
     input()

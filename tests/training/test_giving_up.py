@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from distillkit.checkpoint import checkpoint_at, newest_checkpoint
 from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
 from distillkit.files import write_tensors
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import dump
 from distillkit.recipe.schema import Recipe
-from distillkit.replay import replay
-from distillkit.runner import resume, run
-from distillkit.saved_step import read_saved_step
+from distillkit.running.api import resume, run
+from distillkit.running.checkpoint import checkpoint_at, newest_checkpoint
+from distillkit.running.replay import replay
+from distillkit.running.saved_step import read_saved_step
 
 STEPS = 12
 ADVICE = "begin another run with a lower optimizer.lr, training.clip, or training.precision=bf16 or fp32"
@@ -276,7 +276,7 @@ def test_a_disk_without_room_for_the_step_leaves_nothing_of_it(tmp_path: Path, m
         if "incidents" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("distillkit.checkpoint.write_tensors", full)
+    monkeypatch.setattr("distillkit.running.checkpoint.write_tensors", full)
     message = ended(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run")
     assert message.endswith(f"; {ADVICE}; the step could not be saved (the disk is full)")
     assert list((tmp_path / "run/incidents").iterdir()) == []

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.session import Session, build_session
+from distillkit.running.session import Session, build_session
 from distillkit.training.guard import anchored
 from distillkit.training.meter import Meter
 from distillkit.training.watch import Watch

@@ -28,17 +28,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.checkpoint import Checkpoint, checkpoints, read_checkpoint, write_checkpoint
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
 from distillkit.errors import CheckpointError, TrainingError
 from distillkit.files import sha256, whole_directory, write_tensors, write_text
 from distillkit.messages.text import one_line
 from distillkit.plain_files import read_json
-from distillkit.run_directory import environment
+from distillkit.running.checkpoint import (
+    Checkpoint,
+    checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
+from distillkit.running.directory import environment
 
 if TYPE_CHECKING:
-    from distillkit.session import Session
+    from distillkit.running.session import Session
     from distillkit.training.watch import Skipped
 
 INCIDENT = "incident.json"

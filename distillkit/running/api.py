@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distillkit.checkpoint import checkpoints
 from distillkit.compute.distributed import joined
-from distillkit.course import Course, RunResult
 from distillkit.errors import RunDirectoryError, UserError
 from distillkit.planning.make_plan import make_plan
 from distillkit.planning.plan import Plan
 from distillkit.planning.render import plan_as_dict
 from distillkit.plugin.registry import Plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.run_directory import RunDirectory, check_same_start
-from distillkit.session import Session, build_session
+from distillkit.running.checkpoint import checkpoints
+from distillkit.running.directory import RunDirectory, check_same_start
+from distillkit.running.session import Session, build_session
+from distillkit.running.training_run import Course, RunResult
 
 __all__ = ["RunResult", "plan", "resume", "run"]
 

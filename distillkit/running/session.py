@@ -10,7 +10,6 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from distillkit.checkpoint import Checkpoint, join_optimizer_state, putting_back, split_optimizer_state
 from distillkit.compute.devices import keep_freed_memory, pick_device, pick_precision
 from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.incidents import BrokenImage
@@ -28,6 +27,12 @@ from distillkit.models.weight_loading import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.plugin.registry import Plugins
+from distillkit.running.checkpoint import (
+    Checkpoint,
+    join_optimizer_state,
+    putting_back,
+    split_optimizer_state,
+)
 from distillkit.training.accuracy import top1
 from distillkit.training.balance import keep_compiled_graphs
 from distillkit.training.lessons import Lectern, Lessons, Pupil

@@ -15,9 +15,9 @@ from distillkit.data.batches import MicroBatch
 from distillkit.errors import RunDirectoryError
 from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import Plugins
-from distillkit.run_directory import RunDirectory
-from distillkit.saved_step import Part, SavedStep, read_saved_step, saved_steps, step_at
-from distillkit.session import Session, build_session
+from distillkit.running.directory import RunDirectory
+from distillkit.running.saved_step import Part, SavedStep, read_saved_step, saved_steps, step_at
+from distillkit.running.session import Session, build_session
 from distillkit.training.balance import gradient_norm
 from distillkit.training.diagnosis import BadOutput, Diagnosis
 from distillkit.training.step import averages_in

@@ -12,7 +12,15 @@ from typing import Any, cast
 
 from torch import nn
 
-from distillkit.checkpoint import (
+from distillkit.contracts.incidents import Incidents
+from distillkit.contracts.model import Model
+from distillkit.contracts.run import RunInfo
+from distillkit.errors import CheckpointError, RunInterrupted
+from distillkit.files import recover_directory, whole_directory, write_json
+from distillkit.messages.text import counted
+from distillkit.models.saved_student import save_student
+from distillkit.plugin.registry import Plugins
+from distillkit.running.checkpoint import (
     Checkpoint,
     checkpoint_at,
     clear_remains,
@@ -21,19 +29,11 @@ from distillkit.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from distillkit.chronicle import Chronicle
-from distillkit.contracts.incidents import Incidents
-from distillkit.contracts.model import Model
-from distillkit.contracts.run import RunInfo
-from distillkit.errors import CheckpointError, RunInterrupted
-from distillkit.files import recover_directory, whole_directory, write_json
-from distillkit.messages.text import counted
-from distillkit.models.saved_student import save_student
-from distillkit.outages import outage
-from distillkit.plugin.registry import Plugins
-from distillkit.run_directory import RunDirectory
-from distillkit.session import Session
-from distillkit.training.interruption import Interruption
+from distillkit.running.directory import RunDirectory
+from distillkit.running.incident_log import Chronicle
+from distillkit.running.session import Session
+from distillkit.running.stop_signals import Interruption
+from distillkit.running.system_faults import outage
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
 from distillkit.training.meter import Meter
 from distillkit.training.watch import Watch

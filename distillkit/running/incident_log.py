@@ -6,16 +6,17 @@ import json
 from collections.abc import Sequence
 from typing import NoReturn
 
-from distillkit.contracts.incidents import BrokenImage, told
+from distillkit.contracts.incidents import BrokenImage, Incidents, told
 from distillkit.contracts.run import RunInfo
 from distillkit.data.batches import Window
-from distillkit.data.tolerance import check_broken
-from distillkit.errors import TrainingError
+from distillkit.data.splits import DataSets
+from distillkit.errors import DataError, TrainingError
 from distillkit.files import write_json
+from distillkit.messages.text import counted
 from distillkit.plugin.registry import Plugins
-from distillkit.run_directory import RunDirectory
-from distillkit.saved_step import save_step
-from distillkit.session import Session
+from distillkit.running.directory import RunDirectory
+from distillkit.running.saved_step import save_step
+from distillkit.running.session import Session
 from distillkit.training.watch import Skipped
 
 
@@ -85,3 +86,21 @@ def _said(images: Sequence[BrokenImage]) -> str:
 
 def _heard(said: str) -> list[BrokenImage]:
     return [BrokenImage(*image) for image in json.loads(said)]
+
+
+def check_broken(incidents: Incidents, datasets: DataSets, share: float) -> None:
+    """Refuse to go on where more than `share` of the images of a set cannot be read.
+
+    Raises: DataError with the counts by kind.
+    """
+    sizes = {"train": datasets.train, "validation": datasets.validation, "test": datasets.test}
+    for split, kinds in incidents.counts().items():
+        images, broken = len(sizes[split] or ()), sum(kinds.values())
+        if broken > share * images:
+            counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+            first = next(image for image in incidents.broken if image.split == split)
+            raise DataError(
+                f"{counted(broken, 'image')} of the {images:,} of {split} cannot be read ({counts}), more than "
+                f"data.broken = {share:g} allows; the first is '{first.key}': {first.reason}; look at them all with "
+                "`distillkit data check`, and repair or remove them, or raise data.broken"
+            )

@@ -1,0 +1,1 @@
+"""One training run: its session, directory, checkpoints, incident log and replay."""
