@@ -105,7 +105,7 @@ def _require_writable(out: Path | None, bundle: Path) -> None:
 def _write(out: Path, answered: list[Prediction]) -> None:
     import numpy as np
 
-    from distillkit.files import write_bytes
+    from distillkit.storage.atomic import write_bytes
 
     content = io.BytesIO()
     np.save(content, np.stack([prediction.scores for prediction in answered]), allow_pickle=False)

@@ -19,7 +19,7 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.errors import UnreadableImageError
 from distillkit.messages.text import one_line, said_by
-from distillkit.plain_files import require_plain
+from distillkit.storage.untrusted import require_plain
 
 Kind: TypeAlias = Literal[
     "empty", "truncated", "not-an-image", "wrong-mode", "too-large", "missing", "forbidden", "damaged"

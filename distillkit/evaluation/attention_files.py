@@ -19,7 +19,6 @@ from distillkit.errors import DataError, SignalError, UserError
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention
 from distillkit.evaluation.open_model import Judged, open_judged
-from distillkit.files import write_bytes
 from distillkit.messages.text import one_line
 from distillkit.models.build import build_model
 from distillkit.models.class_matching import ClassMap
@@ -27,6 +26,7 @@ from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.planning.models import describe_teacher
 from distillkit.plugin.registry import Plugins
 from distillkit.recipe.schema import TeacherEntry
+from distillkit.storage.atomic import write_bytes
 
 
 @dataclass(frozen=True)

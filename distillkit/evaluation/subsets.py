@@ -11,7 +11,7 @@ from distillkit.data.selection import Part, Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.data.stratified import kept_labels
 from distillkit.errors import DataError
-from distillkit.plain_files import read_plain_text
+from distillkit.storage.untrusted import read_plain_text
 
 
 def balanced_subset(images: Source | Stream, share: float, seed: int) -> Selection:

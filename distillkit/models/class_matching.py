@@ -14,7 +14,7 @@ from timm.data import ImageNetInfo
 from distillkit.contracts.model import ModelSpec
 from distillkit.errors import ClassSpaceError, RecipeError
 from distillkit.messages.text import shortened
-from distillkit.plain_files import read_plain_text
+from distillkit.storage.untrusted import read_plain_text
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
-from distillkit.files import write_json, write_tensors
 from distillkit.models.build import Described, build_model
 from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.models.weight_files import read_weights
 from distillkit.models.weight_loading import load_weights
-from distillkit.plain_files import read_json
 from distillkit.plugin.registry import Plugins, split_name
+from distillkit.storage.atomic import write_json, write_tensors
+from distillkit.storage.untrusted import read_json
 
 DESCRIPTION, WEIGHTS = "student.json", "student.safetensors"
 FORMAT = 1

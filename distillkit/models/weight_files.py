@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distillkit.errors import WeightsError
 from distillkit.messages.text import one_line, shortened
-from distillkit.plain_files import require_plain
+from distillkit.storage.untrusted import require_plain
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "teacher", "student", "model_ema")
 """Keys under which a training checkpoint keeps its weights, the likelier first. The raw model goes before its moving

@@ -25,7 +25,6 @@ from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
 from distillkit.messages.validation import problems, together
-from distillkit.plain_files import read_plain_text
 from distillkit.recipe.from_run import former_run, going_on
 from distillkit.recipe.overrides import (
     Assignment,
@@ -37,6 +36,7 @@ from distillkit.recipe.overrides import (
     parse_assignment,
 )
 from distillkit.recipe.schema import About, Recipe
+from distillkit.storage.untrusted import read_plain_text
 
 FOLDER = Path(__file__).parent / "recipes"
 SUFFIX = ".toml"

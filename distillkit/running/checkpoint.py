@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distillkit.errors import CheckpointError, TrainingError
-from distillkit.files import sha256, whole_directory, write_json, write_tensors
 from distillkit.messages.text import one_line, shortened
-from distillkit.plain_files import read_json, require_plain
 from distillkit.running.system_faults import lacks_room
+from distillkit.storage.atomic import sha256, whole_directory, write_json, write_tensors
+from distillkit.storage.untrusted import read_json, require_plain
 
 FORMAT = 4
 MANIFEST, STATE = "manifest.json", "state.json"

@@ -15,10 +15,10 @@ from pydantic import BaseModel, NonNegativeInt
 
 from distillkit.compute.distributed import Processes
 from distillkit.errors import RunDirectoryError
-from distillkit.files import write_json, write_text
-from distillkit.plain_files import read_json
 from distillkit.recipe.files import dump, load_recipe
 from distillkit.recipe.schema import Recipe
+from distillkit.storage.atomic import write_json, write_text
+from distillkit.storage.untrusted import read_json
 
 PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pluggy", "pydantic")
 

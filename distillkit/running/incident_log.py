@@ -11,12 +11,12 @@ from distillkit.contracts.run import RunInfo
 from distillkit.data.batches import Window
 from distillkit.data.splits import DataSets
 from distillkit.errors import DataError, TrainingError
-from distillkit.files import write_json
 from distillkit.messages.text import counted
 from distillkit.plugin.registry import Plugins
 from distillkit.running.directory import RunDirectory
 from distillkit.running.saved_step import save_step
 from distillkit.running.session import Session
+from distillkit.storage.atomic import write_json
 from distillkit.training.watch import Skipped
 
 

@@ -31,9 +31,7 @@ from torch import Tensor
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
 from distillkit.errors import CheckpointError, TrainingError
-from distillkit.files import sha256, whole_directory, write_tensors, write_text
 from distillkit.messages.text import one_line
-from distillkit.plain_files import read_json
 from distillkit.running.checkpoint import (
     Checkpoint,
     checkpoints,
@@ -41,6 +39,8 @@ from distillkit.running.checkpoint import (
     write_checkpoint,
 )
 from distillkit.running.directory import environment
+from distillkit.storage.atomic import sha256, whole_directory, write_tensors, write_text
+from distillkit.storage.untrusted import read_json
 
 if TYPE_CHECKING:
     from distillkit.running.session import Session

@@ -16,7 +16,6 @@ from distillkit.contracts.incidents import Incidents
 from distillkit.contracts.model import Model
 from distillkit.contracts.run import RunInfo
 from distillkit.errors import CheckpointError, RunInterrupted
-from distillkit.files import recover_directory, whole_directory, write_json
 from distillkit.messages.text import counted
 from distillkit.models.saved_student import save_student
 from distillkit.plugin.registry import Plugins
@@ -34,6 +33,7 @@ from distillkit.running.incident_log import Chronicle
 from distillkit.running.session import Session
 from distillkit.running.stop_signals import Interruption
 from distillkit.running.system_faults import outage
+from distillkit.storage.atomic import recover_directory, whole_directory, write_json
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
 from distillkit.training.meter import Meter
 from distillkit.training.watch import Watch

@@ -26,7 +26,7 @@ from distillkit.contracts.exporter import (
     side_multiples,
 )
 from distillkit.contracts.model import Signal
-from distillkit.files import sha256, write_json
+from distillkit.storage.atomic import sha256, write_json
 from distillkit.version import __version__
 
 if TYPE_CHECKING:

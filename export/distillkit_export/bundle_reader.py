@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from distillkit.errors import BundleError
-from distillkit.files import sha256
 from distillkit.messages.text import counted, one_line
+from distillkit.storage.atomic import sha256
 from distillkit_export.bundle import MANIFEST, REJECTED, SCHEMA_VERSION, ArtifactCard, Bundle, InputCard
 from distillkit_export.onnx_safety import require_safe
 from distillkit_export.paths import inside

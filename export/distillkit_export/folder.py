@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distillkit.errors import GateError, RunDirectoryError
-from distillkit.files import whole_directory
+from distillkit.storage.atomic import whole_directory
 from distillkit_export.bundle import MANIFEST, REJECTED
 
 

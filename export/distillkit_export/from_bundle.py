@@ -14,7 +14,7 @@ import numpy as np
 
 from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
-from distillkit.files import whole_directory
+from distillkit.storage.atomic import whole_directory
 from distillkit_export.asked import ONNX, Asked
 from distillkit_export.bundle import Bundle, card, request_of, write_manifest
 from distillkit_export.bundle_reader import open_bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillkit.files import write_text
+from distillkit.storage.atomic import write_text
 from distillkit.version import __version__
 from distillkit_export.bundle import MANIFEST, Facts, InputCard, OutputCard
 

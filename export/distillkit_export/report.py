@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillkit.files import write_json, write_text
 from distillkit.messages.text import counted
+from distillkit.storage.atomic import write_json, write_text
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision

@@ -15,13 +15,13 @@ from torch import Tensor
 from distillkit.contracts.exporter import Fusion, Head, Provenance
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
-from distillkit.files import sha256
 from distillkit.models import Described, OneAnswer, load_student, load_weights
 from distillkit.models.build import build_model
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.plugin.registry import Plugins, split_name
 from distillkit.running.checkpoint import checkpoints
 from distillkit.running.directory import RunDirectory
+from distillkit.storage.atomic import sha256
 from distillkit_export.image_sizes import Size, at_image_size
 from distillkit_export.own_size import Reached, run_reached
 from distillkit_export.pictures import ExportImages, ImageWish, stand_in

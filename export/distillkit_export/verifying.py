@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distillkit.contracts.exporter import Artifact
 from distillkit.contracts.runtime import Runtime, Servable
 from distillkit.errors import GateError, UnavailableError
-from distillkit.files import write_json
+from distillkit.storage.atomic import write_json
 from distillkit_export.bundle import MANIFEST, ArtifactCard
 from distillkit_export.bundle_reader import OpenBundle, open_bundle
 from distillkit_export.gate import Gate, Opener, Verdict

@@ -16,7 +16,6 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from distillkit.errors import CheckpointError
-from distillkit.files import recover_directory, whole_directory
 from distillkit.running.checkpoint import (
     Checkpoint,
     checkpoints,
@@ -27,6 +26,7 @@ from distillkit.running.checkpoint import (
     split_optimizer_state,
     write_checkpoint,
 )
+from distillkit.storage.atomic import recover_directory, whole_directory
 from distillkit.training.optimisation import SECOND_ORDER
 
 

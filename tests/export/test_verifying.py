@@ -15,8 +15,8 @@ from PIL import Image
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.errors import BundleError, DataError, GateError, UnavailableError
-from distillkit.files import sha256
 from distillkit.plugin.registry import Plugins
+from distillkit.storage.atomic import sha256
 from distillkit_export import verifying
 from distillkit_export.bundle import FileCard
 from distillkit_export.exports import export_onnx

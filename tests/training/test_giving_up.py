@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
-from distillkit.files import write_tensors
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import dump
 from distillkit.recipe.schema import Recipe
@@ -24,6 +23,7 @@ from distillkit.running.api import resume, run
 from distillkit.running.checkpoint import checkpoint_at, newest_checkpoint
 from distillkit.running.replay import replay
 from distillkit.running.saved_step import read_saved_step
+from distillkit.storage.atomic import write_tensors
 
 STEPS = 12
 ADVICE = "begin another run with a lower optimizer.lr, training.clip, or training.precision=bf16 or fp32"

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from distillkit.errors import UnavailableError, UserError
-from distillkit.files import write_json, write_text
+from distillkit.storage.atomic import write_json, write_text
 from distillkit_export.profiling.campaign import Campaign, Plan, Watch, baseline_for
 from distillkit_export.profiling.cards import MachineCard, ProfileCard
 from distillkit_export.profiling.configurations import (

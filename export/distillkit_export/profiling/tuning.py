@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distillkit.errors import BundleError
-from distillkit.files import write_json
+from distillkit.storage.atomic import write_json
 from distillkit_export.bundle import PROFILE
 from distillkit_export.bundle_reader import plain_text
 from distillkit_export.profiling.campaign import Campaign, Plan, Unwatched, Watch

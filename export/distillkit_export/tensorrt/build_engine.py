@@ -7,7 +7,7 @@ from typing import Any
 
 from distillkit.contracts.exporter import Progress
 from distillkit.errors import UnavailableError
-from distillkit.files import write_text
+from distillkit.storage.atomic import write_text
 from distillkit_export.child import ChildError, Event, Say, result_of, serve
 from distillkit_export.places import private, user_cache
 from distillkit_export.tensorrt.options import TensorRtOptions

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from distillkit.contracts.exporter import Precision
 from distillkit.errors import GateError, UnavailableError
-from distillkit.files import write_text
+from distillkit.storage.atomic import write_text
 from distillkit_export.tensorrt.options import BatchProfile
 from distillkit_export.tensorrt.preflight import Platform
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Precision, Scorer
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import GateError, UnavailableError
-from distillkit.files import sha256, write_text
+from distillkit.storage.atomic import sha256, write_text
 from distillkit_export.tensorrt.build_engine import engine_from
 from distillkit_export.tensorrt.engine_card import FOLDER, EngineCard, engine_name, read_card
 from distillkit_export.tensorrt.layers import precision_of_layers

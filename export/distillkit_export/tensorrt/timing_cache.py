@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillkit.files import write_bytes
+from distillkit.storage.atomic import write_bytes
 from distillkit_export.places import private, user_cache
 from distillkit_export.tensorrt.engine_card import machine_name
 from distillkit_export.tensorrt.preflight import Platform

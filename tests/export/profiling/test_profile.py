@@ -12,9 +12,9 @@ import torch
 
 from distillkit.contracts.model import ModelRequest
 from distillkit.errors import BundleError, RunDirectoryError, UnavailableError, UserError
-from distillkit.files import sha256
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import save_student
+from distillkit.storage.atomic import sha256
 from distillkit_export.bundle_reader import open_bundle
 from distillkit_export.exports import export_onnx
 from distillkit_export.predictor import load
