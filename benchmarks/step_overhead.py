@@ -35,12 +35,12 @@ from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
-from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.optimisation import build_optimisation
+from distillkit.training.skipped_steps import Watch
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
-from distillkit.training.watch import Watch
+from distillkit.training.teacher_targets import Lectern, Lessons, Pupil
 from distillkit_plugins.losses.hard import HardDistillation
 
 CLASSES, SMOOTHING, CLIP, LR = 10, 0.1, 1.0, 1e-3

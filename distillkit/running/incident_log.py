@@ -17,7 +17,7 @@ from distillkit.running.directory import RunDirectory
 from distillkit.running.saved_step import save_step
 from distillkit.running.session import Session
 from distillkit.storage.atomic import write_json
-from distillkit.training.watch import Skipped
+from distillkit.training.skipped_steps import Skipped
 
 
 class Chronicle:

@@ -18,8 +18,8 @@ from distillkit.plugin.registry import Plugins
 from distillkit.running.directory import RunDirectory
 from distillkit.running.saved_step import Part, SavedStep, read_saved_step, saved_steps, step_at
 from distillkit.running.session import Session, build_session
-from distillkit.training.balance import gradient_norm
-from distillkit.training.diagnosis import BadOutput, Diagnosis
+from distillkit.training.find_nonfinite import BadOutput, Diagnosis
+from distillkit.training.gradient_norms import gradient_norm
 from distillkit.training.step import averages_in
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}

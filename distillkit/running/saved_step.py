@@ -44,7 +44,7 @@ from distillkit.storage.untrusted import read_json
 
 if TYPE_CHECKING:
     from distillkit.running.session import Session
-    from distillkit.training.watch import Skipped
+    from distillkit.training.skipped_steps import Skipped
 
 INCIDENT = "incident.json"
 

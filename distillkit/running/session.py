@@ -34,11 +34,11 @@ from distillkit.running.checkpoint import (
     split_optimizer_state,
 )
 from distillkit.training.accuracy import top1
-from distillkit.training.balance import keep_compiled_graphs
-from distillkit.training.lessons import Lectern, Lessons, Pupil
+from distillkit.training.gradient_norms import keep_compiled_graphs
 from distillkit.training.optimisation import Optimisation, build_optimisation, check_optimizer_name
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
+from distillkit.training.teacher_targets import Lectern, Lessons, Pupil
 
 
 @dataclass(frozen=True)

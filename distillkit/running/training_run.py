@@ -34,9 +34,9 @@ from distillkit.running.session import Session
 from distillkit.running.stop_signals import Interruption
 from distillkit.running.system_faults import outage
 from distillkit.storage.atomic import recover_directory, whole_directory, write_json
+from distillkit.training.interval_averages import Meter
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
-from distillkit.training.meter import Meter
-from distillkit.training.watch import Watch
+from distillkit.training.skipped_steps import Watch
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distillkit.training.meter import Meter
+from distillkit.training.interval_averages import Meter
+from distillkit.training.skipped_steps import Watch
 from distillkit.training.step import Stepper
-from distillkit.training.watch import Watch
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3

@@ -14,12 +14,12 @@ from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.loss import BatchInfo
 from distillkit.contracts.model import Outputs
 from distillkit.plugin.backward_attribution import blamed_on_the_way_back
-from distillkit.training.balance import Balance, gradient_norm
-from distillkit.training.guard import Buffers, anchored, move_where_finite
-from distillkit.training.lessons import Lessons
-from distillkit.training.noise import seed_model_noise
+from distillkit.training.gradient_norms import Balance, gradient_norm
+from distillkit.training.model_seed import seed_model_noise
+from distillkit.training.nonfinite import Buffers, anchored, move_where_finite
 from distillkit.training.optimisation import Optimisation
 from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages
+from distillkit.training.teacher_targets import Lessons
 
 if TYPE_CHECKING:
     from distillkit.data.batches import MicroBatch, Window

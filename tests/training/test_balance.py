@@ -18,11 +18,11 @@ from distillkit.contracts.model import Outputs, Read, Signal
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
-from distillkit.training.balance import keep_compiled_graphs
-from distillkit.training.lessons import Lessons, Pupil
+from distillkit.training.gradient_norms import keep_compiled_graphs
 from distillkit.training.optimisation import build_optimisation
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
+from distillkit.training.teacher_targets import Lessons, Pupil
 
 CLASSES, WIDTH, STEPS = 5, 16, 6
 WEIGHTS, LABEL_WEIGHT = {"align": 0.3, "spread": 2.0}, 0.7

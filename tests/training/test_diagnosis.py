@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distillkit.training.diagnosis import BadOutput, Diagnosis
+from distillkit.training.find_nonfinite import BadOutput, Diagnosis
 
 
 class Root(nn.Module):

@@ -16,9 +16,9 @@ from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
 from distillkit.running.session import Session, build_session
-from distillkit.training.guard import anchored
-from distillkit.training.meter import Meter
-from distillkit.training.watch import Watch
+from distillkit.training.interval_averages import Meter
+from distillkit.training.nonfinite import anchored
+from distillkit.training.skipped_steps import Watch
 
 STEPS = 8
 FAULTS = {1: "nan", 3: "root", 4: "inf", 6: "overflow"}

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from distillkit.compute.distributed import ALONE
 from distillkit.data.batches import Window
+from distillkit.training.interval_averages import Meter
 from distillkit.training.loop import Callbacks, Rhythm, train
-from distillkit.training.meter import Meter
-from distillkit.training.noise import seed_model_noise
+from distillkit.training.model_seed import seed_model_noise
+from distillkit.training.skipped_steps import Skipped, Watch
 from distillkit.training.step import Outcome
-from distillkit.training.watch import Skipped, Watch
 
 
 class Counter:

@@ -13,9 +13,9 @@ from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.errors import BrokenPluginError
 from distillkit.plugin.error_attribution import sign
-from distillkit.training.lessons import Lectern, Lessons, Pupil
 from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages
+from distillkit.training.teacher_targets import Lectern, Lessons, Pupil
 
 CLASSES, WIDTH = 4, 3
 SPEC = ModelSpec(
