@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit_export.figures import sqnr_db
+from distillkit_export.agreement import sqnr_db
 from distillkit_export.onnx_values import values_of
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from distillkit.errors import UnavailableError
-from distillkit_export.child import ChildError, last_line, result_of
+from distillkit_export.isolated_process import ChildError, last_line, result_of
 
-HEAD = "from distillkit_export.child import serve\nfrom distillkit.errors import UnavailableError\n"
+HEAD = "from distillkit_export.isolated_process import serve\nfrom distillkit.errors import UnavailableError\n"
 
 
 @pytest.fixture

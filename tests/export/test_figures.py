@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillkit.errors import GateError
-from distillkit_export.figures import Accuracy, accuracy, difference, sqnr_db
+from distillkit_export.agreement import Accuracy, accuracy, difference, sqnr_db
 
 
 def test_figures_by_hand():

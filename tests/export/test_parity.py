@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distillkit.errors import GateError
-from distillkit_export.figures import Accuracy, Difference
+from distillkit_export.agreement import Accuracy, Difference
 from distillkit_export.limits import DEFAULT, TOLERANCES
 from distillkit_export.parity import Evidence, Parity, evidence, measure
 from distillkit_export.pictures import Pictures

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import DistillkitError
 from distillkit.version import __version__
-from distillkit_export.child import ChildError, result_of
 from distillkit_export.doctor.conflicts import conflicts
+from distillkit_export.isolated_process import ChildError, result_of
 from distillkit_export.profiling.surroundings import machine
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from distillkit.contracts.runtime import Availability, Runtime, Servable
 from distillkit.errors import DistillkitError, UnavailableError
 from distillkit.messages.text import one_line
 from distillkit.plugin.registry import Plugins, installed_plugins
-from distillkit_export.child import Say, serve
 from distillkit_export.doctor import tiny_model
+from distillkit_export.isolated_process import Say, serve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

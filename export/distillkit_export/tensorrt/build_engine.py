@@ -8,9 +8,9 @@ from typing import Any
 from distillkit.contracts.exporter import Progress
 from distillkit.errors import UnavailableError
 from distillkit.storage.atomic import write_text
-from distillkit_export.child import ChildError, Event, Say, result_of, serve
-from distillkit_export.places import private, user_cache
+from distillkit_export.isolated_process import ChildError, Event, Say, result_of, serve
 from distillkit_export.tensorrt.options import TensorRtOptions
+from distillkit_export.user_dirs import private, user_cache
 
 
 def engine_from(

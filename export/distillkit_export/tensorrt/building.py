@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tensorrt as trt
 
 from distillkit.errors import UnavailableError
-from distillkit_export.child import Say
+from distillkit_export.isolated_process import Say
 from distillkit_export.tensorrt.layers import type_named, types_of
 from distillkit_export.tensorrt.options import BatchProfile, TensorRtOptions
 from distillkit_export.tensorrt.timing_cache import read_cache, write_cache

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from distillkit.errors import UnavailableError
-from distillkit_export.child import ChildError, last_line, result_of
+from distillkit_export.isolated_process import ChildError, last_line, result_of
 from distillkit_export.tensorrt.cuda import Cuda, CudaError
 
 MAJORS = (10, 11)
@@ -95,6 +95,6 @@ def answer() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from distillkit_export.child import serve
+    from distillkit_export.isolated_process import serve
 
     serve(lambda _request, _say: answer())

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit.storage.atomic import write_bytes
-from distillkit_export.places import private, user_cache
 from distillkit_export.tensorrt.engine_card import machine_name
 from distillkit_export.tensorrt.preflight import Platform
+from distillkit_export.user_dirs import private, user_cache
 
 
 def timing_cache(here: Platform) -> Path:

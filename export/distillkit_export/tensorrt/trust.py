@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from distillkit.errors import UnavailableError
-from distillkit_export.places import private, user_data
+from distillkit_export.user_dirs import private, user_data
 
 VARIABLE = "DISTILLKIT_TRUST_ENGINE"
 """The way round, for engines that were built by somebody the user knows: one or more digests, separated by commas."""

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from distillkit_cli.main import command_line
-from distillkit_export.places import user_data
+from distillkit_export.user_dirs import user_data
 
 
 def run(*arguments):
