@@ -30,7 +30,7 @@ from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_cli.profile_progress import progress_on
 from distillkit_cli.terminal import Terminal
 from distillkit_export.asked import Asked
-from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import export
 from distillkit_export.pictures import ImageWish
 from distillkit_export.profiling.campaign import Plan

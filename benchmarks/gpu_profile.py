@@ -25,7 +25,7 @@ from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError
 from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_export.asked import Asked
-from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import export
 from distillkit_export.profiling.campaign import Campaign, Plan
 from distillkit_export.profiling.cards import MachineCard, ProfileCard, SubjectCard

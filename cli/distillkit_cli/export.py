@@ -108,7 +108,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     from distillkit.contracts.exporter import parse_image_size
     from distillkit.plugin.registry import installed_plugins
     from distillkit_export.asked import Asked
-    from distillkit_export.bundle import MANIFEST
+    from distillkit_export.bundle.manifest import MANIFEST
     from distillkit_export.pictures import ImageWish
 
     _refuse_idle_calibration(context, int8=int8, ranged=fp16 or int8 or fp8)

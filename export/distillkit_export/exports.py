@@ -22,14 +22,22 @@ from distillkit.contracts.model import Model, ModelSpec, Signal
 from distillkit.errors import GateError, UnavailableError, UserError
 from distillkit.messages.text import counted
 from distillkit_export.asked import Asked
-from distillkit_export.bundle import REJECTED, Bundle, PendingCard, card, describe, versions, write_manifest
-from distillkit_export.folder import published, require_free
+from distillkit_export.bundle.manifest import (
+    REJECTED,
+    Bundle,
+    PendingCard,
+    card,
+    describe,
+    versions,
+    write_manifest,
+)
+from distillkit_export.bundle.predict_script import write_predict_script
+from distillkit_export.bundle.publish import published, require_free
 from distillkit_export.gate import Gate, Verdict
 from distillkit_export.onnx_exporter import BF16_OPSET, FILES, OnnxExporter
 from distillkit_export.own_size import Reached, loss_at_size
 from distillkit_export.parity import Evidence, Parity, evidence
 from distillkit_export.pictures import ExportImages, as_asked, given_pictures, stand_in
-from distillkit_export.predict_script import write_predict_script
 from distillkit_export.report import lines, write_report
 from distillkit_export.samples import SAMPLES, write_samples
 from distillkit_export.stage import Format, Stage

@@ -16,8 +16,8 @@ from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
 from distillkit.storage.atomic import whole_directory
 from distillkit_export.asked import ONNX, Asked
-from distillkit_export.bundle import Bundle, card, request_of, write_manifest
-from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.bundle.manifest import Bundle, card, request_of, write_manifest
+from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import ExportResult
 from distillkit_export.gate import Gate
 from distillkit_export.report import extend_report

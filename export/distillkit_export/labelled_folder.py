@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillkit.errors import DataError
+from distillkit_export.bundle.preprocess import prepare, read_image
 from distillkit_export.image_files import image_files
 from distillkit_export.pictures import Pictures
-from distillkit_export.preprocess import prepare, read_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit_export.bundle import InputCard
+    from distillkit_export.bundle.manifest import InputCard
 
 MEASURED = ("test", "val", "valid", "validation")
 """The parts of a split folder that were not trained on, in the order in which they are looked for."""

@@ -13,15 +13,15 @@ from PIL import Image
 
 from distillkit.contracts.runtime import Runtime, Servable, Setting
 from distillkit.errors import DataError, PluginError, UnavailableError
-from distillkit_export.bundle_reader import OpenBundle, open_bundle
-from distillkit_export.preprocess import prepare, read_image
+from distillkit_export.bundle.preprocess import prepare, read_image
+from distillkit_export.bundle.reader import OpenBundle, open_bundle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts.exporter import Precision
     from distillkit.plugin.registry import Plugins
-    from distillkit_export.bundle import ArtifactCard
+    from distillkit_export.bundle.manifest import ArtifactCard
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
 """A file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""

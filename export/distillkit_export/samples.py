@@ -13,7 +13,7 @@ from distillkit_export.pictures import Pictures
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from distillkit_export.bundle_reader import OpenBundle
+    from distillkit_export.bundle.reader import OpenBundle
 
 SAMPLES = "samples.npz"
 LARGEST_COUNT = 48

@@ -14,8 +14,8 @@ from distillkit.contracts.exporter import Artifact
 from distillkit.contracts.runtime import Runtime, Servable
 from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import write_json
-from distillkit_export.bundle import MANIFEST, ArtifactCard
-from distillkit_export.bundle_reader import OpenBundle, open_bundle
+from distillkit_export.bundle.manifest import MANIFEST, ArtifactCard
+from distillkit_export.bundle.reader import OpenBundle, open_bundle
 from distillkit_export.gate import Gate, Opener, Verdict
 from distillkit_export.labelled_folder import labelled_pictures
 from distillkit_export.limits import TOLERANCES, Tolerance

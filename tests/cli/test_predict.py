@@ -10,7 +10,7 @@ from PIL import Image
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
-from distillkit_export.bundle import ArtifactCard, describe, write_manifest
+from distillkit_export.bundle.manifest import ArtifactCard, describe, write_manifest
 
 NAMES = ("red", "green", "blue\x1b[2J")
 

@@ -12,7 +12,7 @@ from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit_cli.profile_progress import ProfileBar, ProfileLines
 from distillkit_cli.terminal import Terminal
-from distillkit_export.bundle import ArtifactCard, describe, write_manifest
+from distillkit_export.bundle.manifest import ArtifactCard, describe, write_manifest
 from distillkit_export.runtimes.nvidia import cuda_devices
 
 SHORT = ("--batches", "1,2", "--seconds", "0.05", "--rounds", "2", "--runtime", "onnxruntime-cpu")

@@ -249,7 +249,7 @@ def test_whatever_a_stream_raises_is_a_sentence_that_names_it():
     )
 
 
-READ = "from distillkit_export.preprocess import read_image\nread = lambda path: read_image(path, 'RGB')"
+READ = "from distillkit_export.bundle.preprocess import read_image\nread = lambda path: read_image(path, 'RGB')"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
 

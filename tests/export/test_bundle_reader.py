@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from distillkit.errors import BundleError
-from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.bundle.reader import open_bundle
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_opening_needs_neither_torch_nor_onnx_nor_a_runtime(bundle):
     blocked = ("torch", "timm", "onnx", "onnxruntime", "sklearn", "google.protobuf")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); from pathlib import Path\n"
-        "from distillkit_export.bundle_reader import open_bundle\n"
+        "from distillkit_export.bundle.reader import open_bundle\n"
         f"print(open_bundle(Path({str(bundle)!r})).artifact().file)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

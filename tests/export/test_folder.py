@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distillkit.errors import GateError, RunDirectoryError
-from distillkit_export.folder import published, require_free
+from distillkit_export.bundle.publish import published, require_free
 
 
 def names(folder):

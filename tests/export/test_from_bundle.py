@@ -12,7 +12,7 @@ from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
 from distillkit.plugin.registry import Plugins
 from distillkit_export.asked import Asked
-from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import export_model
 from distillkit_export.from_bundle import export_from_bundle
 from distillkit_export.onnx_exporter import OnnxExporter

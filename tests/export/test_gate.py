@@ -15,7 +15,7 @@ from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, UnavailableError
 from distillkit_export import onnx_half
 from distillkit_export.asked import Asked
-from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.checks import ranges, structure
 from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.layers import first_difference

@@ -23,8 +23,8 @@ from distillkit.contracts.plugin import PluginSpec
 from distillkit.contracts.runtime import Availability
 from distillkit.errors import BundleError, DataError, UnavailableError, UnknownPluginError
 from distillkit_export import load
-from distillkit_export.bundle import ArtifactCard, describe, write_manifest
-from distillkit_export.predict_script import predict_script, write_predict_script
+from distillkit_export.bundle.manifest import ArtifactCard, describe, write_manifest
+from distillkit_export.bundle.predict_script import predict_script, write_predict_script
 from distillkit_export.predictor import softmax
 
 PHOTOGRAPH = Image.fromarray(load_sample_images().images[0]).crop((0, 0, 300, 200))

@@ -16,8 +16,8 @@ from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import DataError, UnavailableError
 from distillkit.recipe.schema import Augment
-from distillkit_export.bundle import describe
-from distillkit_export.preprocess import prepare, read_image
+from distillkit_export.bundle.manifest import describe
+from distillkit_export.bundle.preprocess import prepare, read_image
 
 PHOTOGRAPHS = [Image.fromarray(photograph) for photograph in load_sample_images().images]
 SPEC = ModelSpec(

@@ -264,7 +264,7 @@ def alone(site, tmp_path):
 def test_the_script_in_the_bundle_answers_as_torch_with_three_packages(
     on_target, exported, pictures, torch_says, alone, kind
 ):
-    from distillkit_export.predict_script import write_predict_script
+    from distillkit_export.bundle.predict_script import write_predict_script
 
     directory = exported[kind].directory
     script = write_predict_script(alone, exported[kind].bundle)
@@ -285,7 +285,7 @@ def test_the_script_in_the_bundle_answers_as_torch_with_three_packages(
 
 
 def test_the_script_in_the_bundle_says_what_it_cannot_do(on_target, exported, pictures, alone):
-    from distillkit_export.predict_script import write_predict_script
+    from distillkit_export.bundle.predict_script import write_predict_script
 
     script = write_predict_script(alone, exported["plain"].bundle)
     for name in ("model.onnx", "bundle.json"):

@@ -18,7 +18,7 @@ from distillkit.errors import BundleError, DataError, GateError, UnavailableErro
 from distillkit.plugin.registry import Plugins
 from distillkit.storage.atomic import sha256
 from distillkit_export import verifying
-from distillkit_export.bundle import FileCard
+from distillkit_export.bundle.manifest import FileCard
 from distillkit_export.exports import export_onnx
 from distillkit_export.onnx_session import OnnxSession
 from distillkit_export.pictures import photographs

@@ -18,7 +18,7 @@ from distillkit.errors import DataError, DistillkitError
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Data
 from distillkit_cli.terminal import still
-from distillkit_export.preprocess import read_image
+from distillkit_export.bundle.preprocess import read_image
 from distillkit_plugins.datasets.folder import Folder
 
 FUZZ = settings.get_profile("fuzz")

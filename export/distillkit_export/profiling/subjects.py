@@ -13,8 +13,8 @@ from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
-from distillkit_export.bundle import MANIFEST, PROFILE, Bundle
-from distillkit_export.bundle_reader import OpenBundle, open_bundle, read_manifest
+from distillkit_export.bundle.manifest import MANIFEST, PROFILE, Bundle
+from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.profiling.cards import AccuracyCard, ProfileCard, SubjectCard, read_profile
 from distillkit_export.profiling.configurations import Artefact, Subject
 

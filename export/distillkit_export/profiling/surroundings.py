@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from distillkit_export.bundle import versions
+from distillkit_export.bundle.manifest import versions
 from distillkit_export.profiling.cards import GpuCard, MachineCard
 from distillkit_export.runtimes.processors import physical_cores, usable_cpus
 

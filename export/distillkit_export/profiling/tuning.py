@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from distillkit.errors import BundleError
 from distillkit.storage.atomic import write_json
-from distillkit_export.bundle import PROFILE
-from distillkit_export.bundle_reader import plain_text
+from distillkit_export.bundle.manifest import PROFILE
+from distillkit_export.bundle.reader import plain_text
 from distillkit_export.profiling.campaign import Campaign, Plan, Unwatched, Watch
 from distillkit_export.profiling.cards import Card, ChoiceCard, ProfileCard, RatioCard, RowCard
 from distillkit_export.profiling.configurations import MEMORY, Configuration

@@ -15,7 +15,7 @@ from distillkit.errors import BundleError, RunDirectoryError, UnavailableError, 
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import save_student
 from distillkit.storage.atomic import sha256
-from distillkit_export.bundle_reader import open_bundle
+from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import export_onnx
 from distillkit_export.predictor import load
 from distillkit_export.profiling import profile as profiles

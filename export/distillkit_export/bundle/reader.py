@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -23,9 +23,15 @@ from pydantic import ValidationError
 from distillkit.errors import BundleError
 from distillkit.messages.text import counted, one_line
 from distillkit.storage.atomic import sha256
-from distillkit_export.bundle import MANIFEST, REJECTED, SCHEMA_VERSION, ArtifactCard, Bundle, InputCard
+from distillkit_export.bundle.manifest import (
+    MANIFEST,
+    REJECTED,
+    SCHEMA_VERSION,
+    ArtifactCard,
+    Bundle,
+    InputCard,
+)
 from distillkit_export.onnx_safety import require_safe
-from distillkit_export.paths import inside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -268,3 +274,20 @@ def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+LONGEST = 1_000
+FORBIDDEN = frozenset('\\:*?"<>|')
+"""What a path has on one system and means something else on another."""
+
+
+def inside(path: str) -> bool:
+    r"""Whether a path is relative, in its shortest form, and cannot leave the folder that it is relative to.
+
+    >>> [inside(path) for path in ("model.onnx", "trt/a.plan", "../a", "/a", "a/../b", "C:a", r"a\b", "", ".")]
+    [True, True, False, False, False, False, False, False, False]
+    """
+    if not 0 < len(path) <= LONGEST or FORBIDDEN & set(path) or not path.isprintable():
+        return False
+    pure = PurePosixPath(path)
+    return bool(pure.parts) and not pure.is_absolute() and path == pure.as_posix() and ".." not in pure.parts

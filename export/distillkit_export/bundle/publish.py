@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distillkit.errors import GateError, RunDirectoryError
 from distillkit.storage.atomic import whole_directory
-from distillkit_export.bundle import MANIFEST, REJECTED
+from distillkit_export.bundle.manifest import MANIFEST, REJECTED
 
 
 def require_free(target: Path, *, force: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distillkit.storage.atomic import write_text
 from distillkit.version import __version__
-from distillkit_export.bundle import MANIFEST, Facts, InputCard, OutputCard
+from distillkit_export.bundle.manifest import MANIFEST, Facts, InputCard, OutputCard
 
 PREDICT = "predict.py"
 

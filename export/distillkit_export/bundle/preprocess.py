@@ -16,7 +16,7 @@ from distillkit.messages.text import one_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distillkit_export.bundle import InputCard
+    from distillkit_export.bundle.manifest import InputCard
 
 LARGEST_PIXELS = 2**28
 """Of an image after its resizing: a strip of 1 x 60,000 pixels would otherwise become gigabytes."""
