@@ -43,10 +43,10 @@ from distillkit.plugin.registry import Plugins, installed_plugins, split_name
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
 from distillkit_export.exports import export_onnx
+from distillkit_export.from_torch.graph import torch_scorer
 from distillkit_export.limits import TOLERANCES
 from distillkit_export.pictures import BATCHES, photographs
 from distillkit_export.targets import load_target
-from distillkit_export.torch_graph import torch_scorer
 
 SEED = 0
 CLASSES = 100

@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distillkit_export.from_torch.graph import frozen_scores as frozen_scores
     from distillkit_export.predictor import load as load
-    from distillkit_export.torch_graph import frozen_scores as frozen_scores
 
 __all__ = ["frozen_scores", "load"]
 
-_WHERE = {"frozen_scores": "distillkit_export.torch_graph", "load": "distillkit_export.predictor"}
+_WHERE = {"frozen_scores": "distillkit_export.from_torch.graph", "load": "distillkit_export.predictor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -214,8 +214,8 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     none; UnavailableError where the model cannot be written; GateError where `model.onnx` disagrees with torch: the
     files are then kept in `rejected/`, and an earlier export stays.
     """
-    from distillkit_export.image_sizes import at_image_size
-    from distillkit_export.torch_graph import torch_scorer
+    from distillkit_export.from_torch.graph import torch_scorer
+    from distillkit_export.from_torch.image_size import at_image_size
     from distillkit_export.torch_layers import first_module
 
     asked = asked or Asked()

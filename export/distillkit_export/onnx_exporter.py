@@ -118,8 +118,8 @@ class OnnxExporter:
 
 def _exported(source: ExportSource, precision: Precision = "fp32") -> ModelProto:
     """The student as torch's exporter writes it, its nodes called by their modules."""
+    from distillkit_export.from_torch.graph import onnx_graph
     from distillkit_export.onnx_names import name_nodes
-    from distillkit_export.torch_graph import onnx_graph
 
     model = source.model
     assert model is not None  # noqa: S101 - `write` looked

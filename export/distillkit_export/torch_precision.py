@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distillkit.contracts.exporter import ExportRequest, Scorer
 from distillkit.contracts.model import Model
-from distillkit_export.torch_graph import HALVES, frozen_scores
+from distillkit_export.from_torch.graph import HALVES, frozen_scores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from distillkit.contracts.exporter import ExportRequest
-from distillkit_export.torch_graph import onnx_graph
+from distillkit_export.from_torch.graph import onnx_graph
 
 from .conftest import small_student
 

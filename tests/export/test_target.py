@@ -85,7 +85,7 @@ def torch_says(distilled, plain):
     from distillkit.contracts.exporter import ExportRequest
     from distillkit.data.transforms import evaluation_transform
     from distillkit.recipe.schema import Augment
-    from distillkit_export.torch_graph import torch_scorer
+    from distillkit_export.from_torch.graph import torch_scorer
 
     def ask(model, folder, request):
         spec = model.spec
