@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distillkit.contracts.exporter import PRECISIONS, Precision, Progress
 from distillkit.errors import UserError
 from distillkit.messages.nearest_name import unknown_name
-from distillkit_export.limits import TOLERANCES, Limits, Tolerance
+from distillkit_export.gate.limits import TOLERANCES, Limits, Tolerance
 from distillkit_export.pictures import ImageWish
 from distillkit_export.stage import Format
 

@@ -33,13 +33,13 @@ from distillkit_export.bundle.manifest import (
 )
 from distillkit_export.bundle.predict_script import write_predict_script
 from distillkit_export.bundle.publish import published, require_free
-from distillkit_export.gate import Gate, Verdict
+from distillkit_export.gate.accuracy_at_size import Reached, loss_at_size
+from distillkit_export.gate.gate import Gate, Verdict
+from distillkit_export.gate.parity import Evidence, Parity, evidence
+from distillkit_export.gate.report import lines, write_report
+from distillkit_export.gate.samples import SAMPLES, write_samples
 from distillkit_export.onnx_exporter import BF16_OPSET, FILES, OnnxExporter
-from distillkit_export.own_size import Reached, loss_at_size
-from distillkit_export.parity import Evidence, Parity, evidence
 from distillkit_export.pictures import ExportImages, as_asked, given_pictures, stand_in
-from distillkit_export.report import lines, write_report
-from distillkit_export.samples import SAMPLES, write_samples
 from distillkit_export.stage import Format, Stage
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     """
     from distillkit_export.from_torch.graph import torch_scorer
     from distillkit_export.from_torch.image_size import at_image_size
-    from distillkit_export.torch_layers import first_module
+    from distillkit_export.gate.first_torch_module import first_module
 
     asked = asked or Asked()
     require_free(directory, force=force)

@@ -19,14 +19,14 @@ from distillkit_export.asked import ONNX, Asked
 from distillkit_export.bundle.manifest import Bundle, card, request_of, write_manifest
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import ExportResult
-from distillkit_export.gate import Gate
-from distillkit_export.report import extend_report
-from distillkit_export.samples import read_samples
+from distillkit_export.gate.gate import Gate
+from distillkit_export.gate.report import extend_report
+from distillkit_export.gate.samples import read_samples
 from distillkit_export.stage import Format, Stage
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import Plugins
-    from distillkit_export.parity import Evidence
+    from distillkit_export.gate.parity import Evidence
 
 
 def export_from_bundle(folder: Path, asked: Asked, *, plugins: Plugins, force: bool = False) -> ExportResult:

@@ -15,9 +15,9 @@ from distillkit.contracts.exporter import Artifact, HasFlags
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
 from distillkit_export.bundle.manifest import HERE, REJECTED, ArtifactCard, PendingCard
-from distillkit_export.checks import checks
-from distillkit_export.gate import Gate, Verdict, size
-from distillkit_export.latency import relative_latency
+from distillkit_export.gate.checks import checks
+from distillkit_export.gate.gate import Gate, Verdict, size
+from distillkit_export.gate.relative_latency import relative_latency
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -16,12 +16,12 @@ from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import write_json
 from distillkit_export.bundle.manifest import MANIFEST, ArtifactCard
 from distillkit_export.bundle.reader import OpenBundle, open_bundle
-from distillkit_export.gate import Gate, Opener, Verdict
+from distillkit_export.gate.gate import Gate, Opener, Verdict
+from distillkit_export.gate.limits import TOLERANCES, Tolerance
+from distillkit_export.gate.parity import Evidence, evidence
+from distillkit_export.gate.report import lines
+from distillkit_export.gate.samples import read_samples
 from distillkit_export.labelled_folder import labelled_pictures
-from distillkit_export.limits import TOLERANCES, Tolerance
-from distillkit_export.parity import Evidence, evidence
-from distillkit_export.report import lines
-from distillkit_export.samples import read_samples
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter, Scorer

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from distillkit_cli.main import command_line
-from distillkit_export.limits import DEFAULT, Limits
+from distillkit_export.gate.limits import DEFAULT, Limits
 
 pytest.importorskip("onnxruntime")
 

@@ -16,9 +16,11 @@ from distillkit.errors import GateError, UnavailableError
 from distillkit_export import onnx_half
 from distillkit_export.asked import Asked
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.checks import ranges, structure
 from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.from_torch.graph import onnx_graph
+from distillkit_export.gate.checks import ranges, structure
+from distillkit_export.gate.first_torch_module import first_module
+from distillkit_export.gate.torch_half import half_scorer
 from distillkit_export.layers import first_difference
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.onnx_half import to_half
@@ -27,8 +29,6 @@ from distillkit_export.onnx_session import OnnxSession
 from distillkit_export.pictures import ExportImages, Pictures, photographs
 from distillkit_export.range_scan import scan
 from distillkit_export.stage import Format
-from distillkit_export.torch_layers import first_module
-from distillkit_export.torch_precision import half_scorer
 
 from .conftest import small_student
 

@@ -11,8 +11,8 @@ import pytest
 
 from distillkit.errors import GateError
 from distillkit_export.agreement import Accuracy, Difference
-from distillkit_export.limits import DEFAULT, TOLERANCES
-from distillkit_export.parity import Evidence, Parity, evidence, measure
+from distillkit_export.gate.limits import DEFAULT, TOLERANCES
+from distillkit_export.gate.parity import Evidence, Parity, evidence, measure
 from distillkit_export.pictures import Pictures
 
 

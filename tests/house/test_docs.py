@@ -23,7 +23,7 @@ from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Data
 from distillkit.testing import check_exporter, check_runtime
 from distillkit_cli.main import app
-from distillkit_export.limits import DEFAULT
+from distillkit_export.gate.limits import DEFAULT
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

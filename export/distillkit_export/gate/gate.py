@@ -11,8 +11,8 @@ import numpy as np
 
 from distillkit.errors import DistillkitError, GateError, UnavailableError
 from distillkit.plugin.error_attribution import blamed
+from distillkit_export.gate.parity import Evidence, Parity, measure
 from distillkit_export.layers import first_difference
-from distillkit_export.parity import Evidence, Parity, measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts.exporter import Artifact, Precision, Scorer
-    from distillkit_export.checks import Check
-    from distillkit_export.limits import Limits
+    from distillkit_export.gate.checks import Check
+    from distillkit_export.gate.limits import Limits
 
 LOOKED_AT = 8
 """How many images the search for the first layer that differs looks at."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillkit.errors import DistillkitError
-from distillkit_export.limits import Limits
+from distillkit_export.gate.limits import Limits
+from distillkit_export.gate.parity import Evidence, measure
 from distillkit_export.onnx_values import values_of
-from distillkit_export.parity import Evidence, measure
 from distillkit_export.pictures import normalised
 from distillkit_export.range_scan import LARGEST_HALF, scan
 
@@ -118,7 +118,7 @@ def ranges(model: ModelProto, largest: Mapping[str, float]) -> Check:
 
 def _torch_forward(source: ExportSource, artifact: Artifact, some: Evidence, limits: Limits) -> Check:
     """The student itself in that precision, finite and close."""
-    from distillkit_export.torch_precision import half_scorer
+    from distillkit_export.gate.torch_half import half_scorer
 
     model = source.model
     assert model is not None  # noqa: S101 - `_checks` looked

@@ -9,7 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from distillkit.running.directory import RunDirectory
-    from distillkit_export.parity import Evidence
+    from distillkit_export.gate.parity import Evidence
 
 FAR = 5.0
 """Percentage points below the run's own figure from which on it is said."""

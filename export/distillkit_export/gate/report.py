@@ -13,9 +13,9 @@ from distillkit.storage.atomic import write_json, write_text
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
-    from distillkit_export.gate import Verdict
-    from distillkit_export.limits import Limits
-    from distillkit_export.parity import Evidence, Parity
+    from distillkit_export.gate.gate import Verdict
+    from distillkit_export.gate.limits import Limits
+    from distillkit_export.gate.parity import Evidence, Parity
 
 PARITY, PARITY_PAGE = "parity.json", "parity.md"
 PARITY_SCHEMA: Literal[2] = 2

@@ -12,7 +12,7 @@ import numpy as np
 from distillkit.errors import GateError
 from distillkit.messages.text import counted
 from distillkit_export.agreement import Accuracy, Difference, accuracy, difference
-from distillkit_export.limits import DEFAULT, Limits
+from distillkit_export.gate.limits import DEFAULT, Limits
 from distillkit_export.pictures import BATCHES
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distillkit.errors import BundleError
-from distillkit_export.parity import Evidence
+from distillkit_export.gate.parity import Evidence
 from distillkit_export.pictures import Pictures
 
 if TYPE_CHECKING:
