@@ -45,7 +45,7 @@ from distillkit.running.api import run
 from distillkit_export.exports import export_onnx
 from distillkit_export.from_torch.graph import torch_scorer
 from distillkit_export.gate.limits import TOLERANCES
-from distillkit_export.pictures import BATCHES, photographs
+from distillkit_export.images.gate_images import BATCHES, photographs
 from distillkit_export.targets import load_target
 
 SEED = 0

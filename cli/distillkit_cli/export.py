@@ -109,7 +109,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     from distillkit.plugin.registry import installed_plugins
     from distillkit_export.asked import Asked
     from distillkit_export.bundle.manifest import MANIFEST
-    from distillkit_export.pictures import ImageWish
+    from distillkit_export.images.gate_images import ImageWish
 
     _refuse_idle_calibration(context, int8=int8, ranged=fp16 or int8 or fp8)
     given: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}

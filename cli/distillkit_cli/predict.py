@@ -45,7 +45,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
       distillkit predict runs/deit-ti-digits-001/export cat.jpg dog.jpg
       distillkit predict bundle/ shots/ --top 1 --json
     """
-    from distillkit_export.image_files import image_files
+    from distillkit_export.images.image_files import image_files
     from distillkit_export.predictor import load
 
     terminal: Terminal = context.obj

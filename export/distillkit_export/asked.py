@@ -10,7 +10,7 @@ from distillkit.contracts.exporter import PRECISIONS, Precision, Progress
 from distillkit.errors import UserError
 from distillkit.messages.nearest_name import unknown_name
 from distillkit_export.gate.limits import TOLERANCES, Limits, Tolerance
-from distillkit_export.pictures import ImageWish
+from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.stage import Format
 
 if TYPE_CHECKING:

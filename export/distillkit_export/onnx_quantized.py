@@ -21,7 +21,7 @@ from distillkit_export.range_scan import scan
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-    from distillkit_export.pictures import Pixels
+    from distillkit_export.images.gate_images import Pixels
 
 Calibrator = Literal["minmax", "entropy", "percentile"]
 BATCH = 16

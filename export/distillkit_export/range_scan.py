@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-    from distillkit_export.pictures import Pixels
+    from distillkit_export.images.gate_images import Pixels
 
 LARGEST_HALF = 65504.0
 """The largest finite number of IEEE 754 binary16."""

@@ -24,8 +24,8 @@ from distillkit.running.directory import RunDirectory
 from distillkit.storage.atomic import sha256
 from distillkit_export.from_torch.image_size import Size, at_image_size
 from distillkit_export.gate.accuracy_at_size import Reached, run_reached
-from distillkit_export.pictures import ExportImages, ImageWish, stand_in
-from distillkit_export.run_images import as_run_knows, named_images, run_images
+from distillkit_export.images.gate_images import ExportImages, ImageWish, stand_in
+from distillkit_export.images.run_images import as_run_knows, named_images, run_images
 
 CHECKPOINT_WEIGHTS = "task.safetensors"
 STUDENT_PREFIX = "student.network."

@@ -21,7 +21,7 @@ from distillkit_export.gate.limits import TOLERANCES, Tolerance
 from distillkit_export.gate.parity import Evidence, evidence
 from distillkit_export.gate.report import lines
 from distillkit_export.gate.samples import read_samples
-from distillkit_export.labelled_folder import labelled_pictures
+from distillkit_export.images.labelled_folder import labelled_pictures
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter, Scorer

@@ -27,9 +27,9 @@ from distillkit.models.timm_model import TimmModel
 from distillkit.version import __version__
 from distillkit_export import onnx_exporter
 from distillkit_export.exports import export_model, export_onnx
+from distillkit_export.images.gate_images import stand_in
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.onnx_session import OnnxSession
-from distillkit_export.pictures import stand_in
 from distillkit_export.stage import Format
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}

@@ -21,12 +21,12 @@ from distillkit_export.from_torch.graph import onnx_graph
 from distillkit_export.gate.checks import ranges, structure
 from distillkit_export.gate.first_torch_module import first_module
 from distillkit_export.gate.torch_half import half_scorer
+from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
 from distillkit_export.layers import first_difference
 from distillkit_export.onnx_exporter import OnnxExporter
 from distillkit_export.onnx_half import to_half
 from distillkit_export.onnx_names import name_nodes
 from distillkit_export.onnx_session import OnnxSession
-from distillkit_export.pictures import ExportImages, Pictures, photographs
 from distillkit_export.range_scan import scan
 from distillkit_export.stage import Format
 

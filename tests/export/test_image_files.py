@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distillkit.errors import DataError
-from distillkit_export.image_files import EXTENSIONS, image_files
+from distillkit_export.images.image_files import EXTENSIONS, image_files
 
 
 @pytest.fixture

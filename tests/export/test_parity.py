@@ -13,7 +13,7 @@ from distillkit.errors import GateError
 from distillkit_export.agreement import Accuracy, Difference
 from distillkit_export.gate.limits import DEFAULT, TOLERANCES
 from distillkit_export.gate.parity import Evidence, Parity, evidence, measure
-from distillkit_export.pictures import Pictures
+from distillkit_export.images.gate_images import Pictures
 
 
 def pictures(count, **facts):

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import DataError, ShapeError
-from distillkit_export.pictures import given_pictures, photographs
+from distillkit_export.images.gate_images import given_pictures, photographs
 
 SPEC = ModelSpec(
     name="student",

@@ -12,8 +12,8 @@ from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import DataError
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export
-from distillkit_export.pictures import ImageWish
-from distillkit_export.run_images import ReadPixels, named_images
+from distillkit_export.images.gate_images import ImageWish
+from distillkit_export.images.run_images import ReadPixels, named_images
 
 SPEC = ModelSpec(
     name="student",
@@ -100,7 +100,7 @@ def test_no_file_of_a_bundle_names_a_folder_of_this_machine(split, plugins, tmp_
 
 
 def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatch):
-    monkeypatch.setattr("distillkit_export.run_images.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("distillkit_export.images.run_images.IN_MEMORY_BYTES", 0)
     found = named_images(SPEC, plugins, ImageWish(str(split)))
     assert isinstance(found.gate.pixels, ReadPixels)
     assert len(found.gate.pixels) == 6
@@ -111,7 +111,7 @@ def test_what_cannot_be_read_is_left_out_and_said(split, plugins, monkeypatch):
     (split / "test" / "ant" / "101.png").write_bytes(b"")
     (split / "train" / "ant" / "006.png").write_bytes(b"")
     for in_memory in (2**20, 0):
-        monkeypatch.setattr("distillkit_export.run_images.IN_MEMORY_BYTES", in_memory)
+        monkeypatch.setattr("distillkit_export.images.run_images.IN_MEMORY_BYTES", in_memory)
         found = named_images(SPEC, plugins, ImageWish(str(split), gate=None, calibration=4))
         assert shades(found.gate) == [100, 102, 200, 201, 202]
         assert found.gate.labels.tolist() == [1, 1, 0, 0, 0]

@@ -19,8 +19,8 @@ from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export
+from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.onnx_session import OnnxSession
-from distillkit_export.pictures import ImageWish
 from distillkit_export.targets import default_folder, load_target
 
 SETTINGS = {

@@ -20,8 +20,8 @@ from distillkit.storage.atomic import sha256
 from distillkit_export import verifying
 from distillkit_export.bundle.manifest import FileCard
 from distillkit_export.exports import export_onnx
+from distillkit_export.images.gate_images import photographs
 from distillkit_export.onnx_session import OnnxSession
-from distillkit_export.pictures import photographs
 from distillkit_export.verifying import verify
 
 

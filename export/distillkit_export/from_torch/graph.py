@@ -31,7 +31,7 @@ from distillkit.contracts.model import Model, ModelSpec, Signal, Wanted
 from distillkit.errors import UnavailableError, UserError
 from distillkit.models.heads import fuse
 from distillkit_export.from_torch.image_size import LARGEST_SIDE, at_any_size, at_image_size
-from distillkit_export.pictures import normalised
+from distillkit_export.images.gate_images import normalised
 
 if TYPE_CHECKING:
     import numpy as np

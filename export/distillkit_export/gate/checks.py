@@ -12,8 +12,8 @@ import numpy as np
 from distillkit.errors import DistillkitError
 from distillkit_export.gate.limits import Limits
 from distillkit_export.gate.parity import Evidence, measure
+from distillkit_export.images.gate_images import normalised
 from distillkit_export.onnx_values import values_of
-from distillkit_export.pictures import normalised
 from distillkit_export.range_scan import LARGEST_HALF, scan
 
 if TYPE_CHECKING:

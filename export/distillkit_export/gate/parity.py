@@ -13,13 +13,13 @@ from distillkit.errors import GateError
 from distillkit.messages.text import counted
 from distillkit_export.agreement import Accuracy, Difference, accuracy, difference
 from distillkit_export.gate.limits import DEFAULT, Limits
-from distillkit_export.pictures import BATCHES
+from distillkit_export.images.gate_images import BATCHES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts.exporter import Precision, Scorer
-    from distillkit_export.pictures import Pictures
+    from distillkit_export.images.gate_images import Pictures
 
 CHANCE = 2.33
 """Standard errors that chance exceeds once in a hundred times."""

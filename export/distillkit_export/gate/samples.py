@@ -8,7 +8,7 @@ import numpy as np
 
 from distillkit.errors import BundleError
 from distillkit_export.gate.parity import Evidence
-from distillkit_export.pictures import Pictures
+from distillkit_export.images.gate_images import Pictures
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ import numpy as np
 
 from distillkit.errors import DataError
 from distillkit_export.bundle.preprocess import prepare, read_image
-from distillkit_export.image_files import image_files
-from distillkit_export.pictures import Pictures
+from distillkit_export.images.gate_images import Pictures
+from distillkit_export.images.image_files import image_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

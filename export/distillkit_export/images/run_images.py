@@ -20,7 +20,13 @@ from distillkit.models.class_matching import match_classes
 from distillkit.plugin.registry import Plugins
 from distillkit.recipe.schema import Augment, Data, Recipe
 from distillkit.running.directory import RunDirectory
-from distillkit_export.pictures import ExportImages, ImageWish, Pictures, Pixels, stand_in
+from distillkit_export.images.gate_images import (
+    ExportImages,
+    ImageWish,
+    Pictures,
+    Pixels,
+    stand_in,
+)
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Of pixels; images that need more are read again for every file that is gated."""
