@@ -15,7 +15,7 @@ def distillkit_exporters() -> Sequence[PluginSpec]:
         PluginSpec(
             name="onnx",
             summary="one ONNX file with dynamic batch, checked in ONNX Runtime",
-            factory="distillkit_export.onnx_exporter:OnnxExporter",
+            factory="distillkit_export.onnx.exporter:OnnxExporter",
         ),
         PluginSpec(
             name="tensorrt",

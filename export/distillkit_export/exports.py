@@ -39,7 +39,7 @@ from distillkit_export.gate.parity import Evidence, Parity, evidence
 from distillkit_export.gate.report import lines, write_report
 from distillkit_export.gate.samples import SAMPLES, write_samples
 from distillkit_export.images.gate_images import ExportImages, as_asked, given_pictures, stand_in
-from distillkit_export.onnx_exporter import BF16_OPSET, FILES, OnnxExporter
+from distillkit_export.onnx.exporter import BF16_OPSET, FILES, OnnxExporter
 from distillkit_export.stage import Format, Stage
 
 if TYPE_CHECKING:

@@ -124,7 +124,7 @@ class Stage:
 
     def _time(self) -> None:
         """ONNX files that run here, against the first; of one alone there is nothing to compare."""
-        from distillkit_export.onnx_session import OnnxSession
+        from distillkit_export.onnx.session import OnnxSession
 
         # One thread each: the waiting threads of one session would take the cores from the next.
         sessions = {

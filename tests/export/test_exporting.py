@@ -6,7 +6,7 @@ import pytest
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.errors import UserError
-from distillkit_export.onnx_exporter import OnnxExporter
+from distillkit_export.onnx.exporter import OnnxExporter
 
 
 def refusal(**asked):

@@ -25,11 +25,11 @@ from distillkit.contracts.model import Signal
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError
 from distillkit.models.timm_model import TimmModel
 from distillkit.version import __version__
-from distillkit_export import onnx_exporter
 from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.images.gate_images import stand_in
-from distillkit_export.onnx_exporter import OnnxExporter
-from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.onnx import exporter
+from distillkit_export.onnx.exporter import OnnxExporter
+from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.stage import Format
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
@@ -320,7 +320,7 @@ def test_model_that_cannot_be_traced_is_a_sentence(plain, tmp_path, capfd):
 
 
 def test_model_too_large_for_one_file_is_refused_before_the_export(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_exporter, "LARGEST_BYTES", 100)
+    monkeypatch.setattr(exporter, "LARGEST_BYTES", 100)
     size = 4 * plain.spec.parameters
     with pytest.raises(UnavailableError) as error:
         export_onnx(plain, tmp_path / "export")

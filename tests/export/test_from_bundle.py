@@ -16,8 +16,8 @@ from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import export_model
 from distillkit_export.from_bundle import export_from_bundle
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
-from distillkit_export.onnx_exporter import OnnxExporter
-from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.onnx.exporter import OnnxExporter
+from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.stage import Format
 
 

@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, UnavailableError
-from distillkit_export import onnx_half
 from distillkit_export.asked import Asked
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.exports import export_model, export_onnx
@@ -22,12 +21,13 @@ from distillkit_export.gate.checks import ranges, structure
 from distillkit_export.gate.first_torch_module import first_module
 from distillkit_export.gate.torch_half import half_scorer
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
-from distillkit_export.layers import first_difference
-from distillkit_export.onnx_exporter import OnnxExporter
-from distillkit_export.onnx_half import to_half
-from distillkit_export.onnx_names import name_nodes
-from distillkit_export.onnx_session import OnnxSession
-from distillkit_export.range_scan import scan
+from distillkit_export.onnx import float16
+from distillkit_export.onnx.exporter import OnnxExporter
+from distillkit_export.onnx.first_difference import first_difference
+from distillkit_export.onnx.float16 import to_half
+from distillkit_export.onnx.node_names import name_nodes
+from distillkit_export.onnx.session import OnnxSession
+from distillkit_export.onnx.value_ranges import scan
 from distillkit_export.stage import Format
 
 from .conftest import small_student
@@ -86,9 +86,9 @@ def test_what_comes_within_a_quarter_of_the_limit_stays_in_float32(tmp_path, up,
 
 def test_norms_stay_in_float32_where_squares_would_overflow():
     node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"])
-    assert not onnx_half._must_stay(node, {"x": 127.0, "y": 3.0})
-    assert onnx_half._must_stay(node, {"x": 129.0, "y": 3.0})
-    assert not onnx_half._must_stay(helper.make_node("Add", ["x", "x"], ["y"]), {"x": 129.0, "y": 258.0})
+    assert not float16._must_stay(node, {"x": 127.0, "y": 3.0})
+    assert float16._must_stay(node, {"x": 129.0, "y": 3.0})
+    assert not float16._must_stay(helper.make_node("Add", ["x", "x"], ["y"]), {"x": 129.0, "y": 258.0})
 
 
 def test_first_layer_that_differs_is_named(tmp_path):
@@ -161,7 +161,7 @@ def test_layers_that_overflow_stay_in_float32_and_the_student_passes(loud, tmp_p
 
 
 def test_overflow_that_onnx_runtime_hides_fails_the_gate(loud, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_half, "_must_stay", lambda *_: False)
+    monkeypatch.setattr(float16, "_must_stay", lambda *_: False)
     target = tmp_path / "bundle"
     result = export_onnx(loud, target, images=images_of(loud), precisions=("fp16",))
     failed = result.verdicts[1]

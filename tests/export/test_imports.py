@@ -34,14 +34,14 @@ def test_everything_but_the_model_imports_without_torch_timm_and_onnx():
         f"import distillkit.contracts.exporter; {imports}", "torch", "timm", "onnx", "onnxruntime", "sklearn"
     )
     assert finished.stderr == ""
-    assert {"distillkit_export.onnx_session", "distillkit_export.profiling.profile"} <= set(TORCH_FREE)
+    assert {"distillkit_export.onnx.session", "distillkit_export.profiling.profile"} <= set(TORCH_FREE)
 
 
 @pytest.mark.parametrize(
     ("missing", "extra"), [("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "export"), ("torch", "train")]
 )
 def test_missing_package_names_its_extra_before_any_work(missing, extra):
-    code = "from distillkit_export.onnx_exporter import OnnxExporter as Exporter; Exporter(Exporter.Options()).check()"
+    code = "from distillkit_export.onnx.exporter import OnnxExporter as Exporter; Exporter(Exporter.Options()).check()"
     finished = run(code, missing)
     assert finished.stderr.splitlines()[-1] == (
         f"distillkit.errors.MissingExtraError: the export to ONNX needs {missing}, which is not installed; "

@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from distillkit.errors import UnavailableError
-from distillkit_export.onnx_file import describe_in, save_checked, strip_traces
-from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.onnx.metadata import describe_in, save_checked, strip_traces
+from distillkit_export.onnx.session import OnnxSession
 
 
 def relu(input_shape, output_shape, operator="Relu"):

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from distillkit.errors import GateError
-from distillkit_export.onnx_session import OnnxSession, _kernel
+from distillkit_export.onnx.session import OnnxSession, _kernel
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from distillkit_export.asked import Asked
 from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.gate.samples import SAMPLES
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
-from distillkit_export.onnx_exporter import OnnxExporter
+from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx_precision import precision_of
 from distillkit_export.stage import Format
 

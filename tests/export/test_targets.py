@@ -20,7 +20,7 @@ from distillkit.running.api import run
 from distillkit_export.asked import Asked
 from distillkit_export.exports import export
 from distillkit_export.images.gate_images import ImageWish
-from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.targets import default_folder, load_target
 
 SETTINGS = {

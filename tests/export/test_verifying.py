@@ -21,7 +21,7 @@ from distillkit_export import verifying
 from distillkit_export.bundle.manifest import FileCard
 from distillkit_export.exports import export_onnx
 from distillkit_export.images.gate_images import photographs
-from distillkit_export.onnx_session import OnnxSession
+from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.verifying import verify
 
 

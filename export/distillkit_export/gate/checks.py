@@ -13,8 +13,8 @@ from distillkit.errors import DistillkitError
 from distillkit_export.gate.limits import Limits
 from distillkit_export.gate.parity import Evidence, measure
 from distillkit_export.images.gate_images import normalised
-from distillkit_export.onnx_values import values_of
-from distillkit_export.range_scan import LARGEST_HALF, scan
+from distillkit_export.onnx.node_names import values_of
+from distillkit_export.onnx.value_ranges import LARGEST_HALF, scan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +140,7 @@ def _torch_forward(source: ExportSource, artifact: Artifact, some: Evidence, lim
 
 def _emulated(model: ModelProto, name: str, some: Evidence, limits: Limits) -> Check:
     """The graph as it stands in ONNX Runtime: values rounded to FP8 and back, the products in float32."""
-    from distillkit_export.onnx_session import all_outputs
+    from distillkit_export.onnx.session import all_outputs
 
     title = "emulation in float32"
     output = model.graph.output[0].name

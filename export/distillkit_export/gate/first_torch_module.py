@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from distillkit_export.from_torch.graph import folded_scores
-from distillkit_export.layers import answer_with, as_said, decibels_between
-from distillkit_export.onnx_session import all_outputs
-from distillkit_export.onnx_values import values_of
+from distillkit_export.onnx.first_difference import answer_with, as_said, decibels_between
+from distillkit_export.onnx.node_names import values_of
+from distillkit_export.onnx.session import all_outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ import numpy as np
 from distillkit.errors import DistillkitError, GateError, UnavailableError
 from distillkit.plugin.error_attribution import blamed
 from distillkit_export.gate.parity import Evidence, Parity, measure
-from distillkit_export.layers import first_difference
+from distillkit_export.onnx.first_difference import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

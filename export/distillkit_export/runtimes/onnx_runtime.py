@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distillkit.contracts.runtime import Availability, Bound, Servable
 from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
-from distillkit_export.onnx_session import FATAL_ONLY, NO_KERNEL, PROVIDER, refused
+from distillkit_export.onnx.session import FATAL_ONLY, NO_KERNEL, PROVIDER, refused
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import threads_started
 

@@ -16,7 +16,7 @@ from distillkit.contracts.runtime import Servable
 from distillkit.plugin.registry import installed_plugins
 from distillkit_export.doctor.diagnosis import diagnose
 from distillkit_export.from_torch.graph import torch_scorer
-from distillkit_export.onnx_exporter import OnnxExporter
+from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.tensorrt.exporter import TensorRtExporter
 from distillkit_export.tensorrt.preflight import Missing, find_platform
 from distillkit_export.tensorrt.runtime import TensorRt

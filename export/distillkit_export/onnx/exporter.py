@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Precision, Scorer
 from distillkit.errors import UnavailableError, UserError
 from distillkit.plugin.extras import require
-from distillkit_export import onnx_file, onnx_precision
-from distillkit_export.onnx_quantized import Calibrator
-from distillkit_export.onnx_session import PROVIDER, OnnxSession
+from distillkit_export import onnx_precision
+from distillkit_export.onnx import metadata
+from distillkit_export.onnx.quantize import Calibrator
+from distillkit_export.onnx.session import PROVIDER, OnnxSession
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,9 +67,9 @@ class OnnxExporter:
         if source.model is None:
             raise UnavailableError("ONNX is written from the student, not from a bundle; export the run again")
         graph, made_with = self._graph(source, precision)
-        onnx_file.strip_traces(graph)
-        onnx_file.describe_in(graph, source.card)
-        onnx_file.save_checked(graph, directory / FILES[precision])
+        metadata.strip_traces(graph)
+        metadata.describe_in(graph, source.card)
+        metadata.save_checked(graph, directory / FILES[precision])
         return Artifact("onnx", FILES[precision], precision, made_with)
 
     def _graph(self, source: ExportSource, precision: Precision) -> tuple[ModelProto, dict[str, Any]]:
@@ -92,7 +93,7 @@ class OnnxExporter:
     def _quantized(
         self, source: ExportSource, precision: Precision, images: Mapping[str, Any]
     ) -> tuple[ModelProto, dict[str, Any]]:
-        from distillkit_export.onnx_quantized import to_fp8, to_int8
+        from distillkit_export.onnx.quantize import to_fp8, to_int8
 
         file, pixels = source.onnx["fp32"], source.images
         assert pixels is not None  # noqa: S101 - `_graph` looked
@@ -119,7 +120,7 @@ class OnnxExporter:
 def _exported(source: ExportSource, precision: Precision = "fp32") -> ModelProto:
     """The student as torch's exporter writes it, its nodes called by their modules."""
     from distillkit_export.from_torch.graph import onnx_graph
-    from distillkit_export.onnx_names import name_nodes
+    from distillkit_export.onnx.node_names import name_nodes
 
     model = source.model
     assert model is not None  # noqa: S101 - `write` looked
@@ -137,8 +138,8 @@ def _exported(source: ExportSource, precision: Precision = "fp32") -> ModelProto
 def _half(source: ExportSource, images: Mapping[str, Any]) -> tuple[ModelProto, dict[str, Any]]:
     import onnx
 
-    from distillkit_export.onnx_half import to_half
-    from distillkit_export.range_scan import scan
+    from distillkit_export.onnx.float16 import to_half
+    from distillkit_export.onnx.value_ranges import scan
 
     file, pixels = source.onnx["fp32"], source.images
     assert pixels is not None  # noqa: S101 - `_graph` looked

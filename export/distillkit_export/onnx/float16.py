@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillkit_export.onnx_values import values_of
-from distillkit_export.range_scan import LARGEST_HALF
+from distillkit_export.onnx.node_names import values_of
+from distillkit_export.onnx.value_ranges import LARGEST_HALF
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from distillkit_export.range_scan import scan
+from distillkit_export.onnx.value_ranges import scan
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

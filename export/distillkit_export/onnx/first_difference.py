@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillkit_export.agreement import sqnr_db
-from distillkit_export.onnx_values import values_of
+from distillkit_export.onnx.node_names import values_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,7 @@ def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db
     """
     import onnx
 
-    from distillkit_export.onnx_session import all_outputs
+    from distillkit_export.onnx.session import all_outputs
 
     exact, other = onnx.load(reference), onnx.load(file)
     shared = _shared(exact, other)

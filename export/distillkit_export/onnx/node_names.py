@@ -27,3 +27,16 @@ def _module(node: NodeProto) -> str:
     text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
     inner = [scope.partition(NETWORK)[2] for scope in ast.literal_eval(text)]
     return next((scope for scope in reversed(inner) if scope), "")
+
+
+def values_of(model: ModelProto, *kinds: int) -> set[str]:
+    """The names of all values that nodes write and whose element type is one of `kinds` (`TensorProto.FLOAT`, ...)."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    written = {name for node in model.graph.node for name in node.output}
+    return {
+        value.name
+        for value in (*graph.value_info, *graph.output)
+        if value.name in written and value.type.tensor_type.elem_type in kinds
+    }

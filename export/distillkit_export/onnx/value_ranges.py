@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit_export.onnx_values import values_of
+from distillkit_export.onnx.node_names import values_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def scan(file: Path, pixels: Pixels) -> Mapping[str, float]:
     """
     import onnx
 
-    from distillkit_export.onnx_session import all_outputs
+    from distillkit_export.onnx.session import all_outputs
 
     model = onnx.load(file)
     names = _watch(model)

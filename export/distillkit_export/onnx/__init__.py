@@ -1,0 +1,1 @@
+"""ONNX files: export, float16, quantisation, sessions."""
