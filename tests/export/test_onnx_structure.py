@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from distillkit.contracts.exporter import OPSETS
-from distillkit_export import onnx_precision, onnx_structure
-from distillkit_export.onnx_operators import ONNX
-from distillkit_export.onnx_structure import MESSAGES, OnnxStructureError, read_structure, structure_of
+from distillkit_export.onnx_scan import precision, structure
+from distillkit_export.onnx_scan.allowed_operators import ONNX
+from distillkit_export.onnx_scan.structure import (
+    MESSAGES,
+    OnnxStructureError,
+    read_structure,
+    structure_of,
+)
 
 WALKED = ("GraphProto", "NodeProto", "AttributeProto", "TensorProto", "SparseTensorProto", "TypeProto")
 
@@ -120,7 +125,7 @@ def test_types_of_tensors_and_of_quantisers_are_found():
 
 
 def test_the_types_that_tell_the_precision_are_those_of_onnx():
-    known = {**onnx_precision.FLOATS, **onnx_precision.QUANTIZED}
+    known = {**precision.FLOATS, **precision.QUANTIZED}
     assert {precision: TensorProto.DataType.Name(kind) for kind, precision in known.items()} == {
         "fp32": "FLOAT",
         "fp16": "FLOAT16",
@@ -195,7 +200,7 @@ def test_packed_dimensions_count_as_well():
 )
 def test_counts_are_bounded(monkeypatch, limit, sentence):
     nodes = [helper.make_node("Relu", ["scores"], [f"r{number}"]) for number in range(4)]
-    monkeypatch.setattr(onnx_structure, limit, 3)
+    monkeypatch.setattr(structure, limit, 3)
     with pytest.raises(OnnxStructureError) as refused:
         found(model(nodes, [numpy_helper.from_array(np.ones(1), f"t{number}") for number in range(4)]))
     assert str(refused.value) == sentence

@@ -19,7 +19,7 @@ from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.gate.samples import SAMPLES
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
-from distillkit_export.onnx_precision import precision_of
+from distillkit_export.onnx_scan.precision import precision_of
 from distillkit_export.stage import Format
 
 FILES = {

@@ -31,7 +31,7 @@ from distillkit_export.bundle.manifest import (
     Bundle,
     InputCard,
 )
-from distillkit_export.onnx_safety import require_safe
+from distillkit_export.onnx_scan.safety import require_safe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

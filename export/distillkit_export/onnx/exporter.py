@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Precision, Scorer
 from distillkit.errors import UnavailableError, UserError
 from distillkit.plugin.extras import require
-from distillkit_export import onnx_precision
 from distillkit_export.onnx import metadata
 from distillkit_export.onnx.quantize import Calibrator
 from distillkit_export.onnx.session import PROVIDER, OnnxSession
+from distillkit_export.onnx_scan import precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -111,7 +111,7 @@ class OnnxExporter:
         return graph, {"tool": tool, "calibrator": calibrator, **images, "quantized": nodes, "float32": "all else"}
 
     def precision_of(self, file: Path) -> Precision:
-        return onnx_precision.precision_of(file)
+        return precision.precision_of(file)
 
     def open(self, file: Path) -> Scorer:
         return OnnxSession(file)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit.errors import BundleError
-from distillkit_export.onnx_operators import ALLOWED
-from distillkit_export.onnx_structure import OnnxStructure, OnnxStructureError, read_structure
+from distillkit_export.onnx_scan.allowed_operators import ALLOWED
+from distillkit_export.onnx_scan.structure import (
+    OnnxStructure,
+    OnnxStructureError,
+    read_structure,
+)
 
 
 def require_safe(file: Path, name: str) -> OnnxStructure:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distillkit.contracts.exporter import Precision
 from distillkit.errors import GateError
-from distillkit_export.onnx_structure import OnnxStructureError, read_structure
+from distillkit_export.onnx_scan.structure import OnnxStructureError, read_structure
 
 FLOATS: Mapping[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
 QUANTIZED: Mapping[int, Precision] = {3: "int8", 17: "fp8"}

@@ -1,0 +1,1 @@
+"""Reading an ONNX file without trusting it: structure, operators, precision."""
