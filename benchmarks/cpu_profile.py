@@ -29,10 +29,10 @@ from distillkit.contracts.runtime import Servable
 from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_cli.profile_progress import progress_on
 from distillkit_cli.terminal import Terminal
-from distillkit_export.asked import Asked
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.exports import export
 from distillkit_export.images.gate_images import ImageWish
+from distillkit_export.pipeline.export import export
+from distillkit_export.pipeline.options import Asked
 from distillkit_export.profiling.campaign import Plan
 from distillkit_export.profiling.cards import ProfileCard, RowCard
 from distillkit_export.profiling.configurations import Artefact, Runtimes, Subject, Wanted

@@ -42,11 +42,11 @@ from distillkit.models import sincos_position_embedding
 from distillkit.plugin.registry import Plugins, installed_plugins, split_name
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
-from distillkit_export.exports import export_onnx
 from distillkit_export.from_torch.graph import torch_scorer
 from distillkit_export.gate.limits import TOLERANCES
 from distillkit_export.images.gate_images import BATCHES, photographs
-from distillkit_export.targets import load_target
+from distillkit_export.pipeline.export import export_onnx
+from distillkit_export.pipeline.target import load_target
 
 SEED = 0
 CLASSES = 100

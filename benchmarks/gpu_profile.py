@@ -24,9 +24,9 @@ from distillkit.contracts.exporter import Precision
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError
 from distillkit.plugin.registry import Plugins, installed_plugins
-from distillkit_export.asked import Asked
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.exports import export
+from distillkit_export.pipeline.export import export
+from distillkit_export.pipeline.options import Asked
 from distillkit_export.profiling.campaign import Campaign, Plan
 from distillkit_export.profiling.cards import MachineCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.configurations import Artefact, Configuration, Runtimes, Subject
@@ -80,7 +80,7 @@ class Deadline:
 
 def in_memory(model: str, device: str, plugins: Plugins) -> tuple[Subject, list[Configuration]]:
     """A model by name in torch: eager in every precision, compiled in the low ones (on a CPU in float32)."""
-    from distillkit_export.targets import load_target
+    from distillkit_export.pipeline.target import load_target
 
     target = f"timm:{model}"
     spec = load_target(target, plugins, "none").model.spec

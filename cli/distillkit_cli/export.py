@@ -107,9 +107,9 @@ def export(  # noqa: PLR0913 - one parameter per option
     """
     from distillkit.contracts.exporter import parse_image_size
     from distillkit.plugin.registry import installed_plugins
-    from distillkit_export.asked import Asked
     from distillkit_export.bundle.manifest import MANIFEST
     from distillkit_export.images.gate_images import ImageWish
+    from distillkit_export.pipeline.options import Asked
 
     _refuse_idle_calibration(context, int8=int8, ranged=fp16 or int8 or fp8)
     given: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}
@@ -126,7 +126,7 @@ def export(  # noqa: PLR0913 - one parameter per option
     with building(terminal) as progress:
         asked = replace(asked, progress=progress)
         if (Path(target) / MANIFEST).is_file():
-            from distillkit_export.from_bundle import export_from_bundle
+            from distillkit_export.pipeline.extend_bundle import export_from_bundle
 
             _refuse_on_bundle(context, target)
             result = export_from_bundle(Path(target), asked, plugins=plugins, force=force)
@@ -134,9 +134,9 @@ def export(  # noqa: PLR0913 - one parameter per option
             from distillkit.plugin.extras import require
 
             require("torch", "timm", what="distillkit export")
-            from distillkit_export import exports
+            from distillkit_export.pipeline import export
 
-            result = exports.export(
+            result = export.export(
                 target,
                 out,
                 asked,

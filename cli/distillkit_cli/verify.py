@@ -35,9 +35,9 @@ def verify(
       distillkit verify digits-onnx/ --data imagenet/val --json
     """
     from distillkit.plugin.registry import installed_plugins
-    from distillkit_export import verifying
+    from distillkit_export.pipeline import verify
 
-    result = verifying.verify(
+    result = verify.verify(
         bundle, plugins=installed_plugins(), data=data, images=gate_images(images), tolerance=tolerance
     )
     terminal: Terminal = context.obj

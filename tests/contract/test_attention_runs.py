@@ -17,7 +17,7 @@ from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Labels, StudentEntry
 from distillkit.running.api import plan, resume, run
 from distillkit.testing import check_student, check_teacher
-from distillkit_export.exports import export
+from distillkit_export.pipeline.export import export
 
 pytestmark = pytest.mark.filterwarnings("ignore::distillkit.testing.SlowListingWarning")
 

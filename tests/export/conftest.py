@@ -10,7 +10,7 @@ import torch
 from distillkit.contracts.exporter import ExportRequest, Provenance
 from distillkit.models.timm_model import TimmModel
 from distillkit.plugin.registry import Plugins, installed_plugins
-from distillkit_export.exports import ExportResult, export_onnx
+from distillkit_export.pipeline.export import ExportResult, export_onnx
 
 CLASS_NAMES = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu")
 PROVENANCE = Provenance(

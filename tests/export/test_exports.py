@@ -25,12 +25,12 @@ from distillkit.contracts.model import Signal
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError
 from distillkit.models.timm_model import TimmModel
 from distillkit.version import __version__
-from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.images.gate_images import stand_in
 from distillkit_export.onnx import exporter
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx.session import OnnxSession
-from distillkit_export.stage import Format
+from distillkit_export.pipeline.export import export_model, export_onnx
+from distillkit_export.pipeline.stage import Format
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 FILES = ["bundle.json", "model.onnx", "parity.json", "parity.md", "predict.py", "samples.npz"]

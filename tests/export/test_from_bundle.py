@@ -11,14 +11,14 @@ from pydantic import BaseModel
 from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
 from distillkit.plugin.registry import Plugins
-from distillkit_export.asked import Asked
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.exports import export_model
-from distillkit_export.from_bundle import export_from_bundle
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx.session import OnnxSession
-from distillkit_export.stage import Format
+from distillkit_export.pipeline.export import export_model
+from distillkit_export.pipeline.extend_bundle import export_from_bundle
+from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.stage import Format
 
 
 class RobotOptions(BaseModel):

@@ -13,9 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, UnavailableError
-from distillkit_export.asked import Asked
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.from_torch.graph import onnx_graph
 from distillkit_export.gate.checks import ranges, structure
 from distillkit_export.gate.first_torch_module import first_module
@@ -28,7 +26,9 @@ from distillkit_export.onnx.float16 import to_half
 from distillkit_export.onnx.node_names import name_nodes
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.onnx.value_ranges import scan
-from distillkit_export.stage import Format
+from distillkit_export.pipeline.export import export_model, export_onnx
+from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.stage import Format
 
 from .conftest import small_student
 

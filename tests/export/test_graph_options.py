@@ -14,10 +14,10 @@ from distillkit.contracts.exporter import ExportRequest, parse_image_size
 from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import UserError
 from distillkit.models import resize_position_embedding, sincos_position_embedding
-from distillkit_export.exports import export_onnx
 from distillkit_export.from_torch.graph import frozen_scores
 from distillkit_export.images.gate_images import Pictures, as_asked, as_pixels, normalised
 from distillkit_export.onnx.session import OnnxSession
+from distillkit_export.pipeline.export import export_onnx
 from distillkit_plugins.students.deit import Deit
 
 from .conftest import small_student

@@ -14,13 +14,13 @@ from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import Signal
 from distillkit.errors import UnavailableError, UserError
 from distillkit.models.timm_model import TimmModel
-from distillkit_export.asked import Asked
-from distillkit_export.exports import export_model, export_onnx
 from distillkit_export.gate.samples import SAMPLES
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx_scan.precision import precision_of
-from distillkit_export.stage import Format
+from distillkit_export.pipeline.export import export_model, export_onnx
+from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.stage import Format
 
 FILES = {
     "fp32": "model.onnx",

@@ -10,10 +10,10 @@ from PIL import Image
 
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import DataError
-from distillkit_export.asked import Asked
-from distillkit_export.exports import export
 from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.images.run_images import ReadPixels, named_images
+from distillkit_export.pipeline.export import export
+from distillkit_export.pipeline.options import Asked
 
 SPEC = ModelSpec(
     name="student",

@@ -17,7 +17,8 @@ from distillkit.contracts.runtime import Servable
 from distillkit.errors import GateError, UnavailableError
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import save_student
-from distillkit_export.exports import export_onnx
+from distillkit_export.pipeline.export import export_onnx
+from distillkit_export.pipeline.target import load_target
 from distillkit_export.runtimes import nvidia, onnx_runtime, processors, torch_presence
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.onnx_runtime import CPU, OnnxRuntimeSession
@@ -26,7 +27,6 @@ from distillkit_export.runtimes.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRunt
 from distillkit_export.runtimes.openvino_cpu import OpenVino
 from distillkit_export.runtimes.torch_compile import TorchCompile
 from distillkit_export.runtimes.torch_eager import TorchEager
-from distillkit_export.targets import load_target
 
 NAMES = ("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "torch-compile")
 GPU_NAMES = {"onnxruntime-cuda": OnnxRuntimeCuda, "onnxruntime-tensorrt": OnnxRuntimeTensorrt}

@@ -17,11 +17,11 @@ from distillkit.models import hub
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
-from distillkit_export.asked import Asked
-from distillkit_export.exports import export
 from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.onnx.session import OnnxSession
-from distillkit_export.targets import default_folder, load_target
+from distillkit_export.pipeline.export import export
+from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.target import default_folder, load_target
 
 SETTINGS = {
     "data": {"train": "digits", "validation": 0.1, "workers": 0},

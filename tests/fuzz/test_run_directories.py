@@ -19,7 +19,7 @@ from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
 from distillkit.running.directory import RunDirectory
 from distillkit_export.images.run_images import as_run_knows
-from distillkit_export.targets import load_target
+from distillkit_export.pipeline.target import load_target
 from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
 
 FUZZ = settings.get_profile("fuzz")

@@ -100,7 +100,7 @@ def _of_model(target: str, plugins: Plugins, stack: ExitStack, weights: str | No
     folder = _fitting_export(path)
     try:
         if folder is None:
-            from distillkit_export.exports import export
+            from distillkit_export.pipeline.export import export
 
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / "bundle"
             export(target, folder, plugins=plugins, weights=weights)
@@ -117,7 +117,7 @@ def _of_model(target: str, plugins: Plugins, stack: ExitStack, weights: str | No
 
 
 def _in_memory(target: str, name: str, memory: Artefact, plugins: Plugins, weights: str | None) -> Subject:
-    from distillkit_export.targets import load_target
+    from distillkit_export.pipeline.target import load_target
 
     spec = load_target(target, plugins, weights).model.spec
     shape = (len(spec.mean), *spec.image_size)

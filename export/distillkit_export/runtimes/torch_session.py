@@ -14,8 +14,8 @@ from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
 from distillkit.plugin.registry import installed_plugins
 from distillkit_export.from_torch.graph import frozen_scores
+from distillkit_export.pipeline.target import load_target
 from distillkit_export.runtimes.host_clock import HostTimed
-from distillkit_export.targets import load_target
 
 if TYPE_CHECKING:
     import numpy as np

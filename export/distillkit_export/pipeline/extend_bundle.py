@@ -15,14 +15,14 @@ import numpy as np
 from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
 from distillkit.storage.atomic import whole_directory
-from distillkit_export.asked import ONNX, Asked
 from distillkit_export.bundle.manifest import Bundle, card, request_of, write_manifest
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.exports import ExportResult
 from distillkit_export.gate.gate import Gate
 from distillkit_export.gate.report import extend_report
 from distillkit_export.gate.samples import read_samples
-from distillkit_export.stage import Format, Stage
+from distillkit_export.pipeline.export import ExportResult
+from distillkit_export.pipeline.options import ONNX, Asked
+from distillkit_export.pipeline.stage import Format, Stage
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import Plugins

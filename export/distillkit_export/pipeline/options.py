@@ -11,7 +11,7 @@ from distillkit.errors import UserError
 from distillkit.messages.nearest_name import unknown_name
 from distillkit_export.gate.limits import TOLERANCES, Limits, Tolerance
 from distillkit_export.images.gate_images import ImageWish
-from distillkit_export.stage import Format
+from distillkit_export.pipeline.stage import Format
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter

@@ -21,7 +21,6 @@ from distillkit.contracts.exporter import (
 from distillkit.contracts.model import Model, ModelSpec, Signal
 from distillkit.errors import GateError, UnavailableError, UserError
 from distillkit.messages.text import counted
-from distillkit_export.asked import Asked
 from distillkit_export.bundle.manifest import (
     REJECTED,
     Bundle,
@@ -40,7 +39,8 @@ from distillkit_export.gate.report import lines, write_report
 from distillkit_export.gate.samples import SAMPLES, write_samples
 from distillkit_export.images.gate_images import ExportImages, as_asked, given_pictures, stand_in
 from distillkit_export.onnx.exporter import BF16_OPSET, FILES, OnnxExporter
-from distillkit_export.stage import Format, Stage
+from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.stage import Format, Stage
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import Plugins
@@ -150,7 +150,7 @@ def export(  # noqa: PLR0913 - one keyword per flag of the verb
     opset = opset or (BF16_OPSET if "bf16" in asked.precisions else OPSET)
     request = ExportRequest(head or "fused", fusion or "logits", opset, image_size, dynamic_size, softmax, uint8)
     from distillkit.models.heads import Answer, check_head
-    from distillkit_export.targets import default_folder, load_target
+    from distillkit_export.pipeline.target import default_folder, load_target
 
     directory = out or default_folder(target)
     require_free(directory, force=force)
