@@ -33,14 +33,14 @@ from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.pipeline.export import export
 from distillkit_export.pipeline.options import Asked
-from distillkit_export.profiling.campaign import Plan
-from distillkit_export.profiling.cards import ProfileCard, RowCard
 from distillkit_export.profiling.configurations import Artefact, Runtimes, Subject, Wanted
 from distillkit_export.profiling.latency import Ratio, compare
+from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import doubt_lines, machine_line, short
 from distillkit_export.profiling.profile import measure
+from distillkit_export.profiling.rounds import Plan
+from distillkit_export.profiling.schema import ProfileCard, RowCard
 from distillkit_export.profiling.subjects import Found, find, of_bundle
-from distillkit_export.profiling.surroundings import machine
 
 MODEL = "timm:deit_tiny_distilled_patch16_224"
 PLAIN = ("torch", "torch-compile", "onnxruntime-cpu")

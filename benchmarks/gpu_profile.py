@@ -27,13 +27,13 @@ from distillkit.plugin.registry import Plugins, installed_plugins
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.pipeline.export import export
 from distillkit_export.pipeline.options import Asked
-from distillkit_export.profiling.campaign import Campaign, Plan
-from distillkit_export.profiling.cards import MachineCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.configurations import Artefact, Configuration, Runtimes, Subject
+from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import doubt_lines, machine_line, ratio_text, short
 from distillkit_export.profiling.profile import card_of
+from distillkit_export.profiling.rounds import Campaign, Plan
+from distillkit_export.profiling.schema import MachineCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.subjects import of_bundle
-from distillkit_export.profiling.surroundings import machine
 
 MODELS = (
     "deit_tiny_distilled_patch16_224",

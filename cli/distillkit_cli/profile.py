@@ -17,9 +17,9 @@ from distillkit_cli.terminal import Terminal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from distillkit_export.profiling.cards import Mode, ProfileCard, RowCard
-    from distillkit_export.profiling.pictures import Drawn
+    from distillkit_export.profiling.charts import Drawn
     from distillkit_export.profiling.profile import Profile
+    from distillkit_export.profiling.schema import Mode, ProfileCard, RowCard
 
 MEASURING = "Measuring"
 CHOICES = ("runtime", "precision", "batches", "mode", "seconds", "rounds", "threads", "device", "tune", "weights")
@@ -78,10 +78,10 @@ def profile(  # noqa: PLR0913 - one parameter per option
     """
     from distillkit.plugin.registry import installed_plugins
     from distillkit_cli.profile_progress import progress_on
-    from distillkit_export.profiling.campaign import Plan
     from distillkit_export.profiling.configurations import Wanted
     from distillkit_export.profiling.profile import profile as measure
     from distillkit_export.profiling.profile import require_measured
+    from distillkit_export.profiling.rounds import Plan
     from distillkit_export.profiling.subjects import precisions
 
     _require_numbers(seconds, rounds, threads, allowed)
@@ -113,8 +113,8 @@ def profile(  # noqa: PLR0913 - one parameter per option
 
 def _show(terminal: Terminal, found: Profile, *, as_json: bool) -> None:
     """Results on stdout; what is doubtful, missing and where it all lies on stderr."""
+    from distillkit_export.profiling.charts import draw
     from distillkit_export.profiling.markdown import best_lines, machine_line
-    from distillkit_export.profiling.pictures import draw
 
     drawn = draw(found.all, found.directory)
     if as_json:
@@ -180,7 +180,7 @@ def _compare(terminal: Terminal, found: Profile, earlier: ProfileCard, allowed: 
 
 def _earlier(baseline: str | None) -> ProfileCard | None:
     """The profile that --baseline names, read before anything is measured or written; None for a name."""
-    from distillkit_export.profiling.cards import read_profile
+    from distillkit_export.profiling.schema import read_profile
 
     if baseline is None or not (Path(baseline).exists() or baseline.endswith(".json")):
         return None
@@ -226,7 +226,7 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def _modes(mode: str | None) -> tuple[Mode, ...]:
-    from distillkit_export.profiling.cards import Mode
+    from distillkit_export.profiling.schema import Mode
 
     every: tuple[Mode, ...] = get_args(Mode)
     return () if mode is None else tuple(each for each in every if mode in (each, "both"))

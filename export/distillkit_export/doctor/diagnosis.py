@@ -11,12 +11,12 @@ from distillkit.errors import DistillkitError
 from distillkit.version import __version__
 from distillkit_export.doctor.conflicts import conflicts
 from distillkit_export.isolated_process import ChildError, result_of
-from distillkit_export.profiling.surroundings import machine
+from distillkit_export.profiling.machine import machine
 
 if TYPE_CHECKING:
     from distillkit.plugin.discovery import Owned
     from distillkit.plugin.registry import Plugins
-    from distillkit_export.profiling.cards import MachineCard
+    from distillkit_export.profiling.schema import MachineCard
 
 TRIAL_S = 300.0
 """torch.compile takes its time, and so does the first engine of TensorRT on a machine."""

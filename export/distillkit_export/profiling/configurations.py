@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from distillkit.contracts.runtime import Runtime, Servable, Setting
 from distillkit.errors import UnavailableError, UserError
-from distillkit_export.profiling.cards import SubjectCard
+from distillkit_export.profiling.schema import SubjectCard
 from distillkit_export.runtimes.nvidia import cuda_devices
 
 if TYPE_CHECKING:

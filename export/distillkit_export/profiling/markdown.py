@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distillkit_export.profiling.cards import ConfigurationCard, MachineCard, ProfileCard, RatioCard, RowCard
+from distillkit_export.profiling.schema import (
+    ConfigurationCard,
+    MachineCard,
+    ProfileCard,
+    RatioCard,
+    RowCard,
+)
 
 MODE_TITLES = {"compute": "compute only", "e2e": "end to end"}
 DOUBT = "*"

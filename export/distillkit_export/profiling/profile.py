@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from distillkit.errors import UnavailableError, UserError
 from distillkit.storage.atomic import write_json, write_text
-from distillkit_export.profiling.campaign import Campaign, Plan, Watch, baseline_for
-from distillkit_export.profiling.cards import MachineCard, ProfileCard
+from distillkit_export.profiling.caveats import busy_machine
 from distillkit_export.profiling.configurations import (
     MEMORY,
     Configuration,
@@ -23,11 +22,12 @@ from distillkit_export.profiling.configurations import (
     configurations,
     require_device,
 )
-from distillkit_export.profiling.doubts import busy_machine
+from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import markdown
 from distillkit_export.profiling.regressions import require_comparable
+from distillkit_export.profiling.rounds import Campaign, Plan, Watch, baseline_for
+from distillkit_export.profiling.schema import MachineCard, ProfileCard
 from distillkit_export.profiling.subjects import Found, find
-from distillkit_export.profiling.surroundings import machine
 from distillkit_export.profiling.tuning import search, verdicts, write_best
 
 if TYPE_CHECKING:

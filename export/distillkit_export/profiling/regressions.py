@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from distillkit.errors import GateError, UserError
-from distillkit_export.profiling.cards import MachineCard, Mode, ProfileCard
+from distillkit_export.profiling.schema import MachineCard, Mode, ProfileCard
 
 ALLOWED = 10.0
 """Percent. Two profiles of the same thing on a quiet machine differ by less."""

@@ -15,8 +15,13 @@ from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
 from distillkit_export.bundle.manifest import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
-from distillkit_export.profiling.cards import AccuracyCard, ProfileCard, SubjectCard, read_profile
 from distillkit_export.profiling.configurations import Artefact, Subject
+from distillkit_export.profiling.schema import (
+    AccuracyCard,
+    ProfileCard,
+    SubjectCard,
+    read_profile,
+)
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision

@@ -13,11 +13,11 @@ from distillkit.errors import BundleError
 from distillkit.storage.atomic import write_json
 from distillkit_export.bundle.manifest import PROFILE
 from distillkit_export.bundle.reader import plain_text
-from distillkit_export.profiling.campaign import Campaign, Plan, Unwatched, Watch
-from distillkit_export.profiling.cards import Card, ChoiceCard, ProfileCard, RatioCard, RowCard
 from distillkit_export.profiling.configurations import MEMORY, Configuration
 from distillkit_export.profiling.latency import compare
-from distillkit_export.profiling.surroundings import gpus, processor
+from distillkit_export.profiling.machine import gpus, processor
+from distillkit_export.profiling.rounds import Campaign, Plan, Unwatched, Watch
+from distillkit_export.profiling.schema import Card, ChoiceCard, ProfileCard, RatioCard, RowCard
 from distillkit_export.profiling.worker_process import Asked, WorkerProcess
 from distillkit_export.runtimes.processors import usable_cpus
 

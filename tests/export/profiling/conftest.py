@@ -7,10 +7,10 @@ import itertools
 import pytest
 
 from distillkit.contracts.runtime import Availability, Servable
-from distillkit_export.profiling import campaign as campaigns
-from distillkit_export.profiling.campaign import Campaign, Plan
-from distillkit_export.profiling.cards import AccuracyCard, MachineCard, ProfileCard, SubjectCard
+from distillkit_export.profiling import rounds as campaigns
 from distillkit_export.profiling.configurations import Artefact, Configuration, Subject
+from distillkit_export.profiling.rounds import Campaign, Plan
+from distillkit_export.profiling.schema import AccuracyCard, MachineCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.worker_process import ConfigurationFailedError
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from distillkit_export.profiling import campaign as campaigns
-from distillkit_export.profiling.campaign import Campaign, Plan, baseline_for
-from distillkit_export.profiling.cards import GpuCard
+from distillkit_export.profiling import rounds as campaigns
+from distillkit_export.profiling.rounds import Campaign, Plan, baseline_for
+from distillkit_export.profiling.schema import GpuCard
 from distillkit_export.profiling.worker_process import ConfigurationFailedError
 
 

@@ -20,10 +20,10 @@ from distillkit_export.pipeline.export import export_onnx
 from distillkit_export.pipeline.target import load_target
 from distillkit_export.predictor import load
 from distillkit_export.profiling import profile as profiles
-from distillkit_export.profiling.campaign import Plan
-from distillkit_export.profiling.cards import AccuracyCard, read_profile
 from distillkit_export.profiling.configurations import Wanted
 from distillkit_export.profiling.profile import profile, require_measured, require_writable
+from distillkit_export.profiling.rounds import Plan
+from distillkit_export.profiling.schema import AccuracyCard, read_profile
 from distillkit_export.profiling.subjects import find, measured_accuracy, of_bundle
 
 SHORT = Plan(batches=(1, 2), seconds=0.05, rounds=2, warm_up_s=0.2)

@@ -9,13 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from distillkit.errors import GateError, UserError
-from distillkit_export.profiling import pictures, surroundings
-from distillkit_export.profiling.cards import GpuCard, read_profile
-from distillkit_export.profiling.doubts import busy_machine, doubts_of
+from distillkit_export.profiling import charts, machine
+from distillkit_export.profiling.caveats import busy_machine, doubts_of
+from distillkit_export.profiling.charts import draw, frontier, points
 from distillkit_export.profiling.latency import summarise
 from distillkit_export.profiling.markdown import doubt_lines, markdown
-from distillkit_export.profiling.pictures import draw, frontier, points
 from distillkit_export.profiling.regressions import changes, require_no_regression
+from distillkit_export.profiling.schema import GpuCard, read_profile
 
 
 @pytest.fixture
@@ -162,12 +162,12 @@ class TestPictures:
     def test_shades_up_to_p99_are_left_out_where_they_would_hide_each_other(self, profile_of, many):
         card = profile_of({f"runtime-{number}": 4.0 for number in range(many)})
         axes, found = Figure().subplots(), points([card])
-        pictures._latency(axes, found, {point.line: 0 for point in found})
+        charts._latency(axes, found, {point.line: 0 for point in found})
         expected = "latency, ms (p50, shaded to p99)" if many == 1 else "latency, ms (p50)"
         assert (axes.get_ylabel(), len(axes.collections)) == (expected, 1 if many == 1 else 0)
 
     def test_without_matplotlib_one_sentence_stands_for_all(self, card, tmp_path, monkeypatch):
-        monkeypatch.setattr(pictures, "find_spec", lambda name: None)
+        monkeypatch.setattr(charts, "find_spec", lambda name: None)
         assert draw([card], tmp_path / "new").notes == (
             'the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"',
         )
@@ -176,7 +176,7 @@ class TestPictures:
 
 class TestSurroundings:
     def test_this_machine_describes_itself_without_naming_host_or_path(self):
-        told = surroundings.machine()
+        told = machine.machine()
         assert told.cpus >= told.cores >= 1
         assert told.processor
         text = json.dumps(told.model_dump(mode="json"))
@@ -184,11 +184,11 @@ class TestSurroundings:
 
     def test_gpus_are_read_from_nvidia_smi_and_what_it_does_not_tell_is_none(self):
         line = "NVIDIA H200, 580.65, 143771, 345, 1980, [N/A], 31, 0x0000000000000001, Enabled\n"
-        (gpu,) = surroundings.gpus(lambda command: line)
+        (gpu,) = machine.gpus(lambda command: line)
         assert (gpu.name, gpu.sm_mhz, gpu.max_sm_mhz, gpu.power_w) == ("NVIDIA H200", 345, 1980, None)
-        assert surroundings.gpus(lambda command: None) == ()
-        assert surroundings.gpus(lambda command: "Failed to initialize NVML\n") == ()
+        assert machine.gpus(lambda command: None) == ()
+        assert machine.gpus(lambda command: "Failed to initialize NVML\n") == ()
 
     def test_energy_is_none_where_nothing_counts_it(self):
-        if not surroundings.gpus():
-            assert surroundings.EnergyMeter().joules() is None
+        if not machine.gpus():
+            assert machine.EnergyMeter().joules() is None

@@ -9,8 +9,8 @@ import pytest
 
 from distillkit.contracts.runtime import Servable
 from distillkit_export.profiling import tuning
-from distillkit_export.profiling.campaign import Plan
 from distillkit_export.profiling.configurations import Artefact, Configuration
+from distillkit_export.profiling.rounds import Plan
 from distillkit_export.profiling.tuning import best_setting, search, verdicts, write_best
 
 PLAN = Plan(batches=(1, 32), rounds=3, seconds=0.3)

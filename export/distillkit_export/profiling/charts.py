@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillkit_export.profiling.cards import Mode, ProfileCard, RowCard
+from distillkit_export.profiling.schema import Mode, ProfileCard, RowCard
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,18 @@ from dataclasses import asdict, dataclass, field
 from threading import Timer
 from typing import Any, Protocol, Self, get_args
 
-from distillkit_export.profiling.cards import ConfigurationCard, GpuCard, MethodCard, Mode, RatioCard, RowCard
+from distillkit_export.profiling.caveats import doubts_of
 from distillkit_export.profiling.configurations import Configuration
-from distillkit_export.profiling.doubts import doubts_of
 from distillkit_export.profiling.latency import compare, summarise
-from distillkit_export.profiling.surroundings import EnergyMeter, gpus
+from distillkit_export.profiling.machine import EnergyMeter, gpus
+from distillkit_export.profiling.schema import (
+    ConfigurationCard,
+    GpuCard,
+    MethodCard,
+    Mode,
+    RatioCard,
+    RowCard,
+)
 from distillkit_export.profiling.worker_process import Asked, ConfigurationFailedError, WorkerProcess
 
 OPEN_S, PREPARE_S, ROUND_S = 300.0, 900.0, 300.0

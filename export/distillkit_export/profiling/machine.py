@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from distillkit_export.bundle.manifest import versions
-from distillkit_export.profiling.cards import GpuCard, MachineCard
+from distillkit_export.profiling.schema import GpuCard, MachineCard
 from distillkit_export.runtimes.processors import physical_cores, usable_cpus
 
 RUNTIME_PACKAGES = ("onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "cuda-bindings")
