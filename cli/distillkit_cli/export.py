@@ -134,9 +134,9 @@ def export(  # noqa: PLR0913 - one parameter per option
             from distillkit.plugin.extras import require
 
             require("torch", "timm", what="distillkit export")
-            from distillkit_export.pipeline import export
+            from distillkit_export.pipeline.export import export as exported
 
-            result = export.export(
+            result = exported(
                 target,
                 out,
                 asked,

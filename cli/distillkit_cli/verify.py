@@ -35,11 +35,9 @@ def verify(
       distillkit verify digits-onnx/ --data imagenet/val --json
     """
     from distillkit.plugin.registry import installed_plugins
-    from distillkit_export.pipeline import verify
+    from distillkit_export.pipeline.verify import verify as verified
 
-    result = verify.verify(
-        bundle, plugins=installed_plugins(), data=data, images=gate_images(images), tolerance=tolerance
-    )
+    result = verified(bundle, plugins=installed_plugins(), data=data, images=gate_images(images), tolerance=tolerance)
     terminal: Terminal = context.obj
     if as_json:
         terminal.show_json(result.as_dict())

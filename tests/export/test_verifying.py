@@ -20,7 +20,6 @@ from distillkit.storage.atomic import sha256
 from distillkit_export.bundle.manifest import FileCard
 from distillkit_export.images.gate_images import photographs
 from distillkit_export.onnx.session import OnnxSession
-from distillkit_export.pipeline import verify
 from distillkit_export.pipeline.export import export_onnx
 from distillkit_export.pipeline.verify import verify
 
@@ -99,7 +98,7 @@ def test_ungated_file_that_passes_here_is_noted_with_its_runtime(bundle, plugins
 
 
 def test_altered_file_is_refused_before_anything_is_executed(bundle, plugins, monkeypatch):
-    monkeypatch.setattr(verify, "_judged", None)
+    monkeypatch.setattr("distillkit_export.pipeline.verify._judged", None)
     content = bytearray((bundle / "model.onnx").read_bytes())
     content[-1] ^= 1
     (bundle / "model.onnx").write_bytes(content)
