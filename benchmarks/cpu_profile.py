@@ -26,19 +26,19 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.contracts.runtime import Servable
-from distillkit.plugin.registry import Plugins, installed_plugins
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_cli.profile_progress import progress_on
 from distillkit_cli.terminal import Terminal
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import Asked
-from distillkit_export.profiling.configurations import Artefact, Runtimes, Subject, Wanted
+from distillkit_export.pipeline.options import ExportOptions
+from distillkit_export.profiling.configurations import Artefact, ProfiledStudent, ProfileSelection, Runtimes
 from distillkit_export.profiling.latency import Ratio, compare
 from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import doubt_lines, machine_line, short
 from distillkit_export.profiling.profile import measure
-from distillkit_export.profiling.rounds import Plan
+from distillkit_export.profiling.rounds import MeasurementPlan
 from distillkit_export.profiling.schema import ProfileCard, RowCard
 from distillkit_export.profiling.subjects import Found, find, of_bundle
 
@@ -47,14 +47,16 @@ PLAIN = ("torch", "torch-compile", "onnxruntime-cpu")
 GOAL = 0.97
 
 
-def best(arguments: argparse.Namespace, plugins: Plugins) -> tuple[dict[str, Any], list[str]]:
+def best(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dict[str, Any], list[str]]:
     """Find the best setting at every batch size and hold it against the best of the plain runtimes."""
-    plan = Plan(batches=tuple(arguments.batches), modes=("e2e",), seconds=arguments.seconds, rounds=arguments.rounds)
+    plan = MeasurementPlan(
+        batches=tuple(arguments.batches), modes=("e2e",), seconds=arguments.seconds, rounds=arguments.rounds
+    )
     with ExitStack() as stack:
         here = machine()
         found = find([arguments.model], plugins, stack, weights="none")
         card = measure(
-            found, Runtimes(plugins), Wanted(precisions=("fp32",)), plan, tune=True, watch=watch(), here=here
+            found, Runtimes(plugins), ProfileSelection(precisions=("fp32",)), plan, tune=True, watch=watch(), here=here
         )
     verdicts = {batch: against_plain(card, int(batch)) for batch in card.best}
     lines = [
@@ -93,20 +95,20 @@ def best_line(card: ProfileCard, batch: str, name: str, ratio: Ratio) -> str:
     )
 
 
-def student(arguments: argparse.Namespace, plugins: Plugins) -> tuple[dict[str, Any], list[str]]:
+def student(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dict[str, Any], list[str]]:
     """Export a run in three precisions, and profile the files that passed beside the model in memory."""
     run: Path = arguments.run
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         wish = ImageWish(data=arguments.data, gate=arguments.images)
         here = machine()
-        asked = Asked(precisions=("fp16", "int8"), images=wish)
+        asked = ExportOptions(precisions=("fp16", "int8"), images=wish)
         exported = export(str(run), Path(folder) / "bundle", asked, plugins=plugins)
         gate = exported.as_dict()["parity"]
         files = of_bundle(open_bundle(exported.directory), "student")
         memory = Artefact(Servable("torch", str(run.resolve())))
-        subject = Subject(files.card, files.shape, files.dtype, (memory, *files.artefacts))
-        wanted = Wanted(runtimes=tuple(name for name in (*PLAIN, "openvino") if works(plugins, name)))
-        plan = Plan(tuple(arguments.batches), ("e2e",), arguments.seconds, arguments.rounds)
+        subject = ProfiledStudent(files.card, files.shape, files.dtype, (memory, *files.artefacts))
+        wanted = ProfileSelection(runtimes=tuple(name for name in (*PLAIN, "openvino") if works(plugins, name)))
+        plan = MeasurementPlan(tuple(arguments.batches), ("e2e",), arguments.seconds, arguments.rounds)
         found = Found(subjects=[subject])
         card = measure(found, Runtimes(plugins), wanted, plan, baseline="torch", watch=watch(), here=here)
     lines = [
@@ -151,7 +153,7 @@ def rows_of(card: ProfileCard, batch: int) -> list[RowCard]:
     return [row for row in card.rows if row.batch == batch and row.failed is None]
 
 
-def works(plugins: Plugins, runtime: str) -> bool:
+def works(plugins: PluginRegistry, runtime: str) -> bool:
     """Whether a runtime can be used here."""
     return bool(Runtimes(plugins).get(runtime).availability().works)
 

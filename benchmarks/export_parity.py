@@ -39,7 +39,7 @@ from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import Model, ModelRequest
 from distillkit.errors import DistillkitError
 from distillkit.models import sincos_position_embedding
-from distillkit.plugin.registry import Plugins, installed_plugins, split_name
+from distillkit.plugin.registry import PluginRegistry, installed_plugins, split_name
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
 from distillkit_export.from_torch.graph import torch_scorer
@@ -119,7 +119,7 @@ def _adopt_statistics(model: Model) -> None:
         variance.clamp_(min=float(LEAST_VARIANCE * variance.mean()))
 
 
-def student(case: Case, plugins: Plugins, folder: Path) -> Model:
+def student(case: Case, plugins: PluginRegistry, folder: Path) -> Model:
     """The student of a case, with weights that no part of the graph can hide behind."""
     if case.trained_by is not None:
         return load_target(str(trained(case, plugins, folder)), plugins).model
@@ -131,7 +131,7 @@ def student(case: Case, plugins: Plugins, folder: Path) -> Model:
     return model
 
 
-def trained(case: Case, plugins: Plugins, folder: Path) -> Path:
+def trained(case: Case, plugins: PluginRegistry, folder: Path) -> Path:
     """A run of a few steps on digits under a teacher that is itself such a run."""
     shared = {
         "data": {"train": "digits", "validation": 0.1, "workers": 0},

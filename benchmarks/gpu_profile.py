@@ -23,15 +23,15 @@ from tempfile import TemporaryDirectory
 from distillkit.contracts.exporter import Precision
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError
-from distillkit.plugin.registry import Plugins, installed_plugins
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import Asked
-from distillkit_export.profiling.configurations import Artefact, Configuration, Runtimes, Subject
+from distillkit_export.pipeline.options import ExportOptions
+from distillkit_export.profiling.configurations import Artefact, Configuration, ProfiledStudent, Runtimes
 from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import doubt_lines, machine_line, ratio_text, short
 from distillkit_export.profiling.profile import card_of
-from distillkit_export.profiling.rounds import Campaign, Plan
+from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan
 from distillkit_export.profiling.schema import MachineCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.subjects import of_bundle
 
@@ -78,7 +78,7 @@ class Deadline:
         return self.left >= seconds
 
 
-def in_memory(model: str, device: str, plugins: Plugins) -> tuple[Subject, list[Configuration]]:
+def in_memory(model: str, device: str, plugins: PluginRegistry) -> tuple[ProfiledStudent, list[Configuration]]:
     """A model by name in torch: eager in every precision, compiled in the low ones (on a CPU in float32)."""
     from distillkit_export.pipeline.target import load_target
 
@@ -86,7 +86,7 @@ def in_memory(model: str, device: str, plugins: Plugins) -> tuple[Subject, list[
     spec = load_target(target, plugins, "none").model.spec
     shape = (len(spec.mean), *spec.image_size)
     card = SubjectCard(name=model, architecture=spec.architecture, parameters=spec.parameters)
-    subject = Subject(card, shape, "float32", ())
+    subject = ProfiledStudent(card, shape, "float32", ())
     found = []
     on_cpu = device == "cpu"
     kinds: tuple[tuple[str, tuple[Precision, ...]], ...] = (
@@ -100,7 +100,9 @@ def in_memory(model: str, device: str, plugins: Plugins) -> tuple[Subject, list[
     return subject, found
 
 
-def exported(model: str, device: str, plugins: Plugins, deadline: Deadline, stack: ExitStack) -> list[Configuration]:
+def exported(
+    model: str, device: str, plugins: PluginRegistry, deadline: Deadline, stack: ExitStack
+) -> list[Configuration]:
     """The same model as files, for the runtimes beside torch that work here; none where it does not fit or fails."""
     runtimes = Runtimes(plugins)
     wanted = ("onnxruntime-cpu",) if device == "cpu" else ("onnxruntime-cuda", "tensorrt")
@@ -115,7 +117,7 @@ def exported(model: str, device: str, plugins: Plugins, deadline: Deadline, stac
         return []
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / model
     precisions: tuple[Precision, ...] = ("fp32",) if device == "cpu" else ("fp32", "fp16")
-    asked = Asked(formats=("tensorrt",) if "tensorrt" in working else (), precisions=precisions)
+    asked = ExportOptions(formats=("tensorrt",) if "tensorrt" in working else (), precisions=precisions)
     try:
         made = export(f"timm:{model}", folder, asked, plugins=plugins, weights="none")
         subject = of_bundle(open_bundle(made.directory), model)
@@ -131,16 +133,16 @@ def exported(model: str, device: str, plugins: Plugins, deadline: Deadline, stac
 
 
 def profile(
-    model: str, arguments: argparse.Namespace, plugins: Plugins, deadline: Deadline, here: MachineCard
+    model: str, arguments: argparse.Namespace, plugins: PluginRegistry, deadline: Deadline, here: MachineCard
 ) -> ProfileCard | None:
     """Everything about one model that fits."""
     if not deadline.has(LEAST_S, model):
         return None
-    plan = Plan(tuple(arguments.batches), (), arguments.seconds, arguments.rounds, warm_up_s=1.0)
+    plan = MeasurementPlan(tuple(arguments.batches), (), arguments.seconds, arguments.rounds, warm_up_s=1.0)
     with ExitStack() as stack:
         subject, chosen = in_memory(model, arguments.device, plugins)
         chosen += exported(model, arguments.device, plugins, deadline, stack)
-        campaign = Campaign(chosen, plan, baseline=chosen[0].name, watch=deadline)
+        campaign = InterleavedBenchmark(chosen, plan, baseline=chosen[0].name, watch=deadline)
         try:
             with campaign:
                 for batch in arguments.batches:

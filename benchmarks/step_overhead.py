@@ -37,10 +37,10 @@ from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
 from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.optimisation import build_optimisation
-from distillkit.training.skipped_steps import Watch
+from distillkit.training.skipped_steps import SkippedSteps
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
-from distillkit.training.teacher_targets import Lectern, Lessons, Pupil
+from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTargets
 from distillkit_plugins.losses.hard import HardDistillation
 
 CLASSES, SMOOTHING, CLIP, LR = 10, 0.1, 1.0, 1e-3
@@ -118,14 +118,14 @@ def distillkit_loop(geometry: Geometry, windows: list[Window], *, log_every: int
     teacher = build_teacher(student)
     stepper = Stepper(
         task,
-        Lessons({"t": Lectern(teacher, teacher.spec, {Signal.LOGITS: ()})}, {"hard": Pupil(loss, "t")}),
+        TeacherTargets({"t": TeacherSlot(teacher, teacher.spec, {Signal.LOGITS: ()})}, {"hard": LossSlot(loss, "t")}),
         optimisation,
         Objective({"hard": 0.5}, label_weight=0.5),
         StepSettings(len(windows), seed=0, clip=CLIP),
     )
     rhythm = Rhythm(len(windows) + 2, len(windows), log_every=log_every, evaluate_every=1, checkpoint_every=None)
     callbacks = Callbacks(lambda _record: None, lambda _step: {}, lambda _record: None, lambda _step: None)
-    watch = Watch(20, told=print, give_up=print)
+    watch = SkippedSteps(20, told=print, give_up=print)
     return lambda: train(windows, stepper, watch, rhythm, callbacks)
 
 

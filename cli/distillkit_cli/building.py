@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from distillkit.contracts.exporter import Progress as Hears
+from distillkit.contracts.exporter import ReportProgress as Hears
 from distillkit_cli.terminal import Terminal
 
 LINE_EVERY_S = 10.0

@@ -12,7 +12,7 @@ from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.evaluation.measurement import Evaluation, Row
+    from distillkit.evaluation.measurement import EvaluationResult, Row
 
 PROTOCOLS = "Of the protocol"
 """The panel of options that belong to some protocols."""
@@ -113,7 +113,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         _show(terminal, evaluation)
 
 
-def _show(terminal: Terminal, evaluation: Evaluation) -> None:
+def _show(terminal: Terminal, evaluation: EvaluationResult) -> None:
     from distillkit_cli.figures import figure_rows
 
     found = evaluation.measurement

@@ -109,12 +109,12 @@ def export(  # noqa: PLR0913 - one parameter per option
     from distillkit.plugin.registry import installed_plugins
     from distillkit_export.bundle.manifest import MANIFEST
     from distillkit_export.images.gate_images import ImageWish
-    from distillkit_export.pipeline.options import Asked
+    from distillkit_export.pipeline.options import ExportOptions
 
     _refuse_idle_calibration(context, int8=int8, ranged=fp16 or int8 or fp8)
     given: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8}
     short = {"onnx": {"calibrator": calibrator} if calibrator else {}, ENGINE: engine.settings()}
-    asked = Asked(
+    asked = ExportOptions(
         formats=(*(formats or ()), *([ENGINE] if engine.trt else [])),
         precisions=tuple(name for name, wanted in given.items() if wanted),
         settings=_settings(settings or (), short),

@@ -11,7 +11,7 @@ from distillkit_cli.options import DRY_RUN, OUT, RecipeOptions, TeachingOptions,
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
 
 MODEL = typer.Argument(metavar="MODEL", help="A student or a teacher: timm:resnet50, deit-s, regnety16gf.")
 WEIGHTS = typer.Option(metavar="FILE|DIR|pretrained|none", help="Weights to start from.")
@@ -59,7 +59,7 @@ def _student_name(model: str) -> str:
     return _as_student(model, plugins) if name in teachers - students else model
 
 
-def _as_student(teacher: str, plugins: Plugins) -> str:
+def _as_student(teacher: str, plugins: PluginRegistry) -> str:
     """A teacher's architecture as a student of timm's.
 
     Raises: UnknownPluginError where there is no such student.

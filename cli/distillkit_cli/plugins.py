@@ -15,10 +15,10 @@ from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.plugin.discovery import Owned, Role
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.discovery import Owned, PluginRole
+    from distillkit.plugin.registry import PluginRegistry
 
-TITLES: dict[Role, str] = {
+TITLES: dict[PluginRole, str] = {
     "teacher": "Teachers",
     "student": "Students",
     "loss": "Losses",
@@ -97,7 +97,7 @@ def _row(owned: Owned) -> dict[str, Any]:
     }
 
 
-def _as_dict(found: Plugins, forgotten: list[str]) -> dict[str, Any]:
+def _as_dict(found: PluginRegistry, forgotten: list[str]) -> dict[str, Any]:
     return {
         "plugins": [_row(owned) for role in TITLES for owned in found.listing(role)],
         "broken": [

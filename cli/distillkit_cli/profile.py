@@ -17,7 +17,7 @@ from distillkit_cli.terminal import Terminal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from distillkit_export.profiling.charts import Drawn
+    from distillkit_export.profiling.charts import Charts
     from distillkit_export.profiling.profile import Profile
     from distillkit_export.profiling.schema import Mode, ProfileCard, RowCard
 
@@ -78,10 +78,10 @@ def profile(  # noqa: PLR0913 - one parameter per option
     """
     from distillkit.plugin.registry import installed_plugins
     from distillkit_cli.profile_progress import progress_on
-    from distillkit_export.profiling.configurations import Wanted
+    from distillkit_export.profiling.configurations import ProfileSelection
     from distillkit_export.profiling.profile import profile as measure
     from distillkit_export.profiling.profile import require_measured
-    from distillkit_export.profiling.rounds import Plan
+    from distillkit_export.profiling.rounds import MeasurementPlan
     from distillkit_export.profiling.subjects import precisions
 
     _require_numbers(seconds, rounds, threads, allowed)
@@ -90,13 +90,13 @@ def profile(  # noqa: PLR0913 - one parameter per option
     if all(Path(target).is_file() for target in targets):
         _require_nothing_to_measure(context, baseline if earlier is None else None)
     asked = precisions(precision or [])
-    wanted = Wanted(tuple(runtime or ()), asked or (("fp32",) if tune else ()), threads, device)
+    wanted = ProfileSelection(tuple(runtime or ()), asked or (("fp32",) if tune else ()), threads, device)
     with closing(progress_on(terminal)) as watch:
         found = measure(
             targets,
             installed_plugins(),
             wanted=wanted,
-            plan=Plan(_batches(batches), _modes(mode), seconds, rounds),
+            plan=MeasurementPlan(_batches(batches), _modes(mode), seconds, rounds),
             baseline=None if earlier else baseline,
             earlier=earlier,
             weights=weights,
@@ -128,7 +128,7 @@ def _show(terminal: Terminal, found: Profile, *, as_json: bool) -> None:
         terminal.note(line)
 
 
-def _remarks(found: Profile, drawn: Drawn) -> Iterator[str]:
+def _remarks(found: Profile, drawn: Charts) -> Iterator[str]:
     from distillkit_export.profiling.markdown import DOUBT, doubt_lines
 
     for card in found.all:

@@ -16,7 +16,7 @@ from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from distillkit.planning.plan import Plan
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
     from distillkit.recipe.schema import Recipe
     from distillkit.running.api import RunResult
     from distillkit_cli.progress import LineProgress
@@ -115,7 +115,7 @@ def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
     return parent / f"{stem}-{max(taken, default=0) + 1:03d}"
 
 
-def _with_known_names(recipe: Recipe) -> Plugins:
+def _with_known_names(recipe: Recipe) -> PluginRegistry:
     """What is installed, once every name of the recipe is known: before torch, which takes seconds to import."""
     from distillkit.planning.names import check_names
     from distillkit.plugin.registry import installed_plugins

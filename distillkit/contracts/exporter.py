@@ -68,7 +68,7 @@ Scorer: TypeAlias = "Callable[[NDArray[Any]], NDArray[np.float32]]"
 """Images as the file takes them, [B, C, H, W] normalised or [B, H, W, C] uint8, to scores [B, K], or to the embedding
 [B, D] of a model without a class head."""
 
-Progress: TypeAlias = Callable[[str, int, int], None]
+ReportProgress: TypeAlias = Callable[[str, int, int], None]
 """Hears what goes on, how many of its steps are done, and how many there are."""
 
 
@@ -137,7 +137,7 @@ class ExportSource:
     card: Mapping[str, str] = field(default_factory=dict)
     images: NDArray[Any] | None = None
     images_from: str = ""
-    progress: Progress | None = None
+    progress: ReportProgress | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class Signal(StrEnum):
     PATCH_TOKENS = "patch_tokens"
 
 
+ImageSize: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
 Layers: TypeAlias = Literal["last", "all"] | tuple[int, ...]
 
 

@@ -57,7 +57,7 @@ class Bound(Protocol):
         """
 
 
-class Session(Protocol):
+class InferenceSession(Protocol):
     """A loaded model.
 
     `facts` are what really runs, read back from it where the runtime tells: `device` ("cpu", "cuda:0"), `clock` ("host"
@@ -85,7 +85,7 @@ class Runtime(Protocol):
     def settings(self) -> Sequence[Setting]:
         """The settings worth trying on this machine; the first is the default."""
 
-    def open(self, servable: Servable, setting: Setting) -> Session:
+    def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         """Load a model.
 
         Raises: UnavailableError where this machine or this runtime cannot execute it; GateError where it is broken.

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
 from distillkit.data.image_faults import broken_image
-from distillkit.data.resolve_source import Opener
+from distillkit.data.resolve_source import SourceOpener
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream, load_image, read_stream
 from distillkit.data.suspicious_classes import (
@@ -30,7 +30,7 @@ from distillkit.data.suspicious_classes import (
     unlabelled_beside_classes,
 )
 from distillkit.errors import DataError, UnreadableImageError
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Data
 
 CHUNK = 16
@@ -38,7 +38,7 @@ CHUNK = 16
 AHEAD = 4
 """Chunks that wait for each process, so that none idles."""
 
-Job: TypeAlias = tuple[str, range]
+CheckJob: TypeAlias = tuple[str, range]
 """Of which set, and which of its images."""
 
 
@@ -79,7 +79,12 @@ class Checked:
 
 
 def check(
-    data: Data, plugins: Plugins, *, batch_size: int, workers: int, told: Callable[[int, int], None] = lambda *_: None
+    data: Data,
+    plugins: PluginRegistry,
+    *,
+    batch_size: int,
+    workers: int,
+    told: Callable[[int, int], None] = lambda *_: None,
 ) -> Checked:
     """Read every image of every set of `data.train`, and look at its classes.
 
@@ -88,7 +93,7 @@ def check(
     """
     name = data.train or "digits"
     wrong: list[str] = []
-    sets = _opened(Opener(data, plugins), name, wrong)
+    sets = _opened(SourceOpener(data, plugins), name, wrong)
     classes = _agreed(sets, wrong)
     notes = [said for source in sets.values() if (said := unlabelled_beside_classes(source))]
     for source in sets.values():
@@ -105,7 +110,7 @@ def check(
     return Checked(name, images, classes, tuple(broken), tuple(wrong), tuple(notes))
 
 
-def _opened(opener: Opener, name: str, wrong: list[str]) -> dict[str, Source | Stream]:
+def _opened(opener: SourceOpener, name: str, wrong: list[str]) -> dict[str, Source | Stream]:
     """Every set that there is. What is wrong with one that is for measuring is said."""
     try:
         sets = {"train": opener.training("train", name)}
@@ -147,7 +152,7 @@ def _read(
 ) -> Iterator[tuple[int, list[BrokenImage]]]:
     """How many more images were read, and which of them cannot be, in order."""
     indexed = {split: source for split, source in sets.items() if not isinstance(source, Stream)}
-    jobs: list[Job] = [
+    jobs: list[CheckJob] = [
         (split, range(start, min(start + CHUNK, len(source))))
         for split, source in indexed.items()
         for start in range(0, len(source), CHUNK)
@@ -163,7 +168,7 @@ def _read(
                 wrong.append(str(error))
 
 
-def _faults(sets: Mapping[str, Source], jobs: list[Job], workers: int) -> Iterator[list[BrokenImage]]:
+def _faults(sets: Mapping[str, Source], jobs: list[CheckJob], workers: int) -> Iterator[list[BrokenImage]]:
     """The unreadable images of each job, in order."""
     if workers < 1:
         reader = Reader(sets)
@@ -190,7 +195,7 @@ class Reader:
 
     sets: Mapping[str, Source]
 
-    def __call__(self, job: Job) -> list[BrokenImage]:
+    def __call__(self, job: CheckJob) -> list[BrokenImage]:
         """The unreadable images of a job."""
         split, images = job
         found: list[BrokenImage] = []
@@ -220,5 +225,5 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _read_job(job: Job) -> list[BrokenImage]:
+def _read_job(job: CheckJob) -> list[BrokenImage]:
     return _readers[0](job)

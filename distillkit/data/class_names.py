@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from distillkit.data.selection import UNLABELLED, Part, Selection
+from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.errors import DataError
 
@@ -39,14 +39,14 @@ def agreed_names(sources: Mapping[str, Source | Stream | None]) -> tuple[str, ..
     return names
 
 
-def labelled_part(source: Source, names: tuple[str, ...] | None) -> Part:
+def labelled_part(source: Source, names: tuple[str, ...] | None) -> SelectedPart:
     """All of a source, its labels counted in the order of `names`."""
-    part = Part.whole(source)
+    part = SelectedPart.whole(source)
     if not names or not source.class_names or source.class_names == names:
         return part
     places = np.array([names.index(name) for name in source.class_names])
     labels = np.where(part.labels == UNLABELLED, UNLABELLED, places[part.labels])
-    return Part(source, part.indices, labels)
+    return SelectedPart(source, part.indices, labels)
 
 
 def count_classes(names: tuple[str, ...] | None, selections: Iterable[Selection]) -> int | None:

@@ -14,7 +14,7 @@ from distillkit.errors import DataError
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
-from distillkit.plugin.registry import Plugins, split_name
+from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.recipe.schema import Data
 
 Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
@@ -22,11 +22,11 @@ Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
 
 
 @dataclass(frozen=True)
-class Opener:
+class SourceOpener:
     """Opens what the keys of `[data]` name. Every DataError starts with the key."""
 
     data: Data
-    plugins: Plugins
+    plugins: PluginRegistry
 
     def training(self, key: Literal["train", "unlabeled"], name: str) -> Source | Stream:
         """The images to train on."""

@@ -32,7 +32,7 @@ def labels_of(source: Source) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Part:
+class SelectedPart:
     """Some images of one source. `prefix` stands before their keys, so that the keys of two sources never meet."""
 
     source: Source
@@ -41,22 +41,22 @@ class Part:
     prefix: str = ""
 
     @classmethod
-    def whole(cls, source: Source) -> Part:
+    def whole(cls, source: Source) -> SelectedPart:
         return cls(source, np.arange(len(source)), labels_of(source))
 
-    def without_labels(self, prefix: str) -> Part:
-        return Part(self.source, self.indices, np.full_like(self.labels, UNLABELLED), prefix)
+    def without_labels(self, prefix: str) -> SelectedPart:
+        return SelectedPart(self.source, self.indices, np.full_like(self.labels, UNLABELLED), prefix)
 
-    def only(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Part:
+    def only(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> SelectedPart:
         """The images that a mask or indices choose, in the order of the source."""
         kept = np.sort(np.arange(len(self.indices))[chosen])
-        return Part(self.source, self.indices[kept], self.labels[kept], self.prefix)
+        return SelectedPart(self.source, self.indices[kept], self.labels[kept], self.prefix)
 
 
 class Selection:
     """Images of several sources as one. It is itself a Source."""
 
-    def __init__(self, name: str, class_names: tuple[str, ...] | None, parts: Sequence[Part]) -> None:
+    def __init__(self, name: str, class_names: tuple[str, ...] | None, parts: Sequence[SelectedPart]) -> None:
         self.name = name
         self.class_names = class_names
         self.parts = tuple(parts)
@@ -99,7 +99,7 @@ class Selection:
         parts = [part.only(part.labels != UNLABELLED) for part in self.parts]
         return Selection(self.name, self.class_names, [part for part in parts if len(part.indices)])
 
-    def _find(self, index: int) -> tuple[Part, int]:
+    def _find(self, index: int) -> tuple[SelectedPart, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self.parts[number]
         return part, int(part.indices[index - self._ends[number]])  # counted from the part's end

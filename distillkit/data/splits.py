@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
-from distillkit.data.resolve_source import Opener, unlabelled_images
-from distillkit.data.selection import UNLABELLED, Part, Selection
+from distillkit.data.resolve_source import SourceOpener, unlabelled_images
+from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.data.stratified import held_out, kept_labels
 from distillkit.data.suspicious_classes import class_oddities
 from distillkit.errors import DataError
 from distillkit.messages.text import counted
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Data
 
 SHOWN = 3
@@ -70,12 +70,12 @@ class DataSets:
         )
 
 
-def open_datasets(data: Data, plugins: Plugins) -> DataSets:
+def open_datasets(data: Data, plugins: PluginRegistry) -> DataSets:
     """Open what `[data]` names, hold out the validation share, and choose the labels that are kept.
 
     Raises: DataError; a PluginError where a data set's plugin is unknown, broken or lacks a package.
     """
-    opener = Opener(data, plugins)
+    opener = SourceOpener(data, plugins)
     name = data.train or (None if data.unlabeled else "digits")
     train = None if name is None else opener.training("train", name)
     unlabelled = None if data.unlabeled is None else opener.training("unlabeled", data.unlabeled)
@@ -86,7 +86,7 @@ def open_datasets(data: Data, plugins: Plugins) -> DataSets:
     return _indexed(train, unlabelled, measured, data, notes)
 
 
-def _measured_on(opener: Opener, train: str | None, notes: list[str]) -> dict[_Key, Source | Stream | None]:
+def _measured_on(opener: SourceOpener, train: str | None, notes: list[str]) -> dict[_Key, Source | Stream | None]:
     """The sets to measure on: those that the recipe names, or those that the training data comes with."""
     data = opener.data
     measured: dict[_Key, Source | Stream | None] = {"validation": None, "test": None}
@@ -113,7 +113,7 @@ def _indexed(
     """Put the training images together; every image has an index."""
     names = agreed_names({"train": train, "validation": measured["validation"], "test": measured["test"]})
     sets = {key: _selection(source, names) for key, source in measured.items()}
-    parts: list[Part] = []
+    parts: list[SelectedPart] = []
     if train is not None:
         notes += class_oddities(train)
         part = labelled_part(train, names)
@@ -125,7 +125,7 @@ def _indexed(
     elif data.labels is not None:
         raise DataError(f"data.labels = {data.labels:,} keeps labels of data.train, which is not given; name it")
     if unlabelled is not None:
-        parts.append(Part.whole(unlabelled).without_labels("unlabeled/"))
+        parts.append(SelectedPart.whole(unlabelled).without_labels("unlabeled/"))
         notes.append(f"unlabeled: {counted(len(unlabelled), 'image')} of '{unlabelled.name}'")
     name = parts[0].source.name
     # Counted before labels are hidden: a class stays a class when none of its labels is kept.
@@ -155,7 +155,7 @@ def _selection(source: Source | Stream | None, names: tuple[str, ...] | None) ->
     return Selection(source.name, names, [labelled_part(source, names)])
 
 
-def _hold_out(part: Part, data: Data) -> tuple[Part, Part | None]:
+def _hold_out(part: SelectedPart, data: Data) -> tuple[SelectedPart, SelectedPart | None]:
     """Split a part into what is trained on and what is held out, where a share is to be and labels can be measured."""
     if isinstance(data.validation, str) or data.validation == 0 or (part.labels == UNLABELLED).all():
         return part, None
@@ -163,7 +163,7 @@ def _hold_out(part: Part, data: Data) -> tuple[Part, Part | None]:
     return part.only(np.setdiff1d(np.arange(len(part.labels)), held)), part.only(held)
 
 
-def _keep_labels(part: Part, wanted: int, seed: int) -> Part:
+def _keep_labels(part: SelectedPart, wanted: int, seed: int) -> SelectedPart:
     """Hide all labels but as many as are wanted."""
     kept = kept_labels(part.labels, wanted, seed)
     labels = np.full_like(part.labels, UNLABELLED)
@@ -171,7 +171,7 @@ def _keep_labels(part: Part, wanted: int, seed: int) -> Part:
     return replace(part, labels=labels)
 
 
-def _what_is_kept(part: Part, names: tuple[str, ...] | None, classes: int | None) -> list[str]:
+def _what_is_kept(part: SelectedPart, names: tuple[str, ...] | None, classes: int | None) -> list[str]:
     """How many labels are left, and which classes have none."""
     kept = part.labels[part.labels != UNLABELLED]
     hidden = len(part.labels) - len(kept)

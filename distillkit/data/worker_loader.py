@@ -97,7 +97,7 @@ def _leave_signals_to_the_run(_worker: int) -> None:
     sys.excepthook = quietly
 
 
-class Job(NamedTuple):
+class MicroBatchJob(NamedTuple):
     """One micro-batch to make."""
 
     view: int
@@ -112,7 +112,7 @@ class MicroBatches(Dataset[HostBatch | UserError]):
         self._preparation = preparation
         self._substitutes = substitutes
 
-    def __getitem__(self, job: Job) -> HostBatch | UserError:
+    def __getitem__(self, job: MicroBatchJob) -> HostBatch | UserError:
         broken: list[BrokenImage] = []
         try:
             batch = self._preparation(self._samples(job, broken), len(job.entries), job.view)
@@ -120,7 +120,7 @@ class MicroBatches(Dataset[HostBatch | UserError]):
             return error
         return batch._replace(broken=tuple(broken))
 
-    def _samples(self, job: Job, broken: list[BrokenImage]) -> Iterator[Sample]:
+    def _samples(self, job: MicroBatchJob, broken: list[BrokenImage]) -> Iterator[Sample]:
         """The sample of each entry, or of the one that stands in for it, whose place in the order it takes."""
         source = self._source
         for wanted, repeat in job.entries.tolist():
@@ -182,7 +182,11 @@ class IndexedWindows:
         slices = self.layout.micro_batches(len(positions))
         substitutes = Substitutes(self.order.labelled, self.preparation.seed) if self.replaces else None
         dataset = MicroBatches(self.source, self.preparation, substitutes)
-        jobs = (Job(view, window[positions[part]]) for view, window in self._planned(start, end) for part in slices)
+        jobs = (
+            MicroBatchJob(view, window[positions[part]])
+            for view, window in self._planned(start, end)
+            for part in slices
+        )
         with closing(host_batches(dataset, jobs, workers=self.layout.workers, pin=self.layout.pin)) as batches:
             for _ in range(start, end):
                 yield tuple(next(batches) for _ in slices)

@@ -8,14 +8,14 @@ from distillkit.evaluation.attention import see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Sight, as_png, draw_attention
 from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.finetuning import finetuned_top1
-from distillkit.evaluation.measurement import Evaluation, Measurement, Row
+from distillkit.evaluation.measurement import EvaluationResult, Measurement, Row
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.evaluation.subsets import balanced_subset, listed_subset
 from distillkit.training.accuracy import scored, tally
 
 __all__ = [
     "ALONE",
-    "Evaluation",
+    "EvaluationResult",
     "Evaluator",
     "Features",
     "Measurement",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Heads: TypeAlias = Literal["mean", "each"]
-Place: TypeAlias = tuple[float, float, float, float]
+ShownHeads: TypeAlias = Literal["mean", "each"]
+AxesBox: TypeAlias = tuple[float, float, float, float]
 """Left, right, bottom and top of something on the page."""
 
 PANEL = 1.1
@@ -52,7 +52,7 @@ class Sight:
     grid: tuple[int, int]
 
 
-def draw_attention(sights: Sequence[Sight], *, title: str, heads: Heads = "mean") -> Figure:
+def draw_attention(sights: Sequence[Sight], *, title: str, heads: ShownHeads = "mean") -> Figure:
     """The image as each model saw it, and over it the attention of its class token, layer by layer.
 
     `heads` draws their mean, or a row for each. The colours of a row share one scale from 0 to its largest entry, which
@@ -143,7 +143,7 @@ class _Strip:
         return float(self.rows[:, 1:].max())
 
 
-def _strips(sight: Sight, heads: Heads) -> Iterator[_Strip]:
+def _strips(sight: Sight, heads: ShownHeads) -> Iterator[_Strip]:
     if heads == "mean":
         yield _Strip(sight, sight.rows.mean(axis=1), None)
     else:
@@ -180,7 +180,7 @@ class _Page:
             self.draw(row[1:].reshape(sight.grid), panel, vmax=strip.largest, **SCALE)
         self.scale(strip.largest, panels[-1])
 
-    def scale(self, largest: float, beside: Place) -> None:
+    def scale(self, largest: float, beside: AxesBox) -> None:
         """What the colours of a strip mean, right of its last panel."""
         _, left, bottom, top = beside
         left, right = left + GAP, left + GAP + SCALE_WIDTH
@@ -190,7 +190,7 @@ class _Page:
         self.write(right + 0.04, top, percent(largest), size=SMALL, color=GREY, va="top")
         self.write(right + 0.04, bottom, "0", size=SMALL, color=GREY)
 
-    def draw(self, pixels: NDArray[np.floating[Any]], place: Place, **look: Any) -> None:
+    def draw(self, pixels: NDArray[np.floating[Any]], place: AxesBox, **look: Any) -> None:
         """Lay pixels [h, w] or [h, w, 3] out over a place, unsmoothed."""
         self.axes.imshow(pixels, extent=place, aspect="auto", interpolation="nearest", **look)
 
@@ -211,7 +211,7 @@ def _heading(sight: Sight, longest: int) -> str:
     return shortened(sight.name, longest - len(facts)) + facts
 
 
-def _caption(heads: Heads) -> str:
+def _caption(heads: ShownHeads) -> str:
     of_heads = "the mean of the heads" if heads == "mean" else "head by head"
     return (
         f"Colour: the share of the class token's attention that a patch gets, {of_heads}; each row has a scale of its "

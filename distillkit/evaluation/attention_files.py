@@ -17,20 +17,20 @@ from distillkit.contracts.model import Layers, Model, ModelSpec
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import DataError, SignalError, UserError
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
-from distillkit.evaluation.attention_figure import Heads, as_png, draw_attention
-from distillkit.evaluation.open_model import Judged, open_judged
+from distillkit.evaluation.attention_figure import ShownHeads, as_png, draw_attention
+from distillkit.evaluation.open_model import EvaluatedModel, open_model
 from distillkit.messages.text import one_line
 from distillkit.models.build import build_model
 from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.planning.models import describe_teacher
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import TeacherEntry
 from distillkit.storage.atomic import write_bytes
 
 
 @dataclass(frozen=True)
-class Drawn:
+class AttentionFiles:
     """The pictures that were written, one for each image, and which teacher is not on them and why, in sentences."""
 
     pictures: tuple[Path, ...]
@@ -40,16 +40,16 @@ class Drawn:
 def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
     target: str,
     images: Sequence[Path],
-    plugins: Plugins,
+    plugins: PluginRegistry,
     *,
     weights: str | None = None,
     teacher: TeacherEntry | None = None,
     without_teacher: bool = False,
     layers: Layers = "all",
-    heads: Heads = "mean",
+    heads: ShownHeads = "mean",
     out: Path | None = None,
     device: str = "auto",
-) -> Drawn:
+) -> AttentionFiles:
     """Draw the class token's attention over image files, that of the teachers beside that of the model.
 
     `target` is what `evaluate` takes: a run directory, a directory inside it with a student, or a teacher's name, then
@@ -60,7 +60,7 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
         a layer; DataError for an image that cannot be read, before anything is written; what building a model raises.
     """
     where = pick_device(device)
-    judged = open_judged(target, plugins, weights)
+    judged = open_model(target, plugins, weights)
     reason = why_unreadable(judged.spec)
     if reason is not None:
         raise SignalError(f"the attention of '{target}' cannot be drawn, because {reason}; choose another model")
@@ -80,7 +80,7 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
         (sights,) = see_attention(name, model, teachers, pixels[path].unsqueeze(0).to(where), layers)
         figure = draw_attention(sights, title=str(path).encode(errors="replace").decode(), heads=heads)
         written.append(_written(picture, as_png(figure)))
-    return Drawn(tuple(written), tuple(notes))
+    return AttentionFiles(tuple(written), tuple(notes))
 
 
 def _opened(paths: Sequence[Path], transform: Transform) -> dict[Path, Tensor]:
@@ -102,7 +102,9 @@ def _open(path: Path) -> Image.Image:
         raise DataError(f"image '{path}' cannot be read: {reason}; leave it out") from error
 
 
-def _of_run(judged: Judged, plugins: Plugins, device: torch.device) -> tuple[dict[str, FrozenTeacher], list[str]]:
+def _of_run(
+    judged: EvaluatedModel, plugins: PluginRegistry, device: torch.device
+) -> tuple[dict[str, FrozenTeacher], list[str]]:
     """The teachers of a run that can be drawn, and why others are not."""
     teachers, notes = {}, []
     for entry in judged.recipe.teachers:
@@ -115,7 +117,7 @@ def _of_run(judged: Judged, plugins: Plugins, device: torch.device) -> tuple[dic
     return teachers, notes
 
 
-def _built(entry: TeacherEntry, student: ModelSpec, plugins: Plugins, device: torch.device) -> FrozenTeacher:
+def _built(entry: TeacherEntry, student: ModelSpec, plugins: PluginRegistry, device: torch.device) -> FrozenTeacher:
     """A teacher with its weights, seeing the student's pixels as in a run."""
     described = describe_teacher(entry, plugins)
     reason = why_unreadable(described.native)

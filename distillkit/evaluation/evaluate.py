@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from distillkit.compute.devices import pick_device
 from distillkit.compute.distributed import ALONE, PATIENCE, joined
@@ -15,19 +15,17 @@ from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec
 from distillkit.contracts.signal_matching import KINDS, SPOKEN
 from distillkit.data.selection import Selection
-from distillkit.data.sources import Source, Stream
+from distillkit.data.sources import Source, Split, Stream
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.errors import DataError, SignalError
-from distillkit.evaluation.measurement import Evaluation, Measurement, append, check_measurement
-from distillkit.evaluation.open_model import open_judged
+from distillkit.evaluation.measurement import EvaluationResult, Measurement, append, check_measurement
+from distillkit.evaluation.open_model import open_model
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.messages.text import counted
 from distillkit.plugin.error_attribution import blamed
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Data, Recipe
 from distillkit.version import __version__
-
-Split = Literal["train", "validation", "test"]
 
 UNBOUNDED = 7 * 24 * 60.0
 """Minutes that others wait for a process that measures alone: fine-tuning takes as long as it takes."""
@@ -35,7 +33,7 @@ UNBOUNDED = 7 * 24 * 60.0
 
 def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     target: str,
-    plugins: Plugins,
+    plugins: PluginRegistry,
     *,
     protocol: str = "top1",
     options: Mapping[str, Any] | None = None,
@@ -44,7 +42,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     strict: bool = False,
     weights: str | None = None,
     device: str = "auto",
-) -> Evaluation:
+) -> EvaluationResult:
     """Judge a model by a protocol; of a run, the result is appended to the `evaluations.jsonl` of its directory.
 
     `target` is a run directory, a directory inside it with a student (best, ema), or a teacher's name. `options` are
@@ -61,7 +59,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
             return _heard(processes.from_first(""))
-        judged = open_judged(target, plugins, weights)
+        judged = open_model(target, plugins, weights)
         check_signals(protocol, plugins, judged.spec, target)
         datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
         if strict:
@@ -89,7 +87,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         with blamed(evaluator, "measure"):
             found = evaluator.measure(subject)
         check_measurement(evaluator, found)
-        evaluation = Evaluation(
+        evaluation = EvaluationResult(
             target=target,
             protocol=protocol,
             data=measured.name,
@@ -104,12 +102,12 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
         return evaluation if judged.home is None else _kept(judged.home, evaluation)
 
 
-def _heard(said: str) -> Evaluation:
+def _heard(said: str) -> EvaluationResult:
     """What the first process found."""
     found = json.loads(said)
     inner: dict[str, Any] = {entry.name: found.pop(entry.name) for entry in fields(Measurement)}
     inner |= {name: tuple(inner[name]) for name in ("rows", "notes")}
-    return Evaluation(**found, measurement=Measurement(**inner))
+    return EvaluationResult(**found, measurement=Measurement(**inner))
 
 
 def _check_no_stream(*sources: Source | Stream | None) -> None:
@@ -122,7 +120,7 @@ def _check_no_stream(*sources: Source | Stream | None) -> None:
             )
 
 
-def _kept(home: Path, evaluation: Evaluation) -> Evaluation:
+def _kept(home: Path, evaluation: EvaluationResult) -> EvaluationResult:
     """Append a result to its run. A directory that cannot be written to is noted; the result is not lost for that."""
     try:
         append(home, evaluation)
@@ -142,7 +140,7 @@ def _left_out(broken: Iterable[BrokenImage]) -> Iterator[str]:
         yield f"{counted(images, 'image')} of {split} cannot be read and {are} left out: {counts}"
 
 
-def check_signals(protocol: str, plugins: Plugins, spec: ModelSpec, target: str) -> None:
+def check_signals(protocol: str, plugins: PluginRegistry, spec: ModelSpec, target: str) -> None:
     """Refuse a protocol that reads what the model does not reveal, and name one that would do."""
     missing = plugins.find("evaluator", protocol).spec.signals - spec.signals
     if not missing:
@@ -157,7 +155,7 @@ def check_signals(protocol: str, plugins: Plugins, spec: ModelSpec, target: str)
     )
 
 
-def _open_data(recipe: Recipe, data: str | None, plugins: Plugins, *, whole: bool) -> tuple[DataSets, Recipe]:
+def _open_data(recipe: Recipe, data: str | None, plugins: PluginRegistry, *, whole: bool) -> tuple[DataSets, Recipe]:
     """The data of the run, or other data, with all of its labels, and the recipe that names it.
 
     `whole` data is not split where it has no parts.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
-from distillkit.evaluation.gather import in_order
-from distillkit.plugin.runtime_checks import speak
+from distillkit.evaluation.gather import gather_rows
+from distillkit.plugin.runtime_checks import forward_signals
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def extract(
     values = torch.empty(images, 0)
     seen, sizes = 0, []
     for pixels, classes in batches:
-        vectors = view.of(speak(model, pixels, wanted))
+        vectors = view.of(forward_signals(model, pixels, wanted))
         if not seen:
             values = torch.empty(images, vectors.shape[1])
         values[seen : seen + len(vectors)] = vectors.cpu()
@@ -89,4 +89,4 @@ def extract(
         seen += len(vectors)
         sizes.append(len(vectors))
     model.train(was_training)
-    return Features(in_order(values[:seen], sizes, processes), in_order(labels[:seen], sizes, processes))
+    return Features(gather_rows(values[:seen], sizes, processes), gather_rows(labels[:seen], sizes, processes))

@@ -1,4 +1,4 @@
-"""Batches that were dealt out to several processes, put together again."""
+"""Batches that were batches out to several processes, put together again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from distillkit.compute.distributed import Processes
 
 
-def in_order(rows: Tensor, sizes: Sequence[int], processes: Processes) -> Tensor:
+def gather_rows(rows: Tensor, sizes: Sequence[int], processes: Processes) -> Tensor:
     """The rows of all processes, [n, ...] on the CPU, as one process would have them.
 
     `rows` are those of this process: its batches one after the other, which have `sizes` rows each. Batch i of all is
@@ -19,17 +19,20 @@ def in_order(rows: Tensor, sizes: Sequence[int], processes: Processes) -> Tensor
     """
     if processes.is_alone:
         return rows
-    dealt: list[list[int]] = [json.loads(text) for text in processes.gather(json.dumps(list(sizes)))]
+    batches: list[list[int]] = [json.loads(text) for text in processes.gather(json.dumps(list(sizes)))]
     turns = [
-        (turn, rank) for turn in range(max(map(len, dealt))) for rank in range(len(dealt)) if turn < len(dealt[rank])
+        (turn, rank)
+        for turn in range(max(map(len, batches)))
+        for rank in range(len(batches))
+        if turn < len(batches[rank])
     ]
     starts: dict[tuple[int, int], int] = {}
     total = 0
     for turn, rank in turns:
         starts[rank, turn] = total
-        total += dealt[rank][turn]
+        total += batches[rank][turn]
     whole: Tensor | None = None
-    for rank, here in enumerate(dealt):
+    for rank, here in enumerate(batches):
         part = processes.rows_of(rank, rows)
         if not here:
             continue

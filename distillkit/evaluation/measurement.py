@@ -36,7 +36,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """A measurement, of what, on what, and when (UTC)."""
 
     target: str
@@ -97,7 +97,7 @@ def _check_cells(whose: object, what: str, cells: Mapping[str, object], *, words
             refuse(whose, "measure", f"{what} '{name}' as {value}", "a finite number")
 
 
-def append(directory: Path, evaluation: Evaluation) -> None:
+def append(directory: Path, evaluation: EvaluationResult) -> None:
     """Add a line to the directory's `evaluations.jsonl`; what is there stays."""
     with (directory / EVALUATIONS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(evaluation.as_dict(), ensure_ascii=False) + "\n")

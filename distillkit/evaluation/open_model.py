@@ -14,13 +14,13 @@ from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.models.build import build_model
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import load_student
-from distillkit.plugin.registry import Plugins, split_name
+from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Recipe, StudentEntry
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedModel:
     """A model, the recipe that says how to look at images, and the answer it was saved with.
 
     `student` starts a run from this very model, None where no student is built as it is. `home` is the run directory
@@ -35,7 +35,7 @@ class Judged:
     home: Path | None = None
 
 
-def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
+def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> EvaluatedModel:
     """The saved student in a directory, or a teacher by name with its published weights or those of a file.
 
     `run:DIR`, as a teacher is called that is a run, is that run.
@@ -52,7 +52,9 @@ def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
         has_recipe = (home / "recipe.toml").is_file()
         recipe = load_recipe(str(home / "recipe.toml")) if has_recipe else Recipe()
         student = StudentEntry(model=saved.model, weights=str(path), **saved.options)
-        return Judged(cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path)
+        return EvaluatedModel(
+            cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path
+        )
     known = {owned.spec.name: owned.spec.shown_name for owned in plugins.listing("teacher")}
     if name not in known:
         raise RunDirectoryError(
@@ -61,7 +63,7 @@ def open_judged(target: str, plugins: Plugins, weights: str | None) -> Judged:
         )
     options = plugins.options("teacher", target, {})
     model = build_model("teacher", ModelRequest(target, argument, options, weights=weights), plugins)
-    return Judged(
+    return EvaluatedModel(
         cast("nn.Module", model),
         model.spec,
         Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}}),

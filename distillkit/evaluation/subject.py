@@ -23,7 +23,7 @@ from distillkit.data.sources import Source, Stream
 from distillkit.data.splits import DataSets
 from distillkit.errors import ClassSpaceError
 from distillkit.evaluation.features import Features, View, extract
-from distillkit.evaluation.gather import in_order
+from distillkit.evaluation.gather import gather_rows
 from distillkit.evaluation.measurement import Measurement
 from distillkit.messages.text import visible
 from distillkit.models.class_matching import ClassMap, imagenet_class_names, match_classes
@@ -161,7 +161,7 @@ class Subject:
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """What was found out about `batches`, [b, ...] each on the CPU, as one tensor [n, ...] of all images."""
         rows = torch.cat(list(parts)) if parts else torch.empty(0)
-        return in_order(rows, [len(part) for part in parts], self.processes)
+        return gather_rows(rows, [len(part) for part in parts], self.processes)
 
     def together(self, rows: Tensor) -> Tensor:
         """The rows [n, ...] of all processes, one process after the other, on the device."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distillkit.data.selection import Part, Selection
+from distillkit.data.selection import SelectedPart, Selection
 from distillkit.data.sources import Source, Stream
 from distillkit.data.stratified import kept_labels
 from distillkit.errors import DataError
@@ -71,4 +71,6 @@ def _with_an_index(images: Source | Stream) -> Selection:
 
 
 def _chosen(selection: Selection, indices: NDArray[np.int64]) -> Selection:
-    return Selection(selection.name, selection.class_names, [Part(selection, indices, selection.labels[indices])])
+    return Selection(
+        selection.name, selection.class_names, [SelectedPart(selection, indices, selection.labels[indices])]
+    )

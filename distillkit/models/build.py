@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec, Outputs, Wanted
 from distillkit.plugin.error_attribution import kind_of, refuse
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 
-Role = Literal["teacher", "student"]
+ModelRole = Literal["teacher", "student"]
 
 
-def describe_model(role: Role, request: ModelRequest, plugins: Plugins) -> ModelSpec:
+def describe_model(role: ModelRole, request: ModelRequest, plugins: PluginRegistry) -> ModelSpec:
     """What the plugin says of the model.
 
     Raises: what `describe` raises; BrokenPluginError where it fails or returns something else.
@@ -24,7 +24,7 @@ def describe_model(role: Role, request: ModelRequest, plugins: Plugins) -> Model
     return spec
 
 
-def build_model(role: Role, request: ModelRequest, plugins: Plugins) -> Model:
+def build_model(role: ModelRole, request: ModelRequest, plugins: PluginRegistry) -> Model:
     """The model itself, on torch's default device.
 
     Raises: what `build` raises; BrokenPluginError where it fails or returns something else.

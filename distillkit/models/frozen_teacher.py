@@ -18,7 +18,7 @@ from distillkit.models.precision import at_least_float32, keep_cast
 from distillkit.models.sharding import shard
 from distillkit.models.timm_networks import TimmRequest, describe_network
 
-Size = Literal["auto", "student", "native"] | int
+TeacherSize = Literal["auto", "student", "native"] | int
 SMALLEST, LARGEST = 0.5, 2.0
 """How far from its native size a teacher may look by `size = "auto"`, as a factor."""
 
@@ -39,7 +39,7 @@ class FrozenTeacher(nn.Module):
         model: Model,
         *,
         student: ModelSpec,
-        size: Size,
+        size: TeacherSize,
         class_map: ClassMap,
         precision: torch.dtype = torch.float32,
     ) -> None:
@@ -117,7 +117,7 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=shrinks)
 
 
-def teacher_size(teacher: ModelSpec, student: ModelSpec, size: Size) -> tuple[int, int]:
+def teacher_size(teacher: ModelSpec, student: ModelSpec, size: TeacherSize) -> tuple[int, int]:
     """The (height, width) that the teacher sees.
 
     "auto" is the student's size where the teacher can see it and it is between half and twice the teacher's own, and

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from distillkit.contracts.model import Model, ModelSpec, Outputs, Signal, Wanted
 from distillkit.errors import BrokenPluginError, UserError
-
-Head = Literal["fused", "class", "distill"]
-Fusion = Literal["logits", "softmax"]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def why_unavailable(architecture: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightsLocation:
     """Where published weights are: a repository of the hub, or else a plain address."""
 
     repository: str
@@ -83,13 +83,13 @@ class Place:
         return file if file.is_file() else None
 
 
-def _place(architecture: str) -> Place:
+def _place(architecture: str) -> WeightsLocation:
     check_architecture(architecture)
     settings = get_pretrained_cfg(architecture)
     if settings is None:
-        return Place("", None, "")
+        return WeightsLocation("", None, "")
     repository, _, revision = (settings.hf_hub_id or "").partition("@")
-    return Place(repository, revision or None, settings.url if isinstance(settings.url, str) else "")
+    return WeightsLocation(repository, revision or None, settings.url if isinstance(settings.url, str) else "")
 
 
 def _is_reachable(server: str) -> bool:

@@ -14,7 +14,7 @@ from distillkit.models.build import Described, build_model
 from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.models.weight_files import read_weights
 from distillkit.models.weight_loading import load_weights
-from distillkit.plugin.registry import Plugins, split_name
+from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.storage.atomic import write_json, write_tensors
 from distillkit.storage.untrusted import read_json
 
@@ -107,7 +107,7 @@ def read_student(directory: Path) -> SavedStudent:
         raise RunDirectoryError(f"{path} is torn or not of distillkit; run the training again or restore it") from error
 
 
-def load_student(directory: Path, plugins: Plugins) -> tuple[Model, SavedStudent]:
+def load_student(directory: Path, plugins: PluginRegistry) -> tuple[Model, SavedStudent]:
     """Build the student of a run directory, with its weights.
 
     Raises: as `read_student`; PluginError where its plugin is not installed; WeightsError where the weights do not
@@ -122,7 +122,7 @@ def load_student(directory: Path, plugins: Plugins) -> tuple[Model, SavedStudent
     return model, saved
 
 
-def _require_modest(saved: SavedStudent, plugins: Plugins, path: Path, numbers: int) -> None:
+def _require_modest(saved: SavedStudent, plugins: PluginRegistry, path: Path, numbers: int) -> None:
     """Refuse a description of a larger network than there are weights for, before memory is taken for it.
 
     Raises: WeightsError.
@@ -135,12 +135,12 @@ def _require_modest(saved: SavedStudent, plugins: Plugins, path: Path, numbers: 
         )
 
 
-def _request(saved: SavedStudent, plugins: Plugins) -> ModelRequest:
+def _request(saved: SavedStudent, plugins: PluginRegistry) -> ModelRequest:
     options = plugins.options("student", saved.model, saved.options)
     return ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)
 
 
-def build_student(saved: SavedStudent, plugins: Plugins) -> Model:
+def build_student(saved: SavedStudent, plugins: PluginRegistry) -> Model:
     """Build the network of a saved student as initialised, described with the classes that it was saved with."""
     options = plugins.options("student", saved.model, saved.options)
     request = ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)

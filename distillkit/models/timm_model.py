@@ -10,14 +10,13 @@ import torch
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
+from distillkit.contracts.model import ImageSize, ModelSpec, Outputs, Signal, Wanted
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import ClassTokenRows
 from distillkit.models.precision import at_least_float32
 from distillkit.models.timm_networks import TimmRequest, create_network, describe_network, last_map, sketch_network
 from distillkit.models.weight_loading import LoadReport
 
-Size = tuple[int, int]
 Layer = tuple[Tensor, Tensor | None]
 """The patch tokens [B, N, D] of one layer, and its prefix tokens [B, P, D] where it has any."""
 
@@ -56,7 +55,7 @@ class TimmModel(nn.Module):
         name: str,
         classes: int | None = None,
         class_names: tuple[str, ...] | None = None,
-        image_size: Size | None = None,
+        image_size: ImageSize | None = None,
         **arguments: Any,
     ) -> ModelSpec:
         """Describe the model on the meta device, without weights.
@@ -73,7 +72,7 @@ class TimmModel(nn.Module):
         name: str,
         classes: int | None = None,
         class_names: tuple[str, ...] | None = None,
-        image_size: Size | None = None,
+        image_size: ImageSize | None = None,
         **arguments: Any,
     ) -> TimmModel:
         """Build the model with random weights under torch's current seed, on torch's default device.

@@ -12,18 +12,18 @@ from distillkit.contracts.model import ModelSpec, Read, Signal
 from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import RecipeError
 from distillkit.planning.plan import LossPlan
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.plugin.runtime_checks import check_declarations
 from distillkit.recipe.schema import LossEntry, Recipe
 
 
-def reads_a_teacher(entry: LossEntry, plugins: Plugins) -> bool:
+def reads_a_teacher(entry: LossEntry, plugins: PluginRegistry) -> bool:
     """Whether a loss may read a teacher at all, by its registration."""
     return bool(plugins.find("loss", entry.loss).spec.signals)
 
 
 def plan_loss(
-    entry: LossEntry, recipe: Recipe, plugins: Plugins, student: ModelSpec, teachers: Mapping[str, ModelSpec]
+    entry: LossEntry, recipe: Recipe, plugins: PluginRegistry, student: ModelSpec, teachers: Mapping[str, ModelSpec]
 ) -> LossPlan:
     """Build a loss on the meta device, then hold what it reads against what its models reveal.
 
@@ -59,13 +59,13 @@ def plan_loss(
     )
 
 
-def build_loss(plan: LossPlan, student: ModelSpec, plugins: Plugins) -> nn.Module:
+def build_loss(plan: LossPlan, student: ModelSpec, plugins: PluginRegistry) -> nn.Module:
     """Build a planned loss again, on torch's current device and under its current seed."""
     loss: nn.Module = plugins.made("loss", plan.plugin, plan.options, student, plan.teacher_spec, by="build")
     return loss
 
 
-def _alternatives(plugins: Plugins) -> dict[str, frozenset[Signal]]:
+def _alternatives(plugins: PluginRegistry) -> dict[str, frozenset[Signal]]:
     """The other losses and what they read of a teacher, to propose one that would work; the built-in ones first."""
     listed = sorted(plugins.listing("loss"), key=lambda owned: owned.owner.distribution != "distillkit")
     return {owned.spec.name: owned.spec.signals for owned in listed}

@@ -31,14 +31,14 @@ from distillkit.planning.models import (
 from distillkit.planning.names import check_names
 from distillkit.planning.plan import LossPlan, Plan, StudentPlan, TeacherPlan
 from distillkit.planning.probe import Build, Probe, forward_flops, probe_task
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 from distillkit.training.optimisation import warmup_steps
 
 DEFAULT_EPOCHS = 20
 
 
-def make_plan(recipe: Recipe, plugins: Plugins, *, goes_on: bool = False) -> Plan:
+def make_plan(recipe: Recipe, plugins: PluginRegistry, *, goes_on: bool = False) -> Plan:
     """Resolve and match everything that `recipe` names.
 
     A run that `goes_on` from a checkpoint does without the weights that it started from where they are gone.
@@ -118,7 +118,7 @@ def answering_head(asked: str, spec: ModelSpec, untrained: tuple[str, ...]) -> t
     return trained, (f"no term trains the {idle} head, so the student answers with the other one alone",)
 
 
-def _open(recipe: Recipe, plugins: Plugins, *, needs_labels: bool) -> DataSets:
+def _open(recipe: Recipe, plugins: PluginRegistry, *, needs_labels: bool) -> DataSets:
     """Open the data; without a teacher to comment on them, images without labels are dropped."""
     datasets = open_datasets(recipe.data, plugins)
     if needs_labels and datasets.labelled.any() and not datasets.labelled.all():
@@ -177,7 +177,9 @@ def _student_reads(losses: Mapping[str, LossPlan], label_weight: float) -> set[R
     return reads
 
 
-def _builder(request: ModelRequest, losses: Mapping[str, LossPlan], student: ModelSpec, plugins: Plugins) -> Build:
+def _builder(
+    request: ModelRequest, losses: Mapping[str, LossPlan], student: ModelSpec, plugins: PluginRegistry
+) -> Build:
     """How to make the student and its losses anew; leaves torch's random state as it was."""
 
     def build(device: torch.device) -> tuple[nn.Module, dict[str, nn.Module]]:
@@ -189,7 +191,7 @@ def _builder(request: ModelRequest, losses: Mapping[str, LossPlan], student: Mod
 
 
 def _cost(
-    probe: Probe, student: ModelSpec, teachers: Mapping[str, TeacherPlan], plugins: Plugins, *, images: int
+    probe: Probe, student: ModelSpec, teachers: Mapping[str, TeacherPlan], plugins: PluginRegistry, *, images: int
 ) -> Cost:
     return Cost(
         student_flops=probe.student_flops,
@@ -200,7 +202,7 @@ def _cost(
     )
 
 
-def _teacher_flops(plan: TeacherPlan, plugins: Plugins) -> int:
+def _teacher_flops(plan: TeacherPlan, plugins: PluginRegistry) -> int:
     if not plan.wanted:
         return 0
     with torch.device("meta"):

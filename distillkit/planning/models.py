@@ -18,7 +18,7 @@ from distillkit.models.frozen_teacher import spec_at, teacher_size
 from distillkit.models.initial_weights import PUBLISHED
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.plan import LossPlan, TeacherPlan
-from distillkit.plugin.registry import Plugins, split_name
+from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.recipe.schema import LossEntry, Recipe, StudentEntry, TeacherEntry
 
 
@@ -77,7 +77,9 @@ class DescribedTeacher:
         )
 
 
-def place_in_space(teacher: DescribedTeacher, space: ClassSpace, plugins: Plugins, *, mapped: bool) -> DescribedTeacher:
+def place_in_space(
+    teacher: DescribedTeacher, space: ClassSpace, plugins: PluginRegistry, *, mapped: bool
+) -> DescribedTeacher:
     """`teacher.in_space`, whose refusal also says where the weights are missing, so that both are known at once."""
     try:
         return teacher.in_space(space, mapped=mapped)
@@ -89,7 +91,7 @@ def place_in_space(teacher: DescribedTeacher, space: ClassSpace, plugins: Plugin
         raise ClassSpaceError(f"{error}; besides, {reason}: give --teacher-weights FILE") from None
 
 
-def describe_teacher(entry: TeacherEntry, plugins: Plugins) -> DescribedTeacher:
+def describe_teacher(entry: TeacherEntry, plugins: PluginRegistry) -> DescribedTeacher:
     """Describe a teacher without its weights.
 
     Raises: ClassSpaceError where `classes` lists another number of names than the teacher has outputs.
@@ -108,7 +110,7 @@ def describe_teacher(entry: TeacherEntry, plugins: Plugins) -> DescribedTeacher:
     return DescribedTeacher(entry, request, spec, spec, ClassMap(), spec.image_size)
 
 
-def describe_student(entry: StudentEntry, plugins: Plugins, space: ClassSpace) -> tuple[ModelRequest, ModelSpec]:
+def describe_student(entry: StudentEntry, plugins: PluginRegistry, space: ClassSpace) -> tuple[ModelRequest, ModelSpec]:
     """Describe the student in the class space of the run."""
     options = plugins.options("student", entry.model, entry.options)
     request = ModelRequest(
@@ -123,7 +125,7 @@ def describe_student(entry: StudentEntry, plugins: Plugins, space: ClassSpace) -
     return request, replace(spec, class_names=space.names)
 
 
-def starting_notes(request: ModelRequest, plugins: Plugins) -> tuple[str, ...]:
+def starting_notes(request: ModelRequest, plugins: PluginRegistry) -> tuple[str, ...]:
     """What becomes of the weights that a student starts from, by their shapes; published ones are left to the run.
 
     Raises: WeightsError, RunDirectoryError for weights that cannot be read or do not fit.
@@ -135,7 +137,7 @@ def starting_notes(request: ModelRequest, plugins: Plugins) -> tuple[str, ...]:
     return load_notes(model)
 
 
-def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: Plugins) -> set[str]:
+def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: PluginRegistry) -> set[str]:
     """The teachers whose logits some loss may read; only these must speak of the data's classes."""
     names: set[str] = set()
     for entry in losses:

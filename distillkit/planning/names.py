@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from distillkit.errors import RecipeError
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 
 
-def check_names(recipe: Recipe, plugins: Plugins) -> None:
+def check_names(recipe: Recipe, plugins: PluginRegistry) -> None:
     """Find every plugin that a recipe names.
 
-    Raises: as `Plugins.find`; RecipeError for a teacher that no loss listens to.
+    Raises: as `PluginRegistry.find`; RecipeError for a teacher that no loss listens to.
     """
     plugins.find("student", recipe.student.model)
     for teacher in recipe.teachers:

@@ -17,8 +17,8 @@ from distillkit.plugin.backward_attribution import blamed_on_the_way_back
 from distillkit.plugin.runtime_checks import (
     check_gradients,
     check_outputs,
+    forward_signals,
     revealed_shapes,
-    speak,
     tensors_of,
 )
 from distillkit.training.step import given
@@ -94,7 +94,7 @@ def forward_flops(model: nn.Module, spec: ModelSpec, wanted: Wanted) -> int:
     """
     images = torch.empty(1, 3, *spec.image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        outputs = speak(model.eval(), images, wanted)
+        outputs = forward_signals(model.eval(), images, wanted)
     check_outputs(model, outputs, spec, wanted, images)
     return int(counter.get_total_flops())
 

@@ -24,8 +24,8 @@ from distillkit.plugin.error_attribution import GROUP, kind_of, reason
 
 PREFIX = "distillkit_"
 
-Role = Literal["dataset", "teacher", "student", "loss", "tracker", "evaluator", "exporter", "runtime"]
-REGISTRATION_HOOKS: dict[Role, str] = {
+PluginRole = Literal["dataset", "teacher", "student", "loss", "tracker", "evaluator", "exporter", "runtime"]
+REGISTRATION_HOOKS: dict[PluginRole, str] = {
     "dataset": "distillkit_datasets",
     "teacher": "distillkit_teachers",
     "student": "distillkit_students",
@@ -54,7 +54,7 @@ class Owned:
     """A registered plugin and who registered it."""
 
     spec: PluginSpec
-    role: Role
+    role: PluginRole
     owner: Owner
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ from distillkit.plugin.discovery import (
     Broken,
     Discovered,
     Owned,
-    Role,
+    PluginRole,
     SwitchedOff,
     discover,
     why,
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from distillkit.contracts.run import RunInfo, RunModels
 
 
-def installed_plugins() -> Plugins:
+def installed_plugins() -> PluginRegistry:
     """Discover every installed plugin. Each call looks anew; there is no global."""
-    return Plugins(discover())
+    return PluginRegistry(discover())
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -50,7 +50,7 @@ def split_name(name: str) -> tuple[str, str | None]:
     return head, argument if colon else None
 
 
-class Plugins:
+class PluginRegistry:
     """What is installed, by role and name, and the life-cycle hooks of all that follow a run."""
 
     def __init__(self, discovered: Discovered) -> None:
@@ -66,12 +66,12 @@ class Plugins:
         """The entry points that were not imported, since the user said so."""
         return self._discovered.switched_off
 
-    def listing(self, role: Role) -> tuple[Owned, ...]:
+    def listing(self, role: PluginRole) -> tuple[Owned, ...]:
         """Every plugin of a role, by name."""
         found = (owned for owned in self._discovered.owned if owned.role == role)
         return tuple(sorted(found, key=lambda owned: (owned.spec.name, owned.owner.distribution)))
 
-    def find(self, role: Role, name: str) -> Owned:
+    def find(self, role: PluginRole, name: str) -> Owned:
         """The plugin that `name` ("timm:resnet18") means.
 
         Raises: UnknownPluginError with the nearest name; DuplicatePluginError naming both owners; PluginError where
@@ -91,7 +91,7 @@ class Plugins:
             raise PluginError(f"{role} '{head}' takes nothing after a colon; write '{head}' instead of '{name}'")
         return matches[0]
 
-    def factory(self, role: Role, name: str) -> Any:
+    def factory(self, role: PluginRole, name: str) -> Any:
         """Import the factory of a plugin.
 
         Raises: as `find`; MissingExtraError where an optional dependency is absent; BrokenPluginError otherwise.
@@ -108,7 +108,7 @@ class Plugins:
                 raise missing_extra(missing, f"{role} '{name}'") from error
             raise _broken(owned, error) from error
 
-    def made(self, role: Role, name: str, *arguments: object, by: str | None = None) -> Any:
+    def made(self, role: PluginRole, name: str, *arguments: object, by: str | None = None) -> Any:
         """What the factory of a plugin makes of `arguments`, or its class method `by` does; signed with its author.
 
         Raises: as `factory`; BrokenPluginError for whatever the plugin raises that is no error of distillkit.
@@ -117,7 +117,7 @@ class Plugins:
         with blamed(str(owned), by or "its constructor"):
             return sign(getattr(factory, by)(*arguments) if by else factory(*arguments), str(owned))
 
-    def options(self, role: Role, name: str, given: Mapping[str, Any]) -> BaseModel:
+    def options(self, role: PluginRole, name: str, given: Mapping[str, Any]) -> BaseModel:
         """Check the options that a recipe gives to a plugin against the plugin's own `Options`.
 
         Raises: RecipeError that lists every wrong key and value.
@@ -140,7 +140,7 @@ class Plugins:
                 raise RecipeError(explain(error, options, prefix=f"{role} '{name}'")) from None
 
     def follow(self, *observers: object) -> None:
-        """Register objects with life-cycle hooks for this `Plugins` alone: trackers, a progress display."""
+        """Register objects with life-cycle hooks for this `PluginRegistry` alone: trackers, a progress display."""
         for observer in observers:
             try:
                 self._discovered.manager.add(observer, name=author_of(observer))
@@ -148,7 +148,7 @@ class Plugins:
                 raise BrokenPluginError(f"{author_of(observer)} cannot follow a run: {why(error)}") from error
 
     def unfollow(self, *observers: object) -> None:
-        """Let go of what `follow` registered, so that the next run with this `Plugins` starts with its own."""
+        """Let go of what `follow` registered, so that the next run with this `PluginRegistry` starts with its own."""
         for observer in observers:
             self._discovered.manager.unregister(observer)
 
@@ -189,7 +189,7 @@ class Plugins:
         with blamed(implementation.plugin_name, hook):
             implementation.function(**{name: arguments[name] for name in implementation.argnames})
 
-    def _unknown(self, role: Role, name: str) -> str:
+    def _unknown(self, role: PluginRole, name: str) -> str:
         sentence = unknown_name(role, name, [owned.spec.shown_name for owned in self.listing(role)])
         absent = [*self.broken, *self.switched_off]
         if absent:

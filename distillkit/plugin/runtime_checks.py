@@ -20,7 +20,7 @@ from distillkit.errors import BrokenPluginError
 from distillkit.plugin.error_attribution import author_of, blamed, kind_of, refuse
 
 
-def speak(model: nn.Module, images: Tensor, wanted: Wanted) -> Outputs:
+def forward_signals(model: nn.Module, images: Tensor, wanted: Wanted) -> Outputs:
     """Call a model of a plugin: images [B, C, H, W] in, the wanted signals out."""
     with blamed(model, "forward"):
         outputs = model(images, wanted)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
 
 
-Pair = Annotated[tuple[float, float], Field(strict=False)]
+FloatPair = Annotated[tuple[float, float], Field(strict=False)]
 
 
 class Table(BaseModel):
@@ -63,14 +62,14 @@ class Data(Table):
     unlabeled: str | None = Field(None, description="a folder of pictures without labels that the teacher comments on")
     root: str | None = Field(None, description="where `timm:` data sets lie")
     download: bool = Field(False, description="let `timm:` data sets download")
-    labels: Positive | None = Field(
+    labels: PositiveInt | None = Field(
         None, description="keep this many labels, balanced over the classes; the other images stay as unlabelled"
     )
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="the labelled share of every batch; natural where not given"
     )
     seed: int = Field(0, description="decides order, crops, mixing, held-out images and kept labels")
-    views: Positive | None = Field(
+    views: PositiveInt | None = Field(
         None, description="repeat the augmentations after this many epochs; never where not given"
     )
     broken: Share = Field(
@@ -98,15 +97,15 @@ class Augment(Table):
     crop: Literal["resized", "padded", "none"] = Field(
         "resized", description="random resized crop; pad and crop (small images); or only resize"
     )
-    scale: Pair = Field((0.08, 1.0), description="area of the resized crop")
-    ratio: Pair = Field((3 / 4, 4 / 3), description="aspect ratio of the resized crop")
-    padding: Positive = Field(4, description="pixels on each side, for crop = padded")
+    scale: FloatPair = Field((0.08, 1.0), description="area of the resized crop")
+    ratio: FloatPair = Field((3 / 4, 4 / 3), description="aspect ratio of the resized crop")
+    padding: PositiveInt = Field(4, description="pixels on each side, for crop = padded")
     flip: Share = Field(0.5, description="probability of a horizontal flip")
     auto: str = Field("", description="timm's auto-augment string, such as rand-m9-mstd0.5-inc1")
     color_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="ignored by timm where `auto` is set")
     erasing: Share = Field(0.0, description="probability of random erasing, per-pixel noise")
     interpolation: Interpolation = Field("bicubic", description="for training and evaluation")
-    repeats: Positive = Field(1, description="repeated augmentation: views of one image in the same epoch")
+    repeats: PositiveInt = Field(1, description="repeated augmentation: views of one image in the same epoch")
     eval_crop: Annotated[float, Field(gt=0, le=1)] = Field(
         0.875, description="share of the resized image that the centre crop keeps"
     )
@@ -149,7 +148,7 @@ class TeacherEntry(Entry):
     class_map: Literal["auto", "index"] = Field(
         "auto", description="match classes by name where names are known, or always by position"
     )
-    size: Literal["auto", "student", "native"] | Positive = Field(
+    size: Literal["auto", "student", "native"] | PositiveInt = Field(
         "auto", description="pixels the teacher sees: the student's, its own, or a number"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -195,12 +194,14 @@ class LossEntry(Entry):
 class Training(Table):
     """How long, how much at once, and with which arithmetic."""
 
-    epochs: Positive | None = Field(
+    epochs: PositiveInt | None = Field(
         None, description="passes over the data; 20 where neither epochs nor steps is given"
     )
-    steps: Positive | None = Field(None, description="optimiser steps, instead of epochs")
-    batch_size: Positive = Field(128, description="samples of one optimiser step, over all devices and micro-batches")
-    micro_batch_size: Positive | None = Field(
+    steps: PositiveInt | None = Field(None, description="optimiser steps, instead of epochs")
+    batch_size: PositiveInt = Field(
+        128, description="samples of one optimiser step, over all devices and micro-batches"
+    )
+    micro_batch_size: PositiveInt | None = Field(
         None, description="samples that go through at once on one device; gradients are accumulated"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -212,21 +213,21 @@ class Training(Table):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of a moving average of the student, evaluated beside it"
     )
-    threads: Positive | None = Field(None, description="CPU threads; torch's choice where not given")
-    log_every: Positive = Field(
+    threads: PositiveInt | None = Field(None, description="CPU threads; torch's choice where not given")
+    log_every: PositiveInt = Field(
         50,
         description="optimiser steps between two log lines, beside the first step's; the loop waits for the device "
         "only there, and takes one more backward for each of several terms of the loss, to measure their gradients",
     )
-    evaluate_every: Positive = Field(1, description="epochs between two evaluations")
-    checkpoint_every: Positive | None = Field(
+    evaluate_every: PositiveInt = Field(1, description="epochs between two evaluations")
+    checkpoint_every: PositiveInt | None = Field(
         None, description="optimiser steps between two checkpoints, beside the one at each epoch's end"
     )
     patience: Annotated[float, Field(gt=0)] = Field(
         30.0, description="minutes that one process of several waits for another before the run ends"
     )
-    keep: Positive = Field(2, description="latest checkpoints that are kept, beside the best")
-    max_skipped: Positive = Field(
+    keep: PositiveInt = Field(2, description="latest checkpoints that are kept, beside the best")
+    max_skipped: PositiveInt = Field(
         20, description="steps in a row that may be skipped because loss or gradient is not finite; then the run stops"
     )
 
@@ -244,13 +245,13 @@ class Optimizer(Table):
         "adamw", description="a name of timm.optim; all but adam, adamw and sgd wait for the device once a step"
     )
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="learning rate at `lr_base_batch`")
-    lr_base_batch: Positive | None = Field(
+    lr_base_batch: PositiveInt | None = Field(
         None, description="scale lr by batch_size divided by this; no scaling where not given"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.05, description="not applied to biases, norms, tokens and position embeddings"
     )
-    betas: Pair | None = Field(None, description="of the Adam family; the optimiser's own where not given")
+    betas: FloatPair | None = Field(None, description="of the Adam family; the optimiser's own where not given")
     eps: Annotated[float, Field(gt=0)] | None = Field(None, description="the optimiser's own where not given")
     momentum: Share | None = Field(None, description="of SGD; 0.9 where not given")
 
@@ -273,7 +274,7 @@ class Evaluation(Table):
     fusion: Literal["logits", "softmax"] = Field(
         "logits", description="mean of logits, as the authors' code, or sum of softmaxes, as the paper"
     )
-    batch_size: Positive = Field(256, description="images at once")
+    batch_size: PositiveInt = Field(256, description="images at once")
 
 
 class Recipe(Table):

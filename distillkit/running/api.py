@@ -12,22 +12,22 @@ from distillkit.errors import RunDirectoryError, UserError
 from distillkit.planning.make_plan import make_plan
 from distillkit.planning.plan import Plan
 from distillkit.planning.render import plan_as_dict
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 from distillkit.running.checkpoint import checkpoints
 from distillkit.running.directory import RunDirectory, check_same_start
-from distillkit.running.session import Session, build_session
-from distillkit.running.training_run import Course, RunResult
+from distillkit.running.session import TrainingSession, build_session
+from distillkit.running.training_run import RunResult, TrainingRun
 
 __all__ = ["RunResult", "plan", "resume", "run"]
 
 
-def plan(recipe: Recipe, plugins: Plugins) -> Plan:
+def plan(recipe: Recipe, plugins: PluginRegistry) -> Plan:
     """Match everything that a recipe names; loads no weight and trains nothing."""
     return make_plan(recipe, plugins)
 
 
-def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[object] = ()) -> RunResult:
+def run(recipe: Recipe, out: Path, plugins: PluginRegistry, *, observers: Sequence[object] = ()) -> RunResult:
     """Train a student. Nothing is written before models, weights and data are known to work.
 
     `observers` are objects with life-cycle hooks that follow this run, beside the recipe's trackers.
@@ -45,7 +45,7 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
             directory.create(recipe, facts, session.device)
         processes.wait()
         try:
-            return Course(session, directory, plugins, observers, facts).go()
+            return TrainingRun(session, directory, plugins, observers, facts).go()
         except RunDirectoryError:
             raise  # another process trains there: what is there is its own
         except UserError:
@@ -55,7 +55,7 @@ def run(recipe: Recipe, out: Path, plugins: Plugins, *, observers: Sequence[obje
             raise
 
 
-def described(session: Session) -> dict[str, Any]:
+def described(session: TrainingSession) -> dict[str, Any]:
     """The plan as plain data, with what building the models settled: device, precision, and further notes."""
     facts = plan_as_dict(session.plan)
     arithmetic = str(session.precision).removeprefix("torch.")
@@ -63,7 +63,7 @@ def described(session: Session) -> dict[str, Any]:
     return facts | settled | {"notes": [*facts["notes"], *session.notes]}
 
 
-def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) -> RunResult:
+def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] = ()) -> RunResult:
     """Continue a run from its newest checkpoint, or from the start where it has none; exact on one kind of device.
 
     With a checkpoint, what the student started from is no longer needed; what became of it then is in the plan.
@@ -82,4 +82,4 @@ def resume(path: Path, plugins: Plugins, *, observers: Sequence[object] = ()) ->
             facts["notes"] = directory.read_plan()["notes"]
         elif processes.is_first:
             directory.describe(facts, session.device)
-        return Course(session, directory, plugins, observers, facts).go()
+        return TrainingRun(session, directory, plugins, observers, facts).go()

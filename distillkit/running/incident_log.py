@@ -12,21 +12,23 @@ from distillkit.data.batches import Window
 from distillkit.data.splits import DataSets
 from distillkit.errors import DataError, TrainingError
 from distillkit.messages.text import counted
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.directory import RunDirectory
 from distillkit.running.saved_step import save_step
-from distillkit.running.session import Session
+from distillkit.running.session import TrainingSession
 from distillkit.storage.atomic import write_json
 from distillkit.training.skipped_steps import Skipped
 
 
-class Chronicle:
+class IncidentLog:
     """The ledger is `run.incidents`; the first process writes it to the run directory and speaks.
 
     Of several processes each calls every method, at the same points.
     """
 
-    def __init__(self, session: Session, directory: RunDirectory, plugins: Plugins, run: RunInfo) -> None:
+    def __init__(
+        self, session: TrainingSession, directory: RunDirectory, plugins: PluginRegistry, run: RunInfo
+    ) -> None:
         self._session = session
         self._directory = directory
         self._plugins = plugins

@@ -14,11 +14,11 @@ from torch import Tensor
 from distillkit.data.batches import MicroBatch
 from distillkit.errors import RunDirectoryError
 from distillkit.planning.make_plan import make_plan
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.directory import RunDirectory
-from distillkit.running.saved_step import Part, SavedStep, read_saved_step, saved_steps, step_at
-from distillkit.running.session import Session, build_session
-from distillkit.training.find_nonfinite import BadOutput, Diagnosis
+from distillkit.running.saved_step import SavedMicroBatch, SavedStep, read_saved_step, saved_steps, step_at
+from distillkit.running.session import TrainingSession, build_session
+from distillkit.training.find_nonfinite import BadOutput, NonFiniteFinder
 from distillkit.training.gradient_norms import gradient_norm
 from distillkit.training.step import averages_in
 
@@ -79,7 +79,12 @@ class Replay:
 
 
 def replay(
-    run: Path, plugins: Plugins, *, step: int | None = None, precision: str | None = None, device: str | None = None
+    run: Path,
+    plugins: PluginRegistry,
+    *,
+    step: int | None = None,
+    precision: str | None = None,
+    device: str | None = None,
 ) -> Replay:
     """Take the last saved step of a run again, or that of `step`, in its precision or another.
 
@@ -114,7 +119,7 @@ def _found(directory: RunDirectory, step: int | None) -> Path:
 class _Taking:
     """One saved step, taken in a session of its own."""
 
-    def __init__(self, session: Session, saved: SavedStep) -> None:
+    def __init__(self, session: TrainingSession, saved: SavedStep) -> None:
         self.session = session
         self.saved = saved
         self.values: dict[str, float] = {}
@@ -127,7 +132,7 @@ class _Taking:
         if scaler.is_enabled() and not state["scaler"]:
             state = {**state, "scaler": scaler.state_dict()}  # of a run that had none
         before = replace(saved.before, state=state)
-        diagnosis = Diagnosis()
+        diagnosis = NonFiniteFinder()
         modules = {
             "student": task.student,
             **{f"loss '{name}'": loss for name, loss in zip(task.loss_names, task.losses, strict=True)},
@@ -168,7 +173,7 @@ class _Taking:
             if loss.requires_grad:
                 self.session.optimisation.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
 
-    def _look_at(self, terms: Mapping[str, Tensor], part: Part) -> None:
+    def _look_at(self, terms: Mapping[str, Tensor], part: SavedMicroBatch) -> None:
         """Keep the samples whose own value is not finite."""
         for name, values in terms.items():
             if values.dim() == 0:

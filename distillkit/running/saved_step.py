@@ -43,13 +43,13 @@ from distillkit.storage.atomic import sha256, whole_directory, write_tensors, wr
 from distillkit.storage.untrusted import read_json
 
 if TYPE_CHECKING:
-    from distillkit.running.session import Session
+    from distillkit.running.session import TrainingSession
     from distillkit.training.skipped_steps import Skipped
 
 INCIDENT = "incident.json"
 
 
-class Part(BaseModel):
+class SavedMicroBatch(BaseModel):
     """A micro-batch: its images by key and by place in the training set, and what each term adds to its average.
 
     What is not finite is text in JSON, which has no word for it.
@@ -62,13 +62,13 @@ class Part(BaseModel):
     terms: dict[str, float]
 
     @model_validator(mode="after")
-    def _one_place_per_image(self) -> Part:
+    def _one_place_per_image(self) -> SavedMicroBatch:
         if len(self.keys) != len(self.indices):
             raise ValueError("as many indices as keys")
         return self
 
 
-class Facts(BaseModel):
+class SavedStepFile(BaseModel):
     """incident.json. `micro_batches` are by rank; `files` have their SHA-256."""
 
     format: Literal[1] = 1
@@ -82,10 +82,10 @@ class Facts(BaseModel):
     precision: Literal["float32", "bfloat16", "float16"]
     environment: dict[str, Any]
     files: dict[str, str]
-    micro_batches: tuple[Annotated[tuple[Part, ...], Field(min_length=1)], ...] = Field(min_length=1)
+    micro_batches: tuple[Annotated[tuple[SavedMicroBatch, ...], Field(min_length=1)], ...] = Field(min_length=1)
 
 
-_PARTS = TypeAdapter(tuple[Part, ...])
+_PARTS = TypeAdapter(tuple[SavedMicroBatch, ...])
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class SavedStep:
     """What was read back: incident.json, the state before the step, and by rank what each process saw."""
 
     directory: Path
-    facts: Facts
+    facts: SavedStepFile
     before: Checkpoint
     windows: tuple[Window, ...]
 
 
-def save_step(directory: Path, session: Session, window: Window, skipped: Skipped) -> str:
+def save_step(directory: Path, session: TrainingSession, window: Window, skipped: Skipped) -> str:
     """Save the step at hand below `directory`. Every process calls it; each writes its batch, the first one the rest.
 
     Returns: why it could not be saved, or nothing; the run ends in any case, for another reason.
@@ -140,7 +140,7 @@ def read_saved_step(path: Path) -> SavedStep:
     Raises: CheckpointError where one is missing, torn or altered, or the format is another.
     """
     try:
-        facts = Facts.model_validate(read_json(path / INCIDENT))
+        facts = SavedStepFile.model_validate(read_json(path / INCIDENT))
         for name, digest in facts.files.items():
             if sha256(path / name) != digest:
                 raise CheckpointError(f"{path} is damaged: {name} is not as it was written")
@@ -160,7 +160,11 @@ def read_saved_step(path: Path) -> SavedStep:
 
 
 def _assembled(
-    final: Path, session: Session, window: Window, skipped: Skipped, described: tuple[tuple[Part, ...], ...]
+    final: Path,
+    session: TrainingSession,
+    window: Window,
+    skipped: Skipped,
+    described: tuple[tuple[SavedMicroBatch, ...], ...],
 ) -> str:
     """Put everything together; returns why it could not be, or nothing."""
     try:
@@ -171,7 +175,7 @@ def _assembled(
                 final.with_name(f".{final.name}.{name}").replace(temporary / name)
                 files[name] = sha256(temporary / name)
             write_checkpoint(temporary, _before(session, window), keep=1)
-            facts = Facts(
+            facts = SavedStepFile(
                 step=skipped.step,
                 epoch=window.epoch + 1,
                 reason=skipped.reason,
@@ -192,7 +196,7 @@ def _assembled(
     return ""
 
 
-def _before(session: Session, window: Window) -> Checkpoint:
+def _before(session: TrainingSession, window: Window) -> Checkpoint:
     """The state before the step: a skipped step leaves all of it as it was but the scale of fp16, which it lowered."""
     checkpoint = session.checkpoint(window.step, {})
     scaler = session.optimisation.scaler
@@ -202,11 +206,11 @@ def _before(session: Session, window: Window) -> Checkpoint:
     return replace(checkpoint, state={**checkpoint.state, "scaler": scaler.state_dict() | {"scale": scale}})
 
 
-def _described(session: Session, window: Window, skipped: Skipped) -> tuple[Part, ...]:
+def _described(session: TrainingSession, window: Window, skipped: Skipped) -> tuple[SavedMicroBatch, ...]:
     """The micro-batches of this process."""
     places = _places(session, {key for batch in window.micro_batches for key in batch.keys})
     return tuple(
-        Part(
+        SavedMicroBatch(
             keys=batch.keys,
             indices=tuple(places.get(key) for key in batch.keys),
             terms={name: float(value) for name, value in part.items()},
@@ -215,7 +219,7 @@ def _described(session: Session, window: Window, skipped: Skipped) -> tuple[Part
     )
 
 
-def _places(session: Session, keys: set[str]) -> dict[str, int]:
+def _places(session: TrainingSession, keys: set[str]) -> dict[str, int]:
     """The places of images in the training set, by key; none in a stream."""
     source = session.plan.datasets.train
     if not isinstance(source, Selection):
@@ -235,7 +239,7 @@ def _tensors(window: Window) -> Iterator[tuple[str, Tensor]]:
             yield f"{number}.labels", batch.labels.cpu().contiguous()
 
 
-def _window(facts: Facts, parts: tuple[Part, ...], tensors: Mapping[str, Tensor]) -> Window:
+def _window(facts: SavedStepFile, parts: tuple[SavedMicroBatch, ...], tensors: Mapping[str, Tensor]) -> Window:
     """What one process saw."""
     micro_batches = tuple(
         MicroBatch(

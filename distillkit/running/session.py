@@ -26,7 +26,7 @@ from distillkit.models.sharding import parameter_bytes
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.checkpoint import (
     Checkpoint,
     join_optimizer_state,
@@ -38,11 +38,11 @@ from distillkit.training.gradient_norms import keep_compiled_graphs
 from distillkit.training.optimisation import Optimisation, build_optimisation, check_optimizer_name
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
-from distillkit.training.teacher_targets import Lectern, Lessons, Pupil
+from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTargets
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainingSession:
     """Everything that a run needs in memory.
 
     `broken` collects the images that this process could not read, until the run enters them into its ledger.
@@ -156,7 +156,7 @@ def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, 
                 raise TypeError(f"{key} of the optimiser is {theirs[key]!r}")
 
 
-def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) -> Session:
+def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = ALONE) -> TrainingSession:
     """Build the models with their weights, the losses, the data and the optimiser.
 
     Of several processes each builds the same models, and reads its own share of the data.
@@ -199,8 +199,9 @@ def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) ->
             seat.model.compile()
     stepper = Stepper(
         task,
-        Lessons(
-            teachers, {loss.name: Pupil(cast("Loss", losses[loss.name]), loss.teacher) for loss in plan.losses.values()}
+        TeacherTargets(
+            teachers,
+            {loss.name: LossSlot(cast("Loss", losses[loss.name]), loss.teacher) for loss in plan.losses.values()},
         ),
         optimisation,
         Objective({loss.name: loss.weight for loss in plan.losses.values()}, plan.label_weight),
@@ -216,10 +217,12 @@ def build_session(plan: Plan, plugins: Plugins, processes: Processes = ALONE) ->
         world=processes.world,
         broken=broken if recipe.data.broken else None,
     )
-    return Session(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
+    return TrainingSession(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
 
 
-def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.device, processes: Processes) -> Lectern:
+def _seat(
+    teacher: TeacherPlan, plan: Plan, plugins: PluginRegistry, device: torch.device, processes: Processes
+) -> TeacherSlot:
     """Build a teacher with its weights, frozen, seeing the student's pixels.
 
     Raises: RecipeError where it is to be shared out and the steps are not.
@@ -235,4 +238,4 @@ def _seat(teacher: TeacherPlan, plan: Plan, plugins: Plugins, device: torch.devi
     if teacher.entry.sharded and not processes.is_alone:
         check_equal_turns(plan.samples_per_step, plan.recipe.training.micro_batch_size, processes.world)
         frozen.share_out(processes, device)
-    return Lectern(frozen.to(device), teacher.spec, teacher.wanted)
+    return TeacherSlot(frozen.to(device), teacher.spec, teacher.wanted)

@@ -18,7 +18,7 @@ from distillkit.contracts.run import RunInfo
 from distillkit.errors import CheckpointError, RunInterrupted
 from distillkit.messages.text import counted
 from distillkit.models.saved_student import save_student
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.checkpoint import (
     Checkpoint,
     checkpoint_at,
@@ -29,14 +29,14 @@ from distillkit.running.checkpoint import (
     write_checkpoint,
 )
 from distillkit.running.directory import RunDirectory
-from distillkit.running.incident_log import Chronicle
-from distillkit.running.session import Session
+from distillkit.running.incident_log import IncidentLog
+from distillkit.running.session import TrainingSession
 from distillkit.running.stop_signals import Interruption
 from distillkit.running.system_faults import outage
 from distillkit.storage.atomic import recover_directory, whole_directory, write_json
-from distillkit.training.interval_averages import Meter
+from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.loop import Callbacks, Record, Rhythm, train
-from distillkit.training.skipped_steps import Watch
+from distillkit.training.skipped_steps import SkippedSteps
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunResult:
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """What must survive an interruption beside the weights.
 
     `interval` has, for every process, what the log interval at hand has summed up so far.
@@ -70,7 +70,7 @@ class Progress:
         return {**vars(self), "incidents": self.incidents.as_dict()}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Progress:
+    def from_dict(cls, data: Mapping[str, Any]) -> RunProgress:
         """The inverse of `as_dict`."""
         return cls(
             best=dict(data["best"]),
@@ -81,14 +81,14 @@ class Progress:
         )
 
 
-class Course:
+class TrainingRun:
     """One run, from where it stands to its end; `facts` are its plan as plain data."""
 
     def __init__(
         self,
-        session: Session,
+        session: TrainingSession,
         directory: RunDirectory,
-        plugins: Plugins,
+        plugins: PluginRegistry,
         observers: Sequence[object],
         facts: Mapping[str, Any],
     ) -> None:
@@ -98,7 +98,7 @@ class Course:
         self.observers = observers
         self.facts = facts
         self.processes = session.processes
-        self.meter = Meter(session.processes)
+        self.meter = IntervalAverages(session.processes)
         self.interruption = Interruption()
 
     def go(self) -> RunResult:
@@ -130,7 +130,7 @@ class Course:
             start_step=start,
             incidents=self.progress.incidents,
         )
-        self.chronicle = Chronicle(self.session, self.directory, self.plugins, self.info)
+        self.chronicle = IncidentLog(self.session, self.directory, self.plugins, self.info)
         if self.processes.is_first:
             self._followed()
         else:
@@ -140,7 +140,7 @@ class Course:
             self.directory.path, self.progress.figures, made.steps, skipped=len(self.progress.incidents.skipped)
         )
 
-    def _restored(self) -> tuple[int, Progress, list[str]]:
+    def _restored(self) -> tuple[int, RunProgress, list[str]]:
         """The step to start from, that of the newest whole checkpoint or 0; and what is to be said of damaged ones."""
         checkpoint: Checkpoint | None = None
         damaged: tuple[CheckpointError, ...] = ()
@@ -154,11 +154,11 @@ class Course:
             )
         chosen = self.processes.from_first(str(checkpoint.step) if checkpoint else "")
         if not chosen:
-            return 0, Progress(), []
+            return 0, RunProgress(), []
         checkpoint = checkpoint or read_checkpoint(checkpoint_at(self.directory.checkpoints, int(chosen)))
         self.session.restore(checkpoint)
         with putting_back(checkpoint.step):
-            progress = Progress.from_dict(checkpoint.state["progress"])
+            progress = RunProgress.from_dict(checkpoint.state["progress"])
             if len(progress.interval) == self.processes.world:
                 self.meter.restore(progress.interval[self.processes.rank])
         notes = [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
@@ -203,7 +203,7 @@ class Course:
             save=self._save,
             asked_to_stop=self._asked_to_stop,
         )
-        self.watch = Watch(
+        self.watch = SkippedSteps(
             training.max_skipped,
             told=self.chronicle.skipped,
             give_up=self.chronicle.give_up,

@@ -24,7 +24,7 @@ from distillkit.contracts.exporter import (
     Scorer,
 )
 from distillkit.models.timm_model import TimmModel
-from distillkit.testing.findings import Check, Findings
+from distillkit.testing.findings import ContractCheck, Findings
 from distillkit.testing.registration import (
     listing_is_clear,
     options_are_data,
@@ -156,7 +156,7 @@ def answers(case: ExporterCase) -> Iterator[str]:
         yield f"batches of one differ from the same images in a batch of {len(case.images)} by {difference:.1g}"
 
 
-CHECKS: tuple[Check[ExporterCase], ...] = (precision_is_read_back, answers)
+CHECKS: tuple[ContractCheck[ExporterCase], ...] = (precision_is_read_back, answers)
 
 
 def small_student() -> ExportSource:

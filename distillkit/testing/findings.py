@@ -9,7 +9,7 @@ from distillkit.errors import BrokenPluginError
 from distillkit.messages.text import said_by
 
 Case = TypeVar("Case")
-Check = Callable[[Case], Iterator[str]]
+ContractCheck = Callable[[Case], Iterator[str]]
 """Looks at one case and yields a sentence for each thing that is wrong. What it raises is a finding as well."""
 
 
@@ -34,7 +34,7 @@ class Findings:
 
     def run(
         self,
-        checks: Iterable[Check[Case]],
+        checks: Iterable[ContractCheck[Case]],
         case: Case,
         place: str = "",
         *,

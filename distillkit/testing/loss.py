@@ -11,7 +11,7 @@ from distillkit.contracts.loss import Loss
 from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import UserError
 from distillkit.testing import loss_declarations, loss_terms
-from distillkit.testing.findings import Check, Findings, one_line
+from distillkit.testing.findings import ContractCheck, Findings, one_line
 from distillkit.testing.loss_case import LossCase
 from distillkit.testing.loss_reads import undeclared
 from distillkit.testing.network import no_network
@@ -22,9 +22,9 @@ from distillkit.testing.registration import (
     warn_of_slow_listing,
 )
 from distillkit.testing.subject import find_subject
-from distillkit.testing.synthetic import PAIRS, Pair
+from distillkit.testing.synthetic import PAIRS, ModelPair
 
-CHECKS: tuple[Check[LossCase], ...] = (
+CHECKS: tuple[ContractCheck[LossCase], ...] = (
     loss_declarations.reads,
     loss_declarations.listed_signals,
     loss_declarations.build,
@@ -54,7 +54,7 @@ def check_loss(
     loss: str | type[Loss],
     options: Mapping[str, Any] | None = None,
     *,
-    pairs: Sequence[Pair] = PAIRS,
+    pairs: Sequence[ModelPair] = PAIRS,
     device: str = "cpu",
     backend: str | None = "aot_eager",
 ) -> None:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from distillkit.contracts.loss import BatchInfo, Loss
 from distillkit.contracts.model import Outputs
-from distillkit.testing.subject import Subject
-from distillkit.testing.synthetic import SAMPLES, Pair, map_batch, map_outputs, synthetic_batch, synthetic_outputs
+from distillkit.testing.subject import PluginUnderTest
+from distillkit.testing.synthetic import SAMPLES, ModelPair, map_batch, map_outputs, synthetic_batch, synthetic_outputs
 
 EVERY_ROW = tuple(range(SAMPLES))
-Target: TypeAlias = Mapping[str, Tensor]
-Compute: TypeAlias = Callable[[Outputs, Target, BatchInfo], dict[str, Tensor]]
+LossTarget: TypeAlias = Mapping[str, Tensor]
+Compute: TypeAlias = Callable[[Outputs, LossTarget, BatchInfo], dict[str, Tensor]]
 
 
 class StatefulModule(Protocol):
@@ -31,7 +31,7 @@ class StatefulModule(Protocol):
 class LossModule(Loss, StatefulModule, Protocol):
     """A loss, seen as the nn.Module that it is."""
 
-    def __call__(self, student: Outputs, target: Target, batch: BatchInfo) -> dict[str, Tensor]: ...
+    def __call__(self, student: Outputs, target: LossTarget, batch: BatchInfo) -> dict[str, Tensor]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> object: ...
     def to(self, device: str) -> LossModule: ...
@@ -45,9 +45,9 @@ class LossCase:
     `backend` is torch.compile's, None to leave compilation out.
     """
 
-    subject: Subject
+    subject: PluginUnderTest
     options: BaseModel
-    pair: Pair
+    pair: ModelPair
     device: str
     backend: str | None
 
@@ -87,7 +87,7 @@ class LossCase:
         batch = synthetic_batch(self.pair.student.classes, kind)
         return map_batch(batch, lambda tensor: tensor[list(rows)].to(self.device, dtype))
 
-    def target(self, rows: tuple[int, ...] = EVERY_ROW) -> Target:
+    def target(self, rows: tuple[int, ...] = EVERY_ROW) -> LossTarget:
         """The target as the core makes it."""
         torch.manual_seed(0)
         with torch.no_grad():

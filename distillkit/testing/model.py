@@ -12,7 +12,7 @@ from distillkit.contracts.model import ModelFactory, ModelRequest
 from distillkit.errors import UserError
 from distillkit.plugin.registry import split_name
 from distillkit.testing import model_description, model_outputs
-from distillkit.testing.findings import Check, Findings
+from distillkit.testing.findings import ContractCheck, Findings
 from distillkit.testing.model_case import ModelCase
 from distillkit.testing.network import no_network
 from distillkit.testing.registration import (
@@ -21,12 +21,12 @@ from distillkit.testing.registration import (
     options_survive_a_file,
     warn_of_slow_listing,
 )
-from distillkit.testing.subject import Subject, find_subject
+from distillkit.testing.subject import PluginUnderTest, find_subject
 
-FOUNDATION: tuple[Check[ModelCase], ...] = (model_description.description, model_description.build)
+FOUNDATION: tuple[ContractCheck[ModelCase], ...] = (model_description.description, model_description.build)
 """Where one of these finds something, the rest would only say it again."""
 
-CHECKS: tuple[Check[ModelCase], ...] = (
+CHECKS: tuple[ContractCheck[ModelCase], ...] = (
     model_description.network,
     model_description.initialisation,
     model_description.meta_device,
@@ -94,7 +94,7 @@ def _request(plugin: str | type[ModelFactory], weights: str | None, classes: int
     return ModelRequest(name, split_name(name)[1], None, weights=weights, classes=classes)
 
 
-def _check(subject: Subject, given: Mapping[str, Any] | None, case: ModelCase) -> None:
+def _check(subject: PluginUnderTest, given: Mapping[str, Any] | None, case: ModelCase) -> None:
     """Run all checks and raise what they found."""
     __tracebackhide__ = True
     findings = Findings(subject.title)

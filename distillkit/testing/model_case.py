@@ -20,7 +20,7 @@ from distillkit.contracts.model import (
     Wanted,
 )
 from distillkit.plugin.runtime_checks import revealed_shapes
-from distillkit.testing.subject import Subject
+from distillkit.testing.subject import PluginUnderTest
 
 SAMPLES = 3
 Speak: TypeAlias = Callable[[Tensor, Wanted], Outputs]
@@ -44,7 +44,7 @@ class ModelCase:
     `backend` is torch.compile's, None to leave compilation out.
     """
 
-    subject: Subject
+    subject: PluginUnderTest
     role: Literal["teacher", "student"]
     request: ModelRequest
     device: str

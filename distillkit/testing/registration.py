@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from distillkit.testing.subject import Subject
+from distillkit.testing.subject import PluginUnderTest
 
 HEAVY = ("torch", "timm")
 
@@ -23,7 +23,7 @@ class SlowListingWarning(UserWarning):
     """A registering module imports torch or timm: whatever looks up a plugin's name becomes slow, not wrong."""
 
 
-def listing_is_clear(subject: Subject) -> Iterator[str]:
+def listing_is_clear(subject: PluginUnderTest) -> Iterator[str]:
     """What `distillkit plugins` shows is short and typeable."""
     if subject.owned is None:
         return
@@ -34,7 +34,7 @@ def listing_is_clear(subject: Subject) -> Iterator[str]:
         yield f"the summary in its PluginSpec is {spec.summary!r}; one line is what listings show"
 
 
-def options_are_data(subject: Subject) -> Iterator[str]:
+def options_are_data(subject: PluginUnderTest) -> Iterator[str]:
     """`Options` is a frozen pydantic model that refuses keys which it does not know."""
     options = getattr(subject.factory, "Options", None)
     if not (isinstance(options, type) and issubclass(options, BaseModel)):
@@ -58,7 +58,7 @@ def options_survive_a_file(options: BaseModel) -> Iterator[str]:
         yield f"Options written to a recipe as {written} read back as other options"
 
 
-def warn_of_slow_listing(subject: Subject, *, stacklevel: int) -> None:
+def warn_of_slow_listing(subject: PluginUnderTest, *, stacklevel: int) -> None:
     """Warn where the module that registers the plugin imports torch or timm.
 
     `stacklevel` is counted from the caller, as in `warnings.warn`.

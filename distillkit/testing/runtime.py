@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.contracts.runtime import Availability, Runtime, Servable, Session
+from distillkit.contracts.runtime import Availability, InferenceSession, Runtime, Servable
 from distillkit.errors import DistillkitError, UnavailableError
-from distillkit.testing.findings import Check, Findings, one_line
+from distillkit.testing.findings import ContractCheck, Findings, one_line
 from distillkit.testing.registration import listing_is_clear, warn_of_slow_listing
 from distillkit.testing.subject import find_subject
 
@@ -35,7 +35,7 @@ class RuntimeCase:
     images: NDArray[Any]
 
     @cached_property
-    def session(self) -> Session:
+    def session(self) -> InferenceSession:
         """The servable, loaded with the default setting."""
         return self.runtime.open(self.servable, self.runtime.settings()[0])
 
@@ -170,7 +170,7 @@ def refusals(case: RuntimeCase) -> Iterator[str]:
                 yield f"open() of {what} raises nothing"
 
 
-CHECKS: tuple[Check[RuntimeCase], ...] = (batches_agree, images_stay, bound_batches, facts, refusals)
+CHECKS: tuple[ContractCheck[RuntimeCase], ...] = (batches_agree, images_stay, bound_batches, facts, refusals)
 
 
 def _is_data(value: Any) -> bool:

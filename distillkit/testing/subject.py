@@ -10,17 +10,17 @@ from pydantic import BaseModel, ValidationError
 
 from distillkit.errors import RecipeError
 from distillkit.messages.validation import explain
-from distillkit.plugin.discovery import Owned, Role
+from distillkit.plugin.discovery import Owned, PluginRole
 from distillkit.plugin.registry import installed_plugins
 
 
 @dataclass(frozen=True)
-class Subject:
+class PluginUnderTest:
     """A factory, and how sentences call it. `owned` is None for a class that no distribution registers."""
 
     name: str
     title: str
-    role: Role
+    role: PluginRole
     factory: Any
     owned: Owned | None
 
@@ -36,13 +36,13 @@ class Subject:
             raise RecipeError(explain(error, model, prefix=self.title)) from None
 
 
-def find_subject(role: Role, plugin: str | type) -> Subject:
+def find_subject(role: PluginRole, plugin: str | type) -> PluginUnderTest:
     """Look up a registered name, or take a class as it is.
 
     Raises: as `Plugins.find` and `Plugins.factory`.
     """
     if isinstance(plugin, type):
-        return Subject(plugin.__name__, f"{role} {plugin.__module__}.{plugin.__qualname__}", role, plugin, None)
+        return PluginUnderTest(plugin.__name__, f"{role} {plugin.__module__}.{plugin.__qualname__}", role, plugin, None)
     plugins = installed_plugins()
     owned = plugins.find(role, plugin)
-    return Subject(plugin, f"{role} '{plugin}' of {owned.owner}", role, plugins.factory(role, plugin), owned)
+    return PluginUnderTest(plugin, f"{role} '{plugin}' of {owned.owner}", role, plugins.factory(role, plugin), owned)

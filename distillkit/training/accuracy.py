@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.model import ModelSpec, Outputs, Signal, Wanted
 from distillkit.models.heads import Answer, fuse
-from distillkit.plugin.runtime_checks import speak
+from distillkit.plugin.runtime_checks import forward_signals
 
 Scored: TypeAlias = tuple[Mapping[str, Tensor], Tensor]
 """The scores [B, K] of every answer to a batch, of the chosen one as "answer", and the labels [B]."""
@@ -47,7 +47,7 @@ def scored(
     wanted: Wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
     for images, labels in batches:
         with torch.autocast(images.device.type, dtype=precision, enabled=precision is not torch.float32):
-            outputs = speak(model, images, wanted)
+            outputs = forward_signals(model, images, wanted)
         yield answers(outputs, answer), labels
 
 

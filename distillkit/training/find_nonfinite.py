@@ -23,7 +23,7 @@ class BadOutput:
     input_range: tuple[float, float] | None
 
 
-class Diagnosis:
+class NonFiniteFinder:
     """Watches modules and parameters while it is entered; every output is waited for.
 
     `output` is the first that was not finite, in the order of the forward, inner modules before those around them.

@@ -15,7 +15,7 @@ from distillkit.compute.distributed import ALONE, Processes
 Item = TypeVar("Item")
 
 
-class Meter:
+class IntervalAverages:
     """Sums terms on the device, counts images, and times the wait for data.
 
     `state` is what a checkpoint keeps of the interval under way, so that a resumed run reads the same averages. The

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distillkit.training.interval_averages import Meter
-from distillkit.training.skipped_steps import Watch
+from distillkit.training.interval_averages import IntervalAverages
+from distillkit.training.skipped_steps import SkippedSteps
 from distillkit.training.step import Stepper
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ class Callbacks:
 def train(  # noqa: PLR0913, PLR0917 - what a run is made of
     windows: Iterable[Window],
     stepper: Stepper,
-    watch: Watch,
+    watch: SkippedSteps,
     rhythm: Rhythm,
     callbacks: Callbacks,
     ema: ModelEmaV3 | None = None,
-    meter: Meter | None = None,
+    meter: IntervalAverages | None = None,
 ) -> int:
     """Take every window in turn, and return after how many steps of the run there were no more, or it was stopped.
 
@@ -68,7 +68,7 @@ def train(  # noqa: PLR0913, PLR0917 - what a run is made of
     has no record, and goes on until the next one.
     """
     done = rhythm.steps
-    meter = meter or Meter(stepper.processes)
+    meter = meter or IntervalAverages(stepper.processes)
     for window in meter.timed(windows):
         done = window.step + 1
         due = rhythm.logs(done)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distillkit.compute.distributed import ALONE, Processes
-from distillkit.training.step import Outcome
+from distillkit.training.step import StepResult
 
 if TYPE_CHECKING:
     from distillkit.data.batches import Window
@@ -29,7 +29,7 @@ class Skipped:
     step: int
     terms: tuple[str, ...]
     in_a_row: int
-    outcome: Outcome
+    outcome: StepResult
 
     @property
     def is_search(self) -> bool:
@@ -53,7 +53,7 @@ class Skipped:
         return f"the loss is not finite ({', '.join(self.terms)})"
 
 
-class Watch:
+class SkippedSteps:
     """Reads of every step whether it was skipped, once the next one was handed to the device.
 
     So the host is at most one step ahead, and a device that has work to do is not waited for. While steps are being
@@ -80,9 +80,9 @@ class Watch:
         self._give_up = give_up
         self._scaler = scaler
         self._processes = processes
-        self._unread: tuple[int, Outcome, _Flag] | None = None
+        self._unread: tuple[int, StepResult, _Flag] | None = None
 
-    def follow(self, window: Window, outcome: Outcome) -> None:
+    def follow(self, window: Window, outcome: StepResult) -> None:
         """Hear of the step at hand."""
         self.settle(window)  # the step before; that one cannot be too many, or it would have been read at once
         self._unread = window.step + 1, outcome, _Flag(outcome.skipped)
@@ -106,7 +106,7 @@ class Watch:
         if self.in_a_row >= self.limit:
             self._give_up(window, skipped)
 
-    def _terms(self, outcome: Outcome) -> tuple[str, ...]:
+    def _terms(self, outcome: StepResult) -> tuple[str, ...]:
         """The terms that were not finite in some process, or their sum where all of them were."""
         bad = [name for name, value in outcome.averages.items() if not math.isfinite(value)]
         said = self._processes.gather("\n".join(bad))

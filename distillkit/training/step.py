@@ -19,7 +19,7 @@ from distillkit.training.model_seed import seed_model_noise
 from distillkit.training.nonfinite import Buffers, anchored, move_where_finite
 from distillkit.training.optimisation import Optimisation
 from distillkit.training.task import DistillationTask, Objective, Targets, Teach, batch_averages
-from distillkit.training.teacher_targets import Lessons
+from distillkit.training.teacher_targets import TeacherTargets
 
 if TYPE_CHECKING:
     from distillkit.data.batches import MicroBatch, Window
@@ -36,7 +36,7 @@ class StepSettings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What a step came to, on the device.
 
     `averages` is what this process adds to the average of every term and of `loss` over the effective batch: of one
@@ -60,7 +60,7 @@ class Stepper:
     def __init__(
         self,
         task: DistillationTask,
-        lessons: Lessons,
+        lessons: TeacherTargets,
         optimisation: Optimisation,
         objective: Objective,
         settings: StepSettings,
@@ -78,7 +78,7 @@ class Stepper:
         self._buffers = Buffers(task)
         self._anchor = min(self.parameters, key=lambda parameter: parameter.numel())
 
-    def step(self, window: Window, *, measure: bool = False) -> Outcome:
+    def step(self, window: Window, *, measure: bool = False) -> StepResult:
         """Move the weights by one window, unless loss or gradient is not finite.
 
         `measure` asks for `norms`, and leaves the weights as they would be without. Nothing waits for the device, but
@@ -111,7 +111,7 @@ class Stepper:
         skipped = move_where_finite(self.optimisation, norm)
         self._buffers.put_back(skipped)
         optimizer.zero_grad(set_to_none=True)
-        return Outcome(_added_up(parts), tuple(parts), skipped)
+        return StepResult(_added_up(parts), tuple(parts), skipped)
 
     def terms(self, window: Window, number: int, micro_batch: MicroBatch, *, rank: int) -> dict[str, Tensor]:
         """What every term says of a micro-batch, [b] or [] each, with the noise of the process `rank`."""

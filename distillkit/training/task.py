@@ -18,8 +18,8 @@ from distillkit.plugin.error_attribution import blamed
 from distillkit.plugin.runtime_checks import (
     check_outputs,
     check_terms,
+    forward_signals,
     named,
-    speak,
     tensors_of,
     unchanged,
 )
@@ -66,7 +66,7 @@ class DistillationTask(nn.Module):
         is_new = len(images) not in self._checked
         given = {"the images": images} if is_new else {}
         with unchanged(self.student, "forward", given), self._autocast(images.device.type):
-            outputs = speak(self.student, images, self.wanted)
+            outputs = forward_signals(self.student, images, self.wanted)
         if is_new:
             check_outputs(self.student, outputs, self.spec, self.wanted, images)
         targets = teach(outputs)

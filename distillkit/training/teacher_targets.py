@@ -15,9 +15,9 @@ from distillkit.plugin.error_attribution import blamed
 from distillkit.plugin.runtime_checks import (
     check_outputs,
     check_target,
+    forward_signals,
     named,
     named_weights,
-    speak,
     tensors_of,
     unchanged,
 )
@@ -25,7 +25,7 @@ from distillkit.training.task import Targets
 
 
 @dataclass(frozen=True)
-class Pupil:
+class LossSlot:
     """A loss and the teacher that it listens to; a loss that reads no teacher has None."""
 
     loss: Loss
@@ -33,7 +33,7 @@ class Pupil:
 
 
 @dataclass(frozen=True)
-class Lectern:
+class TeacherSlot:
     """A built teacher, how it describes itself, and what the losses together want of it."""
 
     model: nn.Module
@@ -41,13 +41,13 @@ class Lectern:
     wanted: Wanted
 
 
-class Lessons:
+class TeacherTargets:
     """Runs every teacher once per batch and lets every loss boil it down to its target.
 
     What they return is held against what they promised at the first batch of every size, their types at every batch.
     """
 
-    def __init__(self, teachers: Mapping[str, Lectern], pupils: Mapping[str, Pupil]) -> None:
+    def __init__(self, teachers: Mapping[str, TeacherSlot], pupils: Mapping[str, LossSlot]) -> None:
         self.teachers = dict(teachers)
         self.pupils = dict(pupils)
         self._checked: set[int] = set()
@@ -61,15 +61,17 @@ class Lessons:
         self._checked.add(len(images))
         return targets
 
-    def _lecture(self, seat: Lectern, images: Tensor, *, check: bool) -> Outputs:
+    def _lecture(self, seat: TeacherSlot, images: Tensor, *, check: bool) -> Outputs:
         if not check:
-            return speak(seat.model, images, seat.wanted)
+            return forward_signals(seat.model, images, seat.wanted)
         with unchanged(seat.model, "forward", {"the images": images} | named_weights(seat.model)):
-            outputs = speak(seat.model, images, seat.wanted)
+            outputs = forward_signals(seat.model, images, seat.wanted)
         check_outputs(seat.model, outputs, seat.spec, seat.wanted, images)
         return outputs
 
-    def _heard(self, pupil: Pupil, said: Mapping[str, Outputs], images: Tensor, *, check: bool) -> Mapping[str, Tensor]:
+    def _heard(
+        self, pupil: LossSlot, said: Mapping[str, Outputs], images: Tensor, *, check: bool
+    ) -> Mapping[str, Tensor]:
         """The target of one loss."""
         loss, outputs = pupil.loss, Outputs()
         if pupil.teacher is not None:

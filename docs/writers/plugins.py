@@ -7,10 +7,10 @@ from itertools import groupby
 
 from writers.recipe import cell, key_table, one_line
 
-from distillkit.plugin.discovery import Owned, Role
-from distillkit.plugin.registry import Plugins, installed_plugins
+from distillkit.plugin.discovery import Owned, PluginRole
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
 
-TITLES: dict[Role, str] = {
+TITLES: dict[PluginRole, str] = {
     "dataset": "Data sets",
     "teacher": "Teachers",
     "student": "Students",
@@ -30,7 +30,7 @@ def page() -> str:
     return "\n\n".join(_section(found, role, title) for role, title in TITLES.items())
 
 
-def _section(found: Plugins, role: Role, title: str) -> str:
+def _section(found: PluginRegistry, role: PluginRole, title: str) -> str:
     owned = [plugin for plugin in found.listing(role) if plugin.owner.distribution == "distillkit"]
     of_models = any(plugin.spec.signals for plugin in owned)
     table = _table(owned, _models_row) if of_models else _table(owned, _row)
@@ -58,7 +58,7 @@ def _factory(plugin: Owned) -> str:
     return plugin.spec.factory
 
 
-def _options(found: Plugins, plugins: list[Owned]) -> str | None:
+def _options(found: PluginRegistry, plugins: list[Owned]) -> str | None:
     """The options that the plugins of one factory share, where there are any."""
     factory = found.factory(plugins[0].role, plugins[0].spec.shown_name)
     options = getattr(factory, "Options", None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts.exporter import Precision
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
     from distillkit_export.bundle.manifest import ArtifactCard
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
@@ -117,7 +117,7 @@ def load(
     *,
     runtime: str | None = None,
     precision: Precision | None = None,
-    plugins: Plugins | None = None,
+    plugins: PluginRegistry | None = None,
 ) -> Predictor:
     """Open and check a bundle and load one of its files.
 
@@ -143,7 +143,7 @@ def load(
     return _tuned(bundle, plugins, precision) or _first_that_works(bundle, plugins, precision)
 
 
-def _tuned(bundle: OpenBundle, plugins: Plugins, precision: Precision) -> Predictor | None:
+def _tuned(bundle: OpenBundle, plugins: PluginRegistry, precision: Precision) -> Predictor | None:
     """What a profile of this bundle on this machine recommends, as long as it still works."""
     from distillkit_export.profiling.tuning import best_setting
 
@@ -170,7 +170,7 @@ PREFERRED = "onnxruntime-cpu"
 """It is what gated the file, and it works everywhere."""
 
 
-def _first_that_works(bundle: OpenBundle, plugins: Plugins, precision: Precision) -> Predictor:
+def _first_that_works(bundle: OpenBundle, plugins: PluginRegistry, precision: Precision) -> Predictor:
     names = [owned.spec.name for owned in plugins.listing("runtime")]
     formats = {card.format for card in bundle.manifest.artifacts if card.precision == precision}
     reasons = []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BeforeValidator, Field
-
-Positive = Annotated[int, Field(gt=0)]
+from pydantic import BeforeValidator
 
 
 def height_and_width(value: Any) -> tuple[int, int]:
@@ -21,5 +19,5 @@ def height_and_width(value: Any) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-ImageSize: TypeAlias = Annotated[tuple[int, int], BeforeValidator(height_and_width)]
+ImageSizeOption: TypeAlias = Annotated[tuple[int, int], BeforeValidator(height_and_width)]
 """Pixels: one number for a square, or [height, width]."""

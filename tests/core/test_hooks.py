@@ -10,7 +10,7 @@ import pytest
 
 from distillkit.contracts.run import RunInfo, RunModels
 from distillkit.errors import BrokenPluginError
-from distillkit.plugin.discovery import Role
+from distillkit.plugin.discovery import PluginRole
 from distillkit.plugin.registry import installed_plugins
 
 RUN = RunInfo(Path("run"), {}, {}, steps=4, steps_per_epoch=2)
@@ -107,7 +107,7 @@ def test_a_follower_that_fails_is_named() -> None:
     assert str(caught.value).endswith("Grump' failed in distillkit_run_started: ValueError: no pen")
 
 
-def names(role: Role) -> set[str]:
+def names(role: PluginRole) -> set[str]:
     """What is registered for a role."""
     return {owned.spec.name for owned in installed_plugins().listing(role)}
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from distillkit.data.evaluation import EvaluationData
-from distillkit.data.selection import Part, Selection
+from distillkit.data.selection import SelectedPart, Selection
 from distillkit.errors import DataError
 from distillkit.recipe.schema import Augment
 from tests.data.breaking import break_some
@@ -49,7 +49,7 @@ def test_one_batch_starts_no_process(measured):
 
 def test_an_image_without_a_label(measured, opened, recipe, spec):
     source = opened(recipe()).test
-    hidden = Selection("digits", None, [Part(source, np.arange(3), np.array([1, -1, 2]))])
+    hidden = Selection("digits", None, [SelectedPart(source, np.arange(3), np.array([1, -1, 2]))])
     with pytest.raises(DataError) as caught:
         list(EvaluationData(hidden, spec, Augment(), batch_size=2, workers=0, device=CPU))
     assert str(caught.value) == f"image '{source.key(1)}' of 'digits' has no label to be measured against"

@@ -141,9 +141,9 @@ class Pictures:
 
 
 def test_a_name_goes_without_its_folder_where_it_is_clear(tmp_path: Path) -> None:
-    from distillkit.data.selection import Part
+    from distillkit.data.selection import SelectedPart
 
-    pets = Selection("pets", ("cat", "dog"), [Part.whole(Pictures())])
+    pets = Selection("pets", ("cat", "dog"), [SelectedPart.whole(Pictures())])
     path = tmp_path / "few.txt"
     path.write_text("3.png\ncat/1.png\n", encoding="utf-8")
     assert list(listed_subset(pets, path).all_keys()) == ["cat/1.png", "dog/3.png"]

@@ -16,7 +16,7 @@ from distillkit.contracts.model import ModelSpec
 from distillkit.data.splits import open_datasets
 from distillkit.evaluation import Features, Subject, View
 from distillkit.evaluation.evaluate import evaluate
-from distillkit.evaluation.open_model import open_judged
+from distillkit.evaluation.open_model import open_model
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
@@ -144,7 +144,7 @@ def test_the_fast_probe_chooses_a_rate_on_images_that_it_does_not_measure(folder
 
 def test_dinos_probe_takes_the_steps_of_an_independent_implementation(folder: str) -> None:
     """The rate falls epoch by epoch; 1,167 images in batches of 300 are 3 steps an epoch."""
-    judged = open_judged(folder, PLUGINS, None)
+    judged = open_model(folder, PLUGINS, None)
     datasets = open_datasets(judged.recipe.data, PLUGINS)
     subject = Subject(
         folder, judged.model.eval(), judged.spec, judged.answer, judged.recipe, datasets, "test", datasets.test, CPU

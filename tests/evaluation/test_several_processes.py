@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distillkit.compute.distributed import Processes
-from distillkit.evaluation.gather import in_order
+from distillkit.evaluation.gather import gather_rows
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
 
@@ -67,7 +67,7 @@ def test_batches_that_were_dealt_out_come_back_in_order(sizes: list[int], world:
     rows = tuple(torch.cat(list(part)) if part else torch.empty(0, dtype=torch.int64) for part in mine)
     dealt = tuple(tuple(sizes[rank::world]) for rank in range(world))
     for rank in range(world):
-        whole = in_order(rows[rank], dealt[rank], Played(rank, world, rows=rows, sizes=dealt))
+        whole = gather_rows(rows[rank], dealt[rank], Played(rank, world, rows=rows, sizes=dealt))
         assert whole.tolist() == (everything.tolist() if sizes else [])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from distillkit.contracts.exporter import ExportRequest, Provenance
 from distillkit.models.timm_model import TimmModel
-from distillkit.plugin.registry import Plugins, installed_plugins
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_export.pipeline.export import ExportResult, export_onnx
 
 CLASS_NAMES = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu")
@@ -32,7 +32,7 @@ def small_student(architecture, *, seed=0, **options):
 
 
 @pytest.fixture(scope="session")
-def plugins() -> Plugins:
+def plugins() -> PluginRegistry:
     return installed_plugins()
 
 

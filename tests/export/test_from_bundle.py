@@ -10,14 +10,14 @@ from pydantic import BaseModel
 
 from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_model
 from distillkit_export.pipeline.extend_bundle import export_from_bundle
-from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.pipeline.stage import Format
 
 
@@ -54,7 +54,7 @@ class Robot:
         return OnnxSession(file)
 
 
-class WithRobot(Plugins):
+class WithRobot(PluginRegistry):
     def made(self, role, name, *arguments, by=None):
         return Robot(*arguments) if name == "robot" else super().made(role, name, *arguments, by=by)
 
@@ -70,7 +70,7 @@ def robots(plugins):
 @pytest.fixture(scope="module")
 def without_robot(plain, robots, tmp_path_factory):
     pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs")
-    asked = Asked(formats=("robot",), precisions=("fp16",), settings={"robot": {"joints": 6}})
+    asked = ExportOptions(formats=("robot",), precisions=("fp16",), settings={"robot": {"joints": 6}})
     forms = [asked.onnx(robots), *asked.others(robots)]
     folder = tmp_path_factory.mktemp("robots") / "bundle"
     return export_model(forms, plain, folder, ExportRequest(), ExportImages(pictures, pictures), asked)
@@ -107,7 +107,7 @@ def test_onnx_is_kept_and_what_is_missing_has_its_command(without_robot):
 
 
 def test_target_makes_what_is_pending_and_gates_it(bundle, robots, robot_is_here):
-    result = export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    result = export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
     result.require()
     manifest = open_bundle(bundle).manifest
     assert [card.file for card in manifest.artifacts] == ["model.onnx", "model.fp16.onnx", "robot/model.fp16.bin"]
@@ -119,7 +119,7 @@ def test_target_makes_what_is_pending_and_gates_it(bundle, robots, robot_is_here
 
 def test_target_without_the_robot_says_so_again_and_loses_nothing(bundle, robots):
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    result = export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    result = export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
     with pytest.raises(UnavailableError):
         result.require()
     del before["bundle.json"]
@@ -129,7 +129,7 @@ def test_target_without_the_robot_says_so_again_and_loses_nothing(bundle, robots
 
 def test_file_that_fails_its_gate_is_not_added(bundle, robots, robot_is_here, exported, monkeypatch):
     monkeypatch.setattr(Robot, "wrong", exported["plain"].directory / "samples.npz")
-    result = export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    result = export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
     with pytest.raises(GateError) as error:
         result.require()
     assert str(error.value).startswith("robot/model.fp16.bin was refused: ONNX Runtime cannot load model.fp16.bin: ")
@@ -139,7 +139,7 @@ def test_file_that_fails_its_gate_is_not_added(bundle, robots, robot_is_here, ex
 
 def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robots, robot_is_here):
     (bundle / "notes.txt").write_text("mine")
-    export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+    export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
     assert (bundle / "notes.txt").read_text() == "mine"
     assert "notes.txt" not in open_bundle(bundle).manifest.files
 
@@ -149,7 +149,7 @@ def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robot
     [
         (
             UserError,
-            Asked(),
+            ExportOptions(),
             (
                 "bundle '{0}' has its ONNX already, which is written from the student; name a format with --format, or "
                 "finish what is pending: distillkit export {0} --format robot --set robot.joints=6 --fp16"
@@ -157,12 +157,12 @@ def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robot
         ),
         (
             UserError,
-            Asked(formats=("robot",), precisions=("int8",)),
+            ExportOptions(formats=("robot",), precisions=("int8",)),
             "exporter 'robot' writes fp32, fp16, not int8; leave out --int8",
         ),
         (
             UserError,
-            Asked(settings={"robot": {"joints": 3}}),
+            ExportOptions(settings={"robot": {"joints": 3}}),
             "--set robot.KEY is of a format that was not asked for; add --format robot",
         ),
     ],
@@ -178,11 +178,11 @@ def test_precision_without_its_onnx_and_a_file_that_is_there_are_sentences(bundl
     manifest["artifacts"].pop()
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError) as missing:
-        export_from_bundle(bundle, Asked(formats=("robot",)), plugins=robots)
+        export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
     assert str(missing.value) == (
         f"bundle '{bundle}' has no ONNX in fp16, from which robot is made; export the run again with --fp16"
     )
-    single = Asked(formats=("robot",), precisions=("fp32",))
+    single = ExportOptions(formats=("robot",), precisions=("fp32",))
     export_from_bundle(bundle, single, plugins=robots)
     with pytest.raises(RunDirectoryError) as there:
         export_from_bundle(bundle, single, plugins=robots)

@@ -27,7 +27,7 @@ from distillkit_export.onnx.node_names import name_nodes
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.onnx.value_ranges import scan
 from distillkit_export.pipeline.export import export_model, export_onnx
-from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.pipeline.stage import Format
 
 from .conftest import small_student
@@ -253,7 +253,7 @@ def exported_by(kind, student, folder, *precisions):
     options = kind.Options()
     pictures = Pictures(images_of(student), "some photographs")
     images = ExportImages(pictures, pictures)
-    asked = Asked(precisions=precisions)
+    asked = ExportOptions(precisions=precisions)
     return export_model([Format("onnx", kind(options), options)], student, folder, ExportRequest(), images, asked)
 
 

@@ -19,7 +19,7 @@ from distillkit_export.images.gate_images import ExportImages, Pictures, photogr
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx_scan.precision import precision_of
 from distillkit_export.pipeline.export import export_model, export_onnx
-from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.pipeline.stage import Format
 
 FILES = {
@@ -238,7 +238,7 @@ def test_student_without_a_class_head_is_not_spoken_of_by_class(plain, tmp_path)
     headless = TimmModel(plain.network, replace(plain.spec, signals=frozenset({Signal.EMBEDDING})), {})
     pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs", labels=np.zeros(54, np.int64))
     options = OnnxExporter.Options()
-    asked = Asked(precisions=("fp16", "int8"))
+    asked = ExportOptions(precisions=("fp16", "int8"))
     images = ExportImages(pictures, pictures)
     form = Format("onnx", OnnxExporter(options), options)
     result = export_model([form], headless, tmp_path / "bundle", ExportRequest(), images, asked)

@@ -13,7 +13,7 @@ from distillkit.errors import DataError
 from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.images.run_images import ReadPixels, named_images
 from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.options import ExportOptions
 
 SPEC = ModelSpec(
     name="student",
@@ -90,7 +90,7 @@ def test_folder_that_was_given_is_named_without_its_path(split, plugins, named):
 
 
 def test_no_file_of_a_bundle_names_a_folder_of_this_machine(split, plugins, tmp_path):
-    asked = Asked(precisions=("fp16", "int8"), images=ImageWish(str(split / "test")))
+    asked = ExportOptions(precisions=("fp16", "int8"), images=ImageWish(str(split / "test")))
     out = tmp_path / "out"
     export("timm:test_vit", out, asked, plugins=plugins, weights="none", image_size=(32, 32))
     files = [file for file in out.rglob("*") if file.is_file()]

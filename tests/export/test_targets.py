@@ -20,7 +20,7 @@ from distillkit.running.api import run
 from distillkit_export.images.gate_images import ImageWish
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.pipeline.target import default_folder, load_target
 
 SETTINGS = {
@@ -227,7 +227,7 @@ def test_folder_of_checkpoints_without_its_run_is_none_to_export_from(run_folder
 
 def test_weights_that_cannot_be_had_are_a_matter_of_weights(plugins, monkeypatch):
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.Place, "cached", lambda place: None)
+    monkeypatch.setattr(hub.WeightsLocation, "cached", lambda place: None)
     host = urlparse(hub.constants.ENDPOINT).hostname
     assert refusal(WeightsError, "timm:resnet18", plugins) == (
         f"the published weights of 'resnet18' are not in the local cache and {host} cannot be reached; "
@@ -273,7 +273,7 @@ def test_two_heads_of_a_model_by_name_stay_two(plugins):
 
 def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, plugins):
     with pytest.raises(UnknownPluginError) as unknown:
-        export("nothing", tmp_path / "out", Asked(formats=("onxx",)), plugins=plugins)
+        export("nothing", tmp_path / "out", ExportOptions(formats=("onxx",)), plugins=plugins)
     assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"
     with pytest.raises(UserError) as error:
         export("nothing", tmp_path / "out", plugins=plugins, opset=9)

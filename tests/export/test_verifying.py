@@ -15,7 +15,7 @@ from PIL import Image
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.errors import BundleError, DataError, GateError, UnavailableError
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.storage.atomic import sha256
 from distillkit_export.bundle.manifest import FileCard
 from distillkit_export.images.gate_images import photographs
@@ -39,10 +39,10 @@ def bundle(exported_bundle, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def only_onnxruntime(plugins) -> Plugins:
+def only_onnxruntime(plugins) -> PluginRegistry:
     """The plugins of a machine that has ONNX Runtime's CPU kernels and nothing else."""
 
-    class Few(Plugins):
+    class Few(PluginRegistry):
         def listing(self, role):
             found = super().listing(role)
             return tuple(each for each in found if role != "runtime" or each.spec.name == "onnxruntime-cpu")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
-from distillkit.evaluation.open_model import open_judged
+from distillkit.evaluation.open_model import open_model
 from distillkit.models.saved_student import load_student, read_student
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
@@ -98,7 +98,7 @@ def test_descriptions_of_students(attempt, copied, data):
     """student.json, as `evaluate DIR`, `--teacher run:DIR`, `--student-weights DIR` and `export DIR` open it."""
     path = copied()
     mutated(data.draw, path / "student.json")
-    opened = data.draw(st.sampled_from([load_student, lambda path, plugins: open_judged(str(path), plugins, None)]))
+    opened = data.draw(st.sampled_from([load_student, lambda path, plugins: open_model(str(path), plugins, None)]))
     attempt("run directory, student.json", lambda: opened(path, installed_plugins()))
 
 

@@ -22,7 +22,7 @@ from distillkit.training.gradient_norms import keep_compiled_graphs
 from distillkit.training.optimisation import build_optimisation
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
-from distillkit.training.teacher_targets import Lessons, Pupil
+from distillkit.training.teacher_targets import LossSlot, TeacherTargets
 
 CLASSES, WIDTH, STEPS = 5, 16, 6
 WEIGHTS, LABEL_WEIGHT = {"align": 0.3, "spread": 2.0}, 0.7
@@ -112,7 +112,7 @@ def a_stepper(
     optimisation = build_optimisation(task, recipe, steps=STEPS, steps_per_epoch=STEPS)
     return Stepper(
         task,
-        Lessons({}, {name: Pupil(loss, None) for name, loss in losses.items()}),  # type: ignore[arg-type]
+        TeacherTargets({}, {name: LossSlot(loss, None) for name, loss in losses.items()}),  # type: ignore[arg-type]
         replace(optimisation, scaler=scaler) if scaler else optimisation,
         Objective({**WEIGHTS, "silent": 1.0}, LABEL_WEIGHT),
         StepSettings(STEPS, seed=3, clip=clip),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distillkit.training.find_nonfinite import BadOutput, Diagnosis
+from distillkit.training.find_nonfinite import BadOutput, NonFiniteFinder
 
 
 class Root(nn.Module):
@@ -30,8 +30,8 @@ class Chain(nn.Module):
         return self.last(rooted / 0 if self.between else rooted)
 
 
-def diagnosed(network: Chain, values: list[float]) -> Diagnosis:
-    diagnosis = Diagnosis()
+def diagnosed(network: Chain, values: list[float]) -> NonFiniteFinder:
+    diagnosis = NonFiniteFinder()
     with diagnosis.watching({"student": network}, dict(network.named_parameters())):
         network(torch.tensor([values])).sum().backward()
     return diagnosis

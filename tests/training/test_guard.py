@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.running.session import Session, build_session
-from distillkit.training.interval_averages import Meter
+from distillkit.running.session import TrainingSession, build_session
+from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.nonfinite import anchored
-from distillkit.training.skipped_steps import Watch
+from distillkit.training.skipped_steps import SkippedSteps
 
 STEPS = 8
 FAULTS = {1: "nan", 3: "root", 4: "inf", 6: "overflow"}
@@ -27,7 +27,7 @@ VIT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 12, "depth": 1,
 CNN = {"model": "small-cnn", "width": 4, "image_size": 8}
 
 
-def session_of(faults: Mapping[int, str], **tables: Mapping[str, Any]) -> Session:
+def session_of(faults: Mapping[int, str], **tables: Mapping[str, Any]) -> TrainingSession:
     """A real one, of digits; its loss goes wrong at these steps."""
     faulty = {"loss": "faulty", "kinds": list(faults.values()) or ["nan"], "at": list(faults), "steps": STEPS}
     data: dict[str, Any] = {
@@ -43,7 +43,7 @@ def session_of(faults: Mapping[int, str], **tables: Mapping[str, Any]) -> Sessio
     return build_session(make_plan(Recipe.model_validate(data), plugins), plugins)
 
 
-def trained(session: Session, *, left_out: Collection[int] = ()) -> tuple[dict[str, Tensor], list[int]]:
+def trained(session: TrainingSession, *, left_out: Collection[int] = ()) -> tuple[dict[str, Tensor], list[int]]:
     """Everything that a checkpoint keeps after all steps, and those that were skipped.
 
     Of steps left out only the moving average hears, and the scaler, where there is one.
@@ -110,8 +110,8 @@ def test_the_host_reads_nothing_of_a_step_whose_optimiser_is_fused(case: str) ->
     The step before is known, the one at hand is not: the second is told of the first alone.
     """
     session = session_of({}, **CASES[case])
-    meter = Meter()
-    watch = Watch(20, told=pytest.fail, give_up=pytest.fail)  # type: ignore[arg-type]
+    meter = IntervalAverages()
+    watch = SkippedSteps(20, told=pytest.fail, give_up=pytest.fail)  # type: ignore[arg-type]
     first, *windows = itertools.islice(session.data.windows(0, STEPS), 3)
     session.stepper.step(first)
     with Reads() as found:
@@ -133,7 +133,7 @@ def test_on_a_gpu_a_step_waits_for_nothing_and_leaves_no_trace(case: str) -> Non
     tables = {**CASES[case], "training": {**CASES[case].get("training", {}), "device": "cuda"}}
     session = session_of(FAULTS, **tables)
     told: list[int] = []
-    watch = Watch(20, told=lambda skipped: told.append(skipped.step), give_up=pytest.fail)  # type: ignore[arg-type]
+    watch = SkippedSteps(20, told=lambda skipped: told.append(skipped.step), give_up=pytest.fail)  # type: ignore[arg-type]
     for window in session.data.windows(0, STEPS):
         kept = [parameter.detach().clone() for parameter in session.task.parameters()]
         torch.cuda.set_sync_debug_mode("error" if window.step else "default")

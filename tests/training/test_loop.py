@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from distillkit.compute.distributed import ALONE
 from distillkit.data.batches import Window
-from distillkit.training.interval_averages import Meter
+from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.loop import Callbacks, Rhythm, train
 from distillkit.training.model_seed import seed_model_noise
-from distillkit.training.skipped_steps import Skipped, Watch
-from distillkit.training.step import Outcome
+from distillkit.training.skipped_steps import Skipped, SkippedSteps
+from distillkit.training.step import StepResult
 
 
 class Counter:
@@ -37,13 +37,13 @@ class Counter:
         self.bad = bad
         self.measured: list[int] = []
 
-    def step(self, window: Window, *, measure: bool) -> Outcome:
+    def step(self, window: Window, *, measure: bool) -> StepResult:
         if measure:
             self.measured.append(window.step + 1)
         is_bad = window.step + 1 in self.bad
         loss = torch.tensor(math.nan if is_bad else float(window.step))
         averages = {"hard/hard": loss, "soft/soft": torch.tensor(1.0), "loss": loss}
-        return Outcome(averages, (averages,), torch.tensor(is_bad))
+        return StepResult(averages, (averages,), torch.tensor(is_bad))
 
 
 def windows(start: int, steps: int, per_epoch: int) -> Iterator[Window]:
@@ -69,7 +69,7 @@ def heard(rhythm: Rhythm, start: int = 0, bad: Collection[int] = (), limit: int 
         save=lambda step: events.append(("save", float(step))),
     )
     stepper: Any = Counter(bad)
-    watch = Watch(limit, told=lambda skipped: events.append(("skipped", float(skipped.step))), give_up=give_up)
+    watch = SkippedSteps(limit, told=lambda skipped: events.append(("skipped", float(skipped.step))), give_up=give_up)
     train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, watch, rhythm, callbacks)
     return events
 
@@ -101,7 +101,7 @@ def test_norms_are_measured_at_the_logged_steps_alone_and_a_resumed_run_has_no_s
     for start, due in ((0, [1, 5, 10, 11]), (1, [5, 10, 11]), (5, [10, 11])):
         stepper: Any = Counter()
         told.clear()
-        watch = Watch(20, told=pytest.fail, give_up=give_up)
+        watch = SkippedSteps(20, told=pytest.fail, give_up=give_up)
         train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, watch, rhythm, callbacks)
         assert told == stepper.measured == due
 
@@ -169,7 +169,7 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
         epoch_ended=lambda _record: None,
         save=lambda step: saved.update({step: watch.in_a_row}),
     )
-    watch = Watch(limit, told=told.append, give_up=give_up, in_a_row=rows[start])
+    watch = SkippedSteps(limit, told=told.append, give_up=give_up, in_a_row=rows[start])
     stepper: Any = Counter(bad)
     rhythm = Rhythm(40, 13, every, evaluate_every=1, checkpoint_every=save)
     try:
@@ -193,12 +193,12 @@ def test_the_search_of_fp16_for_its_scale_is_no_streak() -> None:
     told: list[Skipped] = []
     scale = [4.0]
     scaler: Any = SimpleNamespace(is_enabled=lambda: True, get_scale=lambda: scale[0])
-    watch = Watch(4, told=told.append, give_up=give_up, scaler=scaler)
+    watch = SkippedSteps(4, told=told.append, give_up=give_up, scaler=scaler)
     (window,) = windows(0, 1, 1)
     fine, bad = {"loss": torch.tensor(1.0)}, {"a/b": torch.tensor(1.0), "loss": torch.tensor(math.inf)}
     for averages, after in ((fine, 2.0), (fine, 1.0), (bad, 0.5), (fine, 0.25)):
         scale[0] = after
-        watch.follow(window, Outcome(averages, (averages,), torch.tensor(True)))
+        watch.follow(window, StepResult(averages, (averages,), torch.tensor(True)))
         watch.settle(window)
     assert [(skipped.in_a_row, skipped.note) for skipped in told] == [
         (0, "step 1 was skipped: the gradient overflowed, and fp16 goes on with a smaller loss scale"),
@@ -209,7 +209,7 @@ def test_the_search_of_fp16_for_its_scale_is_no_streak() -> None:
 
 
 def test_the_meter_averages_counts_and_times() -> None:
-    meter = Meter()
+    meter = IntervalAverages()
 
     def slowly() -> Iterator[int]:
         for number in range(2):

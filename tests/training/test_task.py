@@ -15,7 +15,7 @@ from distillkit.errors import BrokenPluginError
 from distillkit.plugin.error_attribution import sign
 from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages
-from distillkit.training.teacher_targets import Lectern, Lessons, Pupil
+from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTargets
 
 CLASSES, WIDTH = 4, 3
 SPEC = ModelSpec(
@@ -170,7 +170,7 @@ def test_targets_that_differ_from_what_was_announced_are_refused() -> None:
             return Outputs(logits=torch.zeros(len(images), CLASSES))
 
     loss = sign(Match(), "loss 'match' of acme 1.0")
-    lessons = Lessons({"t": Lectern(Teacher(), SPEC, {Signal.LOGITS: ()})}, {"match": Pupil(loss, "t")})
+    lessons = TeacherTargets({"t": TeacherSlot(Teacher(), SPEC, {Signal.LOGITS: ()})}, {"match": LossSlot(loss, "t")})
     with pytest.raises(BrokenPluginError) as caught:
         lessons(torch.zeros(2, 1, 1, WIDTH))
     assert str(caught.value) == (

@@ -40,13 +40,13 @@ PROFILE = "profile"
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
-class Card(BaseModel):
+class ManifestPart(BaseModel):
     """A part of `bundle.json`: no key but these, and none changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(Card):
+class RunReference(ManifestPart):
     """The run that made the student, by name and digest; none of it is a path."""
 
     run: str | None = None
@@ -54,7 +54,7 @@ class Source(Card):
     weights_sha256: str | None = None
 
 
-class StudentCard(Card):
+class StudentCard(ManifestPart):
     """The student as its recipe names it, and what it is."""
 
     model: str
@@ -64,7 +64,7 @@ class StudentCard(Card):
     licence: str | None
 
 
-class TeacherCard(Card):
+class TeacherCard(ManifestPart):
     """A teacher of the run."""
 
     name: str
@@ -72,7 +72,7 @@ class TeacherCard(Card):
     licence: str | None = None
 
 
-class InputCard(Card):
+class InputCard(ManifestPart):
     """What goes in. In `shape`, a text is a dimension that the caller chooses.
 
     Where height and width are among them, `multiples` are what they must be multiples of; `image_size` is then the
@@ -95,7 +95,7 @@ class InputCard(Card):
     crop: float
 
 
-class OutputCard(Card):
+class OutputCard(ManifestPart):
     """What comes out."""
 
     name: str
@@ -107,11 +107,11 @@ class OutputCard(Card):
     meaning: str
 
 
-class Facts(Card):
+class ModelFacts(ManifestPart):
     """What someone with one exported file needs to know; also written into the file where its format has room."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    source: Source
+    source: RunReference
     student: StudentCard
     teachers: tuple[TeacherCard, ...]
     input: InputCard
@@ -119,7 +119,7 @@ class Facts(Card):
     class_names: tuple[str, ...] | None
 
 
-class ArtifactCard(Card):
+class ArtifactCard(ManifestPart):
     """One exported file.
 
     `gate` says whether its answers were compared with torch's, or could not be, since no runtime at hand executes it.
@@ -139,7 +139,7 @@ HERE = "BUNDLE"
 """What a command calls the folder of the bundle."""
 
 
-class PendingCard(Card):
+class PendingCard(ManifestPart):
     """A file that was asked for and cannot be made on the machine that exported; `command` makes it on the target.
 
     The bundle is called BUNDLE in the command, since nobody knows where it will lie.
@@ -156,14 +156,14 @@ class PendingCard(Card):
         return self.command.replace(f" export {HERE} ", f" export {shlex.quote(str(folder))} ", 1)
 
 
-class FileCard(Card):
+class FileCard(ManifestPart):
     """What proves that a file is the one that was written."""
 
     sha256: str
     bytes: int
 
 
-class Bundle(Facts):
+class Bundle(ModelFacts):
     """The whole of `bundle.json`.
 
     `files` are those of the folder but this one, the profiles and what was rejected, by relative path.
@@ -176,11 +176,11 @@ class Bundle(Facts):
     files: dict[str, FileCard]
 
 
-def describe(spec: ModelSpec, request: ExportRequest) -> Facts:
+def describe(spec: ModelSpec, request: ExportRequest) -> ModelFacts:
     """The facts that someone with the file alone needs: what goes in, what comes out, and where it comes from."""
     from_ = request.provenance
-    return Facts(
-        source=Source(run=from_.run, recipe_sha256=from_.recipe_sha256, weights_sha256=from_.weights_sha256),
+    return ModelFacts(
+        source=RunReference(run=from_.run, recipe_sha256=from_.recipe_sha256, weights_sha256=from_.weights_sha256),
         student=StudentCard(
             model=from_.model or spec.name,
             options=dict(from_.options),
@@ -261,14 +261,14 @@ def request_of(bundle: Bundle) -> ExportRequest:
     )
 
 
-def card(facts: Facts) -> dict[str, str]:
+def card(facts: ModelFacts) -> dict[str, str]:
     """`facts` as texts, for the metadata of a file."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.model_dump(mode="json").items()}
 
 
 def write_manifest(  # noqa: PLR0913 - the parts of one file
     folder: Path,
-    facts: Facts,
+    facts: ModelFacts,
     opset: int,
     artifacts: Sequence[ArtifactCard],
     pending: Sequence[PendingCard] = (),
@@ -290,7 +290,7 @@ def write_manifest(  # noqa: PLR0913 - the parts of one file
         and file.relative_to(folder).parts[0] not in {REJECTED, PROFILE}
     )
     bundle = Bundle(
-        **{name: getattr(facts, name) for name in Facts.model_fields},
+        **{name: getattr(facts, name) for name in ModelFacts.model_fields},
         opset=opset,
         artifacts=tuple(artifacts),
         pending=tuple(pending),

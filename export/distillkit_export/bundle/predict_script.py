@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distillkit.storage.atomic import write_text
 from distillkit.version import __version__
-from distillkit_export.bundle.manifest import MANIFEST, Facts, InputCard, OutputCard
+from distillkit_export.bundle.manifest import MANIFEST, InputCard, ModelFacts, OutputCard
 
 PREDICT = "predict.py"
 
@@ -96,7 +96,7 @@ EMBEDDING = """\
     print(json.dumps({"image": file, "embedding": embedding.tolist()}))"""
 
 
-def predict_script(facts: Facts, model: str = "model.onnx") -> str | None:
+def predict_script(facts: ModelFacts, model: str = "model.onnx") -> str | None:
     """The text of a script for this model; None for one whose channels no image file has.
 
     It answers as `distillkit predict` does, for it prepares images in the same steps. As there, an image that cannot be
@@ -125,7 +125,7 @@ def predict_script(facts: Facts, model: str = "model.onnx") -> str | None:
     )
 
 
-def write_predict_script(folder: Path, facts: Facts, model: str = "model.onnx") -> Path | None:
+def write_predict_script(folder: Path, facts: ModelFacts, model: str = "model.onnx") -> Path | None:
     """Write `predict.py` beside `model`, where there is one to write."""
     script = predict_script(facts, model)
     if script is None:

@@ -15,7 +15,7 @@ from distillkit_export.profiling.machine import machine
 
 if TYPE_CHECKING:
     from distillkit.plugin.discovery import Owned
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
     from distillkit_export.profiling.schema import MachineCard
 
 TRIAL_S = 300.0
@@ -75,7 +75,7 @@ class Diagnosis:
         }
 
 
-def diagnose(plugins: Plugins, progress: Callable[[str], None] = lambda _: None) -> Diagnosis:
+def diagnose(plugins: PluginRegistry, progress: Callable[[str], None] = lambda _: None) -> Diagnosis:
     """Look at the machine and try every runtime; `progress` hears which one. Never raises for what it finds."""
     findings = []
     card: MachineCard | None = None
@@ -89,7 +89,7 @@ def diagnose(plugins: Plugins, progress: Callable[[str], None] = lambda _: None)
     return Diagnosis(platform.python_version(), platform.platform(), card, runtimes, tuple(findings))
 
 
-def _reports(plugins: Plugins, progress: Callable[[str], None]) -> Iterator[RuntimeReport]:
+def _reports(plugins: PluginRegistry, progress: Callable[[str], None]) -> Iterator[RuntimeReport]:
     for owned in plugins.listing("runtime"):
         progress(owned.spec.name)
         yield _report(owned)

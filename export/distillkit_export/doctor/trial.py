@@ -13,7 +13,7 @@ from distillkit.contracts.exporter import ExportRequest, ExportSource
 from distillkit.contracts.runtime import Availability, Runtime, Servable
 from distillkit.errors import DistillkitError, UnavailableError
 from distillkit.messages.text import one_line
-from distillkit.plugin.registry import Plugins, installed_plugins
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_export.doctor import tiny_model
 from distillkit_export.isolated_process import Say, serve
 
@@ -28,7 +28,7 @@ TORCH_MODEL, TORCH_SIDE = "timm:test_vit", 160
 """The smallest ViT of timm, with random weights, for runtimes that take a model in memory."""
 
 
-def try_runtime(name: str, plugins: Plugins) -> dict[str, Any]:
+def try_runtime(name: str, plugins: PluginRegistry) -> dict[str, Any]:
     """Whether a runtime says that it works, and what came of running a tiny model in it.
 
     Returns: its availability, and `runs` and `trial`; of a runtime that says no, `runs` is None.
@@ -47,7 +47,7 @@ def try_runtime(name: str, plugins: Plugins) -> dict[str, Any]:
         return {**asdict(said), "runs": False, "trial": f"{type(error).__name__}: {reason}"}
 
 
-def _run(runtime: Runtime, plugins: Plugins, folder: Path) -> str:
+def _run(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> str:
     """Execute the tiny model, and say what executed it.
 
     Raises: UnavailableError where the answer is wrong; whatever the runtime raises.
@@ -66,7 +66,7 @@ def _run(runtime: Runtime, plugins: Plugins, folder: Path) -> str:
     return ", ".join(str(facts[name]) for name in ("provider", "device", "precision") if name in facts)
 
 
-def _servable(runtime: Runtime, plugins: Plugins, folder: Path) -> Servable:
+def _servable(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> Servable:
     """The tiny model as the runtime takes it: in memory, an ONNX file, or what an exporter makes of that."""
     if "torch" in runtime.formats:
         return Servable("torch", TORCH_MODEL, request=ExportRequest(), weights="none")

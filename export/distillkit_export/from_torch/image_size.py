@@ -14,20 +14,19 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from distillkit.contracts.exporter import side_multiples
-from distillkit.contracts.model import Model, ModelSpec
+from distillkit.contracts.model import ImageSize, Model, ModelSpec
 from distillkit.errors import UserError
 from distillkit.models import Described, resize_position_embedding, sincos_position_embedding
 from distillkit.models.checkpoint_conversion import fit_positions
 from distillkit.models.frozen_teacher import spec_at
 
-Size = tuple[int, int]
 GROWING = (VisionTransformer, Eva)
 """The networks whose positions can be stretched inside the forward pass, where they are not rotary."""
 LARGEST_SIDE = 16_384
 """Of a dynamic height or width, in pixels; it is not written into the graph, but fixed positions end there."""
 
 
-def at_image_size(model: Model, size: Size | None) -> Model:
+def at_image_size(model: Model, size: ImageSize | None) -> Model:
     """`model` for images of `size`, (height, width); itself where that is its own size or None.
 
     A network that takes any size stays as it is. One that timm can resize is resized in a copy: learned positions are
@@ -100,7 +99,7 @@ class FixedPositions(nn.Module):
     of_row: Tensor
     of_column: Tensor
 
-    def __init__(self, width: int, prefix_tokens: int, patch: Size) -> None:
+    def __init__(self, width: int, prefix_tokens: int, patch: ImageSize) -> None:
         super().__init__()
         self.prefix_tokens = prefix_tokens
         rows, columns = LARGEST_SIDE // patch[0], LARGEST_SIDE // patch[1]
@@ -109,7 +108,7 @@ class FixedPositions(nn.Module):
         self.register_buffer("of_row", down.clone(), persistent=False)
         self.register_buffer("of_column", across.clone(), persistent=False)
 
-    def forward(self, grid: Size) -> Tensor:
+    def forward(self, grid: ImageSize) -> Tensor:
         rows, columns = grid
         across = self.of_column[:columns].unsqueeze(0).expand(rows, -1, -1)
         down = self.of_row[:rows].unsqueeze(1).expand(-1, columns, -1)
@@ -143,7 +142,7 @@ def _add_positions(network: Any, patches: Tensor) -> Any:
     return type(network)._pos_embed(seen, patches.flatten(1, 2))  # noqa: SLF001 - see above
 
 
-def _resize(network: Any, size: Size, spec: ModelSpec) -> None:
+def _resize(network: Any, size: ImageSize, spec: ModelSpec) -> None:
     """Let timm resize the network, and the positions be as a student's."""
     positions: Tensor | None = getattr(network, "pos_embed", None)
     grid = getattr(network.patch_embed, "grid_size", None)
@@ -158,7 +157,7 @@ def _resize(network: Any, size: Size, spec: ModelSpec) -> None:
     network.pos_embed = nn.Parameter(stretched.to(positions), requires_grad=positions.requires_grad)
 
 
-def _is_sincos(positions: Tensor | None, grid: Size, prefix_tokens: int) -> bool:
+def _is_sincos(positions: Tensor | None, grid: ImageSize, prefix_tokens: int) -> bool:
     """Whether positions are the fixed ones, which nobody trains."""
     if positions is None or positions.requires_grad or positions.shape[-1] % 4:
         return False
@@ -167,7 +166,7 @@ def _is_sincos(positions: Tensor | None, grid: Size, prefix_tokens: int) -> bool
     return fixed.shape == positions.shape and torch.equal(fixed, positions)
 
 
-def _check_patches(spec: ModelSpec, size: Size) -> None:
+def _check_patches(spec: ModelSpec, size: ImageSize) -> None:
     """Refuse a size that a ViT would cut at its edges without a word."""
     if spec.kind != "vit" or not spec.grids:
         return
@@ -179,5 +178,5 @@ def _check_patches(spec: ModelSpec, size: Size) -> None:
         )
 
 
-def _shown(size: Size) -> str:
+def _shown(size: ImageSize) -> str:
     return f"{size[0]}x{size[1]}"

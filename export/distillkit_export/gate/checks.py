@@ -29,7 +29,7 @@ IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One check. `finding` ends a sentence that the file begins; `passed` is None where the check was not run."""
 
     name: str
@@ -37,7 +37,9 @@ class Check:
     finding: str
 
 
-def checks(source: ExportSource, folder: Path, artifact: Artifact, against: Evidence, limits: Limits) -> list[Check]:
+def checks(
+    source: ExportSource, folder: Path, artifact: Artifact, against: Evidence, limits: Limits
+) -> list[GateCheck]:
     """Every check that there is for an ONNX file of this precision; of other formats none."""
     if artifact.format != "onnx" or artifact.precision == "fp32":
         return []
@@ -45,7 +47,9 @@ def checks(source: ExportSource, folder: Path, artifact: Artifact, against: Evid
     return list(_checks(source, folder / artifact.file, artifact, some, limits))
 
 
-def _checks(source: ExportSource, file: Path, artifact: Artifact, some: Evidence, limits: Limits) -> Iterator[Check]:
+def _checks(
+    source: ExportSource, file: Path, artifact: Artifact, some: Evidence, limits: Limits
+) -> Iterator[GateCheck]:
     import onnx
 
     model = onnx.load(file)
@@ -68,7 +72,7 @@ def _some(against: Evidence) -> Evidence:
     return replace(against, pictures=pictures, answers=against.answers[places], others=(), sample=True)
 
 
-def structure(model: ModelProto) -> Check:
+def structure(model: ModelProto) -> GateCheck:
     """A valid graph whose types agree, and Q/DQ pairs as TensorRT's parser takes them."""
     import onnx
 
@@ -77,11 +81,11 @@ def structure(model: ModelProto) -> Check:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return Check(name, passed=False, finding=f"is no valid graph: {' '.join(str(error).split())}")
+        return GateCheck(name, passed=False, finding=f"is no valid graph: {' '.join(str(error).split())}")
     problem = next(_quantization_problems(model), None)
     if problem:
-        return Check(name, passed=False, finding=problem)
-    return Check(name, passed=True, finding="is a valid graph whose types agree")
+        return GateCheck(name, passed=False, finding=problem)
+    return GateCheck(name, passed=True, finding="is a valid graph whose types agree")
 
 
 def _quantization_problems(model: ModelProto) -> Iterator[str]:
@@ -100,7 +104,7 @@ def _quantization_problems(model: ModelProto) -> Iterator[str]:
             yield f"has a quantised bias at {node.name}"
 
 
-def ranges(model: ModelProto, largest: Mapping[str, float]) -> Check:
+def ranges(model: ModelProto, largest: Mapping[str, float]) -> GateCheck:
     """No tensor that is float16 in `model` goes beyond float16 in the float32 graph whose range scan is `largest`."""
     from onnx import TensorProto
 
@@ -111,12 +115,12 @@ def ranges(model: ModelProto, largest: Mapping[str, float]) -> Check:
             finding = (
                 f"holds {value:,.0f} in float16 at {nodes.get(name, name)}, whose largest number is {LARGEST_HALF:,.0f}"
             )
-            return Check("range scan", passed=False, finding=finding)
+            return GateCheck("range scan", passed=False, finding=finding)
     top = max((value for name, value in largest.items() if name in half), default=0.0)
-    return Check("range scan", passed=True, finding=f"needs {top:.3g} of float16's {LARGEST_HALF:,.0f}")
+    return GateCheck("range scan", passed=True, finding=f"needs {top:.3g} of float16's {LARGEST_HALF:,.0f}")
 
 
-def _torch_forward(source: ExportSource, artifact: Artifact, some: Evidence, limits: Limits) -> Check:
+def _torch_forward(source: ExportSource, artifact: Artifact, some: Evidence, limits: Limits) -> GateCheck:
     """The student itself in that precision, finite and close."""
     from distillkit_export.gate.torch_half import half_scorer
 
@@ -132,13 +136,15 @@ def _torch_forward(source: ExportSource, artifact: Artifact, some: Evidence, lim
         parity = measure(on_pixels, some, artifact.precision, limits)
     except RuntimeError as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return Check(name, passed=None, finding=f"was not run by torch in {artifact.precision}: {reason}")
+        return GateCheck(name, passed=None, finding=f"was not run by torch in {artifact.precision}: {reason}")
     if not parity.passed:
-        return Check(name, passed=False, finding=f"run by torch in {artifact.precision} {'; '.join(parity.failures())}")
-    return Check(name, passed=True, finding=f"has {parity.overall.sqnr_db:.1f} dB when torch runs it")
+        return GateCheck(
+            name, passed=False, finding=f"run by torch in {artifact.precision} {'; '.join(parity.failures())}"
+        )
+    return GateCheck(name, passed=True, finding=f"has {parity.overall.sqnr_db:.1f} dB when torch runs it")
 
 
-def _emulated(model: ModelProto, name: str, some: Evidence, limits: Limits) -> Check:
+def _emulated(model: ModelProto, name: str, some: Evidence, limits: Limits) -> GateCheck:
     """The graph as it stands in ONNX Runtime: values rounded to FP8 and back, the products in float32."""
     from distillkit_export.onnx.session import all_outputs
 
@@ -148,7 +154,7 @@ def _emulated(model: ModelProto, name: str, some: Evidence, limits: Limits) -> C
         run = all_outputs(model, name)
         parity = measure(lambda images: run(images)[output], some, "fp8", limits)
     except DistillkitError as error:
-        return Check(title, passed=None, finding=f"was not emulated: {error}")
+        return GateCheck(title, passed=None, finding=f"was not emulated: {error}")
     if not parity.passed:
-        return Check(title, passed=False, finding=f"rounded to FP8 {'; '.join(parity.failures())}")
-    return Check(title, passed=True, finding=f"has {parity.overall.sqnr_db:.1f} dB when rounded to FP8")
+        return GateCheck(title, passed=False, finding=f"rounded to FP8 {'; '.join(parity.failures())}")
+    return GateCheck(title, passed=True, finding=f"has {parity.overall.sqnr_db:.1f} dB when rounded to FP8")

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts.exporter import Artifact, Precision, Scorer
-    from distillkit_export.gate.checks import Check
+    from distillkit_export.gate.checks import GateCheck
     from distillkit_export.gate.limits import Limits
 
 LOOKED_AT = 8
 """How many images the search for the first layer that differs looks at."""
 
-Outcome = Literal["passed", "ungated", "failed"]
+GateOutcome = Literal["passed", "ungated", "failed"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Verdict:
     """
 
     artifact: Artifact
-    outcome: Outcome
+    outcome: GateOutcome
     runtime: str
     bytes: int
     parity: Parity | None = None
-    checks: tuple[Check, ...] = ()
+    checks: tuple[GateCheck, ...] = ()
     reason: str = ""
     kept: bool = True
     relative_latency: float | None = None
@@ -68,7 +68,7 @@ class Verdict:
         }
 
 
-class Opener(Protocol):
+class FileOpener(Protocol):
     """What loads a file, and the name and version of the runtime that then executes it. Every exporter is one."""
 
     @property
@@ -95,7 +95,7 @@ class Gate:
     reference: Path | None = None
     modules: FindsLayer | None = None
 
-    def judge(self, artifact: Artifact, opener: Opener, folder: Path, checks: Sequence[Check] = ()) -> Verdict:
+    def judge(self, artifact: Artifact, opener: FileOpener, folder: Path, checks: Sequence[GateCheck] = ()) -> Verdict:
         """Ask the file the images, and look at what else was checked."""
         file, precision = folder / artifact.file, artifact.precision
         verdict = Verdict(artifact, "failed", opener.runtime, size(file), checks=tuple(checks))
@@ -104,7 +104,7 @@ class Gate:
             with blamed(opener, "open"):
                 parity = measure(opener.open(file), self.against, precision, self.limits[precision])
         except UnavailableError as error:
-            outcome: Outcome = "failed" if failed else "ungated"
+            outcome: GateOutcome = "failed" if failed else "ungated"
             return replace(verdict, outcome=outcome, reason="; ".join(failed) or f"was not gated: {error}")
         except GateError as error:
             return replace(verdict, reason=f"was refused: {error}")

@@ -17,7 +17,7 @@ from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, UserError
 from distillkit.models.class_matching import match_classes
-from distillkit.plugin.registry import Plugins
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Augment, Data, Recipe
 from distillkit.running.directory import RunDirectory
 from distillkit_export.images.gate_images import (
@@ -41,7 +41,7 @@ def as_run_knows(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
     return replace(spec, interpolation=augment.interpolation, crop=augment.eval_crop, class_names=class_names)
 
 
-def run_images(spec: ModelSpec, run: RunDirectory, plugins: Plugins, wish: ImageWish) -> ExportImages:
+def run_images(spec: ModelSpec, run: RunDirectory, plugins: PluginRegistry, wish: ImageWish) -> ExportImages:
     """The run's own images, those of `wish.data`, or photographs where the run's cannot be read here.
 
     Raises: UserError for `wish.data` that cannot be read.
@@ -56,7 +56,9 @@ def run_images(spec: ModelSpec, run: RunDirectory, plugins: Plugins, wish: Image
         return stand_in(spec, "the run's images cannot be read here")
 
 
-def named_images(spec: ModelSpec, plugins: Plugins, wish: ImageWish, recipe: Recipe | None = None) -> ExportImages:
+def named_images(
+    spec: ModelSpec, plugins: PluginRegistry, wish: ImageWish, recipe: Recipe | None = None
+) -> ExportImages:
     """The images of `wish.data`, prepared as `recipe` evaluates, or as `spec` says.
 
     Raises: UserError where they cannot be read.

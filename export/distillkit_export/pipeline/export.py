@@ -39,11 +39,11 @@ from distillkit_export.gate.report import lines, write_report
 from distillkit_export.gate.samples import SAMPLES, write_samples
 from distillkit_export.images.gate_images import ExportImages, as_asked, given_pictures, stand_in
 from distillkit_export.onnx.exporter import BF16_OPSET, FILES, OnnxExporter
-from distillkit_export.pipeline.options import Asked
+from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.pipeline.stage import Format, Stage
 
 if TYPE_CHECKING:
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
 
 OPSET = 20
 
@@ -122,9 +122,9 @@ class ExportResult:
 def export(  # noqa: PLR0913 - one keyword per flag of the verb
     target: str,
     out: Path | None = None,
-    asked: Asked | None = None,
+    asked: ExportOptions | None = None,
     *,
-    plugins: Plugins,
+    plugins: PluginRegistry,
     head: Head | None = None,
     fusion: Fusion | None = None,
     opset: int | None = None,
@@ -144,7 +144,7 @@ def export(  # noqa: PLR0913 - one keyword per flag of the verb
     Raises: before any weight is loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for a folder that
     is not free; afterwards as `export_model`.
     """
-    asked = asked or Asked()
+    asked = asked or ExportOptions()
     onnx, others = asked.onnx(plugins), asked.others(plugins)
     onnx.exporter.check()
     opset = opset or (BF16_OPSET if "bf16" in asked.precisions else OPSET)
@@ -189,7 +189,7 @@ def export_onnx(
     else:
         pictures = given_pictures(images, spec)
         found = ExportImages(pictures, pictures)
-    asked = Asked(precisions=tuple(precisions))
+    asked = ExportOptions(precisions=tuple(precisions))
     return export_model([Format("onnx", exporter, options)], model, directory, request, found, asked, force=force)
 
 
@@ -199,7 +199,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     directory: Path,
     request: ExportRequest,
     images: ExportImages,
-    asked: Asked | None = None,
+    asked: ExportOptions | None = None,
     *,
     reached: Reached | None = None,
     force: bool = False,
@@ -218,7 +218,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     from distillkit_export.from_torch.image_size import at_image_size
     from distillkit_export.gate.first_torch_module import first_module
 
-    asked = asked or Asked()
+    asked = asked or ExportOptions()
     require_free(directory, force=force)
     model = at_image_size(model, request.image_size)
     facts = describe(model.spec, request)
@@ -268,7 +268,7 @@ def _require_two_heads(spec: ModelSpec, head: Head, target: str) -> None:
     raise UserError(f"--fusion is about two heads, and '{target}' answers with {answers}; leave out --fusion")
 
 
-def _require_real(asked: Asked, images: ExportImages) -> None:
+def _require_real(asked: ExportOptions, images: ExportImages) -> None:
     """Ranges of activations are taken from real images, never from two photographs or noise."""
     needy = [precision for precision in asked.precisions if precision in {"int8", "fp8"}]
     if needy and images.calibration is None:

@@ -21,15 +21,17 @@ from distillkit_export.gate.gate import Gate
 from distillkit_export.gate.report import extend_report
 from distillkit_export.gate.samples import read_samples
 from distillkit_export.pipeline.export import ExportResult
-from distillkit_export.pipeline.options import ONNX, Asked
+from distillkit_export.pipeline.options import ONNX, ExportOptions
 from distillkit_export.pipeline.stage import Format, Stage
 
 if TYPE_CHECKING:
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
     from distillkit_export.gate.parity import Evidence
 
 
-def export_from_bundle(folder: Path, asked: Asked, *, plugins: Plugins, force: bool = False) -> ExportResult:
+def export_from_bundle(
+    folder: Path, asked: ExportOptions, *, plugins: PluginRegistry, force: bool = False
+) -> ExportResult:
     """Add formats to a bundle: in the precisions asked for, else in those that are pending, else in float32.
 
     The bundle changes as a whole or not at all; a file that fails its gate lies in `rejected/` and is not added.
@@ -71,7 +73,7 @@ def export_from_bundle(folder: Path, asked: Asked, *, plugins: Plugins, force: b
     return ExportResult(folder, tuple(stage.verdicts), tuple(stage.pending), against, written)
 
 
-def _stage(building: Path, bundle: Bundle, against: Evidence, asked: Asked) -> Stage:
+def _stage(building: Path, bundle: Bundle, against: Evidence, asked: ExportOptions) -> Stage:
     files = {each.precision: building / each.file for each in bundle.artifacts if each.format == ONNX}
     pixels = against.pictures.pixels
     source = ExportSource(
@@ -85,7 +87,7 @@ def _stage(building: Path, bundle: Bundle, against: Evidence, asked: Asked) -> S
     return Stage(building, source, Gate(against, asked.limits), files)
 
 
-def _as_pending(asked: Asked, bundle: Bundle) -> Asked:
+def _as_pending(asked: ExportOptions, bundle: Bundle) -> ExportOptions:
     """What is pending is made as it was asked for, unless something else is asked for now."""
     settings = {name: dict(given) for name, given in asked.settings.items()}
     for each in bundle.pending:
@@ -94,7 +96,7 @@ def _as_pending(asked: Asked, bundle: Bundle) -> Asked:
     return replace(asked, settings=settings)
 
 
-def _precisions(form: Format, asked: Asked, bundle: Bundle) -> tuple[Precision, ...]:
+def _precisions(form: Format, asked: ExportOptions, bundle: Bundle) -> tuple[Precision, ...]:
     pending = tuple(each.precision for each in bundle.pending if each.format == form.name)
     return asked.precisions or pending or ("fp32",)
 

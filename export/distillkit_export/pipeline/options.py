@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distillkit.contracts.exporter import PRECISIONS, Precision, Progress
+from distillkit.contracts.exporter import PRECISIONS, Precision, ReportProgress
 from distillkit.errors import UserError
 from distillkit.messages.nearest_name import unknown_name
 from distillkit_export.gate.limits import TOLERANCES, Limits, Tolerance
@@ -15,13 +15,13 @@ from distillkit_export.pipeline.stage import Format
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
 
 ONNX = "onnx"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExportOptions:
     """Formats beside ONNX, precisions beside float32, and settings by exporter: {"onnx": {"calibrator": "entropy"}}.
 
     Every format is written in each of the precisions, or in float32 where there is none. `progress` hears of exporters
@@ -34,7 +34,7 @@ class Asked:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tolerance: Tolerance = "default"
     images: ImageWish = field(default_factory=ImageWish)
-    progress: Progress | None = None
+    progress: ReportProgress | None = None
 
     def __post_init__(self) -> None:
         for precision in self.precisions:
@@ -52,11 +52,11 @@ class Asked:
         """What is written for comparison alone: an 8-bit file is always reported beside a float16 one."""
         return "fp16" if {"int8", "fp8"} & set(self.precisions) and "fp16" not in self.precisions else None
 
-    def onnx(self, plugins: Plugins) -> Format:
+    def onnx(self, plugins: PluginRegistry) -> Format:
         """The exporter that everything rests on."""
         return self._format(ONNX, plugins)
 
-    def others(self, plugins: Plugins) -> list[Format]:
+    def others(self, plugins: PluginRegistry) -> list[Format]:
         """The exporters beside ONNX.
 
         Raises: UnknownPluginError; RecipeError for their options; UserError for a precision that they do not write, or
@@ -68,7 +68,7 @@ class Asked:
                 raise UserError(f"--set {name}.KEY is of a format that was not asked for; add --format {name}")
         return [self._format(name, plugins) for name in names]
 
-    def _format(self, name: str, plugins: Plugins) -> Format:
+    def _format(self, name: str, plugins: PluginRegistry) -> Format:
         options = plugins.options("exporter", name, self.settings.get(name, {}))
         exporter: Exporter = plugins.made("exporter", name, options)
         for precision in self.precisions:

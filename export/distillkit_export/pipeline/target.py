@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distillkit.contracts.exporter import Fusion, Head, Provenance
-from distillkit.contracts.model import Model, ModelRequest, ModelSpec
+from distillkit.contracts.model import ImageSize, Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
 from distillkit.models import Described, OneAnswer, load_student, load_weights
 from distillkit.models.build import build_model
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
-from distillkit.plugin.registry import Plugins, split_name
+from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.running.checkpoint import checkpoints
 from distillkit.running.directory import RunDirectory
 from distillkit.storage.atomic import sha256
-from distillkit_export.from_torch.image_size import Size, at_image_size
+from distillkit_export.from_torch.image_size import at_image_size
 from distillkit_export.gate.accuracy_at_size import Reached, run_reached
 from distillkit_export.images.gate_images import ExportImages, ImageWish, stand_in
 from distillkit_export.images.run_images import as_run_knows, named_images, run_images
@@ -32,7 +32,7 @@ STUDENT_PREFIX = "student.network."
 
 
 @dataclass(frozen=True)
-class Target:
+class ExportTarget:
     """A model to export, where it comes from, how it answers unless told otherwise, and images to check it on.
 
     `reached` is what its run measured, where it has reached its end.
@@ -66,7 +66,9 @@ def _home(path: Path) -> Path | None:
     return next((place for place in places if (place / "recipe.toml").is_file()), None)
 
 
-def load_target(target: str, plugins: Plugins, weights: str | None = None, image_size: Size | None = None) -> Target:
+def load_target(
+    target: str, plugins: PluginRegistry, weights: str | None = None, image_size: ImageSize | None = None
+) -> ExportTarget:
     """Load what `target` names, with images of `image_size` where that is not the model's own.
 
     Raises: RunDirectoryError for a directory without a student and for a name that nobody knows; whatever loading
@@ -87,7 +89,7 @@ def load_target(target: str, plugins: Plugins, weights: str | None = None, image
     raise RunDirectoryError(_nothing_to_export(path))
 
 
-def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size | None) -> Target:
+def _named(target: str, plugins: PluginRegistry, weights: str | None, image_size: ImageSize | None) -> ExportTarget:
     """A model by name, with all of its weights: what the plugins call a teacher."""
     name, argument = split_name(target)
     if name not in {owned.spec.name for owned in plugins.listing("teacher")}:
@@ -107,7 +109,7 @@ def _named(target: str, plugins: Plugins, weights: str | None, image_size: Size 
     digest = sha256(Path(weights)) if weights is not None and Path(weights).is_file() else None
     provenance = Provenance(model=_public(target), weights_sha256=digest)
     find = partial(_images_beside, model.spec, plugins, "a model by name has no images")
-    return Target(model, provenance, "fused", "logits", find)
+    return ExportTarget(model, provenance, "fused", "logits", find)
 
 
 def _require_weights(factory: Any, request: ModelRequest) -> None:
@@ -118,12 +120,12 @@ def _require_weights(factory: Any, request: ModelRequest) -> None:
         raise WeightsError(f"{reason}; give a file with --weights, or --weights none for a network that is not trained")
 
 
-def _images_beside(spec: ModelSpec, plugins: Plugins, why: str, wish: ImageWish) -> ExportImages:
+def _images_beside(spec: ModelSpec, plugins: PluginRegistry, why: str, wish: ImageWish) -> ExportImages:
     """The images that were named for a model that has none of its own."""
     return stand_in(spec, why) if wish.data is None else named_images(spec, plugins, wish)
 
 
-def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | None) -> Target:
+def _saved(path: Path, home: Path | None, plugins: PluginRegistry, image_size: ImageSize | None) -> ExportTarget:
     """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
     model, saved = load_student(path, plugins)
     reached = None if home is None else run_reached(RunDirectory(home), model.spec.image_size)
@@ -141,12 +143,12 @@ def _saved(path: Path, home: Path | None, plugins: Plugins, image_size: Size | N
     )
     if home is None:
         find = partial(_images_beside, model.spec, plugins, "the student comes without its run")
-        return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
+        return ExportTarget(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
     find = partial(run_images, model.spec, RunDirectory(home), plugins)
-    return Target(model, provenance, saved.head, saved.fusion, find, saved.idle_heads, reached)
+    return ExportTarget(model, provenance, saved.head, saved.fusion, find, saved.idle_heads, reached)
 
 
-def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Size | None) -> Target:
+def _checkpoint(path: Path, run: RunDirectory, plugins: PluginRegistry, image_size: ImageSize | None) -> ExportTarget:
     """One checkpoint of a run, built from the run's recipe and plan."""
     recipe, plan = run.read_recipe(), run.read_plan()
     entry = recipe.student
@@ -167,7 +169,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: Plugins, image_size: Siz
         teachers=_teachers(run.path),
     )
     head: Head = plan["student"]["answers_with"]
-    return Target(model, provenance, head, recipe.evaluation.fusion, partial(run_images, spec, run, plugins))
+    return ExportTarget(model, provenance, head, recipe.evaluation.fusion, partial(run_images, spec, run, plugins))
 
 
 def _student_weights(file: Path) -> dict[str, Tensor]:

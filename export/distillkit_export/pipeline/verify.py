@@ -16,7 +16,7 @@ from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import write_json
 from distillkit_export.bundle.manifest import MANIFEST, ArtifactCard
 from distillkit_export.bundle.reader import OpenBundle, open_bundle
-from distillkit_export.gate.gate import Gate, Opener, Verdict
+from distillkit_export.gate.gate import FileOpener, Gate, Verdict
 from distillkit_export.gate.limits import TOLERANCES, Tolerance
 from distillkit_export.gate.parity import Evidence, evidence
 from distillkit_export.gate.report import lines
@@ -25,7 +25,7 @@ from distillkit_export.images.labelled_folder import labelled_pictures
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter, Scorer
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Verification:
 def verify(
     folder: Path,
     *,
-    plugins: Plugins,
+    plugins: PluginRegistry,
     data: Path | None = None,
     images: int | None = 1000,
     tolerance: Tolerance = "default",
@@ -117,7 +117,9 @@ def verify(
     return Verification(folder, against, verdicts, recorded, on_images, tuple(measured), notes)
 
 
-def _judged(card: ArtifactCard, opened: OpenBundle, gate: Gate, plugins: Plugins) -> tuple[Verdict, Opener | None]:
+def _judged(
+    card: ArtifactCard, opened: OpenBundle, gate: Gate, plugins: PluginRegistry
+) -> tuple[Verdict, FileOpener | None]:
     """The verdict of the first runtime that executes the file, and that runtime.
 
     A file that is not in the precision of its card has failed, whatever it answers.
@@ -138,7 +140,7 @@ def _judged(card: ArtifactCard, opened: OpenBundle, gate: Gate, plugins: Plugins
     return Verdict(artifact, "ungated", "", opened.manifest.files[card.file].bytes, reason=reason), None
 
 
-def _misread(card: ArtifactCard, opened: OpenBundle, plugins: Plugins) -> str:
+def _misread(card: ArtifactCard, opened: OpenBundle, plugins: PluginRegistry) -> str:
     """Why a file is not in the precision that its card has, as the file itself says; "" where it is.
 
     Also "" where nothing here can read it: then nothing here executes it either.
@@ -155,7 +157,7 @@ def _misread(card: ArtifactCard, opened: OpenBundle, plugins: Plugins) -> str:
     return "" if found == card.precision else f"is {found} although {MANIFEST} says {card.precision}"
 
 
-def _exporter(card: ArtifactCard, plugins: Plugins) -> Exporter | None:
+def _exporter(card: ArtifactCard, plugins: PluginRegistry) -> Exporter | None:
     """The exporter of the file's format, where it is installed."""
     if card.format not in {owned.spec.name for owned in plugins.listing("exporter")}:
         return None
@@ -164,7 +166,7 @@ def _exporter(card: ArtifactCard, plugins: Plugins) -> Exporter | None:
     return exporter
 
 
-def _openers(card: ArtifactCard, plugins: Plugins) -> Iterator[Opener]:
+def _openers(card: ArtifactCard, plugins: PluginRegistry) -> Iterator[FileOpener]:
     """The format's own exporter, then every runtime that works here and loads the format."""
     exporter = _exporter(card, plugins)
     if exporter is not None:

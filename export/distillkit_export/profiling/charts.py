@@ -25,7 +25,7 @@ LEAST_RANGE = 4.0
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Charts:
     """The files that were drawn, and what could not be."""
 
     files: tuple[Path, ...]
@@ -46,13 +46,13 @@ class Point:
     doubtful: bool
 
 
-def draw(profiles: Sequence[ProfileCard], directory: Path) -> Drawn:
+def draw(profiles: Sequence[ProfileCard], directory: Path) -> Charts:
     """Draw what the profiles hold. Doubtful points are hollow; without matplotlib there is a note instead."""
     found = points(profiles)
     if not found:
-        return Drawn((), ())
+        return Charts((), ())
     if find_spec("matplotlib") is None:
-        return Drawn((), (WITHOUT,))
+        return Charts((), (WITHOUT,))
     directory.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in enumerate(_lines(found))}
     files, notes = [], []
@@ -69,7 +69,7 @@ def draw(profiles: Sequence[ProfileCard], directory: Path) -> Drawn:
             notes.append(f"{ACCURACY} leaves out what has no measured accuracy: {', '.join(silent)}")
     else:
         notes.append(f"{ACCURACY} is not drawn, because no accuracy was measured for {', '.join(silent)}")
-    return Drawn(tuple(files), tuple(notes))
+    return Charts(tuple(files), tuple(notes))
 
 
 def points(profiles: Iterable[ProfileCard]) -> list[Point]:

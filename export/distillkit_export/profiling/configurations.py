@@ -14,7 +14,7 @@ from distillkit_export.runtimes.nvidia import cuda_devices
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
 
 MEMORY = "torch"
 """The format of models in memory."""
@@ -32,7 +32,7 @@ class Artefact:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ProfiledStudent:
     """A student to be profiled: what goes into it, and in which forms it is there.
 
     `shape` is that of one image as its artefacts take it, without the batch.
@@ -52,7 +52,7 @@ class Subject:
 class Configuration:
     """One subject in one precision in one runtime with one setting."""
 
-    subject: Subject
+    subject: ProfiledStudent
     runtime: str
     artefact: Artefact
     setting: Setting = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ProfileSelection:
     """What the user asked for. Empty means all; `threads` and `device` go where a runtime has such a setting."""
 
     runtimes: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Wanted:
 class Runtimes:
     """The runtimes that are installed, and which of them work here."""
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: PluginRegistry) -> None:
         self._plugins = plugins
         self._made: dict[str, Runtime] = {}
 
@@ -94,7 +94,7 @@ class Runtimes:
             self._made[name] = self._plugins.made("runtime", name)
         return self._made[name]
 
-    def usable(self, wanted: Wanted, formats: Collection[str]) -> tuple[dict[str, Runtime], list[str]]:
+    def usable(self, wanted: ProfileSelection, formats: Collection[str]) -> tuple[dict[str, Runtime], list[str]]:
         """Those that work, and a line for each that does not and would load one of `formats`.
 
         Raises: UnavailableError for one that was asked for by name and does not work.
@@ -127,7 +127,11 @@ def require_device(device: str | None) -> None:
 
 
 def configurations(
-    subjects: Iterable[Subject], runtimes: Mapping[str, Runtime], wanted: Wanted, *, every_setting: bool = False
+    subjects: Iterable[ProfiledStudent],
+    runtimes: Mapping[str, Runtime],
+    wanted: ProfileSelection,
+    *,
+    every_setting: bool = False,
 ) -> list[Configuration]:
     """Every artefact in every runtime that loads its format, with the runtime's default setting or with all of them."""
     found = []
@@ -140,7 +144,7 @@ def configurations(
     return found
 
 
-def _artefacts(subject: Subject, name: str, runtime: Runtime, wanted: Wanted) -> list[Artefact]:
+def _artefacts(subject: ProfiledStudent, name: str, runtime: Runtime, wanted: ProfileSelection) -> list[Artefact]:
     """What of a subject a runtime executes: its files, and models in memory in every precision that was asked for."""
     loads = [artefact for artefact in subject.artefacts if artefact.servable.format in runtime.formats]
     found = []
@@ -161,7 +165,7 @@ def _in(artefact: Artefact, precision: Precision) -> Artefact:
     return replace(artefact, servable=replace(artefact.servable, precision=precision))
 
 
-def _settings(runtime: Runtime, wanted: Wanted) -> Sequence[Setting]:
+def _settings(runtime: Runtime, wanted: ProfileSelection) -> Sequence[Setting]:
     """The runtime's own, but for the device and the number of threads where the user chose."""
     offered = list(runtime.settings()) or [{}]
     if wanted.device is not None and MEMORY in runtime.formats:

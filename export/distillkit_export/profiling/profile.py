@@ -16,22 +16,22 @@ from distillkit_export.profiling.caveats import busy_machine
 from distillkit_export.profiling.configurations import (
     MEMORY,
     Configuration,
+    ProfiledStudent,
+    ProfileSelection,
     Runtimes,
-    Subject,
-    Wanted,
     configurations,
     require_device,
 )
 from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import markdown
 from distillkit_export.profiling.regressions import require_comparable
-from distillkit_export.profiling.rounds import Campaign, Plan, Watch, baseline_for
+from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, ProfileObserver, baseline_for
 from distillkit_export.profiling.schema import MachineCard, ProfileCard
 from distillkit_export.profiling.subjects import Found, find
 from distillkit_export.profiling.tuning import search, verdicts, write_best
 
 if TYPE_CHECKING:
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
 
 JSON_FILE, MARKDOWN_FILE = "profile.json", "profile.md"
 
@@ -53,16 +53,16 @@ class Profile:
 
 def profile(  # noqa: PLR0913 - as the command has options
     targets: Sequence[str],
-    plugins: Plugins,
+    plugins: PluginRegistry,
     *,
-    wanted: Wanted | None = None,
-    plan: Plan | None = None,
+    wanted: ProfileSelection | None = None,
+    plan: MeasurementPlan | None = None,
     baseline: str | None = None,
     earlier: ProfileCard | None = None,
     weights: str | None = None,
     tune: bool = False,
     out: Path | None = None,
-    watch: Watch | None = None,
+    watch: ProfileObserver | None = None,
 ) -> Profile:
     """Measure bundles, runs and models by name on this machine, and read profiles that were measured before.
 
@@ -71,7 +71,7 @@ def profile(  # noqa: PLR0913 - as the command has options
     runtimes as they come.
     Raises: UserError and its kind for targets, names and values; UnavailableError where nothing can be measured.
     """
-    wanted, plan, here = wanted or Wanted(), plan or Plan(), machine()
+    wanted, plan, here = wanted or ProfileSelection(), plan or MeasurementPlan(), machine()
     require_device(wanted.device)
     if out is not None:
         require_writable(out)
@@ -98,13 +98,13 @@ def profile(  # noqa: PLR0913 - as the command has options
 def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
     found: Found,
     runtimes: Runtimes,
-    wanted: Wanted,
-    plan: Plan,
+    wanted: ProfileSelection,
+    plan: MeasurementPlan,
     *,
     baseline: str | None = None,
     earlier: ProfileCard | None = None,
     tune: bool = False,
-    watch: Watch | None = None,
+    watch: ProfileObserver | None = None,
     here: MachineCard | None = None,
 ) -> ProfileCard:
     """Measure subjects that are open. `here` is the machine as it was before there was load of our own."""
@@ -131,14 +131,14 @@ def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
             f"baseline '{baseline}' is none of the configurations; choose one of "
             f"{', '.join(each.name for each in compared)}"
         )
-    with Campaign(compared, plan, baseline=reference, watch=watch) as campaign:
+    with InterleavedBenchmark(compared, plan, baseline=reference, watch=watch) as campaign:
         campaign.sweep()
     card = card_of(campaign, here, found.subjects, skipped)
     return card.model_copy(update={"best": verdicts(winners, chosen, card.rows)})
 
 
 def card_of(
-    campaign: Campaign, here: MachineCard, subjects: Sequence[Subject], skipped: Sequence[str] = ()
+    campaign: InterleavedBenchmark, here: MachineCard, subjects: Sequence[ProfiledStudent], skipped: Sequence[str] = ()
 ) -> ProfileCard:
     """What a campaign has measured so far, as a profile; `here` is the machine as it was before."""
     busy = busy_machine(here.load_average, here.cpus)
@@ -177,7 +177,7 @@ def require_writable(directory: Path) -> None:
                 folder.rmdir()
 
 
-def require_measured(card: ProfileCard, wanted: Wanted) -> None:
+def require_measured(card: ProfileCard, wanted: ProfileSelection) -> None:
     """Refuse a profile in which nothing was measured of a runtime or a precision that was asked for by name.
 
     Raises: UnavailableError.
@@ -199,7 +199,7 @@ def _names(found: Found) -> str:
     return ", ".join(subject.name for subject in found.subjects)
 
 
-def _nothing(found: Found, wanted: Wanted, skipped: Sequence[str]) -> str:
+def _nothing(found: Found, wanted: ProfileSelection, skipped: Sequence[str]) -> str:
     subjects = _names(found)
     asked = f" in {', '.join(wanted.precisions)}" if wanted.precisions else ""
     there = sorted(

@@ -22,7 +22,7 @@ from distillkit_export.profiling.schema import (
     RatioCard,
     RowCard,
 )
-from distillkit_export.profiling.worker_process import Asked, ConfigurationFailedError, WorkerProcess
+from distillkit_export.profiling.worker_process import ConfigurationFailedError, MeasuringWorker, WorkerProcess
 
 OPEN_S, PREPARE_S, ROUND_S = 300.0, 900.0, 300.0
 """How long a worker may take to load, to compile and warm up, and beyond the time of a round that it was given."""
@@ -38,7 +38,7 @@ MODES: dict[Mode, str] = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurementPlan:
     """How to measure. No `batches` means doubling while it pays; no `modes` both on a GPU and e2e on a CPU.
 
     `seconds` are for one configuration at one batch in one mode, shared out over `rounds`.
@@ -63,7 +63,7 @@ class Plan:
         )
 
 
-class Watch(Protocol):
+class ProfileObserver(Protocol):
     """Who follows a profile: told what begins, and how much is done of how much."""
 
     def begin(self, what: str) -> None: ...
@@ -71,7 +71,7 @@ class Watch(Protocol):
     def done(self, steps: int, of: int) -> None: ...
 
 
-class Unwatched:
+class SilentObserver:
     """Nobody."""
 
     def begin(self, what: str) -> None: ...
@@ -93,7 +93,7 @@ class Tally:
     has_failed: bool = False
 
 
-class Campaign:
+class InterleavedBenchmark:
     """Configurations that are opened once, each in its own process, and measured at one batch size after another.
 
     As a context it ends all processes, whatever happens; Ctrl-C goes on afterwards.
@@ -102,19 +102,19 @@ class Campaign:
     def __init__(
         self,
         configurations: Sequence[Configuration],
-        plan: Plan,
+        plan: MeasurementPlan,
         *,
         baseline: str | None = None,
-        watch: Watch | None = None,
-        start: Callable[[], Asked] = WorkerProcess,
+        watch: ProfileObserver | None = None,
+        start: Callable[[], MeasuringWorker] = WorkerProcess,
     ) -> None:
         self.configurations = {each.name: each for each in configurations}
         self.plan, self.baseline = plan, baseline
         self.cards: dict[str, ConfigurationCard] = {}
         self.rows: list[RowCard] = []
         self.batches: list[int] = []
-        self._watch, self._start = watch or Unwatched(), start
-        self._workers: dict[str, Asked] = {}
+        self._watch, self._start = watch or SilentObserver(), start
+        self._workers: dict[str, MeasuringWorker] = {}
         self._meter = EnergyMeter()
         self._steps = 0
         self._stack = ExitStack()
@@ -140,7 +140,9 @@ class Campaign:
         self.batches.append(batch)
         self.rows += self.measure(batch, names)
 
-    def measure(self, batch: int, names: Collection[str] | None = None, plan: Plan | None = None) -> list[RowCard]:
+    def measure(
+        self, batch: int, names: Collection[str] | None = None, plan: MeasurementPlan | None = None
+    ) -> list[RowCard]:
         """One row for each configuration, or each of `names`, in each mode, measured in turns."""
         plan = plan or self.plan
         tallies: dict[tuple[str, Mode], Tally] = {}
@@ -221,7 +223,7 @@ class Campaign:
         name: str,
         batch: int,
         mode: Mode,
-        plan: Plan,
+        plan: MeasurementPlan,
         tallies: dict[tuple[str, Mode], Tally],
         failed: list[RowCard],
     ) -> None:
@@ -240,7 +242,9 @@ class Campaign:
             failed.append(self._failed(name, batch, mode, error))
         self._step()
 
-    def _round(self, name: str, batch: int, mode: Mode, plan: Plan, tally: Tally, failed: list[RowCard]) -> None:
+    def _round(
+        self, name: str, batch: int, mode: Mode, plan: MeasurementPlan, tally: Tally, failed: list[RowCard]
+    ) -> None:
         seconds, on_gpu = plan.seconds / plan.rounds, self._on_gpu(name)
         sample = Timer(seconds / 2, lambda: tally.gpus.extend(gpus()[:1]))
         before = self._meter.joules() if on_gpu else None

@@ -16,13 +16,13 @@ KIND: Literal["distillkit profile"] = "distillkit profile"
 Mode = Literal["compute", "e2e"]
 
 
-class Card(BaseModel):
+class ProfilePart(BaseModel):
     """A part of a profile: no key but these, and none changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class GpuCard(Card):
+class GpuCard(ProfilePart):
     """One GPU at one moment, as nvidia-smi tells; what it does not tell is None."""
 
     name: str
@@ -36,7 +36,7 @@ class GpuCard(Card):
     persistence: str | None = None
 
 
-class MachineCard(Card):
+class MachineCard(ProfilePart):
     """The machine, without a name or a path. `load_average` is of the last minute, before anything was measured."""
 
     processor: str
@@ -51,7 +51,7 @@ class MachineCard(Card):
     gpus: tuple[GpuCard, ...]
 
 
-class MethodCard(Card):
+class MethodCard(ProfilePart):
     """How it was measured, with the four switches in which trtexec's versions differ."""
 
     seconds: float
@@ -62,7 +62,7 @@ class MethodCard(Card):
     warm_up: str
 
 
-class AccuracyCard(Card):
+class AccuracyCard(ProfilePart):
     """Top 1 in percent, measured elsewhere and quoted here: on how many images, and by whom."""
 
     top1: float
@@ -70,7 +70,7 @@ class AccuracyCard(Card):
     source: str
 
 
-class SubjectCard(Card):
+class SubjectCard(ProfilePart):
     """What was profiled. `accuracy` is by precision, as far as it was measured."""
 
     name: str
@@ -80,7 +80,7 @@ class SubjectCard(Card):
     accuracy: dict[str, AccuracyCard] = {}
 
 
-class ConfigurationCard(Card):
+class ConfigurationCard(ProfilePart):
     """One subject in one precision in one runtime with one setting.
 
     `load_s` is from a fresh process to a loaded model, the import of the runtime included. `failed` says why there are
@@ -100,7 +100,7 @@ class ConfigurationCard(Card):
     failed: str | None = None
 
 
-class RatioCard(Card):
+class RatioCard(ProfilePart):
     """How many times as fast as the baseline: median over rounds, and its 95 % interval."""
 
     median: float
@@ -109,7 +109,7 @@ class RatioCard(Card):
     rounds: int
 
 
-class RowCard(Card):
+class RowCard(ProfilePart):
     """One configuration at one batch size in one mode. `doubts` are reasons not to trust it; `failed` why it is empty.
 
     `round_medians_ms` has one entry per round. Throughput is queries times batch by the time they took together.
@@ -140,7 +140,7 @@ class RowCard(Card):
     failed: str | None = None
 
 
-class ChoiceCard(Card):
+class ChoiceCard(ProfilePart):
     """The setting that won at one batch size, and its latency beside that of the runtimes as they come."""
 
     configuration: str
@@ -153,7 +153,7 @@ class ChoiceCard(Card):
     against: dict[str, RatioCard]
 
 
-class ProfileCard(Card):
+class ProfileCard(ProfilePart):
     """The whole of a profile's JSON. `best` is by batch size; `skipped` says what was not measured, and why."""
 
     kind: Literal["distillkit profile"] = KIND

@@ -15,7 +15,7 @@ from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
 from distillkit_export.bundle.manifest import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
-from distillkit_export.profiling.configurations import Artefact, Subject
+from distillkit_export.profiling.configurations import Artefact, ProfiledStudent
 from distillkit_export.profiling.schema import (
     AccuracyCard,
     ProfileCard,
@@ -25,7 +25,7 @@ from distillkit_export.profiling.schema import (
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
-    from distillkit.plugin.registry import Plugins
+    from distillkit.plugin.registry import PluginRegistry
 
 PARITY, RESULT, WEIGHTS = "parity.json", "result.json", "student.safetensors"
 
@@ -37,13 +37,13 @@ class Found:
     `notes` are what the user should know; `home` is where the results go that are given no folder.
     """
 
-    subjects: list[Subject] = field(default_factory=list)
+    subjects: list[ProfiledStudent] = field(default_factory=list)
     profiles: list[ProfileCard] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     home: Path = Path("profiles")
 
 
-def find(targets: list[str], plugins: Plugins, stack: ExitStack, weights: str | None = None) -> Found:
+def find(targets: list[str], plugins: PluginRegistry, stack: ExitStack, weights: str | None = None) -> Found:
     """Open every target; what is exported only to be measured lies in folders that go with `stack`.
 
     Raises: BundleError for a bundle that is not whole; RunDirectoryError for a target that is none; what reading a
@@ -77,7 +77,7 @@ def _require_a_name(targets: list[str]) -> None:
         )
 
 
-def of_bundle(bundle: OpenBundle, name: str) -> Subject:
+def of_bundle(bundle: OpenBundle, name: str) -> ProfiledStudent:
     """The files of a bundle, which was checked."""
     manifest = bundle.manifest
     artefacts = tuple(
@@ -89,10 +89,12 @@ def of_bundle(bundle: OpenBundle, name: str) -> Subject:
         for card in manifest.artifacts
     )
     card = _card(name, manifest, measured_accuracy(bundle.folder, manifest))
-    return Subject(card, _shape(manifest), manifest.input.dtype, artefacts)
+    return ProfiledStudent(card, _shape(manifest), manifest.input.dtype, artefacts)
 
 
-def _of_model(target: str, plugins: Plugins, stack: ExitStack, weights: str | None, found: Found) -> Subject:
+def _of_model(
+    target: str, plugins: PluginRegistry, stack: ExitStack, weights: str | None, found: Found
+) -> ProfiledStudent:
     """A run or a model by name: in memory, and as ONNX, exported for the occasion where there is no fitting export."""
     path = Path(target)
     if not path.is_dir() and (path.suffix or "/" in target) and ":" not in target:
@@ -118,10 +120,12 @@ def _of_model(target: str, plugins: Plugins, stack: ExitStack, weights: str | No
         return _in_memory(target, name, memory, plugins, weights)
     accuracy = {"fp32": run_accuracy} if (run_accuracy := _run_accuracy(path)) else {}
     card = exported.card.model_copy(update={"accuracy": exported.card.accuracy | accuracy})
-    return Subject(card, exported.shape, exported.dtype, (memory, *exported.artefacts))
+    return ProfiledStudent(card, exported.shape, exported.dtype, (memory, *exported.artefacts))
 
 
-def _in_memory(target: str, name: str, memory: Artefact, plugins: Plugins, weights: str | None) -> Subject:
+def _in_memory(
+    target: str, name: str, memory: Artefact, plugins: PluginRegistry, weights: str | None
+) -> ProfiledStudent:
     from distillkit_export.pipeline.target import load_target
 
     spec = load_target(target, plugins, weights).model.spec
@@ -129,7 +133,7 @@ def _in_memory(target: str, name: str, memory: Artefact, plugins: Plugins, weigh
     card = SubjectCard(
         name=name, architecture=spec.architecture, parameters=spec.parameters, input=f"float32 {_times(shape)}"
     )
-    return Subject(card, shape, "float32", (memory,))
+    return ProfiledStudent(card, shape, "float32", (memory,))
 
 
 def _fitting_export(run: Path) -> Path | None:
@@ -206,7 +210,7 @@ def _bundle_name(path: Path, manifest: Bundle) -> str:
     return run if says_nothing and run and "/" not in run else _name(path)
 
 
-def _free_name(name: str, taken: list[Subject]) -> str:
+def _free_name(name: str, taken: list[ProfiledStudent]) -> str:
     names = {subject.name for subject in taken}
     numbered = (f"{name}-{number}" for number in range(2, len(names) + 3))
     return name if name not in names else next(each for each in numbered if each not in names)

@@ -16,9 +16,9 @@ from distillkit_export.bundle.reader import plain_text
 from distillkit_export.profiling.configurations import MEMORY, Configuration
 from distillkit_export.profiling.latency import compare
 from distillkit_export.profiling.machine import gpus, processor
-from distillkit_export.profiling.rounds import Campaign, Plan, Unwatched, Watch
-from distillkit_export.profiling.schema import Card, ChoiceCard, ProfileCard, RatioCard, RowCard
-from distillkit_export.profiling.worker_process import Asked, WorkerProcess
+from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, ProfileObserver, SilentObserver
+from distillkit_export.profiling.schema import ChoiceCard, ProfileCard, ProfilePart, RatioCard, RowCard
+from distillkit_export.profiling.worker_process import MeasuringWorker, WorkerProcess
 from distillkit_export.runtimes.processors import usable_cpus
 
 BEST_FILE = "best.json"
@@ -26,7 +26,7 @@ FIRST_SECONDS, FIRST_ROUNDS, LEAST_QUERIES, WARM_UP_S = 0.3, 2, 4, 1.0
 """What a candidate gets at first; with every halving of the field the time doubles."""
 
 
-class BestCard(Card):
+class BestCard(ProfilePart):
     """The best setting by batch size, on the machine that it was found on."""
 
     kind: Literal["distillkit best setting"] = "distillkit best setting"
@@ -40,9 +40,9 @@ class BestCard(Card):
 
 def search(
     candidates: Sequence[Configuration],
-    plan: Plan,
-    watch: Watch | None = None,
-    start: Callable[[], Asked] = WorkerProcess,
+    plan: MeasurementPlan,
+    watch: ProfileObserver | None = None,
+    start: Callable[[], MeasuringWorker] = WorkerProcess,
 ) -> dict[int, Configuration]:
     """The fastest candidate at every batch size of the plan, by successive halving.
 
@@ -59,7 +59,7 @@ def search(
         least_queries=LEAST_QUERIES,
     )
     winners = {}
-    with Campaign(field, short, watch=_Trying(watch or Unwatched()), start=start) as campaign:
+    with InterleavedBenchmark(field, short, watch=_Trying(watch or SilentObserver()), start=start) as campaign:
         for batch in plan.batches or (1,):
             winner = _fastest(campaign, batch, short)
             if winner is not None:
@@ -133,7 +133,7 @@ def best_setting(bundle: Path, batch: int) -> ChoiceCard | None:
 class _Trying:
     """Says that what is measured is not yet for the table."""
 
-    watch: Watch
+    watch: ProfileObserver
 
     def begin(self, what: str) -> None:
         self.watch.begin(f"trying settings, {what}")
@@ -142,7 +142,7 @@ class _Trying:
         self.watch.done(steps, of)
 
 
-def _fastest(campaign: Campaign, batch: int, short: Plan) -> str | None:
+def _fastest(campaign: InterleavedBenchmark, batch: int, short: MeasurementPlan) -> str | None:
     """Halve the field until one is left."""
     names, plan = list(campaign.configurations), short
     while True:

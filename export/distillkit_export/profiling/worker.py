@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO
 
-from distillkit.contracts.runtime import Bound, Runtime, Servable, Session
+from distillkit.contracts.runtime import Bound, InferenceSession, Runtime, Servable
 from distillkit.errors import DistillkitError
 from distillkit_export.profiling.stopwatch import Timed, measure, warm_up
 
@@ -29,7 +29,7 @@ IMAGE_SEED = 0
 class Called:
     """A session asked from host to host, as a service asks: the mode `e2e`."""
 
-    def __init__(self, session: Session, images: NDArray[Any]) -> None:
+    def __init__(self, session: InferenceSession, images: NDArray[Any]) -> None:
         self._session, self._images = session, images
 
     def time(self, queries: int) -> list[float]:
@@ -46,7 +46,7 @@ class Worker:
     """One configuration: a loaded model, and the batch that it is measured on."""
 
     def __init__(self) -> None:
-        self._session: Session | None = None
+        self._session: InferenceSession | None = None
         self._timed: dict[str, Timed] = {}
         self._expected_ms: dict[str, float] = {}
 
@@ -87,7 +87,7 @@ class Worker:
         held = getattr(self._session, "device_bytes", None)
         return {"peak_rss_bytes": peak_rss_bytes(), "device_bytes": held() if held else None}
 
-    def _opened(self) -> Session:
+    def _opened(self) -> InferenceSession:
         if self._session is None:
             raise RuntimeError("the worker has no model yet")
         return self._session

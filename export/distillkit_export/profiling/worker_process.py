@@ -28,7 +28,7 @@ class ConfigurationFailedError(Exception):
         self.has_ended = has_ended
 
 
-class Asked(Protocol):
+class MeasuringWorker(Protocol):
     """What the profile needs of a worker."""
 
     pid: int

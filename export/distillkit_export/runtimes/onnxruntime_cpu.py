@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillkit.contracts.runtime import Availability, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, InferenceSession, Servable, Setting
 from distillkit.errors import UnavailableError
 from distillkit_export.runtimes.onnx_runtime import CPU, OnnxRuntimeSession, availability
 from distillkit_export.runtimes.processors import thread_counts
@@ -30,7 +30,7 @@ class OnnxRuntimeCpu:
                 tried.append({"threads": threads, "spinning": False})
         return tuple(tried)
 
-    def open(self, servable: Servable, setting: Setting) -> Session:
+    def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         if servable.format not in self.formats:
             raise UnavailableError(f"onnxruntime-cpu loads {', '.join(self.formats)}, not {servable.format}")
         return OnnxRuntimeSession(servable, [(CPU, {})], setting)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from distillkit.contracts.runtime import Availability, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, InferenceSession, Servable, Setting
 from distillkit.errors import UnavailableError
 from distillkit_export.runtimes.nvidia import cuda_devices
 from distillkit_export.runtimes.onnx_runtime import (
@@ -49,7 +49,7 @@ class OnnxRuntimeCuda:
     def settings(self) -> Sequence[Setting]:
         return ({"cuda_graph": True}, {"cuda_graph": False})
 
-    def open(self, servable: Servable, setting: Setting) -> Session:
+    def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         if servable.format not in self.formats:
             raise UnavailableError(f"{self.name} loads {', '.join(self.formats)}, not {servable.format}")
         found = self.availability()

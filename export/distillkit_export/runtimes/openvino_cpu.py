@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillkit.contracts.runtime import Availability, Bound, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, Bound, InferenceSession, Servable, Setting
 from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
 from distillkit_export.runtimes.host_clock import HostTimed
@@ -47,7 +47,7 @@ class OpenVino:
             tried += [{"threads": threads}, {"threads": threads, "pinning": False}]
         return tuple(tried)
 
-    def open(self, servable: Servable, setting: Setting) -> Session:
+    def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         if servable.format not in self.formats:
             raise UnavailableError(f"openvino loads {', '.join(self.formats)}, not {servable.format}")
         found = self.availability()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from distillkit.contracts.runtime import Availability, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, InferenceSession, Servable, Setting
 from distillkit_export.runtimes import torch_presence
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TorchCompile:
     def settings(self) -> Sequence[Setting]:
         return torch_presence.settings()
 
-    def open(self, servable: Servable, setting: Setting) -> Session:
+    def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         torch_presence.require_torch(servable, "torch-compile", self.availability())
         from distillkit_export.runtimes.torch_session import TorchSession
 

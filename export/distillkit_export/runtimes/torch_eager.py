@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distillkit.contracts.runtime import Availability, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, InferenceSession, Servable, Setting
 from distillkit_export.runtimes import torch_presence
 
 
@@ -22,7 +22,7 @@ class TorchEager:
     def settings(self) -> Sequence[Setting]:
         return torch_presence.settings()
 
-    def open(self, servable: Servable, setting: Setting) -> Session:
+    def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         torch_presence.require_torch(servable, "torch", self.availability())
         from distillkit_export.runtimes.torch_session import TorchSession
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distillkit.contracts.exporter import Progress
+from distillkit.contracts.exporter import ReportProgress
 from distillkit.errors import UnavailableError
 from distillkit.storage.atomic import write_text
 from distillkit_export.isolated_process import ChildError, Event, Say, result_of, serve
@@ -14,7 +14,7 @@ from distillkit_export.user_dirs import private, user_cache
 
 
 def engine_from(
-    onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, progress: Progress | None
+    onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, progress: ReportProgress | None
 ) -> dict[str, Any]:
     """Build the engine of `onnx` into `plan`, as `building.build` does, in a process of its own.
 

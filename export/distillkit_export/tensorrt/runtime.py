@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distillkit.contracts.runtime import Availability, Servable, Session, Setting
+from distillkit.contracts.runtime import Availability, InferenceSession, Servable, Setting
 from distillkit.errors import UnavailableError
 from distillkit_export.tensorrt.engine_card import read_card
 from distillkit_export.tensorrt.preflight import Missing, find_platform, require_platform
@@ -25,7 +25,7 @@ class TensorRt:
     def settings(self) -> Sequence[Setting]:
         return ({"cuda_graph": True}, {"cuda_graph": False})
 
-    def open(self, servable: Servable, setting: Setting) -> Session:
+    def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         """Load an engine that was built for this GPU and this TensorRT, on this machine."""
         if servable.format not in self.formats:
             raise UnavailableError(f"tensorrt loads {', '.join(self.formats)}, not {servable.format}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveFloat
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
@@ -27,8 +27,6 @@ from distillkit.evaluation import (
 
 if TYPE_CHECKING:
     from distillkit.data.sources import Source
-
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
 
 
 class FewLabel:
@@ -58,14 +56,14 @@ class FewLabel:
             None, description="a text file that names the images, one a line, instead of shares; for `logistic`"
         )
         seed: int = Field(0, description="chooses the images of a share")
-        penalties: tuple[Positive, ...] = Field(
+        penalties: tuple[PositiveFloat, ...] = Field(
             (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             strict=False,
             min_length=1,
             description="`logistic`: factors of half the squared weights, beside the sum of the losses",
         )
         epochs: Annotated[int, Field(gt=0)] = Field(1000, description="`finetune`: times through the labelled images")
-        lr: Positive = Field(5e-6, description="`finetune`: of AdamW, falling to 0 along a cosine")
+        lr: PositiveFloat = Field(5e-6, description="`finetune`: of AdamW, falling to 0 along a cosine")
         batch_size: Annotated[int, Field(gt=0)] = Field(512, description="`finetune`: images of one step")
 
     def __init__(self, options: Options) -> None:

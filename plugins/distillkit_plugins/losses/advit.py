@@ -12,14 +12,14 @@ from torch import nn
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
 from distillkit.models import matched_layers
 from distillkit_plugins.losses.attention_rows import (
-    Interpolation,
+    RowInterpolation,
     attention_rows,
     check_grids,
     geometries,
     patch_distribution,
 )
 from distillkit_plugins.losses.divergences import floored_log, l1_distance, softened_kl, squared_l2_distance
-from distillkit_plugins.losses.head_aggregation import Heads, aggregate_heads, check_heads
+from distillkit_plugins.losses.head_aggregation import HeadAggregation, aggregate_heads, check_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,12 +37,12 @@ class AttentionTransfer(nn.Module):
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """What is compared."""
 
-        heads: Heads = Field(
+        heads: HeadAggregation = Field(
             "mean",
             description="how the rows of all heads become comparable: their mean; means of groups of the teacher's, "
             "one for each head of the student; or their normalised geometric mean",
         )
-        interpolation: Interpolation = Field(
+        interpolation: RowInterpolation = Field(
             "bicubic",
             description="how the teacher's patches come to the student's grid; area takes whole multiples, none takes "
             "equal grids only",

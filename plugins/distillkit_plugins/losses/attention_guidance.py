@@ -13,7 +13,7 @@ from distillkit_plugins.losses.attention_rows import (
     FLOOR,
     Geometry,
     Grid,
-    Interpolation,
+    RowInterpolation,
     geometries,
     normalised,
     resample,
@@ -29,7 +29,7 @@ def clamped(rows: Tensor) -> Tensor:
     return normalised(rows.clamp(LEAST, MOST))
 
 
-def interpolated(rows: Tensor, source: Grid, goal: Grid, interpolation: Interpolation) -> Tensor:
+def interpolated(rows: Tensor, source: Grid, goal: Grid, interpolation: RowInterpolation) -> Tensor:
     """Keep the class token's entry, and share the rest among the patches of another grid.
 
     Formula: (a, b) becomes (a, (1 - a) * IP(b) / sum IP(b)), a the class token's own entry and b the patches'.
@@ -57,7 +57,7 @@ class Guidance:
 
     student: Geometry
     teacher: Geometry
-    interpolation: Interpolation
+    interpolation: RowInterpolation
     temperature: float | Literal["heads"]
 
     @classmethod
@@ -65,7 +65,7 @@ class Guidance:
         cls,
         student: ModelSpec,
         teacher: ModelSpec,
-        interpolation: Interpolation,
+        interpolation: RowInterpolation,
         temperature: float | Literal["heads"],
     ) -> Guidance:
         """For a pair of models."""

@@ -16,7 +16,7 @@ from distillkit import BrokenPluginError, ModelSpec, Outputs, RecipeError, Signa
 from distillkit.models import at_least_float32
 
 Grid: TypeAlias = tuple[int, int]
-Interpolation: TypeAlias = Literal["bicubic", "area", "none"]
+RowInterpolation: TypeAlias = Literal["bicubic", "area", "none"]
 
 FLOOR = 1e-12
 """Below this a probability counts as this under a logarithm or a division, so that zeros give no inf and no nan."""
@@ -58,7 +58,7 @@ def attention_rows(outputs: Outputs) -> Tensor:
     return at_least_float32(outputs.cls_attention)
 
 
-def check_grids(loss: str, student: ModelSpec, teacher: ModelSpec, interpolation: Interpolation) -> None:
+def check_grids(loss: str, student: ModelSpec, teacher: ModelSpec, interpolation: RowInterpolation) -> None:
     """Refuse grids that `interpolation` cannot bring together.
 
     Raises: RecipeError where the grids differ and it is "none", or where it is "area" and the teacher's rows and
@@ -84,7 +84,7 @@ def check_grids(loss: str, student: ModelSpec, teacher: ModelSpec, interpolation
         )
 
 
-def resample(patches: Tensor, source: Grid, goal: Grid, interpolation: Interpolation) -> Tensor:
+def resample(patches: Tensor, source: Grid, goal: Grid, interpolation: RowInterpolation) -> Tensor:
     """Bring patch entries from one grid to another. Not normalised; bicubic can give entries below 0.
 
     Shapes: patches [..., N] on `source` become [..., M] on `goal`; on equal grids they stay as they are.
@@ -104,7 +104,7 @@ def normalised(values: Tensor) -> Tensor:
     return values / values.sum(dim=-1, keepdim=True).clamp(min=FLOOR)
 
 
-def patch_distribution(rows: Tensor, source: Grid, goal: Grid, interpolation: Interpolation) -> Tensor:
+def patch_distribution(rows: Tensor, source: Grid, goal: Grid, interpolation: RowInterpolation) -> Tensor:
     """The patches' shares of what the class token gives to patches at all, on the grid `goal`.
 
     Shapes: rows [..., 1 + N] on `source` become [..., M] on `goal`, each a distribution over the patches.

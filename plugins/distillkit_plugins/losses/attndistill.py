@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from distillkit import BatchInfo, BrokenPluginError, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
 from distillkit_plugins.losses.attention_guidance import Guidance
-from distillkit_plugins.losses.attention_rows import Interpolation, attention_rows, check_grids
+from distillkit_plugins.losses.attention_rows import RowInterpolation, attention_rows, check_grids
 from distillkit_plugins.losses.divergences import kl_divergence
 from distillkit_plugins.losses.projector import Norms, build_projector, project
 
@@ -55,7 +55,7 @@ class AttnDistill(nn.Module):
             description="of the softmax over the log-sum of the heads, where their numbers differ; "
             '"heads" is the number of heads of each model, which makes it a geometric mean',
         )
-        interpolation: Interpolation = Field(
+        interpolation: RowInterpolation = Field(
             "bicubic",
             description="how the teacher's patches come to the student's grid; area takes whole multiples, none equal "
             "grids",

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
-from distillkit_plugins.losses.heads import Head, distillation_head, head_logits
+from distillkit_plugins.losses.heads import HeadSignal, distillation_head, head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class HardDistillation(nn.Module):
     reads_teacher = frozenset({Read(Signal.LOGITS)})
     targets: Mapping[str, TargetSpec] = {"class": TargetSpec((), "int64")}
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: HeadSignal) -> None:
         super().__init__()
         self.head = head
         self.reads_student = frozenset({Read(head)})

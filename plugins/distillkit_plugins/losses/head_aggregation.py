@@ -10,10 +10,10 @@ from torch.nn import functional
 from distillkit import ModelSpec, RecipeError
 from distillkit_plugins.losses.attention_rows import FLOOR, geometries
 
-Heads: TypeAlias = Literal["mean", "group", "logsum"]
+HeadAggregation: TypeAlias = Literal["mean", "group", "logsum"]
 
 
-def check_heads(loss: str, student: ModelSpec, teacher: ModelSpec, heads: Heads) -> None:
+def check_heads(loss: str, student: ModelSpec, teacher: ModelSpec, heads: HeadAggregation) -> None:
     """Refuse to group heads that do not divide.
 
     Raises: RecipeError where the teacher's heads are not a whole multiple of the student's and `heads` is "group".
@@ -27,7 +27,7 @@ def check_heads(loss: str, student: ModelSpec, teacher: ModelSpec, heads: Heads)
         )
 
 
-def aggregate_heads(rows: Tensor, heads: Heads, groups: int) -> Tensor:
+def aggregate_heads(rows: Tensor, heads: HeadAggregation, groups: int) -> Tensor:
     """One row per group of heads; one group, unless heads are grouped.
 
     Shapes: rows [..., H, N] become [..., G, N], with G = `groups` for "group" and 1 for the others.

@@ -13,15 +13,15 @@ from distillkit import BrokenPluginError, ModelSpec, Outputs, Signal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Head = Literal[Signal.LOGITS, Signal.DISTILL_LOGITS]
+HeadSignal = Literal[Signal.LOGITS, Signal.DISTILL_LOGITS]
 
 
-def distillation_head(student: ModelSpec) -> Head:
+def distillation_head(student: ModelSpec) -> HeadSignal:
     """The head that a loss on logits reads from this student."""
     return Signal.DISTILL_LOGITS if Signal.DISTILL_LOGITS in student.signals else Signal.LOGITS
 
 
-def head_logits(outputs: Outputs, head: Head) -> Tensor:
+def head_logits(outputs: Outputs, head: HeadSignal) -> Tensor:
     """The logits [B, K] of one head.
 
     Raises: BrokenPluginError where the model was asked for them and returned none.

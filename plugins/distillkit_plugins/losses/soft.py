@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
-from distillkit_plugins.losses.heads import Head, distillation_head, head_logits
+from distillkit_plugins.losses.heads import HeadSignal, distillation_head, head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class SoftDistillation(nn.Module):
 
     reads_teacher = frozenset({Read(Signal.LOGITS)})
 
-    def __init__(self, options: Options, head: Head, classes: int) -> None:
+    def __init__(self, options: Options, head: HeadSignal, classes: int) -> None:
         super().__init__()
         self.tau = options.tau
         self.weight = options.balance

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 from torch import nn
 
 from distillkit import ModelRequest, ModelSpec, RecipeError
 from distillkit.models import TimmModel, licensed, sincos_position_embedding, start_from
-from distillkit_plugins.image_size import ImageSize, Positive
+from distillkit_plugins.image_size import ImageSizeOption
 
 ARCHITECTURES = {
     "deit-ti": "deit_tiny_distilled_patch16_224",
@@ -37,11 +37,11 @@ class Deit:
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """The geometry; what is not given is the size's own."""
 
-        image_size: ImageSize = Field((224, 224), description="pixels: a number, or [height, width]")
-        patch: Positive = Field(16, description="pixels of a square patch; divides the image size")
-        width: Positive | None = Field(None, description="of the tokens; 192, 384, 768 for ti, s, b")
+        image_size: ImageSizeOption = Field((224, 224), description="pixels: a number, or [height, width]")
+        patch: PositiveInt = Field(16, description="pixels of a square patch; divides the image size")
+        width: PositiveInt | None = Field(None, description="of the tokens; 192, 384, 768 for ti, s, b")
         depth: Annotated[int, Field(gt=0, le=1_000)] = Field(DEPTH, description="transformer blocks")
-        heads: Positive | None = Field(None, description="attention heads, divides width; 3, 6, 12 for ti, s, b")
+        heads: PositiveInt | None = Field(None, description="attention heads, divides width; 3, 6, 12 for ti, s, b")
         position: Literal["learned", "sincos"] = Field(
             "learned",
             description="of the patches: `learned`, or fixed sines and cosines as in MAE, which are never trained",

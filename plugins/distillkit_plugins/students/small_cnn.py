@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 from torch import Tensor, nn
 
 from distillkit import ModelRequest, ModelSpec, Outputs, Signal, Wanted
 from distillkit.models import LoadReport, at_least_float32, sketching, start_from
-from distillkit_plugins.image_size import ImageSize, Positive
+from distillkit_plugins.image_size import ImageSizeOption
 
 STAGES = 3
 
@@ -55,10 +55,10 @@ class SmallCnn(nn.Module):
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """The geometry."""
 
-        width: Positive = Field(
+        width: PositiveInt = Field(
             32, description="channels of the first stage; the others have twice and four times as many"
         )
-        image_size: ImageSize = Field((32, 32), description="pixels: a number, or [height, width]")
+        image_size: ImageSizeOption = Field((32, 32), description="pixels: a number, or [height, width]")
 
     def __init__(self, network: ConvNet, spec: ModelSpec) -> None:
         super().__init__()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 from pydantic import BaseModel, Field
 
 from distillkit import ModelRequest, ModelSpec
 from distillkit.models import TimmModel, licensed, start_from
-from distillkit_plugins.image_size import ImageSize
-
-Rate = Annotated[float, Field(ge=0, lt=1)]
+from distillkit_plugins.image_size import ImageSizeOption
+from distillkit_plugins.students.deit import Rate
 
 
 class TimmStudent:
@@ -22,7 +21,7 @@ class TimmStudent:
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """What is not given is the network's own."""
 
-        image_size: ImageSize | None = Field(None, description="pixels: a number, or [height, width]")
+        image_size: ImageSizeOption | None = Field(None, description="pixels: a number, or [height, width]")
         drop_path: Rate | None = Field(None, description="stochastic depth")
         dropout: Rate | None = Field(None, description="before the classifier")
 

@@ -26,7 +26,7 @@ from distillkit.models import (
     read_weights,
     why_unavailable,
 )
-from distillkit_plugins.image_size import ImageSize
+from distillkit_plugins.image_size import ImageSizeOption
 from distillkit_plugins.teachers.known import KNOWN, Known
 
 OPTION = "--teacher-weights (evaluate and export: --weights)"
@@ -51,7 +51,7 @@ class TimmTeacher:
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """What is not given is the network's own."""
 
-        image_size: ImageSize | None = Field(None, description="pixels: a number, or [height, width]")
+        image_size: ImageSizeOption | None = Field(None, description="pixels: a number, or [height, width]")
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:

@@ -9,7 +9,7 @@ from typing import Any
 
 from distillkit import RunInfo, RunModels
 from distillkit_plugins.trackers.attention_section import attention_section
-from distillkit_plugins.trackers.balance import balance_table, balanced, draw_balance
+from distillkit_plugins.trackers.gradient_norms_section import balance_table, balanced, draw_balance
 from distillkit_plugins.trackers.incidents_section import incidents_section
 from distillkit_plugins.trackers.metrics_file import FILE_NAME, read_metrics
 

@@ -8,8 +8,8 @@ import pytest
 
 from distillkit.contracts.runtime import Availability, Servable
 from distillkit_export.profiling import rounds as campaigns
-from distillkit_export.profiling.configurations import Artefact, Configuration, Subject
-from distillkit_export.profiling.rounds import Campaign, Plan
+from distillkit_export.profiling.configurations import Artefact, Configuration, ProfiledStudent
+from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan
 from distillkit_export.profiling.schema import AccuracyCard, MachineCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.worker_process import ConfigurationFailedError
 
@@ -79,7 +79,7 @@ def make_subject(name="student", *, shape=(3, 8, 8), precisions=("fp32",), accur
         for precision in precisions
     )
     known = {key: AccuracyCard(top1=value, images=100, source="parity.json") for key, value in (accuracy or {}).items()}
-    return Subject(SubjectCard(name=name, accuracy=known), shape, "float32", artefacts)
+    return ProfiledStudent(SubjectCard(name=name, accuracy=known), shape, "float32", artefacts)
 
 
 def make_configuration(runtime, of=None, **setting):
@@ -103,8 +103,8 @@ def measured(diary):
             made.append(FalseWorker(latency, diary, facts))
             return made[-1]
 
-        plan = plan or Plan(batches=(1,), rounds=3, seconds=0.3)
-        with Campaign(configurations, plan, baseline=baseline, start=start, watch=watch) as campaign:
+        plan = plan or MeasurementPlan(batches=(1,), rounds=3, seconds=0.3)
+        with InterleavedBenchmark(configurations, plan, baseline=baseline, start=start, watch=watch) as campaign:
             campaign.sweep()
         assert all(worker.closed for worker in made)
         return campaign
@@ -142,7 +142,7 @@ def profile_of(measured):
         found = measured(
             lambda name, batch, number: milliseconds[name] * batch,
             *(make_configuration(runtime, of) for runtime in milliseconds),
-            plan=Plan(batches=batches, rounds=3, seconds=0.3),
+            plan=MeasurementPlan(batches=batches, rounds=3, seconds=0.3),
             baseline=f"{of.name}/{next(iter(milliseconds))}/fp32",
         )
         return ProfileCard(

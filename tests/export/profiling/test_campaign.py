@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distillkit_export.profiling import rounds as campaigns
-from distillkit_export.profiling.rounds import Campaign, Plan, baseline_for
+from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, baseline_for
 from distillkit_export.profiling.schema import GpuCard
 from distillkit_export.profiling.worker_process import ConfigurationFailedError
 
@@ -54,7 +54,7 @@ def test_worker_that_dies_in_a_round_is_a_row_with_a_reason_and_is_asked_nothing
             return ConfigurationFailedError("its process was ended by SIGSEGV")
         return constant(name, batch, number)
 
-    plan = Plan(batches=(1, 2), rounds=3, seconds=0.3)
+    plan = MeasurementPlan(batches=(1, 2), rounds=3, seconds=0.3)
     found = measured(dying, configuration("slow"), configuration("fast"), plan=plan)
     failed = [row for row in found.rows if row.failed]
     assert [(row.configuration, row.batch, row.failed) for row in failed] == [
@@ -69,7 +69,7 @@ def test_worker_that_refuses_one_batch_is_asked_for_the_next(measured, configura
             return ConfigurationFailedError("not enough memory for a batch of 8", has_ended=False)
         return 1.0
 
-    plan = Plan(batches=(1, 8, 16), rounds=2, seconds=0.2)
+    plan = MeasurementPlan(batches=(1, 8, 16), rounds=2, seconds=0.2)
     found = measured(small, configuration("a"), plan=plan)
     assert [(row.batch, row.failed) for row in found.rows] == [
         (1, None),
@@ -82,7 +82,7 @@ def test_sweep_doubles_until_nobody_gains_five_percent(measured, configuration):
     def saturating(name, batch, number):
         return {"a": max(4.0, batch), "b": 10.0 * batch}[name]
 
-    found = measured(saturating, configuration("a"), configuration("b"), plan=Plan(rounds=2, seconds=0.2))
+    found = measured(saturating, configuration("a"), configuration("b"), plan=MeasurementPlan(rounds=2, seconds=0.2))
     assert found.batches == [1, 2, 4, 8]
 
 
@@ -90,13 +90,13 @@ def test_cpu_is_measured_end_to_end_and_a_gpu_in_both_modes_unless_asked(measure
     assert {row.mode for row in measured(constant, configuration("a")).rows} == {"e2e"}
     gpu = measured(constant, configuration("a"), facts={"device": "cuda:0", "clock": "device"})
     assert [(row.mode, row.clock) for row in gpu.rows] == [("compute", "device"), ("e2e", "host")]
-    plan = Plan(batches=(1,), modes=("compute",), rounds=1, seconds=0.1)
+    plan = MeasurementPlan(batches=(1,), modes=("compute",), rounds=1, seconds=0.1)
     assert [row.mode for row in measured(constant, configuration("a"), plan=plan).rows] == ["compute"]
 
 
 def test_gpu_below_its_clock_is_doubted(measured, monkeypatch, configuration):
     monkeypatch.setattr(campaigns, "gpus", lambda: (GpuCard(name="GPU", sm_mhz=900, max_sm_mhz=1800),))
-    plan = Plan(batches=(1,), modes=("compute",), rounds=2, seconds=0.02)
+    plan = MeasurementPlan(batches=(1,), modes=("compute",), rounds=2, seconds=0.02)
     (row,) = measured(constant, configuration("a"), plan=plan, facts={"device": "cuda:0", "clock": "device"}).rows
     assert row.doubts == ("the GPU ran at 50 % of its highest clock (limit 80 %)",)
     assert row.sm_mhz == 900
@@ -105,7 +105,7 @@ def test_gpu_below_its_clock_is_doubted(measured, monkeypatch, configuration):
 def test_energy_is_shared_out_over_all_computed_images(measured, monkeypatch, configuration):
     readings = iter(range(0, 10_000, 11))
     monkeypatch.setattr(campaigns.EnergyMeter, "joules", lambda meter: float(next(readings)))
-    plan = Plan(batches=(4,), modes=("compute",), rounds=2, seconds=0.02)
+    plan = MeasurementPlan(batches=(4,), modes=("compute",), rounds=2, seconds=0.02)
     (row,) = measured(constant, configuration("a"), plan=plan, facts={"device": "cuda:0"}).rows
     # 11 J a round; ten measured queries and one to settle, of four images each.
     assert row.joules_per_image == pytest.approx(11 / (11 * 4))
@@ -114,14 +114,14 @@ def test_energy_is_shared_out_over_all_computed_images(measured, monkeypatch, co
 def test_watch_hears_of_every_step_and_the_last_is_the_whole(measured, configuration):
     heard = []
 
-    class Watch:
+    class ProfileObserver:
         def begin(self, what):
             heard.append(what)
 
         def done(self, steps, of):
             heard.append((steps, of))
 
-    measured(constant, configuration("a"), configuration("b"), watch=Watch())
+    measured(constant, configuration("a"), configuration("b"), watch=ProfileObserver())
     steps = [each for each in heard if isinstance(each, tuple)]
     assert steps[-1] == (10, 10)
     assert [step for step, _ in steps] == list(range(1, 11))
@@ -136,7 +136,9 @@ def test_interrupt_ends_all_workers(diary, configuration, false_worker):
         return made[-1]
 
     def interrupted():
-        with Campaign([configuration("a"), configuration("b")], Plan(batches=(1,)), start=start) as campaign:
+        with InterleavedBenchmark(
+            [configuration("a"), configuration("b")], MeasurementPlan(batches=(1,)), start=start
+        ) as campaign:
             campaign.sweep()
 
     with pytest.raises(KeyboardInterrupt):

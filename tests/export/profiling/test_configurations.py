@@ -8,7 +8,7 @@ import pytest
 
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import UnavailableError, UserError
-from distillkit_export.profiling.configurations import Artefact, Runtimes, Wanted, configurations
+from distillkit_export.profiling.configurations import Artefact, ProfileSelection, Runtimes, configurations
 from distillkit_export.profiling.subjects import precisions
 
 
@@ -35,7 +35,7 @@ def runtimes(false_runtime):
 
 
 def test_each_artefact_meets_each_runtime_that_loads_its_format(run, runtimes):
-    assert names(configurations([run], runtimes, Wanted())) == [
+    assert names(configurations([run], runtimes, ProfileSelection())) == [
         "ort/fp32",
         "ort/int8",
         "torch/fp32",
@@ -45,26 +45,29 @@ def test_each_artefact_meets_each_runtime_that_loads_its_format(run, runtimes):
 
 
 def test_bfloat16_is_computed_from_float32_only_when_asked(run, runtimes):
-    assert names(configurations([run], runtimes, Wanted(precisions=("bf16",)))) == ["torch/bf16", "openvino/bf16"]
-    (found,) = configurations([run], {"openvino": runtimes["openvino"]}, Wanted(precisions=("bf16",)))
+    assert names(configurations([run], runtimes, ProfileSelection(precisions=("bf16",)))) == [
+        "torch/bf16",
+        "openvino/bf16",
+    ]
+    (found,) = configurations([run], {"openvino": runtimes["openvino"]}, ProfileSelection(precisions=("bf16",)))
     assert found.artefact.file == "fp32.onnx"
 
 
 def test_a_bfloat16_file_goes_before_a_float32_file_computed_in_bfloat16(subject, runtimes):
     both = subject(precisions=("fp32", "bf16"))
-    found = configurations([both], {"openvino": runtimes["openvino"]}, Wanted(precisions=("bf16",)))
+    found = configurations([both], {"openvino": runtimes["openvino"]}, ProfileSelection(precisions=("bf16",)))
     assert [each.artefact.file for each in found] == ["bf16.onnx"]
 
 
 def test_threads_go_where_a_runtime_has_them(run, runtimes):
-    found = configurations([run], runtimes, Wanted(precisions=("fp32",), threads=3))
+    found = configurations([run], runtimes, ProfileSelection(precisions=("fp32",), threads=3))
     assert names(found) == ["ort/fp32/threads=3", "torch/fp32/threads=3", "openvino/fp32"]
-    every = configurations([run], {"ort": runtimes["ort"]}, Wanted(threads=3), every_setting=True)
+    every = configurations([run], {"ort": runtimes["ort"]}, ProfileSelection(threads=3), every_setting=True)
     assert names(every)[:2] == ["ort/fp32/threads=3", "ort/fp32/threads=3/spinning=off"]
 
 
 def test_device_is_where_models_in_memory_compute(run, runtimes):
-    found = configurations([run], runtimes, Wanted(precisions=("fp32",), device="cpu"))
+    found = configurations([run], runtimes, ProfileSelection(precisions=("fp32",), device="cpu"))
     assert names(found) == ["ort/fp32", "torch/fp32/device=cpu", "openvino/fp32"]
 
 
@@ -82,11 +85,11 @@ class Listing:
 def test_runtime_that_does_not_work_is_a_line_unless_it_was_asked_for(false_runtime, monkeypatch):
     found = Runtimes(Listing({"here": false_runtime(), "absent": false_runtime(works=False)}))
     monkeypatch.setattr(found, "names", lambda: ("here", "absent"))
-    assert found.usable(Wanted(), {"tensorrt"})[1] == []  # it would not load that format anyway
-    working, skipped = found.usable(Wanted(), {"onnx", "tensorrt"})
+    assert found.usable(ProfileSelection(), {"tensorrt"})[1] == []  # it would not load that format anyway
+    working, skipped = found.usable(ProfileSelection(), {"onnx", "tensorrt"})
     assert (list(working), skipped) == (["here"], ["absent: it is absent; install it"])
     with pytest.raises(UnavailableError) as error:
-        found.usable(Wanted(runtimes=("absent",)), {"onnx"})
+        found.usable(ProfileSelection(runtimes=("absent",)), {"onnx"})
     assert str(error.value) == "runtime 'absent' does not work here: it is absent; install it"
 
 

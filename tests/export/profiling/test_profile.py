@@ -20,14 +20,14 @@ from distillkit_export.pipeline.export import export_onnx
 from distillkit_export.pipeline.target import load_target
 from distillkit_export.predictor import load
 from distillkit_export.profiling import profile as profiles
-from distillkit_export.profiling.configurations import Wanted
+from distillkit_export.profiling.configurations import ProfileSelection
 from distillkit_export.profiling.profile import profile, require_measured, require_writable
-from distillkit_export.profiling.rounds import Plan
+from distillkit_export.profiling.rounds import MeasurementPlan
 from distillkit_export.profiling.schema import AccuracyCard, read_profile
 from distillkit_export.profiling.subjects import find, measured_accuracy, of_bundle
 
-SHORT = Plan(batches=(1, 2), seconds=0.05, rounds=2, warm_up_s=0.2)
-ORT = Wanted(runtimes=("onnxruntime-cpu",))
+SHORT = MeasurementPlan(batches=(1, 2), seconds=0.05, rounds=2, warm_up_s=0.2)
+ORT = ProfileSelection(runtimes=("onnxruntime-cpu",))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_altered_bundle_is_refused_before_anything_is_measured(plugins, bundle):
 
 
 def test_run_is_measured_in_memory_and_as_onnx_exported_for_the_occasion(plugins, student, tmp_path):
-    wanted = Wanted(runtimes=("torch", "onnxruntime-cpu"))
+    wanted = ProfileSelection(runtimes=("torch", "onnxruntime-cpu"))
     found = profile([str(student)], plugins, wanted=wanted, plan=SHORT, out=tmp_path / "out", baseline="torch")
     measured = found.measured
     assert [each.name for each in measured.configurations] == ["tonight/torch/fp32", "tonight/onnxruntime-cpu/fp32"]
@@ -164,7 +164,7 @@ def test_what_cannot_be_measured_is_one_sentence(plugins, bundle, tmp_path):
     assert refusal(UserError, [str(bundle)] * 2, plugins, tune=True) == (
         "--tune finds the setting of one student, not of 2; give one target"
     )
-    wanted = Wanted(runtimes=("onnxruntime-cpu",), precisions=("int8",))
+    wanted = ProfileSelection(runtimes=("onnxruntime-cpu",), precisions=("int8",))
     assert refusal(UnavailableError, [str(bundle)], plugins, wanted=wanted) == (
         "no runtime here executes student in int8; there is onnx fp32"
     )
@@ -186,13 +186,13 @@ def test_what_was_asked_for_by_name_and_failed_everywhere_is_said(profile_of):
     reason = {"failed": "its process was ended by SIGSEGV"}
     rows = tuple(row.model_copy(update=reason) if "/ort/" in row.configuration else row for row in card.rows)
     some, none = (card.model_copy(update={"rows": each}) for each in (rows, ()))
-    require_measured(some, Wanted())
-    require_measured(card, Wanted(("torch", "ort"), ("fp32",)))
+    require_measured(some, ProfileSelection())
+    require_measured(card, ProfileSelection(("torch", "ort"), ("fp32",)))
     with pytest.raises(UnavailableError) as one:
-        require_measured(some, Wanted(("torch", "ort"), ("int8",)))
+        require_measured(some, ProfileSelection(("torch", "ort"), ("int8",)))
     assert str(one.value) == (
         "nothing was measured of runtime 'ort' and precision 'int8', although asked for; the reasons stand above"
     )
     with pytest.raises(UnavailableError) as every:
-        require_measured(none, Wanted())
+        require_measured(none, ProfileSelection())
     assert str(every.value) == ("nothing was measured, because every configuration failed; the reasons stand above")

@@ -10,10 +10,10 @@ import pytest
 from distillkit.contracts.runtime import Servable
 from distillkit_export.profiling import tuning
 from distillkit_export.profiling.configurations import Artefact, Configuration
-from distillkit_export.profiling.rounds import Plan
+from distillkit_export.profiling.rounds import MeasurementPlan
 from distillkit_export.profiling.tuning import best_setting, search, verdicts, write_best
 
-PLAN = Plan(batches=(1, 32), rounds=3, seconds=0.3)
+PLAN = MeasurementPlan(batches=(1, 32), rounds=3, seconds=0.3)
 MILLISECONDS = {"a": 9.0, "a/threads=1": 8.0, "a/threads=2": 3.0, "b": 7.0, "b/threads=2": 6.0}
 
 
