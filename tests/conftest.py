@@ -1,11 +1,42 @@
-"""What holds for every test: hypothesis repeats itself, and tests that need a GPU are skipped where there is none."""
+"""What every test may use: small real pictures, a small distillation, and runs to start from.
+
+hypothesis repeats itself, and tests that need a GPU are skipped where there is none.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
+from PIL import Image
+
+from distillkit.plugin.registry import installed_plugins
+from distillkit.recipe.schema import Recipe
 
 # Two test runs of one commit must agree, and a busy machine must not fail a test for being slow.
 hypothesis.settings.register_profile("distillkit", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("distillkit")
+
+BASE: dict[str, Any] = {
+    "data": {"train": "digits", "workers": 0},
+    "augment": {"crop": "padded", "padding": 1, "flip": 0.5, "erasing": 0.5},
+    "mixing": {"mixup": 0.8, "cutmix": 1.0},
+    "labels": {"smoothing": 0.1},
+    "student": {
+        "model": "deit-ti",
+        "image_size": 8,
+        "patch": 4,
+        "width": 16,
+        "depth": 2,
+        "heads": 2,
+        "drop_path": 0.3,
+    },
+    "training": {"steps": 24, "batch_size": 64, "log_every": 5, "device": "cpu", "precision": "fp32"},
+    "schedule": {"warmup_epochs": 0.2},
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -18,3 +49,75 @@ def pytest_collection_modifyitems(items):
         return
     for item in needing_gpu:
         item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def plugins():
+    return installed_plugins()
+
+
+@pytest.fixture(scope="session")
+def digits():
+    from sklearn.datasets import load_digits
+
+    shades, labels = load_digits(return_X_y=True)
+    return np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8), labels
+
+
+@pytest.fixture(scope="session")
+def write_pictures(digits):
+    """Write digits as PNG files: `write_pictures(folder, {"cat": 3, "": 2})` makes 3 in cat/ and 2 in the folder."""
+    pixels, _ = digits
+
+    def write(folder, counts, start=0):
+        number = start
+        for name, count in counts.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for _ in range(count):
+                Image.fromarray(pixels[number]).save(folder / name / f"{number:04d}.png")
+                number += 1
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def recipe_of() -> Any:
+    """`recipe_of({"training": {"steps": 3}}, ...)`: the base with tables updated."""
+
+    def make(*changes: dict[str, Any]) -> Recipe:
+        data = copy.deepcopy(BASE)
+        for change in changes:
+            for table, values in change.items():
+                if isinstance(values, dict):
+                    data.setdefault(table, {}).update(values)
+                else:
+                    data[table] = values
+        return Recipe.model_validate(data)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The run directory of a small CNN that saw a few digits: a real teacher, if not a good one."""
+    from distillkit.running.api import run
+
+    data = copy.deepcopy(BASE) | {"student": {"model": "small-cnn", "width": 8, "image_size": 8}}
+    data["augment"] = {"crop": "none", "flip": 0.0}
+    data["mixing"] = {}
+    out = tmp_path_factory.mktemp("teacher") / "run"
+    run(Recipe.model_validate(data), out, installed_plugins())
+    return f"run:{out}"
+
+
+@pytest.fixture(scope="session")
+def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The run directory of a ViT that saw a few digits: a teacher with attention, wider than its student."""
+    from distillkit.running.api import run
+
+    data = copy.deepcopy(BASE) | {"student": BASE["student"] | {"model": "vit-ti", "width": 24}}
+    data["training"] = BASE["training"] | {"steps": 4}
+    out = tmp_path_factory.mktemp("attentive") / "run"
+    run(Recipe.model_validate(data), out, installed_plugins())
+    return f"run:{out}"

@@ -13,11 +13,11 @@ from distillkit.testing.loss import check_loss
 from distillkit.testing.model import check_student, check_teacher
 from distillkit.testing.registration import SlowListingWarning
 from distillkit.testing.runtime import check_runtime
-from distillkit.testing.synthetic import PAIRS, ModelPair, cnn, vit
+from distillkit.testing.synthetic import PAIRS, Pair, cnn, vit
 
 __all__ = [
     "PAIRS",
-    "ModelPair",
+    "Pair",
     "SlowListingWarning",
     "check_exporter",
     "check_loss",

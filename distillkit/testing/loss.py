@@ -22,7 +22,7 @@ from distillkit.testing.registration import (
     warn_of_slow_listing,
 )
 from distillkit.testing.subject import find_subject
-from distillkit.testing.synthetic import PAIRS, ModelPair
+from distillkit.testing.synthetic import PAIRS, Pair
 
 CHECKS: tuple[ContractCheck[LossCase], ...] = (
     loss_declarations.reads,
@@ -54,7 +54,7 @@ def check_loss(
     loss: str | type[Loss],
     options: Mapping[str, Any] | None = None,
     *,
-    pairs: Sequence[ModelPair] = PAIRS,
+    pairs: Sequence[Pair] = PAIRS,
     device: str = "cpu",
     backend: str | None = "aot_eager",
 ) -> None:

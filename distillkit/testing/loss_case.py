@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distillkit.contracts.loss import BatchInfo, Loss
 from distillkit.contracts.model import Outputs
 from distillkit.testing.subject import PluginUnderTest
-from distillkit.testing.synthetic import SAMPLES, ModelPair, map_batch, map_outputs, synthetic_batch, synthetic_outputs
+from distillkit.testing.synthetic import SAMPLES, Pair, map_batch, map_outputs, synthetic_batch, synthetic_outputs
 
 EVERY_ROW = tuple(range(SAMPLES))
 LossTarget: TypeAlias = Mapping[str, Tensor]
@@ -47,7 +47,7 @@ class LossCase:
 
     subject: PluginUnderTest
     options: BaseModel
-    pair: ModelPair
+    pair: Pair
     device: str
     backend: str | None
 

@@ -20,7 +20,7 @@ SAMPLES = 6
 
 
 @dataclass(frozen=True)
-class ModelPair:
+class Pair:
     """A student and a teacher that a loss may be built for."""
 
     title: str
@@ -68,14 +68,14 @@ def cnn(name: str, *, widths: tuple[int, ...]) -> ModelSpec:
 
 _STUDENT = vit("paper-distilled-vit", layers=12, width=8, heads=2, grid=(3, 4), distilled=True)
 PAIRS = (
-    ModelPair("ViT from a ViT like it", _STUDENT, vit("paper-vit", layers=12, width=8, heads=2, grid=(3, 4))),
-    ModelPair(
+    Pair("ViT from a ViT like it", _STUDENT, vit("paper-vit", layers=12, width=8, heads=2, grid=(3, 4))),
+    Pair(
         "ViT from a larger ViT",
         vit("paper-small-vit", layers=4, width=6, heads=3, grid=(2, 5)),
         vit("paper-large-vit", layers=12, width=10, heads=5, grid=(4, 10)),
     ),
-    ModelPair("ViT from a CNN", _STUDENT, cnn("paper-cnn", widths=(3, 5, 9, 11))),
-    ModelPair("CNN from a CNN", cnn("paper-small-cnn", widths=(2, 4, 6, 8)), cnn("paper-cnn", widths=(3, 5, 9, 11))),
+    Pair("ViT from a CNN", _STUDENT, cnn("paper-cnn", widths=(3, 5, 9, 11))),
+    Pair("CNN from a CNN", cnn("paper-small-cnn", widths=(2, 4, 6, 8)), cnn("paper-cnn", widths=(3, 5, 9, 11))),
 )
 """The pairs that `check_loss` tries unless it is given others."""
 

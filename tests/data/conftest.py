@@ -1,43 +1,10 @@
 """Real pictures: scikit-learn's digits, as they are and as PNG files in folders."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.splits import open_datasets
-from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-
-
-@pytest.fixture(scope="session")
-def plugins():
-    return installed_plugins()
-
-
-@pytest.fixture(scope="session")
-def digits():
-    from sklearn.datasets import load_digits
-
-    shades, labels = load_digits(return_X_y=True)
-    return np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8), labels
-
-
-@pytest.fixture(scope="session")
-def write_pictures(digits):
-    """Write digits as PNG files: `write_pictures(folder, {"cat": 3, "": 2})` makes 3 in cat/ and 2 in the folder."""
-    pixels, _ = digits
-
-    def write(folder, counts, start=0):
-        number = start
-        for name, count in counts.items():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            for _ in range(count):
-                Image.fromarray(pixels[number]).save(folder / name / f"{number:04d}.png")
-                number += 1
-        return folder
-
-    return write
 
 
 @pytest.fixture(scope="session")

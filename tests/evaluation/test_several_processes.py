@@ -21,7 +21,7 @@ from distillkit.evaluation.gather import gather_rows
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
 
-STRANGER = Path(__file__).parents[1] / "runs" / "faulty_rank"
+STRANGER = Path(__file__).parents[1] / "running" / "faulty_rank"
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "top1": ("top1", {"per_class": True}),
     "knn": ("knn", {"k": [1, 20]}),

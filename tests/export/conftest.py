@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from distillkit.contracts.exporter import ExportRequest, Provenance
 from distillkit.models.timm_model import TimmModel
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_export.pipeline.export import ExportResult, export_onnx
+from tests.export.small_student import CLASS_NAMES, small_student
 
-CLASS_NAMES = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu")
 PROVENANCE = Provenance(
     model="deit-ti",
     options={"patch": 8, "depth": 2},
@@ -21,14 +20,6 @@ PROVENANCE = Provenance(
     weights_sha256="0" * 64,
     teachers=({"name": "regnety16gf", "licence": "apache-2.0"},),
 )
-
-
-def small_student(architecture, *, seed=0, **options):
-    torch.manual_seed(seed)
-    student = TimmModel.create(architecture, name="student", classes=7, class_names=CLASS_NAMES, **options)
-    for parameter in student.network.parameters():  # as initialised, two heads and many blocks are almost zero
-        torch.nn.init.trunc_normal_(parameter, std=0.2)
-    return student
 
 
 @pytest.fixture(scope="session")

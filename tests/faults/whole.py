@@ -25,25 +25,29 @@ TESTS = (
         "broken images",
         "truncated, empty, no image, wrong mode, decompression bomb, vanished, forbidden",
         "reported once, replaced deterministically, counted by kind; a sentence above data.broken",
-        ("tests/runs/test_broken_images.py", "tests/data/test_faults.py", "tests/data/test_substitutes.py"),
+        (
+            "tests/running/test_broken_images.py",
+            "tests/data/test_image_faults.py",
+            "tests/data/test_replacement_images.py",
+        ),
     ),
     (
         "a loss or a gradient that is not finite",
         "a loss that returns NaN at chosen steps, in one process and in two",
         "the step is skipped by all, counted, and reproduced by distillkit replay",
-        ("tests/training/test_guard.py", "tests/training/test_giving_up.py"),
+        ("tests/training/test_nonfinite.py", "tests/training/test_giving_up.py"),
     ),
     (
         "a process that fails at its start",
         "a plugin that raises in one rank alone",
         "all end with its message, no hang",
-        ("tests/cli/test_last_words.py", "tests/runs/test_processes.py"),
+        ("tests/cli/test_last_words.py", "tests/running/test_processes.py"),
     ),
     (
         "a plugin that breaks its contract",
         "raises at import, in a hook, in target; wrong shapes, dtypes, gradients",
         "named with its distribution and the hook",
-        ("tests/contract/test_strangers.py", "tests/core/test_switches.py"),
+        ("tests/awkward_plugins/test_broken_plugins.py", "tests/plugin/test_disabled.py"),
     ),
 )
 

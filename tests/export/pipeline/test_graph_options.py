@@ -19,8 +19,7 @@ from distillkit_export.images.gate_images import Pictures, as_asked, as_pixels, 
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_onnx
 from distillkit_plugins.students.deit import Deit
-
-from .conftest import small_student
+from tests.export.small_student import small_student
 
 
 def exported(model, folder, **asked):

@@ -29,8 +29,7 @@ from distillkit_export.onnx.value_ranges import scan
 from distillkit_export.pipeline.export import export_model, export_onnx
 from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.pipeline.stage import Format
-
-from .conftest import small_student
+from tests.export.small_student import small_student
 
 
 def two_layers(up, folder):

@@ -10,8 +10,7 @@ from torch import nn
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit_export.from_torch.graph import onnx_graph
-
-from .conftest import small_student
+from tests.export.small_student import small_student
 
 VIT = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 FAMILIES = {

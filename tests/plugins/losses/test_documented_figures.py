@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
+PAGE = Path(__file__).parents[3] / "docs" / "losses.md"
 
 
 def test_the_code_of_the_page_prints_what_the_page_says(capsys):
