@@ -37,6 +37,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/lint-imports --config scripts/floors.toml
 	$(BIN)/python docs/generate.py --check
 
 fix: $(READY)

@@ -38,7 +38,7 @@ from distillkit.recipe.overrides import (
 from distillkit.recipe.schema import About, Recipe
 from distillkit.storage.untrusted import read_plain_text
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent / "named"
 SUFFIX = ".toml"
 LARGEST = 2**20
 """Bytes of a recipe file; the longest that comes with the package has a hundredth."""

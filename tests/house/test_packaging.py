@@ -57,7 +57,7 @@ def test_every_module_and_recipe_on_disk_is_in_the_wheel(root, contents):
         for path in (folder / package).rglob(pattern)
     }
     assert sorted(on_disk - set(contents)) == []
-    assert any(re.fullmatch(r"distillkit/recipes/[\w.-]+\.toml", name) for name in on_disk)
+    assert any(re.fullmatch(r"distillkit/recipe/named/[\w.-]+\.toml", name) for name in on_disk)
 
 
 def test_nothing_else_is_in_the_wheel(contents):
