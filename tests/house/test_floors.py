@@ -1,4 +1,4 @@
-"""The rooms stand on floors: no import goes up, be it for types alone; and the script that measures it counts rightly."""
+"""The rooms stand on floors: no import goes up, be it for types alone; the script that measures it counts right."""
 
 import importlib.util
 import os
