@@ -12,12 +12,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from writers import commands, hooks, one_file_loss, plugins, recipe, reliability
+from writers import commands, hooks, one_file_loss, plugins, recipe, reliability, rooms
 
 ROOT = Path(__file__).parents[1]
 BEGIN = "<!-- From here to the end marker this page is written by docs/generate.py; run `make docs`. -->"
 END = "<!-- End of what docs/generate.py writes. -->"
 WRITERS = {
+    "docs/architecture.md": rooms.page,
     "docs/reference/cli.md": commands.page,
     "docs/reference/hooks.md": hooks.page,
     "docs/reference/plugins.md": plugins.page,

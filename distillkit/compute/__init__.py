@@ -1,1 +1,1 @@
-"""Devices, precisions and the processes of a run."""
+"""Devices, precisions, and the processes of a distributed run."""

@@ -1,1 +1,1 @@
-"""What plugins and the core promise each other: models, losses, exporters, runtimes. Imports no torch."""
+"""The contracts between core and plugins: model, loss, exporter, runtime, run. Imports no torch."""

@@ -1,4 +1,4 @@
-"""From files to batches: sources of images, their order, what happens to them, and how they reach the loop.
+"""Images: sources, splits, order, augmentation, batches, unreadable images.
 
 These are the names that a plugin with images may import. None of them needs torch.
 """

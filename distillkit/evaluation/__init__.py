@@ -1,4 +1,4 @@
-"""What a model is worth. Importing this imports torch.
+"""Evaluation: the frame of the protocols, features, attention figures. Importing this imports torch.
 
 These are the names that a plugin of an evaluator or a tracker may import, beside those of `distillkit` itself.
 """

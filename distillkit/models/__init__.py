@@ -1,4 +1,4 @@
-"""Models as plugins need them: timm's networks, weights, heads, classes. Importing this imports torch and timm.
+"""Models: timm adapters, weights, heads, class matching, the attention row, the frozen teacher. Imports torch.
 
 These are the names that a plugin of a teacher or student may import, beside those of `distillkit` itself.
 """

@@ -1,1 +1,1 @@
-"""Everything about a run that can be known before a weight is loaded."""
+"""The plan: everything about a run that can be known before any weights are loaded."""

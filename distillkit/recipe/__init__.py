@@ -1,1 +1,1 @@
-"""Recipes: the schema, TOML files, overrides, and starting from a finished run."""
+"""Recipes: schema, files, overrides, named recipes, starting from a finished run."""

@@ -1,1 +1,1 @@
-"""Files: written atomically, and read with care where they come from others."""
+"""Files: atomic writes, and reading untrusted files within limits."""

@@ -1,4 +1,4 @@
-"""The conformance suite for plugin authors: one line in a test of yours says whether your plugin keeps the contract.
+"""The conformance suite for plugin authors: one line in a test checks a plugin against its contract.
 
     from distillkit.testing import check_loss
 

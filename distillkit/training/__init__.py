@@ -1,1 +1,1 @@
-"""The loop and what it is made of."""
+"""The training loop: step, task, teacher targets, accuracy, gradient norms, steps that are not finite."""

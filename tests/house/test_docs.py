@@ -1,5 +1,6 @@
 """What the documentation shows is true: links lead somewhere, code runs, commands and recipes are understood."""
 
+import pkgutil
 import re
 import runpy
 import shlex
@@ -26,6 +27,8 @@ from distillkit_cli.main import app
 from distillkit_export.gate.limits import DEFAULT
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+FILE = re.compile(r"`((?:[\w-]+/)+\w+\.py)`")
+DOTTED = re.compile(r"`(distillkit(?:_cli|_export|_plugins)?\.[\w.]+)`")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,6 +50,18 @@ def test_every_link_between_pages_leads_to_a_file(pages, root):
         if "://" not in target and not (root / name).parent.joinpath(target).exists()
     ]
     assert broken == []
+
+
+def test_every_module_that_a_page_names_is_there(pages, root):
+    sources = [
+        root,
+        *(source for role in (".", "cli", "export", "plugins") for source in root.glob(f"{role}/distillkit*")),
+    ]
+    pages = {name: text for name, text in pages.items() if not name.startswith("docs/changelog/")}
+    files = {(name, path) for name, text in pages.items() for path in FILE.findall(text)}
+    assert [pair for pair in sorted(files) if not any((source / pair[1]).exists() for source in sources)] == []
+    for name, dotted in {(name, dotted) for name, text in pages.items() for dotted in DOTTED.findall(text)}:
+        assert pkgutil.resolve_name(dotted) is not None, name
 
 
 def test_every_page_is_reached_from_the_index(pages, root):

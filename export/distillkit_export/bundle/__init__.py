@@ -1,1 +1,1 @@
-"""The bundle: its manifest, how it is written in one piece, and how it is read without trusting it."""
+"""The bundle: its manifest, atomic publishing, reading without trust, preprocessing, predict.py."""

@@ -1,1 +1,1 @@
-"""What works on this machine, tried for real, and what to do about the rest. Needs none of what it looks for."""
+"""`distillkit doctor`: what works on this machine, tried for real, and how to repair the rest."""

@@ -1,1 +1,1 @@
-"""The network as it is exported: heads fused, attention unfused, at the size that was chosen."""
+"""The student as a PyTorch graph to export: heads fused, attention unfused, at the size chosen."""

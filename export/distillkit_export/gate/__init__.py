@@ -1,1 +1,1 @@
-"""The gate: an exported file must agree with the PyTorch model before it ships."""
+"""The gate: parity and accuracy of every exported file against the PyTorch model, and its limits."""

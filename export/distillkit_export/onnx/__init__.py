@@ -1,1 +1,1 @@
-"""ONNX files: export, float16, quantisation, sessions."""
+"""ONNX files: export, float16, quantisation, value ranges, sessions."""

@@ -1,1 +1,1 @@
-"""Reading an ONNX file without trusting it: structure, operators, precision."""
+"""Checks of untrusted ONNX files: structure, operators, external data, precision."""

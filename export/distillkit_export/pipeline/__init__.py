@@ -1,1 +1,1 @@
-"""One export from start to end, `verify`, and adding formats to a bundle."""
+"""One export from start to end: options, target, stages, and `verify`."""

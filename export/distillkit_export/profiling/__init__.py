@@ -1,4 +1,4 @@
-"""How fast a student is on this machine: every configuration in a process of its own, measured in turns.
+"""`distillkit profile`: latency and throughput, every configuration in its own process, in interleaved rounds.
 
 Only the workers load runtimes; nothing here imports torch, timm or onnx.
 """

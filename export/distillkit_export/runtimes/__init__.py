@@ -1,1 +1,1 @@
-"""The runtimes in which exported students are executed; one module each."""
+"""The inference runtimes, one module each: PyTorch, ONNX Runtime, OpenVINO."""
