@@ -1,1 +1,1 @@
-"""One training run: its session, directory, checkpoints, incident log and replay."""
+"""One training run: its session, directory, checkpoints, incident log, progress and replay."""
