@@ -27,7 +27,7 @@ from typing import Any
 
 from distillkit.contracts.runtime import Servable
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
-from distillkit_cli.profile_progress import progress_on
+from distillkit_cli.progress import ProfileProgress
 from distillkit_cli.terminal import Terminal
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.images.gate_images import ImageWish
@@ -160,7 +160,7 @@ def works(plugins: PluginRegistry, runtime: str) -> bool:
 
 def watch() -> Any:
     """Progress on stderr."""
-    return progress_on(Terminal())
+    return ProfileProgress(Terminal().progress())
 
 
 def main() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from distillkit_cli.check_progress import progress_on
 from distillkit_cli.help import NAMES, Verb, Verbs
 from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
@@ -55,19 +56,17 @@ def check(
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.files import load_recipe
     from distillkit.recipe.schema import Data
+    from distillkit_cli.progress import show_images_read
 
     terminal: Terminal = context.obj
-    display = progress_on(terminal)
-    try:
+    with closing(terminal.progress()) as display:
         found = checking.check(
             Data(train=name, root=None if root is None else str(root)),
             installed_plugins(),
             batch_size=load_recipe(None, overrides={"data.train": name}).training.batch_size,
             workers=loader_processes(workers),
-            told=display.done,
+            told=partial(show_images_read, display),
         )
-    finally:
-        display.close()
     if as_json:
         terminal.show_json(found.as_dict())
     else:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from distillkit_cli.building import building
 from distillkit_cli.engine_options import FORMAT as ENGINE
 from distillkit_cli.engine_options import EngineOptions
 from distillkit_cli.options import JSON, flattened
+from distillkit_cli.progress import show_build_step
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -123,8 +125,8 @@ def export(  # noqa: PLR0913 - one parameter per option
     )
     plugins = installed_plugins()
     terminal: Terminal = context.obj
-    with building(terminal) as progress:
-        asked = replace(asked, progress=progress)
+    with closing(terminal.progress(first_line_s=0)) as display:
+        asked = replace(asked, progress=partial(show_build_step, display))
         if (Path(target) / MANIFEST).is_file():
             from distillkit_export.pipeline.extend_bundle import export_from_bundle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -14,8 +14,8 @@ import typer
 if TYPE_CHECKING:
     from distillkit.recipe.schema import Recipe
 
-MODELS, DATA, RECIPE, RUN = "Models and losses", "Data", "Recipe", "Run"
-"""The panels of --help."""
+RUN = "Run"
+"""A panel of --help."""
 
 SHORTER = {"settings": "--set", "former": "--from"}
 """The options that are not called as their fields are."""
@@ -24,56 +24,57 @@ OUT = typer.Option(metavar="DIR", help="Run directory. Default: runs/<student>-<
 DRY_RUN = typer.Option("--dry-run", help="Show the plan and stop.", rich_help_panel=RUN)
 JSON = typer.Option("--json", help="Print JSON.")
 
+model_option = partial(typer.Option, rich_help_panel="Models and losses")
+TEACHER = model_option(metavar="NAME", help="Teacher: regnety16gf, timm:<any>, run:<directory>.")
+TEACHER_WEIGHTS = model_option(
+    metavar="FILE", help="Its weights, .safetensors or weights-only .pth. Default: the published ones."
+)
+TEACHER_CLASSES = model_option(metavar="FILE", help="Names of its classes, one a line, in order.")
+LOSS = model_option(
+    metavar="NAME[:KEY=VALUE,...]",
+    help="Loss, such as hard or soft:tau=2,weight=0.9; may be repeated. ce is the labels alone.",
+)
+STUDENT = model_option(metavar="NAME", help="Student: deit-ti, vit-s, timm:<any>. Default: the recipe's.")
+FORMER = model_option(
+    "--from",
+    metavar="RUN",
+    help="Go on from a run: its recipe below all else, its last student to start from; RUN/best for its best.",
+)
+STUDENT_WEIGHTS = model_option(metavar="FILE|DIR|pretrained", help="Weights to start from. Default: random.")
+
+data_option = partial(typer.Option, rich_help_panel="Data")
+DATA = data_option(metavar="DIR|NAME", help="Folder of classes, digits, or timm:<data set>. Default: digits.")
+VALIDATION = data_option(metavar="DIR|SHARE", help="Where the best is chosen. Default: 0.1 of the data.")
+UNLABELED = data_option(metavar="DIR", help="Pictures without labels, for the teacher to comment on.")
+LABELS = data_option(metavar="N", help="Keep this many labels, balanced over the classes.")
+STRICT_DATA = data_option("--strict-data", help="Fail at the first image that cannot be read: data.broken=0.")
+
+recipe_option = partial(typer.Option, rich_help_panel="Recipe")
+RECIPE = recipe_option(
+    metavar="NAME|FILE.toml", help="See `distillkit recipes`. Default: digits for the digits, default for a folder."
+)
+EPOCHS = recipe_option(metavar="N", help="Passes over the data. Default: the recipe's.")
+SEED = recipe_option(metavar="N", help="Of initialisation and dropout. Default: 0.")
+DEVICE = recipe_option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps. Default: auto.")
+HEAD = recipe_option(help="The head that answers. Default: fused.")
+FUSION = recipe_option(help="How two heads become one answer. Default: logits.")
+SETTINGS = recipe_option(
+    "--set", metavar="KEY=VALUE", help="Any key of the recipe, such as student.image_size=96; may be repeated."
+)
+SMOKE = recipe_option("--smoke", help="Only a few steps, to see that everything works.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeachingOptions:
     """Who teaches whom, and by which losses."""
 
-    teacher: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Teacher: regnety16gf, timm:<any>, run:<directory>.", rich_help_panel=MODELS),
-    ] = None
-    teacher_weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Its weights, .safetensors or weights-only .pth. Default: the published ones.",
-            rich_help_panel=MODELS,
-        ),
-    ] = None
-    teacher_classes: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Names of its classes, one a line, in order.", rich_help_panel=MODELS),
-    ] = None
-    loss: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:KEY=VALUE,...]",
-            help="Loss, such as hard or soft:tau=2,weight=0.9; may be repeated. ce is the labels alone.",
-            rich_help_panel=MODELS,
-        ),
-    ] = None
-    student: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Student: deit-ti, vit-s, timm:<any>. Default: the recipe's.", rich_help_panel=MODELS
-        ),
-    ] = None
-    former: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="Go on from a run: its recipe below all else, its last student to start from; RUN/best for its best.",
-            rich_help_panel=MODELS,
-        ),
-    ] = None
-    student_weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|DIR|pretrained", help="Weights to start from. Default: random.", rich_help_panel=MODELS
-        ),
-    ] = None
+    teacher: Annotated[str | None, TEACHER] = None
+    teacher_weights: Annotated[str | None, TEACHER_WEIGHTS] = None
+    teacher_classes: Annotated[str | None, TEACHER_CLASSES] = None
+    loss: Annotated[list[str] | None, LOSS] = None
+    student: Annotated[str | None, STUDENT] = None
+    former: Annotated[Path | None, FORMER] = None
+    student_weights: Annotated[str | None, STUDENT_WEIGHTS] = None
 
     def overrides(self) -> dict[str, Any]:
         """What these options change in a recipe, by dotted key."""
@@ -95,76 +96,19 @@ class TeachingOptions:
 class RecipeOptions:
     """Which data, for how long, and by which recipe."""
 
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|NAME",
-            help="Folder of classes, digits, or timm:<data set>. Default: digits.",
-            rich_help_panel=DATA,
-        ),
-    ] = None
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|SHARE", help="Where the best is chosen. Default: 0.1 of the data.", rich_help_panel=DATA
-        ),
-    ] = None
-    unlabeled: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Pictures without labels, for the teacher to comment on.", rich_help_panel=DATA
-        ),
-    ] = None
-    labels: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Keep this many labels, balanced over the classes.", rich_help_panel=DATA),
-    ] = None
-    strict_data: Annotated[
-        bool,
-        typer.Option(
-            "--strict-data", help="Fail at the first image that cannot be read: data.broken=0.", rich_help_panel=DATA
-        ),
-    ] = False
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE.toml",
-            help="See `distillkit recipes`. Default: digits for the digits, default for a folder.",
-            rich_help_panel=RECIPE,
-        ),
-    ] = None
-    epochs: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Passes over the data. Default: the recipe's.", rich_help_panel=RECIPE),
-    ] = None
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Of initialisation and dropout. Default: 0.", rich_help_panel=RECIPE)
-    ] = None
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps. Default: auto.", rich_help_panel=RECIPE),
-    ] = None
-    head: Annotated[
-        Literal["fused", "class", "distill"] | None,
-        typer.Option(help="The head that answers. Default: fused.", rich_help_panel=RECIPE),
-    ] = None
-    fusion: Annotated[
-        Literal["logits", "softmax"] | None,
-        typer.Option(help="How two heads become one answer. Default: logits.", rich_help_panel=RECIPE),
-    ] = None
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any key of the recipe, such as student.image_size=96; may be repeated.",
-            rich_help_panel=RECIPE,
-        ),
-    ] = None
-    smoke: Annotated[
-        bool,
-        typer.Option("--smoke", help="Only a few steps, to see that everything works.", rich_help_panel=RECIPE),
-    ] = False
+    data: Annotated[str | None, DATA] = None
+    validation: Annotated[str | None, VALIDATION] = None
+    unlabeled: Annotated[str | None, UNLABELED] = None
+    labels: Annotated[int | None, LABELS] = None
+    strict_data: Annotated[bool, STRICT_DATA] = False
+    recipe: Annotated[str | None, RECIPE] = None
+    epochs: Annotated[int | None, EPOCHS] = None
+    seed: Annotated[int | None, SEED] = None
+    device: Annotated[str | None, DEVICE] = None
+    head: Annotated[Literal["fused", "class", "distill"] | None, HEAD] = None
+    fusion: Annotated[Literal["logits", "softmax"] | None, FUSION] = None
+    settings: Annotated[list[str] | None, SETTINGS] = None
+    smoke: Annotated[bool, SMOKE] = False
 
     def resolved(self, teaching: TeachingOptions) -> Recipe:
         """The recipe that these options ask for.

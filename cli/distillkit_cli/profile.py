@@ -77,7 +77,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
       distillkit profile a/ b/ elsewhere/profile.json --out compared/
     """
     from distillkit.plugin.registry import installed_plugins
-    from distillkit_cli.profile_progress import progress_on
+    from distillkit_cli.progress import ProfileProgress
     from distillkit_export.profiling.configurations import ProfileSelection
     from distillkit_export.profiling.profile import profile as measure
     from distillkit_export.profiling.profile import require_measured
@@ -91,7 +91,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
         _require_nothing_to_measure(context, baseline if earlier is None else None)
     asked = precisions(precision or [])
     wanted = ProfileSelection(tuple(runtime or ()), asked or (("fp32",) if tune else ()), threads, device)
-    with closing(progress_on(terminal)) as watch:
+    with closing(terminal.progress()) as display:
         found = measure(
             targets,
             installed_plugins(),
@@ -102,7 +102,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
             weights=weights,
             tune=tune,
             out=out,
-            watch=watch,
+            watch=ProfileProgress(display),
         )
     _show(terminal, found, as_json=as_json)
     if found.measured is not None:

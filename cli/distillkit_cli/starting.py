@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
     from distillkit.recipe.schema import Recipe
     from distillkit.running.api import RunResult
-    from distillkit_cli.progress import LineProgress
+    from distillkit.running.progress import RunProgress
 
 RUNS = Path("runs")
 
@@ -34,7 +34,7 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
     from distillkit.running import api
 
     directory = out or next_directory(recipe)
-    _follow(terminal, directory, lambda display: api.run(recipe, directory, plugins, observers=[display]))
+    _follow(terminal, directory, lambda progress: api.run(recipe, directory, plugins, observers=[progress]))
 
 
 def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
@@ -82,7 +82,7 @@ def resume(terminal: Terminal, directory: Path) -> None:
     from distillkit.plugin.registry import installed_plugins
     from distillkit.running import api
 
-    _follow(terminal, directory, lambda display: api.resume(directory, installed_plugins(), observers=[display]))
+    _follow(terminal, directory, lambda progress: api.resume(directory, installed_plugins(), observers=[progress]))
 
 
 def show_plan(terminal: Terminal, recipe: Recipe) -> None:
@@ -125,14 +125,14 @@ def _with_known_names(recipe: Recipe) -> PluginRegistry:
     return plugins
 
 
-def _follow(terminal: Terminal, directory: Path, go: Callable[[LineProgress], RunResult]) -> None:
+def _follow(terminal: Terminal, directory: Path, go: Callable[[RunProgress], RunResult]) -> None:
     """Show a run while it goes on, and its figures afterwards; or, interrupted, how to continue it."""
     from distillkit.errors import RunInterrupted
-    from distillkit_cli.progress import progress_on
+    from distillkit.running.progress import RunProgress
 
     try:
-        with closing(progress_on(terminal)) as display:
-            result = go(display)
+        with closing(terminal.progress()) as display:
+            result = go(RunProgress(display))
     except RunInterrupted as stopped:
         terminal.note(str(stopped))
         raise typer.Exit(stopped.exit_code) from None

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distillkit.messages.text import printable
+from distillkit.messages.progress import LINE_EVERY_S, ProgressDisplay
+from distillkit.messages.text import printable_lines
 
 UNLIMITED = 10_000
 """The width of a pipe: rows stay whole there, for grep and for files."""
@@ -29,11 +30,6 @@ def console(*, stderr: bool) -> Console:
     bounded = stream.isatty() or os.environ.get("COLUMNS")
     # The stream of now: while a verb runs, `sys.stdout` is another.
     return Console(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
-
-
-def still(text: str) -> str:
-    """A text of which no line moves the cursor, whatever the names in it are."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 @dataclass
@@ -52,15 +48,19 @@ class Terminal:
     notes: Console = field(default_factory=lambda: console(stderr=True))
 
     @property
-    def is_interactive(self) -> bool:
-        """Whether somebody watches, so that a display may redraw itself."""
-        return self.speaks and self.notes.is_terminal and not self.notes.is_dumb_terminal and not self.quiet
+    def is_silent(self) -> bool:
+        """Whether errors are all that is written beside results."""
+        return self.quiet or not self.speaks
+
+    def progress(self, first_line_s: float = LINE_EVERY_S) -> ProgressDisplay:
+        """A display of progress beside the results; to be closed."""
+        return ProgressDisplay(self.notes, silent=self.is_silent, first_line_s=first_line_s)
 
     def show(self, text: str, *, styled: bool = False) -> None:
         """Write a result, as it is; what is `styled` has colours of its own."""
         if not self.speaks:
             return
-        self.results.print(text if styled else still(text), markup=False, soft_wrap=True)
+        self.results.print(text if styled else printable_lines(text), markup=False, soft_wrap=True)
 
     def show_json(self, value: Mapping[str, Any]) -> None:
         """Write a result for programs."""
@@ -81,13 +81,13 @@ class Terminal:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for heading, text in rows:
-            table.add_row(heading, Text(still(text)))
+            table.add_row(heading, Text(printable_lines(text)))
         self.show_table(table)
 
     def note(self, text: str) -> None:
         """Say something that is no result."""
-        if self.speaks and not self.quiet:
-            self.notes.print(still(text), markup=False, soft_wrap=True)
+        if not self.is_silent:
+            self.notes.print(printable_lines(text), markup=False, soft_wrap=True)
 
     def error(self, error: BaseException | str) -> None:
         """Say why nothing more will come."""
@@ -96,4 +96,4 @@ class Terminal:
         else:
             for note in getattr(error, "__notes__", ()):
                 self.note(note)
-        self.notes.print(Text.assemble(("error: ", "bold red"), still(str(error))), soft_wrap=True)
+        self.notes.print(Text.assemble(("error: ", "bold red"), printable_lines(str(error))), soft_wrap=True)

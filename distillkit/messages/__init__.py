@@ -1,1 +1,1 @@
-"""The wording of messages: text that a terminal can show, validation errors, nearest names."""
+"""The wording of messages: text that a terminal can show, validation errors, nearest names, progress."""

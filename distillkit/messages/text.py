@@ -38,6 +38,11 @@ def printable(text: str) -> str:
     return "\n  ".join(map(visible, text.split("\n  ")))
 
 
+def printable_lines(text: str) -> str:
+    """A text of several lines, each of which a terminal shows as a line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def visible(text: str) -> str:
     r"""A text on one line, whatever it is, that a terminal shows as it is and every file can hold.
 

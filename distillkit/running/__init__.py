@@ -1,1 +1,1 @@
-"""One training run: session, directory, checkpoints, stop signals, incident log, replay."""
+"""One training run: session, directory, checkpoints, stop signals, incident log, progress, replay."""

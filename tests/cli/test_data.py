@@ -1,6 +1,5 @@
 """`distillkit data check`, --strict-data, and what an evaluation says of images that it left out."""
 
-import io
 import json
 import os
 import signal
@@ -12,11 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 from sklearn.datasets import load_digits
 
-from distillkit_cli.check_progress import CheckLines, progress_on
-from distillkit_cli.terminal import Terminal
 from tests.data.breaking import BREAKERS
 
 
@@ -101,8 +97,8 @@ def test_ctrl_c_ends_a_check_at_once_and_in_silence(folder):
         (folder / "train/0" / f"link{number}.png").symlink_to(folder / "train/0/0000.png")
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from distillkit_cli.main import command_line; from distillkit_cli import check_progress\n"
-        "check_progress.CheckLines.done = lambda *_: print('reads', file=sys.stderr, flush=True)\n"
+        "from distillkit_cli.main import command_line; from distillkit_cli import progress\n"
+        "progress.show_images_read = lambda *_: print('reads', file=sys.stderr, flush=True)\n"
         "sys.exit(command_line(['data', 'check', sys.argv[1], '--workers', '2']))"
     )
     process = subprocess.Popen(
@@ -124,8 +120,8 @@ def test_readers_do_not_outlive_a_check_that_is_killed(folder):
         (folder / "train/0" / f"link{number}.png").symlink_to(folder / "train/0/0000.png")
     code = (
         "import multiprocessing, sys; from distillkit_cli.main import command_line; from distillkit_cli import "
-        "check_progress\n"
-        "check_progress.CheckLines.done = lambda *_: print(*[child.pid for child in "
+        "progress\n"
+        "progress.show_images_read = lambda *_: print(*[child.pid for child in "
         "multiprocessing.active_children()], file=sys.stderr, flush=True)\n"
         "command_line(['data', 'check', sys.argv[1], '--workers', '2'])"
     )
@@ -146,31 +142,6 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def test_progress_is_a_line_in_ten_seconds(capsys):
-    now = [0.0]
-    display = CheckLines(Terminal(), lambda: now[0])
-    for seconds, images in ((4.0, 40), (10.0, 100), (12.0, 120), (20.0, 200)):
-        now[0] = seconds
-        display.done(images, 1000)
-    display.close()
-    assert capsys.readouterr().err == (
-        "100 of 1,000 images read; 10 images/s, 0:01:30 left\n200 of 1,000 images read; 10 images/s, 0:01:20 left\n"
-    )
-
-
-def test_progress_is_a_bar_where_somebody_watches():
-    page = io.StringIO()
-    terminal = Terminal(notes=Console(file=page, force_terminal=True, width=100, legacy_windows=False))
-    now = [0.0]
-    display = progress_on(terminal, lambda: now[0])
-    assert page.getvalue() == ""  # it begins with the first image
-    now[0] = 2.0
-    display.done(100, 400)
-    display.close()
-    assert "100/400" in page.getvalue()
-    assert "50 images/s, 0:00:06 left" in page.getvalue()
 
 
 def test_strict_data_fails_at_the_first_one_by_name(distillkit, tiny, folder, tmp_path):

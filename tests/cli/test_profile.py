@@ -10,8 +10,6 @@ import pytest
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
-from distillkit_cli.profile_progress import ProfileBar, ProfileLines
-from distillkit_cli.terminal import Terminal
 from distillkit_export.bundle.manifest import ArtifactCard, describe, write_manifest
 from distillkit_export.runtimes.nvidia import cuda_devices
 
@@ -216,32 +214,3 @@ def test_runtime_that_is_missing_here_exits_with_3(distillkit, bundle):
     if "TensorrtExecutionProvider" in done.err:
         assert done.code == 3
         assert done.err.startswith("error: runtime 'onnxruntime-tensorrt' does not work here: ")
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_progress_says_what_the_rate_and_the_time_left_at_most_every_ten_seconds(capsys):
-    clock = Clock()
-    display = ProfileLines(Terminal(), clock)
-    display.begin("loading a")
-    for step in range(1, 5):
-        clock.now += 6.0
-        display.done(step, 10)
-    display.close()
-    assert capsys.readouterr().err.splitlines() == [
-        "step 2/10: loading a; 10 steps/min, 0:00:48 left",
-        "step 4/10: loading a; 10 steps/min, 0:00:36 left",
-    ]
-
-
-def test_bar_takes_itself_away():
-    display = ProfileBar(Terminal(), Clock())
-    display.begin("loading a")
-    display.done(1, 4)
-    display.close()
-    display.close()

@@ -1,49 +1,16 @@
-"""What a run shows: lines with a clock of the test's own, and the bar on a terminal that keeps what it is given."""
+"""Progress of `data check`, `profile` and `export`: a line now and then, or bars on a terminal."""
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from distillkit.contracts.run import RunInfo
-from distillkit.plugin.registry import installed_plugins
-from distillkit_cli.progress import BarProgress, LineProgress, progress_on
-from distillkit_cli.terminal import Terminal
-
-PLAN = {
-    "data": {"train": "digits", "images": 1167, "labelled": 100},
-    "student": {"name": "deit-ti", "parameters": 205524, "starts_from": None},
-    "teachers": [{"name": "small-cnn", "recipe_name": "cnn", "licence": None}],
-    "loss": "0.5 * labels + 0.5 * hard",
-    "losses": [{"name": "hard", "teacher": "cnn"}],
-    "samples_per_step": 64,
-    "notes": ["kept: 100 of 1,167 labels, 10 of each class"],
-}
-STEPS = {
-    "step": 30.0,
-    "epoch": 1.5,
-    "loss": 1.5,
-    "loss/labels": 2.0,
-    "loss/hard/hard": 1.0,
-    "lr": 1e-3,
-    "grad_norm": 1.0,
-    "images_per_s": 2345.6,
-    "data_wait": 0.034,
-}
-EVALUATED = {
-    "validation/top1": 91.5,
-    "validation/class_top1": 90.0,
-    "validation/distill_top1": 91.0,
-    "validation/fused_logits_top1": 91.5,
-    "validation/fused_softmax_top1": 91.25,
-    "validation/images": 130.0,
-}
+from distillkit.messages.progress import ProgressDisplay
+from distillkit_cli.progress import ProfileProgress, show_build_step, show_images_read
 
 
 class Clock:
-    def __init__(self):
-        self.seconds = 0.0
+    seconds = 0.0
 
     def __call__(self):
         return self.seconds
@@ -54,259 +21,80 @@ def clock():
     return Clock()
 
 
-def a_run(start_step=0, **plan):
-    return RunInfo(Path("runs/a"), {}, PLAN | plan, steps=100, steps_per_epoch=20, start_step=start_step)
-
-
-def shown(capsys):
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err.splitlines()
-
-
-def test_the_opening_says_what_will_be_done(capsys, clock):
-    LineProgress(Terminal(), clock).distillkit_run_started(a_run())
-    assert shown(capsys) == [
-        "deit-ti (205,524 parameters) learns 0.5 * labels + 0.5 * hard from small-cnn",
-        "1,167 images of digits, 100 labelled",
-        "to step 100, 64 images each, in runs/a",
-        "note: kept: 100 of 1,167 labels, 10 of each class",
-    ]
-
-
-def test_the_opening_names_whose_weights_are_used(capsys, clock):
-    student = PLAN["student"] | {"starts_from": "runs/a"}
-    teacher = {"name": "mae-vitb16", "recipe_name": "mae", "licence": "cc-by-nc-4.0"}
-    nobody_listens_to = {"name": "vit-b", "recipe_name": "b", "licence": "apache-2.0"}
-    run = a_run(student=student, teachers=[teacher, nobody_listens_to], losses=[{"name": "hard", "teacher": "mae"}])
-    LineProgress(Terminal(), clock).distillkit_run_started(run)
-    assert shown(capsys)[0] == (
-        "deit-ti (205,524 parameters), from runs/a, learns 0.5 * labels + 0.5 * hard from mae-vitb16 "
-        "(weights cc-by-nc-4.0)"
-    )
-
-
-def test_a_resumed_run_without_a_teacher(capsys, clock):
-    LineProgress(Terminal(), clock).distillkit_run_started(
-        a_run(start_step=40, teachers=[], losses=[], loss="1 * labels", notes=[])
-    )
-    assert shown(capsys) == [
-        "deit-ti (205,524 parameters) learns 1 * labels",
-        "1,167 images of digits, 100 labelled",
-        "from step 40 to step 100, 64 images each, in runs/a",
-    ]
-
-
-def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, clock):
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    clock.seconds = 9.9
-    display.distillkit_steps_logged(run, STEPS | {"step": 10.0, "epoch": 0.5})
-    assert shown(capsys) == []
-    clock.seconds = 18.0
-    display.distillkit_steps_logged(run, STEPS)
-    assert shown(capsys) == [
-        (
-            "epoch 1.5/5, step 30/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
-            "2,346 images/s, data wait 3%; 0:00:42 left"
-        )
-    ]
-    clock.seconds = 20.0
-    display.distillkit_steps_logged(run, STEPS | {"step": 40.0, "loss": 1.25})
-    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0} | EVALUATED)
-    assert shown(capsys) == [
-        (
-            "epoch 2/5, step 40/100: validation 91.50 %; "
-            "loss 1.2500 (labels 2.0000, hard 1.0000), lr 1.00e-03; 2,346 images/s, data wait 3%; 0:00:30 left"
-        )
-    ]
-    clock.seconds = 29.0
-    display.distillkit_steps_logged(run, STEPS | {"step": 50.0})
-    assert shown(capsys) == []
-
-
-def test_the_first_step_is_said_at_once_with_the_balance_of_the_terms(capsys, clock):
-    """Shares of the sum of the norms: 3.2 and 0.05 of 3.25. What the first step took says nothing of the others."""
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    norms = {"grad_norm": 3.3, "grad_norm/labels": 3.2, "grad_norm/hard/hard": 0.05}
-    clock.seconds = 2.0
-    display.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05} | norms)
-    clock.seconds = 20.0
-    display.distillkit_steps_logged(run, STEPS | {"step": 20.0, "epoch": 1.0} | norms | {"grad_norm/hard/hard": 7e-5})
-    assert shown(capsys) == [
-        (
-            "epoch 0.05/5, step 1/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
-            "gradient labels 98 %, hard 1.5 %"
-        ),
-        (
-            "epoch 1/5, step 20/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
-            "gradient labels 100 %, hard 0.0022 %; 2,346 images/s, data wait 3%; 0:01:20 left"
-        ),
-    ]
-
-
-@pytest.mark.parametrize("norms", [(1.0,), (float("inf"), 1.0), (float("nan"), 1.0), (0.0, 0.0)])
-def test_no_balance_is_said_of_one_term_or_of_norms_that_have_no_shares(capsys, clock, norms):
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    named = dict(zip(("grad_norm/labels", "grad_norm/hard/hard"), norms, strict=False))
-    display.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05} | named)
-    line = "epoch 0.05/5, step 1/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03"
-    assert shown(capsys) == [line]
-
-
-def test_a_loss_is_said_once(capsys, clock):
-    """Of three epochs the first logs, the second does not, and the last ends the run."""
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    clock.seconds = 40.0
-    display.distillkit_steps_logged(run, STEPS | {"step": 40.0, "epoch": 2.0})
-    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
-    clock.seconds = 60.0
-    display.distillkit_epoch_ended(run, {"step": 60.0, "epoch": 3.0})
-    clock.seconds = 100.0
-    display.distillkit_epoch_ended(run, {"step": 100.0, "epoch": 5.0, "validation/top1": 75.0})
-    assert shown(capsys) == [
-        (
-            "epoch 2/5, step 40/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
-            "2,346 images/s, data wait 3%; 0:01:00 left"
-        ),
-        "epoch 2/5, step 40/100: validation 50.00 %; 0:01:00 left",
-        "epoch 3/5, step 60/100: 0:00:40 left",
-        "epoch 5/5, step 100/100: validation 75.00 %",
-    ]
-
-
-def test_one_image_is_not_called_images(capsys, clock):
-    run = a_run(data={"train": "few", "images": 1, "labelled": 1}, samples_per_step=1, teachers=[], notes=[])
-    LineProgress(Terminal(), clock).distillkit_run_started(run)
-    assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image each, in runs/a"]
-
-
-def test_an_epoch_that_was_neither_logged_nor_evaluated(capsys, clock):
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    clock.seconds = 5.0
-    display.distillkit_epoch_ended(run, {"step": 20.0, "epoch": 1.0})
-    display.distillkit_epoch_ended(run, {"step": 100.0, "epoch": 5.0})
-    assert shown(capsys) == ["epoch 1/5, step 20/100: 0:00:20 left", "epoch 5/5, step 100/100: done"]
-
-
-def test_the_moving_average_is_evaluated_beside_the_student(capsys, clock):
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    clock.seconds = 5.0
-    display.distillkit_epoch_ended(
-        run, {"step": 20.0, "epoch": 1.0, "validation/top1": 50.0, "validation/ema/top1": 51.0}
-    )
-    assert shown(capsys) == ["epoch 1/5, step 20/100: validation 50.00 %; moving average 51.00 %; 0:00:20 left"]
-
-
-def test_one_term_is_not_said_twice(capsys, clock):
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    clock.seconds = 30.0
-    record = {key: value for key, value in STEPS.items() if key != "loss/hard/hard"}
-    display.distillkit_steps_logged(run, record)
-    assert shown(capsys) == [
-        "epoch 1.5/5, step 30/100: loss 1.5000, lr 1.00e-03; 2,346 images/s, data wait 3%; 0:01:10 left"
-    ]
-
-
-@pytest.mark.parametrize(("skipped", "said"), [(1.0, "1 step skipped"), (3.0, "3 steps skipped")])
-def test_skipped_steps_of_an_interval_are_said(capsys, clock, skipped, said):
-    display, run = LineProgress(Terminal(), clock), a_run()
-    display.distillkit_run_started(run)
-    shown(capsys)
-    clock.seconds = 30.0
-    display.distillkit_steps_logged(run, STEPS | {"skipped_steps": skipped})
-    (line,) = shown(capsys)
-    assert f", lr 1.00e-03; {said}; 2,346 images/s" in line
-
-
-def test_a_resumed_run_reckons_from_where_it_resumed(capsys, clock):
-    display, run = LineProgress(Terminal(), clock), a_run(start_step=90)
-    display.distillkit_run_started(run)
-    shown(capsys)
-    clock.seconds = 25.0
-    display.distillkit_steps_logged(run, STEPS | {"step": 95.0, "epoch": 4.75})
-    assert shown(capsys)[0].endswith("; 0:00:25 left")
-
-
-def test_quiet_says_nothing(capsys, clock):
-    display, run = LineProgress(Terminal(quiet=True), clock), a_run()
-    display.distillkit_run_started(run)
-    clock.seconds = 60.0
-    display.distillkit_steps_logged(run, STEPS)
-    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0} | EVALUATED)
-    assert shown(capsys) == []
-
-
-def test_it_follows_a_run_like_any_tracker(capsys, clock):
-    plugins = installed_plugins()
-    plugins.follow(LineProgress(Terminal(), clock))
-    plugins.run_started(a_run())
-    plugins.epoch_ended(a_run(), {"step": 20.0, "epoch": 1.0})
-    plugins.run_ended(a_run(), {}, None)
-    plugins.run_failed(a_run(), KeyboardInterrupt())
-    assert len(shown(capsys)) == 5
+@pytest.fixture
+def piped():
+    return Console(file=io.StringIO(), width=80)
 
 
 @pytest.fixture
 def watched():
-    """A terminal that somebody watches, and what it was sent."""
-    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None, highlight=False)
-    return Terminal(notes=console), console.file
+    return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
 
 
-def test_where_somebody_watches_a_bar_moves_and_goes_away(watched, clock):
-    terminal, sent = watched
-    display, run = progress_on(terminal, clock), a_run()
-    assert isinstance(display, BarProgress)
-    display.distillkit_run_started(run)
-    display.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05})
-    display._live.refresh()
-    frame = sent.getvalue().splitlines()[-2:]
-    assert "1/100" in frame[0]
-    assert "images/s" not in frame[0]
-    clock.seconds = 18.0
-    display.distillkit_steps_logged(run, STEPS)
-    display._live.refresh()
-    frame = sent.getvalue().splitlines()[-2:]
-    assert frame[0].split("step")[1].split()[0] == "30/100"
-    assert "2,346 images/s, data wait 3%; 0:00:42 left; 0:00:" in frame[0]
-    assert frame[1].strip().startswith("loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03")
-    display.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
-    assert "epoch 2/5, step 40/100: validation 50.00 %; loss 1.5000" in sent.getvalue()
-    display.distillkit_run_failed()
-    assert not display._live.is_started
+def test_images_read_are_a_line_in_ten_seconds(piped, clock):
+    display = ProgressDisplay(piped, clock=clock)
+    for clock.seconds, images in ((4.0, 40), (10.0, 100), (12.0, 120), (20.0, 200)):
+        show_images_read(display, images, 1000)
+    display.close()
+    assert piped.file.getvalue() == (
+        "100 of 1,000 images read; 10 images/s, 0:01:30 left\n200 of 1,000 images read; 10 images/s, 0:01:20 left\n"
+    )
+
+
+def test_images_read_are_a_bar_on_a_terminal(watched, clock):
+    display = ProgressDisplay(watched, clock=clock)
+    assert watched.file.getvalue() == ""  # it begins with the first image
+    clock.seconds = 2.0
+    show_images_read(display, 100, 400)
+    display.close()
+    assert "100/400" in watched.file.getvalue()
+    assert "50 images/s, 0:00:06 left" in watched.file.getvalue()
+
+
+def test_a_profile_says_what_the_rate_and_the_time_left_at_most_every_ten_seconds(piped, clock):
+    display = ProgressDisplay(piped, clock=clock)
+    progress = ProfileProgress(display)
+    progress.begin("loading a")
+    for step in range(1, 5):
+        clock.seconds += 6.0
+        progress.done(step, 10)
+    display.close()
+    assert piped.file.getvalue().splitlines() == [
+        "step 2/10: loading a; 10 steps/min, 0:00:48 left",
+        "step 4/10: loading a; 10 steps/min, 0:00:36 left",
+    ]
+
+
+def test_the_bar_of_a_profile_begins_at_once_and_keeps_its_count(watched, clock):
+    display = ProgressDisplay(watched, clock=clock)
+    progress = ProfileProgress(display)
+    assert "step 0/?" in watched.file.getvalue()
+    clock.seconds = 6.0
+    progress.done(1, 4)
+    progress.begin("loading b")
+    display._bars.refresh()
+    last = watched.file.getvalue().splitlines()[-1].split("\x1b[2K")[-1]
+    assert last.startswith("step 1/4 ━")
+    assert last.endswith("loading b 0:00:00")
     display.close()
 
 
-def test_a_bar_that_never_began_can_be_closed(watched, clock):
-    terminal, _ = watched
-    progress_on(terminal, clock).close()
+def test_lines_of_a_build_come_at_once_and_then_every_ten_seconds(piped, clock):
+    display = ProgressDisplay(piped, first_line_s=0, clock=clock)
+    for done, clock.seconds in enumerate((0.0, 9.0, 10.5, 11.0)):
+        show_build_step(display, "Building Engine", done, 3)
+    assert piped.file.getvalue() == "Building Engine: 0 of 3\nBuilding Engine: 2 of 3\n"
 
 
-def test_nobody_watches_a_pipe(clock):
-    assert type(progress_on(Terminal(), clock)) is LineProgress
-
-
-def test_very_short_epochs_share_a_line(capsys, clock):
-    """Epochs of 0.3 s: the first, the fifth (1.2 s later) and the last speak."""
-    display = LineProgress(Terminal(), clock)
-    display.distillkit_run_started(a_run(notes=[]))
-    shown(capsys)
-    for epoch in range(1, 6):
-        display.distillkit_epoch_ended(a_run(), {"step": 20.0 * epoch - 1, "epoch": float(epoch)})
-        clock.seconds += 0.3
-    display.distillkit_epoch_ended(a_run(), {"step": 100.0, "epoch": 5.0})
-    assert [line.partition(",")[0] for line in shown(capsys)] == ["epoch 1/5", "epoch 5/5", "epoch 5/5"]
+def test_bars_of_a_build_are_those_of_the_phases_under_way(watched):
+    display = ProgressDisplay(watched)
+    show_build_step(display, "Building Engine", 0, 2)
+    show_build_step(display, "Tactic Selection", 0, 5)
+    show_build_step(display, "Tactic Selection", 3, 5)
+    assert [task.description for task in display._bars.tasks] == ["Building Engine", "Tactic Selection"]
+    assert [task.completed for task in display._bars.tasks] == [0, 3]
+    show_build_step(display, "Tactic Selection", 5, 5)
+    show_build_step(display, "Empty", 0, 0)
+    assert [task.description for task in display._bars.tasks] == ["Building Engine"]
+    assert "Building Engine" in watched.file.getvalue()
+    display.close()

@@ -57,7 +57,9 @@ def test_json_is_indented_and_keeps_its_letters(capsys):
 def test_a_terminal_is_coloured_unless_no_color_is_set(extra, coloured):
     environment = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
     environment |= {"TERM": "xterm-256color", **extra}
-    program = "from distillkit_cli.terminal import Terminal; t = Terminal(); t.error('x'); print(t.is_interactive)"
+    program = (
+        "from distillkit_cli.terminal import Terminal; t = Terminal(); t.error('x'); print(t.progress().is_interactive)"
+    )
     ours, theirs = pty.openpty()
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True, text=True
@@ -72,7 +74,7 @@ def test_a_terminal_is_coloured_unless_no_color_is_set(extra, coloured):
 
 
 def test_a_pipe_is_not_interactive(capsys):
-    assert not Terminal().is_interactive
+    assert not Terminal().progress().is_interactive
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")

@@ -15,9 +15,9 @@ from PIL import Image
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, DistillkitError
+from distillkit.messages.text import printable_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Data
-from distillkit_cli.terminal import still
 from distillkit_export.bundle.preprocess import read_image
 from distillkit_plugins.datasets.folder import Folder
 
@@ -125,7 +125,7 @@ def test_names(attempt, tmp_path_factory, folders, number):
 
     def opened():
         found = open_datasets(Data(train=f"folder:{root}", validation=0.0), installed_plugins())
-        return [still(note) for note in found.notes], found.fingerprint, found.train.key(0), found.class_names
+        return [printable_lines(note) for note in found.notes], found.fingerprint, found.train.key(0), found.class_names
 
     found = attempt("image folder, names of any kind", opened)
     if found is not None:

@@ -1,0 +1,106 @@
+"""Progress of long work: bars on an interactive terminal, elsewhere a line every ten seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from distillkit.messages.text import printable_lines
+
+LINE_EVERY_S = 10.0
+
+
+class ProgressDisplay:
+    """Shows counts that grow. `close` removes the bars and may be called more than once.
+
+    `console` is stderr by default. A `silent` display shows nothing. The first line comes after `first_line_s`.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        silent: bool = False,
+        first_line_s: float = LINE_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or Console(stderr=True, highlight=False, emoji=False)
+        self._silent, self._clock = silent, clock
+        self.is_interactive = not silent and self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bars = _Bars(console=self._console, transient=True, expand=True, refresh_per_second=4)
+        self._tasks: dict[str, TaskID] = {}
+        self.restart(first_line_s)
+
+    def restart(self, first_line_s: float = LINE_EVERY_S) -> None:
+        """Count the time from now on."""
+        self._started = self._clock()
+        self._next_line = self._started + first_line_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start, at least a nanosecond."""
+        return max(self._clock() - self._started, 1e-9)
+
+    @property
+    def is_line_due(self) -> bool:
+        """Whether there are no bars, and no line was written for ten seconds."""
+        return not self.is_interactive and self._clock() >= self._next_line
+
+    def time_left(self, done: float, remaining: float) -> timedelta:
+        """Time until the remaining part is done, at the mean pace since the start."""
+        return timedelta(seconds=round(self.elapsed_s / max(done, 1) * remaining))
+
+    def note(self, text: str) -> None:
+        """Write a line that stays, above the bars; it does not delay the next line of progress."""
+        if not self._silent:
+            self._console.print(printable_lines(text), markup=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Write a line of progress; the next one is due in ten seconds."""
+        self.note(text)
+        self._next_line = self._clock() + LINE_EVERY_S
+
+    def show(self, label: str, done: int, of: int | None, text: str = "", *, line: str = "", below: str = "") -> None:
+        """Move the bar with this label, or write `line` if one is due. `text` stands after the bar, `below` under all.
+
+        `of` is None as long as the total is unknown.
+        """
+        if self.is_interactive:
+            text, self._bars.below = printable_lines(text), printable_lines(below)
+            if label not in self._tasks:
+                self._tasks[label] = self._bars.add_task(label, total=of, text=text)
+            self._bars.update(self._tasks[label], completed=done, total=of, text=text)
+            self._bars.start()
+        elif line and self.is_line_due:
+            self.line(line)
+
+    def remove(self, label: str) -> None:
+        """Remove one bar."""
+        if label in self._tasks:
+            self._bars.remove_task(self._tasks.pop(label))
+
+    def close(self) -> None:
+        """Remove all bars."""
+        if self.is_interactive:
+            self._bars.stop()
+
+
+class _Bars(Progress):
+    """Bars that fill the width of the terminal, and a dim line below them."""
+
+    below = ""
+
+    @classmethod
+    def get_default_columns(cls) -> tuple[ProgressColumn, ...]:
+        label, text = (TextColumn(key, markup=False) for key in ("{task.description}", "{task.fields[text]}"))
+        return label, MofNCompleteColumn(), BarColumn(bar_width=None), text, TimeElapsedColumn()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, style="dim")

@@ -1,0 +1,139 @@
+"""Progress of a run: what it will do, its first step, its epochs, and what is logged in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from distillkit.contracts.run import RunInfo
+from distillkit.messages.progress import ProgressDisplay
+from distillkit.messages.text import counted
+
+Record = Mapping[str, float]
+
+EPOCHS_APART_S = 1.0
+
+
+class RunProgress:
+    """Follows a run through its life-cycle hooks. Of epochs shorter than a second, one a second gets a line."""
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        self._display = display
+        self._latest: Record = {}
+        self._epoch_line_s = -EPOCHS_APART_S
+
+    def distillkit_run_started(self, run: RunInfo) -> None:
+        for line in _opening(run):
+            self._display.note(line)
+        self._display.restart()
+        self._display.show("step", run.start_step, run.steps)
+
+    def distillkit_steps_logged(self, run: RunInfo, record: Record) -> None:
+        self._latest = record
+        pace = " ".join(f"{part};" for part in self._pace(run, record, record))
+        self._display.show("step", int(record["step"]), run.steps, pace, below=_losses(record))
+        if self._display.is_line_due or (_is_first(record) and not self._display.is_interactive):
+            self._write_line(run, record)
+
+    def distillkit_epoch_ended(self, run: RunInfo, record: Record) -> None:
+        now_s = self._display.elapsed_s
+        if now_s - self._epoch_line_s >= EPOCHS_APART_S or record["step"] >= run.steps:
+            self._epoch_line_s = now_s
+            self._write_line(run, record)
+
+    def distillkit_noted(self, note: str) -> None:
+        self._display.note(f"note: {note}")
+
+    def distillkit_run_ended(self) -> None:
+        self._display.close()
+
+    def distillkit_run_failed(self) -> None:
+        self._display.close()
+
+    def _write_line(self, run: RunInfo, record: Record) -> None:
+        """Where the run is, how accurate the student is, and what was logged since the last line."""
+        logged, self._latest = self._latest, {}
+        parts = _accuracies(record) + ([_losses(logged)] if logged else []) + self._pace(run, record, logged)
+        self._display.line(f"{_place(run, record)}: {'; '.join(parts) or 'done'}")
+
+    def _pace(self, run: RunInfo, record: Record, logged: Record) -> list[str]:
+        """Images per second and the time left, evaluations included; neither after the first step, which warms up."""
+        if _is_first(record):
+            return []
+        step = record["step"]
+        left = [f"{self._display.time_left(step - run.start_step, run.steps - step)} left"] if step < run.steps else []
+        return ([_rates(logged)] if logged else []) + left
+
+
+def _licensed(teacher: Mapping[str, Any]) -> str:
+    licence = teacher["licence"]
+    return f"{teacher['name']} (weights {licence})" if licence else str(teacher["name"])
+
+
+def _opening(run: RunInfo) -> list[str]:
+    plan: Mapping[str, Any] = run.plan
+    data, student = plan["data"], plan["student"]
+    used = {loss["teacher"] for loss in plan["losses"]}
+    teachers = ", ".join(_licensed(teacher) for teacher in plan["teachers"] if teacher["recipe_name"] in used)
+    start = f", from {student['starts_from']}," if student["starts_from"] else ""
+    resumed = f"from step {run.start_step:,} " if run.start_step else ""
+    return [
+        f"{student['name']} ({student['parameters']:,} parameters){start} learns {plan['loss']}"
+        + (f" from {teachers}" if teachers else ""),
+        f"{counted(data['images'], 'image')} of {data['train']}, {data['labelled']:,} labelled",
+        f"{resumed}to step {run.steps:,}, {counted(plan['samples_per_step'], 'image')} each, in {run.directory}",
+        *(f"note: {note}" for note in plan["notes"]),
+    ]
+
+
+def _accuracies(record: Record) -> list[str]:
+    """Accuracy of the student and of its moving average, where they were evaluated; the heads are for the report."""
+    figures = {"validation": "validation/top1", "moving average": "validation/ema/top1"}
+    return [f"{word} {record[key]:.2f} %" for word, key in figures.items() if key in record]
+
+
+def _is_first(record: Record) -> bool:
+    return record["step"] == 1
+
+
+def _place(run: RunInfo, record: Record) -> str:
+    epochs = -(-run.steps // run.steps_per_epoch)
+    return f"epoch {record['epoch']:.4g}/{epochs}, step {record['step']:,.0f}/{run.steps:,}"
+
+
+def _losses(record: Record) -> str:
+    terms = [f"{_term(key)} {value:.4f}" for key, value in record.items() if key.startswith("loss/")]
+    parts = f" ({', '.join(terms)})" if len(terms) > 1 else ""
+    return f"loss {record['loss']:.4f}{parts}, lr {record['lr']:.2e}{_balance(record)}{_skips(record)}"
+
+
+def _skips(record: Record) -> str:
+    """How many steps of the interval moved nothing."""
+    skipped = int(record.get("skipped_steps", 0))
+    return f"; {counted(skipped, 'step')} skipped" if skipped else ""
+
+
+def _balance(record: Record) -> str:
+    """How much each of several terms pulls at the student: its share of the sum of their gradient norms."""
+    prefix = "grad_norm/"
+    norms = {_term(key): value for key, value in record.items() if key.startswith(prefix)}
+    total = sum(norms.values())
+    if len(norms) < 2 or not 0 < total < math.inf:
+        return ""
+    return f"; gradient {', '.join(f'{name} {_percent(value / total)}' for name, value in norms.items())}"
+
+
+def _percent(share: float) -> str:
+    """Two digits, as a small share is what one looks for: 62 %, 3.8 %, 0.0021 %."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.95 or not percent else f"{percent:.2g} %"
+
+
+def _term(key: str) -> str:
+    """A term without its prefix, and without the name of its loss where it has the same: "loss/hard/hard" is "hard"."""
+    return "/".join(dict.fromkeys(key.split("/")[1:]))
+
+
+def _rates(record: Record) -> str:
+    return f"{record['images_per_s']:,.0f} images/s, data wait {record['data_wait']:.0%}"

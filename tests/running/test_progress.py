@@ -1,0 +1,301 @@
+"""Progress of a run: lines with a clock that the test sets, and the bar on a console that keeps what it is sent."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from distillkit.contracts.run import RunInfo
+from distillkit.messages.progress import ProgressDisplay
+from distillkit.plugin.registry import installed_plugins
+from distillkit.running.progress import RunProgress
+
+PLAN = {
+    "data": {"train": "digits", "images": 1167, "labelled": 100},
+    "student": {"name": "deit-ti", "parameters": 205524, "starts_from": None},
+    "teachers": [{"name": "small-cnn", "recipe_name": "cnn", "licence": None}],
+    "loss": "0.5 * labels + 0.5 * hard",
+    "losses": [{"name": "hard", "teacher": "cnn"}],
+    "samples_per_step": 64,
+    "notes": ["kept: 100 of 1,167 labels, 10 of each class"],
+}
+STEPS = {
+    "step": 30.0,
+    "epoch": 1.5,
+    "loss": 1.5,
+    "loss/labels": 2.0,
+    "loss/hard/hard": 1.0,
+    "lr": 1e-3,
+    "grad_norm": 1.0,
+    "images_per_s": 2345.6,
+    "data_wait": 0.034,
+}
+EVALUATED = {
+    "validation/top1": 91.5,
+    "validation/class_top1": 90.0,
+    "validation/distill_top1": 91.0,
+    "validation/fused_logits_top1": 91.5,
+    "validation/fused_softmax_top1": 91.25,
+    "validation/images": 130.0,
+}
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def progress(clock, monkeypatch):
+    """Progress on stderr, which is no terminal."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    return RunProgress(ProgressDisplay(clock=clock))
+
+
+def a_run(start_step=0, **plan):
+    return RunInfo(Path("runs/a"), {}, PLAN | plan, steps=100, steps_per_epoch=20, start_step=start_step)
+
+
+def shown(capsys):
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.splitlines()
+
+
+def test_the_opening_says_what_will_be_done(capsys, progress):
+    progress.distillkit_run_started(a_run())
+    assert shown(capsys) == [
+        "deit-ti (205,524 parameters) learns 0.5 * labels + 0.5 * hard from small-cnn",
+        "1,167 images of digits, 100 labelled",
+        "to step 100, 64 images each, in runs/a",
+        "note: kept: 100 of 1,167 labels, 10 of each class",
+    ]
+
+
+def test_the_opening_names_whose_weights_are_used(capsys, progress):
+    student = PLAN["student"] | {"starts_from": "runs/a"}
+    teacher = {"name": "mae-vitb16", "recipe_name": "mae", "licence": "cc-by-nc-4.0"}
+    nobody_listens_to = {"name": "vit-b", "recipe_name": "b", "licence": "apache-2.0"}
+    run = a_run(student=student, teachers=[teacher, nobody_listens_to], losses=[{"name": "hard", "teacher": "mae"}])
+    progress.distillkit_run_started(run)
+    assert shown(capsys)[0] == (
+        "deit-ti (205,524 parameters), from runs/a, learns 0.5 * labels + 0.5 * hard from mae-vitb16 "
+        "(weights cc-by-nc-4.0)"
+    )
+
+
+def test_a_resumed_run_without_a_teacher(capsys, progress):
+    progress.distillkit_run_started(a_run(start_step=40, teachers=[], losses=[], loss="1 * labels", notes=[]))
+    assert shown(capsys) == [
+        "deit-ti (205,524 parameters) learns 1 * labels",
+        "1,167 images of digits, 100 labelled",
+        "from step 40 to step 100, 64 images each, in runs/a",
+    ]
+
+
+def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, progress, clock):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 9.9
+    progress.distillkit_steps_logged(run, STEPS | {"step": 10.0, "epoch": 0.5})
+    assert shown(capsys) == []
+    clock.seconds = 18.0
+    progress.distillkit_steps_logged(run, STEPS)
+    assert shown(capsys) == [
+        (
+            "epoch 1.5/5, step 30/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "2,346 images/s, data wait 3%; 0:00:42 left"
+        )
+    ]
+    clock.seconds = 20.0
+    progress.distillkit_steps_logged(run, STEPS | {"step": 40.0, "loss": 1.25})
+    progress.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0} | EVALUATED)
+    assert shown(capsys) == [
+        (
+            "epoch 2/5, step 40/100: validation 91.50 %; "
+            "loss 1.2500 (labels 2.0000, hard 1.0000), lr 1.00e-03; 2,346 images/s, data wait 3%; 0:00:30 left"
+        )
+    ]
+    clock.seconds = 29.0
+    progress.distillkit_steps_logged(run, STEPS | {"step": 50.0})
+    assert shown(capsys) == []
+
+
+def test_the_first_step_is_said_at_once_with_the_balance_of_the_terms(capsys, progress, clock):
+    """Shares of the sum of the norms: 3.2 and 0.05 of 3.25. What the first step took says nothing of the others."""
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    norms = {"grad_norm": 3.3, "grad_norm/labels": 3.2, "grad_norm/hard/hard": 0.05}
+    clock.seconds = 2.0
+    progress.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05} | norms)
+    clock.seconds = 20.0
+    progress.distillkit_steps_logged(run, STEPS | {"step": 20.0, "epoch": 1.0} | norms | {"grad_norm/hard/hard": 7e-5})
+    assert shown(capsys) == [
+        (
+            "epoch 0.05/5, step 1/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "gradient labels 98 %, hard 1.5 %"
+        ),
+        (
+            "epoch 1/5, step 20/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "gradient labels 100 %, hard 0.0022 %; 2,346 images/s, data wait 3%; 0:01:20 left"
+        ),
+    ]
+
+
+@pytest.mark.parametrize("norms", [(1.0,), (float("inf"), 1.0), (float("nan"), 1.0), (0.0, 0.0)])
+def test_no_balance_is_said_of_one_term_or_of_norms_that_have_no_shares(capsys, progress, norms):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    named = dict(zip(("grad_norm/labels", "grad_norm/hard/hard"), norms, strict=False))
+    progress.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05} | named)
+    line = "epoch 0.05/5, step 1/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03"
+    assert shown(capsys) == [line]
+
+
+def test_a_loss_is_said_once(capsys, progress, clock):
+    """Of three epochs the first logs, the second does not, and the last ends the run."""
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 40.0
+    progress.distillkit_steps_logged(run, STEPS | {"step": 40.0, "epoch": 2.0})
+    progress.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
+    clock.seconds = 60.0
+    progress.distillkit_epoch_ended(run, {"step": 60.0, "epoch": 3.0})
+    clock.seconds = 100.0
+    progress.distillkit_epoch_ended(run, {"step": 100.0, "epoch": 5.0, "validation/top1": 75.0})
+    assert shown(capsys) == [
+        (
+            "epoch 2/5, step 40/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03; "
+            "2,346 images/s, data wait 3%; 0:01:00 left"
+        ),
+        "epoch 2/5, step 40/100: validation 50.00 %; 0:01:00 left",
+        "epoch 3/5, step 60/100: 0:00:40 left",
+        "epoch 5/5, step 100/100: validation 75.00 %",
+    ]
+
+
+def test_one_image_is_not_called_images(capsys, progress):
+    run = a_run(data={"train": "few", "images": 1, "labelled": 1}, samples_per_step=1, teachers=[], notes=[])
+    progress.distillkit_run_started(run)
+    assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image each, in runs/a"]
+
+
+def test_an_epoch_that_was_neither_logged_nor_evaluated(capsys, progress, clock):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 5.0
+    progress.distillkit_epoch_ended(run, {"step": 20.0, "epoch": 1.0})
+    progress.distillkit_epoch_ended(run, {"step": 100.0, "epoch": 5.0})
+    assert shown(capsys) == ["epoch 1/5, step 20/100: 0:00:20 left", "epoch 5/5, step 100/100: done"]
+
+
+def test_the_moving_average_is_evaluated_beside_the_student(capsys, progress, clock):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 5.0
+    progress.distillkit_epoch_ended(
+        run, {"step": 20.0, "epoch": 1.0, "validation/top1": 50.0, "validation/ema/top1": 51.0}
+    )
+    assert shown(capsys) == ["epoch 1/5, step 20/100: validation 50.00 %; moving average 51.00 %; 0:00:20 left"]
+
+
+def test_one_term_is_not_said_twice(capsys, progress, clock):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 30.0
+    record = {key: value for key, value in STEPS.items() if key != "loss/hard/hard"}
+    progress.distillkit_steps_logged(run, record)
+    assert shown(capsys) == [
+        "epoch 1.5/5, step 30/100: loss 1.5000, lr 1.00e-03; 2,346 images/s, data wait 3%; 0:01:10 left"
+    ]
+
+
+@pytest.mark.parametrize(("skipped", "said"), [(1.0, "1 step skipped"), (3.0, "3 steps skipped")])
+def test_skipped_steps_of_an_interval_are_said(capsys, progress, clock, skipped, said):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 30.0
+    progress.distillkit_steps_logged(run, STEPS | {"skipped_steps": skipped})
+    (line,) = shown(capsys)
+    assert f", lr 1.00e-03; {said}; 2,346 images/s" in line
+
+
+def test_a_resumed_run_reckons_from_where_it_resumed(capsys, progress, clock):
+    run = a_run(start_step=90)
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 25.0
+    progress.distillkit_steps_logged(run, STEPS | {"step": 95.0, "epoch": 4.75})
+    assert shown(capsys)[0].endswith("; 0:00:25 left")
+
+
+def test_quiet_says_nothing(capsys, clock):
+    progress, run = RunProgress(ProgressDisplay(silent=True, clock=clock)), a_run()
+    progress.distillkit_run_started(run)
+    clock.seconds = 60.0
+    progress.distillkit_steps_logged(run, STEPS)
+    progress.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0} | EVALUATED)
+    assert shown(capsys) == []
+
+
+def test_it_follows_a_run_like_any_tracker(capsys, progress):
+    plugins = installed_plugins()
+    plugins.follow(progress)
+    plugins.run_started(a_run())
+    plugins.epoch_ended(a_run(), {"step": 20.0, "epoch": 1.0})
+    plugins.run_ended(a_run(), {}, None)
+    plugins.run_failed(a_run(), KeyboardInterrupt())
+    assert len(shown(capsys)) == 5
+
+
+def test_on_a_terminal_a_bar_moves_and_goes_away(clock):
+    sent = io.StringIO()
+    console = Console(file=sent, force_terminal=True, width=100, color_system=None, highlight=False)
+    display, run = ProgressDisplay(console, clock=clock), a_run()
+    progress = RunProgress(display)
+    progress.distillkit_run_started(run)
+    progress.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05})
+    display._bars.refresh()
+    frame = sent.getvalue().splitlines()[-2:]
+    assert "1/100" in frame[0]
+    assert "images/s" not in frame[0]
+    clock.seconds = 18.0
+    progress.distillkit_steps_logged(run, STEPS)
+    display._bars.refresh()
+    frame = sent.getvalue().splitlines()[-2:]
+    assert frame[0].split("step")[1].split()[0] == "30/100"
+    assert "2,346 images/s, data wait 3%; 0:00:42 left; 0:00:" in frame[0]
+    assert frame[1].strip().startswith("loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03")
+    progress.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
+    assert "epoch 2/5, step 40/100: validation 50.00 %; loss 1.5000" in sent.getvalue()
+    progress.distillkit_run_failed()
+    assert not display._bars.live.is_started
+    display.close()
+
+
+def test_very_short_epochs_share_a_line(capsys, progress, clock):
+    """Epochs of 0.3 s: the first, the fifth (1.2 s later) and the last speak."""
+    progress.distillkit_run_started(a_run(notes=[]))
+    shown(capsys)
+    for epoch in range(1, 6):
+        progress.distillkit_epoch_ended(a_run(), {"step": 20.0 * epoch - 1, "epoch": float(epoch)})
+        clock.seconds += 0.3
+    progress.distillkit_epoch_ended(a_run(), {"step": 100.0, "epoch": 5.0})
+    assert [line.partition(",")[0] for line in shown(capsys)] == ["epoch 1/5", "epoch 5/5", "epoch 5/5"]
