@@ -227,8 +227,8 @@ def test_export_that_is_killed_leaves_nothing_that_looks_complete(trained, tmp_p
     """Ended from outside while the manifest, which comes last, is being written."""
     code = f"""
 import os
-from distillkit_export import exports
-exports.write_manifest = lambda *_, **__: os._exit(9)
+from distillkit_export.pipeline import export
+export.write_manifest = lambda *_, **__: os._exit(9)
 from distillkit_cli.main import command_line
 command_line(["export", {str(trained)!r}, "--out", {str(tmp_path / "out")!r}])
 """
