@@ -23,7 +23,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
-from distillkit.contracts.loss import ModelRequest, Signal
+from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.plugin.registry import installed_plugins
 from distillkit.models import ClassMap, FrozenTeacher
 from distillkit.models.sharding import parameter_bytes

@@ -15,7 +15,7 @@ from distillkit_export.doctor import diagnosis, tiny_model
 from distillkit_export.doctor.diagnosis import diagnose
 
 PLUGIN = """
-from distillkit.contracts.loss import PluginSpec
+from distillkit.contracts.plugin import PluginSpec
 from distillkit.contracts.runtime import Availability
 
 def distillkit_runtimes():
