@@ -6,7 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test fuzz lint fix docs wheel audit sbom gpu
+EXTRAS := train,export,openvino,timm-data,dev
+COMMA := ,
+
+.PHONY: help demo test fuzz lint fix docs wheel lock audit sbom gpu
 
 help:
 	@echo "make demo    teach a student on real digits and print what it learned (under 2 minutes)"
@@ -16,6 +19,7 @@ help:
 	@echo "make fix     format, apply safe fixes, regenerate the generated pages"
 	@echo "make docs    regenerate the generated pages"
 	@echo "make wheel   build, install in clean environments, with a third party's plugin, and try it"
+	@echo "make lock    write constraints.txt: every package in the environment with its version; UPGRADE=torch moves one"
 	@echo "make audit   look up the installed packages among known vulnerabilities, where a network allows it"
 	@echo "make sbom    write a bill of materials, build/sbom.json: every package, its version and licence"
 	@echo "make gpu     the tests and benchmarks that need a CUDA device"
@@ -51,6 +55,12 @@ docs: $(READY)
 wheel: $(READY)
 	scripts/check_wheel.sh $(BIN)/python
 
+# Versions that constraints.txt has already stay, unless UPGRADE names the package. pip reads the file, so it is not in it.
+lock: $(READY)
+	$(BIN)/python -m uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-emit-package pip \
+		$(patsubst %,--extra=%,$(subst $(COMMA), ,$(EXTRAS))) $(UPGRADE:%=--upgrade-package=%) \
+		--annotation-style line --custom-compile-command "make lock" --output-file constraints.txt
+
 audit: $(READY)
 	$(BIN)/python scripts/audit.py
 
@@ -72,7 +82,7 @@ $(READY): pyproject.toml constraints.txt $(wildcard tests/export/tensorrt/bindin
 		'distillkit needs Python 3.11 or newer; $(PYTHON) is ' + sys.version.split()[0] + '; try make PYTHON=python3.12')"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,export,openvino,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@for major in 10 11; do \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 			--target $(VENV)/tensorrt-$$major -r tests/export/tensorrt/bindings-$$major.txt || \

@@ -17,19 +17,28 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parents[1]
-CONCLUDED = {"torchvision": "BSD-3-Clause"}
-"""The licences of direct dependencies whose metadata name none; taken from their repositories."""
+CONCLUDED = {
+    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
+    "nvidia-cusparselt-cu13": "LicenseRef-NVIDIA-Proprietary",
+    "protobuf": "BSD-3-Clause",
+    "torchvision": "BSD-3-Clause",
+}
+"""Licences, as SPDX names them, of packages whose metadata do not; taken from their repositories or free text."""
 
 
 def pinned(text: str) -> dict[str, str]:
-    r"""The versions in a constraints file, by name.
+    r"""The versions in a constraints file, by name, as far as they are meant for this Python and this system.
 
-    >>> pinned("# base\nnumpy==2.4.6\n")
+    >>> pinned("# base\nnumpy==2.4.6  # via torch\nsix==1.17.0 ; python_version < '3'\n")
     {'numpy': '2.4.6'}
     """
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return dict(line.split("==") for line in lines if line)
+    found = [Requirement(line) for line in lines if line]
+    meant = [each for each in found if each.marker is None or each.marker.evaluate()]
+    return {each.name: str(each.specifier).removeprefix("==") for each in meant}
 
 
 def faults(bill: Mapping[str, Any], pins: Mapping[str, str]) -> Iterator[str]:
@@ -51,8 +60,7 @@ def conclude(components: Sequence[dict[str, Any]]) -> None:
     """Fill in the licences that packages do not declare."""
     for component in components:
         if not component.get("licenses") and component["name"] in CONCLUDED:
-            licence = {"acknowledgement": "concluded", "id": CONCLUDED[component["name"]]}
-            component["licenses"] = [{"license": licence}]
+            component["licenses"] = [{"acknowledgement": "concluded", "expression": CONCLUDED[component["name"]]}]
 
 
 def _normal(name: str) -> str:

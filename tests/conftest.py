@@ -6,11 +6,13 @@ hypothesis repeats itself, and tests that need a GPU are skipped where there is 
 from __future__ import annotations
 
 import copy
+from importlib.metadata import distribution
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 
 from distillkit.plugin.registry import installed_plugins
@@ -121,3 +123,22 @@ def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("attentive") / "run"
     run(Recipe.model_validate(data), out, installed_plugins())
     return f"run:{out}"
+
+
+@pytest.fixture(scope="session")
+def closure():
+    """`closure("distillkit[runtime]")`: the installed distributions that pip would take for it."""
+
+    def collect(requirement, found):
+        wanted = Requirement(requirement)
+        if (wanted.name, *sorted(wanted.extras)) in found:
+            return found
+        here = distribution(wanted.name)
+        found[wanted.name, *sorted(wanted.extras)] = here
+        for text in here.requires or ():
+            needed = Requirement(text)
+            if any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
+                collect(f"{needed.name}[{','.join(needed.extras)}]", found)
+        return found
+
+    return lambda requirement: collect(requirement, {})

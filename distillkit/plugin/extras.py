@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from distillkit.errors import MissingExtraError
 
 EXTRA_OF_MODULE = {
-    "torch": "train",
-    "torchvision": "train",
-    "timm": "train",
+    "huggingface_hub": "train",
     "matplotlib": "train",
     "sklearn": "train",
+    "timm": "train",
+    "torch": "train",
+    "torchvision": "train",
     "onnx": "export",
-    "onnxscript": "export",
     "onnxconverter_common": "export",
     "onnxruntime": "export",
-    "tensorboard": "tensorboard",
-    "tensorrt": "trt",
+    "onnxscript": "export",
     "openvino": "openvino",
-    "modelopt": "modelopt",
+    "tensorrt": "trt",
+    "datasets": "timm-data",
+    "webdataset": "timm-data",
 }
 
 
@@ -31,6 +33,8 @@ def missing_extra(module: str, what: str) -> MissingExtraError:
     """
     root = module.partition(".")[0]
     extra = EXTRA_OF_MODULE.get(root)
+    if extra == "export" and _is_installed("onnxruntime-gpu"):
+        extra = "export-gpu"  # the other one would overwrite ONNX Runtime by the build for CPUs
     remedy = f'pip install "distillkit[{extra}]"' if extra else f"pip install {root}"
     return MissingExtraError(f"{what} needs {root}, which is not installed; {remedy}")
 
@@ -40,3 +44,11 @@ def require(*modules: str, what: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise missing_extra(module, what)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True

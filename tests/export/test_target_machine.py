@@ -10,36 +10,20 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distribution
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 LACKING = ("torch", "timm", "onnx", "torchvision", "sklearn", "matplotlib", "onnxscript", "openvino")
 
 
-def closure(requirement, found):
-    """The distributions that pip would install for a requirement."""
-    wanted = Requirement(requirement)
-    if (wanted.name, *wanted.extras) in found:
-        return found
-    here = distribution(wanted.name)
-    found[wanted.name, *wanted.extras] = here
-    for text in here.requires or ():
-        needed = Requirement(text)
-        if any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
-            closure(f"{needed.name}[{','.join(needed.extras)}]", found)
-    return found
-
-
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
+def site(tmp_path_factory, closure):
     """A folder with the packages of `distillkit[runtime]` alone, linked from this environment."""
     folder = tmp_path_factory.mktemp("site")
-    for installed in {id(found): found for found in closure("distillkit[runtime]", {}).values()}.values():
+    for installed in {id(found): found for found in closure("distillkit[runtime]").values()}.values():
         for top in {file.parts[0] for file in installed.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (folder / top).exists() and not top.endswith(".pth"):
                 (folder / top).symlink_to(installed.locate_file(top))

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from distillkit.data.sources import Split
     from distillkit.recipe.schema import Data
 
-_PACKAGES = {"torch": "torchvision", "hfds": "datasets", "hfids": "datasets", "wds": "webdataset"}
-_PACKAGES["tfds"] = "tensorflow_datasets"
+# Per kind: the package that reads it, and what pip installs that package by.
+_PACKAGES = {
+    "torch": ("torchvision", '"distillkit[train]"'),
+    "hfds": ("datasets", '"distillkit[timm-data]"'),
+    "hfids": ("datasets", '"distillkit[timm-data]"'),
+    "wds": ("webdataset", '"distillkit[timm-data]"'),
+    "tfds": ("tensorflow_datasets", "tensorflow_datasets"),
+}
 _FETCHED = ("torch", "tfds")
 _NEED_ROOT = ("torch", "wds")
 _STREAMS = ("hfids", "wds", "tfds")
@@ -139,9 +145,9 @@ def _check(name: str, kind: str, data: Data) -> None:
             f"'timm:{name}' is none of timm:torch/<name>, timm:hfds/<name>, timm:wds/<name>, timm:tfds/<name>, "
             "timm:hfids/<name> and timm:<path>.tar; a folder is named without 'timm:'"
         )
-    package = _PACKAGES[kind]
+    package, requirement = _PACKAGES[kind]
     if find_spec(package) is None:
-        raise MissingExtraError(f"'timm:{name}' needs {package}, which is not installed; pip install {package}")
+        raise MissingExtraError(f"'timm:{name}' needs {package}, which is not installed; pip install {requirement}")
     if kind in _NEED_ROOT and data.root is None:
         raise DataError(f"'timm:{name}' needs data.root, the folder in which it lies")
     if kind == "wds" and not Path(data.root or "").expanduser().is_dir():

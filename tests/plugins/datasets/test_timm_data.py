@@ -133,14 +133,19 @@ def test_a_command_in_the_place_of_a_folder_is_not_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "package"),
-    [("hfds/a", "datasets"), ("hfids/a", "datasets"), ("wds/a", "webdataset"), ("tfds/a", "tensorflow_datasets")],
+    ("name", "package", "requirement"),
+    [
+        ("hfds/a", "datasets", '"distillkit[timm-data]"'),
+        ("hfids/a", "datasets", '"distillkit[timm-data]"'),
+        ("wds/a", "webdataset", '"distillkit[timm-data]"'),
+        ("tfds/a", "tensorflow_datasets", "tensorflow_datasets"),
+    ],
 )
-def test_a_package_that_is_not_installed(monkeypatch, name, package):
+def test_a_package_that_is_not_installed(monkeypatch, name, package, requirement):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr("distillkit_plugins.datasets.timm_data.find_spec", lambda module: None)
     assert sentence(name, MissingExtraError) == (
-        f"'timm:{name}' needs {package}, which is not installed; pip install {package}"
+        f"'timm:{name}' needs {package}, which is not installed; pip install {requirement}"
     )
 
 

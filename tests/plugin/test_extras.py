@@ -1,0 +1,38 @@
+"""The sentence for a missing optional dependency names the extra that fits the machine."""
+
+from pathlib import Path
+
+import pytest
+
+from distillkit.extras import missing_extra
+
+
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [
+        ("torch", '"distillkit[train]"'),
+        ("huggingface_hub.errors", '"distillkit[train]"'),
+        ("onnx", '"distillkit[export]"'),
+        ("openvino", '"distillkit[openvino]"'),
+        ("tensorflow_datasets", "tensorflow_datasets"),
+    ],
+)
+def test_the_extra_that_brings_a_module(module: str, remedy: str) -> None:
+    assert str(missing_extra(module, "this")) == (
+        f"this needs {module.partition('.')[0]}, which is not installed; pip install {remedy}"
+    )
+
+
+def test_beside_onnxruntime_gpu_the_export_is_the_one_without_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert str(missing_extra("onnx", "the export")) == (
+        'the export needs onnx, which is not installed; pip install "distillkit[export-gpu]"'
+    )
+    assert str(missing_extra("torch", "the export")) == (
+        'the export needs torch, which is not installed; pip install "distillkit[train]"'
+    )
