@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, NonNegativeInt
@@ -18,6 +17,7 @@ from distillkit.errors import RunDirectoryError
 from distillkit.recipe.files import dump, load_recipe
 from distillkit.recipe.schema import Recipe
 from distillkit.storage.atomic import write_json, write_text
+from distillkit.storage.lock import LockedError, acquire
 from distillkit.storage.untrusted import read_json
 
 PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pluggy", "pydantic")
@@ -118,19 +118,16 @@ class RunDirectory:
 
         Raises: RunDirectoryError where another one does.
         """
-        with self.lock.open("a+", encoding="utf-8") as file:
-            if not _take(file):
-                file.seek(0)
-                raise RunDirectoryError(
-                    f"{self.path} is being trained by process {file.read().strip()} already; wait for its end, or give "
-                    "another --out"
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        try:
+            lock = acquire(self.lock)
+        except LockedError as error:
+            raise RunDirectoryError(
+                f"{self.path} is being trained by process {error.pid} already; wait for its end, or give another --out"
+            ) from None
+        with lock:
             yield
-            if self.result.is_file():  # nobody will train here again
-                self.lock.unlink(missing_ok=True)
+        if self.result.is_file():  # the run is finished
+            self.lock.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
         """The resolved recipe of a run that was started.
@@ -199,22 +196,6 @@ def _keys(tables: Any, prefix: str = "") -> dict[str, Any]:
         for name, inner in tables.items()
         for key, value in _keys(inner, f"{prefix}.{name}" if prefix else name).items()
     }
-
-
-def _take(file: IO[str]) -> bool:
-    """Take the lock of a file without waiting; where the system has no such locks, every caller gets it.
-
-    A record lock, which loader processes do not inherit: it ends with the process that trains, however that ends.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def environment(device: torch.device) -> dict[str, Any]:

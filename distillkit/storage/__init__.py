@@ -1,1 +1,1 @@
-"""Files: atomic writes, and reading untrusted files within limits."""
+"""Files: written atomically, locked, and read with care where they come from others."""

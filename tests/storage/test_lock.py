@@ -1,0 +1,87 @@
+"""A lock keeps other processes out, says who holds it, and ends with the process that took it."""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from distillkit.storage.lock import LockedError, acquire
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from distillkit.storage.lock import acquire
+with acquire(Path(sys.argv[1])):
+    {inside}
+    print("held", flush=True)
+    input()
+"""
+LEAVE_A_CHILD = "child = os.fork()\n    if not child:\n        time.sleep(60)\n    print(child, flush=True)"
+
+
+@contextmanager
+def holder(file, inside="pass"):
+    """A process that holds the lock; its first line of output is in `said`."""
+    command = [sys.executable, "-c", HOLD.format(inside=inside), str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.said = process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "lock"
+
+
+def refusal(file):
+    with pytest.raises(LockedError) as caught, acquire(file):
+        pass
+    return caught.value
+
+
+def test_a_lock_that_is_held_is_refused_by_the_id_of_its_process(file):
+    file.write_text(" 123456789")  # as a process that was killed left it
+    with holder(file) as other:
+        assert str(refusal(file)) == f"locked by process {other.pid}"
+        assert refusal(file).pid == str(other.pid)  # the first refusal changed nothing
+
+
+def test_a_killed_process_leaves_no_lock(file):
+    with holder(file) as other:
+        other.kill()
+        other.wait()
+        with acquire(file):
+            assert file.read_text() == f" {os.getpid()}"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_the_forked_child_of_a_killed_process_holds_no_lock(file):
+    with holder(file, LEAVE_A_CHILD) as other:
+        child = int(other.said)
+        other.kill()
+        other.wait()
+        try:
+            with acquire(file):
+                os.kill(child, 0)  # it lives
+        finally:
+            os.kill(child, 9)
+
+
+def test_a_released_lock_is_free_and_its_file_stays(file):
+    with acquire(file):
+        assert refusal(file).pid == str(os.getpid())  # one process has one lock, too
+    with acquire(file):
+        pass
+    assert file.exists() == (sys.platform != "win32")
+
+
+def test_an_error_inside_releases_the_lock(file):
+    with pytest.raises(ValueError, match="^inside$"), acquire(file):
+        raise ValueError("inside")
+    with acquire(file):
+        pass
