@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from distillkit.compute.cpus import usable_cpus
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.collate import HostBatch, Preparation, Sample
 from distillkit.data.image_faults import broken_image
@@ -208,5 +209,4 @@ def loader_processes(wanted: int | None) -> int:
     """`data.workers`, or one per core that this process may use, at most 8."""
     if wanted is not None:
         return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(8, max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -318,8 +318,8 @@ def test_a_bundle_that_was_altered_is_not_loaded(exported, tmp_path):
 
 def write_best(folder, batches, **changes):
     """What `profile --tune` leaves beside a bundle, as somebody else may have written it."""
+    from distillkit.compute.cpus import usable_cpus
     from distillkit_export.profiling.machine import gpus, processor
-    from distillkit_export.runtimes.processors import usable_cpus
 
     here = {"processor": processor(), "cpus": usable_cpus(), "gpus": [gpu.name for gpu in gpus()], "software": {}}
     (folder / "profile").mkdir(exist_ok=True)

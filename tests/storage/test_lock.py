@@ -81,7 +81,7 @@ def test_a_released_lock_is_free_and_its_file_stays(file):
 
 
 def test_an_error_inside_releases_the_lock(file):
-    with pytest.raises(ValueError, match="^inside$"), acquire(file):
+    with pytest.raises(ValueError, match=r"^inside$"), acquire(file):
         raise ValueError("inside")
     with acquire(file):
         pass

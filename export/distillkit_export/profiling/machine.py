@@ -9,9 +9,11 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
+from distillkit.compute.cpus import physical_cores, usable_cpus
 from distillkit_export.bundle.manifest import versions
 from distillkit_export.profiling.schema import GpuCard, MachineCard
-from distillkit_export.runtimes.processors import physical_cores, usable_cpus
 
 RUNTIME_PACKAGES = ("onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "cuda-bindings")
 GPU_FIELDS = {
@@ -38,7 +40,7 @@ def machine() -> MachineCard:
         processor=processor(),
         cpus=usable_cpus(),
         cores=physical_cores(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=psutil.virtual_memory().total,
         governor=_text(FREQUENCY / "cpu0/cpufreq/scaling_governor"),
         boost=_boost(),
         load_average=load_average(),
@@ -112,13 +114,6 @@ def _boost() -> bool | None:
     if boost is not None:
         return boost == "1"
     return None if no_turbo is None else no_turbo == "0"
-
-
-def _memory_bytes() -> int | None:
-    for line in (_text(Path("/proc/meminfo")) or "").splitlines():
-        if line.startswith("MemTotal"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _text(file: Path) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from distillkit.compute.cpus import usable_cpus
 from distillkit.errors import BundleError
 from distillkit.storage.atomic import write_json
 from distillkit_export.bundle.manifest import PROFILE
@@ -19,7 +20,6 @@ from distillkit_export.profiling.machine import gpus, processor
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, ProfileObserver, SilentObserver
 from distillkit_export.profiling.schema import ChoiceCard, ProfileCard, ProfilePart, RatioCard, RowCard
 from distillkit_export.profiling.worker_process import MeasuringWorker, WorkerProcess
-from distillkit_export.runtimes.processors import usable_cpus
 
 BEST_FILE = "best.json"
 FIRST_SECONDS, FIRST_ROUNDS, LEAST_QUERIES, WARM_UP_S = 0.3, 2, 4, 1.0

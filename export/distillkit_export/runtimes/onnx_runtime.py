@@ -74,15 +74,13 @@ class OnnxRuntimeSession:
         self._file, self._device, self._bound = file.name, device, 0
         started = threads_started(lambda: self._load(file, providers, options))
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0].name
-        threads = int(options.get("threads", 0)) or None
         self._facts = {
             "device": "cpu" if device == "cpu" else f"{device}:0",
             "clock": "host",
             "provider": self._session.get_providers()[0],
             "precision": servable.precision,
             "input": self._input.type,
-            # The calling thread works, too.
-            "threads": threads if started is None else started + 1,
+            "threads": started + 1,  # the calling thread works, too
             "spinning": bool(options.get("spinning", True)),
         }
         if device != "cpu":

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
+import psutil
 
-def usable_cpus() -> int:
-    """The logical CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def physical_cores(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
-    """The cores behind the usable CPUs, where Linux tells them from hyper-threads; else the usable CPUs."""
-    usable = usable_cpus()
-    try:
-        blocks = cpuinfo.read_text(encoding="utf-8").strip().split("\n\n")
-    except OSError:
-        return usable
-    cores = set()
-    for block in blocks:
-        fields = dict(line.replace("\t", "").split(": ", 1) for line in block.splitlines() if ": " in line)
-        if "core id" not in fields:
-            return usable
-        cores.add((fields.get("physical id"), fields["core id"]))
-    return max(1, min(usable, len(cores)))
+from distillkit.compute.cpus import physical_cores, usable_cpus
 
 
 def thread_counts() -> tuple[int, ...]:
@@ -39,11 +18,9 @@ def thread_counts() -> tuple[int, ...]:
     return tuple(dict.fromkeys(counts))
 
 
-def threads_started(start: Callable[[], object], tasks: Path = Path("/proc/self/task")) -> int | None:
-    """How many threads of this process `start` leaves behind, or None where the system does not list them."""
-    if not tasks.is_dir():
-        start()
-        return None
-    before = sum(1 for _ in tasks.iterdir())
+def threads_started(start: Callable[[], object]) -> int:
+    """How many threads of this process `start` leaves behind."""
+    process = psutil.Process()
+    before = process.num_threads()
     start()
-    return sum(1 for _ in tasks.iterdir()) - before
+    return process.num_threads() - before

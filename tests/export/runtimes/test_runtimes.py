@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import onnx
@@ -325,14 +326,24 @@ def test_host_clock_times_every_query_by_itself():
 
 
 @pytest.mark.parametrize(
-    ("usable", "listed", "counts"),
-    [(8, 4, (8, 4, 2, 1)), (2, 2, (2, 1)), (1, 1, (1,)), (6, 3, (6, 3, 1)), (2, 64, (2, 1))],
+    ("usable", "cores", "counts"),
+    [(8, 4, (8, 4, 2, 1)), (2, 2, (2, 1)), (1, 1, (1,)), (6, 3, (6, 3, 1))],
 )
-def test_threads_worth_trying_are_all_cpus_all_cores_and_halves(monkeypatch, tmp_path, usable, listed, counts):
-    blocks = [f"processor\t: {core}\nphysical id\t: 0\ncore id\t\t: {core}" for core in range(listed)] * 2
-    (tmp_path / "cpuinfo").write_text("\n\n".join(blocks) + "\n")
+def test_threads_worth_trying_are_all_cpus_all_cores_and_halves(monkeypatch, usable, cores, counts):
     monkeypatch.setattr(processors, "usable_cpus", lambda: usable)
-    monkeypatch.setattr(
-        processors, "physical_cores", lambda found=processors.physical_cores: found(tmp_path / "cpuinfo")
-    )
+    monkeypatch.setattr(processors, "physical_cores", lambda: cores)
     assert processors.thread_counts() == counts
+
+
+def test_threads_that_a_call_leaves_behind_are_counted():
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(3)]
+
+    def start():
+        for thread in threads:
+            thread.start()
+
+    assert processors.threads_started(start) == 3
+    stop.set()
+    for thread in threads:
+        thread.join()
