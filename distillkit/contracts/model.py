@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -146,7 +146,6 @@ class ModelRequest:
     class_names: tuple[str, ...] | None = None
 
 
-@runtime_checkable
 class Model(Protocol):
     """A built teacher or student: an nn.Module around `network`, which is what is saved and exported.
 

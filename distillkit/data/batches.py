@@ -15,7 +15,7 @@ from distillkit.contracts.model import ModelSpec
 from distillkit.data.collate import HostBatch, Preparation
 from distillkit.data.mixing import Mixer
 from distillkit.data.order import Order, steps_per_epoch
-from distillkit.data.sources import Stream
+from distillkit.data.sources import is_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.streaming import StreamedWindows
 from distillkit.data.transforms import training_transform
@@ -96,7 +96,7 @@ class TrainingData:
         layout = Layout(rank, world, recipe.training.micro_batch_size, workers, pin=device.type == "cuda")
         views = recipe.data.views
         self._host: HostWindows
-        if isinstance(datasets.train, Stream):
+        if is_stream(datasets.train):
             batch = recipe.training.batch_size
             self._host = StreamedWindows(datasets.train, batch, self.steps_per_epoch, preparation, layout, views)
         else:
@@ -153,7 +153,7 @@ def _check(datasets: DataSets, recipe: Recipe) -> None:
 
 def _check_shards(datasets: DataSets, world: int) -> None:
     """Refuse a stream that cannot be dealt out to all processes."""
-    if isinstance(datasets.train, Stream) and datasets.train.shards < world:
+    if is_stream(datasets.train) and datasets.train.shards < world:
         raise RecipeError(
             f"'{datasets.train.name}' has {datasets.train.shards} parts, too few for {world} processes; start at most "
             f"{datasets.train.shards}, or write it in more parts"

@@ -23,7 +23,7 @@ from distillkit.data.class_names import agreed_names, count_classes, labelled_pa
 from distillkit.data.image_faults import broken_image
 from distillkit.data.resolve_source import SourceOpener
 from distillkit.data.selection import Selection
-from distillkit.data.sources import Source, Stream, load_image, read_stream
+from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.suspicious_classes import (
     class_oddities,
     fewer_than_a_batch,
@@ -137,9 +137,7 @@ def _agreed(sets: Mapping[str, Source | Stream], wrong: list[str]) -> int | None
     """How many classes there are, where the sets agree on them."""
     try:
         names = agreed_names(sets)
-        parts = [
-            (source.name, labelled_part(source, names)) for source in sets.values() if not isinstance(source, Stream)
-        ]
+        parts = [(source.name, labelled_part(source, names)) for source in sets.values() if not is_stream(source)]
         selections = [Selection(name, names, [part]) for name, part in parts]
         return count_classes(names, selections) if selections else len(names or ()) or None
     except DataError as error:
@@ -151,7 +149,7 @@ def _read(
     sets: Mapping[str, Source | Stream], workers: int, wrong: list[str]
 ) -> Iterator[tuple[int, list[BrokenImage]]]:
     """How many more images were read, and which of them cannot be, in order."""
-    indexed = {split: source for split, source in sets.items() if not isinstance(source, Stream)}
+    indexed = {split: source for split, source in sets.items() if not is_stream(source)}
     jobs: list[CheckJob] = [
         (split, range(start, min(start + CHUNK, len(source))))
         for split, source in indexed.items()
@@ -160,7 +158,7 @@ def _read(
     for (_, images), found in zip(jobs, _faults(indexed, jobs, min(workers, len(jobs) - 1)), strict=True):
         yield len(images), found
     for stream in sets.values():
-        if isinstance(stream, Stream):
+        if is_stream(stream):
             try:
                 for _ in read_stream(stream, 0):
                     yield 1, []

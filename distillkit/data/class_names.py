@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
-from distillkit.data.sources import Source, Stream
+from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.errors import DataError
 
 _SHOWN = 5
@@ -32,7 +32,7 @@ def agreed_names(sources: Mapping[str, Source | Stream | None]) -> tuple[str, ..
                 f"{_listed('missing', set(names) - set(other))}{_listed('unknown', set(other) - set(names))}"
                 "give every split the same class folders"
             )
-        if isinstance(source, Stream) and other != names:
+        if is_stream(source) and other != names:
             raise DataError(
                 f"data.{key}: the stream '{source.name}' has the classes of '{named[first].name}' in another order"
             )

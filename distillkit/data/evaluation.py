@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.image_faults import broken_image
-from distillkit.data.sources import Source, Stream, load_image, read_stream
+from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.data.worker_loader import host_batches, loader_processes
 from distillkit.errors import DataError, UnreadableImageError, UserError
@@ -99,7 +99,7 @@ class EvaluationData:
 
     def _on_host(self) -> Generator[Measured]:
         pin = self._device.type == "cuda"
-        if isinstance(self._source, Stream):
+        if is_stream(self._source):
             dataset: Any = _MeasuredStream(self._source, self._transform, self._batch_size)
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
         mine = range(len(self))[self._part]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillkit.data.randomness import generator
-from distillkit.data.sources import Stream
+from distillkit.data.sources import is_stream
 from distillkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -114,14 +114,14 @@ class Order:
 
 def steps_per_epoch(datasets: DataSets, recipe: Recipe) -> int:
     """Optimiser steps of one epoch: the samples divided by the effective batch, rounded down, and at least one."""
-    if isinstance(datasets.train, Stream):
+    if is_stream(datasets.train):
         return max(1, len(datasets.train) // recipe.training.batch_size)
     return Order.of(datasets, recipe).steps_per_epoch
 
 
 def samples_per_step(datasets: DataSets, recipe: Recipe) -> int:
     """Samples of one optimiser step, over all devices and micro-batches: the batch, or all where there are fewer."""
-    if isinstance(datasets.train, Stream):
+    if is_stream(datasets.train):
         return recipe.training.batch_size
     return Order.of(datasets, recipe).window
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from distillkit.data.selection import UNLABELLED, labels_of
-from distillkit.data.sources import Source, Split, Stream
+from distillkit.data.sources import Source, Split, Stream, is_stream
 from distillkit.errors import DataError
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
@@ -95,7 +95,7 @@ def _check(opened: Source | Stream, author: str) -> None:
     Raises: BrokenPluginError.
     """
     lacking = [name for name in ("name", "class_names", "__len__") if not hasattr(opened, name)]
-    if not isinstance(opened, Stream):
+    if not is_stream(opened):
         lacking += [name for name in ("key", "label", "image") if not callable(getattr(opened, name, None))]
     if lacking:
         refuse(author, "open", f"{kind_of(opened)} without '{lacking[0]}'", "a Source, a Stream or None")
@@ -108,4 +108,4 @@ def _check(opened: Source | Stream, author: str) -> None:
 
 def unlabelled_images(source: Source | Stream) -> int:
     """How many images have no label. A stream is taken at its word."""
-    return 0 if isinstance(source, Stream) else int(np.sum(labels_of(source) == UNLABELLED))
+    return 0 if is_stream(source) else int(np.sum(labels_of(source) == UNLABELLED))

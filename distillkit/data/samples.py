@@ -10,7 +10,7 @@ import torch
 
 from distillkit.contracts.model import ModelSpec
 from distillkit.contracts.run import Samples
-from distillkit.data.sources import Source, Stream, load_image, read_stream
+from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import UnreadableImageError
@@ -36,7 +36,7 @@ def evaluation_samples(
 
 
 def _taken(source: Source | Stream, count: int) -> list[tuple[str, int | None, Image]]:
-    if isinstance(source, Stream):
+    if is_stream(source):
         read = read_stream(source, 0)
         return [(str(number), label, image) for number, (image, label) in enumerate(islice(read, count))]
     images = len(source)

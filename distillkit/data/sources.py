@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from distillkit.data.image_faults import as_rgb, check_shape, fault_of, without_warnings
 from distillkit.errors import DataError, UnreadableImageError, UserError
@@ -11,6 +11,7 @@ from distillkit.messages.text import one_line, visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import TypeIs
 
     from distillkit.recipe.schema import Data
 
@@ -38,7 +39,6 @@ class Source(Protocol):
         """The image in RGB. May raise anything; see `load_image`."""
 
 
-@runtime_checkable
 class Stream(Protocol):
     """Images that come one after the other. Resuming is exact to the epoch, not to the step.
 
@@ -53,6 +53,12 @@ class Stream(Protocol):
 
     def read(self, number: int) -> Iterator[tuple[Image, int | None]]:
         """One pass over the part of the stream that belongs to this process and loader worker; `number` counts them."""
+
+
+def is_stream(source: object) -> TypeIs[Stream]:
+    """Whether a source is a Stream: it has all members of one."""
+    # Not isinstance with a runtime-checkable protocol: from Python 3.12 on it misses what __getattr__ answers.
+    return all(hasattr(source, member) for member in ("name", "class_names", "shards", "__len__", "read"))
 
 
 class SourceFactory(Protocol):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
 from distillkit.data.resolve_source import SourceOpener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
-from distillkit.data.sources import Source, Stream
+from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.data.stratified import held_out, kept_labels
 from distillkit.data.suspicious_classes import class_oddities
 from distillkit.errors import DataError
@@ -81,7 +81,7 @@ def open_datasets(data: Data, plugins: PluginRegistry) -> DataSets:
     unlabelled = None if data.unlabeled is None else opener.training("unlabeled", data.unlabeled)
     notes: list[str] = []
     measured = _measured_on(opener, name, notes)
-    if isinstance(train, Stream) or isinstance(unlabelled, Stream):
+    if is_stream(train) or is_stream(unlabelled):
         return _streaming(train, measured, data, notes)
     return _indexed(train, unlabelled, measured, data, notes)
 
@@ -150,7 +150,7 @@ def _indexed(
 
 
 def _selection(source: Source | Stream | None, names: tuple[str, ...] | None) -> Source | Stream | None:
-    if source is None or isinstance(source, Stream):
+    if source is None or is_stream(source):
         return source
     return Selection(source.name, names, [labelled_part(source, names)])
 
@@ -190,7 +190,7 @@ def _what_is_kept(part: SelectedPart, names: tuple[str, ...] | None, classes: in
 
 def _streaming(train: Source | Stream | None, measured: _Measured, data: Data, notes: list[str]) -> DataSets:
     """A run on a stream: what needs an index is refused."""
-    if not isinstance(train, Stream):
+    if not is_stream(train):
         raise DataError(f"data.unlabeled: '{data.unlabeled}' is a stream; name a folder or a data set with an index")
     for key in ("labels", "labeled_fraction", "unlabeled"):
         if getattr(data, key) is not None:
@@ -221,7 +221,7 @@ def _streaming(train: Source | Stream | None, measured: _Measured, data: Data, n
 def fingerprint(train: Selection | Stream, names: tuple[str, ...] | None) -> str:
     """A digest of class names and of the key and label of every training image, in order. 32 hexadecimal digits."""
     digest = blake2b("\n".join(names or ()).encode(), digest_size=16)
-    if isinstance(train, Stream):
+    if is_stream(train):
         digest.update(f"\0{train.name}\0{len(train)}".encode())
         return digest.hexdigest()
     for key in train.all_keys():

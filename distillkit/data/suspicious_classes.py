@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from distillkit.data.selection import UNLABELLED, labels_of
-from distillkit.data.sources import Source, Stream
+from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.messages.text import counted, visible
 
 SHOWN = 5
@@ -20,7 +20,7 @@ SHOWN = 5
 
 def class_oddities(source: Source | Stream) -> Iterator[str]:
     """A sentence for what is likely a mistake: classes without an image, and names that differ in case alone."""
-    if isinstance(source, Stream):
+    if is_stream(source):
         return
     empty = empty_classes(source)
     if empty:
@@ -32,7 +32,7 @@ def class_oddities(source: Source | Stream) -> Iterator[str]:
 
 def unlabelled_beside_classes(source: Source | Stream) -> str | None:
     """A sentence about images without a label in a data set that names classes; None where there are none."""
-    if isinstance(source, Stream) or not source.class_names:
+    if is_stream(source) or not source.class_names:
         return None
     missing = int(np.sum(labels_of(source) == UNLABELLED))
     if not missing:

@@ -15,7 +15,7 @@ from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec
 from distillkit.contracts.signal_matching import KINDS, SPOKEN
 from distillkit.data.selection import Selection
-from distillkit.data.sources import Source, Split, Stream
+from distillkit.data.sources import Source, Split, Stream, is_stream
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.errors import DataError, SignalError
 from distillkit.evaluation.measurement import EvaluationResult, Measurement, append, check_measurement
@@ -113,7 +113,7 @@ def _heard(said: str) -> EvaluationResult:
 def _check_no_stream(*sources: Source | Stream | None) -> None:
     """Raise DataError for a stream, whose order is not that of one process."""
     for source in sources:
-        if isinstance(source, Stream):
+        if is_stream(source):
             raise DataError(
                 f"'{source.name}' is a stream, which several processes cannot measure in the order of one; start one "
                 "process"

@@ -19,7 +19,7 @@ from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.data.batches import TrainingData, Window
 from distillkit.data.evaluation import EvaluationData, none_readable
 from distillkit.data.selection import Selection
-from distillkit.data.sources import Source, Stream
+from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.data.splits import DataSets
 from distillkit.errors import ClassSpaceError
 from distillkit.evaluation.features import Features, View, extract
@@ -120,7 +120,7 @@ class Subject:
         """The indices of the measured images that were not left out, once they were gone through; as `unreadable`."""
         left_out = {image.key for image in self.unreadable() if image.split == self.split}
         source = self.measured
-        if isinstance(source, Stream) or not left_out:
+        if is_stream(source) or not left_out:
             return list(range(len(source)))
         return [index for index in range(len(source)) if visible(source.key(index)) not in left_out]
 

@@ -29,8 +29,14 @@ def build_model(role: ModelRole, request: ModelRequest, plugins: PluginRegistry)
 
     Raises: what `build` raises; BrokenPluginError where it fails or returns something else.
     """
-    model = plugins.made(role, request.name, request, by="build")
-    author = str(plugins.find(role, request.name))
+    return check_model(plugins.made(role, request.name, request, by="build"), str(plugins.find(role, request.name)))
+
+
+def check_model(model: object, author: str) -> Model:
+    """`model`, where it is one. A protocol cannot tell: from Python 3.12 on isinstance misses sub-modules.
+
+    Raises: BrokenPluginError that names `author`.
+    """
     if not isinstance(model, nn.Module):
         refuse(author, "build", kind_of(model), "a torch.nn.Module")
     if not isinstance(getattr(model, "network", None), nn.Module):

@@ -19,7 +19,10 @@ DISTRIBUTION_OF_MODULE = {
 """Where the two differ by more than a dash."""
 ALTERNATIVES = {"onnxruntime-gpu": "onnxruntime"}
 """Distributions that bring the same module."""
-WITH_PYDANTIC = "pydantic_core"  # pydantic pins its core exactly, and documents what to import from there
+WITH_OTHERS = {
+    "pydantic_core": "pydantic pins it exactly, and documents what to import from there",
+    "typing_extensions": "for type checkers alone, which know it",
+}
 IMPORTED_BY_OTHERS = {
     "datasets": "timm's readers",
     "webdataset": "timm's readers",
@@ -39,7 +42,7 @@ def undeclared(imports, declared):
     return sorted(
         f"{path}: {module}"
         for path, module in imports
-        if module != WITH_PYDANTIC and distribution_of(module) not in declared
+        if module not in WITH_OTHERS and distribution_of(module) not in declared
     )
 
 

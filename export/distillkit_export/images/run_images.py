@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.selection import UNLABELLED, labels_of
-from distillkit.data.sources import Source, Stream, load_image, read_stream
+from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, UserError
@@ -116,7 +116,7 @@ def _readable(source: Source | Stream, places: NDArray[np.int64], name: str) -> 
 
     Raises: DataError for the last one where there is none.
     """
-    if isinstance(source, Stream):
+    if is_stream(source):
         return places, name
     kept, error = [], None
     for place in places.tolist():
@@ -136,7 +136,7 @@ def _readable(source: Source | Stream, places: NDArray[np.int64], name: str) -> 
 def _pictures(
     source: Source | Stream, places: NDArray[np.int64], name: str, spec: ModelSpec, transform: Transform
 ) -> Pictures:
-    if isinstance(source, Stream):
+    if is_stream(source):
         read = [(transform(image).numpy(), label) for image, label in islice(read_stream(source, 0), len(places))]
         labels = np.array([UNLABELLED if label is None else label for _, label in read], np.int64)
         return Pictures(np.stack([pixels for pixels, _ in read]), name, labels=_as_classes(labels, source, spec))

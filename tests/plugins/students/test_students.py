@@ -6,9 +6,10 @@ import timm
 import torch
 from torch import nn
 
-from distillkit.contracts.model import Model, ModelRequest, Signal
+from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.models import save_student
+from distillkit.models.build import check_model
 from distillkit.models.heads import Answer
 from distillkit.plugin.registry import installed_plugins, split_name
 
@@ -81,7 +82,7 @@ def test_description_is_that_of_the_built_student(name):
     options = {"image_size": [32, 64]} if ":" in name or "cnn" in name else {**SMALL, "image_size": [32, 64]}
     model = build(name, **options)
     spec = describe(name, **options)
-    assert isinstance(model, Model)
+    assert check_model(model, name) is model
     assert model.spec == spec
     assert (spec.name, spec.classes, spec.class_names, spec.image_size) == (name, 10, None, (32, 64))
     assert spec.parameters == sum(parameter.numel() for parameter in model.network.parameters())

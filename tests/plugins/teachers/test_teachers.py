@@ -7,9 +7,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from distillkit.contracts.model import Model, ModelRequest, Signal
+from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.models import fuse, imagenet_class_names, save_student
+from distillkit.models.build import check_model
 from distillkit.models.heads import Answer
 from distillkit.plugin.registry import installed_plugins, split_name
 
@@ -133,7 +134,7 @@ def test_regnety16gf_from_the_published_layout(tmp_path):
     expected = replace(describe("regnety16gf"), licence=None)
     assert describe("regnety16gf", weights=tmp_path / "regnety_160-a5fe301d.pth") == expected
     teacher = build("regnety16gf", weights=tmp_path / "regnety_160-a5fe301d.pth")
-    assert isinstance(teacher, Model)
+    assert check_model(teacher, "regnety16gf") is teacher
     with torch.no_grad():
         outputs = teacher.eval()(torch.randn(1, 3, 64, 64), LOGITS)
     assert torch.equal(outputs.logits[0], torch.arange(1000.0))
