@@ -125,6 +125,28 @@ def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"run:{out}"
 
 
+@pytest.fixture
+def computed():
+    """`with computed() as values`: `values.count` is how many values torch wrote outside the meta device.
+
+    That is what takes the time where a model of millions of parameters is built, however busy the machine is.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Values(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and not leaf.is_meta]
+            self.count += sum(tensor.numel() for tensor in tensors)
+            return result
+
+    return Values
+
+
 @pytest.fixture(scope="session")
 def closure():
     """`closure("distillkit[runtime]")`: the installed distributions that pip would take for it."""

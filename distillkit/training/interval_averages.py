@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -19,11 +19,12 @@ class IntervalAverages:
     """Sums terms on the device, counts images, and times the wait for data.
 
     `state` is what a checkpoint keeps of the interval under way, so that a resumed run reads the same averages. The
-    rates then count from the resumption alone.
+    rates then count from the resumption alone. `clock` returns seconds.
     """
 
-    def __init__(self, processes: Processes = ALONE) -> None:
+    def __init__(self, processes: Processes = ALONE, clock: Callable[[], float] = time.perf_counter) -> None:
         self._processes = processes
+        self._clock = clock
         self._sums: dict[str, Tensor] = {}
         self._skipped = torch.zeros(())
         self._reset()
@@ -31,14 +32,14 @@ class IntervalAverages:
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
         """Pass `items` on and remember how long each was waited for."""
         iterator = iter(items)
-        self._start = time.perf_counter()
+        self._start = self._clock()
         while True:
-            start = time.perf_counter()
+            start = self._clock()
             try:
                 item = next(iterator)
             except StopIteration:
                 return
-            self._waited += time.perf_counter() - start
+            self._waited += self._clock() - start
             yield item
 
     def add(self, averages: Mapping[str, Tensor], images: int, skipped: Tensor) -> None:
@@ -67,7 +68,7 @@ class IntervalAverages:
             return None
         names = [name if name == "loss" else f"loss/{name}" for name in self._sums]
         measured = read[len(names) :]
-        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        elapsed = max(self._clock() - self._start, 1e-9)
         record = dict(zip(names, read, strict=False)) | {
             "images_per_s": self._images / elapsed,
             "data_wait": min(self._waited / elapsed, 1.0),
@@ -96,4 +97,4 @@ class IntervalAverages:
         self._steps = 0
         self._images = 0
         self._waited = 0.0
-        self._start = time.perf_counter()
+        self._start = self._clock()

@@ -14,11 +14,11 @@ HEAD = "from distillkit_export.isolated_process import serve\nfrom distillkit.er
 def child(tmp_path, monkeypatch):
     """Run a module with this code, on a request; returns the result and the events before it."""
 
-    def run(code, request=None, timeout_s=60.0):
+    def run(code, request=None, timeout_s=60.0, on_event=None):
         (tmp_path / "childish.py").write_text(HEAD + code)
         monkeypatch.syspath_prepend(tmp_path)
         heard = []
-        return result_of("childish", request, timeout_s=timeout_s, on_event=heard.append), heard
+        return result_of("childish", request, timeout_s=timeout_s, on_event=on_event or heard.append), heard
 
     return run
 
@@ -56,13 +56,27 @@ def test_however_it_ends_is_a_sentence(code, how, child):
     assert str(death.value) == how
 
 
-def test_child_that_takes_too_long_is_ended_and_its_log_kept(child):
+def test_child_that_takes_too_long_is_ended_and_its_log_kept(child, monkeypatch):
+    """The time is up when the child has written its log, however long it took to start."""
     code = (
         "import sys, time\nsys.stderr.write('thinking\\n')\nsys.stderr.flush()\n"
-        "serve(lambda request, say: time.sleep(60))"
+        "def work(request, say):\n    say({'step': 1})\n    time.sleep(60)\nserve(work)"
     )
+
+    class Timer:
+        def __init__(self, seconds, end):
+            assert seconds == 1.5
+            Timer.end = staticmethod(end)
+
+        def start(self):
+            pass
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr("distillkit_export.isolated_process.threading.Timer", Timer)
     with pytest.raises(ChildError) as death:
-        child(code, timeout_s=1.5)
+        child(code, timeout_s=1.5, on_event=lambda event: Timer.end())
     assert str(death.value) == "took longer than 1.5 s"
     assert death.value.log == "thinking\n"
 

@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import pytest
@@ -287,13 +286,10 @@ def test_describing_draws_nothing_and_takes_no_memory():
 
 
 @pytest.mark.parametrize("architecture", ["deit_base_distilled_patch16_224", "regnety_160.deit_in1k", "resnet18"])
-def test_describing_is_quick(architecture):
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
+def test_describing_computes_next_to_nothing(architecture, computed):
+    with computed() as values:
         TimmModel.describe(architecture, name="model")
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 1  # 0.04 to 0.15 on an idle machine
+    assert values.count < 10_000
 
 
 def test_creating_follows_torchs_seed():

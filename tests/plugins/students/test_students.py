@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import pytest
@@ -66,14 +65,11 @@ def test_built_network_has_the_described_parameters(name):
 
 
 @pytest.mark.parametrize("name", [*COUNTS, "small-cnn", "timm:resnet18"])
-def test_describing_is_quick_and_draws_nothing(name):
+def test_describing_computes_next_to_nothing_and_draws_nothing(name, computed):
     state = torch.get_rng_state()
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
+    with computed() as values:
         describe(name)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.5  # 0.01 to 0.1 on an idle machine
+    assert values.count < 10_000
     assert torch.equal(torch.get_rng_state(), state)
 
 

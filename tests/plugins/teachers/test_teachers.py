@@ -1,5 +1,4 @@
 import re
-import time
 from dataclasses import replace
 
 import pytest
@@ -81,14 +80,11 @@ def test_description(name, architecture, kind, parameters, mean):
 
 
 @pytest.mark.parametrize("name", ["regnety16gf", "vit-b", "timm:resnet18"])
-def test_describing_is_quick_and_loads_nothing(name, offline):
+def test_describing_computes_next_to_nothing_and_loads_nothing(name, offline, computed):
     state = torch.get_rng_state()
-    seconds = []
-    for _ in range(3):
-        start = time.process_time()
+    with computed() as values:
         describe(name)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 1  # 0.05 to 0.2 on an idle machine
+    assert values.count < 10_000
     assert torch.equal(torch.get_rng_state(), state)
 
 
