@@ -104,8 +104,9 @@ import json, sys
 import tensorrt_bindings as trt
 
 def plain(text):
-    # From Python 3.12 on, pybind calls a buffer by another name.
+    # pybind names a buffer from Python 3.12 on, and a capsule from 3.13 on, by where Python has them then.
     text = text.replace("collections.abc.Buffer", "typing_extensions.Buffer")
+    text = text.replace("types.CapsuleType", "typing_extensions.CapsuleType")
     return text.strip().replace("tensorrt_bindings.tensorrt.", "")
 
 def signatures(function):
