@@ -1,1 +1,1 @@
-"""Files: written atomically, locked, and read with care where they come from others."""
+"""Files: atomic writes, locks, and reading untrusted files within limits."""
