@@ -18,7 +18,14 @@ with acquire(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """
-LEAVE_A_CHILD = "child = os.fork()\n    if not child:\n        time.sleep(60)\n    print(child, flush=True)"
+LEAVE_A_CHILD = """
+    running, started = os.pipe()
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        os.write(started, b"1")
+        time.sleep(60)
+    os.read(running, 1)
+"""
 
 
 @contextmanager
