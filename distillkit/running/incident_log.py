@@ -52,7 +52,7 @@ class IncidentLog:
         """Enter a skipped step, and tell of the first in a row."""
         ledger = self._run.incidents
         before = ledger.skipped[-1:]
-        begins = skipped.in_a_row == 1 or (skipped.is_search and before != [skipped.step - 1])
+        begins = skipped.in_a_row == 1 or (skipped.is_scale_search and before != [skipped.step - 1])
         ledger.skipped.append(skipped.step)
         self._write(skipped.step, [skipped.note] if begins else [])
 

@@ -136,7 +136,7 @@ class _Taking:
         modules = {
             "student": task.student,
             **{f"loss '{name}'": loss for name, loss in zip(task.loss_names, task.losses, strict=True)},
-            **{f"teacher '{name}'": seat.model for name, seat in session.stepper.lessons.teachers.items()},
+            **{f"teacher '{name}'": slot.model for name, slot in session.stepper.teacher_targets.teachers.items()},
         }
         trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
         with diagnosis.watching(modules, trained):

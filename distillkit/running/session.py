@@ -98,7 +98,7 @@ class TrainingSession:
 
     @property
     def _teachers(self) -> dict[str, FrozenTeacher]:
-        return {name: cast("FrozenTeacher", seat.model) for name, seat in self.stepper.lessons.teachers.items()}
+        return {name: cast("FrozenTeacher", slot.model) for name, slot in self.stepper.teacher_targets.teachers.items()}
 
     def _sharing(self, name: str) -> tuple[str, ...]:
         """What became of `teachers.sharded`."""
@@ -170,7 +170,7 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
     if device.type == "cpu":
         keep_freed_memory()
     teachers = {
-        name: _seat(teacher, plan, plugins, device, processes)
+        name: _build_teacher(teacher, plan, plugins, device, processes)
         for name, teacher in plan.teachers.items()
         if teacher.wanted
     }
@@ -195,8 +195,8 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
     if recipe.training.compile:
         keep_compiled_graphs()
         student.compile()
-        for seat in teachers.values():
-            seat.model.compile()
+        for slot in teachers.values():
+            slot.model.compile()
     stepper = Stepper(
         task,
         TeacherTargets(
@@ -220,7 +220,7 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
     return TrainingSession(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
 
 
-def _seat(
+def _build_teacher(
     teacher: TeacherPlan, plan: Plan, plugins: PluginRegistry, device: torch.device, processes: Processes
 ) -> TeacherSlot:
     """Build a teacher with its weights, frozen, seeing the student's pixels.

@@ -35,7 +35,7 @@ from distillkit.running.stop_signals import Interruption
 from distillkit.running.system_faults import outage
 from distillkit.storage.atomic import recover_directory, whole_directory, write_json
 from distillkit.training.interval_averages import IntervalAverages
-from distillkit.training.loop import Callbacks, Record, Rhythm, train
+from distillkit.training.loop import Callbacks, Intervals, Record, train
 from distillkit.training.skipped_steps import SkippedSteps
 
 
@@ -193,7 +193,7 @@ class TrainingRun:
 
     def _train(self) -> None:
         made, training = self.session.plan, self.session.plan.recipe.training
-        rhythm = Rhythm(
+        intervals = Intervals(
             made.steps, made.steps_per_epoch, training.log_every, training.evaluate_every, training.checkpoint_every
         )
         callbacks = Callbacks(
@@ -201,18 +201,18 @@ class TrainingRun:
             evaluate=self._evaluate,
             epoch_ended=self._epoch_ended,
             save=self._save,
-            asked_to_stop=self._asked_to_stop,
+            should_stop=self._asked_to_stop,
         )
         self.watch = SkippedSteps(
             training.max_skipped,
-            told=self.chronicle.skipped,
+            on_skipped=self.chronicle.skipped,
             give_up=self.chronicle.give_up,
             in_a_row=self.progress.skipped_in_a_row,
             scaler=self.session.optimisation.scaler,
             processes=self.processes,
         )
         windows = self.session.data.windows(self.info.start_step, made.steps)
-        done = train(windows, self.session.stepper, self.watch, rhythm, callbacks, self.session.ema, self.meter)
+        done = train(windows, self.session.stepper, self.watch, intervals, callbacks, self.session.ema, self.meter)
         if self.interruption.asked is not None and done < made.steps:
             raise RunInterrupted(
                 f"stopped by {self.interruption.asked.name} after step {done} of {made.steps}, which is saved; "
