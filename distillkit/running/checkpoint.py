@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distillkit.errors import CheckpointError, TrainingError
 from distillkit.messages.text import one_line, shortened
-from distillkit.running.system_faults import lacks_room
+from distillkit.running.system_faults import is_disk_full
 from distillkit.storage.atomic import sha256, whole_directory, write_json, write_tensors
 from distillkit.storage.untrusted import read_json, require_plain
 
@@ -63,7 +63,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
     for path in checkpoints(directory):
         if _step(path) > checkpoint.step:
             _delete(path)
-    clear_remains(directory, keep=keep, newest=checkpoint.step)
+    delete_leftovers(directory, keep=keep, newest=checkpoint.step)
     return final
 
 
@@ -92,7 +92,7 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def clear_remains(directory: Path, *, keep: int, newest: int) -> None:
+def delete_leftovers(directory: Path, *, keep: int, newest: int) -> None:
     """Delete what a killed process did not come to: what it was writing or deleting, and all but the `keep` newest.
 
     The checkpoint of step `newest`, from which the run goes on, and later ones stay.
@@ -147,7 +147,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def putting_back(step: int) -> Iterator[None]:
+def restoring(step: int) -> Iterator[None]:
     """Say of whatever goes wrong while the checkpoint of a step is put back that it belongs to another recipe.
 
     Raises: CheckpointError.
@@ -203,7 +203,7 @@ def _seal(file: Path) -> dict[str, Any]:
 
 def _no_room(directory: Path, checkpoint: Checkpoint, error: Exception) -> TrainingError | None:
     """The sentence for a full disk, or None where something else went wrong."""
-    if not lacks_room(error):
+    if not is_disk_full(error):
         return None
     needed = sum(tensor.nbytes for tensors in checkpoint.parts.values() for tensor in tensors.values())
     kept = checkpoints(directory)
@@ -227,7 +227,7 @@ def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split_optimizer_state`. Raises many things for what that has not made; see `putting_back`."""
+    """The inverse of `split_optimizer_state`. Raises many things for what that has not made; see `restoring`."""
     state = {int(index): _joined(entries, tensors) for index, entries in rest["state"].items()}
     groups = [
         {key: tuple(value) if key == "betas" else value for key, value in _joined(group, tensors).items()}

@@ -103,7 +103,7 @@ class RunDirectory:
         write_text(self.recipe, dump(recipe))
         self.describe(plan, device)
 
-    def require_there(self) -> None:
+    def require_exists(self) -> None:
         """Raise FileNotFoundError where the directory was deleted meanwhile: it shall not be made anew, half empty."""
         self.recipe.stat()
 

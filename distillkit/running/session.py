@@ -26,11 +26,12 @@ from distillkit.models.sharding import parameter_bytes
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.planning.render import plan_as_dict
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.checkpoint import (
     Checkpoint,
     join_optimizer_state,
-    putting_back,
+    restoring,
     split_optimizer_state,
 )
 from distillkit.training.accuracy import top1
@@ -69,6 +70,14 @@ class TrainingSession:
             for note in (*load_notes(cast("nn.Module", teacher.model)), *self._sharing(name))
         )
         return (*of_student, *of_teachers)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The plan as plain data, with what building the models settled: device, precision, and further notes."""
+        facts = plan_as_dict(self.plan)
+        precision = str(self.precision).removeprefix("torch.")
+        settled = {"device": str(self.device), "precision": precision, "seed": self.plan.recipe.seed}
+        return facts | settled | {"notes": [*facts["notes"], *self.notes]}
 
     def evaluate(self, model: nn.Module, split: Literal["validation", "test"]) -> dict[str, float]:
         """Figures of `model` on a set; none where the run has no such set, or no class head that learns.
@@ -137,7 +146,7 @@ class TrainingSession:
 
         Raises: CheckpointError where it belongs to another model.
         """
-        with putting_back(checkpoint.step):
+        with restoring(checkpoint.step):
             self.task.load_state_dict(dict(checkpoint.parts["task"]))
             if self.ema is not None:
                 self.ema.module.load_state_dict(dict(checkpoint.parts["ema"]))
