@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from distillkit.contracts.incidents import BrokenImage, Incidents, told
+from distillkit.contracts.incidents import BrokenImage, Incidents, notes_on_broken
 from distillkit.data.batches import Window
 from distillkit.data.splits import DataSets
 from distillkit.errors import DataError, TrainingError
@@ -48,7 +48,7 @@ class IncidentLog:
         new = self._incidents.add_broken(BrokenImage(*image) for images in gathered for image in json.loads(images))
         if not new:
             return
-        self._write(step, told(new))
+        self._write(step, notes_on_broken(new))
         check_broken(self._incidents, session.plan.datasets, session.plan.recipe.data.broken)
 
     def add_skipped(self, skipped: Skipped) -> None:

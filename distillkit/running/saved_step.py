@@ -1,4 +1,4 @@
-"""A step that was skipped once too often, saved so that `replay` can take it again without the data.
+"""A skipped step that ends a run, saved so that `replay` can take it again without the data.
 
 It is a checkpoint below ``incidents/``, named after the step, of the state before it. Its further parts are the
 micro-batches as the models saw them, ``rank-0000.safetensors`` for the first process and so on; ``incident`` in

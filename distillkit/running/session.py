@@ -46,7 +46,7 @@ from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTa
 class TrainingSession:
     """Everything that a run needs in memory.
 
-    `broken` collects the images that this process could not read, until the run enters them into its ledger.
+    `broken` collects the images that this process could not read, until the run adds them to its incidents.
     """
 
     plan: Plan
@@ -62,12 +62,12 @@ class TrainingSession:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What became of the weights of the student, where the plan could not say so, and of the teachers."""
+        """Notes on the loaded weights of the student that are not in the plan, and on those of the teachers."""
         of_student = (note for note in load_notes(self.task.student) if note not in self.plan.notes)
         of_teachers = (
             f"teacher '{name}': {note}"
             for name, teacher in self._teachers.items()
-            for note in (*load_notes(cast("nn.Module", teacher.model)), *self._sharing(name))
+            for note in (*load_notes(cast("nn.Module", teacher.model)), *self._sharding_notes(name))
         )
         return (*of_student, *of_teachers)
 
@@ -88,7 +88,7 @@ class TrainingSession:
         if source is None or not self.plan.student.learns_classes:
             return {}
         recipe, spec = self.plan.recipe, self.plan.student.spec
-        # Of fewer images than processes everybody looks at all: a process without any would have nothing to add up.
+        # With fewer images than processes every process evaluates all: one without images would have nothing to add up.
         processes = self.processes if len(source) >= self.processes.world else ALONE
         data = EvaluationData(
             source,
@@ -109,8 +109,8 @@ class TrainingSession:
     def _teachers(self) -> dict[str, FrozenTeacher]:
         return {name: cast("FrozenTeacher", slot.model) for name, slot in self.stepper.teacher_targets.teachers.items()}
 
-    def _sharing(self, name: str) -> tuple[str, ...]:
-        """What became of `teachers.sharded`."""
+    def _sharding_notes(self, name: str) -> tuple[str, ...]:
+        """Notes on a teacher with `teachers.sharded`."""
         if not self.plan.teachers[name].entry.sharded:
             return ()
         if self.processes.is_alone:
@@ -121,11 +121,11 @@ class TrainingSession:
 
     @property
     def models(self) -> RunModels:
-        """What trackers may look at when the run has ended."""
+        """The models that trackers get when the run has ended."""
         spec, augment = self.plan.student.spec, self.plan.recipe.augment
         return RunModels(
             student=cast("Model", self.task.student),
-            # One that is shared out cannot be asked by one process alone.
+            # A sharded teacher cannot be called by one process alone.
             teachers={name: teacher for name, teacher in self._teachers.items() if not teacher.sharded},
             samples=lambda count: evaluation_samples(
                 self.plan.datasets, spec, augment, count=count, device=self.device
@@ -142,7 +142,7 @@ class TrainingSession:
         return Checkpoint(step, parts, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put a checkpoint back.
+        """Restore a checkpoint.
 
         Raises: CheckpointError where it belongs to another model.
         """
@@ -157,7 +157,7 @@ class TrainingSession:
 
 
 def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
-    """Raise TypeError where a setting of the optimiser is of another type than its own; torch takes anything."""
+    """Raise TypeError where a setting of the optimiser is of another type than its own; torch accepts anything."""
     for mine, theirs in zip(own, given, strict=True):
         for key, value in mine.items():
             kind = int | float if isinstance(value, float) else type(value)
@@ -168,7 +168,7 @@ def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, 
 def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = ALONE) -> TrainingSession:
     """Build the models with their weights, the losses, the data and the optimiser.
 
-    Of several processes each builds the same models, and reads its own share of the data.
+    Every process builds the same models, and reads its own share of the data.
     """
     recipe = plan.recipe
     check_optimizer_name(recipe.optimizer)
@@ -232,9 +232,9 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
 def _build_teacher(
     teacher: TeacherPlan, plan: Plan, plugins: PluginRegistry, device: torch.device, processes: Processes
 ) -> TeacherSlot:
-    """Build a teacher with its weights, frozen, seeing the student's pixels.
+    """Build a teacher with its weights, frozen, for the student's images.
 
-    Raises: RecipeError where it is to be shared out and the steps are not.
+    Raises: RecipeError where it is to be sharded and a step cannot be split equally.
     """
     model = build_model("teacher", teacher.request, plugins)
     frozen = FrozenTeacher(
