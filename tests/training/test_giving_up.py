@@ -103,8 +103,8 @@ def test_a_step_that_is_not_finite_in_one_of_two_processes_is_skipped_in_both(fa
     )
     assert pair.returncode == 0, pair.stderr
     run(recipe_of((3, 4, 8), kinds=["nan", "inf", "root"]), tmp_path / "alone", installed_plugins())
-    ledgers = [json.loads((tmp_path / name / "incidents.json").read_text()) for name in ("pair", "alone")]
-    assert ledgers[0] == ledgers[1] == {"broken": [], "skipped": [3, 4, 8]}
+    incidents = [json.loads((tmp_path / name / "incidents.json").read_text()) for name in ("pair", "alone")]
+    assert incidents[0] == incidents[1] == {"broken": [], "skipped": [3, 4, 8]}
     assert lines(tmp_path / "pair", "note") == lines(tmp_path / "alone", "note")
     for two, one in zip(lines(tmp_path / "pair", "steps"), lines(tmp_path / "alone", "steps"), strict=True):
         compared = {key for key in one if key.startswith(("loss", "grad_norm", "skipped"))}
@@ -157,14 +157,14 @@ def test_a_run_continued_among_skipped_steps_counts_on(tmp_path: Path) -> None:
         "4 steps in a row were skipped, up to step 8: the loss is not finite (faulty/square); "
         f"{ADVICE}; to see why: distillkit replay {tmp_path / 'run'}"
     )
-    ledger = (tmp_path / "run/incidents.json").read_text()
-    assert json.loads(ledger)["skipped"] == [2, 5, 6, 7, 8]
+    incidents = (tmp_path / "run/incidents.json").read_text()
+    assert json.loads(incidents)["skipped"] == [2, 5, 6, 7, 8]
     for start in (7, 6, 5, 4):
         assert newest_checkpoint(tmp_path / "run/checkpoints")[0].step == start
         with pytest.raises(TrainingError) as caught:
             resume(tmp_path / "run", installed_plugins())
         assert str(caught.value) == message
-        assert (tmp_path / "run/incidents.json").read_text() == ledger
+        assert (tmp_path / "run/incidents.json").read_text() == incidents
         for step in range(start, 8):
             shutil.rmtree(checkpoint_at(tmp_path / "run/checkpoints", step))
 
