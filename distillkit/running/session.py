@@ -184,38 +184,16 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
         if teacher.wanted
     }
     torch.manual_seed(recipe.seed)
-    student: Any = build_model("student", plan.student.request, plugins)
-    losses = {loss.name: build_loss(loss, plan.student.spec, plugins) for loss in plan.losses.values()}
-    untrained = set(plan.student.untrained)
-    for name, parameter in student.network.named_parameters():
-        if name in untrained:
-            parameter.requires_grad_(False)
-    task = DistillationTask(
-        student,
-        losses,
-        spec=plan.student.spec,
-        wanted=plan.student.wanted,
-        label_term=plan.trains_on_labels,
-        precision=precision,
-    ).to(device)
+    task = _build_task(plan, plugins, precision).to(device)
     task.train()
     optimisation = build_optimisation(task, recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
-    ema = ModelEmaV3(student, decay=recipe.training.ema) if recipe.training.ema else None
+    ema = ModelEmaV3(task.student, decay=recipe.training.ema) if recipe.training.ema else None
     if recipe.training.compile:
         keep_compiled_graphs()
-        student.compile()
+        task.student.compile()
         for slot in teachers.values():
             slot.model.compile()
-    stepper = Stepper(
-        task,
-        TeacherTargets(
-            teachers,
-            {loss.name: LossSlot(cast("Loss", losses[loss.name]), loss.teacher) for loss in plan.losses.values()},
-        ),
-        optimisation,
-        Objective({loss.name: loss.weight for loss in plan.losses.values()}, plan.label_weight),
-        StepSettings(plan.steps, recipe.seed, recipe.training.clip, processes),
-    )
+    stepper = _build_stepper(plan, task, teachers, optimisation, processes)
     broken: list[BrokenImage] = []
     data = TrainingData(
         plan.datasets,
@@ -227,6 +205,45 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
         broken=broken if recipe.data.broken else None,
     )
     return TrainingSession(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
+
+
+def _build_task(plan: Plan, plugins: PluginRegistry, precision: torch.dtype) -> DistillationTask:
+    """Build the student with its weights, and the losses; parameters that no term reads are not trained."""
+    student: Any = build_model("student", plan.student.request, plugins)
+    losses = {name: build_loss(loss, plan.student.spec, plugins) for name, loss in plan.losses.items()}
+    untrained = set(plan.student.untrained)
+    for name, parameter in student.network.named_parameters():
+        if name in untrained:
+            parameter.requires_grad_(False)
+    return DistillationTask(
+        student,
+        losses,
+        spec=plan.student.spec,
+        wanted=plan.student.wanted,
+        label_term=plan.trains_on_labels,
+        precision=precision,
+    )
+
+
+def _build_stepper(
+    plan: Plan,
+    task: DistillationTask,
+    teachers: Mapping[str, TeacherSlot],
+    optimisation: Optimisation,
+    processes: Processes,
+) -> Stepper:
+    losses = {
+        name: LossSlot(cast("Loss", loss), plan.losses[name].teacher)
+        for name, loss in zip(task.loss_names, task.losses, strict=True)
+    }
+    weights = {name: loss.weight for name, loss in plan.losses.items()}
+    return Stepper(
+        task,
+        TeacherTargets(teachers, losses),
+        optimisation,
+        Objective(weights, plan.label_weight),
+        StepSettings(plan.steps, plan.recipe.seed, plan.recipe.training.clip, processes),
+    )
 
 
 def _build_teacher(
