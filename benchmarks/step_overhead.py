@@ -35,7 +35,7 @@ from distillkit.models.class_matching import ClassMap
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
-from distillkit.training.loop import Callbacks, Rhythm, train
+from distillkit.training.loop import Callbacks, Intervals, train
 from distillkit.training.optimisation import build_optimisation
 from distillkit.training.skipped_steps import SkippedSteps
 from distillkit.training.step import Stepper, StepSettings
@@ -123,10 +123,10 @@ def distillkit_loop(geometry: Geometry, windows: list[Window], *, log_every: int
         Objective({"hard": 0.5}, label_weight=0.5),
         StepSettings(len(windows), seed=0, clip=CLIP),
     )
-    rhythm = Rhythm(len(windows) + 2, len(windows), log_every=log_every, evaluate_every=1, checkpoint_every=None)
+    intervals = Intervals(len(windows) + 2, len(windows), log_every=log_every, evaluate_every=1, checkpoint_every=None)
     callbacks = Callbacks(lambda _record: None, lambda _step: {}, lambda _record: None, lambda _step: None)
-    watch = SkippedSteps(20, told=print, give_up=print)
-    return lambda: train(windows, stepper, watch, rhythm, callbacks)
+    skipped_steps = SkippedSteps(20, on_skipped=print, give_up=print)
+    return lambda: train(windows, stepper, skipped_steps, intervals, callbacks)
 
 
 def minimal_loop(geometry: Geometry, windows: list[Window]) -> Callable[[], None]:

@@ -71,19 +71,19 @@ class Incidents:
         return cls((BrokenImage(**image) for image in data["broken"]), data["skipped"])
 
 
-def told(images: Iterable[BrokenImage]) -> tuple[str, ...]:
+def notes_on_broken(images: Iterable[BrokenImage]) -> tuple[str, ...]:
     """A sentence for each set of which images could not be read.
 
-    >>> told([BrokenImage("train", "cat/1.png", "empty", "it has no bytes")])
+    >>> notes_on_broken([BrokenImage("train", "cat/1.png", "empty", "it has no bytes")])
     ('1 image of train cannot be read and is replaced by another: cat/1.png (empty)',)
     """
     of_split: dict[str, list[BrokenImage]] = {}
     for image in images:
         of_split.setdefault(image.split, []).append(image)
-    return tuple(_told(split, found) for split, found in of_split.items())
+    return tuple(_note_on_split(split, found) for split, found in of_split.items())
 
 
-def _told(split: str, found: Sequence[BrokenImage]) -> str:
+def _note_on_split(split: str, found: Sequence[BrokenImage]) -> str:
     named = ", ".join(f"{image.key} ({image.kind})" for image in found[:SHOWN])
     more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
     one = len(found) == 1

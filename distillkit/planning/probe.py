@@ -21,7 +21,6 @@ from distillkit.plugin.runtime_checks import (
     revealed_shapes,
     tensors_of,
 )
-from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages
 
 PROBE_SAMPLES = 2
@@ -65,7 +64,7 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
     said: list[Outputs] = []
     student.register_forward_hook(lambda _module, _inputs, outputs: said.append(outputs))
     with FlopCounterMode(display=False) as counter:
-        terms = task(images, given(targets), batch)
+        terms = task(images, targets, batch)
     if any(parameter.requires_grad for parameter in student.parameters()):
         revealed = tensors_of(said[0])
         check_gradients(student, {name: revealed[name] for name in revealed_shapes(spec, wanted, PROBE_SAMPLES)})

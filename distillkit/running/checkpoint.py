@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, whole or not there, never a pickle.
+"""Checkpoints in safetensors and JSON, never a pickle; written completely or not at all.
 
 A checkpoint is a directory ``step-00000042`` with one safetensors file per part, ``state.json``, and ``manifest.json``,
 which is written last and holds size and digest of every other file. Checkpoints exist at optimiser steps only.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from distillkit.errors import CheckpointError, TrainingError
 from distillkit.messages.text import one_line, shortened
-from distillkit.running.system_faults import lacks_room
+from distillkit.running.system_faults import is_disk_full
 from distillkit.storage.atomic import sha256, whole_directory, write_json, write_tensors
 from distillkit.storage.untrusted import read_json, require_plain
 
+Read = TypeVar("Read")
 FORMAT = 4
 MANIFEST, STATE = "manifest.json", "state.json"
 _DTYPES = {
@@ -45,30 +46,40 @@ class Checkpoint:
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint below `directory` and delete all but the `keep` newest, and what a killed process left.
+    """Write a checkpoint below `directory`; delete all but the `keep` newest, and what a killed process left.
 
-    Those of later steps are deleted, too: the run went back before them, because they are damaged.
+    Those of later steps are deleted, too: they are damaged, and the run was resumed before them.
     Raises: TrainingError where the disk is full; the earlier checkpoints are then as they were.
     """
     final = checkpoint_at(directory, checkpoint.step)
     try:
-        with whole_directory(final) as temporary:
-            for part, tensors in checkpoint.parts.items():
-                write_tensors(temporary / f"{part}.safetensors", _separate(tensors))
-            write_json(temporary / STATE, {"step": checkpoint.step, "state": dict(checkpoint.state)})
-            files = {file.name: _seal(file) for file in sorted(temporary.iterdir())}
-            write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
+        write_files(directory, checkpoint)
     except (OSError, SafetensorError) as error:
         raise _no_room(directory, checkpoint, error) or error from error
     for path in checkpoints(directory):
         if _step(path) > checkpoint.step:
             _delete(path)
-    clear_remains(directory, keep=keep, newest=checkpoint.step)
+    delete_leftovers(directory, keep=keep, newest=checkpoint.step)
     return final
 
 
+def write_files(directory: Path, checkpoint: Checkpoint, *, written: Mapping[str, Path] | None = None) -> None:
+    """Write the files of a checkpoint, all or none. `written` are the files of further parts, which are moved there.
+
+    Raises: OSError or SafetensorError where one cannot be written.
+    """
+    with whole_directory(checkpoint_at(directory, checkpoint.step)) as temporary:
+        for part, tensors in checkpoint.parts.items():
+            write_tensors(temporary / f"{part}.safetensors", _separate(tensors))
+        for part, file in (written or {}).items():
+            file.replace(temporary / f"{part}.safetensors")
+        write_json(temporary / STATE, {"step": checkpoint.step, "state": dict(checkpoint.state)})
+        files = {file.name: _fingerprint(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
+
+
 def checkpoint_at(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The directory of the checkpoint of a step."""
     return directory / f"step-{step:08d}"
 
 
@@ -83,32 +94,32 @@ def _step(path: Path) -> int:
 
 
 def _delete(path: Path) -> None:
-    """Delete a checkpoint, its manifest first: where that is cut short, what is left is none, and goes next time.
+    """Delete a checkpoint, its manifest first: what is left where that is cut short is deleted the next time.
 
-    A file system that does not let go of it is no reason to end a run.
+    A file that cannot be deleted is no reason to end a run.
     """
     with suppress(OSError):
         (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
-def clear_remains(directory: Path, *, keep: int, newest: int) -> None:
-    """Delete what a killed process did not come to: what it was writing or deleting, and all but the `keep` newest.
+def delete_leftovers(directory: Path, *, keep: int, newest: int) -> None:
+    """Delete partial checkpoints, which a killed process was writing or deleting, and all but the `keep` newest.
 
-    The checkpoint of step `newest`, from which the run goes on, and later ones stay.
+    The checkpoint of step `newest`, from which the run is resumed, and later ones stay.
     """
     complete = checkpoints(directory)
     old = [path for path in complete if _step(path) <= newest][:-keep]
     found = directory.iterdir() if directory.is_dir() else ()
-    torn = [path for path in found if path not in complete and LEFT_OVER.fullmatch(path.name)]
-    for path in old + torn:
+    partial = [path for path in found if path not in complete and LEFT_OVER.fullmatch(path.name)]
+    for path in old + partial:
         _delete(path)
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:
-    """The newest checkpoint that is whole, or None where there are none; and what is wrong with newer ones.
+    """The newest undamaged checkpoint, or None where there are none; and what is wrong with newer ones.
 
-    Raises: CheckpointError where there are some and none of them can be read.
+    Raises: CheckpointError where there are checkpoints and none can be read.
     """
     damaged: list[CheckpointError] = []
     for path in reversed(checkpoints(directory)):
@@ -125,19 +136,19 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[Checkpo
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint into CPU tensors, once every file is known to be as it was written.
+    """Read one checkpoint into CPU tensors, after every file was checked against the manifest.
 
-    Raises: CheckpointError where a file is missing, torn or altered, or the format is another.
+    Raises: CheckpointError where a file is missing, truncated or altered, or the format is another.
     """
     try:
-        parts = _whole_parts(path)
-        written = _read(path / STATE)
-        if checkpoint_at(path.parent, written["step"]).name != path.resolve().name:
+        parts = _verified_parts(path)
+        content = _checked(path / STATE, read_json)
+        if checkpoint_at(path.parent, content["step"]).name != path.resolve().name:
             raise CheckpointError(
-                f"checkpoint {path} is damaged: it holds step {shortened(str(written['step']))}; give it its own name"
+                f"checkpoint {path} is damaged: it holds step {shortened(str(content['step']))}; give it its own name"
             )
         return Checkpoint(
-            written["step"], {part: load_file(file) for part, file in parts.items()}, dict(written["state"])
+            content["step"], {part: load_file(file) for part, file in parts.items()}, dict(content["state"])
         )
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {Path(error.filename).name} is missing") from error
@@ -147,8 +158,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def putting_back(step: int) -> Iterator[None]:
-    """Say of whatever goes wrong while the checkpoint of a step is put back that it belongs to another recipe.
+def restoring(step: int) -> Iterator[None]:
+    """Turn every error while the checkpoint of a step is restored into one that says it belongs to another recipe.
 
     Raises: CheckpointError.
     """
@@ -161,49 +172,43 @@ def putting_back(step: int) -> Iterator[None]:
         ) from error
 
 
-def _whole_parts(path: Path) -> dict[str, Path]:
-    """The file of each part, once all that the manifest lists are as they were written; others are not looked at."""
-    manifest = _read(path / MANIFEST)
+def _verified_parts(path: Path) -> dict[str, Path]:
+    """The file of each part, after all files in the manifest were checked; others are ignored."""
+    manifest = _checked(path / MANIFEST, read_json)
     if manifest["format"] != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {shortened(str(manifest['format']))}; this version of distillkit reads "
             f"format {FORMAT}"
         )
-    seals = dict(manifest["files"])
-    if STATE not in seals:
+    fingerprints = dict(manifest["files"])
+    if STATE not in fingerprints:
         raise CheckpointError(f"checkpoint {path} is damaged: its {MANIFEST} does not list {STATE}")
-    for name, seal in seals.items():
+    for name, fingerprint in fingerprints.items():
         if name != STATE and not PART.fullmatch(name):
             raise CheckpointError(f"checkpoint {path} lists {shortened(repr(name))}, which is no part of a checkpoint")
-        _require_file(path / name)
+        _checked(path / name, require_plain)
         # The size first: a file that grew is not worth reading to its end.
-        if (path / name).stat().st_size != seal["bytes"] or _seal(path / name) != seal:
+        if (path / name).stat().st_size != fingerprint["bytes"] or _fingerprint(path / name) != fingerprint:
             raise CheckpointError(f"checkpoint {path} is damaged: {name} is not as it was written")
-    return {name.removesuffix(".safetensors"): path / name for name in seals if name != STATE}
+    return {name.removesuffix(".safetensors"): path / name for name in fingerprints if name != STATE}
 
 
-def _read(file: Path) -> Any:
+def _checked(file: Path, read: Callable[[Path], Read]) -> Read:
+    """What `read` makes of a file of a checkpoint."""
     try:
-        return read_json(file)
+        return read(file)
     except ValueError as error:
         raise CheckpointError(f"checkpoint {file.parent} is damaged: {file.name} {error}") from None
 
 
-def _require_file(file: Path) -> None:
-    try:
-        require_plain(file)
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint {file.parent} is damaged: {file.name} {error}") from None
-
-
-def _seal(file: Path) -> dict[str, Any]:
-    """What shows that a file is as it was written."""
+def _fingerprint(file: Path) -> dict[str, Any]:
+    """Size and digest of a file, by which damage is found."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _no_room(directory: Path, checkpoint: Checkpoint, error: Exception) -> TrainingError | None:
     """The sentence for a full disk, or None where something else went wrong."""
-    if not lacks_room(error):
+    if not is_disk_full(error):
         return None
     needed = sum(tensor.nbytes for tensors in checkpoint.parts.values() for tensor in tensors.values())
     kept = checkpoints(directory)
@@ -227,7 +232,7 @@ def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split_optimizer_state`. Raises many things for what that has not made; see `putting_back`."""
+    """The inverse of `split_optimizer_state`. Raises many errors for other data; see `restoring`."""
     state = {int(index): _joined(entries, tensors) for index, entries in rest["state"].items()}
     groups = [
         {key: tuple(value) if key == "betas" else value for key, value in _joined(group, tensors).items()}

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind."""
+"""The run directory: its files, its lock, and what is read back from it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class WrittenPlan(BaseModel, strict=True):
 
 
 class RunDirectory:
-    """Names of the files of a run, and the rule that none is overwritten silently.
+    """The files of a run; none is overwritten silently.
 
     recipe.toml           the resolved recipe
     plan.json             what was matched before the run
@@ -103,18 +103,18 @@ class RunDirectory:
         write_text(self.recipe, dump(recipe))
         self.describe(plan, device)
 
-    def require_there(self) -> None:
-        """Raise FileNotFoundError where the directory was deleted meanwhile: it shall not be made anew, half empty."""
+    def require_exists(self) -> None:
+        """Raise FileNotFoundError where the directory was deleted meanwhile: it must not be made again, half empty."""
         self.recipe.stat()
 
     def describe(self, plan: dict[str, Any], device: torch.device) -> None:
-        """Write what was matched, and on what the run goes; again where a run begins anew from no checkpoint."""
+        """Write the plan, the versions and the device; again where a run starts again without a checkpoint."""
         write_json(self.plan, plan)
         write_json(self.environment, environment(device))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from training in this directory; the system itself ends the lock with the process.
+        """Keep every other process from training in this directory; the system releases the lock when the process ends.
 
         Raises: RunDirectoryError where another one does.
         """
@@ -139,12 +139,12 @@ class RunDirectory:
         return load_recipe(str(self.recipe))
 
     def require_recipe(self, recipe: Recipe) -> None:
-        """Refuse to go on with a recipe that is not the one that was begun here.
+        """Raise where the run in this directory was started with another recipe.
 
         Raises: RunDirectoryError naming the keys that differ.
         """
-        begun, asked = _keys(self.read_recipe().model_dump()), _keys(recipe.model_dump())
-        differing = sorted(key for key in begun.keys() | asked.keys() if begun.get(key) != asked.get(key))
+        mine, given = _keys(self.read_recipe().model_dump()), _keys(recipe.model_dump())
+        differing = sorted(key for key in mine.keys() | given.keys() if mine.get(key) != given.get(key))
         if differing:
             raise RunDirectoryError(
                 f"{self.path} was begun with another recipe (it differs in {', '.join(differing)}); give the same "
@@ -154,14 +154,14 @@ class RunDirectory:
     def read_result(self) -> dict[str, Any]:
         """The figures of a finished run.
 
-        Raises: RunDirectoryError where they are missing or torn.
+        Raises: RunDirectoryError where they are missing or damaged.
         """
         return self._read(self.result, WrittenResult)
 
     def read_plan(self) -> dict[str, Any]:
         """The plan as it was written when the run started.
 
-        Raises: RunDirectoryError where it is missing or torn.
+        Raises: RunDirectoryError where it is missing or damaged.
         """
         return self._read(self.plan, WrittenPlan)
 
@@ -174,16 +174,16 @@ class RunDirectory:
         return content
 
 
-def check_same_start(processes: Processes, here: str, path: Path) -> None:
-    """Refuse to begin a run in one process and to continue it in another: machines that do not share a disk.
+def check_same_start(processes: Processes, state: str, path: Path) -> None:
+    """Raise where one process starts a run and another one continues it: machines that do not share a disk.
 
     Raises: RunDirectoryError.
     """
-    said = processes.gather(here)
-    if len(set(said)) > 1:
+    states = processes.gather(state)
+    if len(set(states)) > 1:
         raise RunDirectoryError(
-            f"the run in {path} is begun for process {said.index('begun')} of {processes.world} and new for process "
-            f"{said.index('new')}; give --out on a disk that all machines see, and the same options on each"
+            f"the run in {path} is begun for process {states.index('begun')} of {processes.world} and new for process "
+            f"{states.index('new')}; give --out on a disk that all machines see, and the same options on each"
         )
 
 

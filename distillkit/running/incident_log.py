@@ -1,18 +1,16 @@
-"""Enters what goes wrong in a run without ending it into the run's ledger, and tells those who follow the run."""
+"""Records what goes wrong in a run without ending it, in incidents.json and as notes for trackers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from distillkit.contracts.incidents import BrokenImage, Incidents, told
-from distillkit.contracts.run import RunInfo
+from distillkit.contracts.incidents import BrokenImage, Incidents, notes_on_broken
 from distillkit.data.batches import Window
 from distillkit.data.splits import DataSets
 from distillkit.errors import DataError, TrainingError
 from distillkit.messages.text import counted
-from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.directory import RunDirectory
 from distillkit.running.saved_step import save_step
 from distillkit.running.session import TrainingSession
@@ -21,40 +19,44 @@ from distillkit.training.skipped_steps import Skipped
 
 
 class IncidentLog:
-    """The ledger is `run.incidents`; the first process writes it to the run directory and speaks.
+    """Adds to `incidents`; the first process writes them to the run directory and passes sentences to `note`.
 
-    Of several processes each calls every method, at the same points.
+    Of several processes each calls every method, at the same points. `note` takes a step and a sentence.
     """
 
     def __init__(
-        self, session: TrainingSession, directory: RunDirectory, plugins: PluginRegistry, run: RunInfo
+        self,
+        session: TrainingSession,
+        directory: RunDirectory,
+        incidents: Incidents,
+        *,
+        note: Callable[[int, str], None],
     ) -> None:
         self._session = session
         self._directory = directory
-        self._plugins = plugins
-        self._run = run
+        self._incidents = incidents
+        self._note = note
 
-    def settle(self, step: int) -> None:
-        """Enter the images that any process could not read since the last time; `step` is how many are done.
+    def collect_broken(self, step: int) -> None:
+        """Add the images that any process could not read since the last call; `step` steps are done.
 
         Raises: DataError, in all processes, where more images are unreadable than `data.broken` allows.
         """
-        session, ledger = self._session, self._run.incidents
-        met = [image for said in session.processes.gather(_said(session.broken)) for image in _heard(said)]
+        session = self._session
+        gathered = session.processes.gather(json.dumps(session.broken))
         session.broken.clear()
-        new = ledger.add_broken(met)
+        new = self._incidents.add_broken(BrokenImage(*image) for images in gathered for image in json.loads(images))
         if not new:
             return
-        self._write(step, told(new))
-        check_broken(ledger, session.plan.datasets, session.plan.recipe.data.broken)
+        self._write(step, notes_on_broken(new))
+        check_broken(self._incidents, session.plan.datasets, session.plan.recipe.data.broken)
 
-    def skipped(self, skipped: Skipped) -> None:
-        """Enter a skipped step, and tell of the first in a row."""
-        ledger = self._run.incidents
-        before = ledger.skipped[-1:]
-        begins = skipped.in_a_row == 1 or (skipped.is_search and before != [skipped.step - 1])
-        ledger.skipped.append(skipped.step)
-        self._write(skipped.step, [skipped.note] if begins else [])
+    def add_skipped(self, skipped: Skipped) -> None:
+        """Add a skipped step, with a note for the first in a row."""
+        earlier = self._incidents.skipped
+        is_first = skipped.in_a_row == 1 or (skipped.is_scale_search and earlier[-1:] != [skipped.step - 1])
+        earlier.append(skipped.step)
+        self._write(skipped.step, [skipped.note] if is_first else [])
 
     def give_up(self, window: Window, skipped: Skipped) -> NoReturn:
         """Save the step at hand, and end the run.
@@ -63,10 +65,10 @@ class IncidentLog:
         """
         many = skipped.in_a_row > 1
         steps = f"{skipped.in_a_row} steps in a row were skipped, up to step" if many else "skipped step"
-        trouble = save_step(self._directory.saved_steps, self._session, window, skipped)
+        problem = save_step(self._directory.saved_steps, self._session, window, skipped)
         why = (
-            f"the step could not be saved ({trouble})"
-            if trouble
+            f"the step could not be saved ({problem})"
+            if problem
             else f"to see why: distillkit replay {self._directory.path}"
         )
         raise TrainingError(
@@ -77,21 +79,13 @@ class IncidentLog:
     def _write(self, step: int, sentences: Sequence[str]) -> None:
         if not self._session.processes.is_first:
             return
-        write_json(self._directory.incidents, self._run.incidents.as_dict())
+        write_json(self._directory.incidents, self._incidents.as_dict())
         for sentence in sentences:
-            self._plugins.noted(self._run, step, sentence)
-
-
-def _said(images: Sequence[BrokenImage]) -> str:
-    return json.dumps(images)
-
-
-def _heard(said: str) -> list[BrokenImage]:
-    return [BrokenImage(*image) for image in json.loads(said)]
+            self._note(step, sentence)
 
 
 def check_broken(incidents: Incidents, datasets: DataSets, share: float) -> None:
-    """Refuse to go on where more than `share` of the images of a set cannot be read.
+    """Raise where more than `share` of the images of a set cannot be read.
 
     Raises: DataError with the counts by kind.
     """

@@ -1,4 +1,4 @@
-"""Take a saved step again, and see where its numbers stop being finite. Nothing on the disk is changed."""
+"""Take a saved step again, and find where its numbers stop being finite. Nothing on the disk is changed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from distillkit.data.batches import MicroBatch
 from distillkit.errors import RunDirectoryError
 from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import PluginRegistry
+from distillkit.running.checkpoint import checkpoint_at, checkpoints
 from distillkit.running.directory import RunDirectory
-from distillkit.running.saved_step import SavedMicroBatch, SavedStep, read_saved_step, saved_steps, step_at
+from distillkit.running.saved_step import SavedMicroBatch, SavedStep, read_saved_step
 from distillkit.running.session import TrainingSession, build_session
 from distillkit.training.find_nonfinite import BadOutput, NonFiniteFinder
 from distillkit.training.gradient_norms import gradient_norm
@@ -36,7 +37,7 @@ class BadSample:
 
 @dataclass(frozen=True)
 class Replay:
-    """What became of a saved step when it was taken again.
+    """The result of taking a saved step again.
 
     `terms` have each term's average over the window, then and now, and so have the `loss`. `output` is the first that
     was not finite, and `parameters` are those whose gradient was not, of `trained` in all.
@@ -60,7 +61,7 @@ class Replay:
         return not math.isfinite(self.terms["loss"][1]) or not math.isfinite(self.gradient_norm)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, with what is not finite as text: JSON has no word for it."""
+        """Plain data, with numbers that are not finite as text, as JSON has none."""
         output = self.output
         return {
             "directory": str(self.directory),
@@ -88,36 +89,36 @@ def replay(
 ) -> Replay:
     """Take the last saved step of a run again, or that of `step`, in its precision or another.
 
-    All processes' batches are taken one after the other, each with the noise it had.
+    The batches of all processes are taken one after the other, each with the model noise it had.
     Raises: RunDirectoryError where the run has no such step; CheckpointError where it is damaged.
     """
     directory = RunDirectory(run)
     recipe = directory.read_recipe()
     saved = read_saved_step(_found(directory, step))
-    changes = {"compile": False, "precision": precision or PRECISIONS[saved.facts.precision]}
+    changes = {"compile": False, "precision": precision or PRECISIONS[saved.incident.precision]}
     changes |= {"device": device} if device else {}
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
     session = build_session(make_plan(recipe, plugins, goes_on=True), plugins)
-    return _Taking(session, saved).go()
+    return _Replayer(session, saved).run()
 
 
 def _found(directory: RunDirectory, step: int | None) -> Path:
     """The folder of a saved step."""
-    found = saved_steps(directory.saved_steps)
+    found = checkpoints(directory.saved_steps)
     if not found:
         raise RunDirectoryError(
             f"{directory.path} has no step to replay; one is saved when training.max_skipped steps in a row are skipped"
         )
     if step is None:
         return found[-1]
-    if step_at(directory.saved_steps, step) not in found:
+    if checkpoint_at(directory.saved_steps, step) not in found:
         known = ", ".join(str(int(path.name.removeprefix("step-"))) for path in found)
         raise RunDirectoryError(f"{directory.path} has not saved step {step}; it has: {known}")
-    return step_at(directory.saved_steps, step)
+    return checkpoint_at(directory.saved_steps, step)
 
 
-class _Taking:
-    """One saved step, taken in a session of its own."""
+class _Replayer:
+    """Takes one saved step again in its own session."""
 
     def __init__(self, session: TrainingSession, saved: SavedStep) -> None:
         self.session = session
@@ -125,41 +126,41 @@ class _Taking:
         self.values: dict[str, float] = {}
         self.samples: list[BadSample] = []
 
-    def go(self) -> Replay:
+    def run(self) -> Replay:
         session, saved = self.session, self.saved
         task, scaler = session.task, session.optimisation.scaler
         state = saved.before.state
         if scaler.is_enabled() and not state["scaler"]:
             state = {**state, "scaler": scaler.state_dict()}  # of a run that had none
         before = replace(saved.before, state=state)
-        diagnosis = NonFiniteFinder()
+        finder = NonFiniteFinder()
         modules = {
             "student": task.student,
             **{f"loss '{name}'": loss for name, loss in zip(task.loss_names, task.losses, strict=True)},
-            **{f"teacher '{name}'": seat.model for name, seat in session.stepper.lessons.teachers.items()},
+            **{f"teacher '{name}'": slot.model for name, slot in session.stepper.teacher_targets.teachers.items()},
         }
         trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
-        with diagnosis.watching(modules, trained):
+        with finder.watching(modules, trained):
             for rank in range(len(saved.windows)):
                 session.restore(before)  # statistics of BatchNorm are every process's own
-                self._take(rank)
+                self._accumulate(rank)
         scaler.unscale_(session.optimisation.optimizer)
-        then = self._then()
+        then = self._saved_averages()
         return Replay(
             saved.directory,
-            saved.facts.step,
-            saved.facts.reason,
+            saved.before.step,
+            saved.incident.reason,
             str(session.device),
             PRECISIONS[str(session.precision).removeprefix("torch.")],
             {name: (then.get(name, math.nan), now) for name, now in self.values.items()},
             float(gradient_norm(list(trained.values()))),
             tuple(self.samples),
-            diagnosis.output,
-            tuple(diagnosis.parameters),
+            finder.output,
+            tuple(finder.parameters),
             len(trained),
         )
 
-    def _take(self, rank: int) -> None:
+    def _accumulate(self, rank: int) -> None:
         """Forward and backward of what one process saw."""
         window, stepper = self.saved.windows[rank], self.session.stepper
         for number, saved in enumerate(window.micro_batches):
@@ -169,21 +170,21 @@ class _Taking:
             loss = stepper.objective.total(averages)
             for name, value in (*averages.items(), ("loss", loss)):
                 self.values[name] = self.values.get(name, 0.0) + float(value.detach())
-            self._look_at(terms, self.saved.facts.micro_batches[rank][number])
+            self._find_bad_samples(terms, self.saved.incident.micro_batches[rank][number])
             if loss.requires_grad:
                 self.session.optimisation.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
 
-    def _look_at(self, terms: Mapping[str, Tensor], part: SavedMicroBatch) -> None:
-        """Keep the samples whose own value is not finite."""
+    def _find_bad_samples(self, terms: Mapping[str, Tensor], part: SavedMicroBatch) -> None:
+        """Add the samples whose own value of a term is not finite."""
         for name, values in terms.items():
             if values.dim() == 0:
                 continue
             for place in torch.isfinite(values).logical_not().nonzero().flatten().tolist():
                 self.samples.append(BadSample(name, part.keys[place], part.indices[place]))
 
-    def _then(self) -> dict[str, float]:
+    def _saved_averages(self) -> dict[str, float]:
         """The averages that were saved."""
-        parts = [part.terms for parts in self.saved.facts.micro_batches for part in parts]
+        parts = [part.terms for parts in self.saved.incident.micro_batches for part in parts]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 

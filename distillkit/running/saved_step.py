@@ -1,8 +1,8 @@
-"""A step that could not be taken, saved so that it can be taken again: the state before it, and every process's batch.
+"""A skipped step that ends a run, saved so that `replay` can take it again without the data.
 
-A saved step is a directory ``step-00000123`` with the checkpoint of the state before it (``step-00000122``), one
-safetensors file per process with its micro-batches as the models saw them, and ``incident.json``, written last. Like a
-checkpoint it is whole or not there, and holds no pickle.
+It is a checkpoint below ``incidents/``, named after the step, of the state before it. Its further parts are the
+micro-batches as the models saw them, ``rank-0000.safetensors`` for the first process and so on; ``incident`` in
+``state.json`` has the rest.
 """
 
 from __future__ import annotations
@@ -14,45 +14,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
-from distillkit.errors import CheckpointError, TrainingError
+from distillkit.errors import CheckpointError
 from distillkit.messages.text import one_line
-from distillkit.running.checkpoint import (
-    Checkpoint,
-    checkpoints,
-    read_checkpoint,
-    write_checkpoint,
-)
+from distillkit.running.checkpoint import Checkpoint, read_checkpoint, write_files
 from distillkit.running.directory import environment
-from distillkit.storage.atomic import sha256, whole_directory, write_tensors, write_text
-from distillkit.storage.untrusted import read_json
+from distillkit.running.system_faults import is_disk_full
+from distillkit.storage.atomic import write_tensors
 
 if TYPE_CHECKING:
     from distillkit.running.session import TrainingSession
     from distillkit.training.skipped_steps import Skipped
 
-INCIDENT = "incident.json"
-
 
 class SavedMicroBatch(BaseModel):
-    """A micro-batch: its images by key and by place in the training set, and what each term adds to its average.
+    """A micro-batch: its images by key and by index in the training set, and what each term adds to its average.
 
-    What is not finite is text in JSON, which has no word for it.
+    Numbers that are not finite are text, as JSON has none.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
@@ -62,17 +45,15 @@ class SavedMicroBatch(BaseModel):
     terms: dict[str, float]
 
     @model_validator(mode="after")
-    def _one_place_per_image(self) -> SavedMicroBatch:
+    def _one_index_per_image(self) -> SavedMicroBatch:
         if len(self.keys) != len(self.indices):
             raise ValueError("as many indices as keys")
         return self
 
 
-class SavedStepFile(BaseModel):
-    """incident.json. `micro_batches` are by rank; `files` have their SHA-256."""
+class SavedIncident(BaseModel):
+    """`incident` in state.json; `micro_batches` are by rank."""
 
-    format: Literal[1] = 1
-    step: PositiveInt
     epoch: PositiveInt
     reason: str
     terms: tuple[str, ...]
@@ -81,19 +62,18 @@ class SavedStepFile(BaseModel):
     labelled: NonNegativeInt
     precision: Literal["float32", "bfloat16", "float16"]
     environment: dict[str, Any]
-    files: dict[str, str]
     micro_batches: tuple[Annotated[tuple[SavedMicroBatch, ...], Field(min_length=1)], ...] = Field(min_length=1)
 
 
-_PARTS = TypeAdapter(tuple[SavedMicroBatch, ...])
+_MICRO_BATCHES = TypeAdapter(tuple[SavedMicroBatch, ...])
 
 
 @dataclass(frozen=True)
 class SavedStep:
-    """What was read back: incident.json, the state before the step, and by rank what each process saw."""
+    """A saved step as it was read: the state before it, and by rank what each process saw."""
 
     directory: Path
-    facts: SavedStepFile
+    incident: SavedIncident
     before: Checkpoint
     windows: tuple[Window, ...]
 
@@ -104,131 +84,107 @@ def save_step(directory: Path, session: TrainingSession, window: Window, skipped
     Returns: why it could not be saved, or nothing; the run ends in any case, for another reason.
     """
     processes = session.processes
-    final = step_at(directory, skipped.step)
-    file = final.with_name(f".{final.name}.{_rank_file(processes.rank)}")
-    trouble = ""
+    files = [directory / f".step-{skipped.step:08d}.{_part(rank)}" for rank in range(processes.world)]
+    own = files[processes.rank]
+    problem = micro_batches = ""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_tensors(file, dict(_tensors(window)))
+        write_tensors(own, dict(_tensors(window)))
+        micro_batches = _MICRO_BATCHES.dump_json(_described(session, window, skipped)).decode()
     except (OSError, SafetensorError) as error:
-        trouble = one_line(error)
-    parts = "" if trouble else _PARTS.dump_json(_described(session, window, skipped)).decode()
-    said = processes.gather(json.dumps([trouble, parts]))
+        problem = _sentence(error)
+    gathered = processes.gather(json.dumps([problem, micro_batches]))
     if processes.is_first:
-        troubles, everyones = zip(*map(json.loads, said), strict=True)
-        trouble = next(filter(None, troubles), "")
-        trouble = trouble or _assembled(final, session, window, skipped, tuple(map(_PARTS.validate_json, everyones)))
-    trouble = processes.from_first(trouble)
+        problems, by_rank = zip(*map(json.loads, gathered), strict=True)
+        problem = next(filter(None, problems), "")
+        try:
+            if not problem:
+                incident = _incident(session, window, skipped, tuple(map(_MICRO_BATCHES.validate_json, by_rank)))
+                write_files(
+                    directory,
+                    _checkpoint(session, window, skipped, incident),
+                    written={_part(rank): file for rank, file in enumerate(files)},
+                )
+        except (OSError, SafetensorError) as error:
+            problem = _sentence(error)
+    problem = processes.from_first(problem)
     with suppress(OSError):
-        file.unlink(missing_ok=True)  # where it found no place in the whole
-    return trouble
-
-
-def step_at(directory: Path, step: int) -> Path:
-    """Where a saved step lies, counted from 1."""
-    return directory / f"step-{step:08d}"
-
-
-def saved_steps(directory: Path) -> list[Path]:
-    """The saved steps below `directory`, in order."""
-    return sorted(path.parent for path in directory.glob(f"step-*/{INCIDENT}"))
+        own.unlink(missing_ok=True)  # where it was not moved into the checkpoint
+    return problem
 
 
 def read_saved_step(path: Path) -> SavedStep:
-    """Read a saved step into CPU tensors, once every file is known to be as it was written.
+    """Read a saved step into CPU tensors.
 
-    Raises: CheckpointError where one is missing, torn or altered, or the format is another.
+    Raises: CheckpointError as `read_checkpoint`, and where the saved step in it is missing or has another form.
     """
+    checkpoint = read_checkpoint(path)
     try:
-        facts = SavedStepFile.model_validate(read_json(path / INCIDENT))
-        for name, digest in facts.files.items():
-            if sha256(path / name) != digest:
-                raise CheckpointError(f"{path} is damaged: {name} is not as it was written")
+        incident = SavedIncident.model_validate(checkpoint.state["incident"])
         windows = tuple(
-            _window(facts, parts, load_file(path / _rank_file(rank))) for rank, parts in enumerate(facts.micro_batches)
+            _window(checkpoint.step, incident, rank, checkpoint.parts[_part(rank)])
+            for rank in range(len(incident.micro_batches))
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is damaged: {Path(error.filename).name} is missing") from error
-    except ValidationError as error:
-        raise CheckpointError(f"{path} is damaged: {INCIDENT} is not as it was written") from error
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {one_line(error)})") from error
-    states = checkpoints(path)
-    if not states:
-        raise CheckpointError(f"{path} is damaged: the state before the step is missing")
-    return SavedStep(path, facts, read_checkpoint(states[0]), windows)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be replayed: its saved step is missing or not as it was written"
+        ) from error
+    return SavedStep(path, incident, checkpoint, windows)
 
 
-def _assembled(
-    final: Path,
-    session: TrainingSession,
-    window: Window,
-    skipped: Skipped,
-    described: tuple[tuple[SavedMicroBatch, ...], ...],
-) -> str:
-    """Put everything together; returns why it could not be, or nothing."""
-    try:
-        with whole_directory(final) as temporary:
-            files = {}
-            for rank in range(session.processes.world):
-                name = _rank_file(rank)
-                final.with_name(f".{final.name}.{name}").replace(temporary / name)
-                files[name] = sha256(temporary / name)
-            write_checkpoint(temporary, _before(session, window), keep=1)
-            facts = SavedStepFile(
-                step=skipped.step,
-                epoch=window.epoch + 1,
-                reason=skipped.reason,
-                terms=skipped.terms,
-                in_a_row=skipped.in_a_row,
-                samples=window.samples,
-                labelled=window.labelled,
-                precision=cast("Any", str(session.precision).removeprefix("torch.")),
-                environment=environment(session.device),
-                files=files,
-                micro_batches=described,
-            )
-            write_text(temporary / INCIDENT, facts.model_dump_json(indent=2) + "\n")
-    except TrainingError:
-        return "the disk is full"  # what that says of checkpoints and how to continue is of no use here
-    except (OSError, SafetensorError) as error:
-        return one_line(error)
-    return ""
+def _sentence(error: Exception) -> str:
+    return "the disk is full" if is_disk_full(error) else one_line(error)
 
 
-def _before(session: TrainingSession, window: Window) -> Checkpoint:
-    """The state before the step: a skipped step leaves all of it as it was but the scale of fp16, which it lowered."""
-    checkpoint = session.checkpoint(window.step, {})
+def _checkpoint(session: TrainingSession, window: Window, skipped: Skipped, incident: SavedIncident) -> Checkpoint:
+    """The state before the step: a skipped step changes none of it but the scale of fp16, which it lowered."""
+    before = session.checkpoint(window.step, {})
+    state = {**before.state, "incident": json.loads(incident.model_dump_json())}
     scaler = session.optimisation.scaler
-    if not scaler.is_enabled():
-        return checkpoint
-    scale = scaler.get_scale() / scaler.get_backoff_factor()
-    return replace(checkpoint, state={**checkpoint.state, "scaler": scaler.state_dict() | {"scale": scale}})
+    if scaler.is_enabled():
+        state["scaler"] = scaler.state_dict() | {"scale": scaler.get_scale() / scaler.get_backoff_factor()}
+    return replace(before, step=skipped.step, state=state)
+
+
+def _incident(
+    session: TrainingSession, window: Window, skipped: Skipped, micro_batches: tuple[tuple[SavedMicroBatch, ...], ...]
+) -> SavedIncident:
+    return SavedIncident(
+        epoch=window.epoch + 1,
+        reason=skipped.reason,
+        terms=skipped.terms,
+        in_a_row=skipped.in_a_row,
+        samples=window.samples,
+        labelled=window.labelled,
+        precision=cast("Any", str(session.precision).removeprefix("torch.")),
+        environment=environment(session.device),
+        micro_batches=micro_batches,
+    )
 
 
 def _described(session: TrainingSession, window: Window, skipped: Skipped) -> tuple[SavedMicroBatch, ...]:
     """The micro-batches of this process."""
-    places = _places(session, {key for batch in window.micro_batches for key in batch.keys})
+    indices = _indices(session, {key for batch in window.micro_batches for key in batch.keys})
     return tuple(
         SavedMicroBatch(
             keys=batch.keys,
-            indices=tuple(places.get(key) for key in batch.keys),
+            indices=tuple(indices.get(key) for key in batch.keys),
             terms={name: float(value) for name, value in part.items()},
         )
         for batch, part in zip(window.micro_batches, skipped.outcome.parts, strict=True)
     )
 
 
-def _places(session: TrainingSession, keys: set[str]) -> dict[str, int]:
-    """The places of images in the training set, by key; none in a stream."""
+def _indices(session: TrainingSession, keys: set[str]) -> dict[str, int]:
+    """The indices of images in the training set, by key; none in a stream."""
     source = session.plan.datasets.train
     if not isinstance(source, Selection):
         return {}
-    return {key: place for place, key in enumerate(source.all_keys()) if key in keys}
+    return {key: index for index, key in enumerate(source.all_keys()) if key in keys}
 
 
-def _rank_file(rank: int) -> str:
-    return f"rank-{rank:04d}.safetensors"
+def _part(rank: int) -> str:
+    return f"rank-{rank:04d}"
 
 
 def _tensors(window: Window) -> Iterator[tuple[str, Tensor]]:
@@ -239,12 +195,12 @@ def _tensors(window: Window) -> Iterator[tuple[str, Tensor]]:
             yield f"{number}.labels", batch.labels.cpu().contiguous()
 
 
-def _window(facts: SavedStepFile, parts: tuple[SavedMicroBatch, ...], tensors: Mapping[str, Tensor]) -> Window:
+def _window(step: int, incident: SavedIncident, rank: int, tensors: Mapping[str, Tensor]) -> Window:
     """What one process saw."""
     micro_batches = tuple(
         MicroBatch(
-            tensors[f"{number}.images"], tensors.get(f"{number}.labels"), tensors[f"{number}.label_mass"], part.keys
+            tensors[f"{number}.images"], tensors.get(f"{number}.labels"), tensors[f"{number}.label_mass"], saved.keys
         )
-        for number, part in enumerate(parts)
+        for number, saved in enumerate(incident.micro_batches[rank])
     )
-    return Window(facts.step - 1, facts.epoch - 1, False, micro_batches, facts.samples, facts.labelled)
+    return Window(step - 1, incident.epoch - 1, False, micro_batches, incident.samples, incident.labelled)

@@ -26,11 +26,12 @@ from distillkit.models.sharding import parameter_bytes
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.planning.render import plan_as_dict
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.checkpoint import (
     Checkpoint,
     join_optimizer_state,
-    putting_back,
+    restoring,
     split_optimizer_state,
 )
 from distillkit.training.accuracy import top1
@@ -45,7 +46,7 @@ from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTa
 class TrainingSession:
     """Everything that a run needs in memory.
 
-    `broken` collects the images that this process could not read, until the run enters them into its ledger.
+    `broken` collects the images that this process could not read, until the run adds them to its incidents.
     """
 
     plan: Plan
@@ -61,14 +62,22 @@ class TrainingSession:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What became of the weights of the student, where the plan could not say so, and of the teachers."""
+        """Notes on the loaded weights of the student that are not in the plan, and on those of the teachers."""
         of_student = (note for note in load_notes(self.task.student) if note not in self.plan.notes)
         of_teachers = (
             f"teacher '{name}': {note}"
             for name, teacher in self._teachers.items()
-            for note in (*load_notes(cast("nn.Module", teacher.model)), *self._sharing(name))
+            for note in (*load_notes(cast("nn.Module", teacher.model)), *self._sharding_notes(name))
         )
         return (*of_student, *of_teachers)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The plan as plain data, with what building the models settled: device, precision, and further notes."""
+        facts = plan_as_dict(self.plan)
+        precision = str(self.precision).removeprefix("torch.")
+        settled = {"device": str(self.device), "precision": precision, "seed": self.plan.recipe.seed}
+        return facts | settled | {"notes": [*facts["notes"], *self.notes]}
 
     def evaluate(self, model: nn.Module, split: Literal["validation", "test"]) -> dict[str, float]:
         """Figures of `model` on a set; none where the run has no such set, or no class head that learns.
@@ -79,7 +88,7 @@ class TrainingSession:
         if source is None or not self.plan.student.learns_classes:
             return {}
         recipe, spec = self.plan.recipe, self.plan.student.spec
-        # Of fewer images than processes everybody looks at all: a process without any would have nothing to add up.
+        # With fewer images than processes every process evaluates all: one without images would have nothing to add up.
         processes = self.processes if len(source) >= self.processes.world else ALONE
         data = EvaluationData(
             source,
@@ -98,10 +107,10 @@ class TrainingSession:
 
     @property
     def _teachers(self) -> dict[str, FrozenTeacher]:
-        return {name: cast("FrozenTeacher", seat.model) for name, seat in self.stepper.lessons.teachers.items()}
+        return {name: cast("FrozenTeacher", slot.model) for name, slot in self.stepper.teacher_targets.teachers.items()}
 
-    def _sharing(self, name: str) -> tuple[str, ...]:
-        """What became of `teachers.sharded`."""
+    def _sharding_notes(self, name: str) -> tuple[str, ...]:
+        """Notes on a teacher with `teachers.sharded`."""
         if not self.plan.teachers[name].entry.sharded:
             return ()
         if self.processes.is_alone:
@@ -112,11 +121,11 @@ class TrainingSession:
 
     @property
     def models(self) -> RunModels:
-        """What trackers may look at when the run has ended."""
+        """The models that trackers get when the run has ended."""
         spec, augment = self.plan.student.spec, self.plan.recipe.augment
         return RunModels(
             student=cast("Model", self.task.student),
-            # One that is shared out cannot be asked by one process alone.
+            # A sharded teacher cannot be called by one process alone.
             teachers={name: teacher for name, teacher in self._teachers.items() if not teacher.sharded},
             samples=lambda count: evaluation_samples(
                 self.plan.datasets, spec, augment, count=count, device=self.device
@@ -133,11 +142,11 @@ class TrainingSession:
         return Checkpoint(step, parts, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put a checkpoint back.
+        """Restore a checkpoint.
 
         Raises: CheckpointError where it belongs to another model.
         """
-        with putting_back(checkpoint.step):
+        with restoring(checkpoint.step):
             self.task.load_state_dict(dict(checkpoint.parts["task"]))
             if self.ema is not None:
                 self.ema.module.load_state_dict(dict(checkpoint.parts["ema"]))
@@ -148,7 +157,7 @@ class TrainingSession:
 
 
 def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
-    """Raise TypeError where a setting of the optimiser is of another type than its own; torch takes anything."""
+    """Raise TypeError where a setting of the optimiser is of another type than its own; torch accepts anything."""
     for mine, theirs in zip(own, given, strict=True):
         for key, value in mine.items():
             kind = int | float if isinstance(value, float) else type(value)
@@ -159,7 +168,7 @@ def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, 
 def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = ALONE) -> TrainingSession:
     """Build the models with their weights, the losses, the data and the optimiser.
 
-    Of several processes each builds the same models, and reads its own share of the data.
+    Every process builds the same models, and reads its own share of the data.
     """
     recipe = plan.recipe
     check_optimizer_name(recipe.optimizer)
@@ -170,43 +179,21 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
     if device.type == "cpu":
         keep_freed_memory()
     teachers = {
-        name: _seat(teacher, plan, plugins, device, processes)
+        name: _build_teacher(teacher, plan, plugins, device, processes)
         for name, teacher in plan.teachers.items()
         if teacher.wanted
     }
     torch.manual_seed(recipe.seed)
-    student: Any = build_model("student", plan.student.request, plugins)
-    losses = {loss.name: build_loss(loss, plan.student.spec, plugins) for loss in plan.losses.values()}
-    untrained = set(plan.student.untrained)
-    for name, parameter in student.network.named_parameters():
-        if name in untrained:
-            parameter.requires_grad_(False)
-    task = DistillationTask(
-        student,
-        losses,
-        spec=plan.student.spec,
-        wanted=plan.student.wanted,
-        label_term=plan.trains_on_labels,
-        precision=precision,
-    ).to(device)
+    task = _build_task(plan, plugins, precision).to(device)
     task.train()
     optimisation = build_optimisation(task, recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
-    ema = ModelEmaV3(student, decay=recipe.training.ema) if recipe.training.ema else None
+    ema = ModelEmaV3(task.student, decay=recipe.training.ema) if recipe.training.ema else None
     if recipe.training.compile:
         keep_compiled_graphs()
-        student.compile()
-        for seat in teachers.values():
-            seat.model.compile()
-    stepper = Stepper(
-        task,
-        TeacherTargets(
-            teachers,
-            {loss.name: LossSlot(cast("Loss", losses[loss.name]), loss.teacher) for loss in plan.losses.values()},
-        ),
-        optimisation,
-        Objective({loss.name: loss.weight for loss in plan.losses.values()}, plan.label_weight),
-        StepSettings(plan.steps, recipe.seed, recipe.training.clip, processes),
-    )
+        task.student.compile()
+        for slot in teachers.values():
+            slot.model.compile()
+    stepper = _build_stepper(plan, task, teachers, optimisation, processes)
     broken: list[BrokenImage] = []
     data = TrainingData(
         plan.datasets,
@@ -220,12 +207,51 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
     return TrainingSession(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
 
 
-def _seat(
+def _build_task(plan: Plan, plugins: PluginRegistry, precision: torch.dtype) -> DistillationTask:
+    """Build the student with its weights, and the losses; parameters that no term reads are not trained."""
+    student: Any = build_model("student", plan.student.request, plugins)
+    losses = {name: build_loss(loss, plan.student.spec, plugins) for name, loss in plan.losses.items()}
+    untrained = set(plan.student.untrained)
+    for name, parameter in student.network.named_parameters():
+        if name in untrained:
+            parameter.requires_grad_(False)
+    return DistillationTask(
+        student,
+        losses,
+        spec=plan.student.spec,
+        wanted=plan.student.wanted,
+        label_term=plan.trains_on_labels,
+        precision=precision,
+    )
+
+
+def _build_stepper(
+    plan: Plan,
+    task: DistillationTask,
+    teachers: Mapping[str, TeacherSlot],
+    optimisation: Optimisation,
+    processes: Processes,
+) -> Stepper:
+    losses = {
+        name: LossSlot(cast("Loss", loss), plan.losses[name].teacher)
+        for name, loss in zip(task.loss_names, task.losses, strict=True)
+    }
+    weights = {name: loss.weight for name, loss in plan.losses.items()}
+    return Stepper(
+        task,
+        TeacherTargets(teachers, losses),
+        optimisation,
+        Objective(weights, plan.label_weight),
+        StepSettings(plan.steps, plan.recipe.seed, plan.recipe.training.clip, processes),
+    )
+
+
+def _build_teacher(
     teacher: TeacherPlan, plan: Plan, plugins: PluginRegistry, device: torch.device, processes: Processes
 ) -> TeacherSlot:
-    """Build a teacher with its weights, frozen, seeing the student's pixels.
+    """Build a teacher with its weights, frozen, for the student's images.
 
-    Raises: RecipeError where it is to be shared out and the steps are not.
+    Raises: RecipeError where it is to be sharded and a step cannot be split equally.
     """
     model = build_model("teacher", teacher.request, plugins)
     frozen = FrozenTeacher(

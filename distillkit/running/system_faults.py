@@ -1,4 +1,4 @@
-"""What the system can take away from a run: its directory, the room on its disk, a process that loads data."""
+"""Errors that the system causes: the run directory is gone, the disk is full, a loader process was killed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOADER = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal|exited)")
 
 
-def lacks_room(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether the disk is full, or a quota or a limit of the system is reached."""
     if getattr(error, "errno", None) in NO_ROOM:
         return True
-    # safetensors speaks of the system's error in words alone.
+    # safetensors names the system's error in its message alone.
     return any(f"os error {number}" in str(error) for number in NO_ROOM)
 
 
-def outage(error: BaseException, directory: Path) -> TrainingError | None:
-    """The sentence for an error that the system caused, whoever passed it on; None where it is another one.
+def system_fault(error: BaseException, directory: Path) -> TrainingError | None:
+    """The error to report for one that the system caused, through any plugin; None where it is another one.
 
     `directory` is that of the run.
     """
@@ -31,7 +31,7 @@ def outage(error: BaseException, directory: Path) -> TrainingError | None:
         return None
     again = f"continue with --resume {directory}"
     for cause in _causes(error):
-        # A process that is killed while it hands over a batch ends in a pipe that says no more.
+        # A process that is killed while it hands over a batch leaves a broken pipe.
         if _LOADER.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
             return TrainingError(
                 "a loader process was killed, as when memory runs out; the last checkpoint is as it was; lower "
@@ -39,7 +39,7 @@ def outage(error: BaseException, directory: Path) -> TrainingError | None:
             )
         if isinstance(cause, DistillkitError):
             continue
-        if lacks_room(cause):
+        if is_disk_full(cause):
             return TrainingError(f"no room left for {_file(cause, directory)}; make room, then {again}")
         if isinstance(cause, OSError) and directory in Path(str(cause.filename)).parents:
             return TrainingError(
@@ -54,7 +54,7 @@ def _file(error: BaseException, directory: Path) -> Path:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that led to it."""
+    """An error, its cause, the cause of that, and so on."""
     found: BaseException | None = error
     while found is not None:
         yield found

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of every answer a student can give."""
+"""Top-1 accuracy of every head of a model and of their fusions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scored(
     *,
     precision: torch.dtype = torch.float32,
 ) -> Iterator[Scored]:
-    """What a model in evaluation mode answers to batches of (images [B, C, H, W], labels [B]), with the labels."""
+    """Scores of a model in evaluation mode for batches of (images [B, C, H, W], labels [B]), with the labels."""
     wanted: Wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
     for images, labels in batches:
         with torch.autocast(images.device.type, dtype=precision, enabled=precision is not torch.float32):
@@ -66,8 +66,8 @@ def top1(
     """
     training = model.training
     model.eval()
-    said = scored(model, spec, batches, answer, precision=precision)
-    figures = tally(said, idle=answer.idle, processes=processes)
+    scores = scored(model, spec, batches, answer, precision=precision)
+    figures = tally(scores, idle=answer.idle, processes=processes)
     model.train(training)
     return figures
 
@@ -77,8 +77,8 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
 
     Returns `class_top1` and, with two heads, `distill_top1`, `fused_logits_top1`, `fused_softmax_top1`; `top1` and
     `top5` (where there are more than five classes) of the chosen answer; `loss`, its mean cross-entropy in nats; and
-    `images`. Figures are summed on the device and read once. Figures of idle heads are left out, and with them those
-    of the fusions; so is a loss that is not finite.
+    `images`. Figures are summed on the device and read once. Figures of idle heads and of fusions with them
+    are left out; so is a loss that is not finite.
     Source: late fusion is DeiT (Touvron et al. 2021, arXiv:2012.12877), section 4.
     """
     totals: dict[str, Tensor] = {}
@@ -88,23 +88,23 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
             totals[name] = totals[name] + value if name in totals else value
         images_seen += len(labels)
     read = torch.stack(list(totals.values())).tolist() if totals else []
-    sums, images_seen = _of_all(processes, dict(zip(totals, read, strict=True)), images_seen)
+    sums, images_seen = _sum_over(processes, dict(zip(totals, read, strict=True)), images_seen)
     if not images_seen:
         return {"images": 0.0}
     figures = {
         name: total / images_seen if name == "loss" else 100 * total / images_seen for name, total in sums.items()
     }
-    silent = {f"{name}_top1" for name in (*idle, *(("fused_logits", "fused_softmax") if idle else ()))}
-    told = {name: value for name, value in figures.items() if name not in silent and math.isfinite(value)}
-    return told | {"images": float(images_seen)}
+    left_out = {f"{name}_top1" for name in (*idle, *(("fused_logits", "fused_softmax") if idle else ()))}
+    kept = {name: value for name, value in figures.items() if name not in left_out and math.isfinite(value)}
+    return kept | {"images": float(images_seen)}
 
 
-def _of_all(processes: Processes, sums: Mapping[str, float], images: int) -> tuple[dict[str, float], int]:
-    """The sums of all processes, and of how many images they are. A process may have seen none."""
-    said = [json.loads(text) for text in processes.gather(json.dumps([sums, images]))]
-    names = dict.fromkeys(name for there, _ in said for name in there)
-    together = {name: sum(there.get(name, 0.0) for there, _ in said) for name in names}
-    return together, sum(count for _, count in said)
+def _sum_over(processes: Processes, sums: Mapping[str, float], images: int) -> tuple[dict[str, float], int]:
+    """Sums and number of images over all processes; a process may have seen no image."""
+    gathered = [json.loads(text) for text in processes.gather(json.dumps([sums, images]))]
+    names = dict.fromkeys(name for their, _ in gathered for name in their)
+    together = {name: sum(their.get(name, 0.0) for their, _ in gathered) for name in names}
+    return together, sum(count for _, count in gathered)
 
 
 def _correct(scores: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:

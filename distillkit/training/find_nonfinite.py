@@ -1,4 +1,4 @@
-"""Where numbers that are not finite first appear: in which module's output, in which parameter's gradient."""
+"""Find the first module whose output is not finite, and the parameters whose gradient is not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class BadOutput:
     """The first module whose output was not finite, and the range of its input; None where that was not finite either.
 
-    Then the number was made between two modules, by a function.
+    Then a function between two modules made the number.
     """
 
     module: str
@@ -24,7 +24,7 @@ class BadOutput:
 
 
 class NonFiniteFinder:
-    """Watches modules and parameters while it is entered; every output is waited for.
+    """Checks every module's output and every parameter's gradient inside `watching`; waits for the device at each.
 
     `output` is the first that was not finite, in the order of the forward, inner modules before those around them.
     `parameters` are the names of those whose gradient was not finite, in the order of the backward.
@@ -36,24 +36,24 @@ class NonFiniteFinder:
 
     @contextmanager
     def watching(self, modules: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-        """Watch modules, with all inside them, and parameters; by the names they are to be called."""
+        """Check modules with all their sub-modules, and parameters, by the names given to them."""
         with ExitStack() as hooks:
             for prefix, root in modules.items():
                 for name, module in root.named_modules(prefix=prefix):
-                    hooks.enter_context(module.register_forward_hook(self._heard(name)))
+                    hooks.enter_context(module.register_forward_hook(self._output_hook(name)))
             for name, parameter in parameters.items():
-                handle: Any = parameter.register_post_accumulate_grad_hook(self._gathered(name))  # type: ignore[no-untyped-call]  # torch does not type it
+                handle: Any = parameter.register_post_accumulate_grad_hook(self._gradient_hook(name))  # type: ignore[no-untyped-call]  # torch does not type it
                 hooks.enter_context(handle)
             yield
 
-    def _heard(self, name: str) -> Any:
+    def _output_hook(self, name: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             if self.output is None and not all(_is_finite(tensor) for tensor in _tensors(output)):
                 self.output = BadOutput(name, type(module).__name__, _range(list(_tensors(arguments))))
 
         return hook
 
-    def _gathered(self, name: str) -> Any:
+    def _gradient_hook(self, name: str) -> Any:
         def hook(parameter: Tensor) -> None:
             if parameter.grad is not None and not _is_finite(parameter.grad) and name not in self.parameters:
                 self.parameters.append(name)

@@ -1,4 +1,4 @@
-"""How hard each term pulls at the student: the norm of its gradient, measured beside a step that trains as ever."""
+"""The gradient norm of every loss term on the student, measured during a step without changing it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch._functorch import config as aot_config
 from distillkit.compute.distributed import ALONE, Processes
 
 
-class Balance:
+class TermGradientNorms:
     """The gradient norm of every weighted term on the student's parameters, over one effective batch.
 
     One object measures one step: `add` the terms of each micro-batch before its backward, then read `norms` once the
@@ -20,12 +20,12 @@ class Balance:
     that does not reach the student has 0. With fp16 the scaled term is differentiated and its norm divided by the
     scale: where that overflows, as it may while the scaler is still looking for its scale, the norm is not finite.
 
-    Training does not notice: `torch.autograd.grad` leaves every `.grad` alone, and the step's own backward follows on
+    Training is not affected: `torch.autograd.grad` leaves every `.grad` alone, and the step's own backward follows on
     the same graph. The cost is one more backward of the student for every term, and until `norms` one copy of the
     student's gradients for every term; a loss of a single term costs nothing, as its gradient is the step's own.
 
-    Several processes: `torch.autograd.grad` passes by the hooks with which DDP adds up gradients, so `norms` adds up
-    those of all processes itself, as a term is divided by the samples of all.
+    Several processes: `torch.autograd.grad` does not call the hooks with which DDP adds up gradients, so `norms` sums
+    over processes itself, as a term is divided by the samples of all.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class Balance:
             return
         for name, value in weighted.items():
             gradients = self._gradients(self.scaler.scale(value))
-            before = self._sums.get(name)
+            so_far = self._sums.get(name)
             # Not in place: a gradient may be an expanded view, or the very tensor that another parameter was given.
-            self._sums[name] = gradients if before is None else [a + b for a, b in zip(before, gradients, strict=True)]
+            self._sums[name] = gradients if so_far is None else [a + b for a, b in zip(so_far, gradients, strict=True)]
 
     def norms(self) -> dict[str, Tensor]:
         """The norm of every term by its name, shape []. Nothing here waits for the device."""

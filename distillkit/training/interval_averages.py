@@ -18,8 +18,8 @@ Item = TypeVar("Item")
 class IntervalAverages:
     """Sums terms on the device, counts images, and times the wait for data.
 
-    `state` is what a checkpoint keeps of the interval under way, so that a resumed run reads the same averages. The
-    rates then count from the resumption alone. `clock` returns seconds.
+    `state` goes into a checkpoint, so that a resumed run reads the same averages. The rates then cover
+    the time since the resumption alone. `clock` returns seconds.
     """
 
     def __init__(self, processes: Processes = ALONE, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -30,7 +30,7 @@ class IntervalAverages:
         self._reset()
 
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass `items` on and remember how long each was waited for."""
+        """Yield `items` and add up the time spent waiting for them."""
         iterator = iter(items)
         self._start = self._clock()
         while True:
@@ -45,7 +45,7 @@ class IntervalAverages:
     def add(self, averages: Mapping[str, Tensor], images: int, skipped: Tensor) -> None:
         """Count one optimiser step: this process's part of the averages, the images of all, and whether it was skipped.
 
-        What a skipped step says of the terms, some of which are not finite, is left out of the averages.
+        The terms of a skipped step, some of which are not finite, are left out of the averages.
         """
         for name, value in averages.items():
             counted = value.float().masked_fill(skipped, 0.0)
@@ -55,10 +55,10 @@ class IntervalAverages:
         self._images += images
 
     def read(self, extra: Mapping[str, Tensor]) -> dict[str, float] | None:
-        """The averages over the steps that were taken, and the rates, then start anew; None where none was taken.
+        """The averages over the steps that were not skipped, and the rates, then reset; None where all were skipped.
 
-        An interval of which nothing can be said goes on until the next reading. `extra` are [] tensors that are read
-        beside the averages in the same wait. Keys: `loss`, `loss/<term>`, `images_per_s`, `data_wait` (share of the
+        An interval in which every step was skipped is merged into the next one. `extra` are [] tensors that are read
+        in the same wait as the averages. Keys: `loss`, `loss/<term>`, `images_per_s`, `data_wait` (share of the
         time), those of `extra` where all are finite, and `skipped_steps` where there were some.
         """
         averages = torch.stack(list(self._sums.values())) / (self._steps - self._skipped)
@@ -81,12 +81,12 @@ class IntervalAverages:
         return record
 
     def state(self) -> dict[str, Any]:
-        """What this process has of the interval so far, as plain data that keeps every bit. Waits for the device."""
+        """The sums of this process over the interval so far, as exact plain data. Waits for the device."""
         sums = {name: float(total) for name, total in self._sums.items()}
         return {"steps": self._steps, "skipped": float(self._skipped), "sums": sums}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with the interval that `state` tells of."""
+        """Continue the interval that `state` describes."""
         self._steps = int(state["steps"])
         self._skipped = torch.tensor(float(state["skipped"]))
         self._sums = {name: torch.tensor(total, dtype=torch.float32) for name, total in state["sums"].items()}

@@ -19,11 +19,11 @@ Record = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Rhythm:
-    """When the loop does what, in optimiser steps and epochs.
+class Intervals:
+    """When the loop logs, evaluates and saves, in optimiser steps and epochs.
 
     The first step is logged by itself: it shows how the terms of the loss are balanced while that can still be
-    changed, and takes the warming up out of the first interval, whose averages begin with the second step.
+    changed, and takes the warm-up out of the first interval, whose averages begin with the second step.
     """
 
     steps: int
@@ -32,16 +32,20 @@ class Rhythm:
     evaluate_every: int
     checkpoint_every: int | None
 
-    def logs(self, done: int) -> bool:
+    def logs_after(self, done: int) -> bool:
         """Whether the record of an interval is due after `done` steps of the run, the resumed ones counted."""
         return done == 1 or done % self.log_every == 0 or done == self.steps
+
+    def saves_after(self, done: int) -> bool:
+        """Whether a checkpoint is due after `done` steps, besides those at the end of an epoch."""
+        return self.checkpoint_every is not None and done % self.checkpoint_every == 0
 
 
 @dataclass(frozen=True)
 class Callbacks:
     """What happens around the loop.
 
-    `evaluate` returns the figures of an evaluation, `asked_to_stop` whether the run shall end after this step; the
+    `evaluate` returns the figures of an evaluation, `should_stop` whether the run shall end after this step; the
     others report or save.
     """
 
@@ -49,51 +53,51 @@ class Callbacks:
     evaluate: Callable[[int], Record]
     epoch_ended: Callable[[Record], None]
     save: Callable[[int], None]
-    asked_to_stop: Callable[[], bool] = lambda: False
+    should_stop: Callable[[], bool] = lambda: False
 
 
 def train(  # noqa: PLR0913, PLR0917 - what a run is made of
     windows: Iterable[Window],
     stepper: Stepper,
-    watch: SkippedSteps,
-    rhythm: Rhythm,
+    skipped_steps: SkippedSteps,
+    intervals: Intervals,
     callbacks: Callbacks,
     ema: ModelEmaV3 | None = None,
-    meter: IntervalAverages | None = None,
+    averages: IntervalAverages | None = None,
 ) -> int:
-    """Take every window in turn, and return after how many steps of the run there were no more, or it was stopped.
+    """Train on every window in turn; return the number of steps done, fewer than planned where the run was stopped.
 
-    The device is waited for at log intervals and evaluations only. A step whose loss or gradient is not finite moves
-    nothing; the moving average then counts the weights of before once more. An interval without a step that was taken
-    has no record, and goes on until the next one.
+    The device is waited for at log intervals and evaluations only. A step whose loss or gradient is not finite changes
+    no weight; EMA is then updated with the unchanged weights. An interval in which every step was skipped has no
+    record: it is merged into the next one.
     """
-    done = rhythm.steps
-    meter = meter or IntervalAverages(stepper.processes)
-    for window in meter.timed(windows):
+    done = intervals.steps
+    averages = averages or IntervalAverages(stepper.processes)
+    for window in averages.timed(windows):
         done = window.step + 1
-        due = rhythm.logs(done)
+        due = intervals.logs_after(done)
         outcome = stepper.step(window, measure=due)
         if ema is not None:
             ema.update(stepper.task.student, step=window.step)
-        meter.add(outcome.averages, window.samples, outcome.skipped)
-        watch.follow(window, outcome)
-        last = done == rhythm.steps
-        if due or window.ends_epoch or last:
-            watch.settle(window)
-        if due and (record := meter.read(stepper.norms)) is not None:
-            place = {"step": float(done), "epoch": done / rhythm.steps_per_epoch}
+        averages.add(outcome.averages, window.samples, outcome.skipped)
+        skipped_steps.add(window, outcome)
+        ends_epoch = window.ends_epoch or done == intervals.steps
+        if due or ends_epoch:
+            skipped_steps.read(window)
+        if due and (record := averages.read(stepper.norms)) is not None:
+            place = {"step": float(done), "epoch": done / intervals.steps_per_epoch}
             callbacks.logged(place | record | {"lr": stepper.optimisation.lr()})
-        if window.ends_epoch or last:
-            _end_epoch(window.epoch + 1, done, rhythm, callbacks)
-        stop = callbacks.asked_to_stop()
-        if window.ends_epoch or last or stop or (rhythm.checkpoint_every and done % rhythm.checkpoint_every == 0):
-            watch.settle(window)
+        if ends_epoch:
+            _end_epoch(window.epoch + 1, done, intervals, callbacks)
+        stop = callbacks.should_stop()
+        if ends_epoch or stop or intervals.saves_after(done):
+            skipped_steps.read(window)
             callbacks.save(done)
         if stop:
             break
     return done
 
 
-def _end_epoch(epoch: int, done: int, rhythm: Rhythm, callbacks: Callbacks) -> None:
-    figures = callbacks.evaluate(done) if done == rhythm.steps or epoch % rhythm.evaluate_every == 0 else {}
+def _end_epoch(epoch: int, done: int, intervals: Intervals, callbacks: Callbacks) -> None:
+    figures = callbacks.evaluate(done) if done == intervals.steps or epoch % intervals.evaluate_every == 0 else {}
     callbacks.epoch_ended({"step": float(done), "epoch": float(epoch)} | dict(figures))

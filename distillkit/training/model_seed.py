@@ -10,7 +10,7 @@ import torch
 def seed_model_noise(seed: int, *, step: int, micro_batch: int, rank: int, device: torch.device) -> None:
     """Seed torch just before a student's forward, so that nothing has to be saved to resume exactly.
 
-    The CPU's default generator is always seeded and the accelerator's beside it. Results are equal between runs on
+    The CPU's default generator is always seeded and the accelerator's too. Results are equal between runs on
     one kind of device; a GPU draws other numbers than a CPU.
     """
     key = f"{seed}/{step}/{micro_batch}/{rank}".encode()

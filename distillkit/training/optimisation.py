@@ -25,7 +25,7 @@ SECOND_ORDER = frozenset({"adahessian"})
 
 @dataclass(frozen=True)
 class Optimisation:
-    """What moves the weights: `schedule` sets the learning rate from the number of the step alone."""
+    """Optimiser, schedule and loss scaler: `schedule` sets the learning rate from the number of the step alone."""
 
     optimizer: torch.optim.Optimizer
     schedule: Scheduler
@@ -65,7 +65,7 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
             opt=table.name,
             lr=effective_lr(recipe),
             weight_decay=0.0,
-            **_own_options(table),
+            **_given_options(table),
         )
     except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise RecipeError(
@@ -73,7 +73,7 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
             "keys of [optimizer], or name another one"
         ) from error
     if table.name == "sgd":
-        _begin_momentum(optimizer)
+        _start_momentum_at_zero(optimizer)
     warmup = warmup_steps(recipe, steps=steps, steps_per_epoch=steps_per_epoch)
     shared: dict[str, Any] = {
         "warmup_t": warmup,
@@ -91,8 +91,8 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
     return Optimisation(optimizer, schedule, scaler)
 
 
-def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give SGD the momentum of no step, 0, with which its first step is what it is without.
+def _start_momentum_at_zero(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD a momentum of 0, with which its first step is the same as without.
 
     torch leaves the momentum of a fused first step that is skipped uninitialised, and reads it in the second.
     """
@@ -111,7 +111,7 @@ def check_optimizer_name(table: Optimizer) -> None:
         raise RecipeError(f"optimizer.name: '{table.name}' needs second derivatives, which a step here does not take")
 
 
-def _own_options(table: Optimizer) -> dict[str, Any]:
+def _given_options(table: Optimizer) -> dict[str, Any]:
     """The options that were given, and the fused step where torch has one."""
     options: dict[str, Any] = {}
     if table.betas is not None:

@@ -1,4 +1,4 @@
-"""Hears which steps were skipped, without keeping the device waiting; and says when there were too many in a row."""
+"""Which steps were skipped, read without keeping the device waiting; ends a run after too many in a row."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Skipped:
     outcome: StepResult
 
     @property
-    def is_search(self) -> bool:
+    def is_scale_search(self) -> bool:
         """Whether this is merely how fp16 finds its loss scale."""
         return self.in_a_row == 0
 
     @property
     def note(self) -> str:
-        """What is said when steps begin to be skipped."""
-        if self.is_search:
+        """The sentence for the first of several skipped steps."""
+        if self.is_scale_search:
             return (
                 f"step {self.step:,} was skipped: the gradient overflowed, and fp16 goes on with a smaller loss scale"
             )
@@ -54,21 +54,21 @@ class Skipped:
 
 
 class SkippedSteps:
-    """Reads of every step whether it was skipped, once the next one was handed to the device.
+    """Reads whether a step was skipped once the next one was handed to the device.
 
     So the host is at most one step ahead, and a device that has work to do is not waited for. While steps are being
     skipped, or a single one would be too many, it is read at once: the last of `limit` skipped in a row is then the
     step at hand. `in_a_row` is how many were skipped up to where a run is continued.
 
-    `told` hears of every skipped step. `give_up` ends the run, by an exception, at the one that is too many. Of several
-    processes each calls `follow` and `settle` at the same steps.
+    `on_skipped` is called for every skipped step. `give_up` ends the run, by an exception, at the one that is too many.
+    Each of several processes calls `add` and `read` at the same steps.
     """
 
     def __init__(
         self,
         limit: int,
         *,
-        told: Callable[[Skipped], None],
+        on_skipped: Callable[[Skipped], None],
         give_up: Callable[[Window, Skipped], NoReturn],
         in_a_row: int = 0,
         scaler: torch.amp.GradScaler | None = None,
@@ -76,21 +76,21 @@ class SkippedSteps:
     ) -> None:
         self.limit = limit
         self.in_a_row = in_a_row
-        self._told = told
+        self._on_skipped = on_skipped
         self._give_up = give_up
         self._scaler = scaler
         self._processes = processes
         self._unread: tuple[int, StepResult, _Flag] | None = None
 
-    def follow(self, window: Window, outcome: StepResult) -> None:
-        """Hear of the step at hand."""
-        self.settle(window)  # the step before; that one cannot be too many, or it would have been read at once
+    def add(self, window: Window, outcome: StepResult) -> None:
+        """Add the step at hand, and read the one before."""
+        self.read(window)  # the step before cannot be one too many: it would have been read at once
         self._unread = window.step + 1, outcome, _Flag(outcome.skipped)
         if self.in_a_row or self.limit == 1:
-            self.settle(window)
+            self.read(window)
 
-    def settle(self, window: Window) -> None:
-        """Read what is still unread; `window` is the step at hand."""
+    def read(self, window: Window) -> None:
+        """Read the step that is still unread, if any; `window` is the step at hand."""
         if self._unread is None:
             return
         step, outcome, flag = self._unread
@@ -99,22 +99,22 @@ class SkippedSteps:
             self.in_a_row = 0
             return
         terms = self._terms(outcome)
-        searches = not terms and self._searches()
-        self.in_a_row += not searches
-        skipped = Skipped(step, terms, 0 if searches else self.in_a_row, outcome)
-        self._told(skipped)
+        is_search = not terms and self._scale_can_shrink()
+        self.in_a_row += not is_search
+        skipped = Skipped(step, terms, 0 if is_search else self.in_a_row, outcome)
+        self._on_skipped(skipped)
         if self.in_a_row >= self.limit:
             self._give_up(window, skipped)
 
     def _terms(self, outcome: StepResult) -> tuple[str, ...]:
         """The terms that were not finite in some process, or their sum where all of them were."""
         bad = [name for name, value in outcome.averages.items() if not math.isfinite(value)]
-        said = self._processes.gather("\n".join(bad))
-        everywhere = dict.fromkeys(name for text in said for name in text.splitlines())
+        gathered = self._processes.gather("\n".join(bad))
+        everywhere = dict.fromkeys(name for names in gathered for name in names.splitlines())
         named = tuple(name for name in everywhere if name != "loss")
         return named or (("their sum",) if everywhere else ())
 
-    def _searches(self) -> bool:
+    def _scale_can_shrink(self) -> bool:
         """Whether the loss scaler can still answer a gradient that is too large with a smaller scale."""
         return self._scaler is not None and self._scaler.is_enabled() and self._scaler.get_scale() > 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -26,8 +26,6 @@ from distillkit.plugin.runtime_checks import (
 
 Targets: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 """By loss name, what that loss's `target` returned."""
-Teach: TypeAlias = Callable[[Outputs], Targets]
-"""Given what the student said, the targets. By default they are already computed and the argument is not looked at."""
 
 LABEL_TERM = "labels"
 
@@ -38,7 +36,7 @@ class DistillationTask(nn.Module):
     Shapes: images [B, C, H, W]; every returned term is [B], or [] for a loss that couples its batch. The label term is
     0 for an unlabelled sample and always touches the class head.
     `precision` is the autocast dtype of the student's forward; the losses run in float32 at least.
-    What student and losses return is held against what they promised at the first batch of every size.
+    Student and losses are checked against their contracts at the first batch of every size.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class DistillationTask(nn.Module):
         self.precision = precision
         self._checked: set[int] = set()
 
-    def forward(self, images: Tensor, teach: Teach, batch: BatchInfo) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, targets: Targets, batch: BatchInfo) -> dict[str, Tensor]:
         """One student forward, then every loss on what it reads."""
         is_new = len(images) not in self._checked
         given = {"the images": images} if is_new else {}
@@ -69,7 +67,6 @@ class DistillationTask(nn.Module):
             outputs = forward_signals(self.student, images, self.wanted)
         if is_new:
             check_outputs(self.student, outputs, self.spec, self.wanted, images)
-        targets = teach(outputs)
         terms: dict[str, Tensor] = {}
         if self.label_term:
             terms[LABEL_TERM] = label_cross_entropy(outputs, batch)
@@ -85,7 +82,7 @@ class DistillationTask(nn.Module):
     def _terms(
         loss: Any, seen: Outputs, target: Mapping[str, Tensor], batch: BatchInfo, *, check: bool
     ) -> Mapping[str, Tensor]:
-        """What one loss makes of what it reads."""
+        """The terms of one loss."""
         given: dict[str, Tensor] = {}
         if check:
             given = {f"the student's {name}": tensor for name, tensor in tensors_of(seen).items()}

@@ -1,4 +1,4 @@
-"""What the teachers say of a batch, as the losses' targets."""
+"""The targets of the losses: every teacher's outputs for a batch, reduced to what each loss reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from distillkit.training.task import Targets
 
 @dataclass(frozen=True)
 class LossSlot:
-    """A loss and the teacher that it listens to; a loss that reads no teacher has None."""
+    """A loss and the name of its teacher, None where the loss reads no teacher."""
 
     loss: Loss
     teacher: str | None
@@ -34,7 +34,7 @@ class LossSlot:
 
 @dataclass(frozen=True)
 class TeacherSlot:
-    """A built teacher, how it describes itself, and what the losses together want of it."""
+    """A built teacher, its own description, and the signals that the losses together read from it."""
 
     model: nn.Module
     spec: ModelSpec
@@ -42,44 +42,44 @@ class TeacherSlot:
 
 
 class TeacherTargets:
-    """Runs every teacher once per batch and lets every loss boil it down to its target.
+    """Run every teacher once per batch, and compute every loss's target from its teacher's outputs.
 
-    What they return is held against what they promised at the first batch of every size, their types at every batch.
+    At the first batch of every size teachers and losses are checked against their contracts, and types at every batch.
     """
 
-    def __init__(self, teachers: Mapping[str, TeacherSlot], pupils: Mapping[str, LossSlot]) -> None:
+    def __init__(self, teachers: Mapping[str, TeacherSlot], losses: Mapping[str, LossSlot]) -> None:
         self.teachers = dict(teachers)
-        self.pupils = dict(pupils)
+        self.losses = dict(losses)
         self._checked: set[int] = set()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Targets:
         """The targets of one micro-batch: images [B, C, H, W] as the student sees them."""
         is_new = len(images) not in self._checked
-        said = {name: self._lecture(seat, images, check=is_new) for name, seat in self.teachers.items()}
-        targets = {name: self._heard(pupil, said, images, check=is_new) for name, pupil in self.pupils.items()}
+        outputs = {name: self._outputs(slot, images, check=is_new) for name, slot in self.teachers.items()}
+        targets = {name: self._target(slot, outputs, images, check=is_new) for name, slot in self.losses.items()}
         self._checked.add(len(images))
         return targets
 
-    def _lecture(self, seat: TeacherSlot, images: Tensor, *, check: bool) -> Outputs:
+    def _outputs(self, slot: TeacherSlot, images: Tensor, *, check: bool) -> Outputs:
         if not check:
-            return forward_signals(seat.model, images, seat.wanted)
-        with unchanged(seat.model, "forward", {"the images": images} | named_weights(seat.model)):
-            outputs = forward_signals(seat.model, images, seat.wanted)
-        check_outputs(seat.model, outputs, seat.spec, seat.wanted, images)
+            return forward_signals(slot.model, images, slot.wanted)
+        with unchanged(slot.model, "forward", {"the images": images} | named_weights(slot.model)):
+            outputs = forward_signals(slot.model, images, slot.wanted)
+        check_outputs(slot.model, outputs, slot.spec, slot.wanted, images)
         return outputs
 
-    def _heard(
-        self, pupil: LossSlot, said: Mapping[str, Outputs], images: Tensor, *, check: bool
+    def _target(
+        self, slot: LossSlot, outputs: Mapping[str, Outputs], images: Tensor, *, check: bool
     ) -> Mapping[str, Tensor]:
         """The target of one loss."""
-        loss, outputs = pupil.loss, Outputs()
-        if pupil.teacher is not None:
-            seat = self.teachers[pupil.teacher]
-            outputs = restrict(said[pupil.teacher], seat.wanted, loss.reads_teacher, seat.spec)
-        given = {f"the teacher's {name}": tensor for name, tensor in tensors_of(outputs).items()} if check else {}
+        loss, read = slot.loss, Outputs()
+        if slot.teacher is not None:
+            teacher = self.teachers[slot.teacher]
+            read = restrict(outputs[slot.teacher], teacher.wanted, loss.reads_teacher, teacher.spec)
+        given = {f"the teacher's {name}": tensor for name, tensor in tensors_of(read).items()} if check else {}
         with unchanged(loss, "target", given), blamed(loss, "target"):
-            target = loss.target(outputs)
+            target = loss.target(read)
         named(loss, "target", target)
         if check:
             check_target(loss, target, images)

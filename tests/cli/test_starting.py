@@ -134,11 +134,11 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_it_is_starte
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     program = """
 import signal, os
-from distillkit.running.stop_signals import Interruption
+from distillkit.running.stop_signals import StopRequest
 signal.signal(signal.SIGINT, signal.default_int_handler)
-with Interruption().listening() as interruption:
+with StopRequest().listening() as request:
     os.kill(os.getpid(), signal.SIGINT)
-    print(interruption.asked.name)
+    print(request.received.name)
     os.kill(os.getpid(), signal.SIGINT)
     print("still here")
 """

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distillkit import BrokenImage, DataError, Incidents
-from distillkit.contracts.incidents import told
+from distillkit.contracts.incidents import notes_on_broken
 from distillkit.recipe.schema import Data
 from distillkit.running.incident_log import check_broken
 
@@ -48,7 +48,7 @@ def test_the_same_key_in_two_sets_is_two_images() -> None:
 
 def test_what_is_new_is_told_in_one_sentence_for_each_set() -> None:
     found = [image("train", f"{number}.png") for number in range(5)] + [image("test", "x.png", "damaged")]
-    assert told(found) == (
+    assert notes_on_broken(found) == (
         (
             "5 images of train cannot be read and are replaced by others: 0.png (empty), 1.png (empty), 2.png (empty) "
             "and 2 more"

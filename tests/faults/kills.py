@@ -113,13 +113,13 @@ def in_turn(numbers: Iterable[int], seed: int, scene: Scene, first: Start = fres
 def shared_out(runs: int, seed: int, parallel: int, folder: Path) -> list[dict[str, Any]]:
     """All runs, in `parallel` processes that import what they fork once."""
     scene = Scene.prepared(folder)
-    told = folder / "scene.json"
-    told.write_text(json.dumps(asdict(scene), default=str), encoding="utf-8")
+    scene_file = folder / "scene.json"
+    scene_file.write_text(json.dumps(asdict(scene), default=str), encoding="utf-8")
     parts = [folder / f"part-{part}.json" for part in range(parallel)]
     common = [sys.executable, "-m", "tests.faults.kills", "--runs", str(runs), "--seed", str(seed)]
     processes = [
         subprocess.Popen(
-            [*common, "--scene", str(told), "--part", f"{part}/{parallel}", "--out", str(file)], env=environment()
+            [*common, "--scene", str(scene_file), "--part", f"{part}/{parallel}", "--out", str(file)], env=environment()
         )
         for part, file in enumerate(parts)
     ]
@@ -143,8 +143,8 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.scene:
-        told = json.loads(given.scene.read_text(encoding="utf-8"))
-        scene = Scene(Path(told["teacher"]), Path(told["undisturbed"]), told["start_s"], told["steps_s"])
+        saved = json.loads(given.scene.read_text(encoding="utf-8"))
+        scene = Scene(Path(saved["teacher"]), Path(saved["undisturbed"]), saved["start_s"], saved["steps_s"])
         warm()
         part, parts = map(int, given.part.split("/"))
         records = in_turn(range(part, given.runs, parts), given.seed, scene)

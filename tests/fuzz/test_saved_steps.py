@@ -9,15 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
-from distillkit.running.checkpoint import Checkpoint, write_checkpoint
-from distillkit.running.saved_step import INCIDENT, read_saved_step
+from distillkit.running.checkpoint import MANIFEST, STATE, Checkpoint, write_checkpoint
+from distillkit.running.saved_step import read_saved_step
 
 FUZZ = settings.get_profile("fuzz")
-FACTS = {
-    "format": 1,
-    "step": 3,
+INCIDENT = {
     "epoch": 1,
     "reason": "the loss is nan",
     "terms": ["hard"],
@@ -38,15 +35,20 @@ anything = st.recursive(
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A saved step as a run of one process writes it."""
-    path = tmp_path_factory.mktemp("steps") / "step-00000003"
-    path.mkdir()
+    directory = tmp_path_factory.mktemp("steps")
     tensors = {"0.images": torch.zeros(2, 3, 4, 4), "0.label_mass": torch.ones(2), "0.labels": torch.ones(2, 5)}
-    save_file(tensors, path / "rank-0000.safetensors")
-    digest = hashlib.sha256((path / "rank-0000.safetensors").read_bytes()).hexdigest()
-    (path / INCIDENT).write_text(json.dumps(FACTS | {"files": {"rank-0000.safetensors": digest}}))
-    write_checkpoint(path, Checkpoint(2, {"task": {"a": torch.ones(2)}}, {"scaler": {}}), keep=1)
+    parts = {"task": {"a": torch.ones(2)}, "rank-0000": tensors}
+    path = write_checkpoint(directory, Checkpoint(3, parts, {"scaler": {}, "incident": INCIDENT}), keep=1)
     read_saved_step(path)
     return path
+
+
+def seal(path):
+    """Make the manifest agree with the state that was made up."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    content = (path / STATE).read_bytes()
+    manifest["files"][STATE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path / MANIFEST).write_text(json.dumps(manifest))
 
 
 def places(value, path=()):
@@ -57,19 +59,20 @@ def places(value, path=()):
 
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
-@given(data=st.data(), name=st.sampled_from([INCIDENT, INCIDENT, INCIDENT, "rank-0000.safetensors"]))
+@given(data=st.data(), name=st.sampled_from([STATE, STATE, STATE, "rank-0000.safetensors"]))
 def test_saved_steps(attempt, whole, tmp_path, data, name):
     path = tmp_path / whole.name
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(whole, path)
-    if name == INCIDENT and data.draw(st.integers(0, 3)):
-        facts = json.loads((path / INCIDENT).read_text())
-        *way, last = data.draw(st.sampled_from([place for place in places(facts) if place]))
-        inner = facts
+    if name == STATE and data.draw(st.integers(0, 3)):
+        content = json.loads((path / STATE).read_text())
+        *way, last = data.draw(st.sampled_from([place for place in places(content["state"]) if place]))
+        inner = content["state"]
         for key in way:
             inner = inner[key]
         inner[last] = data.draw(anything)
-        (path / INCIDENT).write_text(json.dumps(facts))
+        (path / STATE).write_text(json.dumps(content))
+        seal(path)
     else:
         content = bytearray((path / name).read_bytes())
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -68,7 +68,7 @@ def counts(broken: dict[tuple[str, str], str]) -> dict[str, dict[str, int]]:
     return {split: dict(Counter(kind for (of, _), kind in broken.items() if of == split)) for split in SPLITS.values()}
 
 
-def ledger(directory: Path) -> dict[tuple[str, str], str]:
+def incidents(directory: Path) -> dict[tuple[str, str], str]:
     entries = json.loads((directory / "incidents.json").read_text())["broken"]
     assert len(entries) == len({(entry["split"], entry["key"]) for entry in entries})
     return {(entry["split"], entry["key"]): entry["kind"] for entry in entries}
@@ -79,7 +79,7 @@ def test_a_run_ends_and_its_ledger_and_report_count_every_broken_image_once(
 ) -> None:
     recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": {"batch_size": 50}})
     figures = run(recipe, tmp_path / "run", installed_plugins()).figures
-    assert ledger(tmp_path / "run") == broken
+    assert incidents(tmp_path / "run") == broken
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["incidents"]["broken"] == counts(broken)
     assert (figures["validation/images"], figures["test/images"]) == (53.0, 53.0)
@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights_and_the_same_ledger(
     assert [name for name in whole if not torch.equal(whole[name], stopped[name])] == []
     first, second = ((tmp_path / name / "incidents.json").read_text() for name in ("whole", "stopped"))
     assert first == second
-    assert ledger(tmp_path / "stopped").items() <= broken.items()
+    assert incidents(tmp_path / "stopped").items() <= broken.items()
 
 
 def test_a_strict_run_fails_at_the_first_one_and_leaves_nothing(
@@ -155,7 +155,7 @@ def test_two_processes_count_as_one_and_either_may_have_nothing_to_measure(
     two(tmp_path / "pair", recipe, tmp_path)
     expected = {place: kind for place, kind in broken.items() if place[0] != "test"}
     expected |= {("test", key): "empty" for key in keys[1::2]}
-    assert ledger(tmp_path / "pair") == ledger(tmp_path / "alone") == expected
+    assert incidents(tmp_path / "pair") == incidents(tmp_path / "alone") == expected
     together = json.loads((tmp_path / "pair/result.json").read_text())["figures"]
     assert together.keys() == alone.keys()
     assert together["test/images"] == alone["test/images"] == 30.0
@@ -198,7 +198,7 @@ def both_count(folder: Path, tmp_path: Path, *, batch_size: int) -> None:
     for kind in BREAKERS:
         assert f"| {kind} | {' | '.join(str(counted[split].get(kind, 0)) for split in sorted(counted))} |" in report
     met = {
-        (split if split == "test" else "train", key): kind for (split, key), kind in ledger(tmp_path / "run").items()
+        (split if split == "test" else "train", key): kind for (split, key), kind in incidents(tmp_path / "run").items()
     }
     assert met == {(name, key): kind for name, found in planted.items() for key, kind in found.items()}
 

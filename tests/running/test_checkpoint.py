@@ -19,7 +19,7 @@ from distillkit.errors import CheckpointError
 from distillkit.running.checkpoint import (
     Checkpoint,
     checkpoints,
-    clear_remains,
+    delete_leftovers,
     join_optimizer_state,
     newest_checkpoint,
     read_checkpoint,
@@ -198,11 +198,11 @@ def test_what_a_killed_process_did_not_come_to_is_cleared_away(tmp_path: Path) -
     (first / "manifest.json").unlink()
     (tmp_path / ".step-00000009.tmp").mkdir()
     (tmp_path / ".step-00000009.tmp" / "task.safetensors").write_bytes(b"half")
-    clear_remains(tmp_path, keep=1, newest=5)
+    delete_leftovers(tmp_path, keep=1, newest=5)
     assert sorted(tmp_path.iterdir()) == [fourth, fifth]
     assert not second.exists()
     assert not third.exists()
-    clear_remains(tmp_path / "none", keep=1, newest=0)
+    delete_leftovers(tmp_path / "none", keep=1, newest=0)
 
 
 OPTIMISERS = [

@@ -80,8 +80,8 @@ def test_the_processes_meet_where_nobody_else_reaches_them_and_end_with_their_la
     assert addresses
     assert addresses <= LOOPBACK
     launcher.kill()
-    said, _ = launcher.communicate()
-    assert "stopped by SIGTERM after step " in said
+    output, _ = launcher.communicate()
+    assert "stopped by SIGTERM after step " in output
     assert workers(tmp_path / "run") == []
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0] is not None
 
@@ -90,9 +90,9 @@ def test_what_a_scheduler_sends_to_the_launcher_reaches_the_processes(
     launcher: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     launcher.send_signal(signal.SIGUSR1)
-    said, _ = launcher.communicate()
+    output, _ = launcher.communicate()
     assert launcher.returncode == 128 + signal.SIGUSR1
-    last = said.splitlines()[-1]
+    last = output.splitlines()[-1]
     assert re.fullmatch(
         r"stopped by SIGUSR1 after step \d+ of 4000, which is saved; "
         rf"to continue: distillkit run --resume {tmp_path / 'run'} --nproc 2",

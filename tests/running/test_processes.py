@@ -61,8 +61,8 @@ def started(out: Path, *arguments: str, processes: int = 2) -> subprocess.Popen[
 
 def finished(out: Path, *arguments: str, processes: int = 2) -> tuple[int, str]:
     process = started(out, *arguments, processes=processes)
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
 
 
 def records(out: Path) -> list[dict[str, float]]:
@@ -74,15 +74,15 @@ def records(out: Path) -> list[dict[str, float]]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes."""
     out = tmp_path_factory.mktemp("pair") / "run"
-    code, said = finished(out, *settings())
-    assert code == 0, said
-    assert said.count("to step 40, 36 images each") == 1
+    code, output = finished(out, *settings())
+    assert code == 0, output
+    assert output.count("to step 40, 36 images each") == 1
     return out
 
 
 def test_two_processes_have_the_curve_of_one(pair: Path, tmp_path: Path) -> None:
-    code, said = finished(tmp_path / "run", *settings(), processes=1)
-    assert code == 0, said
+    code, output = finished(tmp_path / "run", *settings(), processes=1)
+    assert code == 0, output
     alone, together = records(tmp_path / "run"), records(pair)
     assert [record["step"] for record in together] == [1, 10, 20, 30, 40]
     for one, two in zip(alone, together, strict=True):
@@ -98,10 +98,10 @@ def test_three_processes_in_micro_batches_have_the_curve_of_one(tmp_path: Path) 
     """Of 24 images of a step two are labelled, and these are a pair: the other two processes never have a label."""
     small = {"training__steps": 6, "training__batch_size": 24, "training__log_every": 1}
     given = settings(**small)
-    code, said = finished(tmp_path / "one", *given, processes=1)
-    assert code == 0, said
-    code, said = finished(tmp_path / "three", *given, "--set", "training.micro_batch_size=4", processes=3)
-    assert code == 0, said
+    code, output = finished(tmp_path / "one", *given, processes=1)
+    assert code == 0, output
+    code, output = finished(tmp_path / "three", *given, "--set", "training.micro_batch_size=4", processes=3)
+    assert code == 0, output
     alone, together = records(tmp_path / "one"), records(tmp_path / "three")
     assert len(alone) == len(together) == 6
     for one, three in zip(alone, together, strict=True):
@@ -130,10 +130,10 @@ def kill_one(process: subprocess.Popen[str], out: Path) -> None:
 def test_a_process_that_is_killed_costs_nothing_but_the_steps_since_the_checkpoint(pair: Path, tmp_path: Path) -> None:
     process = started(tmp_path / "run", *settings(training__checkpoint_every=2))
     kill_one(process, tmp_path / "run")
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert "Traceback" not in said
-    assert re.search(r"from step \d+", said)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert re.search(r"from step \d+", output)
     for name in ("student.safetensors", "ema/student.safetensors"):
         undisturbed, disturbed = load_file(pair / name), load_file(tmp_path / "run" / name)
         assert [key for key in undisturbed if not torch.equal(undisturbed[key], disturbed[key])] == []
@@ -146,10 +146,10 @@ def test_processes_that_are_asked_to_end_save_and_go_on(pair: Path, tmp_path: Pa
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGTERM)
-    said, _ = process.communicate(timeout=300)
-    if "which is saved" in said:
+    output, _ = process.communicate(timeout=300)
+    if "which is saved" in output:
         assert process.returncode == 128 + signal.SIGTERM
-        assert "Traceback" not in said
+        assert "Traceback" not in output
         again = subprocess.run(
             command("--resume", str(tmp_path / "run"), "--nproc", "2"),
             capture_output=True,
@@ -164,9 +164,9 @@ def test_processes_that_are_asked_to_end_save_and_go_on(pair: Path, tmp_path: Pa
 
 
 def test_what_cannot_be_is_said_once(tmp_path: Path) -> None:
-    code, said = finished(tmp_path / "run", *settings(training__batch_size=2))
+    code, output = finished(tmp_path / "run", *settings(training__batch_size=2))
     assert code == 2
-    assert said == (
+    assert output == (
         "error: a step has 2 samples, too few for 2 processes, which need two each; use fewer processes or raise "
         "training.batch_size to 4 or more\n"
     )

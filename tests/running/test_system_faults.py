@@ -1,4 +1,4 @@
-"""What the system takes away from a run is a sentence, whoever stumbled over it."""
+"""Errors that the system causes are reported in a sentence, whichever code raised them."""
 
 import errno
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distillkit.errors import BrokenPluginError, DataError, TrainingError
-from distillkit.running.system_faults import outage
+from distillkit.running.system_faults import system_fault
 
 RUN = Path("runs/a")
 MISSING = FileNotFoundError(errno.ENOENT, "No such file or directory", "runs/a/metrics.jsonl")
@@ -40,7 +40,7 @@ def because(error, cause):
     ],
 )
 def test_it_is_said_in_a_sentence(error, sentence):
-    assert str(outage(error, RUN)) == sentence
+    assert str(system_fault(error, RUN)) == sentence
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_it_is_said_in_a_sentence(error, sentence):
     ],
 )
 def test_other_errors_are_what_they_are(error):
-    assert outage(error, RUN) is None
+    assert system_fault(error, RUN) is None

@@ -1,4 +1,4 @@
-"""The loop's rhythm, and what it refuses."""
+"""When the loop logs, evaluates and saves, and when it gives up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distillkit.compute.distributed import ALONE
 from distillkit.data.batches import Window
 from distillkit.training.interval_averages import IntervalAverages
-from distillkit.training.loop import Callbacks, Rhythm, train
+from distillkit.training.loop import Callbacks, Intervals, train
 from distillkit.training.model_seed import seed_model_noise
 from distillkit.training.skipped_steps import Skipped, SkippedSteps
 from distillkit.training.step import StepResult
@@ -51,15 +51,17 @@ def windows(start: int, steps: int, per_epoch: int) -> Iterator[Window]:
 
 
 class TooManyError(Exception):
-    """What the tests give up with: the step at hand, counted from 1, and what was said of it."""
+    """What the tests give up with: the step at hand, counted from 1, and the skipped step."""
 
 
 def give_up(window: Window, skipped: Skipped) -> NoReturn:
     raise TooManyError(window.step + 1, skipped)
 
 
-def heard(rhythm: Rhythm, start: int = 0, bad: Collection[int] = (), limit: int = 20) -> list[tuple[str, float]]:
-    """What the loop told its callbacks, in order."""
+def events_of(
+    intervals: Intervals, start: int = 0, bad: Collection[int] = (), limit: int = 20
+) -> list[tuple[str, float]]:
+    """The calls of the loop's callbacks, in order."""
     events: list[tuple[str, float]] = []
     callbacks = Callbacks(
         logged=lambda record: events.append(("log", record["loss"])),
@@ -68,14 +70,16 @@ def heard(rhythm: Rhythm, start: int = 0, bad: Collection[int] = (), limit: int 
         save=lambda step: events.append(("save", float(step))),
     )
     stepper: Any = Counter(bad)
-    watch = SkippedSteps(limit, told=lambda skipped: events.append(("skipped", float(skipped.step))), give_up=give_up)
-    train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, watch, rhythm, callbacks)
+    skipped_steps = SkippedSteps(
+        limit, on_skipped=lambda skipped: events.append(("skipped", float(skipped.step))), give_up=give_up
+    )
+    train(windows(start, intervals.steps, intervals.steps_per_epoch), stepper, skipped_steps, intervals, callbacks)
     return events
 
 
-def test_the_rhythm_of_a_run_that_ends_inside_an_epoch() -> None:
+def test_the_intervals_of_a_run_that_ends_inside_an_epoch() -> None:
     """Five steps, epochs of three, logs every two and of the first by itself: means of steps 0, 1, 2-3 and 4."""
-    assert heard(Rhythm(5, 3, log_every=2, evaluate_every=2, checkpoint_every=None)) == [
+    assert events_of(Intervals(5, 3, log_every=2, evaluate_every=2, checkpoint_every=None)) == [
         ("log", 0.0),
         ("log", 1.0),
         ("epoch", 1.0),
@@ -89,30 +93,30 @@ def test_the_rhythm_of_a_run_that_ends_inside_an_epoch() -> None:
 
 
 def test_norms_are_measured_at_the_logged_steps_alone_and_a_resumed_run_has_no_second_first_step() -> None:
-    rhythm = Rhythm(11, 4, log_every=5, evaluate_every=9, checkpoint_every=None)
-    told: list[float] = []
+    intervals = Intervals(11, 4, log_every=5, evaluate_every=9, checkpoint_every=None)
+    logged: list[float] = []
     callbacks = Callbacks(
-        logged=lambda record: told.append(record["step"]),
+        logged=lambda record: logged.append(record["step"]),
         evaluate=lambda _step: {},
         epoch_ended=lambda _record: None,
         save=lambda _step: None,
     )
     for start, due in ((0, [1, 5, 10, 11]), (1, [5, 10, 11]), (5, [10, 11])):
         stepper: Any = Counter()
-        told.clear()
-        watch = SkippedSteps(20, told=pytest.fail, give_up=give_up)
-        train(windows(start, rhythm.steps, rhythm.steps_per_epoch), stepper, watch, rhythm, callbacks)
-        assert told == stepper.measured == due
+        logged.clear()
+        skipped_steps = SkippedSteps(20, on_skipped=pytest.fail, give_up=give_up)
+        train(windows(start, intervals.steps, intervals.steps_per_epoch), stepper, skipped_steps, intervals, callbacks)
+        assert logged == stepper.measured == due
 
 
 def test_checkpoints_between_epochs() -> None:
-    events = heard(Rhythm(6, 6, log_every=10, evaluate_every=1, checkpoint_every=4))
+    events = events_of(Intervals(6, 6, log_every=10, evaluate_every=1, checkpoint_every=4))
     assert [step for kind, step in events if kind == "save"] == [4.0, 6.0]
 
 
 @given(steps=st.integers(1, 30), per_epoch=st.integers(1, 10), start=st.integers(0, 29), every=st.integers(1, 7))
 def test_the_last_step_is_always_logged_evaluated_and_saved(steps: int, per_epoch: int, start: int, every: int) -> None:
-    events = heard(Rhythm(steps, per_epoch, every, evaluate_every=3, checkpoint_every=None), start=start)
+    events = events_of(Intervals(steps, per_epoch, every, evaluate_every=3, checkpoint_every=None), start=start)
     if start >= steps:
         assert events == []
         return
@@ -122,7 +126,7 @@ def test_the_last_step_is_always_logged_evaluated_and_saved(steps: int, per_epoc
 
 def test_an_interval_averages_the_steps_that_were_taken_and_one_without_any_goes_on() -> None:
     """Nine steps, logs every two; 3 and 4 are skipped, and 6, so that 5 is the mean of steps 3 to 6."""
-    events = heard(Rhythm(9, 9, log_every=2, evaluate_every=1, checkpoint_every=None), bad={3, 4, 6})
+    events = events_of(Intervals(9, 9, log_every=2, evaluate_every=1, checkpoint_every=None), bad={3, 4, 6})
     assert [event for event in events if event[0] in ("log", "skipped")] == [
         ("log", 0.0),
         ("log", 1.0),
@@ -136,7 +140,7 @@ def test_an_interval_averages_the_steps_that_were_taken_and_one_without_any_goes
 
 
 def test_a_skipped_step_is_known_before_anything_is_saved() -> None:
-    events = heard(Rhythm(6, 6, log_every=100, evaluate_every=1, checkpoint_every=2), bad={2})
+    events = events_of(Intervals(6, 6, log_every=100, evaluate_every=1, checkpoint_every=2), bad={2})
     assert events[:3] == [("log", 0.0), ("skipped", 2.0), ("save", 2.0)]
 
 
@@ -160,19 +164,19 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
             fatal = step
     if rows[start] >= limit:
         return  # no checkpoint is made of such a step
-    told: list[Skipped] = []
+    found: list[Skipped] = []
     saved: dict[int, int] = {}
     callbacks = Callbacks(
         logged=lambda _record: None,
         evaluate=lambda _step: {},
         epoch_ended=lambda _record: None,
-        save=lambda step: saved.update({step: watch.in_a_row}),
+        save=lambda step: saved.update({step: skipped_steps.in_a_row}),
     )
-    watch = SkippedSteps(limit, told=told.append, give_up=give_up, in_a_row=rows[start])
+    skipped_steps = SkippedSteps(limit, on_skipped=found.append, give_up=give_up, in_a_row=rows[start])
     stepper: Any = Counter(bad)
-    rhythm = Rhythm(40, 13, every, evaluate_every=1, checkpoint_every=save)
+    intervals = Intervals(40, 13, every, evaluate_every=1, checkpoint_every=save)
     try:
-        train(windows(start, 40, 13), stepper, watch, rhythm, callbacks)
+        train(windows(start, 40, 13), stepper, skipped_steps, intervals, callbacks)
     except TooManyError as error:
         at_hand, skipped = error.args
         assert at_hand == skipped.step == fatal
@@ -181,7 +185,7 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
     else:
         assert not fatal
     last = fatal or 40
-    assert [(skipped.step, skipped.in_a_row) for skipped in told] == [
+    assert [(skipped.step, skipped.in_a_row) for skipped in found] == [
         (step, rows[step]) for step in range(start + 1, last + 1) if step in bad
     ]
     assert saved == {step: rows[step] for step in saved}
@@ -189,17 +193,17 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
 
 def test_the_search_of_fp16_for_its_scale_is_no_streak() -> None:
     """Down to a scale of 1 a gradient that overflows is no fault; below, it is. A loss that is NaN always is."""
-    told: list[Skipped] = []
+    found: list[Skipped] = []
     scale = [4.0]
     scaler: Any = SimpleNamespace(is_enabled=lambda: True, get_scale=lambda: scale[0])
-    watch = SkippedSteps(4, told=told.append, give_up=give_up, scaler=scaler)
+    skipped_steps = SkippedSteps(4, on_skipped=found.append, give_up=give_up, scaler=scaler)
     (window,) = windows(0, 1, 1)
     fine, bad = {"loss": torch.tensor(1.0)}, {"a/b": torch.tensor(1.0), "loss": torch.tensor(math.inf)}
     for averages, after in ((fine, 2.0), (fine, 1.0), (bad, 0.5), (fine, 0.25)):
         scale[0] = after
-        watch.follow(window, StepResult(averages, (averages,), torch.tensor(True)))
-        watch.settle(window)
-    assert [(skipped.in_a_row, skipped.note) for skipped in told] == [
+        skipped_steps.add(window, StepResult(averages, (averages,), torch.tensor(True)))
+        skipped_steps.read(window)
+    assert [(skipped.in_a_row, skipped.note) for skipped in found] == [
         (0, "step 1 was skipped: the gradient overflowed, and fp16 goes on with a smaller loss scale"),
         (1, "step 1 was skipped: the gradient is not finite, though the loss is"),
         (2, "step 1 was skipped: the loss is not finite (their sum)"),
@@ -207,26 +211,26 @@ def test_the_search_of_fp16_for_its_scale_is_no_streak() -> None:
     ]
 
 
-def test_the_meter_averages_counts_and_times() -> None:
+def test_interval_averages_count_and_time() -> None:
+    """Of eight seconds for two items of ten images, six are spent waiting for data."""
     now = [100.0]
-    meter = IntervalAverages(clock=lambda: now[0])
+    averages = IntervalAverages(clock=lambda: now[0])
 
     def slowly() -> Iterator[int]:
         for number in range(2):
             now[0] += 3.0
             yield number
 
-    for number in meter.timed(slowly()):
+    for number in averages.timed(slowly()):
         now[0] += 1.0
-        meter.add({"labels": torch.tensor(float(number)), "loss": torch.tensor(3.0)}, 10, torch.tensor(False))
-    record = meter.read({"grad_norm": torch.tensor(2.0)})
-    assert record is not None
-    assert "skipped_steps" not in record
-    assert record["loss/labels"] == 0.5
-    assert record["loss"] == 3.0
-    assert record["grad_norm"] == 2.0
-    assert record["images_per_s"] == 20 / 8
-    assert record["data_wait"] == 6 / 8
+        averages.add({"labels": torch.tensor(float(number)), "loss": torch.tensor(3.0)}, 10, torch.tensor(False))
+    assert averages.read({"grad_norm": torch.tensor(2.0)}) == {
+        "loss/labels": 0.5,
+        "loss": 3.0,
+        "images_per_s": 2.5,
+        "data_wait": 0.75,
+        "grad_norm": 2.0,
+    }
 
 
 def test_model_noise_is_a_function_of_where_the_run_stands() -> None:

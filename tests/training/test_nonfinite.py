@@ -107,22 +107,22 @@ class Reads(TorchDispatchMode):
 def test_the_host_reads_nothing_of_a_step_whose_optimiser_is_fused(case: str) -> None:
     """Of two steps, one measured, with all that the loop does of a step that is neither logged nor saved.
 
-    The step before is known, the one at hand is not: the second is told of the first alone.
+    The step before is known, the one at hand is not: the second call reads the first step alone.
     """
     session = session_of({}, **CASES[case])
-    meter = IntervalAverages()
-    watch = SkippedSteps(20, told=pytest.fail, give_up=pytest.fail)  # type: ignore[arg-type]
+    averages = IntervalAverages()
+    skipped_steps = SkippedSteps(20, on_skipped=pytest.fail, give_up=pytest.fail)  # type: ignore[arg-type]
     first, *windows = itertools.islice(session.data.windows(0, STEPS), 3)
     session.stepper.step(first)
     with Reads() as found:
         for window in windows:
             outcome = session.stepper.step(window, measure=window is windows[-1])
-            meter.add(outcome.averages, window.samples, outcome.skipped)
+            averages.add(outcome.averages, window.samples, outcome.skipped)
     assert found.count == 0
     with Reads() as found:
-        watch.follow(windows[0], outcome)
+        skipped_steps.add(windows[0], outcome)
         assert found.count == 0
-        watch.follow(windows[1], outcome)
+        skipped_steps.add(windows[1], outcome)
         assert found.count == 1
 
 
@@ -132,8 +132,8 @@ def test_the_host_reads_nothing_of_a_step_whose_optimiser_is_fused(case: str) ->
 def test_on_a_gpu_a_step_waits_for_nothing_and_leaves_no_trace(case: str) -> None:
     tables = {**CASES[case], "training": {**CASES[case].get("training", {}), "device": "cuda"}}
     session = session_of(FAULTS, **tables)
-    told: list[int] = []
-    watch = SkippedSteps(20, told=lambda skipped: told.append(skipped.step), give_up=pytest.fail)  # type: ignore[arg-type]
+    found: list[int] = []
+    skipped_steps = SkippedSteps(20, on_skipped=lambda skipped: found.append(skipped.step), give_up=pytest.fail)  # type: ignore[arg-type]
     for window in session.data.windows(0, STEPS):
         kept = [parameter.detach().clone() for parameter in session.task.parameters()]
         torch.cuda.set_sync_debug_mode("error" if window.step else "default")
@@ -141,11 +141,11 @@ def test_on_a_gpu_a_step_waits_for_nothing_and_leaves_no_trace(case: str) -> Non
             outcome = session.stepper.step(window)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        watch.follow(window, outcome)
-        watch.settle(window)
+        skipped_steps.add(window, outcome)
+        skipped_steps.read(window)
         same = all(torch.equal(a, b) for a, b in zip(kept, session.task.parameters(), strict=True))
         assert same == (window.step + 1 in FAULTS)
-    assert told == list(FAULTS)
+    assert found == list(FAULTS)
 
 
 @pytest.mark.parametrize("value", [0.1, -3.0, 1e-30, 1e38, -1e-45])

@@ -13,7 +13,6 @@ from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.errors import BrokenPluginError
 from distillkit.plugin.error_attribution import sign
-from distillkit.training.step import given
 from distillkit.training.task import DistillationTask, Objective, batch_averages
 from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTargets
 
@@ -83,7 +82,7 @@ def gradients(micro_batch_size: int, dtype: torch.dtype, samples: int = 16, labe
         for start in range(0, samples, micro_batch_size):
             part = slice(start, start + micro_batch_size)
             targets = {"match": {"logits": images[part].flatten(1).repeat(1, 2)[:, :CLASSES]}}
-            terms = task(images[part], given(targets), BatchInfo(labels[part], mass[part]))
+            terms = task(images[part], targets, BatchInfo(labels[part], mass[part]))
             averages = batch_averages(terms, samples=samples, labelled=labelled, micro_samples=len(images[part]))
             Objective({"match": 0.7}, 0.3).total(averages).backward()
         return [parameter.grad for parameter in task.parameters() if parameter.grad is not None]
@@ -115,7 +114,7 @@ def test_the_whole_loss_by_hand() -> None:
         label_term=True,
     )
     taught = torch.ones(4, CLASSES)
-    terms = task(images, given({"match": {"logits": taught}}), BatchInfo(labels, mass))
+    terms = task(images, {"match": {"logits": taught}}, BatchInfo(labels, mass))
     assert terms["labels"].tolist()[2:] == [0.0, 0.0]
     loss = Objective({"match": 2.0}, 0.25).total(batch_averages(terms, samples=4, labelled=2, micro_samples=4))
     pixels = images.flatten(1)
@@ -128,7 +127,7 @@ def test_the_whole_loss_by_hand() -> None:
 def test_a_micro_batch_without_labels_touches_the_class_head() -> None:
     images, labels, _ = mixed_batch(4, 2)
     task = DistillationTask(TwoHeads(), {}, spec=SPEC, wanted={Signal.LOGITS: ()}, label_term=True)
-    terms = task(images, given({}), BatchInfo(torch.zeros_like(labels), torch.zeros(4)))
+    terms = task(images, {}, BatchInfo(torch.zeros_like(labels), torch.zeros(4)))
     averages = batch_averages(terms, samples=4, labelled=0, micro_samples=4)
     Objective({}, 1.0).total(averages).backward()
     gradient = task.student.network["head"].weight.grad  # type: ignore[index, union-attr]
@@ -153,7 +152,7 @@ def test_a_term_of_the_wrong_shape_names_its_loss() -> None:
     loss = sign(Flat(), "loss 'flat' of acme 1.0")
     wanted = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
     task = DistillationTask(TwoHeads(), {"mine": loss}, spec=SPEC, wanted=wanted, label_term=True)
-    target = given({"mine": {"logits": torch.ones(4, CLASSES)}})
+    target = {"mine": {"logits": torch.ones(4, CLASSES)}}
     with pytest.raises(BrokenPluginError) as caught:
         task(images, target, BatchInfo(labels, mass))
     assert str(caught.value) == (
@@ -170,9 +169,9 @@ def test_targets_that_differ_from_what_was_announced_are_refused() -> None:
             return Outputs(logits=torch.zeros(len(images), CLASSES))
 
     loss = sign(Match(), "loss 'match' of acme 1.0")
-    lessons = TeacherTargets({"t": TeacherSlot(Teacher(), SPEC, {Signal.LOGITS: ()})}, {"match": LossSlot(loss, "t")})
+    targets = TeacherTargets({"t": TeacherSlot(Teacher(), SPEC, {Signal.LOGITS: ()})}, {"match": LossSlot(loss, "t")})
     with pytest.raises(BrokenPluginError) as caught:
-        lessons(torch.zeros(2, 1, 1, WIDTH))
+        targets(torch.zeros(2, 1, 1, WIDTH))
     assert str(caught.value) == (
         "loss 'match' of acme 1.0 returned 'logits' of float32 from target; float64, as its targets say, is what the "
         "contract asks for"

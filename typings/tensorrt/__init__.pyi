@@ -379,11 +379,11 @@ class ILayer:
 
 class ILogger:
     class Severity:
-        ERROR: ClassVar[Severity]
-        INFO: ClassVar[Severity]
-        INTERNAL_ERROR: ClassVar[Severity]
-        VERBOSE: ClassVar[Severity]
-        WARNING: ClassVar[Severity]
+        ERROR: ClassVar[ILogger.Severity]
+        INFO: ClassVar[ILogger.Severity]
+        INTERNAL_ERROR: ClassVar[ILogger.Severity]
+        VERBOSE: ClassVar[ILogger.Severity]
+        WARNING: ClassVar[ILogger.Severity]
         def __int__(self) -> int: ...
         name: str
     def __init__(self) -> None: ...

@@ -1,0 +1,101 @@
+"""From `run` and `resume` to the loop: how many frames it takes, and when the hooks are called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillkit import RunInfo
+from distillkit.plugin.registry import installed_plugins
+from distillkit.running import api, training_run
+from distillkit.training import loop
+
+TINY = {"training": {"steps": 2, "log_every": 1}, "trackers": []}
+
+
+class Frames:
+    """The functions on the stack from the loop to the library call, when a step is logged; `stop_at` ends the run."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.stop_at = stop_at
+        self.names: list[tuple[str, str]] = []
+
+    def distillkit_steps_logged(self, record: Mapping[str, float]) -> None:
+        self.names = []
+        frame = inspect.currentframe()
+        while frame is not None and (not self.names or self.names[-1][0] != api.__file__):
+            file, name = frame.f_code.co_filename, frame.f_code.co_name
+            if self.names or (file, name) == (loop.__file__, "train"):
+                self.names.append((file, name))
+            frame = frame.f_back
+        if record["step"] == self.stop_at:
+            raise KeyboardInterrupt
+
+
+def test_from_the_library_call_to_the_loop_there_is_one_frame(recipe_of: Any, tmp_path: Path) -> None:
+    first, second = Frames(stop_at=1), Frames()
+    with pytest.raises(KeyboardInterrupt):
+        api.run(recipe_of(TINY), tmp_path / "run", installed_plugins(), observers=[first])
+    api.resume(tmp_path / "run", installed_plugins(), observers=[second])
+    below = [(loop.__file__, "train"), (training_run.__file__, "run")]
+    assert first.names == [*below, (api.__file__, "run")]
+    assert second.names == [*below, (api.__file__, "resume")]
+
+
+class Calls:
+    """The life-cycle hooks in the order of their calls, with the files that are there; `fail_at` one of them fails."""
+
+    def __init__(self, fail_at: str = "") -> None:
+        self.fail_at = fail_at
+        self.seen: list[tuple[str, bool, bool]] = []
+
+    def _called(self, hook: str, run: RunInfo) -> None:
+        student, result = run.directory / "student.safetensors", run.directory / "result.json"
+        self.seen.append((hook, student.is_file(), result.is_file()))
+        if hook == self.fail_at:
+            raise KeyboardInterrupt
+
+    def distillkit_run_started(self, run: RunInfo) -> None:
+        self._called("started", run)
+
+    def distillkit_steps_logged(self, run: RunInfo) -> None:
+        self._called("logged", run)
+
+    def distillkit_run_ended(self, run: RunInfo) -> None:
+        self._called("ended", run)
+
+    def distillkit_run_failed(self, run: RunInfo) -> None:
+        self._called("failed", run)
+
+
+STARTED, LOGGED, FAILED = ("started", False, False), ("logged", False, False), ("failed", False, False)
+ENDED = ("ended", True, False)
+
+
+@pytest.mark.parametrize(
+    ("fail_at", "seen"),
+    [
+        ("", [STARTED, LOGGED, LOGGED, ENDED]),
+        ("started", [STARTED]),
+        ("logged", [STARTED, LOGGED, FAILED]),
+        ("ended", [STARTED, LOGGED, LOGGED, ENDED]),
+    ],
+)
+def test_a_run_ends_once_its_student_is_saved_and_its_result_comes_last(
+    recipe_of: Any, tmp_path: Path, fail_at: str, seen: list[tuple[str, bool, bool]]
+) -> None:
+    calls = Calls(fail_at)
+    plugins = installed_plugins()
+    if fail_at:
+        with pytest.raises(KeyboardInterrupt):
+            api.run(recipe_of(TINY), tmp_path / "run", plugins, observers=[calls])
+    else:
+        api.run(recipe_of(TINY), tmp_path / "run", plugins, observers=[calls])
+    assert calls.seen == seen
+    assert (tmp_path / "run" / "result.json").is_file() == (not fail_at)
+    api.run(recipe_of(TINY), tmp_path / "next", plugins)
+    assert calls.seen == seen  # the observers of the first run do not follow the second
