@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import shutil
@@ -21,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from distillkit.running.checkpoint import checkpoints, newest_checkpoint
 from tests.faults.equality import differences
@@ -140,9 +141,9 @@ def missing_file(case: Case) -> None:
 
 def lost_loader(case: Case) -> None:
     victim = case.trained(case.start(data__workers=2))
-    loaders = [int(pid) for pid in Path(f"/proc/{victim.pid}/task/{victim.pid}/children").read_text().split()]
+    loaders = psutil.Process(victim.pid).children()
     assert loaders, "there is no loader process"
-    os.kill(case.random_of.choice(loaders), signal.SIGKILL)
+    case.random_of.choice(loaders).kill()
     case.sentence(victim, 1, "a loader process was killed", "--resume")
     case.goes_on("recipe.toml", data__workers=2)
 

@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.faults.equality import differences, require_readable
 from tests.faults.kills import ATTEMPTS
 from tests.faults.kills import summary as of_kills
@@ -43,26 +45,13 @@ def started(launcher: str, given: list[str], log: Path) -> Victim:
 
 def workers(out: Path) -> dict[int, int]:
     """The processes that train in `out`, by rank."""
-    found = {}
-    for pid, environment in processes_of(out):
-        ranks = [entry for entry in environment if entry.startswith(b"RANK=")]
-        if ranks:
-            found[int(ranks[0][5:])] = pid
-    return found
+    return {int(environment["RANK"]): pid for pid, environment in processes_of(out) if "RANK" in environment}
 
 
-def processes_of(out: Path) -> list[tuple[int, list[bytes]]]:
+def processes_of(out: Path) -> list[tuple[int, dict[str, str]]]:
     """Every process that has `out` on its command line, and its environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if str(out).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
-                found.append((int(entry.name), (entry / "environ").read_bytes().split(b"\0")))
-        except OSError:
-            continue
-    return found
+    running = psutil.process_iter(["cmdline", "environ"])
+    return [(each.pid, each.info["environ"] or {}) for each in running if str(out) in (each.info["cmdline"] or ())]
 
 
 def disturbed_run(number: int, seed: int, scene: Scene) -> dict[str, Any]:

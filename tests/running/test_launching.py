@@ -11,15 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distillkit.running.checkpoint import newest_checkpoint
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems hide the environment of a process")
 
 LONG = ["data.workers=0", "training.steps=4000", "training.checkpoint_every=50", "student.width=24", "student.heads=2"]
-LISTENS = "0A"
-LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F"}
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 @pytest.fixture
@@ -45,30 +45,17 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def workers(out: Path) -> list[int]:
     """The processes that train in a directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if entry.name.isdigit() and str(out).encode() in command.split(b"\0") and b"\0LOCAL_RANK=" in environment:
-            found.append(int(entry.name))
-    return found
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if str(out) in (process.info["cmdline"] or ()) and "LOCAL_RANK" in (process.info["environ"] or ())
+    ]
 
 
 def listening(pids: list[int]) -> set[str]:
-    """The addresses, as /proc writes them, at which processes wait for others."""
-    sockets = set()
-    for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                sockets |= set(re.findall(r"socket:\[(\d+)\]", str(descriptor.readlink())))
-            except OSError:
-                continue
-    lines = [
-        line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-    ]
-    return {fields[1].partition(":")[0] for fields in lines if fields[3] == LISTENS and fields[9] in sockets}
+    """The addresses at which processes wait for others."""
+    connections = [each for pid in pids for each in psutil.Process(pid).net_connections("tcp")]
+    return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
 
 
 def test_the_processes_meet_where_nobody_else_reaches_them_and_end_with_their_launcher(

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import onnx
+import psutil
 import pytest
 
 from distillkit_export.profiling.worker import peak_rss_bytes
@@ -43,10 +43,9 @@ def opened(worker, file, **setting):
 
 def is_alive(pid):
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return state != "Z"
 
 
 def gone(pid, within_s=10.0):
