@@ -16,8 +16,9 @@ from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import write_json
 from distillkit_export.bundle.manifest import MANIFEST, ArtifactCard
 from distillkit_export.bundle.reader import OpenBundle, open_bundle
+from distillkit_export.export_options import Tolerance
 from distillkit_export.gate.gate import FileOpener, Gate, Verdict
-from distillkit_export.gate.limits import TOLERANCES, Tolerance
+from distillkit_export.gate.limits import TOLERANCES
 from distillkit_export.gate.parity import Evidence, evidence
 from distillkit_export.gate.report import lines
 from distillkit_export.gate.samples import read_samples
