@@ -46,15 +46,15 @@ class Verification:
 
     def lines(self) -> list[str]:
         """What a terminal shows."""
-        said = [f"{self.folder}: every file is the one that was exported", *lines(self.verdicts, self.against)]
+        shown = [f"{self.folder}: every file is the one that was exported", *lines(self.verdicts, self.against)]
         if self.data is not None:
-            said += ["", *lines(self.on_data, self.data)]
-        said += [
+            shown += ["", *lines(self.on_data, self.data)]
+        shown += [
             f"{verdict.artifact.file} was ungated and has passed in {verdict.runtime}; {MANIFEST} says so now"
             for verdict in self.verdicts
             if verdict.artifact.file in self.recorded
         ]
-        return [*said, *self.notes]
+        return [*shown, *self.notes]
 
     def as_dict(self) -> dict[str, Any]:
         """The same as data, for --json."""
