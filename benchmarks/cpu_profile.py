@@ -29,10 +29,8 @@ from distillkit.contracts.runtime import Servable
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_cli.progress import ProfileProgress
 from distillkit_cli.terminal import Terminal
+from distillkit_export import ExportOptions, export
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.images.gate_images import ImageWish
-from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.profiling.configurations import Artefact, ProfiledStudent, ProfileSelection, Runtimes
 from distillkit_export.profiling.latency import Ratio, compare
 from distillkit_export.profiling.machine import machine
@@ -99,10 +97,9 @@ def student(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dic
     """Export a run in three precisions, and profile the files that passed beside the model in memory."""
     run: Path = arguments.run
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        wish = ImageWish(data=arguments.data, gate=arguments.images)
         here = machine()
-        asked = ExportOptions(precisions=("fp16", "int8"), images=wish)
-        exported = export(str(run), Path(folder) / "bundle", asked, plugins=plugins)
+        options = ExportOptions(fp16=True, int8=True, data=arguments.data, gate_images=arguments.images)
+        exported = export(run, Path(folder) / "bundle", options, plugins=plugins)
         gate = exported.as_dict()["parity"]
         files = of_bundle(open_bundle(exported.directory), "student")
         memory = Artefact(Servable("torch", str(run.resolve())))

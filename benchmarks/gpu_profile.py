@@ -24,9 +24,8 @@ from distillkit.contracts.exporter import Precision
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
+from distillkit_export import ExportOptions, export
 from distillkit_export.bundle.reader import open_bundle
-from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.profiling.configurations import Artefact, Configuration, ProfiledStudent, Runtimes
 from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import doubt_lines, machine_line, ratio_text, short
@@ -83,7 +82,7 @@ def in_memory(model: str, device: str, plugins: PluginRegistry) -> tuple[Profile
     from distillkit_export.pipeline.target import load_target
 
     target = f"timm:{model}"
-    spec = load_target(target, plugins, "none").model.spec
+    spec = load_target(target, plugins, ExportOptions(weights="none")).model.spec
     shape = (len(spec.mean), *spec.image_size)
     card = SubjectCard(name=model, architecture=spec.architecture, parameters=spec.parameters)
     subject = ProfiledStudent(card, shape, "float32", ())
@@ -116,10 +115,9 @@ def exported(
     if not working or not deadline.has(2 * LEAST_S, f"{model} in {', '.join(working)}"):
         return []
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / model
-    precisions: tuple[Precision, ...] = ("fp32",) if device == "cpu" else ("fp32", "fp16")
-    asked = ExportOptions(formats=("tensorrt",) if "tensorrt" in working else (), precisions=precisions)
+    options = ExportOptions(trt="tensorrt" in working, fp32=True, fp16=device != "cpu", weights="none")
     try:
-        made = export(f"timm:{model}", folder, asked, plugins=plugins, weights="none")
+        made = export(f"timm:{model}", folder, options, plugins=plugins)
         subject = of_bundle(open_bundle(made.directory), model)
     except DistillkitError as error:
         deadline.dropped.append(f"{model} as files: {error}")

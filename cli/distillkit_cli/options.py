@@ -1,4 +1,4 @@
-"""The options that `run`, `plan` and `finetune` share, and what they change in a recipe."""
+"""The options that `run`, `plan` and `finetune` share, what they change in a recipe, and dataclasses as options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 
@@ -150,32 +150,60 @@ def given_options(*groups: Any) -> list[str]:
 
 
 def flattened(function: Callable[..., None]) -> Callable[..., None]:
-    """Let typer see the fields of every parameter that is a dataclass as options of their own."""
+    """Let typer see the fields of every parameter that is a dataclass as options of their own.
+
+    A field is an option where its type is annotated with one, or where its metadata has the help of one.
+    """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
-        if name not in groups:
-            parameters.append(parameter.replace(annotation=hints[name]))
-            continue
-        of_field = get_type_hints(groups[name], include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=of_field[field.name]
-            )
-            for field in fields(groups[name])
-        ]
+        parameters += _parameters(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
 
     @wraps(function)
     def verb(**given: Any) -> None:
-        values = {
-            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
+        values = {name: _filled(group, given) for name, group in groups.items()}
         function(**given, **values)
 
     verb.__signature__ = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))  # type: ignore[attr-defined]
     return verb
+
+
+def typer_option(group: Any, name: str) -> Any:
+    """The option of a field whose metadata has the help."""
+    metadata = group.__dataclass_fields__[name].metadata
+    shown: dict[str, Any] = {key: metadata.get(key) for key in ("help", "rich_help_panel", "metavar", "min")}
+    return typer.Option(metadata.get("flag", f"--{name.replace('_', '-')}"), **shown)
+
+
+def _parameters(group: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass that are options, as parameters for typer.
+
+    Where the metadata of a field has a function `parse`, the option is of the type that this takes.
+    """
+    hints = get_type_hints(group, include_extras=True)
+    parameters = []
+    for field in fields(group):
+        hint = hints[field.name]
+        if "parse" in field.metadata:
+            hint = next(iter(get_type_hints(field.metadata["parse"]).values()))
+        if "help" in field.metadata:
+            hint = Annotated[hint, typer_option(group, field.name)]
+        if get_origin(hint) is Annotated:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(field.name, kind, default=field.default, annotation=hint))
+    return parameters
+
+
+def _filled(group: Any, given: dict[str, Any]) -> Any:
+    """The dataclass with its options taken out of `given`, each parsed."""
+    values = {}
+    for field in fields(group):
+        if field.name in given:
+            parse = field.metadata.get("parse")
+            value = given.pop(field.name)
+            values[field.name] = parse(value) if parse else value
+    return group(**values)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

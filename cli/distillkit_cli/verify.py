@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from distillkit_cli.export import GATE_IMAGES, gate_images
-from distillkit_cli.options import JSON
+from distillkit_cli.options import JSON, typer_option
 from distillkit_cli.terminal import Terminal
+from distillkit_export.export_options import ExportOptions, Tolerance, parse_gate_images
 
 BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export` wrote.")
 DATA = typer.Option(metavar="DIR", help="Labelled images, a folder per class, to measure accuracy on.")
+GATE_IMAGES = typer_option(ExportOptions, "gate_images")
 TOLERANCE = typer.Option(help="How far files may be from torch.")
 
 
@@ -22,7 +23,7 @@ def verify(
     bundle: Annotated[Path, BUNDLE],
     data: Annotated[Path | None, DATA] = None,
     images: Annotated[str, GATE_IMAGES] = "1000",
-    tolerance: Annotated[Literal["strict", "default", "loose"], TOLERANCE] = "default",
+    tolerance: Annotated[Tolerance, TOLERANCE] = "default",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Check a bundle where it will serve: every file is the one exported, and answers as the student did. No torch.
@@ -37,7 +38,8 @@ def verify(
     from distillkit.plugin.registry import installed_plugins
     from distillkit_export.pipeline.verify import verify as verified
 
-    result = verified(bundle, plugins=installed_plugins(), data=data, images=gate_images(images), tolerance=tolerance)
+    count = parse_gate_images(images)
+    result = verified(bundle, plugins=installed_plugins(), data=data, images=count, tolerance=tolerance)
     terminal: Terminal = context.obj
     if as_json:
         terminal.show_json(result.as_dict())

@@ -10,16 +10,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distillkit_export.export_options import ExportOptions as ExportOptions
     from distillkit_export.from_torch.graph import frozen_scores as frozen_scores
+    from distillkit_export.pipeline.export import export as export
+    from distillkit_export.pipeline.result import ExportResult as ExportResult
     from distillkit_export.predictor import load as load
 
-__all__ = ["frozen_scores", "load"]
+__all__ = ["ExportOptions", "ExportResult", "export", "frozen_scores", "load"]
 
-_WHERE = {"frozen_scores": "distillkit_export.from_torch.graph", "load": "distillkit_export.predictor"}
+_WHERE = {
+    "ExportOptions": "distillkit_export.export_options",
+    "ExportResult": "distillkit_export.pipeline.result",
+    "export": "distillkit_export.pipeline.export",
+    "frozen_scores": "distillkit_export.from_torch.graph",
+    "load": "distillkit_export.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first asked for: listings stay quick, and what serves a bundle never meets torch."""
+    """Import a name at its first use: listings stay quick, and what serves a bundle never imports torch."""
     if name not in _WHERE:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(_WHERE[name]), name)

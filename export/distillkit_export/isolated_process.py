@@ -67,13 +67,13 @@ def result_of(
             timer.cancel()
             child.kill()
         log.seek(0)
-        said = log.read()
+        output = log.read()
     if answer is not None and "result" in answer:
         result: dict[str, Any] = answer["result"]
         return result
     if answer is not None:
         raise UnavailableError(answer["error"])
-    raise ChildError(f"took longer than {timeout_s:g} s" if late.is_set() else _ending(code, said), said)
+    raise ChildError(f"took longer than {timeout_s:g} s" if late.is_set() else _ending(code, output), output)
 
 
 def _talk(child: subprocess.Popen[str], request: dict[str, Any], on_event: Say | None) -> dict[str, Any] | None:
@@ -88,13 +88,13 @@ def _talk(child: subprocess.Popen[str], request: dict[str, Any], on_event: Say |
     answer = None
     for line in child.stdout:
         try:
-            said: dict[str, Any] = json.loads(line)
+            message: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:  # a library that printed while it was imported
             continue
-        if "result" in said or "error" in said:
-            answer = said
+        if "result" in message or "error" in message:
+            answer = message
         elif on_event is not None:
-            on_event(said)
+            on_event(message)
     return answer
 
 

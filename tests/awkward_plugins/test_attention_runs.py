@@ -17,7 +17,7 @@ from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Labels, StudentEntry
 from distillkit.running.api import plan, resume, run
 from distillkit.testing import check_student, check_teacher
-from distillkit_export.pipeline.export import export
+from distillkit_export import ExportOptions, export
 
 pytestmark = pytest.mark.filterwarnings("ignore::distillkit.testing.SlowListingWarning")
 
@@ -126,7 +126,7 @@ def test_attndistill_trains_on_a_folder_without_labels_and_leaves_the_projector_
 
 def test_the_export_is_the_student_before_the_projector(label_free, tmp_path):
     directory = run(label_free(), tmp_path / "run", installed_plugins()).directory
-    exported = export(str(directory), plugins=installed_plugins())
+    exported = export(directory)
     output = exported.manifest["output"]
     assert (output["name"], output["shape"], output["head"]) == ("embedding", ["batch", 12], None)
     assert exported.lines()[0].endswith("export: 1 file, opset 20, batch x 3 x 32 x 48 images, embedding")
@@ -216,9 +216,9 @@ def test_a_head_that_nothing_trains_is_neither_measured_nor_exported(install, re
     assert Signal.LOGITS not in student.spec.signals
     assert saved.spec.signals == student.spec.signals
     assert "head.weight" in student.network.state_dict()
-    assert export(str(result.directory), plugins=installed_plugins()).manifest["output"]["name"] == "embedding"
+    assert export(result.directory).manifest["output"]["name"] == "embedding"
     with pytest.raises(UserError) as refusal:
-        export(str(result.directory), plugins=installed_plugins(), head="class", force=True)
+        export(result.directory, options=ExportOptions(head="class", force=True))
     assert str(refusal.value) == (
         f"'{result.directory}' has no class head that was trained: it answers with its embedding; leave out --head"
     )

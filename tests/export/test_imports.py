@@ -11,12 +11,13 @@ import pytest
 import distillkit_export
 
 HANDLE_THE_MODEL = {
-    *("torch_session", "torch_precision", "torch_layers", "image_sizes", "torch_graph", "targets", "run_images"),
+    *("from_torch.graph", "from_torch.image_size", "gate.first_torch_module", "gate.torch_half", "images.run_images"),
+    *("pipeline.target", "runtimes.torch_session"),
 }
 TORCH_FREE = sorted(
     module.name
     for module in pkgutil.walk_packages(distillkit_export.__path__, "distillkit_export.")
-    if module.name.rpartition(".")[2] not in HANDLE_THE_MODEL
+    if module.name.removeprefix("distillkit_export.") not in HANDLE_THE_MODEL
     and not module.name.startswith("distillkit_export.tensorrt.")  # which import it where it is there
 )
 BLOCK = "import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
@@ -35,6 +36,20 @@ def test_everything_but_the_model_imports_without_torch_timm_and_onnx():
     )
     assert finished.stderr == ""
     assert {"distillkit_export.onnx.session", "distillkit_export.profiling.profile"} <= set(TORCH_FREE)
+
+
+def test_the_functions_for_python_are_found_without_torch():
+    code = "from distillkit_export import ExportOptions, ExportResult, export, load; print(export.__module__)"
+    finished = run(code, "torch", "timm", "onnx", "onnxruntime", "sklearn")
+    assert (finished.stdout, finished.stderr) == ("distillkit_export.pipeline.export\n", "")
+
+
+def test_export_without_torch_names_the_extra(tmp_path):
+    finished = run(f"from distillkit_export import export; export({str(tmp_path)!r})", "torch")
+    assert finished.stderr.splitlines()[-1] == (
+        "distillkit.errors.MissingExtraError: distillkit export needs torch, which is not installed; "
+        'pip install "distillkit[train]"'
+    )
 
 
 @pytest.mark.parametrize(

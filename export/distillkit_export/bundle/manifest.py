@@ -274,19 +274,19 @@ def write_manifest(  # noqa: PLR0913 - the parts of one file
     pending: Sequence[PendingCard] = (),
     *,
     software: Mapping[str, str] | None = None,
-    strangers: Collection[Path] = (),
+    foreign: Collection[Path] = (),
 ) -> Bundle:
     """Write `bundle.json` with software versions and the digest of every file that is part of the bundle, last.
 
-    What lies in `rejected/` failed its gate, what in `profile/` was measured on one machine, and `strangers` were put
-    there by somebody else.
+    What lies in `rejected/` failed its gate, what in `profile/` was measured on one machine, and `foreign` files were
+    put there by the user.
     """
     manifest = folder / MANIFEST
     files = sorted(
         file
         for file in folder.rglob("*")
         if file.is_file()
-        and file not in {manifest, *strangers}
+        and file not in {manifest, *foreign}
         and file.relative_to(folder).parts[0] not in {REJECTED, PROFILE}
     )
     bundle = Bundle(

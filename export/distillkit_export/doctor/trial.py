@@ -34,17 +34,17 @@ def try_runtime(name: str, plugins: PluginRegistry) -> dict[str, Any]:
     Returns: its availability, and `runs` and `trial`; of a runtime that says no, `runs` is None.
     """
     runtime: Runtime = plugins.made("runtime", name)
-    said: Availability = runtime.availability()
-    if not said.works:
-        return {**asdict(said), "runs": None, "trial": ""}
+    availability: Availability = runtime.availability()
+    if not availability.works:
+        return {**asdict(availability), "runs": None, "trial": ""}
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return {**asdict(said), "runs": True, "trial": _run(runtime, plugins, Path(folder))}
+            return {**asdict(availability), "runs": True, "trial": _run(runtime, plugins, Path(folder))}
     except DistillkitError as error:
-        return {**asdict(said), "runs": False, "trial": str(error)}
+        return {**asdict(availability), "runs": False, "trial": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the finding
         reason = one_line(error)
-        return {**asdict(said), "runs": False, "trial": f"{type(error).__name__}: {reason}"}
+        return {**asdict(availability), "runs": False, "trial": f"{type(error).__name__}: {reason}"}
 
 
 def _run(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> str:

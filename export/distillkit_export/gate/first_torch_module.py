@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit_export.from_torch.graph import folded_scores
-from distillkit_export.onnx.first_difference import answer_with, as_said, decibels_between
+from distillkit_export.onnx.first_difference import answer_with, decibels_between, with_decibels
 from distillkit_export.onnx.node_names import values_of
 from distillkit_export.onnx.session import all_outputs
 
@@ -43,7 +43,7 @@ def first_module(model: Model, request: ExportRequest, file: Path, images: NDArr
         own = [found[name] for name, node in writers.items() if node.startswith((f"{module}/", f"{module}."))]
         alike = [decibels_between(answer, value) for value in own if value.shape == answer.shape]
         if alike and max(alike) < least_db:
-            return as_said(module, max(alike))
+            return with_decibels(module, max(alike))
     return None
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from distillkit.contracts.exporter import Precision
-
-Tolerance = Literal["strict", "default", "loose"]
+from distillkit_export.export_options import Tolerance
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def evidence(reference: Scorer, pictures: Pictures, name: str, *, classes: bool 
         reference(pictures.pixels[np.arange(start, min(start + size, count))]) for start in range(0, count, size)
     ]
     answers, others = np.concatenate(batches), tuple(reference(images) for images in pictures.others)
-    if not all(np.isfinite(said).all() for said in (answers, *others)):
+    if not all(np.isfinite(scores).all() for scores in (answers, *others)):
         raise GateError(
             "the model itself answers with numbers that are not finite, so nothing can be compared; "
             "export another checkpoint or train it again"
@@ -160,10 +160,10 @@ def measure(exported: Scorer, against: Evidence, precision: Precision = "fp32", 
     by_size: dict[int, list[Difference]] = {}
     answers = np.full_like(against.answers, np.nan)
     for indices in _batches(count):
-        said = exported(pictures.pixels[indices])
-        found = difference(against.answers[indices], said, classes=against.classes)
+        scores = exported(pictures.pixels[indices])
+        found = difference(against.answers[indices], scores, classes=against.classes)
         by_size.setdefault(len(indices), []).append(found)
-        answers[indices] = said
+        answers[indices] = scores
     for images, expected in zip(pictures.others, against.others, strict=True):
         found = difference(expected, exported(images), classes=against.classes)
         by_size.setdefault(len(images), []).append(found)

@@ -26,7 +26,7 @@ CROP_PLACES = (0.0, 0.5, 1.0)
 
 
 class Pixels(Protocol):
-    """Images that are read when they are asked for; an array in memory is one."""
+    """Images that are read at every access; an array in memory is one."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ class Pixels(Protocol):
 class Pictures:
     """Images, where they come from, whether they are a weak stand-in, and their classes.
 
-    `others` are batches of other sizes, for a file that takes any. `note` is what else somebody should know of them.
+    `others` are batches of other sizes, for a file that takes any. `note` is a caveat for the report.
     Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std; [n, H, W, C], uint8, for a file that
     normalises them itself; labels [n], the index of the model's class, negative where it is not known.
     """
@@ -51,15 +51,6 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class ImageWish:
-    """Which images shall be used. None of `data` are the run's own, None of `gate` are all there are."""
-
-    data: str | None = None
-    gate: int | None = 1000
-    calibration: int = 128
-
-
-@dataclass(frozen=True)
 class ExportImages:
     """What the gate looks at, and what ranges of activations are taken from; `calibration` is None without real ones.
 
@@ -70,7 +61,7 @@ class ExportImages:
     calibration: Pictures | None = None
 
 
-def as_asked(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pictures:
+def as_file_input(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pictures:
     """`pictures` as the file takes them: at several sizes where it takes any, as pixels where it normalises itself."""
     if request.dynamic_size:
         sizes = _other_sizes(spec)
@@ -157,7 +148,7 @@ def as_pixels(images: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _WholePixels:
-    """Normalised images as the pixels that they were made of, when they are asked for."""
+    """Normalised images as the pixels that they were made of, converted at every access."""
 
     images: Pixels
     spec: ModelSpec

@@ -56,21 +56,21 @@ def _require_known(files: Sequence[Path], root: Path, known: Collection[str]) ->
     Raises: DataError.
     """
     found = {_class(file, root) for file in files}
-    strangers = sorted(found.difference(known))
+    unknown = sorted(found.difference(known))
     some = f"({', '.join(list(known)[:MOST_NAMED])}, ...)"
-    if len(strangers) == len(found):
+    if len(unknown) == len(found):
         raise DataError(f"no folder in '{root}' is called like a class of the bundle {some}; give a folder per class")
-    if strangers:
-        more = f" and {len(strangers) - MOST_NAMED} more" if len(strangers) > MOST_NAMED else ""
+    if unknown:
+        more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
         raise DataError(
-            f"'{root}' holds {', '.join(strangers[:MOST_NAMED])}{more}, which no class of the bundle is called "
+            f"'{root}' holds {', '.join(unknown[:MOST_NAMED])}{more}, which no class of the bundle is called "
             f"{some}; give a folder per class and nothing else"
         )
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Image files that are read and prepared whenever they are asked for."""
+    """Image files that are read and prepared at every access."""
 
     files: tuple[Path, ...]
     card: InputCard

@@ -1,4 +1,4 @@
-"""The images of a run, or of data that somebody names, prepared as the run's evaluation prepares them."""
+"""The images of a run, or of --data, prepared as the run's evaluation prepares them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,8 @@ from distillkit.models.class_matching import match_classes
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Augment, Data, Recipe
 from distillkit.running.directory import RunDirectory
-from distillkit_export.images.gate_images import (
-    ExportImages,
-    ImageWish,
-    Pictures,
-    Pixels,
-    stand_in,
-)
+from distillkit_export.export_options import ExportOptions
+from distillkit_export.images.gate_images import ExportImages, Pictures, Pixels, stand_in
 
 IN_MEMORY_BYTES = 256 * 2**20
 """Of pixels; images that need more are read again for every file that is gated."""
@@ -41,39 +36,41 @@ def as_run_knows(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
     return replace(spec, interpolation=augment.interpolation, crop=augment.eval_crop, class_names=class_names)
 
 
-def run_images(spec: ModelSpec, run: RunDirectory, plugins: PluginRegistry, wish: ImageWish) -> ExportImages:
-    """The run's own images, those of `wish.data`, or photographs where the run's cannot be read here.
+def run_images(spec: ModelSpec, run: RunDirectory, plugins: PluginRegistry, options: ExportOptions) -> ExportImages:
+    """The run's own images, those of `options.data`, or photographs where the run's cannot be read here.
 
-    Raises: UserError for `wish.data` that cannot be read.
+    Raises: UserError for `options.data` that cannot be read.
     """
     recipe = run.read_recipe()
-    if wish.data is not None:
-        return named_images(spec, plugins, wish, recipe)
+    if options.data is not None:
+        return named_images(spec, plugins, options, recipe)
     try:
-        return _images(open_datasets(recipe.data, plugins), spec, recipe, wish, f"of run '{run.path.resolve().name}'")
+        return _images(
+            open_datasets(recipe.data, plugins), spec, recipe, options, f"of run '{run.path.resolve().name}'"
+        )
     except UserError:
-        # The data may have stayed on the machine that trained. The check goes on, weaker, and says so.
+        # The data may have stayed on the machine that trained. The check is then weaker, and says so.
         return stand_in(spec, "the run's images cannot be read here")
 
 
 def named_images(
-    spec: ModelSpec, plugins: PluginRegistry, wish: ImageWish, recipe: Recipe | None = None
+    spec: ModelSpec, plugins: PluginRegistry, options: ExportOptions, recipe: Recipe | None = None
 ) -> ExportImages:
-    """The images of `wish.data`, prepared as `recipe` evaluates, or as `spec` says.
+    """The images of `options.data`, prepared as `recipe` evaluates, or as `spec` says.
 
     Raises: UserError where they cannot be read.
     """
     augment = Augment.model_validate({"eval_crop": spec.crop, "interpolation": spec.interpolation})
     recipe = recipe or Recipe(augment=augment)
     try:
-        sets = open_datasets(Data(train=wish.data, validation=0.0, root=recipe.data.root), plugins)
-    except DataError as error:  # core speaks of the recipe's key
+        sets = open_datasets(Data(train=options.data, validation=0.0, root=recipe.data.root), plugins)
+    except DataError as error:  # the core names the recipe's key
         raise DataError(f"--data: {str(error).removeprefix('data.train: ')}") from error
-    return _images(sets, spec, recipe, wish, f"of '{_own_name(wish.data)}'")
+    return _images(sets, spec, recipe, options, f"of '{_own_name(options.data)}'")
 
 
 def _own_name(data: str | None) -> str:
-    """What a bundle may say of images that somebody named: a data set by name, of a folder its own name alone."""
+    """How a bundle names the images of --data: a data set by its name, a folder by its own name without its path."""
     name = data or ""
     head, _, argument = name.partition(":")
     folder = argument if head == "folder" else name
@@ -83,14 +80,14 @@ def _own_name(data: str | None) -> str:
     return f"{head}:{Path(argument).name}" if Path(argument).is_absolute() else name
 
 
-def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, wish: ImageWish, whose: str) -> ExportImages:
+def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, options: ExportOptions, whose: str) -> ExportImages:
     """Gate on what was not trained on, where there is some, and calibrate on what was."""
     transform = evaluation_transform(recipe.augment, spec)
     measured = {"test": sets.test, "validation": sets.validation, "training": sets.train}
     kind, source = next((kind, source) for kind, source in measured.items() if source is not None)
-    places = _spread(len(source), wish.gate)
+    places = _spread(len(source), options.gate_images)
     # Images that were named need not have been trained on, unless they come with others that are for measuring.
-    named = wish.data is not None and source is sets.train
+    named = options.data is not None and source is sets.train
     trained = f"images {whose}" if named else f"training images {whose}"
     shown = trained if source is sets.train else f"{kind} images {whose}"
     gate = _pictures(source, *_readable(source, places, shown), spec, transform)
@@ -99,7 +96,7 @@ def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, wish: ImageWish, wh
     taken = places if source is sets.train else np.array([], np.int64)
     left = np.setdiff1d(np.arange(len(sets.train)), taken)
     left = left if len(left) else np.arange(len(sets.train))
-    chosen = left[_spread(len(left), wish.calibration)]
+    chosen = left[_spread(len(left), options.calibration_images)]
     calibration = _pictures(sets.train, *_readable(sets.train, chosen, trained), spec, transform)
     return ExportImages(gate, calibration)
 
@@ -173,7 +170,7 @@ def _first(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class ReadPixels:
-    """Images of a source that are read and prepared whenever they are asked for."""
+    """Images of a source that are read and prepared at every access."""
 
     source: Source
     places: NDArray[np.int64]

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Precision, Scorer
 from distillkit.errors import UnavailableError, UserError
 from distillkit.plugin.extras import require
+from distillkit_export.export_options import BF16_OPSET, Calibrator
 from distillkit_export.onnx import metadata
-from distillkit_export.onnx.quantize import Calibrator
 from distillkit_export.onnx.session import PROVIDER, OnnxSession
 from distillkit_export.onnx_scan import precision
 
@@ -27,8 +27,6 @@ FILES: Mapping[Precision, str] = {
     "int8": "model.int8.onnx",
     "fp8": "model.fp8.onnx",
 }
-BF16_OPSET = 22
-"""The first in which ONNX has a convolution of bfloat16."""
 LARGEST_BYTES = 2_000_000_000
 """Of float32 weights. One protobuf file holds less than 2 GiB, the rest is room for the graph and its constants."""
 

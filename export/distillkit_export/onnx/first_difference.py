@@ -34,16 +34,16 @@ def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db
     for model in (exact, other):
         answer_with(model, shared)
     expected, found = all_outputs(exact, reference.name)(images), all_outputs(other, file.name)(images)
-    spoken = {name: node.name or node.op_type for node in exact.graph.node for name in node.output}
+    shown = {name: node.name or node.op_type for node in exact.graph.node for name in node.output}
     worst, lost = math.inf, {}
     for name in shared:
         decibels = decibels_between(expected[name], found[name])
         if decibels < least_db:
-            return as_said(spoken[name], decibels)
+            return with_decibels(shown[name], decibels)
         lost[name] = worst - decibels
         worst = min(worst, decibels)
     steepest = max(shared[1:], key=lambda name: lost[name], default=shared[0])
-    return f"{spoken[steepest]} (loses {lost[steepest]:.1f} dB)"
+    return f"{shown[steepest]} (loses {lost[steepest]:.1f} dB)"
 
 
 def decibels_between(expected: NDArray[Any], found: NDArray[Any]) -> float:
@@ -52,7 +52,7 @@ def decibels_between(expected: NDArray[Any], found: NDArray[Any]) -> float:
     return sqnr_db(signal, answer) if np.isfinite(answer).all() else -math.inf
 
 
-def as_said(layer: str, decibels: float) -> str:
+def with_decibels(layer: str, decibels: float) -> str:
     """A layer that differs, with how much is left of its signal."""
     return f"{layer} ({decibels:.1f} dB)" if np.isfinite(decibels) else f"{layer} (not finite)"
 

@@ -12,10 +12,11 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit_export.export_options import Calibrator
 from distillkit_export.onnx.value_ranges import scan
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from distillkit_export.images.gate_images import Pixels
 
-Calibrator = Literal["minmax", "entropy", "percentile"]
 BATCH = 16
 LARGEST_FP8 = 448.0
 """The largest finite number of float8 E4M3."""

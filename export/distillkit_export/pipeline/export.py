@@ -1,167 +1,80 @@
-"""The export stage: write files, gate each against torch on images, describe them, and publish the folder whole."""
+"""The export: write files, gate each against torch on images, describe them, and publish the folder whole."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.contracts.exporter import (
-    Artifact,
-    ExportRequest,
-    ExportSource,
-    Fusion,
-    Head,
-    Precision,
-)
+from distillkit.contracts.exporter import ExportRequest, ExportSource, Head, Precision
 from distillkit.contracts.model import Model, ModelSpec, Signal
-from distillkit.errors import GateError, UnavailableError, UserError
-from distillkit.messages.text import counted
-from distillkit_export.bundle.manifest import (
-    REJECTED,
-    Bundle,
-    PendingCard,
-    card,
-    describe,
-    versions,
-    write_manifest,
-)
+from distillkit.errors import UserError
+from distillkit.plugin.extras import require
+from distillkit.plugin.registry import installed_plugins
+from distillkit_export.bundle.manifest import MANIFEST, card, describe, versions, write_manifest
 from distillkit_export.bundle.predict_script import write_predict_script
 from distillkit_export.bundle.publish import published, require_free
-from distillkit_export.gate.accuracy_at_size import Reached, loss_at_size
-from distillkit_export.gate.gate import Gate, Verdict
-from distillkit_export.gate.parity import Evidence, Parity, evidence
-from distillkit_export.gate.report import lines, write_report
+from distillkit_export.export_options import ExportOptions
+from distillkit_export.gate.accuracy_at_size import loss_at_size
+from distillkit_export.gate.gate import Gate
+from distillkit_export.gate.limits import TOLERANCES
+from distillkit_export.gate.parity import evidence
+from distillkit_export.gate.report import write_report
 from distillkit_export.gate.samples import SAMPLES, write_samples
-from distillkit_export.images.gate_images import ExportImages, as_asked, given_pictures, stand_in
-from distillkit_export.onnx.exporter import BF16_OPSET, FILES, OnnxExporter
-from distillkit_export.pipeline.options import ExportOptions
-from distillkit_export.pipeline.stage import Format, Stage
+from distillkit_export.images.gate_images import ExportImages, as_file_input, given_pictures, stand_in
+from distillkit_export.onnx.exporter import FILES, OnnxExporter
+from distillkit_export.pipeline.extend_bundle import extend_bundle
+from distillkit_export.pipeline.formats import Format, onnx_format, other_formats
+from distillkit_export.pipeline.result import ExportResult
+from distillkit_export.pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
-
-OPSET = 20
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """An export: where it lies, what became of each file, what is pending, and its manifest."""
-
-    directory: Path
-    verdicts: tuple[Verdict, ...]
-    pending: tuple[PendingCard, ...]
-    against: Evidence
-    bundle: Bundle
-
-    @property
-    def artifact(self) -> Artifact:
-        """The first file, `model.onnx`."""
-        return self.verdicts[0].artifact
-
-    @property
-    def parity(self) -> Parity:
-        """How well the first file agrees."""
-        parity = self.verdicts[0].parity
-        if parity is None:
-            raise UnavailableError(self.verdicts[0].failure)
-        return parity
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """`bundle.json` as data."""
-        return self.bundle.model_dump(mode="json")
-
-    def lines(self) -> list[str]:
-        """What a terminal shows."""
-        output = self.bundle.output
-        one = f"{output.head} head" if output.head else "embedding"
-        answer = f"both heads fused by {output.fusion}" if output.fusion else one
-        shape = " x ".join(str(size) for size in self.bundle.input.shape)
-        count = counted(len(self.bundle.artifacts), "file")
-        heading = f"{self.directory}: {count}, opset {self.bundle.opset}, {shape} images, {answer}"
-        return [heading, *(lines(self.verdicts, self.against) if self.verdicts else ())]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as data, for --json."""
-        return {
-            "directory": str(self.directory),
-            "manifest": self.manifest,
-            "parity": {verdict.artifact.file: verdict.as_dict() for verdict in self.verdicts},
-        }
-
-    def require(self) -> None:
-        """Raise for what is not as it was asked for; what passed is there all the same.
-
-        Raises: GateError for files that failed; UnavailableError for files that could not be gated or made here.
-        """
-        failed = [each.failure for each in self.verdicts if each.outcome == "failed" and each.kept]
-        sentences = [*self._ungated(), *self._pending()]
-        if failed:
-            where = f"kept in '{self.directory / REJECTED}'; what passed is in '{self.directory}'"
-            raise GateError("; ".join([*failed, where, *sentences]))
-        if sentences:
-            raise UnavailableError("; ".join(sentences))
-
-    def _ungated(self) -> list[str]:
-        ungated = [each.failure for each in self.verdicts if each.outcome == "ungated" and each.kept]
-        return [*ungated, f"on a machine that executes it run: distillkit verify {self.directory}"] if ungated else []
-
-    def _pending(self) -> list[str]:
-        return [
-            f"{each.format} {each.precision} is pending: {each.reason}; on the target run: "
-            f"{each.command_for(self.directory)}"
-            for each in self.pending
-        ]
+    from distillkit_export.pipeline.target import ExportTarget
 
 
-def export(  # noqa: PLR0913 - one keyword per flag of the verb
-    target: str,
+def export(
+    target: str | Path,
     out: Path | None = None,
-    asked: ExportOptions | None = None,
+    options: ExportOptions | None = None,
     *,
-    plugins: PluginRegistry,
-    head: Head | None = None,
-    fusion: Fusion | None = None,
-    opset: int | None = None,
-    image_size: tuple[int, int] | None = None,
-    dynamic_size: bool = False,
-    softmax: bool = False,
-    uint8: bool = False,
-    weights: str | None = None,
-    force: bool = False,
+    plugins: PluginRegistry | None = None,
 ) -> ExportResult:
-    """Export a run directory, a student or checkpoint inside one, or a model by name ("timm:resnet18").
+    """Export a student as a bundle: what `distillkit export` does, and what it calls.
 
-    Without `out` a run is exported into its own `export/`, its best student and the like into `export-best/` beside
-    it, a model by name into `exports/<name>`. Without `head` and `fusion` a saved student answers as its run
-    evaluated it. `opset` is 20, or 22 where bf16 is asked for. `image_size`, `dynamic_size`, `softmax` and `uint8` are
-    those of `ExportRequest`. `weights` is for a model by name: a file, "pretrained" or "none".
+    `target` is a run directory, a student or checkpoint inside one, a model by name ("timm:resnet18"), or a bundle,
+    to which formats are added where it lies. Without `out` a run is exported into its own `export/`, its best student
+    and the like into `export-best/` beside it, a model by name into `exports/<name>`. `plugins` are those that are
+    installed, unless others are given. Files that failed their gate or are pending raise nothing here:
+    `ExportResult.require` does.
     Raises: before any weight is loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for a folder that
-    is not free; afterwards as `export_model`.
+    is not free; afterwards as `export_model`; of a bundle as `extend_bundle`.
+
+    >>> from distillkit_export import ExportOptions, export
+    >>> result = export("runs/digits", options=ExportOptions(fp16=True, int8=True))  # doctest: +SKIP
+    >>> result.directory, result.parity.max_relative  # doctest: +SKIP
+    (PosixPath('runs/digits/export'), 6.1e-07)
     """
-    asked = asked or ExportOptions()
-    onnx, others = asked.onnx(plugins), asked.others(plugins)
-    onnx.exporter.check()
-    opset = opset or (BF16_OPSET if "bf16" in asked.precisions else OPSET)
-    request = ExportRequest(head or "fused", fusion or "logits", opset, image_size, dynamic_size, softmax, uint8)
+    target, options, plugins = str(target), options or ExportOptions(), plugins or installed_plugins()
+    if (Path(target) / MANIFEST).is_file():
+        return extend_bundle(target, options, plugins=plugins, out=out)
+    require("torch", "timm", what="distillkit export")
     from distillkit.models.heads import Answer, check_head
     from distillkit_export.pipeline.target import default_folder, load_target
 
+    onnx, others = onnx_format(options, plugins), other_formats(options, plugins)
+    onnx.exporter.check()
     directory = out or default_folder(target)
-    require_free(directory, force=force)
-    found = load_target(target, plugins, weights, image_size)
-    check_head(head, found.model.spec, Answer(idle=found.idle_heads), subject=f"'{target}'")
-    if fusion is not None:
-        _require_two_heads(found.model.spec, head or found.head, target)
-    request = replace(request, head=head or found.head, fusion=fusion or found.fusion, provenance=found.provenance)
-    images = found.find_images(asked.images)
-    forms = [onnx, *others]
-    return export_model(forms, found.model, directory, request, images, asked, reached=found.reached, force=force)
+    require_free(directory, force=options.force)
+    found = load_target(target, plugins, options)
+    check_head(options.head, found.model.spec, Answer(idle=found.idle_heads), subject=f"'{target}'")
+    if options.fusion is not None:
+        _require_two_heads(found.model.spec, found.request.head, target)
+    return export_model([onnx, *others], found, directory, options)
 
 
 def export_onnx(
@@ -169,9 +82,7 @@ def export_onnx(
     directory: Path,
     request: ExportRequest | None = None,
     images: Iterable[Any] | None = None,
-    precisions: Sequence[Precision] = (),
-    *,
-    force: bool = False,
+    options: ExportOptions | None = None,
 ) -> ExportResult:
     """Export a model at hand to ONNX.
 
@@ -179,8 +90,9 @@ def export_onnx(
     model's mean and std; two photographs stand in where there are none, and the result says that it is weak.
     Raises: as `export_model`, MissingExtraError, and ShapeError for images that the model does not take.
     """
-    options = OnnxExporter.Options()
-    exporter = OnnxExporter(options)
+    from distillkit_export.pipeline.target import ExportTarget
+
+    exporter = OnnxExporter(OnnxExporter.Options())
     exporter.check()
     request = request or ExportRequest()
     spec = replace(model.spec, image_size=request.image_size or model.spec.image_size)
@@ -189,26 +101,17 @@ def export_onnx(
     else:
         pictures = given_pictures(images, spec)
         found = ExportImages(pictures, pictures)
-    asked = ExportOptions(precisions=tuple(precisions))
-    return export_model([Format("onnx", exporter, options)], model, directory, request, found, asked, force=force)
+    target = ExportTarget(model, request, lambda: found)
+    return export_model([Format("onnx", exporter, exporter.options)], target, directory, options or ExportOptions())
 
 
-def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what it is held against
-    formats: Sequence[Format],
-    model: Model,
-    directory: Path,
-    request: ExportRequest,
-    images: ExportImages,
-    asked: ExportOptions | None = None,
-    *,
-    reached: Reached | None = None,
-    force: bool = False,
+def export_model(
+    formats: Sequence[Format], target: ExportTarget, directory: Path, options: ExportOptions
 ) -> ExportResult:
-    """Write `model` in all `formats`, of which the first is ONNX, into `directory`, which appears whole or not at all.
+    """Write a model in all `formats`, of which the first is ONNX, into `directory`, which appears whole or not at all.
 
-    `images` are normalised and of the size that is asked for. `reached` is what the model reaches at its own size,
-    beside which a loss at another is said. Files that fail their gate lie in `rejected/`, and those
-    that nothing here executes are ungated: `ExportResult.require` says so.
+    Files that fail their gate lie in `rejected/`, and those that nothing here executes are ungated:
+    `ExportResult.require` says so.
     Raises: RunDirectoryError for a folder that is not free; UserError for an image size that the model cannot see, for
     probabilities of a model without a class head, or for a precision that real images are needed for where there are
     none; UnavailableError where the model cannot be written; GateError where `model.onnx` disagrees with torch: the
@@ -218,37 +121,38 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
     from distillkit_export.from_torch.image_size import at_image_size
     from distillkit_export.gate.first_torch_module import first_module
 
-    asked = asked or ExportOptions()
-    require_free(directory, force=force)
-    model = at_image_size(model, request.image_size)
+    require_free(directory, force=options.force)
+    request, images = target.request, target.find_images()
+    model = at_image_size(target.model, request.image_size)
     facts = describe(model.spec, request)
-    pictures = as_asked(images.gate, model.spec, request)
+    pictures = as_file_input(images.gate, model.spec, request)
     classes = facts.output.kind != "embedding"
     reference = f"torch {versions()['torch']}, eager, float32, CPU"
-    _require_real(asked, images)
+    _require_real(options, images)
     against = evidence(torch_scorer(model, request), pictures, reference, classes=classes)
-    against = replace(against, note=loss_at_size(against, model.spec.image_size, reached))
+    against = replace(against, note=loss_at_size(against, model.spec.image_size, target.reached))
     onnx, *others = formats
     with published(directory) as building:
         files: dict[Precision, Path] = {}
-        calibration = as_asked(images.calibration or images.gate, model.spec, replace(request, dynamic_size=False))
+        calibration = as_file_input(images.calibration or images.gate, model.spec, replace(request, dynamic_size=False))
         source = ExportSource(
             request,
             model,
             onnx=files,
             card=card(facts),
-            images=calibration.pixels[np.arange(len(calibration.pixels))] if asked.precisions else None,
+            images=calibration.pixels[np.arange(len(calibration.pixels))] if options.precisions else None,
             images_from=calibration.source,
-            progress=asked.progress,
+            progress=options.progress,
         )
-        gate = Gate(against, asked.limits, building / FILES["fp32"], partial(first_module, model, request))
+        limits = TOLERANCES[options.tolerance]
+        gate = Gate(against, limits, building / FILES["fp32"], partial(first_module, model, request))
         stage = Stage(building, source, gate, files)
         try:
-            stage.make_onnx(onnx, asked.precisions)
-            if asked.compared is not None:
-                stage.compare_with(onnx, asked.compared)
+            stage.make_onnx(onnx, options.precisions)
+            if options.compared is not None:
+                stage.compare_with(onnx, options.compared)
             for form in others:
-                for precision in asked.precisions or ("fp32",):
+                for precision in options.precisions or ("fp32",):
                     stage.make(form, precision)
             stage.finish()
         finally:
@@ -260,7 +164,7 @@ def export_model(  # noqa: PLR0913 - what is exported, how, where to, and what i
 
 
 def _require_two_heads(spec: ModelSpec, head: Head, target: str) -> None:
-    """A fusion of one head is none."""
+    """Refuse a fusion for a model with one head."""
     if head == "fused" and Signal.DISTILL_LOGITS in spec.signals:
         return
     alone = "distillation head" if head == "distill" else "class head"
@@ -268,9 +172,9 @@ def _require_two_heads(spec: ModelSpec, head: Head, target: str) -> None:
     raise UserError(f"--fusion is about two heads, and '{target}' answers with {answers}; leave out --fusion")
 
 
-def _require_real(asked: ExportOptions, images: ExportImages) -> None:
+def _require_real(options: ExportOptions, images: ExportImages) -> None:
     """Ranges of activations are taken from real images, never from two photographs or noise."""
-    needy = [precision for precision in asked.precisions if precision in {"int8", "fp8"}]
+    needy = [precision for precision in options.precisions if precision in {"int8", "fp8"}]
     if needy and images.calibration is None:
         there = images.gate.source
         raise UserError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillkit.contracts.exporter import Artifact, HasFlags
+from distillkit.contracts.exporter import Artifact
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
 from distillkit_export.bundle.manifest import HERE, REJECTED, ArtifactCard, PendingCard
@@ -20,30 +20,10 @@ from distillkit_export.gate.gate import Gate, Verdict, size
 from distillkit_export.gate.relative_latency import relative_latency
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from distillkit.contracts.exporter import Exporter, ExportSource, Precision
+    from distillkit_export.pipeline.formats import Format
 
 COMPARED = ".compared"
-
-
-@dataclass(frozen=True)
-class Format:
-    """An exporter by its name, and the options that it was made with, for the command that finishes its work."""
-
-    name: str
-    exporter: Exporter
-    options: BaseModel
-
-    def flags(self, precision: Precision) -> list[str]:
-        """What asks for this format and precision on the command line."""
-        if isinstance(self.exporter, HasFlags):
-            asked = list(self.exporter.flags())
-        else:
-            asked = ["--format", self.name]
-            for key, value in self.options.model_dump(mode="json", exclude_defaults=True).items():
-                asked += ["--set", f"{self.name}.{key}={value}"]
-        return asked if precision == "fp32" else [*asked, f"--{precision}"]
 
 
 @dataclass
@@ -71,7 +51,7 @@ class Stage:
                 self._written(form, precision, self.folder)
 
     def compare_with(self, form: Format, precision: Precision) -> None:
-        """Write ONNX in a precision that nobody asked for, for its row in the report alone."""
+        """Write ONNX in a precision that is not exported, for its row in the report alone."""
         (self.folder / COMPARED).mkdir()
         self._written(form, precision, self.folder / COMPARED, kept=False)
 

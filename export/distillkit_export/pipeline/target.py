@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distillkit.contracts.exporter import Fusion, Head, Provenance
-from distillkit.contracts.model import ImageSize, Model, ModelRequest, ModelSpec
+from distillkit.contracts.exporter import ExportRequest, Provenance
+from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
 from distillkit.models import Described, OneAnswer, load_student, load_weights
 from distillkit.models.build import build_model
@@ -22,9 +22,10 @@ from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.running.checkpoint import checkpoints
 from distillkit.running.directory import RunDirectory
 from distillkit.storage.atomic import sha256
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.from_torch.image_size import at_image_size
 from distillkit_export.gate.accuracy_at_size import Reached, run_reached
-from distillkit_export.images.gate_images import ExportImages, ImageWish, stand_in
+from distillkit_export.images.gate_images import ExportImages, stand_in
 from distillkit_export.images.run_images import as_run_knows, named_images, run_images
 
 CHECKPOINT_WEIGHTS = "task.safetensors"
@@ -33,16 +34,14 @@ STUDENT_PREFIX = "student.network."
 
 @dataclass(frozen=True)
 class ExportTarget:
-    """A model to export, where it comes from, how it answers unless told otherwise, and images to check it on.
+    """A model to export, what its files shall be, and images to check them on.
 
     `reached` is what its run measured, where it has reached its end.
     """
 
     model: Model
-    provenance: Provenance
-    head: Head
-    fusion: Fusion
-    find_images: Callable[[ImageWish], ExportImages]
+    request: ExportRequest
+    find_images: Callable[[], ExportImages]
     idle_heads: tuple[str, ...] = ()
     reached: Reached | None = None
 
@@ -66,30 +65,28 @@ def _home(path: Path) -> Path | None:
     return next((place for place in places if (place / "recipe.toml").is_file()), None)
 
 
-def load_target(
-    target: str, plugins: PluginRegistry, weights: str | None = None, image_size: ImageSize | None = None
-) -> ExportTarget:
-    """Load what `target` names, with images of `image_size` where that is not the model's own.
+def load_target(target: str, plugins: PluginRegistry, options: ExportOptions | None = None) -> ExportTarget:
+    """Load what `target` names, as `options` say.
 
-    Raises: RunDirectoryError for a directory without a student and for a name that nobody knows; whatever loading
-    the model raises.
+    Raises: RunDirectoryError for a directory without a student and for an unknown name; whatever loading the model
+    raises.
     """
-    path = Path(target)
+    path, options = Path(target), options or ExportOptions()
     if not path.is_dir():
-        return _named(target, plugins, weights, image_size)
-    if weights is not None:
+        return _named(target, plugins, options)
+    if options.weights is not None:
         raise UserError(
             f"'{target}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
         )
     home = _home(path)
     if (path / DESCRIPTION).is_file():
-        return _saved(path, home, plugins, image_size)
+        return _saved(path, home, plugins, options)
     if home is not None and (path / CHECKPOINT_WEIGHTS).is_file():
-        return _checkpoint(path, RunDirectory(home), plugins, image_size)
+        return _checkpoint(path, RunDirectory(home), plugins, options)
     raise RunDirectoryError(_nothing_to_export(path))
 
 
-def _named(target: str, plugins: PluginRegistry, weights: str | None, image_size: ImageSize | None) -> ExportTarget:
+def _named(target: str, plugins: PluginRegistry, options: ExportOptions) -> ExportTarget:
     """A model by name, with all of its weights: what the plugins call a teacher."""
     name, argument = split_name(target)
     if name not in {owned.spec.name for owned in plugins.listing("teacher")}:
@@ -97,39 +94,39 @@ def _named(target: str, plugins: PluginRegistry, weights: str | None, image_size
             f"'{target}' is neither a directory nor a model by name; give a run directory, a directory with "
             f"{DESCRIPTION}, or a name such as timm:resnet18"
         )
-    options = plugins.options("teacher", target, {})
-    request = ModelRequest(target, argument, options, weights=weights)
+    weights = options.weights
+    request = ModelRequest(target, argument, plugins.options("teacher", target, {}), weights=weights)
     factory = plugins.factory("teacher", target)
     _require_weights(factory, request)
     model = build_model("teacher", request, plugins)
     if isinstance(model, OneAnswer):
-        # A teacher speaks with one voice; here the choice between its heads is the user's.
+        # As a teacher a model has one answer; here the choice between its heads is the user's.
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
-    model = at_image_size(model, image_size)
+    model = at_image_size(model, options.image_size)
     digest = sha256(Path(weights)) if weights is not None and Path(weights).is_file() else None
     provenance = Provenance(model=_public(target), weights_sha256=digest)
-    find = partial(_images_beside, model.spec, plugins, "a model by name has no images")
-    return ExportTarget(model, provenance, "fused", "logits", find)
+    find = partial(_images_of_data, model.spec, plugins, "a model by name has no images", options)
+    return ExportTarget(model, options.request(provenance=provenance), find)
 
 
 def _require_weights(factory: Any, request: ModelRequest) -> None:
-    """Say what is to be typed here where the weights cannot be had; of itself a teacher speaks of its own options."""
+    """Say what to type here where the weights cannot be had; the teacher itself names the options of a recipe."""
     why_unavailable = getattr(factory, "why_unavailable", None)
     reason = why_unavailable(request) if why_unavailable else None
     if reason is not None:
         raise WeightsError(f"{reason}; give a file with --weights, or --weights none for a network that is not trained")
 
 
-def _images_beside(spec: ModelSpec, plugins: PluginRegistry, why: str, wish: ImageWish) -> ExportImages:
-    """The images that were named for a model that has none of its own."""
-    return stand_in(spec, why) if wish.data is None else named_images(spec, plugins, wish)
+def _images_of_data(spec: ModelSpec, plugins: PluginRegistry, why: str, options: ExportOptions) -> ExportImages:
+    """The images of --data for a model that has none of its own."""
+    return stand_in(spec, why) if options.data is None else named_images(spec, plugins, options)
 
 
-def _saved(path: Path, home: Path | None, plugins: PluginRegistry, image_size: ImageSize | None) -> ExportTarget:
+def _saved(path: Path, home: Path | None, plugins: PluginRegistry, options: ExportOptions) -> ExportTarget:
     """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
     model, saved = load_student(path, plugins)
     reached = None if home is None else run_reached(RunDirectory(home), model.spec.image_size)
-    model = at_image_size(model, image_size)
+    model = at_image_size(model, options.image_size)
     if home is not None:
         # Read before it is digested: a recipe.toml of gigabytes is refused at once.
         model = Described(model, as_run_knows(model.spec, RunDirectory(home)))
@@ -141,35 +138,36 @@ def _saved(path: Path, home: Path | None, plugins: PluginRegistry, image_size: I
         weights_sha256=sha256(path / WEIGHTS),
         teachers=_teachers(home),
     )
+    request = options.request(saved.head, saved.fusion, provenance)
     if home is None:
-        find = partial(_images_beside, model.spec, plugins, "the student comes without its run")
-        return ExportTarget(model, provenance, saved.head, saved.fusion, find, saved.idle_heads)
-    find = partial(run_images, model.spec, RunDirectory(home), plugins)
-    return ExportTarget(model, provenance, saved.head, saved.fusion, find, saved.idle_heads, reached)
+        find = partial(_images_of_data, model.spec, plugins, "the student comes without its run", options)
+    else:
+        find = partial(run_images, model.spec, RunDirectory(home), plugins, options)
+    return ExportTarget(model, request, find, saved.idle_heads, reached)
 
 
-def _checkpoint(path: Path, run: RunDirectory, plugins: PluginRegistry, image_size: ImageSize | None) -> ExportTarget:
+def _checkpoint(path: Path, run: RunDirectory, plugins: PluginRegistry, options: ExportOptions) -> ExportTarget:
     """One checkpoint of a run, built from the run's recipe and plan."""
     recipe, plan = run.read_recipe(), run.read_plan()
     entry = recipe.student
-    options = plugins.options("student", entry.model, entry.options)
-    request = ModelRequest(entry.model, split_name(entry.model)[1], options, classes=plan["classes"])
+    student = plugins.options("student", entry.model, entry.options)
+    request = ModelRequest(entry.model, split_name(entry.model)[1], student, classes=plan["classes"])
     model = build_model("student", request, plugins)
     weights = path / CHECKPOINT_WEIGHTS
     load_weights(model, _student_weights(weights), source=str(weights), fit="nothing")
-    model = at_image_size(model, image_size)
+    model = at_image_size(model, options.image_size)
     spec = as_run_knows(model.spec, run)
     model = Described(model, spec)
     provenance = Provenance(
         model=entry.model,
-        options=options.model_dump(mode="json", exclude_unset=True),
+        options=student.model_dump(mode="json", exclude_unset=True),
         run=run.path.resolve().name,
         recipe_sha256=sha256(run.recipe),
         weights_sha256=sha256(weights),
         teachers=_teachers(run.path),
     )
-    head: Head = plan["student"]["answers_with"]
-    return ExportTarget(model, provenance, head, recipe.evaluation.fusion, partial(run_images, spec, run, plugins))
+    answer = options.request(plan["student"]["answers_with"], recipe.evaluation.fusion, provenance)
+    return ExportTarget(model, answer, partial(run_images, spec, run, plugins, options))
 
 
 def _student_weights(file: Path) -> dict[str, Tensor]:

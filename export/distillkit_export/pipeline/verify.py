@@ -16,8 +16,9 @@ from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import write_json
 from distillkit_export.bundle.manifest import MANIFEST, ArtifactCard
 from distillkit_export.bundle.reader import OpenBundle, open_bundle
+from distillkit_export.export_options import Tolerance
 from distillkit_export.gate.gate import FileOpener, Gate, Verdict
-from distillkit_export.gate.limits import TOLERANCES, Tolerance
+from distillkit_export.gate.limits import TOLERANCES
 from distillkit_export.gate.parity import Evidence, evidence
 from distillkit_export.gate.report import lines
 from distillkit_export.gate.samples import read_samples
@@ -45,15 +46,15 @@ class Verification:
 
     def lines(self) -> list[str]:
         """What a terminal shows."""
-        said = [f"{self.folder}: every file is the one that was exported", *lines(self.verdicts, self.against)]
+        shown = [f"{self.folder}: every file is the one that was exported", *lines(self.verdicts, self.against)]
         if self.data is not None:
-            said += ["", *lines(self.on_data, self.data)]
-        said += [
+            shown += ["", *lines(self.on_data, self.data)]
+        shown += [
             f"{verdict.artifact.file} was ungated and has passed in {verdict.runtime}; {MANIFEST} says so now"
             for verdict in self.verdicts
             if verdict.artifact.file in self.recorded
         ]
-        return [*said, *self.notes]
+        return [*shown, *self.notes]
 
     def as_dict(self) -> dict[str, Any]:
         """The same as data, for --json."""

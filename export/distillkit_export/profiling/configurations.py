@@ -65,7 +65,7 @@ class Configuration:
     def name(self) -> str:
         """What rows and `--baseline` call it: "deit-ti/onnxruntime-cpu/fp32/threads=2"."""
         parts = [self.subject.name, self.runtime, self.precision]
-        return "/".join(parts + [f"{key}={_spoken(value)}" for key, value in self.setting.items()])
+        return "/".join(parts + [f"{key}={_shown(value)}" for key, value in self.setting.items()])
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,10 @@ def _artefacts(subject: ProfiledStudent, name: str, runtime: Runtime, wanted: Pr
     found = []
     for artefact in loads:
         there = artefact.servable.precision
-        asked = wanted.precisions or (there,)
+        precisions = wanted.precisions or (there,)
         if artefact.servable.format == MEMORY:
-            found += [_in(artefact, precision) for precision in asked if precision in ("fp32", "fp16", "bf16")]
-        elif there in asked:
+            found += [_in(artefact, precision) for precision in precisions if precision in ("fp32", "fp16", "bf16")]
+        elif there in precisions:
             found.append(artefact)
     has_bf16 = any(artefact.servable.precision == "bf16" for artefact in loads)
     if name in BFLOAT16_OF_FLOAT32 and "bf16" in wanted.precisions and not has_bf16:
@@ -184,5 +184,5 @@ def _distinct(settings: Iterable[Setting], key: Callable[[Setting], object]) -> 
     return list(found.values())
 
 
-def _spoken(value: object) -> str:
+def _shown(value: object) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

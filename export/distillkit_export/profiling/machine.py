@@ -74,8 +74,8 @@ def gpus(command: Command | None = None) -> tuple[GpuCard, ...]:
     for line in (answer or "").splitlines():
         values = [value.strip() for value in line.split(",")]
         if len(values) == len(GPU_FIELDS):
-            told = dict(zip(GPU_FIELDS, values, strict=True))
-            cards.append(GpuCard.model_validate({key: value for key, value in told.items() if value not in UNKNOWN}))
+            fields = dict(zip(GPU_FIELDS, values, strict=True))
+            cards.append(GpuCard.model_validate({key: value for key, value in fields.items() if value not in UNKNOWN}))
     return tuple(cards)
 
 

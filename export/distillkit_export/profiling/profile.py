@@ -201,7 +201,7 @@ def _names(found: Found) -> str:
 
 def _nothing(found: Found, wanted: ProfileSelection, skipped: Sequence[str]) -> str:
     subjects = _names(found)
-    asked = f" in {', '.join(wanted.precisions)}" if wanted.precisions else ""
+    precisions = f" in {', '.join(wanted.precisions)}" if wanted.precisions else ""
     there = sorted(
         {
             f"{artefact.servable.format} {artefact.servable.precision}"
@@ -211,4 +211,4 @@ def _nothing(found: Found, wanted: ProfileSelection, skipped: Sequence[str]) -> 
     )
     absent = ", ".join(line.partition(":")[0] for line in skipped)
     reasons = f"; not working here: {absent}; `distillkit doctor` says why" if skipped else ""
-    return f"no runtime here executes {subjects}{asked}; there is {', '.join(there) or 'no file'}{reasons}"
+    return f"no runtime here executes {subjects}{precisions}; there is {', '.join(there) or 'no file'}{reasons}"

@@ -167,10 +167,10 @@ class InterleavedBenchmark:
         self._watch.begin(f"loading {name}")
         worker = self._start()
         self._stack.callback(worker.close)
-        told: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         try:
             servable = {key: value for key, value in vars(artefact.servable).items() if key != "request"}
-            told = worker.ask(
+            facts = worker.ask(
                 "open",
                 within_s=OPEN_S,
                 runtime=configuration.runtime,
@@ -179,7 +179,7 @@ class InterleavedBenchmark:
             )
             self._workers[name] = worker
         except ConfigurationFailedError as error:
-            told = {"failed": str(error)}
+            facts = {"failed": str(error)}
             worker.close()
         self.cards[name] = ConfigurationCard(
             name=name,
@@ -190,7 +190,7 @@ class InterleavedBenchmark:
             setting=dict(configuration.setting),
             file=artefact.file,
             file_bytes=artefact.file_bytes,
-            **told,
+            **facts,
         )
         self._step()
 
@@ -335,13 +335,13 @@ class InterleavedBenchmark:
         self._watch.done(self._steps, max(total, self._steps))
 
 
-def baseline_for(names: Sequence[str], asked: str | None) -> str | None:
-    """The configuration that all others are compared with: as asked, by name or runtime, or the first.
+def baseline_for(names: Sequence[str], baseline: str | None) -> str | None:
+    """The configuration that all others are compared with: that of `baseline`, a name or a runtime, or the first.
 
-    Returns None where what was asked for is none of them.
+    Returns: None where no configuration has this name or runtime.
     """
-    if asked is None:
+    if baseline is None:
         return names[0] if names else None
-    exact = [name for name in names if name == asked]
-    parts = [name for name in names if asked in (name.split("/", 1)[1], *name.split("/")[1:2])]
+    exact = [name for name in names if name == baseline]
+    parts = [name for name in names if baseline in (name.split("/", 1)[1], *name.split("/")[1:2])]
     return next(iter(exact or parts), None)

@@ -15,6 +15,7 @@ from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
 from distillkit_export.bundle.manifest import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.profiling.configurations import Artefact, ProfiledStudent
 from distillkit_export.profiling.schema import (
     AccuracyCard,
@@ -110,7 +111,7 @@ def _of_model(
             from distillkit_export.pipeline.export import export
 
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / "bundle"
-            export(target, folder, plugins=plugins, weights=weights)
+            export(target, folder, ExportOptions(weights=weights), plugins=plugins)
             found.notes.append(f"{name}: exported to ONNX for this profile only")
         exported = of_bundle(open_bundle(folder), name)
     except RunDirectoryError:
@@ -128,7 +129,7 @@ def _in_memory(
 ) -> ProfiledStudent:
     from distillkit_export.pipeline.target import load_target
 
-    spec = load_target(target, plugins, weights).model.spec
+    spec = load_target(target, plugins, ExportOptions(weights=weights)).model.spec
     shape = (len(spec.mean), *spec.image_size)
     card = SubjectCard(
         name=name, architecture=spec.architecture, parameters=spec.parameters, input=f"float32 {_times(shape)}"

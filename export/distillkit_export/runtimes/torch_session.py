@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.runtime import Bound, Servable, Setting
 from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
 from distillkit.plugin.registry import installed_plugins
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.from_torch.graph import frozen_scores
 from distillkit_export.pipeline.target import load_target
 from distillkit_export.runtimes.host_clock import HostTimed
@@ -135,9 +135,8 @@ class CudaTimed:
 
 def _answer(servable: Servable, dtype: torch.dtype) -> nn.Module:
     """The model of a servable as one module from images to float32 scores, computed in `dtype`."""
-    found = load_target(servable.source, installed_plugins(), servable.weights)
-    request = servable.request or ExportRequest(found.head, found.fusion)
-    scores = frozen_scores(found.model, request)
+    found = load_target(servable.source, installed_plugins(), ExportOptions(weights=servable.weights))
+    scores = frozen_scores(found.model, servable.request or found.request)
     if dtype is torch.float32:
         return scores
     return _In(scores.to(dtype), dtype)

@@ -21,14 +21,14 @@ def engine_from(
     Raises: UnavailableError where TensorRT cannot, crashes, or takes longer than it may; its log is then kept.
     """
 
-    def heard(event: Event) -> None:
+    def report(event: Event) -> None:
         if progress is not None:
             progress(str(event["phase"]), int(event["done"]), int(event["steps"]))
 
     request = {"onnx": str(onnx), "plan": str(plan), "cache": str(cache), "options": options.model_dump(mode="json")}
     try:
         return result_of(
-            "distillkit_export.tensorrt.build_engine", request, timeout_s=options.timeout_s, on_event=heard
+            "distillkit_export.tensorrt.build_engine", request, timeout_s=options.timeout_s, on_event=report
         )
     except ChildError as death:
         log = private(user_cache() / "tensorrt") / "build.log"

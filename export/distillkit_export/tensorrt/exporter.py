@@ -48,13 +48,13 @@ class TensorRtExporter:
     def flags(self) -> Sequence[str]:
         """How the command line of another machine asks for the same engine."""
         given = self.options.model_dump(mode="json", exclude_defaults=True)
-        asked = ["--trt"]
+        flags = ["--trt"]
         for option, value in given.items():
             if option in FLAGS:
-                asked += [FLAGS[option]] if value is True else [FLAGS[option], str(value)]
+                flags += [FLAGS[option]] if value is True else [FLAGS[option], str(value)]
             else:
-                asked += ["--set", f"tensorrt.{option}={value}"]
-        return asked
+                flags += ["--set", f"tensorrt.{option}={value}"]
+        return flags
 
     def check(self) -> None:
         """Refuse where TensorRT or a GPU is missing: UnavailableError, since the target machine may well have both."""

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, UnavailableError
 from distillkit_export.bundle.reader import open_bundle
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.from_torch.graph import onnx_graph
 from distillkit_export.gate.checks import ranges, structure
 from distillkit_export.gate.first_torch_module import first_module
@@ -27,8 +28,8 @@ from distillkit_export.onnx.node_names import name_nodes
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.onnx.value_ranges import scan
 from distillkit_export.pipeline.export import export_model, export_onnx
-from distillkit_export.pipeline.options import ExportOptions
-from distillkit_export.pipeline.stage import Format
+from distillkit_export.pipeline.formats import Format
+from distillkit_export.pipeline.target import ExportTarget
 from tests.export.small_student import small_student
 
 
@@ -141,7 +142,7 @@ def images_of(student):
 
 
 def test_layers_that_overflow_stay_in_float32_and_the_student_passes(loud, tmp_path):
-    result = export_onnx(loud, tmp_path / "bundle", images=images_of(loud), precisions=("fp16",))
+    result = export_onnx(loud, tmp_path / "bundle", images=images_of(loud), options=ExportOptions(fp16=True))
     result.require()
     half = result.verdicts[1]
     assert set(half.artifact.made_with["float32"]) == {
@@ -162,7 +163,7 @@ def test_layers_that_overflow_stay_in_float32_and_the_student_passes(loud, tmp_p
 def test_overflow_that_onnx_runtime_hides_fails_the_gate(loud, tmp_path, monkeypatch):
     monkeypatch.setattr(float16, "_must_stay", lambda *_: False)
     target = tmp_path / "bundle"
-    result = export_onnx(loud, target, images=images_of(loud), precisions=("fp16",))
+    result = export_onnx(loud, target, images=images_of(loud), options=ExportOptions(fp16=True))
     failed = result.verdicts[1]
     assert failed.parity.overall.finite
     assert {check.name: check.passed for check in failed.checks} == {
@@ -252,8 +253,9 @@ def exported_by(kind, student, folder, *precisions):
     options = kind.Options()
     pictures = Pictures(images_of(student), "some photographs")
     images = ExportImages(pictures, pictures)
-    asked = ExportOptions(precisions=precisions)
-    return export_model([Format("onnx", kind(options), options)], student, folder, ExportRequest(), images, asked)
+    asked = ExportOptions(**dict.fromkeys(precisions, True))
+    target = ExportTarget(student, ExportRequest(), lambda: images)
+    return export_model([Format("onnx", kind(options), options)], target, folder, asked)
 
 
 @pytest.fixture(scope="module")

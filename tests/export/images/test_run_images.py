@@ -10,10 +10,9 @@ from PIL import Image
 
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import DataError
-from distillkit_export.images.gate_images import ImageWish
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.images.run_images import ReadPixels, named_images
 from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import ExportOptions
 
 SPEC = ModelSpec(
     name="student",
@@ -50,7 +49,8 @@ def split(tmp_path):
 
 
 def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(split, plugins):
-    found = named_images(SPEC, plugins, ImageWish(str(split), gate=None, calibration=4))
+    options = ExportOptions(data=str(split), gate_images=None, calibration_images=4, int8=True)
+    found = named_images(SPEC, plugins, options)
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
     assert shades(found.calibration) == [0, 6, 12, 19]
     assert found.gate.source == f"test images of '{split.name}'"
@@ -60,12 +60,12 @@ def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(sp
 
 
 def test_labels_are_the_models_classes_by_name(split, plugins):
-    found = named_images(SPEC, plugins, ImageWish(str(split)))
+    found = named_images(SPEC, plugins, ExportOptions(data=str(split)))
     assert found.gate.labels.tolist() == [1, 1, 1, 0, 0, 0]
 
 
 def test_images_of_other_classes_have_no_label(split, plugins):
-    found = named_images(replace(SPEC, class_names=("cat", "dog")), plugins, ImageWish(str(split)))
+    found = named_images(replace(SPEC, class_names=("cat", "dog")), plugins, ExportOptions(data=str(split)))
     assert found.gate.labels is None
     assert found.gate.note == (
         f"accuracy is not measured: the classes of test images of '{split.name}' (ant, bee) are not those of the model "
@@ -76,7 +76,7 @@ def test_images_of_other_classes_have_no_label(split, plugins):
 def test_pictures_without_labels_are_the_runs_own_all_the_same(tmp_path, plugins):
     """A student without labels is gated on what it was taught with; calibration takes the other images."""
     draw(tmp_path / "flat", range(10))
-    found = named_images(SPEC, plugins, ImageWish(str(tmp_path / "flat"), gate=4, calibration=128))
+    found = named_images(SPEC, plugins, ExportOptions(data=str(tmp_path / "flat"), gate_images=4))
     assert (found.gate.source, found.gate.weak) == ("images of 'flat'", False)
     assert found.gate.labels is None
     assert sorted(shades(found.gate) + shades(found.calibration)) == list(range(10))
@@ -84,15 +84,16 @@ def test_pictures_without_labels_are_the_runs_own_all_the_same(tmp_path, plugins
 
 @pytest.mark.parametrize("named", ["{0}", "{0}/", "folder:{0}", "{0}/../test"])
 def test_folder_that_was_given_is_named_without_its_path(split, plugins, named):
-    found = named_images(SPEC, plugins, ImageWish(named.format(split / "test")))
+    found = named_images(SPEC, plugins, ExportOptions(data=named.format(split / "test")))
     assert found.gate.source == "images of 'test'"
     assert found.calibration.source == "images of 'test'"
 
 
 def test_no_file_of_a_bundle_names_a_folder_of_this_machine(split, plugins, tmp_path):
-    asked = ExportOptions(precisions=("fp16", "int8"), images=ImageWish(str(split / "test")))
+    data = str(split / "test")
+    options = ExportOptions(fp16=True, int8=True, data=data, weights="none", image_size=(32, 32))
     out = tmp_path / "out"
-    export("timm:test_vit", out, asked, plugins=plugins, weights="none", image_size=(32, 32))
+    export("timm:test_vit", out, options, plugins=plugins)
     files = [file for file in out.rglob("*") if file.is_file()]
     assert {"bundle.json", "parity.json", "parity.md", "model.int8.onnx"} <= {file.name for file in files}
     assert [file.name for file in files if str(tmp_path).encode() in file.read_bytes()] == []
@@ -101,7 +102,7 @@ def test_no_file_of_a_bundle_names_a_folder_of_this_machine(split, plugins, tmp_
 
 def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatch):
     monkeypatch.setattr("distillkit_export.images.run_images.IN_MEMORY_BYTES", 0)
-    found = named_images(SPEC, plugins, ImageWish(str(split)))
+    found = named_images(SPEC, plugins, ExportOptions(data=str(split)))
     assert isinstance(found.gate.pixels, ReadPixels)
     assert len(found.gate.pixels) == 6
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
@@ -110,9 +111,10 @@ def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatc
 def test_what_cannot_be_read_is_left_out_and_said(split, plugins, monkeypatch):
     (split / "test" / "ant" / "101.png").write_bytes(b"")
     (split / "train" / "ant" / "006.png").write_bytes(b"")
+    options = ExportOptions(data=str(split), gate_images=None, calibration_images=4, int8=True)
     for in_memory in (2**20, 0):
         monkeypatch.setattr("distillkit_export.images.run_images.IN_MEMORY_BYTES", in_memory)
-        found = named_images(SPEC, plugins, ImageWish(str(split), gate=None, calibration=4))
+        found = named_images(SPEC, plugins, options)
         assert shades(found.gate) == [100, 102, 200, 201, 202]
         assert found.gate.labels.tolist() == [1, 1, 0, 0, 0]
         assert shades(found.calibration) == [0, 12, 19]
@@ -120,4 +122,4 @@ def test_what_cannot_be_read_is_left_out_and_said(split, plugins, monkeypatch):
     for path in (split / "test").rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"^image 'bee/202.png' of '.*' cannot be read: the file has no bytes"):
-        named_images(SPEC, plugins, ImageWish(str(split)))
+        named_images(SPEC, plugins, ExportOptions(data=str(split)))

@@ -14,13 +14,14 @@ from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import Signal
 from distillkit.errors import UnavailableError, UserError
 from distillkit.models.timm_model import TimmModel
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.gate.samples import SAMPLES
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx_scan.precision import precision_of
 from distillkit_export.pipeline.export import export_model, export_onnx
-from distillkit_export.pipeline.options import ExportOptions
-from distillkit_export.pipeline.stage import Format
+from distillkit_export.pipeline.formats import Format
+from distillkit_export.pipeline.target import ExportTarget
 
 FILES = {
     "fp32": "model.onnx",
@@ -37,7 +38,8 @@ def every(plain, tmp_path_factory):
     """A ViT in every precision."""
     pixels = photographs(plain.spec, "x").pixels
     folder = tmp_path_factory.mktemp("precisions") / "bundle"
-    return export_onnx(plain, folder, ExportRequest(opset=22), pixels, ("fp16", "bf16", "int8", "fp8"))
+    options = ExportOptions(fp16=True, bf16=True, int8=True, fp8=True)
+    return export_onnx(plain, folder, ExportRequest(opset=22), pixels, options)
 
 
 def load(result, precision):
@@ -191,7 +193,7 @@ def test_samples_are_images_of_the_gate_with_the_models_own_answers(every, plain
 
 def test_8_bit_file_brings_its_float16_sibling_into_the_report(plain, tmp_path):
     pixels = photographs(plain.spec, "x").pixels
-    result = export_onnx(plain, tmp_path / "bundle", images=pixels, precisions=("int8",))
+    result = export_onnx(plain, tmp_path / "bundle", images=pixels, options=ExportOptions(int8=True))
     assert [(each.artifact.precision, each.kept) for each in result.verdicts] == [
         ("fp32", True),
         ("int8", True),
@@ -207,7 +209,7 @@ def test_8_bit_file_brings_its_float16_sibling_into_the_report(plain, tmp_path):
 
 def test_two_photographs_are_no_calibration_set(plain, tmp_path):
     with pytest.raises(UserError) as error:
-        export_onnx(plain, tmp_path / "bundle", precisions=("int8",))
+        export_onnx(plain, tmp_path / "bundle", options=ExportOptions(int8=True))
     assert str(error.value) == (
         "--int8 needs real images to calibrate with, and there are only crops of two photographs that scikit-learn "
         "ships, because no images were given; give --data DIR"
@@ -217,7 +219,7 @@ def test_two_photographs_are_no_calibration_set(plain, tmp_path):
 
 def test_bf16_needs_an_opset_that_has_its_convolutions(plain, tmp_path):
     with pytest.raises(UserError) as error:
-        export_onnx(plain, tmp_path / "bundle", ExportRequest(opset=20), precisions=("bf16",))
+        export_onnx(plain, tmp_path / "bundle", ExportRequest(opset=20), options=ExportOptions(bf16=True))
     assert str(error.value) == (
         "bf16 needs opset 22 or later, where ONNX has convolutions of it, and 20 was asked for; leave out --opset"
     )
@@ -227,7 +229,8 @@ def test_bf16_needs_an_opset_that_has_its_convolutions(plain, tmp_path):
 @pytest.mark.parametrize(("precision", "opset"), [("fp16", 20), ("bf16", 22)])
 def test_whole_pixels_are_normalised_in_float32(plain, tmp_path, precision, opset):
     pixels = photographs(plain.spec, "x").pixels
-    result = export_onnx(plain, tmp_path / "bundle", ExportRequest(opset=opset, uint8=True), pixels, (precision,))
+    request, options = ExportRequest(opset=opset, uint8=True), ExportOptions(**{precision: True})
+    result = export_onnx(plain, tmp_path / "bundle", request, pixels, options)
     assert result.verdicts[1].outcome == ("passed" if precision == "fp16" else "ungated")
     graph = onnx.shape_inference.infer_shapes(load(result, precision)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
@@ -238,10 +241,10 @@ def test_student_without_a_class_head_is_not_spoken_of_by_class(plain, tmp_path)
     headless = TimmModel(plain.network, replace(plain.spec, signals=frozenset({Signal.EMBEDDING})), {})
     pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs", labels=np.zeros(54, np.int64))
     options = OnnxExporter.Options()
-    asked = ExportOptions(precisions=("fp16", "int8"))
+    asked = ExportOptions(fp16=True, int8=True)
     images = ExportImages(pictures, pictures)
     form = Format("onnx", OnnxExporter(options), options)
-    result = export_model([form], headless, tmp_path / "bundle", ExportRequest(), images, asked)
+    result = export_model([form], ExportTarget(headless, ExportRequest(), lambda: images), tmp_path / "bundle", asked)
     result.require()
     assert result.lines()[1].split("  ")[-1] == "gate"
     for text in ("\n".join(result.lines()), (tmp_path / "bundle" / "parity.md").read_text().partition("## Limits")[0]):

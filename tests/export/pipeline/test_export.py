@@ -25,12 +25,14 @@ from distillkit.contracts.model import Signal
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError
 from distillkit.models.timm_model import TimmModel
 from distillkit.version import __version__
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.images.gate_images import stand_in
 from distillkit_export.onnx import exporter
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_model, export_onnx
-from distillkit_export.pipeline.stage import Format
+from distillkit_export.pipeline.formats import Format
+from distillkit_export.pipeline.target import ExportTarget
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 FILES = ["bundle.json", "model.onnx", "parity.json", "parity.md", "predict.py", "samples.npz"]
@@ -343,8 +345,9 @@ def test_failed_gate_keeps_the_files_aside(exported, distilled, tmp_path):
     exporter = WrongExporter(OnnxExporter.Options())
     exporter.wrong = exported["class"].directory / "model.onnx"
     form, target = Format("onnx", exporter, exporter.options), tmp_path / "export"
+    model = ExportTarget(distilled, ExportRequest(), lambda: stand_in(distilled.spec, "x"))
     with pytest.raises(GateError) as error:
-        export_model([form], distilled, target, ExportRequest(), stand_in(distilled.spec, "x"))
+        export_model([form], model, target, ExportOptions())
     assert error.value.exit_code == 4
     kept = json.loads((target / "rejected" / "parity.json").read_text())["files"]["model.onnx"]
     worst = max(kept["batches"], key=lambda batch: batch["max_relative"])

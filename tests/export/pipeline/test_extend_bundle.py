@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from pydantic import BaseModel
@@ -12,13 +13,14 @@ from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
 from distillkit.plugin.registry import PluginRegistry
 from distillkit_export.bundle.reader import open_bundle
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_model
-from distillkit_export.pipeline.extend_bundle import export_from_bundle
-from distillkit_export.pipeline.options import ExportOptions
-from distillkit_export.pipeline.stage import Format
+from distillkit_export.pipeline.extend_bundle import extend_bundle
+from distillkit_export.pipeline.formats import Format, onnx_format, other_formats
+from distillkit_export.pipeline.target import ExportTarget
 
 
 class RobotOptions(BaseModel):
@@ -70,10 +72,11 @@ def robots(plugins):
 @pytest.fixture(scope="module")
 def without_robot(plain, robots, tmp_path_factory):
     pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs")
-    asked = ExportOptions(formats=("robot",), precisions=("fp16",), settings={"robot": {"joints": 6}})
-    forms = [asked.onnx(robots), *asked.others(robots)]
+    options = ExportOptions(formats=("robot",), fp16=True, settings={"robot": {"joints": 6}})
+    forms = [onnx_format(options, robots), *other_formats(options, robots)]
     folder = tmp_path_factory.mktemp("robots") / "bundle"
-    return export_model(forms, plain, folder, ExportRequest(), ExportImages(pictures, pictures), asked)
+    target = ExportTarget(plain, ExportRequest(), lambda: ExportImages(pictures, pictures))
+    return export_model(forms, target, folder, options)
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def test_onnx_is_kept_and_what_is_missing_has_its_command(without_robot):
 
 
 def test_target_makes_what_is_pending_and_gates_it(bundle, robots, robot_is_here):
-    result = export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
+    result = extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     result.require()
     manifest = open_bundle(bundle).manifest
     assert [card.file for card in manifest.artifacts] == ["model.onnx", "model.fp16.onnx", "robot/model.fp16.bin"]
@@ -119,7 +122,7 @@ def test_target_makes_what_is_pending_and_gates_it(bundle, robots, robot_is_here
 
 def test_target_without_the_robot_says_so_again_and_loses_nothing(bundle, robots):
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    result = export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
+    result = extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     with pytest.raises(UnavailableError):
         result.require()
     del before["bundle.json"]
@@ -129,7 +132,7 @@ def test_target_without_the_robot_says_so_again_and_loses_nothing(bundle, robots
 
 def test_file_that_fails_its_gate_is_not_added(bundle, robots, robot_is_here, exported, monkeypatch):
     monkeypatch.setattr(Robot, "wrong", exported["plain"].directory / "samples.npz")
-    result = export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
+    result = extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     with pytest.raises(GateError) as error:
         result.require()
     assert str(error.value).startswith("robot/model.fp16.bin was refused: ONNX Runtime cannot load model.fp16.bin: ")
@@ -139,7 +142,7 @@ def test_file_that_fails_its_gate_is_not_added(bundle, robots, robot_is_here, ex
 
 def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robots, robot_is_here):
     (bundle / "notes.txt").write_text("mine")
-    export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
+    extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     assert (bundle / "notes.txt").read_text() == "mine"
     assert "notes.txt" not in open_bundle(bundle).manifest.files
 
@@ -157,7 +160,7 @@ def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robot
         ),
         (
             UserError,
-            ExportOptions(formats=("robot",), precisions=("int8",)),
+            ExportOptions(formats=("robot",), int8=True),
             "exporter 'robot' writes fp32, fp16, not int8; leave out --int8",
         ),
         (
@@ -169,7 +172,7 @@ def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robot
 )
 def test_what_cannot_be_added_is_a_sentence(bundle, robots, kind, asked, sentence):
     with pytest.raises(kind) as error:
-        export_from_bundle(bundle, asked, plugins=robots)
+        extend_bundle(str(bundle), asked, plugins=robots)
     assert str(error.value) == sentence.format(bundle)
 
 
@@ -178,16 +181,16 @@ def test_precision_without_its_onnx_and_a_file_that_is_there_are_sentences(bundl
     manifest["artifacts"].pop()
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError) as missing:
-        export_from_bundle(bundle, ExportOptions(formats=("robot",)), plugins=robots)
+        extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     assert str(missing.value) == (
         f"bundle '{bundle}' has no ONNX in fp16, from which robot is made; export the run again with --fp16"
     )
-    single = ExportOptions(formats=("robot",), precisions=("fp32",))
-    export_from_bundle(bundle, single, plugins=robots)
+    single = ExportOptions(formats=("robot",), fp32=True)
+    extend_bundle(str(bundle), single, plugins=robots)
     with pytest.raises(RunDirectoryError) as there:
-        export_from_bundle(bundle, single, plugins=robots)
+        extend_bundle(str(bundle), single, plugins=robots)
     assert str(there.value) == f"bundle '{bundle}' has robot/model.fp32.bin already; give --force to replace it"
-    export_from_bundle(bundle, single, plugins=robots, force=True).require()
+    extend_bundle(str(bundle), replace(single, force=True), plugins=robots).require()
 
 
 def test_onnx_itself_is_not_written_from_a_bundle(tmp_path):

@@ -15,7 +15,7 @@ from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import UserError
 from distillkit.models import resize_position_embedding, sincos_position_embedding
 from distillkit_export.from_torch.graph import frozen_scores
-from distillkit_export.images.gate_images import Pictures, as_asked, as_pixels, normalised
+from distillkit_export.images.gate_images import Pictures, as_file_input, as_pixels, normalised
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_onnx
 from distillkit_plugins.students.deit import Deit
@@ -140,12 +140,12 @@ def test_pixels_are_found_again_in_normalised_images(plain):
 
 def test_check_asks_for_other_sizes_and_pixels(plain):
     pictures = Pictures(np.zeros((5, 3, 40, 40), np.float32), "here")
-    asked = as_asked(pictures, plain.spec, ExportRequest(dynamic_size=True, uint8=True))
+    asked = as_file_input(pictures, plain.spec, ExportRequest(dynamic_size=True, uint8=True))
     assert asked.pixels.shape == (5, 40, 40, 3)
     assert [each.shape for each in asked.others] == [(1, 48, 56, 3), (2, 64, 40, 3), (7, 40, 80, 3)]
     assert {each.dtype for each in (asked.pixels, *asked.others)} == {np.dtype(np.uint8)}
     assert asked.source == "here, some also resized to 48x56, 64x40, 40x80"
-    assert as_asked(pictures, plain.spec, ExportRequest()) == pictures
+    assert as_file_input(pictures, plain.spec, ExportRequest()) == pictures
 
 
 def refusal(model, **asked):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from urllib.parse import urlparse
 
 import numpy as np
@@ -17,10 +18,9 @@ from distillkit.models import hub
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import run
-from distillkit_export.images.gate_images import ImageWish
+from distillkit_export import ExportOptions, ExportResult, export
+from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.onnx.session import OnnxSession
-from distillkit_export.pipeline.export import export
-from distillkit_export.pipeline.options import ExportOptions
 from distillkit_export.pipeline.target import default_folder, load_target
 
 SETTINGS = {
@@ -56,7 +56,7 @@ def run_folder(plugins, teacher_run):
 
 @pytest.fixture(scope="module")
 def exported_run(plugins, run_folder):
-    return export(str(run_folder), plugins=plugins)
+    return export(run_folder)
 
 
 def refusal(kind, *arguments, **named):
@@ -96,15 +96,36 @@ def test_parity_of_a_run_is_measured_on_its_own_test_images(exported_run):
     assert exported_run.parity.max_relative <= 4.4e-6
 
 
+def test_export_from_python_takes_the_options_of_the_command_line(run_folder, tmp_path):
+    steps = []
+    options = ExportOptions(fp16=True, head="class", softmax=True, gate_images=32, calibration_images=8)
+    result = export(run_folder / "best", tmp_path / "out", replace(options, progress=lambda *step: steps.append(step)))
+    assert isinstance(result, ExportResult)
+    result.require()
+    assert result.directory == tmp_path / "out"
+    assert [card.file for card in open_bundle(result.directory).manifest.artifacts] == ["model.onnx", "model.fp16.onnx"]
+    assert (result.manifest["output"]["name"], result.manifest["output"]["head"]) == ("probabilities", "class")
+    assert result.parity.image_count == 32
+    assert result.manifest["artifacts"][1]["made_with"]["images"] == 8
+    assert steps == []  # neither ONNX file takes long
+    with pytest.raises(UserError) as error:
+        export(result.directory, options=ExportOptions(trt=True, softmax=True))
+    assert str(error.value) == (
+        f"--softmax is about writing ONNX from a student, and '{result.directory}' is a bundle, to which formats are "
+        "added where it lies; leave out --softmax"
+    )
+
+
 def test_run_at_another_size_shows_its_own_images_at_that_size(run_folder, plugins):
-    target = load_target(str(run_folder), plugins, image_size=(16, 12))
-    checkpoint = load_target(str(run_folder / "checkpoints" / "step-00000004"), plugins, image_size=(16, 12))
+    options = ExportOptions(image_size=(16, 12))
+    target = load_target(str(run_folder), plugins, options)
+    checkpoint = load_target(str(run_folder / "checkpoints" / "step-00000004"), plugins, options)
     for found in (target, checkpoint):
         assert found.model.spec.image_size == (16, 12)
         assert found.model.spec.class_names == tuple(str(digit) for digit in range(10))
         assert found.model.network.pos_embed.shape == (1, 4 * 3 + 2, 16)
     assert torch.equal(target.model.network.pos_embed, checkpoint.model.network.pos_embed)
-    gate = target.find_images(ImageWish()).gate
+    gate = target.find_images().gate
     assert gate.source == "test images of run 'tonight'"
     assert gate.pixels[np.arange(2)].shape == (2, 3, 16, 12)
 
@@ -116,7 +137,7 @@ def test_nothing_in_the_export_names_a_folder_of_this_machine(exported_run, run_
 
 def test_exported_run_is_the_saved_student(exported_run, run_folder, plugins):
     target = load_target(str(run_folder), plugins)
-    images = target.find_images(ImageWish()).gate.pixels[:4]
+    images = target.find_images().gate.pixels[:4]
     with torch.inference_mode():
         tokens = target.model.network.eval().forward_features(torch.from_numpy(images))
         expected = target.model.network.head_dist(tokens[:, 1]).numpy()
@@ -131,9 +152,10 @@ def test_checkpoint_of_the_last_step_is_the_student_at_the_end(run_folder, plugi
     states = [target.model.network.state_dict() for target in (last, end, earlier)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     assert not all(torch.equal(tensor, states[1][name]) for name, tensor in states[2].items())
-    assert (last.head, last.fusion, last.model.spec) == (end.head, end.fusion, end.model.spec)
-    assert (last.provenance.run, last.provenance.teachers) == ("tonight", end.provenance.teachers)
-    assert last.provenance.options == end.provenance.options
+    first, second = last.request, end.request
+    assert (first.head, first.fusion, last.model.spec) == (second.head, second.fusion, end.model.spec)
+    assert (first.provenance.run, first.provenance.teachers) == ("tonight", second.provenance.teachers)
+    assert first.provenance.options == second.provenance.options
 
 
 def test_default_folders_are_never_inside_what_a_run_replaces(run_folder, tmp_path):
@@ -149,7 +171,7 @@ def test_photographs_stand_in_where_the_data_stayed_elsewhere(run_folder, tmp_pa
     folder = copied(run_folder, tmp_path)
     text = (folder / "recipe.toml").read_text().replace('train = "digits"', 'train = "elsewhere/flowers"')
     (folder / "recipe.toml").write_text(text)
-    pictures = load_target(str(folder), plugins).find_images(ImageWish()).gate
+    pictures = load_target(str(folder), plugins).find_images().gate
     assert pictures.weak
     assert pictures.source == (
         "crops of two photographs that scikit-learn ships, because the run's images cannot be read here"
@@ -160,10 +182,10 @@ def test_student_without_its_run_is_still_a_student(run_folder, tmp_path, plugin
     for name in ("student.json", "student.safetensors"):
         shutil.copy(run_folder / name, tmp_path / name)
     target = load_target(str(tmp_path), plugins)
-    assert target.find_images(ImageWish()).gate.source == (
+    assert target.find_images().gate.source == (
         "crops of two photographs that scikit-learn ships, because the student comes without its run"
     )
-    assert (target.provenance.run, target.provenance.teachers) == (tmp_path.name, ())
+    assert (target.request.provenance.run, target.request.provenance.teachers) == (tmp_path.name, ())
 
 
 def test_head_that_no_term_trained_is_not_exported(tmp_path, plugins):
@@ -172,7 +194,7 @@ def test_head_that_no_term_trained_is_not_exported(tmp_path, plugins):
     run(Recipe.model_validate(SETTINGS | {"student": student, "losses": [{"loss": "ce"}]}), folder, plugins)
     for head in ("fused", "distill"):
         with pytest.raises(UserError) as error:
-            export(str(folder), plugins=plugins, head=head)
+            export(folder, options=ExportOptions(head=head), plugins=plugins)
         assert str(error.value) == (
             f"no term trained the distillation head of '{folder}'; leave out --head or say --head class"
         )
@@ -233,7 +255,7 @@ def test_weights_that_cannot_be_had_are_a_matter_of_weights(plugins, monkeypatch
         f"the published weights of 'resnet18' are not in the local cache and {host} cannot be reached; "
         "give a file with --weights, or --weights none for a network that is not trained"
     )
-    assert load_target("timm:resnet18", plugins, weights="none").model.spec.classes == 1000
+    assert load_target("timm:resnet18", plugins, ExportOptions(weights="none")).model.spec.classes == 1000
 
 
 def test_name_that_is_neither(plugins):
@@ -244,7 +266,7 @@ def test_name_that_is_neither(plugins):
 
 
 def test_weights_beside_a_run(run_folder, plugins):
-    assert refusal(UserError, str(run_folder), plugins, "other.safetensors") == (
+    assert refusal(UserError, str(run_folder), plugins, ExportOptions(weights="other.safetensors")) == (
         f"'{run_folder}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
     )
 
@@ -254,20 +276,20 @@ def test_model_by_name_with_a_weight_file(tmp_path, plugins):
     trained = TimmModel.create("test_vit", name="any", classes=5).network.state_dict()
     file = tmp_path / "vit.safetensors"
     save_file(trained, file)
-    target = load_target("timm:test_vit", plugins, str(file))
+    target = load_target("timm:test_vit", plugins, ExportOptions(weights=str(file)))
     loaded = target.model.network.state_dict()
     assert all(torch.equal(tensor, trained[name]) for name, tensor in loaded.items())
-    assert target.provenance == Provenance(
+    assert target.request.provenance == Provenance(
         model="timm:test_vit", weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest()
     )
-    assert (target.head, target.fusion, target.model.spec.classes) == ("fused", "logits", 5)
-    assert target.find_images(ImageWish()).gate.source == (
+    assert (target.request.head, target.request.fusion, target.model.spec.classes) == ("fused", "logits", 5)
+    assert target.find_images().gate.source == (
         "crops of two photographs that scikit-learn ships, because a model by name has no images"
     )
 
 
 def test_two_heads_of_a_model_by_name_stay_two(plugins):
-    target = load_target("timm:deit_tiny_distilled_patch16_224", plugins, "none")
+    target = load_target("timm:deit_tiny_distilled_patch16_224", plugins, ExportOptions(weights="none"))
     assert {signal.value for signal in target.model.spec.signals} >= {"logits", "distill_logits"}
 
 
@@ -276,7 +298,7 @@ def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, pl
         export("nothing", tmp_path / "out", ExportOptions(formats=("onxx",)), plugins=plugins)
     assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"
     with pytest.raises(UserError) as error:
-        export("nothing", tmp_path / "out", plugins=plugins, opset=9)
+        ExportOptions(opset=9)
     assert str(error.value) == "opset 9 cannot be written; choose one from 18 to 23"
 
 

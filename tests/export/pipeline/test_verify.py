@@ -18,6 +18,7 @@ from distillkit.errors import BundleError, DataError, GateError, UnavailableErro
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.storage.atomic import sha256
 from distillkit_export.bundle.manifest import FileCard
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.images.gate_images import photographs
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_onnx
@@ -28,7 +29,7 @@ from distillkit_export.pipeline.verify import verify
 def exported_bundle(plain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("verified") / "bundle"
     pixels = photographs(plain.spec, "x").pixels
-    export_onnx(plain, folder, ExportRequest(opset=22), pixels, ("bf16", "int8"))
+    export_onnx(plain, folder, ExportRequest(opset=22), pixels, ExportOptions(bf16=True, int8=True))
     return folder
 
 
