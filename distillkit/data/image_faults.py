@@ -18,7 +18,7 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.errors import UnreadableImageError
-from distillkit.messages.text import one_line, said_by
+from distillkit.messages.text import message_of, one_line
 from distillkit.storage.untrusted import require_plain
 
 Kind: TypeAlias = Literal[
@@ -148,7 +148,7 @@ def _reason(error: Exception) -> str:
 
 
 def _kind_of(error: Exception) -> Kind:
-    said = said_by(error).lower()
+    said = message_of(error).lower()
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too-large"
     if isinstance(error, PermissionError):

@@ -18,9 +18,10 @@ import pluggy
 from distillkit.contracts.model import Signal
 from distillkit.contracts.plugin import PluginSpec
 from distillkit.messages.nearest_name import nearest
+from distillkit.messages.text import one_line, with_type
 from distillkit.plugin import hookspecs
 from distillkit.plugin.disabled import VARIABLE, check_names, switch_for, switched_off
-from distillkit.plugin.error_attribution import GROUP, kind_of, reason
+from distillkit.plugin.error_attribution import GROUP, kind_of
 
 PREFIX = "distillkit_"
 
@@ -162,8 +163,8 @@ def discover() -> Discovered:
 def why(error: BaseException) -> str:
     """One line for what a plugin raised while it was loaded; what pluggy and we say of it needs no class."""
     if isinstance(error, pluggy.PluginValidationError | _RegistrationError):
-        return " ".join(str(error).split())
-    return reason(error)
+        return one_line(error)
+    return with_type(error)
 
 
 class _RegistrationError(TypeError):
@@ -189,7 +190,7 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise _RegistrationError(f"{hook} raised {reason(error)}") from error
+            raise _RegistrationError(f"{hook} raised {with_type(error)}") from error
         if not isinstance(specs, tuple):
             raise _RegistrationError(f"{hook} must return a sequence of PluginSpec, not {kind_of(specs)}")
         for spec in specs:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from distillkit.contracts.model import LAYERED, ModelSpec, Read
+from distillkit.messages.text import with_type
 from distillkit.plugin.runtime_checks import declaration_faults, dtype_of, tensors_of
-from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, LossModule, difference, differences, tensor_state, total
 from distillkit.testing.synthetic import map_batch, map_outputs
 
@@ -59,7 +59,7 @@ def meta_device(case: LossCase) -> Iterator[str]:
     # torch raises NotImplementedError, RuntimeError, ...
     except Exception as error:  # noqa: BLE001
         yield (
-            f"does not run on torch's meta device, on which `distillkit plan` counts: {one_line(error)}; "
+            f"does not run on torch's meta device, on which `distillkit plan` counts: {with_type(error)}; "
             f"use operations that work there, and let no shape and no branch depend on the values of a tensor"
         )
 

@@ -9,7 +9,7 @@ import torch
 
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
 from distillkit.contracts.signal_matching import SPOKEN
-from distillkit.testing.findings import one_line
+from distillkit.messages.text import with_type
 from distillkit.testing.loss_case import LossCase
 from distillkit.testing.synthetic import map_outputs, synthetic_outputs
 
@@ -70,7 +70,7 @@ def _tried(
         return read(watched), []
     # A missing signal is None or an empty tuple: AttributeError, TypeError, IndexError, ...
     except Exception as error:  # noqa: BLE001
-        failure = one_line(error)
+        failure = with_type(error)
     missing = sorted(watched.seen - {each.signal for each in declared})
     try:
         result = read(said(declared | {Read(signal, "all") for signal in missing}))

@@ -12,8 +12,8 @@ from torch import Tensor
 from distillkit.contracts.loss import BatchInfo
 from distillkit.contracts.model import Outputs
 from distillkit.errors import UserError
+from distillkit.messages.text import with_type
 from distillkit.plugin.runtime_checks import dtype_of, tensors_of
-from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, difference, differences, total
 from distillkit.testing.synthetic import map_outputs
 
@@ -141,7 +141,7 @@ def formula(case: LossCase) -> Iterator[str]:
     try:
         torch.autograd.gradcheck(value, inputs, fast_mode=True)
     except RuntimeError as error:
-        yield f"the gradient is not that of the formula in float64: {one_line(error)}"
+        yield f"the gradient is not that of the formula in float64: {with_type(error)}"
 
 
 def half_precision(case: LossCase) -> Iterator[str]:
@@ -208,7 +208,7 @@ def unlabelled(case: LossCase) -> Iterator[str]:
             continue
         # Whatever else is raised reaches a user as a stack trace.
         except Exception as error:  # noqa: BLE001
-            yield f"with {what} raised {one_line(error)}; work without labels, or raise a UserError that says why not"
+            yield f"with {what} raised {with_type(error)}; work without labels, or raise a UserError that says why not"
             continue
         yield from _shapes(case, said, len(EVERY_ROW))
         yield from _finite(said, student, f"with {what}")
@@ -234,7 +234,7 @@ def state(case: LossCase) -> Iterator[str]:
             again = copy()
         # pickle raises PicklingError, AttributeError, TypeError, ...
         except Exception as error:  # noqa: BLE001
-            yield f"does not survive {how}: {one_line(error)}"
+            yield f"does not survive {how}: {with_type(error)}"
             continue
         if differences(expected, case.terms(loss=again)):
             yield f"gives other terms after {how}: something that it computes with is neither option nor state_dict"
