@@ -55,6 +55,18 @@ def together(problems: Sequence[str], *, prefix: str = "") -> str:
     return f"{subject}{len(problems):,} problems\n" + "\n".join(f"  {problem}" for problem in shown)
 
 
+def first_mistake(error: ValidationError) -> str:
+    """The first finding alone, in pydantic's words: for files that distillkit writes."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, details['loc'])) or 'the whole'}: {details['msg']}"
+
+
+def newer_version(content: Any, key: str, known: int) -> int | None:
+    """The version that a file gives under `key`, if it is newer than `known`; else None."""
+    version = content.get(key) if isinstance(content, Mapping) else None
+    return version if isinstance(version, int) and version > known else None
+
+
 def known_keys(model: type[BaseModel]) -> list[str]:
     """The keys that a table takes, as the user writes them."""
     return [field.alias or name for name, field in model.model_fields.items()]

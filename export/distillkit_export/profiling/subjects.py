@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
+from distillkit.storage.untrusted import read_json
 from distillkit_export.bundle.manifest import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.profiling.configurations import Artefact, ProfiledStudent
@@ -164,7 +164,7 @@ def _shape(manifest: Bundle) -> tuple[int, ...]:
 def measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
     """Top 1 by precision, as the gate measured it on labelled images; of some bundles there is none."""
     try:
-        files: dict[str, Any] = json.loads((folder / PARITY).read_text(encoding="utf-8"))["files"]
+        files: dict[str, Any] = read_json(folder / PARITY)["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     found: dict[str, AccuracyCard] = {}
@@ -186,7 +186,7 @@ def _accuracy_in(report: Any) -> AccuracyCard | None:
 def _run_accuracy(run: Path) -> AccuracyCard | None:
     """What the run's own evaluation said at its end, on its test images before its validation images."""
     try:
-        figures: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))["figures"]
+        figures: dict[str, Any] = read_json(run / RESULT)["figures"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     for split in ("test", "validation"):
