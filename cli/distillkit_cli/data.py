@@ -51,8 +51,8 @@ def check(
       distillkit data check flowers/
       distillkit data check flowers/ --json > found.json
     """
+    from distillkit.compute.cpus import loader_processes
     from distillkit.data import checking
-    from distillkit.data.worker_loader import loader_processes
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.files import load_recipe
     from distillkit.recipe.schema import Data

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from distillkit.compute.cpus import loader_processes
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.collate import HostBatch, Preparation
@@ -19,7 +20,7 @@ from distillkit.data.sources import is_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.streaming import StreamedWindows
 from distillkit.data.transforms import training_transform
-from distillkit.data.worker_loader import IndexedWindows, Layout, loader_processes
+from distillkit.data.worker_loader import IndexedWindows, Layout
 from distillkit.errors import RecipeError
 from distillkit.recipe.schema import Recipe
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from distillkit.compute.cpus import loader_processes
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.image_faults import broken_image
 from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.data.worker_loader import host_batches, loader_processes
+from distillkit.data.worker_loader import host_batches
 from distillkit.errors import DataError, UnreadableImageError, UserError
 from distillkit.recipe.schema import Augment
 

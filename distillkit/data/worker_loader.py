@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distillkit.compute.cpus import usable_cpus
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.collate import HostBatch, Preparation, Sample
 from distillkit.data.image_faults import broken_image
@@ -203,10 +201,3 @@ class IndexedWindows:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def loader_processes(wanted: int | None) -> int:
-    """`data.workers`, or one per core that this process may use, at most 8."""
-    if wanted is not None:
-        return wanted
-    return min(8, max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
