@@ -65,7 +65,7 @@ def check(
             installed_plugins(),
             batch_size=load_recipe(None, overrides={"data.train": name}).training.batch_size,
             workers=loader_processes(workers),
-            told=partial(show_images_read, display),
+            on_progress=partial(show_images_read, display),
         )
     if as_json:
         terminal.show_json(found.as_dict())
