@@ -69,7 +69,7 @@ class TrainingData:
     Raises: RecipeError for combinations that cannot be, each with its way out.
     """
 
-    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, by whom, and who hears of it
+    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, by which process, and where broken images go
         self,
         datasets: DataSets,
         recipe: Recipe,

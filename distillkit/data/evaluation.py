@@ -36,10 +36,10 @@ class EvaluationData:
 
     An image that cannot be read is left out, and noted in `broken` as one of the set `split`. Without a `broken` to
     note it in, it is an error.
-    Raises: DataError where all images are left out; of a share that is for whoever adds the shares up.
+    Raises: DataError where all images are left out; of a share, the caller that adds the shares up decides.
     """
 
-    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, and who hears of it
+    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, and where broken images go
         self,
         source: Source | Stream,
         spec: ModelSpec,

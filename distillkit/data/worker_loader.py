@@ -69,7 +69,7 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
                 raise batch
             yield batch
     finally:
-        # One that was killed is told of where batches are taken; torch may raise it once more, wherever it likes.
+        # A killed process was reported where batches are taken; torch may raise that again here.
         with suppress(RuntimeError):
             getattr(loader, "_shutdown_workers", int)()
         del loader  # the last reference

@@ -26,7 +26,7 @@ ALLOWED = {
 """What pydantic's findings about types say in the words of a recipe file."""
 
 MOST = 20
-"""How many problems are explained and listed; of more, their number is said."""
+"""Problems that are explained and listed; of more, only the number is given."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:

@@ -30,7 +30,7 @@ MODEST = 2**27
 class SavedStudent:
     """The student of a run directory, described.
 
-    `model` and `options` are what its recipe said. `head` and `fusion` say which answer is its answer. `arguments`
+    `model` and `options` are those of its recipe. `head` and `fusion` say how it answers. `arguments`
     are what `timm.create_model(spec.architecture, ...)` needs to build the same network, where it is timm's.
     """
 

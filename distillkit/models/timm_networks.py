@@ -22,7 +22,7 @@ from distillkit.models.meta_device import sketching
 
 @dataclass(frozen=True)
 class TimmRequest:
-    """A timm classifier that somebody asks for.
+    """A timm classifier as a recipe asks for it.
 
     `architecture` may carry a tag ("resnet18.a1_in1k"). `name` is what the user typed. `image_size` None is the
     network's own, `classes` None its own number. `arguments` go to `timm.create_model` as they are.
@@ -174,7 +174,7 @@ def _check_patches(network: nn.Module, size: tuple[int, int], request: TimmReque
 
 
 def _trace_tokens(network: Any, images: Tensor) -> Trace:
-    """One block tells for all: every one has the same width and grid."""
+    """One block stands for all: each has the same width and grid."""
     (patches,) = network.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
     _, width, rows, columns = patches.shape
     depth = len(network.blocks)

@@ -1,7 +1,7 @@
 """From installed distributions to registered plugins.
 
 Entry points of the group ``distillkit`` are walked here rather than by pluggy, which lets one of two entry points of
-the same name silently replace the other. What a plugin gets wrong is kept as `Broken` and stops nobody else's run.
+the same name silently replace the other. What a plugin gets wrong is kept as `Broken`, and stops no run without it.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def discover() -> Discovered:
             owned.extend(_registered(module, owner))
         except KeyboardInterrupt:
             raise
-        # A plugin may fail in any way, sys.exit and a lack of memory included; it stops nobody else's run.
-        except BaseException as error:  # noqa: BLE001 - as it is said
+        # A plugin may fail in any way, sys.exit and a lack of memory included; it does not stop runs without it.
+        except BaseException as error:  # noqa: BLE001 - see above
             manager.set_blocked(name)
             broken.append(Broken(entry_point.name, owner, why(error)))
     return Discovered(manager, tuple(owned), tuple(broken), tuple(off))

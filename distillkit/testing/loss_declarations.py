@@ -53,9 +53,9 @@ def meta_device(case: LossCase) -> Iterator[str]:
     try:
         with torch.device("meta"):
             loss: LossModule = case.subject.factory.build(case.options, case.pair.student, case.pair.teacher)
-        said = loss(student, target, batch)
-        if said and total(said).requires_grad:
-            total(said).backward()  # type: ignore[no-untyped-call]
+        terms = loss(student, target, batch)
+        if terms and total(terms).requires_grad:
+            total(terms).backward()  # type: ignore[no-untyped-call]
     # torch raises NotImplementedError, RuntimeError, ...
     except Exception as error:  # noqa: BLE001
         yield (
@@ -89,7 +89,7 @@ def target(case: LossCase) -> Iterator[str]:
 
 
 def teacher_stays(case: LossCase) -> Iterator[str]:
-    """`target` changes nothing of what the teacher said: other losses read it too."""
+    """`target` changes nothing of the teacher's outputs: other losses read it too."""
     teacher = case.teacher()
     before = {name: tensor.clone() for name, tensor in tensors_of(teacher).items()}
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Opening a bundle that came from elsewhere: nothing in it is trusted before it is checked.
 
-`verify`, `profile`, `predict` and whatever goes on from a bundle open it here. Needs neither torch nor onnx, and gives
-no file to a runtime.
+`verify`, `profile`, `predict` and `export BUNDLE` open it here. Needs neither torch nor onnx, and gives no file to a
+runtime.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def _resize(network: Any, size: ImageSize, spec: ModelSpec) -> None:
 
 
 def _is_sincos(positions: Tensor | None, grid: ImageSize, prefix_tokens: int) -> bool:
-    """Whether positions are the fixed ones, which nobody trains."""
+    """Whether positions are the fixed ones, which are not trained."""
     if positions is None or positions.requires_grad or positions.shape[-1] % 4:
         return False
     width = positions.shape[-1]

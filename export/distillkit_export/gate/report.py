@@ -83,23 +83,23 @@ def lines(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
 
 
 def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
-    """What the figures are of, and what of them somebody should know before a file ships."""
+    """What the figures were measured on, and what to know of them before a file ships."""
     pictures = against.pictures
     weak = "; weak: give real images with --data" if pictures.weak else ""
     count = counted(len(pictures.pixels), "image")
-    said = [f"measured against {against.reference} on {count} ({pictures.source}){weak}"]
-    said += [note for note in (against.note, pictures.note) if note]
+    notes = [f"measured against {against.reference} on {count} ({pictures.source}){weak}"]
+    notes += [note for note in (against.note, pictures.note) if note]
     slower = [
         f"{verdict.artifact.file} takes {verdict.relative_latency:.2f} times as long as {verdicts[0].artifact.file}"
         for verdict in verdicts
         if verdict.relative_latency is not None and verdict.relative_latency >= SLOWER
     ]
     if _int8_is_larger(verdicts):
-        said.append(INT8_SIZE)
+        notes.append(INT8_SIZE)
     if slower:
         where = "slower in ONNX Runtime on one thread of this CPU"
-        said.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
-    return said
+        notes.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
+    return notes
 
 
 def _int8_is_larger(verdicts: Sequence[Verdict]) -> bool:

@@ -24,7 +24,7 @@ class ProfilePart(BaseModel):
 
 
 class GpuCard(ProfilePart):
-    """One GPU at one moment, as nvidia-smi tells; what it does not tell is None."""
+    """One GPU at one moment, as nvidia-smi reports it; what it does not report is None."""
 
     name: str
     driver: str | None = None
@@ -187,7 +187,7 @@ class ProfileCard(ProfilePart):
 def read_profile(path: Path) -> ProfileCard:
     """Read a profile that was written here or elsewhere.
 
-    Raises: UserError for a file that is none, is torn, or is of a newer distillkit.
+    Raises: UserError for a file that is no profile, is torn, or is of a newer distillkit.
     """
     try:
         data = read_json(path)

@@ -46,7 +46,7 @@ class Found:
 def find(targets: list[str], plugins: PluginRegistry, stack: ExitStack, weights: str | None = None) -> Found:
     """Open every target; what is exported only to be measured lies in folders that go with `stack`.
 
-    Raises: BundleError for a bundle that is not whole; RunDirectoryError for a target that is none; what reading a
+    Raises: BundleError for a bundle that is not whole; RunDirectoryError for a target that is no run; what reading a
     profile, loading and exporting a model raise.
     """
     found = Found()
@@ -162,7 +162,7 @@ def _shape(manifest: Bundle) -> tuple[int, ...]:
 
 
 def measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
-    """Top 1 by precision, as the gate measured it on labelled images; of some bundles there is none."""
+    """Top 1 by precision, as the gate measured it on labelled images; empty where the gate had none."""
     try:
         files: dict[str, Any] = read_json(folder / PARITY)["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -184,7 +184,7 @@ def _accuracy_in(report: Any) -> AccuracyCard | None:
 
 
 def _run_accuracy(run: Path) -> AccuracyCard | None:
-    """What the run's own evaluation said at its end, on its test images before its validation images."""
+    """Top 1 of the run's own evaluation at its end, on its test images, else on its validation images."""
     try:
         figures: dict[str, Any] = read_json(run / RESULT)["figures"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -26,7 +26,7 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-"""The card of a bundle from elsewhere is read, too, and said on a terminal."""
+"""The card of a third-party bundle is read, too, and shown on a terminal."""
 
 
 class TensorCard(BaseModel):
@@ -132,7 +132,7 @@ def machine_name(here: Platform) -> str:
 def read_card(engine: Path) -> EngineCard:
     """The card beside an engine.
 
-    Raises: GateError where there is none that fits the schema.
+    Raises: GateError where it is missing or does not fit the schema.
     """
     file = engine.with_suffix(".json")
     try:
