@@ -51,8 +51,8 @@ def check(
       distillkit data check flowers/
       distillkit data check flowers/ --json > found.json
     """
+    from distillkit.compute.cpus import loader_processes
     from distillkit.data import checking
-    from distillkit.data.worker_loader import loader_processes
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.files import load_recipe
     from distillkit.recipe.schema import Data
@@ -65,7 +65,7 @@ def check(
             installed_plugins(),
             batch_size=load_recipe(None, overrides={"data.train": name}).training.batch_size,
             workers=loader_processes(workers),
-            told=partial(show_images_read, display),
+            on_progress=partial(show_images_read, display),
         )
     if as_json:
         terminal.show_json(found.as_dict())

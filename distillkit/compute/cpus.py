@@ -1,6 +1,8 @@
-"""The processors that this process may use."""
+"""The processors that this process may use, and how many loader processes they are given."""
 
 from __future__ import annotations
+
+import os
 
 import psutil
 
@@ -15,3 +17,10 @@ def physical_cores() -> int:
     """Number of cores behind the usable CPUs: hyper-threads are not counted, where the system tells them apart."""
     usable = usable_cpus()
     return min(usable, psutil.cpu_count(logical=False) or usable)
+
+
+def loader_processes(wanted: int | None) -> int:
+    """`data.workers`, or one per core that this process may use, at most 8."""
+    if wanted is not None:
+        return wanted
+    return min(8, max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from distillkit.compute.cpus import loader_processes
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.collate import HostBatch, Preparation
@@ -19,7 +20,7 @@ from distillkit.data.sources import is_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.streaming import StreamedWindows
 from distillkit.data.transforms import training_transform
-from distillkit.data.worker_loader import IndexedWindows, Layout, loader_processes
+from distillkit.data.worker_loader import IndexedWindows, Layout
 from distillkit.errors import RecipeError
 from distillkit.recipe.schema import Recipe
 
@@ -68,7 +69,7 @@ class TrainingData:
     Raises: RecipeError for combinations that cannot be, each with its way out.
     """
 
-    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, by whom, and who hears of it
+    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, by which process, and where broken images go
         self,
         datasets: DataSets,
         recipe: Recipe,

@@ -1,6 +1,7 @@
 """Find out what is wrong with a data set before a run does: `distillkit data check`.
 
-Loads torch only where the data set does. Every image goes through `load_image`, as in a run.
+Every image goes through `load_image`, as in a run. The reading processes are a pool of our own and not torch's
+DataLoader, because a check of a folder loads no torch: it starts at once, and needs no extra.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from distillkit.recipe.schema import Data
 CHUNK = 16
 """Images that a process reads before it reports."""
 AHEAD = 4
-"""Chunks that wait for each process, so that none idles."""
+"""Submitted chunks per process, so that none idles."""
 
 CheckJob: TypeAlias = tuple[str, range]
-"""Of which set, and which of its images."""
+"""The name of a set, and images of it by index."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,18 @@ def check(
     *,
     batch_size: int,
     workers: int,
-    told: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Checked:
     """Read every image of every set of `data.train`, and look at its classes.
 
-    `batch_size` is that of the run that is to come. `told` hears how many images are read, and of how many.
+    `batch_size` is that of the planned run. `on_progress` gets the number of images read so far, and of all images.
     Raises: DataError where there is nothing to read, a PluginError where the data set's plugin cannot be used.
     """
     name = data.train or "digits"
     wrong: list[str] = []
     sets = _opened(SourceOpener(data, plugins), name, wrong)
     classes = _agreed(sets, wrong)
-    notes = [said for source in sets.values() if (said := unlabelled_beside_classes(source))]
+    notes = [note for source in sets.values() if (note := unlabelled_beside_classes(source))]
     for source in sets.values():
         wrong += class_oddities(source)
     few = fewer_than_a_batch(len(sets["train"]), batch_size)
@@ -105,31 +106,31 @@ def check(
     for read, found in _read(sets, workers, wrong):
         done += read
         broken += found
-        told(done, total)
+        on_progress(done, total)
     images = {split: len(source) for split, source in sets.items()}
     return Checked(name, images, classes, tuple(broken), tuple(wrong), tuple(notes))
 
 
 def _opened(opener: SourceOpener, name: str, wrong: list[str]) -> dict[str, Source | Stream]:
-    """Every set that there is. What is wrong with one that is for measuring is said."""
+    """Every set that exists. What is wrong with a validation or test set goes into `wrong`."""
     try:
         sets = {"train": opener.training("train", name)}
     except DataError as error:
-        raise DataError(_own_words(error)) from error
+        raise DataError(_without_key(error)) from error
     measured: tuple[Literal["validation"], Literal["test"]] = ("validation", "test")
     for split in measured:
         try:
             opened = opener.brought_along(split, name)
         except DataError as error:
-            wrong.append(f"{split}: {_own_words(error)}")
+            wrong.append(f"{split}: {_without_key(error)}")
         else:
             if opened is not None:
                 sets[split] = opened
     return sets
 
 
-def _own_words(error: DataError) -> str:
-    """Without the recipe's key, of which nobody spoke."""
+def _without_key(error: DataError) -> str:
+    """The message without the recipe's key, which `data check` has no option for."""
     return str(error).removeprefix("data.train: ")
 
 
@@ -148,7 +149,7 @@ def _agreed(sets: Mapping[str, Source | Stream], wrong: list[str]) -> int | None
 def _read(
     sets: Mapping[str, Source | Stream], workers: int, wrong: list[str]
 ) -> Iterator[tuple[int, list[BrokenImage]]]:
-    """How many more images were read, and which of them cannot be, in order."""
+    """How many more images were read, and which of them are broken, in order."""
     indexed = {split: source for split, source in sets.items() if not is_stream(source)}
     jobs: list[CheckJob] = [
         (split, range(start, min(start + CHUNK, len(source))))
@@ -167,18 +168,17 @@ def _read(
 
 
 def _faults(sets: Mapping[str, Source], jobs: list[CheckJob], workers: int) -> Iterator[list[BrokenImage]]:
-    """The unreadable images of each job, in order."""
+    """The broken images of each job, in order."""
     if workers < 1:
-        reader = Reader(sets)
-        yield from map(reader, jobs)
+        yield from (_broken_images(sets, job) for job in jobs)
         return
     pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(sets,))
-    left = iter(jobs)
+    remaining = iter(jobs)
     try:
-        waiting = deque(pool.submit(_read_job, job) for job in islice(left, AHEAD * workers))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting += (pool.submit(_read_job, job) for job in islice(left, 1))
+        pending = deque(pool.submit(_read_job, job) for job in islice(remaining, AHEAD * workers))
+        while pending:
+            yield pending.popleft().result()
+            pending += (pool.submit(_read_job, job) for job in islice(remaining, 1))
     except BrokenProcessPool as error:
         raise DataError(
             "a process that reads images was ended from outside, mostly for want of memory; check with --workers 0"
@@ -187,32 +187,25 @@ def _faults(sets: Mapping[str, Source], jobs: list[CheckJob], workers: int) -> I
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Reads images as a run does."""
-
-    sets: Mapping[str, Source]
-
-    def __call__(self, job: CheckJob) -> list[BrokenImage]:
-        """The unreadable images of a job."""
-        split, images = job
-        found: list[BrokenImage] = []
-        for index in images:
-            try:
-                load_image(self.sets[split], index)
-            except UnreadableImageError as error:
-                found.append(broken_image(split, error))
-        return found
+def _broken_images(sets: Mapping[str, Source], job: CheckJob) -> list[BrokenImage]:
+    split, images = job
+    found: list[BrokenImage] = []
+    for index in images:
+        try:
+            load_image(sets[split], index)
+        except UnreadableImageError as error:
+            found.append(broken_image(split, error))
+    return found
 
 
-_readers: list[Reader] = []
-"""That of this process, where it is one of a pool."""
+_process_sets: dict[str, Source] = {}
+"""The sets, in a process of the pool."""
 
 
 def _begin(sets: Mapping[str, Source]) -> None:
-    """Make the reader of a process. Ctrl-C is for the command to answer; without the command the process ends."""
+    """Prepare a process of the pool. The command alone answers Ctrl-C; without the command the process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _readers[:] = [Reader(sets)]
+    _process_sets.update(sets)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -224,4 +217,4 @@ def _end_with(parent: BaseProcess) -> None:
 
 
 def _read_job(job: CheckJob) -> list[BrokenImage]:
-    return _readers[0](job)
+    return _broken_images(_process_sets, job)

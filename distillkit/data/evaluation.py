@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from distillkit.compute.cpus import loader_processes
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.image_faults import broken_image
 from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.data.worker_loader import host_batches, loader_processes
+from distillkit.data.worker_loader import host_batches
 from distillkit.errors import DataError, UnreadableImageError, UserError
 from distillkit.recipe.schema import Augment
 
@@ -35,10 +36,10 @@ class EvaluationData:
 
     An image that cannot be read is left out, and noted in `broken` as one of the set `split`. Without a `broken` to
     note it in, it is an error.
-    Raises: DataError where all images are left out; of a share that is for whoever adds the shares up.
+    Raises: DataError where all images are left out; of a share, the caller that adds the shares up decides.
     """
 
-    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, and who hears of it
+    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, and where broken images go
         self,
         source: Source | Stream,
         spec: ModelSpec,

@@ -1,4 +1,4 @@
-"""What can be wrong with an image, and which of it an error speaks of.
+"""What can be wrong with an image, and which fault an error means.
 
 Every image goes through `distillkit.data.sources.load_image`, in training, in evaluation and in `distillkit data
 check`, so all of them find the same faults. What decodes without an error is an image: a JPEG with altered bytes mostly
@@ -18,7 +18,7 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.errors import UnreadableImageError
-from distillkit.messages.text import one_line, said_by
+from distillkit.messages.text import message_of, one_line
 from distillkit.storage.untrusted import require_plain
 
 Kind: TypeAlias = Literal[
@@ -37,7 +37,7 @@ KINDS: dict[Kind, str] = {
 }
 """Every kind of fault, and what it means."""
 
-# Pillow draws an EPS file, whatever its name, by starting Ghostscript: a program, for a picture of a stranger.
+# Pillow draws an EPS file, whatever its name, by starting Ghostscript: a program, on a file of a third party.
 EpsImagePlugin.gs_binary = False
 
 _MOST_UNLIKE = 1000  # times as long as wide: resized until it covers the student's size, it would fill the memory
@@ -120,7 +120,7 @@ def check_shape(image: Image.Image) -> Image.Image:
 
 
 def fault_of(error: Exception) -> ImageFault | None:
-    """The fault that an error of a source speaks of; None where the machine is at fault and not the image."""
+    """The fault that an error of a source means; None where the machine is at fault and not the image."""
     if isinstance(error, ImageFault):
         return error
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
@@ -142,13 +142,13 @@ def without_warnings() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says; of a file without a name, which Pillow shows with its place in memory, something lasting."""
-    said = one_line(error)
-    return KINDS["not-an-image"] if isinstance(error, UnidentifiedImageError) and "<" in said else said
+    """The error's message, without the memory address by which Pillow names a file that has no name."""
+    message = one_line(error)
+    return KINDS["not-an-image"] if isinstance(error, UnidentifiedImageError) and "<" in message else message
 
 
 def _kind_of(error: Exception) -> Kind:
-    said = said_by(error).lower()
+    message = message_of(error).lower()
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too-large"
     if isinstance(error, PermissionError):
@@ -157,7 +157,7 @@ def _kind_of(error: Exception) -> Kind:
         return "missing"
     if isinstance(error, UnidentifiedImageError | IsADirectoryError):
         return "not-an-image"
-    if isinstance(error, EOFError) or any(words in said for words in _CUT_OFF):
+    if isinstance(error, EOFError) or any(words in message for words in _CUT_OFF):
         return "truncated"
     return "damaged"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from distillkit.compute.cpus import usable_cpus
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.collate import HostBatch, Preparation, Sample
 from distillkit.data.image_faults import broken_image
@@ -71,7 +69,7 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
                 raise batch
             yield batch
     finally:
-        # One that was killed is told of where batches are taken; torch may raise it once more, wherever it likes.
+        # A killed process was reported where batches are taken; torch may raise that again here.
         with suppress(RuntimeError):
             getattr(loader, "_shutdown_workers", int)()
         del loader  # the last reference
@@ -203,10 +201,3 @@ class IndexedWindows:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def loader_processes(wanted: int | None) -> int:
-    """`data.workers`, or one per core that this process may use, at most 8."""
-    if wanted is not None:
-        return wanted
-    return min(8, max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +12,7 @@ from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Mixing, Optimizer, Recipe, Schedule, Training
 from distillkit.running.api import run
 from distillkit.running.directory import RunDirectory
+from distillkit.storage.untrusted import read_json
 
 
 def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, batch_size: int, lr: float) -> float:
@@ -57,4 +57,4 @@ def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, bat
 
 def _broken(ledger: Path) -> tuple[BrokenImage, ...]:
     """The images that a run could not read; it has a ledger only where there are some."""
-    return Incidents.from_dict(json.loads(ledger.read_text(encoding="utf-8"))).broken if ledger.is_file() else ()
+    return Incidents.from_dict(read_json(ledger)).broken if ledger.is_file() else ()

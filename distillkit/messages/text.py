@@ -1,36 +1,54 @@
-"""Text that a sentence quotes: on one line, shortened, safe to show in a terminal; numbers with their nouns."""
+"""Text that a sentence quotes: an error's message, shortened text, text safe for a terminal; numbers with nouns."""
 
 from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:
-    r"""What an error of somebody else says, without its line breaks: the end of a sentence of ours.
+    r"""The message of any error without line breaks, or else its type.
 
     >>> one_line(ValueError("a page of\n  reasons")), one_line(KeyError())
     ('a page of reasons', 'KeyError')
     """
-    return " ".join(said_by(error).split()) or type(error).__name__
+    return " ".join(message_of(error).split()) or type(error).__name__
 
 
-def said_by(error: BaseException) -> str:
-    """The message of an error of somebody else; nothing where it raises when it is asked for its message."""
+def first_line(error: BaseException) -> str:
+    r"""The first line of an error's message, or else its type: for a library whose messages are pages.
+
+    >>> first_line(ValueError("a page of\n  reasons")), first_line(KeyError())
+    ('a page of', 'KeyError')
+    """
+    return (message_of(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def with_type(error: BaseException) -> str:
+    r"""An error as `Type: message` on one line, at most 300 characters long.
+
+    >>> with_type(ValueError("no\n  pen")), with_type(KeyError())
+    ('ValueError: no pen', 'KeyError')
+    """
+    return shortened(" ".join(f"{type(error).__name__}: {message_of(error)}".split()).removesuffix(":"), most=300)
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error, which may be a plugin's; empty where the error's own `__str__` raises."""
     try:
         return str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # noqa: BLE001 - the code of a stranger; its type is still known
+    except BaseException:  # noqa: BLE001 - third-party code; the type is still known
         return ""
 
 
 def shortened(text: str, most: int = 200) -> str:
-    """A text of at most so many characters, for a sentence that quotes what may have been a whole file."""
+    """At most `most` characters of a text, for a sentence that quotes a value from a file."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def printable(text: str) -> str:
-    r"""A text that a terminal shows as one line: what controls it is written as Python does.
+    r"""A message for a terminal, its control characters escaped.
 
-    Line breaks stay where an indented line of a list follows.
+    Line breaks stay before the indented lines of a list.
 
     >>> print(printable("image 'a\x1b[2J\n.png' is broken"))
     image 'a\x1b[2J\n.png' is broken
@@ -44,9 +62,9 @@ def printable_lines(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""A text on one line, whatever it is, that a terminal shows as it is and every file can hold.
+    r"""Any text on one line, for a terminal or a file in UTF-8.
 
-    What Python calls not printable (control characters, halves of surrogate pairs, odd blanks) becomes its escape.
+    What Python calls not printable (control characters, halves of surrogate pairs, unusual spaces) becomes its escape.
 
     >>> visible("cat/\udcff\n  .png")
     'cat/\\udcff\\n  .png'
@@ -55,7 +73,7 @@ def visible(text: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where there is not one of it.
+    """A number with its noun in singular or plural.
 
     >>> counted(1, "image"), counted(1297, "image"), counted(2, "process")
     ('1 image', '1,297 images', '2 processes')

@@ -26,7 +26,7 @@ ALLOWED = {
 """What pydantic's findings about types say in the words of a recipe file."""
 
 MOST = 20
-"""How many problems are explained and listed; of more, their number is said."""
+"""Problems that are explained and listed; of more, only the number is given."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:
@@ -53,6 +53,18 @@ def together(problems: Sequence[str], *, prefix: str = "") -> str:
         return subject + problems[0]
     shown = [*problems[:MOST], *([f"and {len(problems) - MOST:,} more"] if len(problems) > MOST else [])]
     return f"{subject}{len(problems):,} problems\n" + "\n".join(f"  {problem}" for problem in shown)
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first finding alone, in pydantic's words: for files that distillkit writes."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, details['loc'])) or 'the whole'}: {details['msg']}"
+
+
+def newer_version(content: Any, key: str, known: int) -> int | None:
+    """The version that a file gives under `key`, if it is newer than `known`; else None."""
+    version = content.get(key) if isinstance(content, Mapping) else None
+    return version if isinstance(version, int) and version > known else None
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:

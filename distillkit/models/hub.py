@@ -15,6 +15,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from distillkit.errors import WeightsError
+from distillkit.messages.text import first_line
 from distillkit.models.timm_networks import check_architecture
 from distillkit.models.weight_files import read_weights
 
@@ -42,7 +43,7 @@ def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
         return dict(torch.hub.load_state_dict_from_url(place.url, map_location="cpu", weights_only=True))
     except (HfHubHTTPError, OSError) as error:
         raise WeightsError(
-            f"downloading the published weights of '{architecture}' failed ({_first_line(error)}); "
+            f"downloading the published weights of '{architecture}' failed ({first_line(error)}); "
             f"try again, or give a file with {option}"
         ) from error
 
@@ -104,7 +105,3 @@ def _is_reachable(server: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
+from distillkit.messages.validation import newer_version
 from distillkit.models.build import Described, build_model
 from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.models.weight_files import read_weights
@@ -29,7 +30,7 @@ MODEST = 2**27
 class SavedStudent:
     """The student of a run directory, described.
 
-    `model` and `options` are what its recipe said. `head` and `fusion` say which answer is its answer. `arguments`
+    `model` and `options` are those of its recipe. `head` and `fusion` say how it answers. `arguments`
     are what `timm.create_model(spec.architecture, ...)` needs to build the same network, where it is timm's.
     """
 
@@ -98,12 +99,12 @@ def read_student(directory: Path) -> SavedStudent:
             )
     try:
         content = read_json(path)
-        if isinstance(content, dict) and isinstance(content.get("format"), int) and content["format"] > FORMAT:
+        if newer := newer_version(content, "format", FORMAT):
             raise RunDirectoryError(
-                f"{path} has format {content['format']} and this distillkit reads up to {FORMAT}; update distillkit"
+                f"{path} has format {newer} and this distillkit reads up to {FORMAT}; update distillkit"
             )
         return _ADAPTER.validate_python(content)
-    except (OSError, ValidationError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} is torn or not of distillkit; run the training again or restore it") from error
 
 

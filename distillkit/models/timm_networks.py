@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import nearest
+from distillkit.messages.text import first_line
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import why_no_rows
 from distillkit.models.meta_device import sketching
@@ -21,7 +22,7 @@ from distillkit.models.meta_device import sketching
 
 @dataclass(frozen=True)
 class TimmRequest:
-    """A timm classifier that somebody asks for.
+    """A timm classifier as a recipe asks for it.
 
     `architecture` may carry a tag ("resnet18.a1_in1k"). `name` is what the user typed. `image_size` None is the
     network's own, `classes` None its own number. `arguments` go to `timm.create_model` as they are.
@@ -79,7 +80,7 @@ def create_network(request: TimmRequest) -> nn.Module:
         raise RecipeError(f"'{request.name}' is no classifier; choose a model of timm that has a class head") from None
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         shown = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its defaults"
-        raise RecipeError(f"'{request.name}' cannot be built with {shown}: {_first_line(error)}") from error
+        raise RecipeError(f"'{request.name}' cannot be built with {shown}: {first_line(error)}") from error
 
 
 def describe_network(request: TimmRequest, class_names: tuple[str, ...] | None = None) -> ModelSpec:
@@ -153,7 +154,7 @@ def _trace(network: nn.Module, size: tuple[int, int], request: TimmRequest) -> T
             answer = network(images)
         except (RuntimeError, AssertionError, ValueError) as refusal:
             seen = f"images of {size[0]}x{size[1]} pixels"
-            raise RecipeError(f"'{request.name}' cannot see {seen}: {_first_line(refusal)}") from error
+            raise RecipeError(f"'{request.name}' cannot see {seen}: {first_line(refusal)}") from error
         # The network works but does not show its layers in timm's usual way; its logits are what it can reveal.
         return Trace((), (), answer.shape[-1])
 
@@ -173,7 +174,7 @@ def _check_patches(network: nn.Module, size: tuple[int, int], request: TimmReque
 
 
 def _trace_tokens(network: Any, images: Tensor) -> Trace:
-    """One block tells for all: every one has the same width and grid."""
+    """One block stands for all: each has the same width and grid."""
     (patches,) = network.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
     _, width, rows, columns = patches.shape
     depth = len(network.blocks)
@@ -198,8 +199,3 @@ def _signals(network: nn.Module, trace: Trace) -> frozenset[Signal]:
         if traits.is_distilled(network):
             signals.add(Signal.DISTILL_LOGITS)
     return frozenset(signals)
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of what timm or torch said."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,14 +14,13 @@ import torch
 from torch import nn
 
 from distillkit.errors import BrokenPluginError
-from distillkit.messages.text import said_by
+from distillkit.messages.text import message_of, with_type
 from distillkit.plugin.disabled import OURS
 from distillkit.plugin.error_attribution import (
     accused,
     author_of,
     distributor,
-    is_nobodys,
-    reason,
+    is_exempt,
 )
 
 _COMPLAINT = re.compile(
@@ -40,17 +39,17 @@ def blamed_on_the_way_back(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        complaint = _COMPLAINT.search(said_by(error))
-        if complaint is None or is_nobodys(error) or accused(error) is not None:
+        complaint = _COMPLAINT.search(message_of(error))
+        if complaint is None or is_exempt(error) or accused(error) is not None:
             raise
         name = complaint["name"]
         owners = {owner for kind in _functions(torch.autograd.Function) if (owner := _owner(kind, name))}
         if owners:
-            raise BrokenPluginError(f"{_either(owners)} failed in {name}.backward: {reason(error)}") from error
+            raise BrokenPluginError(f"{_either(owners)} failed in {name}.backward: {with_type(error)}") from error
         authors = {author for module in modules if f" of {OURS} " not in (author := author_of(module))}
         if not authors:
             raise
-        raise BrokenPluginError(f"{_either(authors)} failed in a backward: {reason(error)}") from error
+        raise BrokenPluginError(f"{_either(authors)} failed in a backward: {with_type(error)}") from error
 
 
 def _functions(kind: type[object]) -> Iterator[type[object]]:

@@ -1,7 +1,7 @@
 """From installed distributions to registered plugins.
 
 Entry points of the group ``distillkit`` are walked here rather than by pluggy, which lets one of two entry points of
-the same name silently replace the other. What a plugin gets wrong is kept as `Broken` and stops nobody else's run.
+the same name silently replace the other. What a plugin gets wrong is kept as `Broken`, and stops no run without it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import pluggy
 from distillkit.contracts.model import Signal
 from distillkit.contracts.plugin import PluginSpec
 from distillkit.messages.nearest_name import nearest
+from distillkit.messages.text import one_line, with_type
 from distillkit.plugin import hookspecs
 from distillkit.plugin.disabled import VARIABLE, check_names, switch_for, switched_off
-from distillkit.plugin.error_attribution import GROUP, kind_of, reason
+from distillkit.plugin.error_attribution import GROUP, kind_of
 
 PREFIX = "distillkit_"
 
@@ -152,8 +153,8 @@ def discover() -> Discovered:
             owned.extend(_registered(module, owner))
         except KeyboardInterrupt:
             raise
-        # A plugin may fail in any way, sys.exit and a lack of memory included; it stops nobody else's run.
-        except BaseException as error:  # noqa: BLE001 - as it is said
+        # A plugin may fail in any way, sys.exit and a lack of memory included; it does not stop runs without it.
+        except BaseException as error:  # noqa: BLE001 - see above
             manager.set_blocked(name)
             broken.append(Broken(entry_point.name, owner, why(error)))
     return Discovered(manager, tuple(owned), tuple(broken), tuple(off))
@@ -162,8 +163,8 @@ def discover() -> Discovered:
 def why(error: BaseException) -> str:
     """One line for what a plugin raised while it was loaded; what pluggy and we say of it needs no class."""
     if isinstance(error, pluggy.PluginValidationError | _RegistrationError):
-        return " ".join(str(error).split())
-    return reason(error)
+        return one_line(error)
+    return with_type(error)
 
 
 class _RegistrationError(TypeError):
@@ -189,7 +190,7 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise _RegistrationError(f"{hook} raised {reason(error)}") from error
+            raise _RegistrationError(f"{hook} raised {with_type(error)}") from error
         if not isinstance(specs, tuple):
             raise _RegistrationError(f"{hook} must return a sequence of PluginSpec, not {kind_of(specs)}")
         for spec in specs:

@@ -13,16 +13,14 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from distillkit.errors import BrokenPluginError, DistillkitError, RecipeError
-from distillkit.messages.text import said_by
+from distillkit.messages.text import message_of, with_type
 from distillkit.plugin.disabled import OURS
 
 GROUP = "distillkit"
 """The entry points of plugins."""
-LONGEST = 300
-"""How many letters of a stranger's message a sentence holds."""
 
 _AUTHOR = "_distillkit_author"
-_NOBODYS = (DistillkitError, KeyboardInterrupt, MemoryError)
+_EXEMPT = (DistillkitError, KeyboardInterrupt, MemoryError)
 """Meant for the user, asked for by the user, or the machine's fault."""
 
 
@@ -34,7 +32,7 @@ def sign(thing: Any, author: str) -> Any:
 
 
 def author_of(thing: object) -> str:
-    """Who made a thing, itself or the model that it wraps; where nobody signed it, its class."""
+    """Who made a thing, itself or the model that it wraps; of an unsigned one, its class."""
     inner: object = thing
     while inner is not None:
         author = getattr(inner, "__dict__", {}).get(_AUTHOR)
@@ -62,12 +60,12 @@ class blamed:  # noqa: N801 - a context manager, named as one reads it
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: TracebackType | None) -> None:
-        if error is None or is_nobodys(error):
+        if error is None or is_exempt(error):
             return
         author = self.whose if isinstance(self.whose, str) else author_of(self.whose)
         if _of_compiler(error):
-            raise RecipeError(f"{author} cannot be compiled: {reason(error)}; set training.compile=false") from error
-        raise BrokenPluginError(f"{author} failed in {self.where}: {reason(error)}") from error
+            raise RecipeError(f"{author} cannot be compiled: {with_type(error)}; set training.compile=false") from error
+        raise BrokenPluginError(f"{author} failed in {self.where}: {with_type(error)}") from error
 
 
 def kind_of(value: object) -> str:
@@ -82,8 +80,8 @@ def refuse(whose: object, where: str, found: str, wanted: str) -> NoReturn:
 
 
 def accused(error: BaseException) -> BrokenPluginError | None:
-    """The sentence for an exception that nobody expected, if it passed through the code of a plugin; else None."""
-    if is_nobodys(error):
+    """The sentence for an unexpected exception, if it passed through the code of a plugin; else None."""
+    if is_exempt(error):
         return None
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     calls = [(author, frame.f_code.co_name) for frame in frames if (author := _signed(frame))]
@@ -97,17 +95,7 @@ def accused(error: BaseException) -> BrokenPluginError | None:
     author, last = calls[-1]
     # A method of a module is called through those of torch.nn.Module, and may call private ones of its own.
     method = next((name for other, name in calls if other == author and not name.startswith("_")), last)
-    return BrokenPluginError(f"{author} failed in {method}: {reason(error)}")
-
-
-def reason(error: BaseException) -> str:
-    r"""What a plugin raised, as `Type: message` on one line.
-
-    >>> reason(ValueError("no\n  pen")), reason(KeyError())
-    ('ValueError: no pen', 'KeyError')
-    """
-    text = " ".join(f"{type(error).__name__}: {said_by(error)}".split()).removesuffix(":")
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return BrokenPluginError(f"{author} failed in {method}: {with_type(error)}")
 
 
 def _signed(frame: FrameType) -> str | None:
@@ -125,13 +113,13 @@ def distributor(module: str) -> str | None:
     return None
 
 
-def is_nobodys(error: BaseException) -> bool:
-    """Whether an error says nothing about the code in which it was raised."""
-    if isinstance(error, _NOBODYS):
+def is_exempt(error: BaseException) -> bool:
+    """Whether an error is not the fault of the code that raised it."""
+    if isinstance(error, _EXEMPT):
         return True
-    # torch's own are told by their names: this module loads no torch. gloo has no error of its own.
+    # torch's own are recognised by name: this module loads no torch. gloo has no error of its own.
     of_torch = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "torch"}
-    lost = isinstance(error, RuntimeError) and "gloo" in said_by(error)
+    lost = isinstance(error, RuntimeError) and "gloo" in message_of(error)
     return bool(of_torch & {"OutOfMemoryError", "DistError"}) or lost
 
 

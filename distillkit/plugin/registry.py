@@ -16,6 +16,7 @@ from distillkit.errors import (
     UnknownPluginError,
 )
 from distillkit.messages.nearest_name import unknown_name
+from distillkit.messages.text import with_type
 from distillkit.plugin.discovery import (
     Broken,
     Discovered,
@@ -25,7 +26,7 @@ from distillkit.plugin.discovery import (
     discover,
     why,
 )
-from distillkit.plugin.error_attribution import author_of, blamed, is_nobodys, reason, sign
+from distillkit.plugin.error_attribution import author_of, blamed, is_exempt, sign
 from distillkit.plugin.extras import EXTRA_OF_MODULE, missing_extra
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class PluginRegistry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except BaseException as error:
-            if is_nobodys(error) and not isinstance(error, MemoryError):
+            if is_exempt(error) and not isinstance(error, MemoryError):
                 raise
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing and missing.partition(".")[0] in EXTRA_OF_MODULE:
@@ -198,4 +199,4 @@ class PluginRegistry:
 
 
 def _broken(owned: Owned, error: BaseException) -> BrokenPluginError:
-    return BrokenPluginError(f"{owned} cannot be used: {owned.spec.factory}: {reason(error)}")
+    return BrokenPluginError(f"{owned} cannot be used: {owned.spec.factory}: {with_type(error)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from distillkit.errors import BrokenPluginError
-from distillkit.messages.text import said_by
+from distillkit.messages.text import with_type
 
 Case = TypeVar("Case")
 ContractCheck = Callable[[Case], Iterator[str]]
@@ -53,7 +53,7 @@ class Findings:
                 raise
             # A plugin may fail in any way, and the checks after this one still say something.
             except Exception as error:  # noqa: BLE001
-                stopped = self._raised.setdefault(one_line(error), [])
+                stopped = self._raised.setdefault(with_type(error), [])
                 name = check.__name__.replace("_", " ")
                 if name not in stopped:
                     stopped.append(name)
@@ -74,9 +74,3 @@ class Findings:
 
     def _where(self, places: list[str]) -> str:
         return "" if places == [""] or len(places) == len(self._places) else f" ({', '.join(places)})"
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as `Type: message`, on one line, at most 300 characters long."""
-    text = " ".join(f"{type(error).__name__}: {said_by(error)}".split())
-    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -10,8 +10,9 @@ import torch
 from distillkit.contracts.loss import Loss
 from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import UserError
+from distillkit.messages.text import with_type
 from distillkit.testing import loss_declarations, loss_terms
-from distillkit.testing.findings import ContractCheck, Findings, one_line
+from distillkit.testing.findings import ContractCheck, Findings
 from distillkit.testing.loss_case import LossCase
 from distillkit.testing.loss_reads import undeclared
 from distillkit.testing.network import no_network
@@ -108,7 +109,7 @@ def _check_pair(findings: Findings, case: LossCase) -> None:
         raise
     # What `build` raises beside a UserError reaches a user as a stack trace.
     except Exception as error:  # noqa: BLE001
-        wrong = [f"build raised {one_line(error)}"]
+        wrong = [f"build raised {with_type(error)}"]
     if not wrong:
         name = case.subject.name
         check_reads(name, case.loss.reads_teacher, role="teacher", spec=case.pair.teacher, alternatives={})

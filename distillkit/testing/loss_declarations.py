@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from distillkit.contracts.model import LAYERED, ModelSpec, Read
+from distillkit.messages.text import with_type
 from distillkit.plugin.runtime_checks import declaration_faults, dtype_of, tensors_of
-from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, LossModule, difference, differences, tensor_state, total
 from distillkit.testing.synthetic import map_batch, map_outputs
 
@@ -53,13 +53,13 @@ def meta_device(case: LossCase) -> Iterator[str]:
     try:
         with torch.device("meta"):
             loss: LossModule = case.subject.factory.build(case.options, case.pair.student, case.pair.teacher)
-        said = loss(student, target, batch)
-        if said and total(said).requires_grad:
-            total(said).backward()  # type: ignore[no-untyped-call]
+        terms = loss(student, target, batch)
+        if terms and total(terms).requires_grad:
+            total(terms).backward()  # type: ignore[no-untyped-call]
     # torch raises NotImplementedError, RuntimeError, ...
     except Exception as error:  # noqa: BLE001
         yield (
-            f"does not run on torch's meta device, on which `distillkit plan` counts: {one_line(error)}; "
+            f"does not run on torch's meta device, on which `distillkit plan` counts: {with_type(error)}; "
             f"use operations that work there, and let no shape and no branch depend on the values of a tensor"
         )
 
@@ -89,7 +89,7 @@ def target(case: LossCase) -> Iterator[str]:
 
 
 def teacher_stays(case: LossCase) -> Iterator[str]:
-    """`target` changes nothing of what the teacher said: other losses read it too."""
+    """`target` changes nothing of the teacher's outputs: other losses read it too."""
     teacher = case.teacher()
     before = {name: tensor.clone() for name, tensor in tensors_of(teacher).items()}
     with torch.no_grad():

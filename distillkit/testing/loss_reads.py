@@ -1,4 +1,4 @@
-"""Find the signals that a loss reads without having said so."""
+"""Find the signals that a loss reads without declaring them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
 from distillkit.contracts.signal_matching import SPOKEN
-from distillkit.testing.findings import one_line
+from distillkit.messages.text import with_type
 from distillkit.testing.loss_case import LossCase
 from distillkit.testing.synthetic import map_outputs, synthetic_outputs
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Watched(Outputs):
-    """Outputs that remember which of their signals somebody looked at."""
+    """Outputs that record which of their signals were read."""
 
     @property
     def seen(self) -> set[Signal]:
@@ -33,10 +33,9 @@ class Watched(Outputs):
 
 
 def undeclared(case: LossCase) -> Iterator[str]:
-    """Nobody switches on a signal that is not declared: what a loss reads beside these is None or empty.
+    """A loss needs no signal that it does not declare: a model does not compute it, so it is None or empty.
 
-    A loss that looks at such a signal may do so, to see whether it is there. One that fails for want of it, and works
-    once it is there, forgot to declare it.
+    A loss may test whether such a signal exists. One that fails without it and works with it forgot to declare it.
     """
     loss, teacher, student = case.build(), case.pair.teacher, case.pair.student
     with torch.no_grad():
@@ -61,20 +60,20 @@ def _tried(
     Where it fails for another reason there is no result and no sentence: that is another check's finding.
     """
 
-    def said(reads: frozenset[Read]) -> Outputs:
+    def outputs_with(reads: frozenset[Read]) -> Outputs:
         return map_outputs(synthetic_outputs(spec, reads, seed=1), lambda tensor: tensor.to(device, torch.float32))
 
-    outputs = said(declared)
+    outputs = outputs_with(declared)
     watched = Watched(**{name: getattr(outputs, name) for name in NAMES})
     try:
         return read(watched), []
     # A missing signal is None or an empty tuple: AttributeError, TypeError, IndexError, ...
     except Exception as error:  # noqa: BLE001
-        failure = one_line(error)
+        failure = with_type(error)
     missing = sorted(watched.seen - {each.signal for each in declared})
     try:
-        result = read(said(declared | {Read(signal, "all") for signal in missing}))
-    except Exception:  # noqa: BLE001 - it was not for want of a signal
+        result = read(outputs_with(declared | {Read(signal, "all") for signal in missing}))
+    except Exception:  # noqa: BLE001 - the missing signal was not the reason
         return None, []
     return result, [
         f"reads the {role}'s {SPOKEN[signal]}, which 'reads_{role}' leaves out, so that it gets none ({failure}); "

@@ -12,8 +12,8 @@ from torch import Tensor
 from distillkit.contracts.loss import BatchInfo
 from distillkit.contracts.model import Outputs
 from distillkit.errors import UserError
+from distillkit.messages.text import with_type
 from distillkit.plugin.runtime_checks import dtype_of, tensors_of
-from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, difference, differences, total
 from distillkit.testing.synthetic import map_outputs
 
@@ -24,19 +24,19 @@ def terms(case: LossCase) -> Iterator[str]:
     """Each term is finite, one value per sample, in the precision of the student's outputs."""
     for progress in (0.0, 0.5, 1.0):
         batch = case.batch()
-        said = case.terms(batch=BatchInfo(batch.labels, batch.label_mass, progress))
-        yield from _shapes(case, said, len(EVERY_ROW))
-        for name, term in said.items():
+        terms = case.terms(batch=BatchInfo(batch.labels, batch.label_mass, progress))
+        yield from _shapes(case, terms, len(EVERY_ROW))
+        for name, term in terms.items():
             if not torch.isfinite(term).all():
                 yield f"term '{name}' is not finite at progress {progress:g}"
             if term.dtype != torch.float32:
                 yield f"term '{name}' is {dtype_of(term)} where the student's outputs are float32"
-    if not said and case.loss.weight != 0:
+    if not terms and case.loss.weight != 0:
         yield f"returns no terms, but its weight is {case.loss.weight:g}"
 
 
-def _shapes(case: LossCase, said: dict[str, Tensor], samples: int) -> Iterator[str]:
-    for name, term in said.items():
+def _shapes(case: LossCase, terms: dict[str, Tensor], samples: int) -> Iterator[str]:
+    for name, term in terms.items():
         if term.shape == (samples,) or (case.couples_batch and term.shape == ()):
             continue
         wanted = f"[] or [{samples}]" if case.couples_batch else f"[{samples}]"
@@ -64,13 +64,13 @@ def inputs_stay(case: LossCase) -> Iterator[str]:
 def gradients(case: LossCase) -> Iterator[str]:
     """A gradient reaches every student tensor that is read, every own parameter, and nothing of the teacher."""
     student, loss = case.student(), case.build()
-    said = case.terms(student=student, loss=loss)
-    if not said:
+    terms = case.terms(student=student, loss=loss)
+    if not terms:
         return
-    if not total(said).requires_grad:
+    if not total(terms).requires_grad:
         yield "no gradient reaches the student: the terms are cut off from its outputs"
         return
-    total(said).backward()  # type: ignore[no-untyped-call]
+    total(terms).backward()  # type: ignore[no-untyped-call]
     for name, tensor in tensors_of(student).items():
         if tensor.grad is None or not tensor.grad.any():
             yield f"no gradient reaches the student's {name}, which the loss reads"
@@ -93,9 +93,9 @@ def target_is_enough(case: LossCase) -> Iterator[str]:
 
 def batch_of_one(case: LossCase) -> Iterator[str]:
     """A single image works, as in a ragged last micro-batch."""
-    said = case.terms((0,))
-    yield from _shapes(case, said, 1)
-    for name, term in said.items():
+    terms = case.terms((0,))
+    yield from _shapes(case, terms, 1)
+    for name, term in terms.items():
         if not torch.isfinite(term).all():
             yield f"term '{name}' of a single image is not finite"
 
@@ -133,15 +133,15 @@ def formula(case: LossCase) -> Iterator[str]:
     def value(*changed: Tensor) -> Tensor:
         places = iter(changed)
         torch.manual_seed(0)
-        said = loss(map_outputs(student, lambda _: next(places)), target, batch)
-        return total(said) if said else torch.zeros(())
+        terms = loss(map_outputs(student, lambda _: next(places)), target, batch)
+        return total(terms) if terms else torch.zeros(())
 
     if not value(*inputs).requires_grad:
         return
     try:
         torch.autograd.gradcheck(value, inputs, fast_mode=True)
     except RuntimeError as error:
-        yield f"the gradient is not that of the formula in float64: {one_line(error)}"
+        yield f"the gradient is not that of the formula in float64: {with_type(error)}"
 
 
 def half_precision(case: LossCase) -> Iterator[str]:
@@ -150,18 +150,18 @@ def half_precision(case: LossCase) -> Iterator[str]:
         for given in (torch.float32, dtype):
             student = case.student(dtype=given)
             with torch.autocast(torch.device(case.device).type, dtype=dtype):
-                said = case.terms(student=student)
+                terms = case.terms(student=student)
             where = f"under autocast in {str(dtype).removeprefix('torch.')} on {str(given).removeprefix('torch.')}"
-            yield from _finite(said, student, where)
+            yield from _finite(terms, student, where)
 
 
-def _finite(said: dict[str, Tensor], student: Outputs, where: str) -> Iterator[str]:
-    for name, term in said.items():
+def _finite(terms: dict[str, Tensor], student: Outputs, where: str) -> Iterator[str]:
+    for name, term in terms.items():
         if not torch.isfinite(term).all():
             yield f"term '{name}' is not finite {where}"
-    if not said or not total(said).requires_grad:
+    if not terms or not total(terms).requires_grad:
         return
-    total(said).backward()  # type: ignore[no-untyped-call]
+    total(terms).backward()  # type: ignore[no-untyped-call]
     for name, tensor in tensors_of(student).items():
         if tensor.grad is not None and not torch.isfinite(tensor.grad).all():
             yield f"the gradient of the student's {name} is not finite {where}"
@@ -175,10 +175,10 @@ def compiled(case: LossCase) -> Iterator[str]:
     module = torch.compile(case.build(), backend=case.backend)
     eager, graph = case.student(), case.student()
     expected = case.terms(student=eager)
-    said = case.terms(student=graph, loss=module)
-    for name, found in differences(expected, said).items():
+    terms = case.terms(student=graph, loss=module)
+    for name, found in differences(expected, terms).items():
         yield f"term '{name}' differs by {found:.2g} under torch.compile"
-    for values in (expected, said):
+    for values in (expected, terms):
         if total(values).requires_grad:
             total(values).backward()  # type: ignore[no-untyped-call]
     for name, tensor in tensors_of(eager).items():
@@ -203,15 +203,15 @@ def unlabelled(case: LossCase) -> Iterator[str]:
     ):
         student = case.student()
         try:
-            said = case.terms(student=student, batch=batch)
+            terms = case.terms(student=student, batch=batch)
         except UserError:
             continue
         # Whatever else is raised reaches a user as a stack trace.
         except Exception as error:  # noqa: BLE001
-            yield f"with {what} raised {one_line(error)}; work without labels, or raise a UserError that says why not"
+            yield f"with {what} raised {with_type(error)}; work without labels, or raise a UserError that says why not"
             continue
-        yield from _shapes(case, said, len(EVERY_ROW))
-        yield from _finite(said, student, f"with {what}")
+        yield from _shapes(case, terms, len(EVERY_ROW))
+        yield from _finite(terms, student, f"with {what}")
 
 
 def state(case: LossCase) -> Iterator[str]:
@@ -234,7 +234,7 @@ def state(case: LossCase) -> Iterator[str]:
             again = copy()
         # pickle raises PicklingError, AttributeError, TypeError, ...
         except Exception as error:  # noqa: BLE001
-            yield f"does not survive {how}: {one_line(error)}"
+            yield f"does not survive {how}: {with_type(error)}"
             continue
         if differences(expected, case.terms(loss=again)):
             yield f"gives other terms after {how}: something that it computes with is neither option nor state_dict"

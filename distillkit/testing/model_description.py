@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts.model import LAYERED, ModelSpec, Signal
+from distillkit.messages.text import with_type
 from distillkit.plugin.runtime_checks import tensors_of
-from distillkit.testing.findings import one_line
 from distillkit.testing.loss_case import differences, tensor_state
 from distillkit.testing.model_case import SAMPLES, ModelCase, say
 
@@ -105,7 +105,7 @@ def meta_device(case: ModelCase) -> Iterator[str]:
     # torch raises NotImplementedError, RuntimeError, ...
     except Exception as error:  # noqa: BLE001
         yield (
-            f"does not run on torch's meta device, on which `distillkit plan` counts: {one_line(error)}; "
+            f"does not run on torch's meta device, on which `distillkit plan` counts: {with_type(error)}; "
             f"build under torch's default device, and let no shape and no branch depend on the values of a tensor"
         )
         return

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from distillkit.messages.text import one_line
 from distillkit.testing.subject import PluginUnderTest
 
 HEAVY = ("torch", "timm")
@@ -52,7 +53,7 @@ def options_survive_a_file(options: BaseModel) -> Iterator[str]:
     try:
         read = type(options).model_validate(written)
     except ValueError as error:
-        yield f"Options written to a recipe as {written} cannot be read back: {' '.join(str(error).split())}"
+        yield f"Options written to a recipe as {written} cannot be read back: {one_line(error)}"
         return
     if read != options:
         yield f"Options written to a recipe as {written} read back as other options"

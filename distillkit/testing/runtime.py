@@ -15,7 +15,8 @@ import numpy as np
 
 from distillkit.contracts.runtime import Availability, InferenceSession, Runtime, Servable
 from distillkit.errors import DistillkitError, UnavailableError
-from distillkit.testing.findings import ContractCheck, Findings, one_line
+from distillkit.messages.text import with_type
+from distillkit.testing.findings import ContractCheck, Findings
 from distillkit.testing.registration import listing_is_clear, warn_of_slow_listing
 from distillkit.testing.subject import find_subject
 
@@ -165,7 +166,7 @@ def refusals(case: RuntimeCase) -> Iterator[str]:
             except DistillkitError:
                 continue
             except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-                yield f"open() of {what} raises {one_line(error)}; it is UnavailableError, GateError or a UserError"
+                yield f"open() of {what} raises {with_type(error)}; it is UnavailableError, GateError or a UserError"
             else:
                 yield f"open() of {what} raises nothing"
 

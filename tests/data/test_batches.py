@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from distillkit.compute.cpus import loader_processes
 from distillkit.data.batches import TrainingData
-from distillkit.data.worker_loader import Layout, loader_processes
+from distillkit.data.worker_loader import Layout
 from distillkit.errors import DataError, RecipeError
 
 CPU = torch.device("cpu")

@@ -45,11 +45,11 @@ def test_every_broken_image_is_listed_once_with_its_kind_in_order(checked, folde
     assert found.kinds() == {kind: kinds.count(kind) for kind in set(kinds)}
 
 
-def test_progress_is_told_to_the_last_image(checked, folder):
-    told = []
-    checked(folder[0], told=lambda *count: told.append(count))
-    assert [of for _, of in told] == [90] * len(told)
-    assert [done for done, _ in told] == [16, 32, 48, 50, 66, 70, 86, 90]
+def test_progress_is_reported_to_the_last_image(checked, folder):
+    progress = []
+    checked(folder[0], on_progress=lambda *count: progress.append(count))
+    assert [of for _, of in progress] == [90] * len(progress)
+    assert [done for done, _ in progress] == [16, 32, 48, 50, 66, 70, 86, 90]
 
 
 def test_a_sound_folder_is_well(checked, write_pictures, tmp_path):
@@ -147,7 +147,7 @@ def test_a_reader_that_is_killed_is_a_sentence(plugins, monkeypatch):
     )
 
 
-def test_a_stream_is_gone_through_and_its_end_told(plugins, monkeypatch):
+def test_a_stream_is_read_to_its_end(plugins, monkeypatch):
     from distillkit.data import checking
 
     class Stream:
@@ -161,9 +161,9 @@ def test_a_stream_is_gone_through_and_its_end_told(plugins, monkeypatch):
             raise OSError("no more of it")
 
     monkeypatch.setattr(checking, "_opened", lambda *_: {"train": Stream()})
-    told = []
-    found = check(Data(train="x"), plugins, batch_size=1, workers=1, told=lambda *count: told.append(count))
-    assert told == [(1, 9), (2, 9), (3, 9)]
+    progress = []
+    found = check(Data(train="x"), plugins, batch_size=1, workers=1, on_progress=lambda *count: progress.append(count))
+    assert progress == [(1, 9), (2, 9), (3, 9)]
     assert found.wrong == (
         "the stream 'timm:wds/x' cannot be read on: no more of it; repair the part that it was reading",
     )
@@ -179,7 +179,7 @@ def test_the_rest_of_a_check_that_is_left_ends_with_it(checked, folder):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checked(folder[0], 2, told=stop)
+        checked(folder[0], 2, on_progress=stop)
     deadline = time.monotonic() + 20
     while set(multiprocessing.active_children()) - before and time.monotonic() < deadline:
         time.sleep(0.05)

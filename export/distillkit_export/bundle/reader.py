@@ -1,17 +1,16 @@
 """Opening a bundle that came from elsewhere: nothing in it is trusted before it is checked.
 
-`verify`, `profile`, `predict` and whatever goes on from a bundle open it here. Needs neither torch nor onnx, and gives
-no file to a runtime.
+`verify`, `profile`, `predict` and `export BUNDLE` open it here. Needs neither torch nor onnx, and gives no file to a
+runtime.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -22,7 +21,9 @@ from pydantic import ValidationError
 
 from distillkit.errors import BundleError
 from distillkit.messages.text import counted, one_line
+from distillkit.messages.validation import first_mistake, newer_version
 from distillkit.storage.atomic import sha256
+from distillkit.storage.untrusted import LARGEST_TEXT, parse_json, read_plain_text
 from distillkit_export.bundle.manifest import (
     MANIFEST,
     REJECTED,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from distillkit.contracts.exporter import Precision
 
-LARGEST_TEXT = 64 * 2**20
 LARGEST_FILE = 8 * 2**30
 LARGEST_ARRAYS = 4 * 2**30
 MOST_FILES = 1_000
@@ -132,24 +132,23 @@ def read_manifest(folder: Path) -> Bundle:
     _require_finished(folder)
     text = plain_text(folder, MANIFEST)
     try:
-        data = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text, finite=True)
+    except ValueError as error:
+        reason = one_line(error.__cause__ or error)
         raise BundleError(
-            f"{MANIFEST} of '{folder}' is torn or no JSON ({one_line(error)}); copy or export the bundle again"
+            f"{MANIFEST} of '{folder}' is torn or no JSON ({reason}); copy or export the bundle again"
         ) from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if newer := newer_version(data, "schema_version", SCHEMA_VERSION):
         raise BundleError(
-            f"bundle '{folder}' has schema {version} and this distillkit reads {SCHEMA_VERSION}; upgrade distillkit"
+            f"bundle '{folder}' has schema {newer} and this distillkit reads {SCHEMA_VERSION}; upgrade distillkit"
         )
     try:
         return Bundle.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first, *rest = error.errors(include_url=False, include_context=False, include_input=False)
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        more = f", and {counted(len(rest), 'more mistake')}" if rest else ""
+        others = error.error_count() - 1
+        more = f", and {counted(others, 'more mistake')}" if others else ""
         raise BundleError(
-            f"{MANIFEST} of '{folder}' does not describe a bundle: {where}: {first['msg']}{more}; export it again"
+            f"{MANIFEST} of '{folder}' does not describe a bundle: {first_mistake(error)}{more}; export it again"
         ) from error
 
 
@@ -162,8 +161,8 @@ def plain_text(folder: Path, name: str) -> str:
     if file.stat().st_size > LARGEST_TEXT:
         raise BundleError(f"{name} of '{folder}' has more than {LARGEST_TEXT:,} bytes, so it is none")
     try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+        return read_plain_text(file)
+    except ValueError as error:
         raise BundleError(f"{name} of '{folder}' is torn: it is not UTF-8; copy or export the bundle again") from error
 
 
@@ -262,18 +261,6 @@ def _plain_file(folder: Path, name: str) -> Path:
 
 def _altered(name: str, how: str) -> NoReturn:
     raise BundleError(f"{name} {how}, so it was altered or torn after the export; copy or export the bundle again")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    """A JSON object; a key that stands in it twice would mean one thing here and another elsewhere."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 LONGEST = 1_000

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distillkit.contracts.exporter import side_multiples
 from distillkit.contracts.model import ImageSize, Model, ModelSpec
 from distillkit.errors import UserError
+from distillkit.messages.text import first_line
 from distillkit.models import Described, resize_position_embedding, sincos_position_embedding
 from distillkit.models.checkpoint_conversion import fit_positions
 from distillkit.models.frozen_teacher import spec_at
@@ -50,10 +51,9 @@ def at_image_size(model: Model, size: ImageSize | None) -> Model:
         with torch.inference_mode():
             copy.network.eval()(torch.zeros(1, len(spec.mean), *size, device=next(copy.network.parameters()).device))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model '{spec.name}' ({spec.architecture}) cannot see images of {_shown(size)} pixels: {reason}; choose "
-            "another --image-size"
+            f"model '{spec.name}' ({spec.architecture}) cannot see images of {_shown(size)} pixels: "
+            f"{first_line(error)}; choose another --image-size"
         ) from error
     copy.network.train(model.network.training)
     grids = tuple(
@@ -158,7 +158,7 @@ def _resize(network: Any, size: ImageSize, spec: ModelSpec) -> None:
 
 
 def _is_sincos(positions: Tensor | None, grid: ImageSize, prefix_tokens: int) -> bool:
-    """Whether positions are the fixed ones, which nobody trains."""
+    """Whether positions are the fixed ones, which are not trained."""
     if positions is None or positions.requires_grad or positions.shape[-1] % 4:
         return False
     width = positions.shape[-1]

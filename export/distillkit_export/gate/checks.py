@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillkit.errors import DistillkitError
+from distillkit.messages.text import first_line, one_line
 from distillkit_export.gate.limits import Limits
 from distillkit_export.gate.parity import Evidence, measure
 from distillkit_export.images.gate_images import normalised
@@ -81,7 +82,7 @@ def structure(model: ModelProto) -> GateCheck:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return GateCheck(name, passed=False, finding=f"is no valid graph: {' '.join(str(error).split())}")
+        return GateCheck(name, passed=False, finding=f"is no valid graph: {one_line(error)}")
     problem = next(_quantization_problems(model), None)
     if problem:
         return GateCheck(name, passed=False, finding=problem)
@@ -135,8 +136,8 @@ def _torch_forward(source: ExportSource, artifact: Artifact, some: Evidence, lim
     try:
         parity = measure(on_pixels, some, artifact.precision, limits)
     except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return GateCheck(name, passed=None, finding=f"was not run by torch in {artifact.precision}: {reason}")
+        finding = f"was not run by torch in {artifact.precision}: {first_line(error)}"
+        return GateCheck(name, passed=None, finding=finding)
     if not parity.passed:
         return GateCheck(
             name, passed=False, finding=f"run by torch in {artifact.precision} {'; '.join(parity.failures())}"

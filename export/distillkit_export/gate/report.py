@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distillkit.messages.text import counted
 from distillkit.storage.atomic import write_json, write_text
+from distillkit.storage.untrusted import read_json, read_plain_text
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
@@ -33,11 +33,9 @@ def write_report(folder: Path, verdicts: Sequence[Verdict], against: Evidence) -
 
 def extend_report(folder: Path, verdicts: Sequence[Verdict], against: Evidence) -> None:
     """Add files to the `parity.json` and `parity.md` of a bundle."""
-    former = json.loads((folder / PARITY).read_text(encoding="utf-8"))
+    former = read_json(folder / PARITY)
     write_json(folder / PARITY, former | {"files": former["files"] | as_data(verdicts, against)["files"]})
-    write_text(
-        folder / PARITY_PAGE, (folder / PARITY_PAGE).read_text(encoding="utf-8") + "\n" + page(verdicts, against)
-    )
+    write_text(folder / PARITY_PAGE, f"{read_plain_text(folder / PARITY_PAGE)}\n{page(verdicts, against)}")
 
 
 def as_data(verdicts: Sequence[Verdict], against: Evidence) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def lines(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
 
 
 def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
-    """What the figures are of, and what of them somebody should know before a file ships."""
+    """What the figures were measured on, and what to know of them before a file ships."""
     pictures = against.pictures
     weak = "; weak: give real images with --data" if pictures.weak else ""
     count = counted(len(pictures.pixels), "image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit.errors import BundleError
+from distillkit.messages.text import visible
 from distillkit_export.onnx_scan.allowed_operators import ALLOWED
 from distillkit_export.onnx_scan.structure import (
     OnnxStructure,
@@ -47,5 +48,5 @@ def require_safe(file: Path, name: str) -> OnnxStructure:
 
 
 def _shown(text: str) -> str:
-    """A text from the file, fit for a terminal."""
-    return text[:100].encode("unicode_escape").decode()
+    """A text from the file, for a terminal."""
+    return visible(text[:100])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillkit.contracts.exporter import Precision
 from distillkit.errors import UserError
+from distillkit.messages.validation import first_mistake, newer_version
+from distillkit.storage.untrusted import read_json
 
 SCHEMA_VERSION: Literal[1] = 1
 KIND: Literal["distillkit profile"] = "distillkit profile"
@@ -23,7 +24,7 @@ class ProfilePart(BaseModel):
 
 
 class GpuCard(ProfilePart):
-    """One GPU at one moment, as nvidia-smi tells; what it does not tell is None."""
+    """One GPU at one moment, as nvidia-smi reports it; what it does not report is None."""
 
     name: str
     driver: str | None = None
@@ -186,24 +187,21 @@ class ProfileCard(ProfilePart):
 def read_profile(path: Path) -> ProfileCard:
     """Read a profile that was written here or elsewhere.
 
-    Raises: UserError for a file that is none, is torn, or is of a newer distillkit.
+    Raises: UserError for a file that is no profile, is torn, or is of a newer distillkit.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"profile '{path}' cannot be read ({error}); give a JSON file of `distillkit profile`"
+            f"profile '{path}' cannot be read ({error.__cause__ or error}); give a JSON file of `distillkit profile`"
         ) from None
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise UserError(f"'{path}' is no profile; give a JSON file that `distillkit profile` wrote")
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if newer := newer_version(data, "schema_version", SCHEMA_VERSION):
         raise UserError(
-            f"profile '{path}' has schema {version} and this distillkit reads {SCHEMA_VERSION}; upgrade distillkit"
+            f"profile '{path}' has schema {newer} and this distillkit reads {SCHEMA_VERSION}; upgrade distillkit"
         )
     try:
         return ProfileCard.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"profile '{path}' is torn: {where}: {first['msg']}; measure again") from None
+        raise UserError(f"profile '{path}' is torn: {first_mistake(error)}; measure again") from None

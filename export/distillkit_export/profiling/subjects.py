@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
+from distillkit.storage.untrusted import read_json
 from distillkit_export.bundle.manifest import MANIFEST, PROFILE, Bundle
 from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.export_options import ExportOptions
@@ -47,7 +47,7 @@ class Found:
 def find(targets: list[str], plugins: PluginRegistry, stack: ExitStack, weights: str | None = None) -> Found:
     """Open every target; what is exported only to be measured lies in folders that go with `stack`.
 
-    Raises: BundleError for a bundle that is not whole; RunDirectoryError for a target that is none; what reading a
+    Raises: BundleError for a bundle that is not whole; RunDirectoryError for a target that is no run; what reading a
     profile, loading and exporting a model raise.
     """
     found = Found()
@@ -163,9 +163,9 @@ def _shape(manifest: Bundle) -> tuple[int, ...]:
 
 
 def measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
-    """Top 1 by precision, as the gate measured it on labelled images; of some bundles there is none."""
+    """Top 1 by precision, as the gate measured it on labelled images; empty where the gate had none."""
     try:
-        files: dict[str, Any] = json.loads((folder / PARITY).read_text(encoding="utf-8"))["files"]
+        files: dict[str, Any] = read_json(folder / PARITY)["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     found: dict[str, AccuracyCard] = {}
@@ -185,9 +185,9 @@ def _accuracy_in(report: Any) -> AccuracyCard | None:
 
 
 def _run_accuracy(run: Path) -> AccuracyCard | None:
-    """What the run's own evaluation said at its end, on its test images before its validation images."""
+    """Top 1 of the run's own evaluation at its end, on its test images, else on its validation images."""
     try:
-        figures: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))["figures"]
+        figures: dict[str, Any] = read_json(run / RESULT)["figures"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     for split in ("test", "validation"):

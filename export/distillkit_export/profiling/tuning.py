@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from distillkit.compute.cpus import usable_cpus
 from distillkit.errors import BundleError
 from distillkit.storage.atomic import write_json
+from distillkit.storage.untrusted import parse_json
 from distillkit_export.bundle.manifest import PROFILE
 from distillkit_export.bundle.reader import plain_text
 from distillkit_export.profiling.configurations import MEMORY, Configuration
@@ -117,9 +117,8 @@ def best_setting(bundle: Path, batch: int) -> ChoiceCard | None:
     Returns None where nothing was found, or on another machine.
     """
     try:
-        data: Any = json.loads(plain_text(bundle, f"{PROFILE}/{BEST_FILE}"))
-        best = BestCard.model_validate(data)
-    except (BundleError, ValueError, RecursionError):
+        best = BestCard.model_validate(parse_json(plain_text(bundle, f"{PROFILE}/{BEST_FILE}")))
+    except (BundleError, ValueError):
         return None
     here = (processor(), usable_cpus(), tuple(gpu.name for gpu in gpus()))
     if (best.processor, best.cpus, best.gpus) != here:

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from distillkit.contracts.exporter import Precision
 from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import write_text
+from distillkit.storage.untrusted import read_plain_text
 from distillkit_export.tensorrt.options import BatchProfile
 from distillkit_export.tensorrt.preflight import Platform
 
@@ -25,7 +26,7 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-"""The card of a bundle from elsewhere is read, too, and said on a terminal."""
+"""The card of a third-party bundle is read, too, and shown on a terminal."""
 
 
 class TensorCard(BaseModel):
@@ -131,14 +132,14 @@ def machine_name(here: Platform) -> str:
 def read_card(engine: Path) -> EngineCard:
     """The card beside an engine.
 
-    Raises: GateError where there is none that fits the schema.
+    Raises: GateError where it is missing or does not fit the schema.
     """
     file = engine.with_suffix(".json")
     try:
-        return EngineCard.model_validate_json(file.read_text(encoding="utf-8"))
+        return EngineCard.model_validate_json(read_plain_text(file))
     except FileNotFoundError:
         raise GateError(f"engine {engine.name} comes without {file.name}, which says what it was built for") from None
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise GateError(f"{file.name} does not describe an engine; build it again") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -51,6 +52,16 @@ def test_unreadable_profile_is_refused(tmp_path):
     (tmp_path / "profile.json").write_text("{")
     with pytest.raises(UserError, match=r"^profile '[^']+' cannot be read \([^\n]+\); give a JSON file of"):
         read_profile(tmp_path / "profile.json")
+
+
+def test_a_pipe_in_the_place_of_a_profile_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "profile.json")
+    with pytest.raises(UserError) as refusal:
+        read_profile(tmp_path / "profile.json")
+    assert str(refusal.value) == (
+        f"profile '{tmp_path}/profile.json' cannot be read (is a pipe, not a file); give a JSON file of "
+        "`distillkit profile`"
+    )
 
 
 def test_page_has_a_table_per_batch_with_the_ratio_to_the_baseline(card):
