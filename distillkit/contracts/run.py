@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distillkit.contracts.incidents import Incidents
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distillkit.contracts.model import Model, TeacherView
+
+
+Record: TypeAlias = Mapping[str, float]
+"""What is logged at a step or at the end of an epoch: a number by name. Losses are averages over the interval."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from distillkit.running.system_faults import is_disk_full
 from distillkit.storage.atomic import sha256, whole_directory, write_json, write_tensors
 from distillkit.storage.untrusted import read_json, require_plain
 
-Read = TypeVar("Read")
+Content = TypeVar("Content")
 FORMAT = 4
 MANIFEST, STATE = "manifest.json", "state.json"
 _DTYPES = {
@@ -193,7 +193,7 @@ def _verified_parts(path: Path) -> dict[str, Path]:
     return {name.removesuffix(".safetensors"): path / name for name in fingerprints if name != STATE}
 
 
-def _checked(file: Path, read: Callable[[Path], Read]) -> Read:
+def _checked(file: Path, read: Callable[[Path], Content]) -> Content:
     """What `read` makes of a file of a checkpoint."""
     try:
         return read(file)

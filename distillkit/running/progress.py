@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from distillkit.contracts.run import RunInfo
+from distillkit.contracts.run import Record, RunInfo
 from distillkit.messages.progress import ProgressDisplay
 from distillkit.messages.text import counted
-
-Record = Mapping[str, float]
 
 EPOCHS_APART_S = 1.0
 

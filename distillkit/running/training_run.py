@@ -14,7 +14,7 @@ from torch import nn
 
 from distillkit.contracts.incidents import Incidents
 from distillkit.contracts.model import Model
-from distillkit.contracts.run import RunInfo
+from distillkit.contracts.run import Record, RunInfo
 from distillkit.errors import CheckpointError, RunInterrupted
 from distillkit.messages.text import counted
 from distillkit.models.saved_student import save_student
@@ -35,7 +35,7 @@ from distillkit.running.stop_signals import StopRequest
 from distillkit.running.system_faults import system_fault
 from distillkit.storage.atomic import recover_directory, whole_directory, write_json
 from distillkit.training.interval_averages import IntervalAverages
-from distillkit.training.loop import Callbacks, Intervals, Record, train
+from distillkit.training.loop import Callbacks, Intervals, train
 from distillkit.training.skipped_steps import SkippedSteps
 
 

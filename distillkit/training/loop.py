@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distillkit.contracts.run import Record
 from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.skipped_steps import SkippedSteps
 from distillkit.training.step import Stepper
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
 
     from distillkit.data.batches import Window
-
-Record = Mapping[str, float]
 
 
 @dataclass(frozen=True)
