@@ -247,7 +247,7 @@ def test_more_processes_than_pairs(training, recipe):
 
 
 def test_loader_processes_are_as_many_as_cores(monkeypatch):
-    monkeypatch.setattr("distillkit.data.worker_loader.usable_cpus", lambda: 32)
+    monkeypatch.setattr("distillkit.compute.cpus.usable_cpus", lambda: 32)
     assert loader_processes(None) == 8
     assert loader_processes(0) == 0
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
