@@ -133,7 +133,7 @@ def test_runs_to_go_on_from(attempt, copied, data):
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     recipe.write_bytes(content)
-    attempt("run directory, recipe.toml with --from", lambda: load_recipe(former=path))
+    attempt("run directory, recipe.toml with --from", lambda: load_recipe(from_run=path))
 
 
 @settings(FUZZ, max_examples=FUZZ.max_examples)
@@ -187,7 +187,7 @@ def test_something_else_in_a_files_place(attempt, copied, name, what):
     }
     kind = "run directory, something else in a file's place"
     assert attempt(kind, readers[name]) is None
-    attempt(kind, lambda: load_recipe(former=path))
+    attempt(kind, lambda: load_recipe(from_run=path))
     attempt(kind, lambda: load_target(str(path), plugins))
 
 
