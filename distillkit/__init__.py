@@ -1,7 +1,12 @@
 """distillkit: turn a large vision model into a small one that ships.
 
-These are the names that a plugin may import; everything below this package can move. None of them needs torch.
+A script calls `load_recipe`, `plan`, `run`, `resume`, `evaluate`, `load_student` and `read_metrics`; see
+docs/reference/python.md. The other names are those that a plugin may import. Everything below this package can move.
+Importing it loads no torch, and what a script calls is loaded when it is first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.loss import BatchInfo, Loss, TargetSpec
@@ -40,6 +45,40 @@ from distillkit.errors import (
 from distillkit.plugin.hookspecs import hookimpl
 from distillkit.version import __version__
 
+_LOADED_WHEN_USED = {
+    "EvaluationResult": "distillkit.evaluation.measurement",
+    "LoadedStudent": "distillkit.evaluation.loaded_student",
+    "Plan": "distillkit.planning.plan",
+    "Recipe": "distillkit.recipe.schema",
+    "RunResult": "distillkit.running.training_run",
+    "evaluate": "distillkit.api",
+    "load_recipe": "distillkit.api",
+    "load_student": "distillkit.api",
+    "plan": "distillkit.api",
+    "read_metrics": "distillkit.api",
+    "resume": "distillkit.api",
+    "run": "distillkit.api",
+}
+
+if TYPE_CHECKING:
+    from distillkit.api import evaluate, load_recipe, load_student, plan, read_metrics, resume, run
+    from distillkit.evaluation.loaded_student import LoadedStudent
+    from distillkit.evaluation.measurement import EvaluationResult
+    from distillkit.planning.plan import Plan
+    from distillkit.recipe.schema import Recipe
+    from distillkit.running.training_run import RunResult
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LOADED_WHEN_USED:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        return getattr(importlib.import_module(_LOADED_WHEN_USED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LOADED_WHEN_USED})
+
+
 __all__ = [
     "BatchInfo",
     "BrokenImage",
@@ -49,8 +88,10 @@ __all__ = [
     "DataError",
     "DistillkitError",
     "DuplicatePluginError",
+    "EvaluationResult",
     "GateError",
     "Incidents",
+    "LoadedStudent",
     "Loss",
     "MissingExtraError",
     "Model",
@@ -58,13 +99,16 @@ __all__ = [
     "ModelRequest",
     "ModelSpec",
     "Outputs",
+    "Plan",
     "PluginError",
     "PluginSpec",
     "Read",
+    "Recipe",
     "RecipeError",
     "RunDirectoryError",
     "RunInfo",
     "RunModels",
+    "RunResult",
     "Samples",
     "ShapeError",
     "Signal",
@@ -77,5 +121,12 @@ __all__ = [
     "Wanted",
     "WeightsError",
     "__version__",
+    "evaluate",
     "hookimpl",
+    "load_recipe",
+    "load_student",
+    "plan",
+    "read_metrics",
+    "resume",
+    "run",
 ]

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from writers import commands, hooks, one_file_loss, plugins, recipe, reliability, rooms
+from writers import commands, hooks, one_file_loss, plugins, python, recipe, reliability, rooms
 
 ROOT = Path(__file__).parents[1]
 BEGIN = "<!-- From here to the end marker this page is written by docs/generate.py; run `make docs`. -->"
@@ -22,6 +22,7 @@ WRITERS = {
     "docs/reference/cli.md": commands.page,
     "docs/reference/hooks.md": hooks.page,
     "docs/reference/plugins.md": plugins.page,
+    "docs/reference/python.md": python.page,
     "docs/reference/recipe.md": recipe.page,
     "docs/reliability.md": reliability.page,
     "docs/plugins.md": one_file_loss.page,

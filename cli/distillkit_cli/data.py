@@ -63,7 +63,7 @@ def check(
         found = checking.check(
             Data(train=name, root=None if root is None else str(root)),
             installed_plugins(),
-            batch_size=load_recipe(None, overrides={"data.train": name}).training.batch_size,
+            batch_size=load_recipe(data=name).training.batch_size,
             workers=loader_processes(workers),
             on_progress=partial(show_images_read, display),
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RUN = "Run"
 """A panel of --help."""
 
-SHORTER = {"settings": "--set", "former": "--from"}
+SHORTER = {"settings": "--set", "from_run": "--from"}
 """The options that are not called as their fields are."""
 
 OUT = typer.Option(metavar="DIR", help="Run directory. Default: runs/<student>-<data>-<number>.", rich_help_panel=RUN)
@@ -35,7 +35,7 @@ LOSS = model_option(
     help="Loss, such as hard or soft:tau=2,weight=0.9; may be repeated. ce is the labels alone.",
 )
 STUDENT = model_option(metavar="NAME", help="Student: deit-ti, vit-s, timm:<any>. Default: the recipe's.")
-FORMER = model_option(
+FROM_RUN = model_option(
     "--from",
     metavar="RUN",
     help="Go on from a run: its recipe below all else, its last student to start from; RUN/best for its best.",
@@ -73,23 +73,8 @@ class TeachingOptions:
     teacher_classes: Annotated[str | None, TEACHER_CLASSES] = None
     loss: Annotated[list[str] | None, LOSS] = None
     student: Annotated[str | None, STUDENT] = None
-    former: Annotated[Path | None, FORMER] = None
+    from_run: Annotated[Path | None, FROM_RUN] = None
     student_weights: Annotated[str | None, STUDENT_WEIGHTS] = None
-
-    def overrides(self) -> dict[str, Any]:
-        """What these options change in a recipe, by dotted key."""
-        from distillkit.recipe.overrides import parse_loss
-
-        return _given(
-            {
-                "teachers": [{"model": self.teacher}] if self.teacher else None,
-                "teacher.weights": self.teacher_weights,
-                "teacher.classes": self.teacher_classes,
-                "losses": [parse_loss(text) for text in self.loss] if self.loss else None,
-                "student.model": self.student,
-                "student.weights": self.student_weights,
-            }
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,29 +102,10 @@ class RecipeOptions:
         """
         from distillkit.recipe.files import load_recipe
 
-        return load_recipe(
-            self.recipe,
-            assignments=self.settings or (),
-            overrides=teaching.overrides() | self._overrides(),
-            smoke=self.smoke,
-            former=teaching.former,
-        )
-
-    def _overrides(self) -> dict[str, Any]:
-        return _given(
-            {
-                "data.train": self.data,
-                "data.validation": _share_or_name(self.validation),
-                "data.unlabeled": self.unlabeled,
-                "data.labels": self.labels,
-                "data.broken": 0.0 if self.strict_data else None,
-                "training.epochs": self.epochs,
-                "training.device": self.device,
-                "seed": self.seed,
-                "evaluation.head": self.head,
-                "evaluation.fusion": self.fusion,
-            }
-        )
+        options = vars(teaching) | vars(self)
+        options |= {"teacher": teaching.teacher or None, "loss": teaching.loss or None}
+        options["validation"] = _share_or_name(self.validation)
+        return load_recipe(assignments=options.pop("settings") or (), **options)
 
 
 def given_options(*groups: Any) -> list[str]:
@@ -204,10 +170,6 @@ def _filled(group: Any, given: dict[str, Any]) -> Any:
             value = given.pop(field.name)
             values[field.name] = parse(value) if parse else value
     return group(**values)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _share_or_name(text: str | None) -> float | str | None:

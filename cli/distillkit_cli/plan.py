@@ -31,7 +31,9 @@ def plan(
     terminal: Terminal = context.obj
     resolved = recipe.resolved(teaching)
     if as_json:
-        made = starting.make_plan(resolved)
+        from distillkit import api
+
+        made = api.plan(resolved)
         from distillkit.planning.render import plan_as_dict
 
         terminal.show_json(plan_as_dict(made))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from distillkit import api
+from distillkit.planning.names import check_names
 from distillkit.plugin.extras import require
+from distillkit.plugin.registry import installed_plugins
+from distillkit.running.default_directory import next_directory
 from distillkit_cli.figures import figure_rows
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.planning.plan import Plan
-    from distillkit.plugin.registry import PluginRegistry
     from distillkit.recipe.schema import Recipe
-    from distillkit.running.api import RunResult
     from distillkit.running.progress import RunProgress
-
-RUNS = Path("runs")
+    from distillkit.running.training_run import RunResult
 
 
 def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool) -> None:
@@ -29,12 +28,8 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
     if dry_run:
         show_plan(terminal, recipe)
         return
-    plugins = _with_known_names(recipe)
-    require("torch", "timm", what="distillkit run")
-    from distillkit.running import api
-
     directory = out or next_directory(recipe)
-    _follow(terminal, directory, lambda progress: api.run(recipe, directory, plugins, observers=[progress]))
+    _follow(terminal, directory, lambda progress: api.run(recipe, directory, observers=[progress]))
 
 
 def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
@@ -67,7 +62,7 @@ def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, proce
     arguments = without_option(terminal.arguments, "--nproc")
     again = list(arguments)
     if recipe is not None:
-        _with_known_names(recipe)
+        check_names(recipe, installed_plugins())
         if out is None:
             arguments += ["--out", str(next_directory(recipe))]
         again = arguments if "--auto-resume" in arguments else [*arguments, "--auto-resume"]
@@ -78,51 +73,18 @@ def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, proce
 
 def resume(terminal: Terminal, directory: Path) -> None:
     """Continue the run in a directory and show what came of it."""
-    require("torch", "timm", what="distillkit run")
-    from distillkit.plugin.registry import installed_plugins
-    from distillkit.running import api
-
-    _follow(terminal, directory, lambda progress: api.resume(directory, installed_plugins(), observers=[progress]))
+    _follow(terminal, directory, lambda progress: api.resume(directory, observers=[progress]))
 
 
 def show_plan(terminal: Terminal, recipe: Recipe) -> None:
     """Show what a recipe comes to: the match of its names, its arithmetic, the least time it can take."""
-    plan = make_plan(recipe)
+    plan = api.plan(recipe)
     from distillkit.compute.devices import pick_device
     from distillkit.planning.cost import matmul_rate
     from distillkit.planning.render import plan_lines
 
     rate = matmul_rate(pick_device(recipe.training.device))
     terminal.show_rows(plan_lines(plan, matmul_flops_per_s=rate))
-
-
-def make_plan(recipe: Recipe) -> Plan:
-    """Match everything that a recipe names."""
-    plugins = _with_known_names(recipe)
-    require("torch", "timm", what="distillkit plan")
-    from distillkit.running import api
-
-    return api.plan(recipe, plugins)
-
-
-def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
-    """The first free of runs/<student>-<data>-001, -002 and so on, after the highest that is there."""
-    data = recipe.data.train or recipe.data.unlabeled or "digits"
-    stem = "-".join(_file_name(part) for part in (recipe.student.model, Path(data).resolve().name) if part)
-    taken = [
-        int(path.name[len(stem) + 1 :]) for path in parent.glob(f"{stem}-*") if path.name[len(stem) + 1 :].isdecimal()
-    ]
-    return parent / f"{stem}-{max(taken, default=0) + 1:03d}"
-
-
-def _with_known_names(recipe: Recipe) -> PluginRegistry:
-    """What is installed, once every name of the recipe is known: before torch, which takes seconds to import."""
-    from distillkit.planning.names import check_names
-    from distillkit.plugin.registry import installed_plugins
-
-    plugins = installed_plugins()
-    check_names(recipe, plugins)
-    return plugins
 
 
 def _follow(terminal: Terminal, directory: Path, go: Callable[[RunProgress], RunResult]) -> None:
@@ -145,8 +107,3 @@ def _follow(terminal: Terminal, directory: Path, go: Callable[[RunProgress], Run
         of_all = f"{result.skipped:,} of {result.steps:,} steps, whose loss or gradient was not finite"
         rows.append(("skipped", of_all))
     terminal.show_rows(rows)
-
-
-def _file_name(text: str) -> str:
-    """A name without the characters that mean something in paths: "timm:resnet18" becomes "timm-resnet18"."""
-    return re.sub(r"[^\w.-]+", "-", text)

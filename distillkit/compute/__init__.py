@@ -1,1 +1,1 @@
-"""Devices, precisions, and the processes of a distributed run."""
+"""Devices, precisions, CPU counts, distributed processes, and the `__main__` guard that scripts need."""

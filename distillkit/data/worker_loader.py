@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from distillkit.compute.main_guard import require_guard
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.collate import HostBatch, Preparation, Sample
 from distillkit.data.image_faults import broken_image
@@ -48,8 +49,10 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
     """What `dataset` makes of each job (of nothing, where it is a stream), in order.
 
     Never touches a global generator. Closing the iterator ends the loader's processes.
-    Raises: the UserError that a loader process returned in the place of a batch.
+    Raises: the UserError that a loader process returned in the place of a batch, or that of `require_guard`.
     """
+    if workers:
+        require_guard()
     loader = iter(
         DataLoader(
             dataset,

@@ -47,6 +47,11 @@ class EvaluationResult:
     distillkit: str
     measurement: Measurement
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """The figures of the measurement."""
+        return self.measurement.figures
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, flat."""
         values = asdict(self)

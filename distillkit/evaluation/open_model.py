@@ -13,7 +13,7 @@ from distillkit.contracts.model import ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.models.build import build_model
 from distillkit.models.heads import Answer
-from distillkit.models.saved_student import load_student
+from distillkit.models.saved_student import load_saved_student
 from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Recipe, StudentEntry
@@ -47,14 +47,7 @@ def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> Eva
     if (path / "student.json").is_file():
         if weights is not None:
             raise WeightsError(f"'{target}' has weights of its own and {weights} were given too; leave --weights out")
-        model, saved = load_student(path, plugins)
-        home = path if (path / "recipe.toml").is_file() else path.parent
-        has_recipe = (home / "recipe.toml").is_file()
-        recipe = load_recipe(str(home / "recipe.toml")) if has_recipe else Recipe()
-        student = StudentEntry(model=saved.model, weights=str(path), **saved.options)
-        return EvaluatedModel(
-            cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path
-        )
+        return open_student(path, plugins)
     known = {owned.spec.name: owned.spec.shown_name for owned in plugins.listing("teacher")}
     if name not in known:
         raise RunDirectoryError(
@@ -69,6 +62,21 @@ def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> Eva
         Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}}),
         Answer(),
         _timm_student(model.spec, weights),
+    )
+
+
+def open_student(path: Path, plugins: PluginRegistry) -> EvaluatedModel:
+    """The saved student in a directory, with the recipe of its run, where it has one.
+
+    Raises: as `load_saved_student`; RecipeError for a recipe that cannot be read.
+    """
+    model, saved = load_saved_student(path, plugins)
+    home = path if (path / "recipe.toml").is_file() else path.parent
+    has_recipe = (home / "recipe.toml").is_file()
+    recipe = load_recipe(home / "recipe.toml") if has_recipe else Recipe()
+    student = StudentEntry(model=saved.model, weights=str(path), **saved.options)
+    return EvaluatedModel(
+        cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path
     )
 
 

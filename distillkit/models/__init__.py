@@ -21,7 +21,7 @@ from distillkit.models.position_embedding import (
     sincos_position_embedding,
 )
 from distillkit.models.precision import at_least_float32
-from distillkit.models.saved_student import SavedStudent, build_student, load_student, read_student, save_student
+from distillkit.models.saved_student import SavedStudent, build_student, load_saved_student, read_student, save_student
 from distillkit.models.timm_model import TimmModel
 from distillkit.models.timm_networks import TimmRequest
 from distillkit.models.weight_files import read_weights
@@ -44,7 +44,7 @@ __all__ = [
     "fuse",
     "imagenet_class_names",
     "licensed",
-    "load_student",
+    "load_saved_student",
     "load_weights",
     "match_classes",
     "matched_layers",

@@ -108,7 +108,7 @@ def read_student(directory: Path) -> SavedStudent:
         raise RunDirectoryError(f"{path} is torn or not of distillkit; run the training again or restore it") from error
 
 
-def load_student(directory: Path, plugins: PluginRegistry) -> tuple[Model, SavedStudent]:
+def load_saved_student(directory: Path, plugins: PluginRegistry) -> tuple[Model, SavedStudent]:
     """Build the student of a run directory, with its weights.
 
     Raises: as `read_student`; PluginError where its plugin is not installed; WeightsError where the weights do not

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import takewhile
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
 from distillkit.messages.validation import problems, together
-from distillkit.recipe.from_run import former_run, going_on
+from distillkit.recipe.from_run import FormerRun, former_run, going_on
+from distillkit.recipe.named_options import option_assignments
 from distillkit.recipe.overrides import (
-    Assignment,
     Tables,
     as_tables,
     assign_to_entry,
@@ -79,34 +80,52 @@ def named_recipes() -> tuple[NamedRecipe, ...]:
 
 
 def load_recipe(
-    name_or_file: str | None = None,
+    recipe: str | PathLike[str] | Recipe | None = None,
     *,
     assignments: Sequence[str] = (),
-    overrides: Mapping[str, Any] | None = None,
     smoke: bool = False,
-    former: Path | None = None,
+    from_run: str | PathLike[str] | None = None,
+    **options: Any,
 ) -> Recipe:
-    """Resolve a recipe: a name, a file, or None for the one that fits the data (`digits`, or `default`).
+    """Read a recipe, and change it.
 
-    `overrides` maps dotted keys to values, `assignments` are `key=value` as typed; the latter go over the former.
-    `former` is a run to go on from: its own recipe lies below all others, and is the recipe where none is named.
+    `recipe` is the name of a recipe that comes with distillkit, a TOML file, or a Recipe. None is `digits` for the
+    digits, which are also the data where none is named, and `default` for every other data.
 
-    Raises: RecipeError, which lists every wrong key and value together; RunDirectoryError for what is no finished run.
+    `options` are those of `distillkit run`, and the keys of a recipe:
+
+    - `data`, `validation`, `unlabeled`, `labels`, `strict_data`, `student`, `student_weights`, `teacher`,
+      `teacher_weights`, `teacher_classes`, `loss`, `epochs`, `seed`, `device`, `head` and `fusion` mean what they mean
+      on the command line. `loss` may be a list, and a loss or a teacher may be a table: `loss=["hard", {"loss": "soft",
+      "tau": 2}]`. One that is None is not given.
+    - A table changes the keys that it has and leaves the others: `training={"steps": 10, "clip": 1.0}`. A key that is
+      None gets its default back.
+    - A dotted key is a key of a table: `**{"student.image_size": 96}`.
+
+    `assignments` are `KEY=VALUE`, as `--set` takes them, and go over `options`. `smoke` takes the recipe's `[smoke]`
+    tables, which shorten it to seconds. `from_run` is a finished run to start from, as `--from`: its recipe lies below
+    all others, and is the recipe where none is named.
+
+    Raises: RecipeError, which lists every wrong key and value together; RunDirectoryError where `from_run` is no
+    finished run.
+
+    For example:
+        >>> recipe = distillkit.load_recipe("digits", training={"steps": 10}, loss="soft:tau=2", labels=100)
+        >>> recipe.training.steps, recipe.data.labels
+        (10, 100)
     """
-    given = [Assignment(key, value) for key, value in (overrides or {}).items()]
+    given = option_assignments(options)
     wrong = [f"'{each.key}' {beyond}" for each in given if (beyond := beyond_a_recipe(each.value))]
     for text in assignments:
         try:
             given.append(parse_assignment(text))
         except RecipeError as error:
             wrong.append(str(error))
-    command_line = as_tables(assignment for assignment in given if not assignment.is_of_entry)
-    run = None if former is None else former_run(former)
-    chosen = name_or_file or (_default_name(command_line) if run is None else str(run.recipe))
-    tables = {} if run is not None and name_or_file is None else read_tables(chosen)
-    tables = _with_smoke(tables, chosen, smoke=smoke)
-    above = (tables, command_line)
-    tables = deepcopy(layered(*above) if run is None else going_on(run, load_recipe(str(run.recipe)), above))
+    changes = as_tables(assignment for assignment in given if not assignment.is_of_entry)
+    run = None if from_run is None else former_run(Path(from_run))
+    chosen, tables = _chosen(recipe, changes, run)
+    above = (_with_smoke(tables, chosen, smoke=smoke), changes)
+    tables = deepcopy(layered(*above) if run is None else going_on(run, load_recipe(run.recipe), above))
     for assignment in given:
         try:
             if assignment.is_of_entry:
@@ -134,9 +153,19 @@ def _named(path: Path) -> NamedRecipe:
     return NamedRecipe(path.stem, about.summary, about.source, about.cost, path)
 
 
-def _default_name(command_line: Tables) -> str:
+def _chosen(recipe: str | PathLike[str] | Recipe | None, changes: Tables, run: FormerRun | None) -> tuple[str, Tables]:
+    """What a recipe is called in a message, and its tables: none where those of a run are all."""
+    if isinstance(recipe, Recipe):
+        return "Recipe", recipe.model_dump(exclude_none=True)
+    if recipe is None and run is not None:
+        return str(run.recipe), {}
+    name = str(recipe) if recipe else _default_name(changes)
+    return name, read_tables(name)
+
+
+def _default_name(changes: Tables) -> str:
     """`digits` for the digits, which are also the data where none is named; `default` for every other."""
-    data = command_line.get("data")
+    data = changes.get("data")
     data = data if isinstance(data, dict) else {}
     train = data.get("train")
     return "digits" if train == "digits" or (train is None and data.get("unlabeled") is None) else "default"

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from distillkit import DataError, RecipeError, Signal, SignalError, UserError
-from distillkit.models import load_student
+from distillkit.models import load_saved_student
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Labels, StudentEntry
@@ -120,7 +120,7 @@ def test_attndistill_trains_on_a_folder_without_labels_and_leaves_the_projector_
         "qkv.bias",
         "qkv.weight",
     ]
-    student, _ = load_student(result.directory, installed_plugins())
+    student, _ = load_saved_student(result.directory, installed_plugins())
     assert (student.spec.classes, student.spec.width) == (0, 12)
 
 
@@ -131,7 +131,7 @@ def test_the_export_is_the_student_before_the_projector(label_free, tmp_path):
     assert (output["name"], output["shape"], output["head"]) == ("embedding", ["batch", 12], None)
     assert exported.lines()[0].endswith("export: 1 file, opset 20, batch x 3 x 32 x 48 images, embedding")
     images = torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-    student, _ = load_student(directory, installed_plugins())
+    student, _ = load_saved_student(directory, installed_plugins())
     with torch.no_grad():
         (embedding,) = student.eval()(images, {Signal.EMBEDDING: (0,)}).embedding
     session = onnxruntime.InferenceSession(exported.directory / exported.artifact.file)
@@ -152,7 +152,7 @@ def test_alignment_alone_teaches_any_student_without_labels(label_free, tmp_path
     directory = run(recipe, tmp_path / "run", installed_plugins()).directory
     records = logged(directory)
     assert records[-1]["loss"] < records[0]["loss"]
-    student, _ = load_student(directory, installed_plugins())
+    student, _ = load_saved_student(directory, installed_plugins())
     assert student.spec.classes == 0
     assert Signal.LOGITS not in student.spec.signals
     assert not any("head" in name for name in load_file(directory / "student.safetensors"))
@@ -212,7 +212,7 @@ def test_a_head_that_nothing_trains_is_neither_measured_nor_exported(install, re
     ]
     result = run(recipe, tmp_path / "run", installed_plugins())
     assert dict(result.figures) == {}
-    student, saved = load_student(result.directory, installed_plugins())
+    student, saved = load_saved_student(result.directory, installed_plugins())
     assert Signal.LOGITS not in student.spec.signals
     assert saved.spec.signals == student.spec.signals
     assert "head.weight" in student.network.state_dict()

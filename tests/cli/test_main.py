@@ -101,6 +101,13 @@ def test_version(distillkit):
     assert distillkit("--version") == (0, f"distillkit {__version__}\n", "")
 
 
+@pytest.mark.parametrize("package", ["distillkit", "distillkit_cli"])
+def test_packages_run_as_the_command(package):
+    command = [sys.executable, "-m", package, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"distillkit {__version__}\n", "")
+
+
 def test_every_verb_has_a_module_of_its_name():
     assert [verb.callback.__module__ for verb in main.app.registered_commands] == [
         f"distillkit_cli.{verb.callback.__name__}" for verb in main.app.registered_commands

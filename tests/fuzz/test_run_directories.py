@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distillkit import read_metrics
 from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
 from distillkit.evaluation.open_model import open_model
-from distillkit.models.saved_student import load_student, read_student
+from distillkit.models.saved_student import load_saved_student, read_student
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Recipe
@@ -20,7 +21,7 @@ from distillkit.running.api import run
 from distillkit.running.directory import RunDirectory
 from distillkit_export.images.run_images import as_run_knows
 from distillkit_export.pipeline.target import load_target
-from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
+from distillkit_plugins.trackers.metrics_file import MetricsFile
 
 FUZZ = settings.get_profile("fuzz")
 
@@ -98,7 +99,9 @@ def test_descriptions_of_students(attempt, copied, data):
     """student.json, as `evaluate DIR`, `--teacher run:DIR`, `--student-weights DIR` and `export DIR` open it."""
     path = copied()
     mutated(data.draw, path / "student.json")
-    opened = data.draw(st.sampled_from([load_student, lambda path, plugins: open_model(str(path), plugins, None)]))
+    opened = data.draw(
+        st.sampled_from([load_saved_student, lambda path, plugins: open_model(str(path), plugins, None)])
+    )
     attempt("run directory, student.json", lambda: opened(path, installed_plugins()))
 
 
@@ -133,7 +136,7 @@ def test_runs_to_go_on_from(attempt, copied, data):
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     recipe.write_bytes(content)
-    attempt("run directory, recipe.toml with --from", lambda: load_recipe(former=path))
+    attempt("run directory, recipe.toml with --from", lambda: load_recipe(from_run=path))
 
 
 @settings(FUZZ, max_examples=FUZZ.max_examples)
@@ -154,7 +157,7 @@ def test_metrics(attempt, copied, data):
 
     def cut_back():
         MetricsFile().distillkit_run_started(Resumed)
-        return list(read_metrics(path))
+        return read_metrics(path.parent)
 
     kept = attempt("run directory, metrics.jsonl", cut_back)
     assert kept is not None
@@ -182,12 +185,12 @@ def test_something_else_in_a_files_place(attempt, copied, name, what):
         "recipe.toml": directory.read_recipe,
         "plan.json": directory.read_plan,
         "result.json": directory.read_result,
-        "student.json": lambda: load_student(path, plugins),
-        "student.safetensors": lambda: load_student(path, plugins),
+        "student.json": lambda: load_saved_student(path, plugins),
+        "student.safetensors": lambda: load_saved_student(path, plugins),
     }
     kind = "run directory, something else in a file's place"
     assert attempt(kind, readers[name]) is None
-    attempt(kind, lambda: load_recipe(former=path))
+    attempt(kind, lambda: load_recipe(from_run=path))
     attempt(kind, lambda: load_target(str(path), plugins))
 
 
@@ -220,7 +223,7 @@ def test_a_description_of_a_larger_network_than_there_are_weights_for(attempt, c
     said[table][key] = value
     (path / "student.json").write_text(json.dumps(said))
     with pytest.raises(WeightsError) as caught:
-        load_student(path, installed_plugins())
+        load_saved_student(path, installed_plugins())
     assert re.fullmatch(
         rf"{path}/student.safetensors holds [\d,]+ numbers and the student that student.json beside it describes has "
         r"[\d,]+ parameters; run the training again or restore both",
@@ -234,5 +237,5 @@ def test_a_network_of_a_million_blocks_is_refused(copied):
     said["options"]["depth"] = 10**6
     (path / "student.json").write_text(json.dumps(said))
     with pytest.raises(RecipeError) as caught:
-        load_student(path, installed_plugins())
+        load_saved_student(path, installed_plugins())
     assert str(caught.value) == "student 'deit-ti': 'depth' is 1000000; it should be less than or equal to 1000"

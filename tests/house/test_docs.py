@@ -29,6 +29,7 @@ from distillkit_export.gate.limits import DEFAULT
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
 FILE = re.compile(r"`((?:[\w-]+/)+\w+\.py)`")
 DOTTED = re.compile(r"`(distillkit(?:_cli|_export|_plugins)?\.[\w.]+)`")
+PYTHON_PAGE = "docs/python.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -125,8 +126,20 @@ def shown(pages, execute):
 
 def test_every_python_block_runs(pages, execute):
     for name, code in blocks(pages, "python"):
-        if not name.startswith("docs/reference/"):
+        if not name.startswith(("docs/reference/", PYTHON_PAGE)):
             assert execute(code), name
+
+
+def test_the_page_about_python_runs_from_top_to_bottom(pages, execute, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = execute("".join(code for name, code in blocks(pages, "python") if name == PYTHON_PAGE))
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        "teacher",
+        "deit-ti-digits-001",
+        "deit-ti-digits-002",
+    }
+    assert names["probabilities"].sum().item() == pytest.approx(1)
+    assert "0.1 * labels + 0.9 * soft 100" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_the_data_set_shown_gives_labelled_images(shown):

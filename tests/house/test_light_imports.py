@@ -30,6 +30,7 @@ def heavy_modules_after(code):
     "module",
     [
         "distillkit",
+        "distillkit.api",
         "distillkit.contracts.loss",
         "distillkit.plugin.discovery",
         "distillkit.errors",
@@ -43,6 +44,11 @@ def heavy_modules_after(code):
 )
 def test_importing_loads_nothing_heavy(module):
     assert heavy_modules_after(f"import {module}") == "[]"
+
+
+def test_what_a_script_reads_before_it_trains_loads_nothing_heavy():
+    code = "from distillkit import Recipe, load_recipe, plan, read_metrics, run; load_recipe(data='digits')"
+    assert heavy_modules_after(code) == "[]"
 
 
 def test_discovering_every_plugin_loads_nothing_heavy():

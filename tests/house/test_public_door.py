@@ -2,8 +2,12 @@
 
 import ast
 import importlib
+import pkgutil
+from types import ModuleType
 
 import pytest
+
+import distillkit
 
 # Beside these, the types of a data set's arguments may be named for the type checker.
 DOORS = ("distillkit", "distillkit.models", "distillkit.evaluation", "distillkit.data", "distillkit.plugin.registry")
@@ -47,3 +51,22 @@ def test_built_in_plugins_import_public_names(imports):
         if module in doors and name not in doors[module].__all__
     ]
     assert private == []
+
+
+@pytest.mark.parametrize("package", ["distillkit", "distillkit_export"])
+def test_no_public_name_is_that_of_a_submodule(package):
+    """Importing a submodule puts it into its package, over a function of the same name."""
+    module = importlib.import_module(package)
+    assert {found.name for found in pkgutil.iter_modules(module.__path__)} & set(module.__all__) == set()
+
+
+def test_every_public_name_is_there_and_listed():
+    assert distillkit.__all__ == sorted(distillkit.__all__)
+    assert set(distillkit.__all__) <= set(dir(distillkit))
+    assert [name for name in distillkit.__all__ if isinstance(getattr(distillkit, name), ModuleType)] == []
+
+
+def test_an_unknown_name_is_refused_as_python_does():
+    with pytest.raises(AttributeError) as caught:
+        _ = distillkit.train
+    assert str(caught.value) == "module 'distillkit' has no attribute 'train'"

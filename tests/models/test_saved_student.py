@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import RunDirectoryError, WeightsError
-from distillkit.models import build_student, load_student, read_student, save_student
+from distillkit.models import build_student, load_saved_student, read_student, save_student
 from distillkit.models.heads import Answer
 from distillkit.plugin.registry import installed_plugins, split_name
 
@@ -48,7 +48,7 @@ def saved(plugins, tmp_path):
 
 def refused(error, directory, plugins=None):
     with pytest.raises(error) as caught:
-        load_student(directory, plugins) if plugins else read_student(directory)
+        load_saved_student(directory, plugins) if plugins else read_student(directory)
     return str(caught.value)
 
 
@@ -56,7 +56,7 @@ def refused(error, directory, plugins=None):
 def test_a_student_comes_back_as_it_was(plugins, tmp_path, name):
     model, request = build(plugins, name)
     save_student(tmp_path, model, request, Answer("class", "softmax"), class_names=NAMES)
-    again, saved = load_student(tmp_path, plugins)
+    again, saved = load_saved_student(tmp_path, plugins)
     assert again.spec == replace(model.spec, class_names=NAMES) == saved.spec
     assert (saved.model, saved.head, saved.fusion) == (name, "class", "softmax")
     images = torch.randn(2, 3, *model.spec.image_size)

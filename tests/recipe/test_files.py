@@ -42,11 +42,11 @@ def refusal(*arguments, **options):
 class TestChoice:
     @pytest.mark.parametrize("overrides", [{}, {"data.train": "digits"}, {"training.epochs": 3}])
     def test_digits_have_their_own_recipe(self, overrides):
-        assert load_recipe(overrides=overrides).student.options["image_size"] == 8
+        assert load_recipe(**overrides).student.options["image_size"] == 8
 
     @pytest.mark.parametrize("overrides", [{"data.train": "pictures"}, {"data.unlabeled": "pictures"}])
     def test_other_data_get_the_default_one(self, overrides):
-        assert load_recipe(overrides=overrides).about == load_recipe("default").about
+        assert load_recipe(**overrides).about == load_recipe("default").about
 
     def test_a_setting_chooses_like_an_option(self):
         assert load_recipe(assignments=["data.train=pictures"]).about == load_recipe("default").about
@@ -75,12 +75,10 @@ class TestLayers:
         path = write("[training]\nepochs = 300\nbatch_size = 1024\n[smoke.training]\nsteps = 2\nbatch_size = 8\n")
         assert load_recipe(path).training == Training(epochs=300, batch_size=1024)
         assert load_recipe(path, smoke=True).training == Training(steps=2, batch_size=8)
-        assert load_recipe(path, smoke=True, overrides={"training.batch_size": 4}).training == Training(
-            steps=2, batch_size=4
-        )
+        assert load_recipe(path, smoke=True, **{"training.batch_size": 4}).training == Training(steps=2, batch_size=4)
 
     def test_settings_go_over_options(self):
-        recipe = load_recipe(overrides={"training.epochs": 3, "seed": 1}, assignments=["training.epochs=4"])
+        recipe = load_recipe(**{"training.epochs": 3, "seed": 1}, assignments=["training.epochs=4"])
         assert (recipe.training.epochs, recipe.seed) == (4, 1)
 
     def test_the_smoke_tables_of_a_base_count_too(self, write):
@@ -90,7 +88,7 @@ class TestLayers:
     def test_a_teacher_and_losses_from_options_replace_those_of_the_recipe(self):
         recipe = load_recipe(
             "deit-ti",
-            overrides={
+            **{
                 "teachers": [{"model": "run:runs/teacher"}],
                 "losses": [{"loss": "soft", "tau": 2}],
                 "teacher.size": "native",
@@ -109,7 +107,7 @@ class TestLayers:
 
     def test_what_the_caller_gave_is_left_alone(self):
         teachers = [{"model": "vit-b"}]
-        load_recipe(overrides={"teachers": teachers, "teacher.size": "native"})
+        load_recipe(**{"teachers": teachers, "teacher.size": "native"})
         assert teachers == [{"model": "vit-b"}]
 
     def test_an_empty_value_brings_the_default_back(self):
@@ -136,7 +134,7 @@ class TestRefusals:
     def test_everything_that_is_wrong_is_said_at_once(self):
         assert refusal(
             assignments=["foo", "teacher.size=96", "training.epoch=3", "augment.flip=2"],
-            overrides={"evaluation.head": "both"},
+            **{"evaluation.head": "both"},
         ) == (
             "5 problems\n"
             "  'foo' is not a setting; write key=value, such as training.epochs=20\n"

@@ -47,7 +47,7 @@ def refusal(error, *arguments, **options):
 
 
 def test_everything_goes_on_but_what_describes_the_recipe_and_the_student_starts_from_the_run(taught):
-    before, after = load_recipe(str(taught / "recipe.toml")), load_recipe(former=taught)
+    before, after = load_recipe(str(taught / "recipe.toml")), load_recipe(from_run=taught)
     assert after == Recipe.model_validate(
         before.model_dump() | {"about": {}, "student": before.student.model_dump() | {"weights": str(taught)}}
     )
@@ -57,8 +57,8 @@ def test_the_command_line_goes_over_a_recipe_and_a_recipe_over_the_run(taught, t
     (tmp_path / "mine.toml").write_text("[training]\nepochs = 3\nbatch_size = 16\n[student]\nimage_size = 32\n")
     recipe = load_recipe(
         str(tmp_path / "mine.toml"),
-        former=taught,
-        overrides={"losses": [{"loss": "soft"}], "teacher.size": "native"},
+        from_run=taught,
+        **{"losses": [{"loss": "soft"}], "teacher.size": "native"},
         assignments=["training.steps=4", "data.labels="],
     )
     assert recipe.training == Training(steps=4, batch_size=16, clip=1.0)
@@ -71,16 +71,14 @@ def test_the_command_line_goes_over_a_recipe_and_a_recipe_over_the_run(taught, t
 
 def test_a_recipe_for_a_data_set_changes_the_training_alone(taught, tmp_path):
     (tmp_path / "transfer.toml").write_text("[optimizer]\nname = 'sgd'\n[smoke]\ntraining.steps = 1\n")
-    recipe = load_recipe(
-        str(tmp_path / "transfer.toml"), former=taught, overrides={"data.train": "cifar10"}, smoke=True
-    )
+    recipe = load_recipe(str(tmp_path / "transfer.toml"), from_run=taught, **{"data.train": "cifar10"}, smoke=True)
     assert (recipe.student.model, recipe.student.weights) == ("vit-ti", str(taught))
     assert (recipe.optimizer.name, recipe.training.steps, recipe.data.train) == ("sgd", 1, "cifar10")
 
 
 class TestOtherImages:
     def test_leave_behind_what_speaks_of_the_old_ones(self, taught):
-        recipe = load_recipe(former=taught, overrides={"data.train": "cars"})
+        recipe = load_recipe(from_run=taught, **{"data.train": "cars"})
         assert recipe.data.model_dump(exclude_defaults=True) == {"train": "cars", "seed": 5}
         assert recipe.about.notes == (
             (
@@ -91,7 +89,7 @@ class TestOtherImages:
 
     def test_keep_what_is_given_anew_and_the_share_that_is_held_out(self, run_of):
         former = run_of({"data": {"train": "flowers", "validation": 0.2, "labels": 100, "test": "flowers/test"}})
-        recipe = load_recipe(former=former, overrides={"data.train": "cars", "data.labels": 100})
+        recipe = load_recipe(from_run=former, **{"data.train": "cars", "data.labels": 100})
         assert recipe.data.model_dump(exclude_defaults=True) == {"train": "cars", "validation": 0.2, "labels": 100}
         assert recipe.about.notes == (
             f'trains on other images than {former}, so data.test = "flowers/test" is left behind',
@@ -99,33 +97,33 @@ class TestOtherImages:
 
     def test_are_labelled_ones_after_a_run_without_labels(self, run_of):
         former = run_of({"data": {"unlabeled": "pictures"}})
-        recipe = load_recipe(former=former, overrides={"data.train": "cars"})
+        recipe = load_recipe(from_run=former, **{"data.train": "cars"})
         assert (recipe.data.train, recipe.data.unlabeled) == ("cars", None)
         assert recipe.about.notes == (
             f'trains on other images than {former}, so data.unlabeled = "pictures" is left behind',
         )
 
     def test_are_not_more_images_beside_the_old_ones(self, taught):
-        data = load_recipe(former=taught, overrides={"data.unlabeled": "pictures"}).data
+        data = load_recipe(from_run=taught, **{"data.unlabeled": "pictures"}).data
         assert (data.labels, data.unlabeled) == (100, "pictures")
 
     def test_are_not_the_same_digits_by_name(self, run_of):
         former = run_of({"data": {"labels": 100}})
-        assert load_recipe(former=former, overrides={"data.train": "digits"}).data.labels == 100
+        assert load_recipe(from_run=former, **{"data.train": "digits"}).data.labels == 100
 
 
 class TestOtherStudent:
     def test_of_the_same_plugin_keeps_the_geometry(self, taught):
-        recipe = load_recipe(former=taught, overrides={"student.model": "deit-ti"}, assignments=["student.patch=8"])
+        recipe = load_recipe(from_run=taught, **{"student.model": "deit-ti"}, assignments=["student.patch=8"])
         assert recipe.student == StudentEntry(model="deit-ti", weights=str(taught), **TINY | {"patch": 8})
 
     def test_of_another_plugin_keeps_the_weights_alone(self, taught):
-        recipe = load_recipe(former=taught, overrides={"student.model": "timm:deit_tiny_patch16_224"})
+        recipe = load_recipe(from_run=taught, **{"student.model": "timm:deit_tiny_patch16_224"})
         assert recipe.student == StudentEntry(model="timm:deit_tiny_patch16_224", weights=str(taught))
 
     def test_that_is_not_installed(self, run_of):
         former = run_of({"student": {"model": "gone"}})
-        assert refusal(UnknownPluginError, former=former, overrides={"student.model": "vit-ti"}) == (
+        assert refusal(UnknownPluginError, from_run=former, **{"student.model": "vit-ti"}) == (
             "unknown student 'gone'; known: deit-b, deit-s, deit-ti, small-cnn, timm:<any classifier>, vit-b, vit-s, "
             "vit-ti"
         )
@@ -135,45 +133,45 @@ class TestOtherStudent:
 def test_another_student_of_the_run(taught, kind):
     (taught / kind).mkdir()
     (taught / kind / "student.json").write_text("{}")
-    recipe = load_recipe(former=taught / kind)
+    recipe = load_recipe(from_run=taught / kind)
     assert (recipe.student.weights, recipe.seed) == (str(taught / kind), 7)
 
 
 class TestRefusals:
     def test_a_directory_that_is_not_there(self, tmp_path):
         path = tmp_path / "absent"
-        assert refusal(RunDirectoryError, former=path) == f"there is no run directory {path}; check the path"
+        assert refusal(RunDirectoryError, from_run=path) == f"there is no run directory {path}; check the path"
 
     def test_a_directory_that_is_no_run(self, tmp_path):
-        assert refusal(RunDirectoryError, former=tmp_path) == (
+        assert refusal(RunDirectoryError, from_run=tmp_path) == (
             f"{tmp_path} is not a run directory (it has no recipe.toml); give one to --from"
         )
 
     def test_a_run_that_has_not_reached_its_end(self, run_of):
         former = run_of({}, finished=False)
         sentence = f"{former} has not reached its end; continue it with --resume {former}"
-        assert refusal(RunDirectoryError, former=former) == sentence
+        assert refusal(RunDirectoryError, from_run=former) == sentence
         (former / "best").mkdir()
-        assert refusal(RunDirectoryError, former=former) == (
+        assert refusal(RunDirectoryError, from_run=former) == (
             f"{sentence}, or give its best student so far, {former / 'best'}"
         )
 
     def test_a_recipe_that_this_version_cannot_read(self, taught):
         path = taught / "recipe.toml"
         path.write_text("[training]\nepoch = 3")
-        assert refusal(RecipeError, former=taught) == (
+        assert refusal(RecipeError, from_run=taught) == (
             f"recipe '{path}': unknown key 'training.epoch'; did you mean 'training.epochs'?"
         )
 
     @pytest.mark.parametrize("value", ["a.pth", "none", ""])
     def test_two_things_to_start_from(self, taught, value):
-        assert refusal(RecipeError, former=taught, assignments=[f"student.weights={value}"]) == (
+        assert refusal(RecipeError, from_run=taught, assignments=[f"student.weights={value}"]) == (
             f"--from {taught} says what the student starts from, and student.weights (--student-weights) does too; "
             "leave one of them out"
         )
 
     def test_no_smoke_table(self, taught):
-        assert refusal(RecipeError, former=taught, smoke=True) == (
+        assert refusal(RecipeError, from_run=taught, smoke=True) == (
             f"recipe '{taught / 'recipe.toml'}' has no [smoke] table; add one, or shorten the run with "
             "--set training.steps=2"
         )

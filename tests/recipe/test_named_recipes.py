@@ -132,10 +132,10 @@ def test_deit_at_384_px_is_the_authors_command_line():
 
 @pytest.mark.parametrize("size", ["ti", "s", "b"])
 def test_deit_at_384_px_keeps_everything_else_of_its_run(size, tmp_path):
-    trained = load_recipe(f"deit-{size}", overrides={"data.train": "imagenet"})
+    trained = load_recipe(f"deit-{size}", **{"data.train": "imagenet"})
     (tmp_path / "recipe.toml").write_text(dump(trained))
     (tmp_path / "result.json").write_text("{}")
-    recipe, tuning = load_recipe("deit-384", former=tmp_path), load_recipe("deit-384")
+    recipe, tuning = load_recipe("deit-384", from_run=tmp_path), load_recipe("deit-384")
     assert recipe.student.model_dump() == {
         "model": f"deit-{size}",
         "weights": str(tmp_path),

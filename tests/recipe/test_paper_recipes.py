@@ -122,7 +122,7 @@ def test_transfer_takes_any_student_and_teacher(data):
     assert (plain.student.model_fields_set, plain.teachers, plain.losses) == (set(), (), ())
     taught = load_recipe(
         f"transfer-{data}",
-        overrides={
+        **{
             "student.model": "timm:deit_base_patch16_224",
             "teachers": [{"model": "regnety16gf"}],
             "losses": [{"loss": "hard"}],

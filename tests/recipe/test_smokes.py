@@ -57,7 +57,7 @@ def smoke(tmp_path: Path) -> Any:
     """Run a recipe's smoke with these overrides and settings; its directory."""
 
     def run_it(name: str, overrides: dict[str, Any], *settings: str) -> Path:
-        recipe = load_recipe(name, overrides=overrides, assignments=(*settings, *CHEAP), smoke=True)
+        recipe = load_recipe(name, **overrides, assignments=(*settings, *CHEAP), smoke=True)
         return run(recipe, tmp_path / name, PLUGINS).directory
 
     return run_it
@@ -67,7 +67,7 @@ def smoke(tmp_path: Path) -> Any:
 def vit_of_12_heads(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small ViT that was fine-tuned on the pictures, as the teacher of ADViT's recipes is."""
     recipe = load_recipe(
-        "transfer-cifar10", overrides={"data.train": str(pictures), "student": SMALL_VIT}, assignments=CHEAP, smoke=True
+        "transfer-cifar10", **{"data.train": str(pictures), "student": SMALL_VIT}, assignments=CHEAP, smoke=True
     )
     return f"run:{run(recipe, tmp_path_factory.mktemp('teacher') / 'run', PLUGINS).directory}"
 

@@ -36,7 +36,7 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"steps": 2, "batch_size": 32, "device": "cpu", "precision": "fp32", "threads": 1}
     recipe = load_recipe(
         "digits",
-        overrides={f"student.{key}": value for key, value in student.items()}
+        **{f"student.{key}": value for key, value in student.items()}
         | {f"training.{key}": value for key, value in settings.items()}
         | {"data.workers": 0, "data.labels": 100, "losses": [{"loss": "ce"}]},
     )
@@ -64,7 +64,7 @@ def letters(tmp_path: Path) -> Path:
 
 
 def gone_on(former: Path, out: Path, *assignments: str, **overrides: Any) -> Path:
-    run(load_recipe(former=former, assignments=assignments, overrides=overrides), out, installed_plugins())
+    run(load_recipe(from_run=former, assignments=assignments, **overrides), out, installed_plugins())
     return out
 
 
@@ -77,7 +77,7 @@ def taught(teacher: Path, loss: str) -> dict[str, Any]:
 
 
 def test_outputs_before_training_are_those_of_a_network_resized_by_hand(former: Path) -> None:
-    recipe = load_recipe(former=former, assignments=["student.image_size=24"])
+    recipe = load_recipe(from_run=former, assignments=["student.image_size=24"])
     student = build_session(plan(recipe, installed_plugins()), installed_plugins()).task.student.eval()
     weights = load_file(former / "student.safetensors")
     prefix, patches = weights["pos_embed"][:, :1], weights["pos_embed"][:, 1:]
@@ -110,14 +110,14 @@ def test_a_teacher_that_has_gone_on_too_sees_the_same_patches(former: Path, larg
 
 def test_a_teacher_without_a_fixed_size_sees_the_students(former: Path, teacher_run: str) -> None:
     overrides = {"teachers": [{"model": teacher_run}], "losses": [{"loss": "hard"}]}
-    recipe = load_recipe(former=former, overrides=overrides, assignments=["student.image_size=16"])
+    recipe = load_recipe(from_run=former, **overrides, assignments=["student.image_size=16"])
     (teacher,) = plan(recipe, installed_plugins()).teachers.values()
     assert (teacher.native.image_size, teacher.sees) == ((8, 8), (16, 16))
 
 
 def test_grids_that_the_loss_may_not_bring_together(former: Path) -> None:
     overrides = taught(former, "advit-l1") | {"losses": [{"loss": "advit-l1", "interpolation": "none"}]}
-    recipe = load_recipe(former=former, overrides=overrides, assignments=["student.image_size=16"])
+    recipe = load_recipe(from_run=former, **overrides, assignments=["student.image_size=16"])
     with pytest.raises(RecipeError) as caught:
         plan(recipe, installed_plugins())
     assert str(caught.value) == (
@@ -143,7 +143,7 @@ def test_other_classes_get_another_head_and_the_old_labels_are_forgotten(
 
 
 def test_a_teacher_of_the_old_classes_is_refused(former: Path, letters: Path) -> None:
-    recipe = load_recipe(former=former, overrides=taught(former, "hard") | {"data.train": str(letters)})
+    recipe = load_recipe(from_run=former, **taught(former, "hard") | {"data.train": str(letters)})
     with pytest.raises(ClassSpaceError) as caught:
         plan(recipe, installed_plugins())
     assert str(caught.value).startswith(
@@ -154,13 +154,11 @@ def test_a_teacher_of_the_old_classes_is_refused(former: Path, letters: Path) ->
 
 def test_attention_is_taught_whatever_the_classes(former: Path, letters: Path) -> None:
     overrides = taught(former, "advit-l1") | {"data.train": str(letters), "data.labels": 6}
-    assert plan(load_recipe(former=former, overrides=overrides), installed_plugins()).formula == (
-        "1 * labels + 1 * advit-l1"
-    )
+    assert plan(load_recipe(from_run=former, **overrides), installed_plugins()).formula == ("1 * labels + 1 * advit-l1")
 
 
 def test_a_distillation_token_is_added_as_a_copy_of_the_class_token(former: Path) -> None:
-    recipe = load_recipe(former=former, overrides=taught(former, "hard") | {"student.model": "deit-ti"})
+    recipe = load_recipe(from_run=former, **taught(former, "hard") | {"student.model": "deit-ti"})
     made = plan(recipe, installed_plugins())
     assert made.notes.count(
         "the distillation token and its position start as copies of the class token's, its head as a copy of the class "
@@ -177,19 +175,19 @@ def test_a_distillation_token_is_added_as_a_copy_of_the_class_token(former: Path
 
 
 def test_fixed_positions_are_computed_for_the_new_grid(former: Path) -> None:
-    recipe = load_recipe(former=former, assignments=["student.image_size=16", "student.position=sincos"])
+    recipe = load_recipe(from_run=former, assignments=["student.image_size=16", "student.position=sincos"])
     assert "pos_embed stays as the student has it" in plan(recipe, installed_plugins()).notes
 
 
 def test_the_plan_says_what_the_run_starts_from(former: Path) -> None:
-    recipe = load_recipe(former=former / "best", assignments=["student.image_size=16"])
+    recipe = load_recipe(from_run=former / "best", assignments=["student.image_size=16"])
     made = plan(recipe, installed_plugins())
     assert ("", f"starts from {former / 'best'}") in plan_lines(made)
     assert plan_as_dict(made)["student"]["starts_from"] == str(former / "best")
 
 
 def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(former=former, assignments=["student.depth=1"])
+    recipe = load_recipe(from_run=former, assignments=["student.depth=1"])
     with pytest.raises(WeightsError) as caught:
         run(recipe, tmp_path / "out", installed_plugins())
     assert str(caught.value) == (

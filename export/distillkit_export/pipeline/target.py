@@ -15,7 +15,7 @@ from torch import Tensor
 from distillkit.contracts.exporter import ExportRequest, Provenance
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import CheckpointError, RunDirectoryError, UserError, WeightsError
-from distillkit.models import Described, OneAnswer, load_student, load_weights
+from distillkit.models import Described, OneAnswer, load_saved_student, load_weights
 from distillkit.models.build import build_model
 from distillkit.models.saved_student import DESCRIPTION, WEIGHTS
 from distillkit.plugin.registry import PluginRegistry, split_name
@@ -124,7 +124,7 @@ def _images_of_data(spec: ModelSpec, plugins: PluginRegistry, why: str, options:
 
 def _saved(path: Path, home: Path | None, plugins: PluginRegistry, options: ExportOptions) -> ExportTarget:
     """A directory with `student.json`: a run that has reached its end, its best student, its moving average."""
-    model, saved = load_student(path, plugins)
+    model, saved = load_saved_student(path, plugins)
     reached = None if home is None else run_reached(RunDirectory(home), model.spec.image_size)
     model = at_image_size(model, options.image_size)
     if home is not None:

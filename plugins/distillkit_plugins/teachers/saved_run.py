@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from distillkit import Model, ModelRequest, ModelSpec, RunDirectoryError, WeightsError
-from distillkit.models import Described, OneAnswer, build_student, load_student, one_answer, read_student
+from distillkit.models import Described, OneAnswer, build_student, load_saved_student, one_answer, read_student
 from distillkit.plugin.registry import installed_plugins
 
 
@@ -43,7 +43,7 @@ class SavedRun:
             saved = read_student(_directory(request))
             model = build_student(saved, plugins)
         else:
-            model, saved = load_student(_directory(request), plugins)
+            model, saved = load_saved_student(_directory(request), plugins)
         named = Described(model, replace(model.spec, name=request.name))
         return OneAnswer(named, head=saved.head, fusion=saved.fusion)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from distillkit import RunInfo
+from distillkit import RunInfo, read_metrics
 
 FILE_NAME = "metrics.jsonl"
 
@@ -21,7 +20,7 @@ class MetricsFile:
     def distillkit_run_started(self, run: RunInfo) -> None:
         """Open the file, and cut it back to where the run resumes."""
         self._path = run.directory / FILE_NAME
-        kept = [record for record in read_metrics(self._path) if _is_done(record, run.start_step)]
+        kept = [record for record in read_metrics(run.directory) if _is_done(record, run.start_step)]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
         temporary.replace(self._path)
@@ -49,20 +48,6 @@ class MetricsFile:
     def _append(self, record: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics file in order; lines that are torn, such as one that was cut short, are left out."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict) and isinstance(record.get("kind"), str):
-                yield record
 
 
 def _is_done(record: Mapping[str, Any], step: int) -> bool:

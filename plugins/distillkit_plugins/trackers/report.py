@@ -7,11 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from distillkit import RunInfo, RunModels
+from distillkit import RunInfo, RunModels, read_metrics
 from distillkit_plugins.trackers.attention_section import attention_section
 from distillkit_plugins.trackers.gradient_norms_section import balance_table, balanced, draw_balance
 from distillkit_plugins.trackers.incidents_section import incidents_section
-from distillkit_plugins.trackers.metrics_file import FILE_NAME, read_metrics
 
 HEADS = {
     "class_top1": "class head",
@@ -43,7 +42,7 @@ class Report:
 
     def distillkit_run_ended(self, run: RunInfo, record: Mapping[str, float], models: RunModels) -> None:
         """Make the curves, the pictures of attention, and the page around them."""
-        records = list(read_metrics(run.directory / FILE_NAME))
+        records = read_metrics(run.directory)
         steps = [entry for entry in records if entry["kind"] == "steps"]
         epochs = [entry for entry in records if entry["kind"] == "epoch"]
         if steps:

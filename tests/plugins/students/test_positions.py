@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from distillkit.contracts.model import ModelRequest
 from distillkit.errors import RecipeError
-from distillkit.models import load_student, save_student, sincos_position_embedding
+from distillkit.models import load_saved_student, save_student, sincos_position_embedding
 from distillkit.models.heads import Answer
 from distillkit.plugin.registry import installed_plugins
 
@@ -85,7 +85,7 @@ def saved(tmp_path):
 
 def test_saved_student_is_an_ordinary_network_of_timm(saved):
     directory, model = saved(position="sincos")
-    again, description = load_student(directory, PLUGINS)
+    again, description = load_saved_student(directory, PLUGINS)
     assert not again.network.pos_embed.requires_grad
     network = timm.create_model(
         description.spec.architecture,

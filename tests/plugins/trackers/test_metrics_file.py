@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from distillkit import BrokenImage, Incidents, ModelSpec, RunInfo, RunModels
-from distillkit_plugins.trackers.metrics_file import MetricsFile, read_metrics
+from distillkit import BrokenImage, Incidents, ModelSpec, RunInfo, RunModels, read_metrics
+from distillkit_plugins.trackers.metrics_file import MetricsFile
 from distillkit_plugins.trackers.report import Report
 
 PLAN = {
@@ -69,13 +69,13 @@ def test_a_resumed_run_cuts_back_to_its_checkpoint(tmp_path: Path) -> None:
         tracker.distillkit_steps_logged(steps(step, 1.0))
     tracker.distillkit_run_failed(ValueError("no"))
     MetricsFile().distillkit_run_started(info(tmp_path, start_step=10))
-    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [5.0, 10.0]
+    assert [record["step"] for record in read_metrics(tmp_path)] == [5.0, 10.0]
 
 
 def test_a_line_that_was_cut_short_ends_the_reading(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "steps", "step": 1.0}\n{"kind": "st')
-    assert [record["step"] for record in read_metrics(path)] == [1.0]
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1.0]
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""The student of a run as one network: images in, its answer out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+from torch import Tensor, nn
+
+from distillkit.contracts.model import Model, Signal, Wanted
+from distillkit.data.transforms import evaluation_transform
+from distillkit.evaluation.open_model import EvaluatedModel
+from distillkit.models.heads import fuse
+
+
+class LoadedStudent(nn.Module):
+    """A student with one answer; `distillkit.load_student` documents it.
+
+    Shapes: images [B, C, H, W], normalised as `spec` says, to logits [B, K], or to the embedding [B, D] where the
+    student has no classes; at least float32.
+    """
+
+    def __init__(self, opened: EvaluatedModel) -> None:
+        super().__init__()
+        model, augment = cast("Model", opened.model), opened.recipe.augment
+        self.model = opened.model
+        self.network = model.network
+        self.answer = opened.answer
+        self.spec = replace(opened.spec, crop=augment.eval_crop, interpolation=augment.interpolation)
+        self.preprocess = evaluation_transform(augment, opened.spec)
+        heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in self.spec.signals]
+        self._wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (self.spec.layers - 1,)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = self.model(images, self._wanted)
+        if outputs.embedding:
+            return cast("Tensor", outputs.embedding[0])
+        return fuse(outputs, self.answer.head, self.answer.fusion)

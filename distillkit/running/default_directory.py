@@ -1,0 +1,25 @@
+"""Where a run goes that is given no directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from distillkit.recipe.schema import Recipe
+
+RUNS = Path("runs")
+
+
+def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
+    """The first free of runs/<student>-<data>-001, -002 and so on, after the highest that is there."""
+    data = recipe.data.train or recipe.data.unlabeled or "digits"
+    stem = "-".join(_file_name(part) for part in (recipe.student.model, Path(data).resolve().name) if part)
+    taken = [
+        int(path.name[len(stem) + 1 :]) for path in parent.glob(f"{stem}-*") if path.name[len(stem) + 1 :].isdecimal()
+    ]
+    return parent / f"{stem}-{max(taken, default=0) + 1:03d}"
+
+
+def _file_name(text: str) -> str:
+    """A name without the characters that mean something in paths: "timm:resnet18" becomes "timm-resnet18"."""
+    return re.sub(r"[^\w.-]+", "-", text)

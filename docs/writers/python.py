@@ -1,0 +1,61 @@
+"""The page about Python: the functions of distillkit.api and what they return, from their docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import distillkit
+from distillkit import api
+from distillkit.contracts.model import ModelSpec
+from distillkit.evaluation.measurement import Measurement
+
+FUNCTIONS = ("load_recipe", "plan", "run", "resume", "evaluate", "load_student", "read_metrics")
+"""In the order in which a script calls them."""
+VALUES = (distillkit.RunResult, distillkit.EvaluationResult, Measurement, distillkit.Plan, ModelSpec)
+LEAD = re.compile(r"^(Raises|Shapes|Returns)\b(:?)")
+
+
+def page() -> str:
+    """A section for every function, and one for what they return."""
+    if set(FUNCTIONS) != set(api.__all__):
+        raise SystemExit(f"docs/writers/python.py lists {FUNCTIONS}, and distillkit.api has {api.__all__}")
+    functions = (_function(getattr(api, name)) for name in FUNCTIONS)
+    return "\n\n".join([*functions, "## What is returned", *map(_value, VALUES)])
+
+
+def _function(function: Callable[..., Any]) -> str:
+    return f"## `{function.__name__}`\n\n```python\n{_signature(function)}\n```\n\n{_described(function)}"
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    """One parameter a line, annotations as they are written."""
+    signature = inspect.signature(function)
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    lines = [_parameter(parameter) for parameter in signature.parameters.values()]
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        lines.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
+    listed = "".join(f"    {line},\n" for line in lines)
+    return f"def {function.__name__}(\n{listed}) -> {signature.return_annotation}: ..."
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    stars = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
+    default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
+    return f"{stars}{parameter.name}: {parameter.annotation}{default}"
+
+
+def _value(kind: type[Any]) -> str:
+    fields = ", ".join(f"`{name}`" for name in kind.__annotations__)
+    return f"### `{kind.__name__}`\n\n{_described(kind)}\n\nFields: {fields}."
+
+
+def _described(documented: object) -> str:
+    """A docstring as Markdown; its example as a block of code."""
+    text, _, example = (inspect.getdoc(documented) or "").partition("\n\nFor example:\n")
+    parts = [LEAD.sub(r"**\1**\2", part) for part in text.split("\n\n")]
+    if example:
+        parts.append(f"```pycon\n{inspect.cleandoc(example)}\n```")
+    return "\n\n".join(parts)

@@ -1,0 +1,210 @@
+"""The names that a script calls, on digits: each does what its docstring says, from the recipe to a loaded student."""
+
+import doctest
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import distillkit
+from distillkit import Recipe, RecipeError, RunDirectoryError, api
+from distillkit.contracts.model import ModelRequest, Signal
+from distillkit.data.splits import open_datasets
+from distillkit.evaluation.measurement import EVALUATIONS
+from distillkit.models import fuse, save_student
+from distillkit.models.build import build_model
+from distillkit.models.heads import Answer
+from distillkit.plugin import extras
+
+TINY = {
+    "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
+    "training": {"steps": 2, "batch_size": 64, "device": "cpu", "precision": "fp32"},
+    "data": {"workers": 0},
+}
+SMALL = {key: value for key, value in TINY.items() if key != "training"}
+LONGER = TINY["training"] | {"steps": 3, "ema": 0.5}  # the first two steps are the moving average itself
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, teacher_run):
+    """A student with two heads, both trained, and its result."""
+    out = tmp_path_factory.mktemp("api") / "run"
+    return distillkit.run(out=out, teacher=teacher_run, loss="soft", training=LONGER, **SMALL)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_examples_of_the_docstrings(here):
+    """In the order in which a script calls them; one run is left as it was before its end."""
+    names = {"distillkit": distillkit, "torch": torch}
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for name in ("load_recipe", "plan", "run", "resume", "evaluate", "load_student", "read_metrics"):
+        (example,) = finder.find(getattr(api, name), name, globs=dict(names))
+        if name == "resume":
+            shutil.copytree("runs/first", "runs/stopped")
+            Path("runs/stopped/result.json").unlink()
+        assert example.examples, name
+        assert runner.run(example).failed == 0, name
+
+
+class TestRun:
+    def test_it_takes_the_next_free_directory(self, here):
+        Path("runs/deit-ti-digits-001").mkdir(parents=True)
+        result = distillkit.run("digits", **TINY)
+        assert result.directory == Path("runs/deit-ti-digits-002")
+        assert json.loads((result.directory / "result.json").read_text())["figures"] == result.figures
+
+    def test_it_takes_a_recipe_and_changes_to_it(self, here):
+        recipe = distillkit.load_recipe(**TINY)
+        result = distillkit.run(recipe, "out", seed=3)
+        assert distillkit.load_recipe("out/recipe.toml") == recipe.model_copy(update={"seed": 3})
+        assert result.steps == 2
+
+    def test_progress_is_shown_on_request(self, here, capsys):
+        distillkit.run(out="quiet", **TINY)
+        assert capsys.readouterr() == ("", "")
+        distillkit.run(out="shown", progress=True, **TINY)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.splitlines()[0] == "deit-ti (4,564 parameters) learns 1 * labels"
+        assert err.splitlines()[-1].startswith("epoch 1/1, step 2/2: ")
+
+    def test_observers_follow_it(self, here):
+        class Steps:
+            seen = ()
+
+            def distillkit_run_ended(self, record):
+                self.seen = sorted(record)
+
+        steps = Steps()
+        result = distillkit.run(out="out", observers=[steps], **TINY)
+        assert steps.seen == sorted(result.figures)
+
+    def test_names_are_checked_first(self, here):
+        with pytest.raises(distillkit.UnknownPluginError) as caught:
+            distillkit.plan("digits", student="diet-ti")
+        assert str(caught.value).startswith("unknown student 'diet-ti'; did you mean 'deit-ti'? (known: ")
+
+    def test_without_torch_it_names_the_extra(self, here, monkeypatch):
+        monkeypatch.setattr(extras, "find_spec", lambda module: None)
+        with pytest.raises(distillkit.MissingExtraError) as caught:
+            distillkit.run()
+        assert (
+            str(caught.value) == 'distillkit run needs torch, which is not installed; pip install "distillkit[train]"'
+        )
+
+    def test_a_finished_run_is_not_resumed(self, trained):
+        with pytest.raises(RunDirectoryError) as caught:
+            distillkit.resume(str(trained.directory))
+        assert str(caught.value) == (
+            f"{trained.directory} is finished; evaluate or export it, or give a new run more epochs"
+        )
+
+
+class TestEvaluate:
+    def test_it_finds_what_the_run_found_and_keeps_it(self, trained):
+        found = distillkit.evaluate(trained.directory)
+        assert found.figures["top1"] == trained.figures["test/top1"]
+        last = (trained.directory / EVALUATIONS).read_text().splitlines()[-1]
+        assert json.loads(last) == json.loads(json.dumps(found.as_dict()))
+
+    def test_it_takes_the_options_of_the_protocol(self, trained):
+        found = distillkit.evaluate(trained.directory, "knn", split="validation", k=[5])
+        assert found.measurement.settings["k"] == (5,)
+        with pytest.raises(RecipeError) as caught:
+            distillkit.evaluate(trained.directory, "knn", k=[0])
+        assert str(caught.value) == "evaluator 'knn': 'k.0' is 0; it should be greater than 0"
+
+
+class TestLoadedStudent:
+    def test_its_accuracy_is_that_of_the_run(self, trained, plugins):
+        """The test images are prepared one by one, as a script does it."""
+        student = distillkit.load_student(trained.directory)
+        source = open_datasets(distillkit.load_recipe(trained.directory / "recipe.toml").data, plugins).test
+        places = range(len(source))
+        images = torch.stack([student.preprocess(source.image(place)) for place in places])
+        with torch.no_grad():
+            answers = student(images).argmax(dim=-1).tolist()
+        assert not student.training
+        right = sum(answers[place] == source.label(place) for place in places)
+        assert 100 * right / len(places) == pytest.approx(trained.figures["test/top1"])
+
+    @pytest.mark.parametrize("fusion", ["logits", "softmax"])
+    def test_it_answers_as_it_was_saved(self, trained, tmp_path, fusion):
+        for name in ("student.json", "student.safetensors"):
+            shutil.copy(trained.directory / name, tmp_path / name)
+        saved = json.loads((tmp_path / "student.json").read_text())
+        (tmp_path / "student.json").write_text(json.dumps(saved | {"fusion": fusion}))
+        student = distillkit.load_student(tmp_path)
+        images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        both = student.model(images, {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()})
+        assert torch.equal(student(images), fuse(both, "fused", fusion))
+
+    def test_it_knows_how_it_sees(self, trained):
+        spec = distillkit.load_student(trained.directory).spec
+        assert (spec.image_size, spec.classes, spec.class_names) == ((8, 8), 10, tuple("0123456789"))
+        assert (spec.mean, spec.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert (spec.crop, spec.interpolation) == (1.0, "bicubic")
+
+    def test_best_and_average_are_students_too(self, trained):
+        images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        answers = [distillkit.load_student(trained.directory / name)(images) for name in ("", "best", "ema")]
+        assert [answer.shape for answer in answers] == [(1, 10)] * 3
+        assert not torch.equal(answers[0], answers[2])
+
+    def test_a_student_without_classes_answers_with_its_embedding(self, tmp_path, plugins):
+        options = plugins.options(
+            "student", "vit-ti", {"image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
+        )
+        request = ModelRequest("vit-ti", None, options, classes=10)
+        model = build_model("student", request, plugins)
+        save_student(tmp_path, model, request, Answer("class", "logits", ("class",)))
+        answer = distillkit.load_student(tmp_path)(torch.zeros(2, 3, 8, 8))
+        expected = model.eval()(torch.zeros(2, 3, 8, 8), {Signal.EMBEDDING: (0,)}).embedding[0]
+        assert answer.shape == (2, 16)
+        assert torch.equal(answer, expected)
+
+    def test_a_directory_without_a_student_is_refused(self, tmp_path):
+        with pytest.raises(RunDirectoryError) as caught:
+            distillkit.load_student(tmp_path / "gone")
+        assert str(caught.value) == f"there is no run directory {tmp_path / 'gone'}; check the path"
+
+
+class TestReadMetrics:
+    def test_rows_are_in_order(self, trained):
+        rows = distillkit.read_metrics(trained.directory)
+        assert [row["kind"] for row in rows] == ["steps", "steps", "epoch", "end"]
+        assert [row.get("step") for row in rows] == [1.0, 3.0, 3.0, None]
+        assert rows[-1]["test/top1"] == trained.figures["test/top1"]
+
+    def test_a_frame_has_a_column_for_every_name(self, trained):
+        pytest.importorskip("pandas")
+        rows, frame = (distillkit.read_metrics(trained.directory, as_frame=choice) for choice in (False, True))
+        assert set(frame.columns) == {name for row in rows for name in row}
+        assert frame["step"].tolist()[:3] == [1.0, 3.0, 3.0]
+        assert np.isnan(frame["step"].tolist()[3])
+
+    def test_without_pandas_it_says_what_to_install(self, trained, monkeypatch):
+        monkeypatch.setattr(extras, "find_spec", lambda module: None)
+        with pytest.raises(distillkit.MissingExtraError) as caught:
+            distillkit.read_metrics(trained.directory, as_frame=True)
+        assert str(caught.value) == "a frame of metrics needs pandas, which is not installed; pip install pandas"
+
+    def test_a_missing_directory_is_refused(self, tmp_path):
+        with pytest.raises(RunDirectoryError) as caught:
+            distillkit.read_metrics(tmp_path / "gone")
+        assert str(caught.value) == f"there is no run directory {tmp_path / 'gone'}; check the path"
+
+    def test_a_run_that_kept_none_has_no_rows(self, tmp_path):
+        assert distillkit.read_metrics(tmp_path) == []
+
+
+def test_a_recipe_is_a_value():
+    assert isinstance(distillkit.load_recipe(), Recipe)
