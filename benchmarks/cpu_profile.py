@@ -98,7 +98,7 @@ def student(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dic
     run: Path = arguments.run
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         here = machine()
-        options = ExportOptions(fp16=True, int8=True, data=arguments.data, gate_images=arguments.images)
+        options = ExportOptions(fp16=True, int8=True, data=arguments.data, gate_images=arguments.images or "all")
         exported = export(run, Path(folder) / "bundle", options, plugins=plugins)
         gate = exported.as_dict()["parity"]
         files = of_bundle(open_bundle(exported.directory), "student")

@@ -9,7 +9,7 @@ import typer
 
 from distillkit_cli.options import JSON, typer_option
 from distillkit_cli.terminal import Terminal
-from distillkit_export.export_options import ExportOptions, Tolerance, parse_gate_images
+from distillkit_export.export_options import ExportOptions, Tolerance, most_images, parse_gate_images
 
 BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export` wrote.")
 DATA = typer.Option(metavar="DIR", help="Labelled images, a folder per class, to measure accuracy on.")
@@ -22,7 +22,7 @@ def verify(
     *,
     bundle: Annotated[Path, BUNDLE],
     data: Annotated[Path | None, DATA] = None,
-    images: Annotated[str, GATE_IMAGES] = "1000",
+    images: Annotated[str | None, GATE_IMAGES] = None,
     tolerance: Annotated[Tolerance, TOLERANCE] = "default",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -38,7 +38,7 @@ def verify(
     from distillkit.plugin.registry import installed_plugins
     from distillkit_export.pipeline.verify import verify as verified
 
-    count = parse_gate_images(images)
+    count = most_images(parse_gate_images(images))
     result = verified(bundle, plugins=installed_plugins(), data=data, images=count, tolerance=tolerance)
     terminal: Terminal = context.obj
     if as_json:

@@ -28,6 +28,10 @@ BF16_OPSET = 22
 
 Calibrator = Literal["minmax", "entropy", "percentile"]
 Tolerance = Literal["strict", "default", "loose"]
+GateImages = int | Literal["all"]
+
+GATE_IMAGES, CALIBRATION_IMAGES = 1000, 128
+"""How many images are used where the options do not say."""
 
 ENGINE, GATE = "TensorRT", "Gate and calibration"
 """Panels of --help."""
@@ -72,13 +76,13 @@ def parse_settings(texts: list[str] | None) -> Mapping[str, Mapping[str, Any]] |
     return as_tables(assignments) or None
 
 
-def parse_gate_images(text: str) -> int | None:
-    """A number of images; None for "all".
+def parse_gate_images(text: str | None) -> GateImages | None:
+    """A number of images, or "all".
 
     Raises: UserError for what is neither a number from 1 nor "all".
     """
-    if text == "all":
-        return None
+    if text is None or text == "all":
+        return "all" if text else None
     if not (text.isascii() and text.isdigit() and int(text)):
         raise UserError(f"--gate-images {text} is no number of images; give one, or all")
     return int(text)
@@ -91,7 +95,7 @@ class ExportOptions:
     `formats` are exporters beside ONNX (`--format`), `settings` their options by exporter (`--set`):
     {"onnx": {"calibrator": "entropy"}}. Every format is written in each precision, or in float32 where none is chosen;
     with `fp32`, which has no option of the command line, in float32 beside the others.
-    `gate_images` is None for all images; `image_size` is (height, width). Without `head` and `fusion` a saved student
+    `gate_images` is a number or "all"; `image_size` is (height, width). Without `head` and `fusion` a saved student
     answers as its run evaluated it. `opset` is 20, or 22 with `bf16`. `progress` is called with the phase, its steps
     that are done, and all of them, by exporters that take long.
     Raises: UserError for a value that is not allowed, or for an option that has no effect without another.
@@ -126,10 +130,12 @@ class ExportOptions:
     data: str | None = image_option(
         None, "Images to calibrate and gate with. Default: the run's own.", metavar="DIR|NAME"
     )
-    gate_images: int | None = image_option(
-        1000, "How many images the gate looks at.", metavar="N|all", parse=parse_gate_images
+    gate_images: GateImages | None = image_option(
+        None, "How many images the gate looks at. Default: 1000.", metavar="N|all", parse=parse_gate_images
     )
-    calibration_images: int = image_option(128, "How many images ranges are taken from.", metavar="N", min=1)
+    calibration_images: int | None = image_option(
+        None, "How many images ranges are taken from. Default: 128.", metavar="N", min=1
+    )
     calibrator: Calibrator | None = image_option(None, "How INT8 ranges are found. Default: minmax.", exporter=ONNX)
     tolerance: Tolerance = option("default", "How far files may be from torch.", panel=GATE)
     head: Head | None = graph_option(None, "The head that answers. Default: as in the run.")
@@ -152,7 +158,7 @@ class ExportOptions:
             raise UserError(unknown_name("tolerance", self.tolerance, get_args(Tolerance)))
         for name in ("gate_images", "calibration_images"):
             count = getattr(self, name)
-            if count is not None and count < 1:
+            if isinstance(count, int) and count < 1:
                 raise UserError(f"{name} is {count}; give 1 or more")
 
     def _require_effect(self) -> None:
@@ -175,6 +181,11 @@ class ExportOptions:
             for each in fields(self)
             if marks.items() <= each.metadata.items() and getattr(self, each.name) != each.default
         ]
+
+    @property
+    def gate_limit(self) -> int | None:
+        """How many images the gate looks at; None for all."""
+        return most_images(self.gate_images)
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -218,6 +229,11 @@ class ExportOptions:
             self.uint8,
             provenance or Provenance(),
         )
+
+
+def most_images(gate_images: GateImages | None) -> int | None:
+    """The number that `gate_images` means; None for all."""
+    return None if gate_images == "all" else gate_images or GATE_IMAGES
 
 
 def flag(name: str) -> str:

@@ -88,6 +88,7 @@ def test_verify_finishes_what_the_export_could_not_gate(distillkit, copied):
         ["--out", "zz"],
         ["--data", "digits"],
         ["--gate-images", "5"],
+        ["--gate-images", "1000"],
         ["--head", "class"],
         ["--opset", "20"],
         ["--softmax"],

@@ -57,6 +57,7 @@ def test_an_option_of_its_own_outranks_a_setting():
     [
         ({"calibrator": "entropy", "fp8": True}, "--calibrator is about INT8, and none was asked for; add --int8"),
         ({"calibration_images": 8, "bf16": True}, CALIBRATION),
+        ({"calibration_images": 128}, CALIBRATION),
         ({"batch": "8"}, "--batch is about a TensorRT engine, and none was asked for; add --trt"),
         (
             {"hardware_compatible": True, "formats": ("tensorrt",)},
@@ -86,7 +87,8 @@ def test_what_is_about_the_student_is_known_of_every_option():
 
 def test_what_is_typed_becomes_a_value():
     assert (parse_formats(None), parse_formats(["gzip", "tensorrt"])) == ((), ("gzip", "tensorrt"))
-    assert (parse_gate_images("all"), parse_gate_images("12")) == (None, 12)
+    assert [parse_gate_images(text) for text in (None, "all", "12")] == [None, "all", 12]
+    assert [ExportOptions(gate_images=given).gate_limit for given in (None, "all", 12)] == [1000, None, 12]
     assert parse_settings(None) is None
     assert parse_settings(["onnx.calibrator=entropy", "gzip.level=9", "gzip.name=a"]) == {
         "onnx": {"calibrator": "entropy"},

@@ -20,7 +20,7 @@ from distillkit.models.class_matching import match_classes
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Augment, Data, Recipe
 from distillkit.running.directory import RunDirectory
-from distillkit_export.export_options import ExportOptions
+from distillkit_export.export_options import CALIBRATION_IMAGES, ExportOptions
 from distillkit_export.images.gate_images import ExportImages, Pictures, Pixels, stand_in
 
 IN_MEMORY_BYTES = 256 * 2**20
@@ -85,7 +85,7 @@ def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, options: ExportOpti
     transform = evaluation_transform(recipe.augment, spec)
     measured = {"test": sets.test, "validation": sets.validation, "training": sets.train}
     kind, source = next((kind, source) for kind, source in measured.items() if source is not None)
-    places = _spread(len(source), options.gate_images)
+    places = _spread(len(source), options.gate_limit)
     # Images that were named need not have been trained on, unless they come with others that are for measuring.
     named = options.data is not None and source is sets.train
     trained = f"images {whose}" if named else f"training images {whose}"
@@ -96,7 +96,7 @@ def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, options: ExportOpti
     taken = places if source is sets.train else np.array([], np.int64)
     left = np.setdiff1d(np.arange(len(sets.train)), taken)
     left = left if len(left) else np.arange(len(sets.train))
-    chosen = left[_spread(len(left), options.calibration_images)]
+    chosen = left[_spread(len(left), options.calibration_images or CALIBRATION_IMAGES)]
     calibration = _pictures(sets.train, *_readable(sets.train, chosen, trained), spec, transform)
     return ExportImages(gate, calibration)
 

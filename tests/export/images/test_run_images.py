@@ -49,7 +49,7 @@ def split(tmp_path):
 
 
 def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(split, plugins):
-    options = ExportOptions(data=str(split), gate_images=None, calibration_images=4, int8=True)
+    options = ExportOptions(data=str(split), gate_images="all", calibration_images=4, int8=True)
     found = named_images(SPEC, plugins, options)
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
     assert shades(found.calibration) == [0, 6, 12, 19]
@@ -111,7 +111,7 @@ def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatc
 def test_what_cannot_be_read_is_left_out_and_said(split, plugins, monkeypatch):
     (split / "test" / "ant" / "101.png").write_bytes(b"")
     (split / "train" / "ant" / "006.png").write_bytes(b"")
-    options = ExportOptions(data=str(split), gate_images=None, calibration_images=4, int8=True)
+    options = ExportOptions(data=str(split), gate_images="all", calibration_images=4, int8=True)
     for in_memory in (2**20, 0):
         monkeypatch.setattr("distillkit_export.images.run_images.IN_MEMORY_BYTES", in_memory)
         found = named_images(SPEC, plugins, options)
