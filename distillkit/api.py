@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +83,8 @@ def run(
     from distillkit.running import api
 
     directory = next_directory(resolved) if out is None else Path(out)
-    with closing(ProgressDisplay(silent=not progress)) as display:
-        return api.run(resolved, directory, found, observers=[RunProgress(display), *observers])
+    with _shown(progress=progress) as shown:
+        return api.run(resolved, directory, found, observers=[*shown, *observers])
 
 
 def resume(
@@ -108,8 +108,8 @@ def resume(
     require("torch", "timm", what="distillkit run")
     from distillkit.running import api
 
-    with closing(ProgressDisplay(silent=not progress)) as display:
-        return api.resume(Path(directory), plugins or installed_plugins(), observers=[RunProgress(display), *observers])
+    with _shown(progress=progress) as shown:
+        return api.resume(Path(directory), plugins or installed_plugins(), observers=[*shown, *observers])
 
 
 def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
@@ -200,6 +200,13 @@ def _checked(
     check_names(resolved, found)
     require("torch", "timm", what=f"distillkit {verb}")
     return resolved, found
+
+
+@contextmanager
+def _shown(*, progress: bool) -> Iterator[list[object]]:
+    """The observer that shows a run on stderr, where it is wanted."""
+    with closing(ProgressDisplay()) as display:
+        yield [RunProgress(display)] if progress else []
 
 
 def _text(value: Any) -> Any:

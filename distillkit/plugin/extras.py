@@ -22,6 +22,7 @@ EXTRA_OF_MODULE = {
     "tensorrt": "trt",
     "datasets": "timm-data",
     "webdataset": "timm-data",
+    "pandas": "pandas",
 }
 
 

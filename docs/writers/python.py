@@ -43,8 +43,9 @@ def _signature(function: Callable[..., Any]) -> str:
 
 def _parameter(parameter: inspect.Parameter) -> str:
     stars = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
-    default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
-    return f"{stars}{parameter.name}: {parameter.annotation}{default}"
+    default = f'"{parameter.default}"' if isinstance(parameter.default, str) else repr(parameter.default)
+    given = "" if parameter.default is inspect.Parameter.empty else f" = {default}"
+    return f"{stars}{parameter.name}: {parameter.annotation}{given}"
 
 
 def _value(kind: type[Any]) -> str:
