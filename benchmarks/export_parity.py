@@ -124,9 +124,9 @@ def student(case: Case, plugins: PluginRegistry, folder: Path) -> Model:
     if case.trained_by is not None:
         return load_target(str(trained(case, plugins, folder)), plugins).model
     torch.manual_seed(SEED)
-    options = plugins.options("student", case.model, case.options)
+    options = plugins.find("student", case.model).options(case.options)
     request = ModelRequest(case.model, split_name(case.model)[1], options, classes=CLASSES)
-    model: Model = plugins.factory("student", case.model).build(request)
+    model: Model = plugins.find("student", case.model).call("build", request)
     stir(model)
     return model
 

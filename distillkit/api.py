@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.compute.main_guard import refuse_while_importing
 from distillkit.messages.progress import ProgressDisplay
-from distillkit.planning.names import check_names
+from distillkit.planning.names import find_plugins
 from distillkit.plugin.extras import require
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.files import load_recipe
@@ -197,7 +197,7 @@ def _checked(
     """The recipe and the plugins, once every name is known: before torch, which takes seconds to import."""
     resolved = load_recipe(recipe, **options)
     found = plugins or installed_plugins()
-    check_names(resolved, found)
+    find_plugins(resolved, found)
     require("torch", "timm", what=f"distillkit {verb}")
     return resolved, found
 

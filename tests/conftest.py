@@ -6,6 +6,8 @@ hypothesis repeats itself, and tests that need a GPU are skipped where there is 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from typing import Any
 
@@ -15,7 +17,10 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from distillkit.plugin.registry import installed_plugins
+from distillkit.contracts.plugin import PluginSpec
+from distillkit.plugin.discovery import Discovered, PluginManager
+from distillkit.plugin.plugin import Owner, Plugin, PluginRole
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.schema import Recipe
 
 # Two test runs of one commit must agree, and a busy machine must not fail a test for being slow.
@@ -56,6 +61,32 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def plugins():
     return installed_plugins()
+
+
+@dataclass(frozen=True)
+class GivenPlugin(Plugin):
+    """A plugin of a test, whose factory is an object instead of a name to import."""
+
+    factory: Any = None
+
+    def load(self) -> Any:
+        return self.factory
+
+
+@pytest.fixture(scope="session")
+def registry_of() -> Callable[..., PluginRegistry]:
+    """`registry_of("runtime", {"mine": Mine})` has these plugins of distribution tests 1.0, and those in `others`."""
+
+    def make(role: PluginRole, factories: dict[str, Any], others: PluginRegistry | None = None) -> PluginRegistry:
+        owner = Owner("tests", "1.0", "tests")
+        given = tuple(
+            GivenPlugin(PluginSpec(name, "of a test", "tests:None"), role, owner, factory=factory)
+            for name, factory in factories.items()
+        )
+        beside = () if others is None else others._discovered.plugins
+        return PluginRegistry(Discovered(PluginManager(), (*beside, *given), (), ()))
+
+    return make
 
 
 @pytest.fixture(scope="session")

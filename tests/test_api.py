@@ -160,11 +160,10 @@ class TestLoadedStudent:
         assert not torch.equal(answers[0], answers[2])
 
     def test_a_student_without_classes_answers_with_its_embedding(self, tmp_path, plugins):
-        options = plugins.options(
-            "student", "vit-ti", {"image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
-        )
+        plugin = plugins.find("student", "vit-ti")
+        options = plugin.options({"image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2})
         request = ModelRequest("vit-ti", None, options, classes=10)
-        model = build_model("student", request, plugins)
+        model = build_model(plugin, request)
         save_student(tmp_path, model, request, Answer("class", "logits", ("class",)))
         answer = distillkit.load_student(tmp_path)(torch.zeros(2, 3, 8, 8))
         expected = model.eval()(torch.zeros(2, 3, 8, 8), {Signal.EMBEDDING: (0,)}).embedding[0]

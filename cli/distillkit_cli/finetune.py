@@ -50,11 +50,11 @@ def _student_name(model: str) -> str:
     from distillkit.plugin.registry import installed_plugins, split_name
 
     plugins = installed_plugins()
-    students = {owned.spec.name for owned in plugins.listing("student")}
-    teachers = {owned.spec.name for owned in plugins.listing("teacher")}
+    students = {plugin.spec.name for plugin in plugins.listing("student")}
+    teachers = {plugin.spec.name for plugin in plugins.listing("teacher")}
     name, _ = split_name(model)
     if name not in students | teachers:
-        known = {owned.spec.shown_name for role in ("student", "teacher") for owned in plugins.listing(role)}
+        known = {plugin.spec.shown_name for role in ("student", "teacher") for plugin in plugins.listing(role)}
         raise UnknownPluginError(unknown_name("model", model, sorted(known)))
     return _as_student(model, plugins) if name in teachers - students else model
 
@@ -80,8 +80,9 @@ def _as_student(teacher: str, plugins: PluginRegistry) -> str:
 
     from distillkit.models.build import describe_model
 
-    request = ModelRequest(teacher, None, plugins.options("teacher", teacher, {}), weights="none")
-    architecture = describe_model("teacher", request, plugins).architecture
+    plugin = plugins.find("teacher", teacher)
+    request = ModelRequest(plugin.name, None, plugin.options({}), weights="none")
+    architecture = describe_model(plugin, request).architecture
     if not timm.is_model(architecture.partition(".")[0]):
         raise UnknownPluginError(
             f"teacher '{teacher}' is no model of timm's, so there is no student of its kind to fine-tune; "

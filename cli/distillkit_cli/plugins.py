@@ -15,7 +15,7 @@ from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.plugin.discovery import Owned, PluginRole
+    from distillkit.plugin.plugin import Plugin, PluginRole
     from distillkit.plugin.registry import PluginRegistry
 
 TITLES: dict[PluginRole, str] = {
@@ -73,33 +73,33 @@ def unregistered_catalogs(packages: Iterable[str]) -> list[str]:
     return [module for module in found if module not in registered]
 
 
-def _table(title: str, listing: Iterable[Owned]) -> Table:
+def _table(title: str, listing: Iterable[Plugin]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in ("name", "summary", "signals", "licence", "owner"):
         table.add_column(column, header_style="dim", overflow="fold", no_wrap=column == "name")
-    for owned in listing:
-        row = _row(owned)
-        table.add_row(row["name"], row["summary"], ", ".join(row["signals"]), row["licence"], str(owned.owner))
+    for plugin in listing:
+        row = _row(plugin)
+        table.add_row(row["name"], row["summary"], ", ".join(row["signals"]), row["licence"], str(plugin.owner))
     return table
 
 
-def _row(owned: Owned) -> dict[str, Any]:
-    spec = owned.spec
+def _row(plugin: Plugin) -> dict[str, Any]:
+    spec = plugin.spec
     return {
-        "role": owned.role,
+        "role": plugin.role,
         "name": spec.shown_name,
         "summary": spec.summary,
         "signals": sorted(signal.value for signal in spec.signals),
         "licence": spec.licence,
-        "distribution": owned.owner.distribution,
-        "version": owned.owner.version,
-        "module": owned.owner.module,
+        "distribution": plugin.owner.distribution,
+        "version": plugin.owner.version,
+        "module": plugin.owner.module,
     }
 
 
 def _as_dict(found: PluginRegistry, forgotten: list[str]) -> dict[str, Any]:
     return {
-        "plugins": [_row(owned) for role in TITLES for owned in found.listing(role)],
+        "plugins": [_row(plugin) for role in TITLES for plugin in found.listing(role)],
         "broken": [
             {
                 "entry_point": broken.entry_point,

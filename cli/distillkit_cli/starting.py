@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from distillkit import api
-from distillkit.planning.names import check_names
+from distillkit.planning.names import find_plugins
 from distillkit.plugin.extras import require
 from distillkit.plugin.registry import installed_plugins
 from distillkit.running.default_directory import next_directory
@@ -62,7 +62,7 @@ def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, proce
     arguments = without_option(terminal.arguments, "--nproc")
     again = list(arguments)
     if recipe is not None:
-        check_names(recipe, installed_plugins())
+        find_plugins(recipe, installed_plugins())
         if out is None:
             arguments += ["--out", str(next_directory(recipe))]
         again = arguments if "--auto-resume" in arguments else [*arguments, "--auto-resume"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from distillkit.errors import DataError
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
+from distillkit.plugin.plugin import Plugin
 from distillkit.plugin.registry import PluginRegistry, split_name
 from distillkit.recipe.schema import Data
 
@@ -23,10 +24,11 @@ Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
 
 @dataclass(frozen=True)
 class SourceOpener:
-    """Opens what the keys of `[data]` name. Every DataError starts with the key."""
+    """Opens what the keys of `[data]` name, and finds each plugin once. Every DataError starts with the key."""
 
     data: Data
     plugins: PluginRegistry
+    _found: dict[str, Plugin] = field(default_factory=dict, init=False, repr=False)
 
     def training(self, key: Literal["train", "unlabeled"], name: str) -> Source | Stream:
         """The images to train on."""
@@ -57,21 +59,24 @@ class SourceOpener:
 
     def _open(self, key: Key, name: str, split: Split) -> Source | Stream | None:
         try:
-            full = self._resolve(name)
-            opened: Source | Stream | None = self.plugins.made(
-                "dataset", full, split_name(full)[1], self.data, split, by="open"
-            )
+            plugin = self._find(name)
+            opened: Source | Stream | None = plugin.call("open", plugin.argument, self.data, split)
         except DataError as error:
             raise DataError(f"data.{key}: {error}") from error
         if opened is not None:
-            _check(opened, str(self.plugins.find("dataset", full)))
+            _check(opened, str(plugin))
         if opened is not None and len(opened) == 0:
             raise DataError(f"data.{key}: '{opened.name}' has no images")
         return opened
 
+    def _find(self, name: str) -> Plugin:
+        if name not in self._found:
+            self._found[name] = self.plugins.find("dataset", self._resolve(name))
+        return self._found[name]
+
     def _resolve(self, name: str) -> str:
         """The name of a data set wins over a folder that is called the same, which "./name" means."""
-        known = {owned.spec.name: owned.spec for owned in self.plugins.listing("dataset")}
+        known = {plugin.spec.name: plugin.spec for plugin in self.plugins.listing("dataset")}
         if split_name(name)[0] in known:
             return name
         if _is_there(name):

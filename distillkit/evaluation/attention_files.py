@@ -119,12 +119,13 @@ def _of_run(
 
 def _built(entry: TeacherEntry, student: ModelSpec, plugins: PluginRegistry, device: torch.device) -> FrozenTeacher:
     """A teacher with its weights, seeing the student's pixels as in a run."""
-    described = describe_teacher(entry, plugins)
+    plugin = plugins.find("teacher", entry.model)
+    described = describe_teacher(plugin, entry)
     reason = why_unreadable(described.native)
     if reason is not None:
         raise SignalError(f"the attention of '{entry.model}' cannot be drawn, because {reason}")
     frozen = FrozenTeacher(
-        build_model("teacher", described.request, plugins),
+        build_model(plugin, described.request),
         student=student,
         size=entry.size,
         class_map=ClassMap(),

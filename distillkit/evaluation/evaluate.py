@@ -23,6 +23,7 @@ from distillkit.evaluation.open_model import open_model
 from distillkit.evaluation.subject import Evaluator, Subject
 from distillkit.messages.text import counted
 from distillkit.plugin.error_attribution import blamed
+from distillkit.plugin.plugin import Plugin
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Data, Recipe
 from distillkit.version import __version__
@@ -54,13 +55,14 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     Raises: RunDirectoryError for a target that is neither; SignalError where the model does not reveal what the
         protocol reads; DataError where the data lacks the split or labels; what the protocol raises.
     """
-    evaluator: Evaluator = plugins.made("evaluator", protocol, plugins.options("evaluator", protocol, options or {}))
+    plugin = plugins.find("evaluator", protocol)
+    evaluator: Evaluator = plugin.create(plugin.options(options or {}))
     shares = bool(getattr(evaluator, "shares", False))
     with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
             return _heard(processes.from_first(""))
         judged = open_model(target, plugins, weights)
-        check_signals(protocol, plugins, judged.spec, target)
+        check_signals(plugin, plugins, judged.spec, target)
         datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
         if strict:
             recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"broken": 0.0})})
@@ -140,18 +142,18 @@ def _left_out(broken: Iterable[BrokenImage]) -> Iterator[str]:
         yield f"{counted(images, 'image')} of {split} cannot be read and {are} left out: {counts}"
 
 
-def check_signals(protocol: str, plugins: PluginRegistry, spec: ModelSpec, target: str) -> None:
+def check_signals(evaluator: Plugin, plugins: PluginRegistry, spec: ModelSpec, target: str) -> None:
     """Refuse a protocol that reads what the model does not reveal, and name one that would do."""
-    missing = plugins.find("evaluator", protocol).spec.signals - spec.signals
+    missing = evaluator.spec.signals - spec.signals
     if not missing:
         return
-    fitting = [owned.spec.name for owned in plugins.listing("evaluator") if owned.spec.signals <= spec.signals]
+    fitting = [plugin.spec.name for plugin in plugins.listing("evaluator") if plugin.spec.signals <= spec.signals]
     revealed = ", ".join(SPOKEN[signal] for signal in SPOKEN if signal in spec.signals) or "nothing"
     *others, last = fitting or [""]
     remedy = f"use --protocol {', '.join(others)}{' or ' if others else ''}{last}" if last else "choose another model"
     raise SignalError(
-        f"protocol '{protocol}' reads the {SPOKEN[min(missing)]} of a model; '{target}' is {KINDS[spec.kind]} and "
-        f"reveals {revealed}; {remedy}"
+        f"protocol '{evaluator.name}' reads the {SPOKEN[min(missing)]} of a model; "
+        f"'{target}' is {KINDS[spec.kind]} and reveals {revealed}; {remedy}"
     )
 
 

@@ -48,14 +48,14 @@ def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> Eva
         if weights is not None:
             raise WeightsError(f"'{target}' has weights of its own and {weights} were given too; leave --weights out")
         return open_student(path, plugins)
-    known = {owned.spec.name: owned.spec.shown_name for owned in plugins.listing("teacher")}
+    known = {plugin.spec.name: plugin.spec.shown_name for plugin in plugins.listing("teacher")}
     if name not in known:
         raise RunDirectoryError(
             f"'{target}' is neither a run directory (with student.json) nor a teacher; "
             f"teachers: {', '.join(known.values())}"
         )
-    options = plugins.options("teacher", target, {})
-    model = build_model("teacher", ModelRequest(target, argument, options, weights=weights), plugins)
+    plugin = plugins.find("teacher", target)
+    model = build_model(plugin, ModelRequest(plugin.name, plugin.argument, plugin.options({}), weights=weights))
     return EvaluatedModel(
         cast("nn.Module", model),
         model.spec,

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec, Outputs, Wanted
 from distillkit.plugin.error_attribution import kind_of, refuse
-from distillkit.plugin.registry import PluginRegistry
-
-ModelRole = Literal["teacher", "student"]
+from distillkit.plugin.plugin import Plugin
 
 
-def describe_model(role: ModelRole, request: ModelRequest, plugins: PluginRegistry) -> ModelSpec:
-    """What the plugin says of the model.
+def describe_model(plugin: Plugin, request: ModelRequest) -> ModelSpec:
+    """The plugin's description of the model.
 
     Raises: what `describe` raises; BrokenPluginError where it fails or returns something else.
     """
-    spec = plugins.made(role, request.name, request, by="describe")
+    spec = plugin.call("describe", request)
     if not isinstance(spec, ModelSpec):
-        refuse(str(plugins.find(role, request.name)), "describe", kind_of(spec), "a ModelSpec")
+        refuse(str(plugin), "describe", kind_of(spec), "a ModelSpec")
     return spec
 
 
-def build_model(role: ModelRole, request: ModelRequest, plugins: PluginRegistry) -> Model:
+def build_model(plugin: Plugin, request: ModelRequest) -> Model:
     """The model itself, on torch's default device.
 
     Raises: what `build` raises; BrokenPluginError where it fails or returns something else.
     """
-    return check_model(plugins.made(role, request.name, request, by="build"), str(plugins.find(role, request.name)))
+    return check_model(plugin.call("build", request), str(plugin))
 
 
 def check_model(model: object, author: str) -> Model:

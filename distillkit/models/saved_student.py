@@ -11,11 +11,12 @@ from pydantic import TypeAdapter
 from distillkit.contracts.model import Model, ModelRequest, ModelSpec
 from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.messages.validation import newer_version
-from distillkit.models.build import Described, build_model
+from distillkit.models.build import Described, build_model, describe_model
 from distillkit.models.heads import Answer, without_idle_heads
 from distillkit.models.weight_files import read_weights
 from distillkit.models.weight_loading import load_weights
-from distillkit.plugin.registry import PluginRegistry, split_name
+from distillkit.plugin.plugin import Plugin
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.storage.atomic import write_json, write_tensors
 from distillkit.storage.untrusted import read_json
 
@@ -117,18 +118,19 @@ def load_saved_student(directory: Path, plugins: PluginRegistry) -> tuple[Model,
     saved = read_student(directory)
     path = directory / WEIGHTS
     weights = read_weights(path)
-    _require_modest(saved, plugins, path, sum(tensor.numel() for tensor in weights.values()))
-    model = build_student(saved, plugins)
+    plugin = plugins.find("student", saved.model)
+    request = _request(saved, plugin)
+    _require_modest(describe_model(plugin, request), path, sum(tensor.numel() for tensor in weights.values()))
+    model = _described(saved, build_model(plugin, request))
     load_weights(model, weights, source=str(path), fit="nothing")
     return model, saved
 
 
-def _require_modest(saved: SavedStudent, plugins: PluginRegistry, path: Path, numbers: int) -> None:
+def _require_modest(described: ModelSpec, path: Path, numbers: int) -> None:
     """Refuse a description of a larger network than there are weights for, before memory is taken for it.
 
     Raises: WeightsError.
     """
-    described: ModelSpec = plugins.factory("student", saved.model).describe(_request(saved, plugins))
     if described.parameters > max(numbers, MODEST):
         raise WeightsError(
             f"{path} holds {numbers:,} numbers and the student that {DESCRIPTION} beside it describes has "
@@ -136,16 +138,18 @@ def _require_modest(saved: SavedStudent, plugins: PluginRegistry, path: Path, nu
         )
 
 
-def _request(saved: SavedStudent, plugins: PluginRegistry) -> ModelRequest:
-    options = plugins.options("student", saved.model, saved.options)
-    return ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)
-
-
 def build_student(saved: SavedStudent, plugins: PluginRegistry) -> Model:
     """Build the network of a saved student as initialised, described with the classes that it was saved with."""
-    options = plugins.options("student", saved.model, saved.options)
-    request = ModelRequest(saved.model, split_name(saved.model)[1], options, classes=saved.spec.classes)
-    model = build_model("student", request, plugins)
+    plugin = plugins.find("student", saved.model)
+    return _described(saved, build_model(plugin, _request(saved, plugin)))
+
+
+def _request(saved: SavedStudent, plugin: Plugin) -> ModelRequest:
+    return ModelRequest(plugin.name, plugin.argument, plugin.options(saved.options), classes=saved.spec.classes)
+
+
+def _described(saved: SavedStudent, model: Model) -> Described:
+    """The model with the class names that it was saved with, without the heads that were not trained."""
     return Described(
         model, without_idle_heads(replace(model.spec, class_names=saved.spec.class_names), saved.idle_heads)
     )

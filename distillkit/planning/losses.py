@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -12,45 +12,44 @@ from distillkit.contracts.model import ModelSpec, Read, Signal
 from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import RecipeError
 from distillkit.planning.plan import LossPlan
-from distillkit.plugin.registry import PluginRegistry
+from distillkit.plugin.disabled import OURS
+from distillkit.plugin.plugin import Plugin
 from distillkit.plugin.runtime_checks import check_declarations
 from distillkit.recipe.schema import LossEntry, Recipe
 
 
-def reads_a_teacher(entry: LossEntry, plugins: PluginRegistry) -> bool:
-    """Whether a loss may read a teacher at all, by its registration."""
-    return bool(plugins.find("loss", entry.loss).spec.signals)
-
-
 def plan_loss(
-    entry: LossEntry, recipe: Recipe, plugins: PluginRegistry, student: ModelSpec, teachers: Mapping[str, ModelSpec]
+    plugin: Plugin,
+    entry: LossEntry,
+    recipe: Recipe,
+    student: ModelSpec,
+    teachers: Mapping[str, ModelSpec],
+    alternatives: Mapping[str, frozenset[Signal]],
 ) -> LossPlan:
     """Build a loss on the meta device, then hold what it reads against what its models reveal.
 
     A loss whose teacher reveals none of the signals it may read is refused before it is built, so that `build` may
-    rely on at least one.
+    rely on at least one. `alternatives` are the losses that a refusal may propose, see `signals_by_loss`.
     Raises: RecipeError without a teacher; SignalError; BrokenPluginError where `build` itself fails.
     """
-    owned = plugins.find("loss", entry.loss)
     teacher = recipe.teacher_of(entry)
-    if teacher is None and owned.spec.signals:
+    if teacher is None and plugin.spec.signals:
         raise RecipeError(f"loss '{entry.name}' reads a teacher and the recipe has none; give --teacher")
     spec = teachers[teacher.name] if teacher is not None else student
-    alternatives = _alternatives(plugins)
-    if teacher is not None and owned.spec.signals and not owned.spec.signals & spec.signals:
-        possible = {Read(signal) for signal in owned.spec.signals}
+    if teacher is not None and plugin.spec.signals and not plugin.spec.signals & spec.signals:
+        possible = {Read(signal) for signal in plugin.spec.signals}
         check_reads(entry.name, possible, role="teacher", spec=spec, alternatives=alternatives)
-    options = plugins.options("loss", entry.loss, entry.options)
+    options = plugin.options(entry.options)
     with torch.device("meta"):
-        loss: Loss = plugins.made("loss", entry.loss, options, student, spec, by="build")
-    check_declarations(loss, str(owned))
+        loss: Loss = plugin.call("build", options, student, spec)
+    check_declarations(loss, str(plugin))
     if loss.reads_teacher and teacher is None:
         raise RecipeError(f"loss '{entry.name}' reads a teacher and the recipe has none; give --teacher")
     check_reads(entry.name, loss.reads_teacher, role="teacher", spec=spec, alternatives=alternatives)
     check_reads(entry.name, loss.reads_student, role="student", spec=student, alternatives=alternatives)
     return LossPlan(
         name=entry.name,
-        plugin=entry.loss,
+        plugin=plugin,
         options=options,
         loss=loss,
         teacher=teacher.name if teacher is not None and loss.reads_teacher else None,
@@ -59,13 +58,13 @@ def plan_loss(
     )
 
 
-def build_loss(plan: LossPlan, student: ModelSpec, plugins: PluginRegistry) -> nn.Module:
+def build_loss(plan: LossPlan, student: ModelSpec) -> nn.Module:
     """Build a planned loss again, on torch's current device and under its current seed."""
-    loss: nn.Module = plugins.made("loss", plan.plugin, plan.options, student, plan.teacher_spec, by="build")
+    loss: nn.Module = plan.plugin.call("build", plan.options, student, plan.teacher_spec)
     return loss
 
 
-def _alternatives(plugins: PluginRegistry) -> dict[str, frozenset[Signal]]:
-    """The other losses and what they read of a teacher, to propose one that would work; the built-in ones first."""
-    listed = sorted(plugins.listing("loss"), key=lambda owned: owned.owner.distribution != "distillkit")
-    return {owned.spec.name: owned.spec.signals for owned in listed}
+def signals_by_loss(losses: Iterable[Plugin]) -> dict[str, frozenset[Signal]]:
+    """What each loss reads of a teacher, to propose one that would work; the built-in ones first."""
+    built_in_first = sorted(losses, key=lambda plugin: plugin.owner.distribution != OURS)
+    return {plugin.spec.name: plugin.spec.signals for plugin in built_in_first}

@@ -19,7 +19,7 @@ from distillkit.models.build import build_model
 from distillkit.models.frozen_teacher import spec_at
 from distillkit.planning.cost import Cost
 from distillkit.planning.label_weight import resolve_label_weight
-from distillkit.planning.losses import build_loss, plan_loss, reads_a_teacher
+from distillkit.planning.losses import build_loss, plan_loss, signals_by_loss
 from distillkit.planning.models import (
     describe_student,
     describe_teacher,
@@ -28,9 +28,10 @@ from distillkit.planning.models import (
     starting_notes,
     teachers_of_logits,
 )
-from distillkit.planning.names import check_names
+from distillkit.planning.names import find_plugins
 from distillkit.planning.plan import LossPlan, Plan, StudentPlan, TeacherPlan
 from distillkit.planning.probe import Build, Probe, forward_flops, probe_task
+from distillkit.plugin.plugin import Plugin
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 from distillkit.training.optimisation import warmup_steps
@@ -44,26 +45,28 @@ def make_plan(recipe: Recipe, plugins: PluginRegistry, *, goes_on: bool = False)
     A run that `goes_on` from a checkpoint does without the weights that it started from where they are gone.
     Raises: a UserError with one sentence for the first thing that cannot work.
     """
-    check_names(recipe, plugins)
+    found = find_plugins(recipe, plugins)
     distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
-    taught = any(reads_a_teacher(entry, plugins) for entry in distilling)
+    taught = any(found.losses[entry.name].spec.signals for entry in distilling)
     datasets = _open(recipe, plugins, needs_labels=not taught)
-    described = {entry.name: describe_teacher(entry, plugins) for entry in recipe.teachers}
-    answering = teachers_of_logits(recipe, distilling, plugins)
+    described = {entry.name: describe_teacher(found.teachers[entry.name], entry) for entry in recipe.teachers}
+    answering = teachers_of_logits(recipe, distilling, found.losses)
     space = shared_classes(datasets, {name: described[name].native for name in answering}, reads_features=taught)
-    teachers = {
-        name: place_in_space(teacher, space, plugins, mapped=name in answering) for name, teacher in described.items()
-    }
-    request, student = describe_student(recipe.student, plugins, space)
+    teachers = {name: place_in_space(teacher, space, mapped=name in answering) for name, teacher in described.items()}
+    request, student = describe_student(found.student, recipe.student, space)
     try:
-        start_notes = starting_notes(request, plugins)
+        start_notes = starting_notes(found.student, request)
     except (WeightsError, RunDirectoryError):
         if not goes_on:
             raise
         request, start_notes = replace(request, weights=None), ()
     teachers = {name: teacher.facing(student) for name, teacher in teachers.items()}
     specs = {name: teacher.spec for name, teacher in teachers.items()}
-    losses = {entry.name: plan_loss(entry, recipe, plugins, student, specs) for entry in distilling}
+    alternatives = signals_by_loss(plugins.listing("loss"))
+    losses = {
+        entry.name: plan_loss(found.losses[entry.name], entry, recipe, student, specs, alternatives)
+        for entry in distilling
+    }
     if recipe.labels.weight is None and not datasets.labelled.any():
         _refuse_attention_alone(losses)
     label_weight = resolve_label_weight(
@@ -72,9 +75,9 @@ def make_plan(recipe: Recipe, plugins: PluginRegistry, *, goes_on: bool = False)
         labelled=int(datasets.labelled.sum()),
     )
     wanted = demand(_student_reads(losses, label_weight), student)
-    probe = probe_task(_builder(request, losses, student, plugins), student, wanted, label_term=label_weight > 0)
+    probe = probe_task(_builder(found.student, request, losses, student), student, wanted, label_term=label_weight > 0)
     head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
-    student_plan = StudentPlan(request, student, wanted, head, probe.untrained, probe.fixed)
+    student_plan = StudentPlan(found.student, request, student, wanted, head, probe.untrained, probe.fixed)
     head_notes += _head_notes(student_plan)
     planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
     per_epoch, samples = steps_per_epoch(datasets, recipe), samples_per_step(datasets, recipe)
@@ -87,11 +90,12 @@ def make_plan(recipe: Recipe, plugins: PluginRegistry, *, goes_on: bool = False)
         student=student_plan,
         teachers=planned,
         losses=losses,
+        trackers=found.trackers,
         label_weight=label_weight,
         steps=steps,
         steps_per_epoch=per_epoch,
         samples_per_step=samples,
-        cost=_cost(probe, student, planned, plugins, images=steps * samples),
+        cost=_cost(probe, student, planned, images=steps * samples),
         notes=(
             *recipe.about.notes,
             *datasets.notes,
@@ -177,34 +181,30 @@ def _student_reads(losses: Mapping[str, LossPlan], label_weight: float) -> set[R
     return reads
 
 
-def _builder(
-    request: ModelRequest, losses: Mapping[str, LossPlan], student: ModelSpec, plugins: PluginRegistry
-) -> Build:
+def _builder(plugin: Plugin, request: ModelRequest, losses: Mapping[str, LossPlan], student: ModelSpec) -> Build:
     """How to make the student and its losses anew; leaves torch's random state as it was."""
 
     def build(device: torch.device) -> tuple[nn.Module, dict[str, nn.Module]]:
         with device, torch.random.fork_rng(devices=[]):
-            model = build_model("student", replace(request, weights=None), plugins)
-            return cast("nn.Module", model), {name: build_loss(plan, student, plugins) for name, plan in losses.items()}
+            model = build_model(plugin, replace(request, weights=None))
+            return cast("nn.Module", model), {name: build_loss(plan, student) for name, plan in losses.items()}
 
     return build
 
 
-def _cost(
-    probe: Probe, student: ModelSpec, teachers: Mapping[str, TeacherPlan], plugins: PluginRegistry, *, images: int
-) -> Cost:
+def _cost(probe: Probe, student: ModelSpec, teachers: Mapping[str, TeacherPlan], *, images: int) -> Cost:
     return Cost(
         student_flops=probe.student_flops,
-        teacher_flops=sum(_teacher_flops(plan, plugins) for plan in teachers.values()),
+        teacher_flops=sum(_teacher_flops(plan) for plan in teachers.values()),
         student_parameters=student.parameters,
         teacher_parameters=sum(plan.native.parameters for plan in teachers.values()),
         images=images,
     )
 
 
-def _teacher_flops(plan: TeacherPlan, plugins: PluginRegistry) -> int:
+def _teacher_flops(plan: TeacherPlan) -> int:
     if not plan.wanted:
         return 0
     with torch.device("meta"):
-        model = build_model("teacher", replace(plan.request, weights="none"), plugins)
+        model = build_model(plan.plugin, replace(plan.request, weights="none"))
     return forward_flops(cast("nn.Module", model), spec_at(plan.native, plan.sees), plan.wanted)

@@ -18,7 +18,7 @@ from distillkit.models.frozen_teacher import spec_at, teacher_size
 from distillkit.models.initial_weights import PUBLISHED
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.plan import LossPlan, TeacherPlan
-from distillkit.plugin.registry import PluginRegistry, split_name
+from distillkit.plugin.plugin import Plugin
 from distillkit.recipe.schema import LossEntry, Recipe, StudentEntry, TeacherEntry
 
 
@@ -38,6 +38,7 @@ class DescribedTeacher:
     `class_map` is set once the classes are known, `sees` once the student is.
     """
 
+    plugin: Plugin
     entry: TeacherEntry
     request: ModelRequest
     native: ModelSpec
@@ -67,6 +68,7 @@ class DescribedTeacher:
             if loss.teacher == self.entry.name:
                 reads |= loss.loss.reads_teacher
         return TeacherPlan(
+            plugin=self.plugin,
             entry=self.entry,
             request=self.request,
             native=self.native,
@@ -77,28 +79,25 @@ class DescribedTeacher:
         )
 
 
-def place_in_space(
-    teacher: DescribedTeacher, space: ClassSpace, plugins: PluginRegistry, *, mapped: bool
-) -> DescribedTeacher:
+def place_in_space(teacher: DescribedTeacher, space: ClassSpace, *, mapped: bool) -> DescribedTeacher:
     """`teacher.in_space`, whose refusal also says where the weights are missing, so that both are known at once."""
     try:
         return teacher.in_space(space, mapped=mapped)
     except ClassSpaceError as error:
-        why_unavailable = getattr(plugins.factory("teacher", teacher.request.name), "why_unavailable", None)
+        why_unavailable = getattr(teacher.plugin.load(), "why_unavailable", None)
         reason = why_unavailable(teacher.request) if why_unavailable else None
         if reason is None:
             raise
         raise ClassSpaceError(f"{error}; besides, {reason}: give --teacher-weights FILE") from None
 
 
-def describe_teacher(entry: TeacherEntry, plugins: PluginRegistry) -> DescribedTeacher:
+def describe_teacher(plugin: Plugin, entry: TeacherEntry) -> DescribedTeacher:
     """Describe a teacher without its weights.
 
     Raises: ClassSpaceError where `classes` lists another number of names than the teacher has outputs.
     """
-    options = plugins.options("teacher", entry.model, entry.options)
-    request = ModelRequest(entry.model, split_name(entry.model)[1], options, weights=entry.weights)
-    spec = describe_model("teacher", request, plugins)
+    request = ModelRequest(plugin.name, plugin.argument, plugin.options(entry.options), weights=entry.weights)
+    spec = describe_model(plugin, request)
     if entry.classes:
         names = read_class_names(Path(entry.classes))
         if len(names) != spec.classes:
@@ -107,25 +106,24 @@ def describe_teacher(entry: TeacherEntry, plugins: PluginRegistry) -> DescribedT
                 "list one class a line, in the order of the outputs"
             )
         spec = replace(spec, class_names=names)
-    return DescribedTeacher(entry, request, spec, spec, ClassMap(), spec.image_size)
+    return DescribedTeacher(plugin, entry, request, spec, spec, ClassMap(), spec.image_size)
 
 
-def describe_student(entry: StudentEntry, plugins: PluginRegistry, space: ClassSpace) -> tuple[ModelRequest, ModelSpec]:
+def describe_student(plugin: Plugin, entry: StudentEntry, space: ClassSpace) -> tuple[ModelRequest, ModelSpec]:
     """Describe the student in the class space of the run."""
-    options = plugins.options("student", entry.model, entry.options)
     request = ModelRequest(
-        entry.model,
-        split_name(entry.model)[1],
-        options,
+        plugin.name,
+        plugin.argument,
+        plugin.options(entry.options),
         weights=entry.weights,
         classes=space.classes,
         class_names=space.names,
     )
-    spec = describe_model("student", request, plugins)
+    spec = describe_model(plugin, request)
     return request, replace(spec, class_names=space.names)
 
 
-def starting_notes(request: ModelRequest, plugins: PluginRegistry) -> tuple[str, ...]:
+def starting_notes(plugin: Plugin, request: ModelRequest) -> tuple[str, ...]:
     """What becomes of the weights that a student starts from, by their shapes; published ones are left to the run.
 
     Raises: WeightsError, RunDirectoryError for weights that cannot be read or do not fit.
@@ -133,16 +131,16 @@ def starting_notes(request: ModelRequest, plugins: PluginRegistry) -> tuple[str,
     if request.weights in (None, "none", PUBLISHED):
         return ()
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = build_model("student", request, plugins)
+        model = build_model(plugin, request)
     return load_notes(model)
 
 
-def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: PluginRegistry) -> set[str]:
+def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: Mapping[str, Plugin]) -> set[str]:
     """The teachers whose logits some loss may read; only these must speak of the data's classes."""
     names: set[str] = set()
     for entry in losses:
         teacher = recipe.teacher_of(entry)
-        if teacher is not None and Signal.LOGITS in plugins.find("loss", entry.loss).spec.signals:
+        if teacher is not None and Signal.LOGITS in plugins[entry.name].spec.signals:
             names.add(teacher.name)
     return names
 

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from distillkit.data.splits import DataSets
     from distillkit.models.class_matching import ClassMap
     from distillkit.planning.cost import Cost
+    from distillkit.plugin.plugin import Plugin
 
 
 @dataclass(frozen=True)
 class TeacherPlan:
     """A teacher: `spec` is what the losses see, after the class map; `native` is the model's own description."""
 
+    plugin: Plugin
     entry: TeacherEntry
     request: ModelRequest
     native: ModelSpec
@@ -38,7 +40,7 @@ class LossPlan:
     """
 
     name: str
-    plugin: str
+    plugin: Plugin
     options: Any
     loss: Loss
     teacher: str | None
@@ -53,6 +55,7 @@ class StudentPlan:
     `fixed` names those that the student itself never lets train.
     """
 
+    plugin: Plugin
     request: ModelRequest
     spec: ModelSpec
     wanted: Wanted
@@ -83,6 +86,7 @@ class Plan:
     student: StudentPlan
     teachers: Mapping[str, TeacherPlan]
     losses: Mapping[str, LossPlan]
+    trackers: tuple[Plugin, ...]
     label_weight: float
     steps: int
     steps_per_epoch: int

@@ -37,7 +37,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "teachers": [_teacher(name, teacher) for name, teacher in plan.teachers.items()],
         "loss": plan.formula,
         "losses": [
-            {"name": loss.name, "plugin": loss.plugin, "teacher": loss.teacher, "weight": loss.weight}
+            {"name": loss.name, "plugin": loss.plugin.name, "teacher": loss.teacher, "weight": loss.weight}
             | {"couples_batch": bool(getattr(loss.loss, "couples_batch", False))}
             for loss in plan.losses.values()
         ],

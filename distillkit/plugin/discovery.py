@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import pluggy
 
@@ -22,10 +22,10 @@ from distillkit.messages.text import one_line, with_type
 from distillkit.plugin import hookspecs
 from distillkit.plugin.disabled import VARIABLE, check_names, switch_for, switched_off
 from distillkit.plugin.error_attribution import GROUP, kind_of
+from distillkit.plugin.plugin import Owner, Plugin, PluginRole
 
 PREFIX = "distillkit_"
 
-PluginRole = Literal["dataset", "teacher", "student", "loss", "tracker", "evaluator", "exporter", "runtime"]
 REGISTRATION_HOOKS: dict[PluginRole, str] = {
     "dataset": "distillkit_datasets",
     "teacher": "distillkit_teachers",
@@ -36,30 +36,6 @@ REGISTRATION_HOOKS: dict[PluginRole, str] = {
     "exporter": "distillkit_exporters",
     "runtime": "distillkit_runtimes",
 }
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The distribution that a plugin comes from, and the module that registered it."""
-
-    distribution: str
-    version: str
-    module: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version}"
-
-
-@dataclass(frozen=True)
-class Owned:
-    """A registered plugin and who registered it."""
-
-    spec: PluginSpec
-    role: PluginRole
-    owner: Owner
-
-    def __str__(self) -> str:
-        return f"{self.role} '{self.spec.name}' of {self.owner}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +100,7 @@ class Discovered:
     """All that was found: the manager, what is registered, what is broken, what is switched off."""
 
     manager: PluginManager
-    owned: tuple[Owned, ...]
+    plugins: tuple[Plugin, ...]
     broken: tuple[Broken, ...]
     switched_off: tuple[SwitchedOff, ...]
 
@@ -135,7 +111,7 @@ def discover() -> Discovered:
     Raises: PluginError where something is to be switched off that is not installed.
     """
     manager = PluginManager()
-    owned: list[Owned] = []
+    plugins: list[Plugin] = []
     broken: list[Broken] = []
     off: list[SwitchedOff] = []
     owners = [(entry_point, _owner(entry_point)) for entry_point in entry_points(group=GROUP)]
@@ -150,14 +126,14 @@ def discover() -> Discovered:
         try:
             module = entry_point.load()
             manager.add(module, name=name)
-            owned.extend(_registered(module, owner))
+            plugins.extend(_registered(module, owner))
         except KeyboardInterrupt:
             raise
         # A plugin may fail in any way, sys.exit and a lack of memory included; it does not stop runs without it.
         except BaseException as error:  # noqa: BLE001 - see above
             manager.set_blocked(name)
             broken.append(Broken(entry_point.name, owner, why(error)))
-    return Discovered(manager, tuple(owned), tuple(broken), tuple(off))
+    return Discovered(manager, tuple(plugins), tuple(broken), tuple(off))
 
 
 def why(error: BaseException) -> str:
@@ -178,7 +154,7 @@ def _owner(entry_point: EntryPoint) -> Owner:
     return Owner(distribution.name, distribution.version, entry_point.module)
 
 
-def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
+def _registered(module: ModuleType, owner: Owner) -> Iterator[Plugin]:
     """Call the registration hooks of one module by itself, so that a failing one is known by name."""
     for role, hook in REGISTRATION_HOOKS.items():
         function: Any = getattr(module, hook, None)
@@ -195,7 +171,7 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Owned]:
             raise _RegistrationError(f"{hook} must return a sequence of PluginSpec, not {kind_of(specs)}")
         for spec in specs:
             _check_spec(hook, spec)
-        yield from (Owned(spec, role, owner) for spec in specs)
+        yield from (Plugin(spec, role, owner) for spec in specs)
 
 
 def _check_spec(hook: str, spec: object) -> None:

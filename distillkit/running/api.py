@@ -38,7 +38,7 @@ def run(recipe: Recipe, out: Path, plugins: PluginRegistry, *, observers: Sequen
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
             directory.check_free()
-        session = build_session(make_plan(recipe, plugins), plugins, processes)
+        session = build_session(make_plan(recipe, plugins), processes)
         facts = session.facts
         if processes.is_first:
             directory.create(recipe, facts, session.device)
@@ -66,7 +66,7 @@ def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] =
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
     with _processes(recipe, path, "begun") as processes:
         has_checkpoint = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
-        session = build_session(make_plan(recipe, plugins, goes_on=has_checkpoint), plugins, processes)
+        session = build_session(make_plan(recipe, plugins, goes_on=has_checkpoint), processes)
         facts = session.facts
         if has_checkpoint:
             facts["notes"] = directory.read_plan()["notes"]

@@ -98,7 +98,7 @@ def replay(
     changes = {"compile": False, "precision": precision or PRECISIONS[saved.incident.precision]}
     changes |= {"device": device} if device else {}
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
-    session = build_session(make_plan(recipe, plugins, goes_on=True), plugins)
+    session = build_session(make_plan(recipe, plugins, goes_on=True))
     return _Replayer(session, saved).run()
 
 

@@ -27,7 +27,6 @@ from distillkit.models.weight_loading import load_notes
 from distillkit.planning.losses import build_loss
 from distillkit.planning.plan import Plan, TeacherPlan
 from distillkit.planning.render import plan_as_dict
-from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.checkpoint import (
     Checkpoint,
     join_optimizer_state,
@@ -165,7 +164,7 @@ def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, 
                 raise TypeError(f"{key} of the optimiser is {theirs[key]!r}")
 
 
-def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = ALONE) -> TrainingSession:
+def build_session(plan: Plan, processes: Processes = ALONE) -> TrainingSession:
     """Build the models with their weights, the losses, the data and the optimiser.
 
     Every process builds the same models, and reads its own share of the data.
@@ -179,12 +178,12 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
     if device.type == "cpu":
         keep_freed_memory()
     teachers = {
-        name: _build_teacher(teacher, plan, plugins, device, processes)
+        name: _build_teacher(teacher, plan, device, processes)
         for name, teacher in plan.teachers.items()
         if teacher.wanted
     }
     torch.manual_seed(recipe.seed)
-    task = _build_task(plan, plugins, precision).to(device)
+    task = _build_task(plan, precision).to(device)
     task.train()
     optimisation = build_optimisation(task, recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
     ema = ModelEmaV3(task.student, decay=recipe.training.ema) if recipe.training.ema else None
@@ -207,10 +206,10 @@ def build_session(plan: Plan, plugins: PluginRegistry, processes: Processes = AL
     return TrainingSession(plan, device, precision, task, stepper, optimisation, data, ema, processes, broken)
 
 
-def _build_task(plan: Plan, plugins: PluginRegistry, precision: torch.dtype) -> DistillationTask:
+def _build_task(plan: Plan, precision: torch.dtype) -> DistillationTask:
     """Build the student with its weights, and the losses; parameters that no term reads are not trained."""
-    student: Any = build_model("student", plan.student.request, plugins)
-    losses = {name: build_loss(loss, plan.student.spec, plugins) for name, loss in plan.losses.items()}
+    student: Any = build_model(plan.student.plugin, plan.student.request)
+    losses = {name: build_loss(loss, plan.student.spec) for name, loss in plan.losses.items()}
     untrained = set(plan.student.untrained)
     for name, parameter in student.network.named_parameters():
         if name in untrained:
@@ -246,14 +245,12 @@ def _build_stepper(
     )
 
 
-def _build_teacher(
-    teacher: TeacherPlan, plan: Plan, plugins: PluginRegistry, device: torch.device, processes: Processes
-) -> TeacherSlot:
+def _build_teacher(teacher: TeacherPlan, plan: Plan, device: torch.device, processes: Processes) -> TeacherSlot:
     """Build a teacher with its weights, frozen, for the student's images.
 
     Raises: RecipeError where it is to be sharded and a step cannot be split equally.
     """
-    model = build_model("teacher", teacher.request, plugins)
+    model = build_model(teacher.plugin, teacher.request)
     frozen = FrozenTeacher(
         model,
         student=plan.student.spec,

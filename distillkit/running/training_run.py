@@ -137,7 +137,7 @@ class TrainingRun:
         if not self.processes.is_first:
             yield
             return
-        trackers = [self.plugins.made("tracker", name) for name in self.info.recipe["trackers"]]
+        trackers = [tracker.create() for tracker in self.session.plan.trackers]
         self.plugins.follow(*trackers, *self.observers)
         try:
             self.plugins.run_started(self.info)

@@ -143,8 +143,8 @@ def target_is_determined(case: LossCase) -> Iterator[str]:
 
 def listed_signals(case: LossCase) -> Iterator[str]:
     """The PluginSpec names every signal that the loss reads from the teacher."""
-    owned = case.subject.owned
-    if owned is None:
+    registered = case.subject.registered
+    if registered is None:
         return
-    for signal in sorted({read.signal for read in case.loss.reads_teacher} - owned.spec.signals):
+    for signal in sorted({read.signal for read in case.loss.reads_teacher} - registered.spec.signals):
         yield f"reads the teacher's {signal}, which the signals of its PluginSpec leave out"

@@ -40,8 +40,8 @@ def _classes(case: ModelCase, spec: ModelSpec) -> Iterator[str]:
         yield f"describes {spec.classes} classes and names {len(spec.class_names)}"
     for signal in sorted(spec.silent.keys() & spec.signals):
         yield f"reveals {signal}, and says in `silent` why it does not"
-    owned = case.subject.owned
-    unlisted = spec.signals - owned.spec.signals if owned is not None else frozenset[Signal]()
+    registered = case.subject.registered
+    unlisted = spec.signals - registered.spec.signals if registered is not None else frozenset[Signal]()
     for signal in sorted(unlisted):
         yield f"reveals {signal}, which the signals of its PluginSpec leave out"
 

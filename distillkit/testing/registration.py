@@ -26,9 +26,9 @@ class SlowListingWarning(UserWarning):
 
 def listing_is_clear(subject: PluginUnderTest) -> Iterator[str]:
     """What `distillkit plugins` shows is short and typeable."""
-    if subject.owned is None:
+    if subject.registered is None:
         return
-    spec = subject.owned.spec
+    spec = subject.registered.spec
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", spec.name):
         yield f"the name '{spec.name}' is not lower-case words joined by hyphens"
     if not spec.summary.strip() or "\n" in spec.summary:
@@ -64,9 +64,9 @@ def warn_of_slow_listing(subject: PluginUnderTest, *, stacklevel: int) -> None:
 
     `stacklevel` is counted from the caller, as in `warnings.warn`.
     """
-    if subject.owned is None:
+    if subject.registered is None:
         return
-    module = subject.owned.owner.module
+    module = subject.registered.owner.module
     heavy = _imports(module)
     if heavy:
         warnings.warn(

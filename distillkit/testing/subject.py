@@ -10,19 +10,19 @@ from pydantic import BaseModel, ValidationError
 
 from distillkit.errors import RecipeError
 from distillkit.messages.validation import explain
-from distillkit.plugin.discovery import Owned, PluginRole
+from distillkit.plugin.plugin import Plugin, PluginRole
 from distillkit.plugin.registry import installed_plugins
 
 
 @dataclass(frozen=True)
 class PluginUnderTest:
-    """A factory, and how sentences call it. `owned` is None for a class that no distribution registers."""
+    """A factory, and its title in messages. `registered` is None for a class that no distribution registers."""
 
     name: str
     title: str
     role: PluginRole
     factory: Any
-    owned: Owned | None
+    registered: Plugin | None
 
     def options(self, given: Mapping[str, Any] | None) -> BaseModel:
         """The plugin's own options, made from what a recipe would say.
@@ -39,10 +39,9 @@ class PluginUnderTest:
 def find_subject(role: PluginRole, plugin: str | type) -> PluginUnderTest:
     """Look up a registered name, or take a class as it is.
 
-    Raises: as `Plugins.find` and `Plugins.factory`.
+    Raises: as `PluginRegistry.find` and `Plugin.load`.
     """
     if isinstance(plugin, type):
         return PluginUnderTest(plugin.__name__, f"{role} {plugin.__module__}.{plugin.__qualname__}", role, plugin, None)
-    plugins = installed_plugins()
-    owned = plugins.find(role, plugin)
-    return PluginUnderTest(plugin, f"{role} '{plugin}' of {owned.owner}", role, plugins.factory(role, plugin), owned)
+    found = installed_plugins().find(role, plugin)
+    return PluginUnderTest(plugin, f"{role} '{plugin}' of {found.owner}", role, found.load(), found)

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from writers.recipe import cell, key_table, one_line
 
-from distillkit.plugin.discovery import Owned, PluginRole
+from distillkit.plugin.plugin import Plugin, PluginRole
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 
 TITLES: dict[PluginRole, str] = {
@@ -31,37 +31,36 @@ def page() -> str:
 
 
 def _section(found: PluginRegistry, role: PluginRole, title: str) -> str:
-    owned = [plugin for plugin in found.listing(role) if plugin.owner.distribution == "distillkit"]
-    of_models = any(plugin.spec.signals for plugin in owned)
-    table = _table(owned, _models_row) if of_models else _table(owned, _row)
-    by_factory = groupby(sorted(owned, key=_factory), key=_factory)
-    options = (_options(found, list(plugins)) for _, plugins in by_factory)
+    built_in = [plugin for plugin in found.listing(role) if plugin.owner.distribution == "distillkit"]
+    of_models = any(plugin.spec.signals for plugin in built_in)
+    table = _table(built_in, _models_row if of_models else _row)
+    by_factory = groupby(sorted(built_in, key=_factory), key=_factory)
+    options = (_options(list(plugins)) for _, plugins in by_factory)
     return "\n\n".join([f"## {title}", table, *filter(None, options)])
 
 
-def _table(owned: Iterable[Owned], row: Callable[[Owned], Mapping[str, str]]) -> str:
-    rows = [row(plugin) for plugin in owned]
+def _table(plugins: Iterable[Plugin], row: Callable[[Plugin], Mapping[str, str]]) -> str:
+    rows = [row(plugin) for plugin in plugins]
     lines = [rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _row(plugin: Owned) -> dict[str, str]:
+def _row(plugin: Plugin) -> dict[str, str]:
     return {"name": f"`{plugin.spec.shown_name}`", "what it is": cell(plugin.spec.summary)}
 
 
-def _models_row(plugin: Owned) -> dict[str, str]:
+def _models_row(plugin: Plugin) -> dict[str, str]:
     signals = ", ".join(sorted(signal.value for signal in plugin.spec.signals))
     return _row(plugin) | {"signals": signals, "licence of the weights": cell(plugin.spec.licence or "")}
 
 
-def _factory(plugin: Owned) -> str:
+def _factory(plugin: Plugin) -> str:
     return plugin.spec.factory
 
 
-def _options(found: PluginRegistry, plugins: list[Owned]) -> str | None:
+def _options(plugins: list[Plugin]) -> str | None:
     """The options that the plugins of one factory share, where there are any."""
-    factory = found.factory(plugins[0].role, plugins[0].spec.shown_name)
-    options = getattr(factory, "Options", None)
+    options = getattr(plugins[0].load(), "Options", None)
     if options is None or not options.model_fields:
         return None
     names = ", ".join(f"`{plugin.spec.shown_name}`" for plugin in plugins)

@@ -132,7 +132,7 @@ def load(
     bundle = open_bundle(Path(folder))
     plugins = plugins or installed_plugins()
     if runtime is not None:
-        chosen: Runtime = plugins.made("runtime", runtime)
+        chosen: Runtime = plugins.find("runtime", runtime).create()
         artifact = _artifact_for(bundle, runtime, chosen, precision or _only_precision(bundle, chosen))
         there = chosen.availability()
         if not there.works:
@@ -152,7 +152,7 @@ def _tuned(bundle: OpenBundle, plugins: PluginRegistry, precision: Precision) ->
     if choice is None or not listed or choice.precision != precision or listed[0].precision != precision:
         return None
     try:
-        chosen: Runtime = plugins.made("runtime", choice.runtime)
+        chosen: Runtime = plugins.find("runtime", choice.runtime).create()
         if not chosen.availability().works or not _is_offered(choice.setting, chosen):
             return None
         return Predictor(bundle, listed[0], choice.runtime, chosen, choice.setting)
@@ -171,12 +171,12 @@ PREFERRED = "onnxruntime-cpu"
 
 
 def _first_that_works(bundle: OpenBundle, plugins: PluginRegistry, precision: Precision) -> Predictor:
-    names = [owned.spec.name for owned in plugins.listing("runtime")]
+    names = [plugin.spec.name for plugin in plugins.listing("runtime")]
     formats = {card.format for card in bundle.manifest.artifacts if card.precision == precision}
     reasons = []
     for name in sorted(names, key=lambda name: name != PREFERRED):
         try:
-            chosen: Runtime = plugins.made("runtime", name)
+            chosen: Runtime = plugins.find("runtime", name).create()
         except PluginError as error:
             reasons.append(str(error))
             continue

@@ -96,8 +96,8 @@ def test_everything_that_is_installed_is_listed(distillkit):
     found = installed_plugins()
     assert found.broken == ()
     for role in ("teacher", "student", "loss", "dataset", "tracker", "evaluator", "exporter", "runtime"):
-        for owned in found.listing(role):
-            assert f"\n{owned.spec.shown_name} " in out
+        for plugin in found.listing(role):
+            assert f"\n{plugin.spec.shown_name} " in out
 
 
 def test_a_catalogue_without_an_entry_point_is_said_so(distillkit, monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ from distillkit.running.directory import RunDirectory
 
 def known(*roles):
     plugins = installed_plugins()
-    return ", ".join(sorted({owned.spec.shown_name for role in roles for owned in plugins.listing(role)}))
+    return ", ".join(sorted({plugin.spec.shown_name for role in roles for plugin in plugins.listing(role)}))
 
 
 @pytest.mark.parametrize(

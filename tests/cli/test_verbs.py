@@ -136,7 +136,7 @@ def test_finetune_of_a_teacher_is_of_the_student_of_its_architecture(distillkit,
 
 def known_models():
     plugins = installed_plugins()
-    return sorted({owned.spec.shown_name for role in ("student", "teacher") for owned in plugins.listing(role)})
+    return sorted({plugin.spec.shown_name for role in ("student", "teacher") for plugin in plugins.listing(role)})
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
             ["evaluate", "runs/nothing"],
             (
                 "'runs/nothing' is neither a run directory (with student.json) nor a teacher; "
-                f"teachers: {', '.join(owned.spec.shown_name for owned in installed_plugins().listing('teacher'))}"
+                f"teachers: {', '.join(plugin.spec.shown_name for plugin in installed_plugins().listing('teacher'))}"
             ),
         ),
         (

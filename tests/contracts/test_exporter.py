@@ -29,5 +29,5 @@ def test_opset_out_of_range(opset):
 
 
 def test_exporter_is_found_by_name(plugins):
-    assert plugins.factory("exporter", "onnx") is OnnxExporter
+    assert plugins.find("exporter", "onnx").load() is OnnxExporter
     assert plugins.find("exporter", "onnx").spec.summary == "one ONNX file with dynamic batch, checked in ONNX Runtime"

@@ -3,7 +3,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distillkit.contracts.plugin import PluginSpec
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, MissingExtraError, PluginError
@@ -74,8 +73,8 @@ def test_classes_that_no_kept_label_is_of_are_named(plugins, write_pictures, tmp
     )
 
 
-def test_classes_without_names_are_named_by_number(plugins):
-    nameless = offering(plugins, shapes={"train": Shapes(None)})
+def test_classes_without_names_are_named_by_number(offering):
+    nameless = offering({"train": Shapes(None)})
     found = open_datasets(Data(train="shapes", labels=1, validation=0), nameless)
     assert found.classes == 2
     assert found.notes[-1] == "labels: 1 of 2 classes has no labelled image: 1; only a teacher can teach it"
@@ -190,7 +189,7 @@ def test_the_classes_of_the_validation_where_training_has_none(plugins, write_pi
     assert found.classes == 2
 
 
-def test_a_test_folder_without_labels_is_left_out(plugins, write_pictures, tmp_path):
+def test_a_test_folder_without_labels_is_left_out(plugins, write_pictures, tmp_path, offering):
     write_pictures(tmp_path / "train", {"cat": 10, "dog": 10})
     write_pictures(tmp_path / "test", {"": 3})
     found = open_datasets(Data(train=str(tmp_path)), plugins)
@@ -220,32 +219,27 @@ class Shapes:
         raise OSError("no  picture\nhere")
 
 
-def offering(plugins, **factories):
-    """The installed plugins with further data sets: name -> {split: source}."""
+@pytest.fixture
+def offering(plugins, registry_of):
+    """`offering({"train": source})`: the installed plugins and a data set "shapes" with these splits."""
 
-    def factory(role, name):
-        if name not in factories:
-            return plugins.factory(role, name)
-        return SimpleNamespace(open=lambda argument, data, split: factories[name].get(split))
+    def make(sources):
+        shapes = SimpleNamespace(open=lambda _argument, _data, split: sources.get(split))
+        return registry_of("dataset", {"shapes": shapes}, plugins)
 
-    specs = [SimpleNamespace(spec=PluginSpec(name, "", "")) for name in factories]
-    return SimpleNamespace(
-        listing=lambda role: (*plugins.listing(role), *specs),
-        find=lambda role, name: f"{role} '{name}'",
-        made=lambda role, name, *given, by: getattr(factory(role, name), by)(*given),
-    )
+    return make
 
 
-def test_labels_are_matched_by_name(plugins, write_pictures, tmp_path):
+def test_labels_are_matched_by_name(offering, write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 3, "dog": 3})
-    both = offering(plugins, shapes={"validation": Shapes(("dog", "cat"))})
+    both = offering({"validation": Shapes(("dog", "cat"))})
     found = open_datasets(Data(train=str(tmp_path), validation="shapes"), both)
     assert found.class_names == ("cat", "dog")
     assert labels(found.validation) == [1, 0, 1, 0, 1, 0]
 
 
-def test_classes_without_names_are_counted(plugins):
-    found = open_datasets(Data(train="shapes", validation=0.5), offering(plugins, shapes={"train": Shapes(None)}))
+def test_classes_without_names_are_counted(offering):
+    found = open_datasets(Data(train="shapes", validation=0.5), offering({"train": Shapes(None)}))
     assert (found.classes, found.class_names) == (2, None)
 
 
@@ -304,15 +298,15 @@ def test_validation_images_that_a_data_set_does_not_have(refused):
     )
 
 
-def test_a_data_set_that_cannot_be_trained_on(plugins):
+def test_a_data_set_that_cannot_be_trained_on(offering):
     with pytest.raises(DataError) as caught:
-        open_datasets(Data(train="shapes"), offering(plugins, shapes={}))
+        open_datasets(Data(train="shapes"), offering({}))
     assert str(caught.value) == "data.train: 'shapes' has no images to train on; name another data set or a folder"
 
 
-def test_a_data_set_without_images(plugins):
+def test_a_data_set_without_images(offering):
     with pytest.raises(DataError) as caught:
-        open_datasets(Data(train="shapes"), offering(plugins, shapes={"train": Shapes(None, 0)}))
+        open_datasets(Data(train="shapes"), offering({"train": Shapes(None, 0)}))
     assert str(caught.value) == "data.train: 'shapes' has no images"
 
 
@@ -358,9 +352,9 @@ def test_a_single_class(refused, write_pictures, tmp_path):
     )
 
 
-def test_a_label_without_a_name(plugins):
+def test_a_label_without_a_name(offering):
     with pytest.raises(DataError) as caught:
-        open_datasets(Data(train="shapes", validation=0), offering(plugins, shapes={"train": Shapes(("circle",))}))
+        open_datasets(Data(train="shapes", validation=0), offering({"train": Shapes(("circle",))}))
     assert str(caught.value) == "'shapes' has the label 1, but only 1 class names"
 
 

@@ -242,7 +242,7 @@ def test_more_neighbours_than_training_images(folder: Path) -> None:
 def test_a_model_that_does_not_show_what_is_read(protocol: str, kind: str, signals: set[Signal], sentence: str) -> None:
     spec = ModelSpec("m", "m", kind, 10, frozenset(signals), (8, 8))
     with pytest.raises(SignalError) as error:
-        check_signals(protocol, PLUGINS, spec, "m")
+        check_signals(PLUGINS.find("evaluator", protocol), PLUGINS, spec, "m")
     assert str(error.value) == sentence
 
 

@@ -17,7 +17,7 @@ def test_the_onnx_exporter():
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino"])
 def test_runtimes_for_onnx_files(exported, name):
-    here = installed_plugins().factory("runtime", name)().availability()
+    here = installed_plugins().find("runtime", name).create().availability()
     if not here.works:
         pytest.skip(here.detail)
     images = np.random.default_rng(1).normal(size=(5, 3, 40, 40)).astype(np.float32)

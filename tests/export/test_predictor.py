@@ -19,7 +19,6 @@ from sklearn.datasets import load_sample_images
 import distillkit_export
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
-from distillkit.contracts.plugin import PluginSpec
 from distillkit.contracts.runtime import Availability
 from distillkit.errors import BundleError, DataError, UnavailableError, UnknownPluginError
 from distillkit_export import load
@@ -199,21 +198,10 @@ class Constant(Without):
         return lambda images: np.zeros((len(images), 3), np.float32)
 
 
-class Some:
-    """Plugins with these runtimes alone."""
-
-    def __init__(self, **runtimes):
-        self.runtimes = runtimes
-
-    def listing(self, role):
-        class Owned:
-            def __init__(self, name):
-                self.spec = PluginSpec(name, "a runtime", "x:y")
-
-        return tuple(map(Owned, self.runtimes)) if role == "runtime" else ()
-
-    def made(self, role, name):
-        return self.runtimes[name]()
+@pytest.fixture
+def only(registry_of):
+    """`only(mine=Mine)`: plugins with these runtimes alone."""
+    return lambda **runtimes: registry_of("runtime", runtimes)
 
 
 def refusal(error, folder, **chosen):
@@ -222,26 +210,26 @@ def refusal(error, folder, **chosen):
     return str(refused.value).replace(str(folder), "b")
 
 
-def test_runtimes_that_cannot_serve_say_why(handmade):
+def test_runtimes_that_cannot_serve_say_why(handmade, only):
     folder = handmade("logits")
     assert refusal(UnknownPluginError, folder, runtime="onnxruntime-cpus").startswith(
         "unknown runtime 'onnxruntime-cpus'; did you mean 'onnxruntime-cpu'?"
     )
-    some = Some(stranger=Stranger, absent=Absent)
-    assert refusal(UnavailableError, folder, runtime="stranger", plugins=some) == (
+    found = only(stranger=Stranger, absent=Absent)
+    assert refusal(UnavailableError, folder, runtime="stranger", plugins=found) == (
         "runtime 'stranger' loads npz, and bundle 'b' has no such file in fp32; it has onnx fp32"
     )
-    assert refusal(UnavailableError, folder, runtime="absent", plugins=some) == (
+    assert refusal(UnavailableError, folder, runtime="absent", plugins=found) == (
         "runtime 'absent' does not work here: no reader is installed; pip install reader"
     )
-    assert refusal(UnavailableError, folder, plugins=some) == (
+    assert refusal(UnavailableError, folder, plugins=found) == (
         "no runtime of this machine can execute bundle 'b' in fp32: absent: no reader is installed (pip install reader)"
     )
-    assert refusal(UnavailableError, folder, plugins=Some(without=Without)) == (
+    assert refusal(UnavailableError, folder, plugins=only(without=Without)) == (
         "no runtime of this machine can execute bundle 'b' in fp32: without: no kernel for Conv"
     )
-    assert load(folder, plugins=Some(absent=Absent, without=Without, constant=Constant)).runtime == "constant"
-    assert refusal(UnavailableError, folder, plugins=Some(stranger=Stranger)) == (
+    assert load(folder, plugins=only(absent=Absent, without=Without, constant=Constant)).runtime == "constant"
+    assert refusal(UnavailableError, folder, plugins=only(stranger=Stranger)) == (
         "no runtime of this machine can execute bundle 'b' in fp32: none loads onnx"
     )
     assert refusal(BundleError, folder, precision="int8") == "bundle 'b' has no onnx file in int8; it has onnx fp32"
@@ -251,7 +239,7 @@ class OfStrangers(Constant):
     formats = ("npz",)
 
 
-def test_the_only_file_that_a_runtime_loads_needs_no_precision(handmade):
+def test_the_only_file_that_a_runtime_loads_needs_no_precision(handmade, only):
     folder = handmade("logits")
     (folder / "model.fp16.npz").write_bytes(b"0")
     cards = [
@@ -259,10 +247,10 @@ def test_the_only_file_that_a_runtime_loads_needs_no_precision(handmade):
         ArtifactCard(format="npz", file="model.fp16.npz", precision="fp16", gate="passed", made_with={}),
     ]
     write_manifest(folder, describe(*KINDS["logits"]), 20, cards)
-    some = Some(strangers=OfStrangers, constant=Constant)
-    assert load(folder, runtime="strangers", plugins=some).artifact.file == "model.fp16.npz"
-    assert load(folder, runtime="constant", plugins=some).artifact.file == "model.onnx"
-    assert refusal(UnavailableError, folder, runtime="strangers", precision="fp32", plugins=some) == (
+    found = only(strangers=OfStrangers, constant=Constant)
+    assert load(folder, runtime="strangers", plugins=found).artifact.file == "model.fp16.npz"
+    assert load(folder, runtime="constant", plugins=found).artifact.file == "model.onnx"
+    assert refusal(UnavailableError, folder, runtime="strangers", precision="fp32", plugins=found) == (
         "runtime 'strangers' loads npz, and bundle 'b' has no such file in fp32; it has onnx fp32, npz fp16"
     )
 
@@ -365,11 +353,11 @@ opened = []
         ({"cache": "/somewhere"}, {}),
     ],
 )
-def test_a_tuned_setting_is_taken_only_where_the_runtime_offers_it(handmade, setting, used):
+def test_a_tuned_setting_is_taken_only_where_the_runtime_offers_it(handmade, setting, used, only):
     folder = handmade("logits")
     write_best(folder, {"1": choice(runtime="telling", setting=setting)})
     opened.clear()
-    assert load(folder, plugins=Some(telling=Telling)).runtime == "telling"
+    assert load(folder, plugins=only(telling=Telling)).runtime == "telling"
     assert opened == [used]
 
 

@@ -72,7 +72,7 @@ def session():
         "training": {"steps": 2, "batch_size": 32, "device": "cpu", "ema": 0.9},
     }
     plugins = installed_plugins()
-    built = build_session(make_plan(Recipe.model_validate(tables), plugins), plugins)
+    built = build_session(make_plan(Recipe.model_validate(tables), plugins))
     for window in built.data.windows(0, 1):
         built.stepper.step(window)
         break

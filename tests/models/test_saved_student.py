@@ -29,13 +29,13 @@ def plugins():
 
 
 def request_of(plugins, name, classes=3, **options):
-    return ModelRequest(name, split_name(name)[1], plugins.options("student", name, options), classes=classes)
+    return ModelRequest(name, split_name(name)[1], plugins.find("student", name).options(options), classes=classes)
 
 
 def build(plugins, name, **options):
     torch.manual_seed(0)
     request = request_of(plugins, name, **(options or STUDENTS[name]))
-    return plugins.factory("student", name).build(request), request
+    return plugins.find("student", name).call("build", request), request
 
 
 @pytest.fixture

@@ -33,12 +33,12 @@ from distillkit.running.api import run
 
 home, plugins = Path(sys.argv[1]), installed_plugins()
 teacher = {"model": f"run:{home / 'teacher'}"}
-request = ModelRequest(teacher["model"], str(home / "teacher"), plugins.options("teacher", teacher["model"], {}))
+request = ModelRequest(teacher["model"], str(home / "teacher"), plugins.find("teacher", teacher["model"]).options({}))
 images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 found = []
 with joined("cpu") as processes:
     for precision in (torch.float32, torch.bfloat16):
-        model = plugins.factory("teacher", teacher["model"]).build(request)
+        model = plugins.find("teacher", teacher["model"]).call("build", request)
         frozen = FrozenTeacher(model, student=model.spec, size="auto", class_map=ClassMap(None), precision=precision)
         last = (model.spec.layers - 1,)
         wanted = {Signal.LOGITS: (), Signal.EMBEDDING: last, Signal.PATCH_TOKENS: last, Signal.CLS_ATTENTION: last}

@@ -10,9 +10,11 @@ from sklearn.datasets import load_digits
 
 from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
 from distillkit.planning.render import plan_lines
-from distillkit.plugin.registry import installed_plugins
+from distillkit.plugin.plugin import Plugin, PluginRole
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.schema import Recipe
 from distillkit.running.api import plan, run
+from distillkit.running.session import build_session
 
 HARD = {"losses": [{"loss": "hard"}]}
 SOFT = {"losses": [{"loss": "soft"}]}
@@ -44,6 +46,29 @@ def test_hard_distillation_onto_a_token(recipe_of: Any, teacher_run: str) -> Non
     assert rows["batch"] == "64 images an optimiser step"
     assert rows["never trained"] == "nothing"
     assert rows["steps"] == "24 (18 an epoch)"
+
+
+def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}]})
+    registry, found = installed_plugins(), []
+
+    def find(role: PluginRole, name: str) -> Plugin:
+        found.append((role, name))
+        return PluginRegistry.find(registry, role, name)
+
+    monkeypatch.setattr(registry, "find", find)
+    made = plan(recipe, registry)
+    expected = [
+        ("student", "deit-ti"),
+        ("teacher", teacher_run),
+        ("loss", "hard"),
+        ("tracker", "metrics"),
+        ("tracker", "report"),
+        ("dataset", "digits"),
+    ]
+    assert found == expected
+    build_session(made)
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -31,15 +31,15 @@ class Loss:
 
 def test_a_function_is_a_hook_by_its_name_alone(install: Callable[..., None]) -> None:
     install("kl-loss", "1.0", entry_point="kl", module="kl_loss", code=LOSS.format(name="kl-one", module="kl_loss"))
-    owned = installed_plugins().find("loss", "kl-one")
-    assert str(owned.owner) == "kl-loss 1.0"
-    assert installed_plugins().factory("loss", "kl-one").__name__ == "Loss"
+    plugin = installed_plugins().find("loss", "kl-one")
+    assert str(plugin) == "loss 'kl-one' of kl-loss 1.0"
+    assert plugin.load().__name__ == "Loss"
 
 
 def test_two_distributions_with_one_entry_point_name_are_both_heard(install: Callable[..., None]) -> None:
     install("kl-loss", "1.0", entry_point="kl", module="kl_loss", code=LOSS.format(name="kl-one", module="kl_loss"))
     install("kl-other", "2.0", entry_point="kl", module="kl_other", code=LOSS.format(name="kl-two", module="kl_other"))
-    names = {owned.spec.name for owned in installed_plugins().listing("loss")}
+    names = {plugin.spec.name for plugin in installed_plugins().listing("loss")}
     assert {"kl-one", "kl-two"} <= names
 
 
@@ -98,7 +98,7 @@ def test_a_factory_that_is_not_there_names_plugin_and_distribution(install: Call
     code = LOSS.format(name="ghost", module="ghost_loss").replace("ghost_loss:Loss", "ghost_loss:Nobody")
     install("ghost", "1.0", entry_point="ghost", module="ghost_loss", code=code)
     with pytest.raises(BrokenPluginError) as caught:
-        installed_plugins().factory("loss", "ghost")
+        installed_plugins().find("loss", "ghost").load()
     assert str(caught.value) == (
         "loss 'ghost' of ghost 1.0 cannot be used: ghost_loss:Nobody: "
         "AttributeError: module 'ghost_loss' has no attribute 'Nobody'"
@@ -114,7 +114,7 @@ def test_a_missing_optional_dependency_names_its_extra(install: Callable[..., No
     path = next(entry for entry in sys.path if entry.endswith("rt-inner"))
     Path(path, "rt_inner.py").write_text("import tensorrt\n")
     with pytest.raises(MissingExtraError) as caught:
-        plugins.factory("loss", "rt")
+        plugins.find("loss", "rt").load()
     assert str(caught.value) == "loss 'rt' needs tensorrt, which is not installed; pip install \"distillkit[trt]\""
 
 
@@ -133,9 +133,17 @@ def test_the_argument_after_a_colon_is_wanted_or_refused() -> None:
     assert str(surplus.value) == "loss 'hard' takes nothing after a colon; write 'hard' instead of 'hard:x'"
 
 
+def test_a_plugin_keeps_the_argument_that_the_user_typed() -> None:
+    plugin = installed_plugins().find("teacher", "run:runs/a:b")
+    assert (plugin.name, plugin.argument) == ("run:runs/a:b", "runs/a:b")
+    assert str(plugin) == f"teacher 'run' of {plugin.owner}"
+    (listed,) = (each for each in installed_plugins().listing("teacher") if each.spec.name == "run")
+    assert (listed.name, listed.argument) == ("run", None)
+
+
 def test_options_are_checked_by_the_plugin() -> None:
     with pytest.raises(RecipeError) as caught:
-        installed_plugins().options("loss", "soft", {"ta": 3.0})
+        installed_plugins().find("loss", "soft").options({"ta": 3.0})
     assert str(caught.value) == "loss 'soft': unknown key 'ta'; did you mean 'tau'?"
 
 

@@ -109,7 +109,7 @@ def test_a_follower_that_fails_is_named() -> None:
 
 def names(role: PluginRole) -> set[str]:
     """What is registered for a role."""
-    return {owned.spec.name for owned in installed_plugins().listing(role)}
+    return {plugin.spec.name for plugin in installed_plugins().listing(role)}
 
 
 def test_hook_datasets() -> None:

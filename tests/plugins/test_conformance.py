@@ -70,8 +70,8 @@ def test_teacher(name):
 
 def test_teacher_from_a_run(tmp_path):
     plugins = installed_plugins()
-    request = ModelRequest("deit-ti", None, plugins.options("student", "deit-ti", TINY), classes=7)
-    model = plugins.factory("student", "deit-ti").build(request)
+    request = ModelRequest("deit-ti", None, plugins.find("student", "deit-ti").options(TINY), classes=7)
+    model = plugins.find("student", "deit-ti").call("build", request)
     save_student(tmp_path, model, request, Answer("fused", "softmax"))
     check_teacher(f"run:{tmp_path}")
 
@@ -85,5 +85,7 @@ def test_no_factory_is_left_out():
     }
     plugins = installed_plugins()
     for role, names in checked.items():
-        registered = {owned.spec.factory for owned in plugins.listing(role) if owned.owner.distribution == "distillkit"}
+        registered = {
+            plugin.spec.factory for plugin in plugins.listing(role) if plugin.owner.distribution == "distillkit"
+        }
         assert {plugins.find(role, name).spec.factory for name in names} == registered

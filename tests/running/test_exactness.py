@@ -129,7 +129,7 @@ def test_the_seed_decides(recipe_of: Any, tmp_path: Path) -> None:
 @aot_config.patch(donated_buffer=True)
 def test_a_compiled_run_may_keep_its_graphs_for_the_gradients_of_the_terms(recipe_of: Any) -> None:
     plugins = installed_plugins()
-    build_session(plan(recipe_of(), plugins), plugins)
+    build_session(plan(recipe_of(), plugins))
     assert aot_config.donated_buffer
-    build_session(plan(recipe_of({"training": {"compile": True}}), plugins), plugins)
+    build_session(plan(recipe_of({"training": {"compile": True}}), plugins))
     assert not aot_config.donated_buffer

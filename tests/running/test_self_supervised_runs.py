@@ -76,7 +76,7 @@ def test_plan_shows_the_licence_and_what_is_fixed(recipe):
 def test_run_leaves_fixed_positions_as_they_are_and_says_what_was_left_out(recipe, tmp_path):
     directory = run(recipe, tmp_path / "run", PLUGINS).directory
     torch.manual_seed(recipe.seed)
-    started = PLUGINS.factory("student", "deit-ti").build(plan(recipe, PLUGINS).student.request).network
+    started = PLUGINS.find("student", "deit-ti").call("build", plan(recipe, PLUGINS).student.request).network
     for file in ("student.safetensors", "ema/student.safetensors"):
         weights = load_file(directory / file)
         assert torch.equal(weights["pos_embed"], started.pos_embed)

@@ -78,7 +78,7 @@ def taught(teacher: Path, loss: str) -> dict[str, Any]:
 
 def test_outputs_before_training_are_those_of_a_network_resized_by_hand(former: Path) -> None:
     recipe = load_recipe(from_run=former, assignments=["student.image_size=24"])
-    student = build_session(plan(recipe, installed_plugins()), installed_plugins()).task.student.eval()
+    student = build_session(plan(recipe, installed_plugins())).task.student.eval()
     weights = load_file(former / "student.safetensors")
     prefix, patches = weights["pos_embed"][:, :1], weights["pos_embed"][:, 1:]
     square = patches.reshape(1, 2, 2, 16).permute(0, 3, 1, 2)
@@ -164,7 +164,7 @@ def test_a_distillation_token_is_added_as_a_copy_of_the_class_token(former: Path
         "the distillation token and its position start as copies of the class token's, its head as a copy of the class "
         "head"
     )
-    network: Any = build_session(made, installed_plugins()).task.student.network
+    network: Any = build_session(made).task.student.network
     weights = load_file(former / "student.safetensors")
     for copy, source in (
         (network.dist_token, weights["cls_token"]),

@@ -27,8 +27,8 @@ def test_it_is_found_with_its_owner(beside):
     code = """
 from distillkit.plugin.registry import installed_plugins
 plugins = installed_plugins()
-owned = plugins.find("loss", "margin")
-print(owned.owner, owned.owner.module, plugins.factory("loss", "margin").__qualname__, sep=" | ")
+margin = plugins.find("loss", "margin")
+print(margin.owner, margin.owner.module, margin.load().__qualname__, sep=" | ")
 print([str(broken) for broken in plugins.broken if broken.owner.distribution == "distillkit-margin"])
 """
     done = beside("-c", code)

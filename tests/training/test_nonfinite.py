@@ -40,7 +40,7 @@ def session_of(faults: Mapping[int, str], **tables: Mapping[str, Any]) -> Traini
     for table, values in tables.items():
         data[table] = values if table == "student" else {**data.get(table, {}), **values}
     plugins = installed_plugins()
-    return build_session(make_plan(Recipe.model_validate(data), plugins), plugins)
+    return build_session(make_plan(Recipe.model_validate(data), plugins))
 
 
 def trained(session: TrainingSession, *, left_out: Collection[int] = ()) -> tuple[dict[str, Tensor], list[int]]:

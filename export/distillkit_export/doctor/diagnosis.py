@@ -14,7 +14,7 @@ from distillkit_export.isolated_process import ChildError, result_of
 from distillkit_export.profiling.machine import machine
 
 if TYPE_CHECKING:
-    from distillkit.plugin.discovery import Owned
+    from distillkit.plugin.plugin import Plugin
     from distillkit.plugin.registry import PluginRegistry
     from distillkit_export.profiling.schema import MachineCard
 
@@ -90,13 +90,13 @@ def diagnose(plugins: PluginRegistry, progress: Callable[[str], None] = lambda _
 
 
 def _reports(plugins: PluginRegistry, progress: Callable[[str], None]) -> Iterator[RuntimeReport]:
-    for owned in plugins.listing("runtime"):
-        progress(owned.spec.name)
-        yield _report(owned)
+    for plugin in plugins.listing("runtime"):
+        progress(plugin.spec.name)
+        yield _report(plugin)
 
 
-def _report(owned: Owned) -> RuntimeReport:
-    name, owner = owned.spec.name, str(owned.owner)
+def _report(plugin: Plugin) -> RuntimeReport:
+    name, owner = plugin.spec.name, str(plugin.owner)
     try:
         found = result_of("distillkit_export.doctor.trial", {"runtime": name}, timeout_s=TRIAL_S)
     except (ChildError, DistillkitError) as error:

@@ -33,7 +33,7 @@ def try_runtime(name: str, plugins: PluginRegistry) -> dict[str, Any]:
 
     Returns: its availability, and `runs` and `trial`; of a runtime that says no, `runs` is None.
     """
-    runtime: Runtime = plugins.made("runtime", name)
+    runtime: Runtime = plugins.find("runtime", name).create()
     availability: Availability = runtime.availability()
     if not availability.works:
         return {**asdict(availability), "runs": None, "trial": ""}
@@ -75,7 +75,8 @@ def _servable(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> Servab
     if "onnx" in runtime.formats:
         return Servable("onnx", str(onnx))
     format_ = runtime.formats[0]
-    exporter = plugins.made("exporter", format_, plugins.options("exporter", format_, {}))
+    plugin = plugins.find("exporter", format_)
+    exporter = plugin.create(plugin.options({}))
     exporter.check()
     artifact = exporter.write(ExportSource(ExportRequest(), onnx={"fp32": onnx}), folder, "fp32")
     return Servable(format_, str(folder / artifact.file))

@@ -53,8 +53,9 @@ def other_formats(options: ExportOptions, plugins: PluginRegistry) -> list[Forma
 
 
 def _format(name: str, options: ExportOptions, plugins: PluginRegistry) -> Format:
-    checked = plugins.options("exporter", name, options.settings_by_exporter().get(name, {}))
-    exporter: Exporter = plugins.made("exporter", name, checked)
+    plugin = plugins.find("exporter", name)
+    checked = plugin.options(options.settings_by_exporter().get(name, {}))
+    exporter: Exporter = plugin.create(checked)
     for precision in options.precisions:
         if precision not in exporter.precisions:
             writes = ", ".join(exporter.precisions)

@@ -88,17 +88,16 @@ def load_target(target: str, plugins: PluginRegistry, options: ExportOptions | N
 
 def _named(target: str, plugins: PluginRegistry, options: ExportOptions) -> ExportTarget:
     """A model by name, with all of its weights: what the plugins call a teacher."""
-    name, argument = split_name(target)
-    if name not in {owned.spec.name for owned in plugins.listing("teacher")}:
+    if split_name(target)[0] not in {plugin.spec.name for plugin in plugins.listing("teacher")}:
         raise RunDirectoryError(
             f"'{target}' is neither a directory nor a model by name; give a run directory, a directory with "
             f"{DESCRIPTION}, or a name such as timm:resnet18"
         )
     weights = options.weights
-    request = ModelRequest(target, argument, plugins.options("teacher", target, {}), weights=weights)
-    factory = plugins.factory("teacher", target)
-    _require_weights(factory, request)
-    model = build_model("teacher", request, plugins)
+    plugin = plugins.find("teacher", target)
+    request = ModelRequest(plugin.name, plugin.argument, plugin.options({}), weights=weights)
+    _require_weights(plugin.load(), request)
+    model = build_model(plugin, request)
     if isinstance(model, OneAnswer):
         # As a teacher a model has one answer; here the choice between its heads is the user's.
         model = Described(model.model, replace(model.model.spec, class_names=model.spec.class_names))
@@ -150,9 +149,9 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: PluginRegistry, options:
     """One checkpoint of a run, built from the run's recipe and plan."""
     recipe, plan = run.read_recipe(), run.read_plan()
     entry = recipe.student
-    student = plugins.options("student", entry.model, entry.options)
-    request = ModelRequest(entry.model, split_name(entry.model)[1], student, classes=plan["classes"])
-    model = build_model("student", request, plugins)
+    plugin = plugins.find("student", entry.model)
+    request = ModelRequest(plugin.name, plugin.argument, plugin.options(entry.options), classes=plan["classes"])
+    model = build_model(plugin, request)
     weights = path / CHECKPOINT_WEIGHTS
     load_weights(model, _student_weights(weights), source=str(weights), fit="nothing")
     model = at_image_size(model, options.image_size)
@@ -160,7 +159,7 @@ def _checkpoint(path: Path, run: RunDirectory, plugins: PluginRegistry, options:
     model = Described(model, spec)
     provenance = Provenance(
         model=entry.model,
-        options=student.model_dump(mode="json", exclude_unset=True),
+        options=request.options.model_dump(mode="json", exclude_unset=True),
         run=run.path.resolve().name,
         recipe_sha256=sha256(run.recipe),
         weights_sha256=sha256(weights),

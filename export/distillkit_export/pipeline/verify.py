@@ -160,10 +160,10 @@ def _misread(card: ArtifactCard, opened: OpenBundle, plugins: PluginRegistry) ->
 
 def _exporter(card: ArtifactCard, plugins: PluginRegistry) -> Exporter | None:
     """The exporter of the file's format, where it is installed."""
-    if card.format not in {owned.spec.name for owned in plugins.listing("exporter")}:
+    if card.format not in {plugin.spec.name for plugin in plugins.listing("exporter")}:
         return None
-    options = plugins.options("exporter", card.format, {})
-    exporter: Exporter = plugins.made("exporter", card.format, options)
+    plugin = plugins.find("exporter", card.format)
+    exporter: Exporter = plugin.create(plugin.options({}))
     return exporter
 
 
@@ -172,8 +172,8 @@ def _openers(card: ArtifactCard, plugins: PluginRegistry) -> Iterator[FileOpener
     exporter = _exporter(card, plugins)
     if exporter is not None:
         yield exporter
-    for owned in plugins.listing("runtime"):
-        runtime: Runtime = plugins.made("runtime", owned.spec.name)
+    for plugin in plugins.listing("runtime"):
+        runtime: Runtime = plugins.find("runtime", plugin.spec.name).create()
         if card.format in runtime.formats and runtime.availability().works:
             yield _InRuntime(runtime, card)
 

@@ -86,12 +86,12 @@ class Runtimes:
         self._made: dict[str, Runtime] = {}
 
     def names(self) -> tuple[str, ...]:
-        return tuple(owned.spec.name for owned in self._plugins.listing("runtime"))
+        return tuple(plugin.spec.name for plugin in self._plugins.listing("runtime"))
 
     def get(self, name: str) -> Runtime:
         """Raises: UnknownPluginError, and what loading the plugin raises."""
         if name not in self._made:
-            self._made[name] = self._plugins.made("runtime", name)
+            self._made[name] = self._plugins.find("runtime", name).create()
         return self._made[name]
 
     def usable(self, wanted: ProfileSelection, formats: Collection[str]) -> tuple[dict[str, Runtime], list[str]]:

@@ -61,7 +61,7 @@ class Worker:
         start = perf_counter()
         from distillkit.plugin.registry import installed_plugins
 
-        executes: Runtime = installed_plugins().made("runtime", runtime)
+        executes: Runtime = installed_plugins().find("runtime", runtime).create()
         self._session = executes.open(Servable(**servable), setting)
         return {"load_s": perf_counter() - start, "facts": dict(self._session.facts)}
 

@@ -50,7 +50,7 @@ class Only:
         return self._found.broken
 
     def listing(self, role):
-        return [owned for owned in self._found.listing(role) if owned.spec.name in self._names]
+        return [plugin for plugin in self._found.listing(role) if plugin.spec.name in self._names]
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
-from distillkit.plugin.registry import PluginRegistry
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.export_options import ExportOptions
 from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
@@ -56,17 +55,9 @@ class Robot:
         return OnnxSession(file)
 
 
-class WithRobot(PluginRegistry):
-    def made(self, role, name, *arguments, by=None):
-        return Robot(*arguments) if name == "robot" else super().made(role, name, *arguments, by=by)
-
-    def options(self, role, name, given):
-        return RobotOptions(**given) if name == "robot" else super().options(role, name, given)
-
-
 @pytest.fixture(scope="module")
-def robots(plugins):
-    return WithRobot(plugins._discovered)
+def robots(plugins, registry_of):
+    return registry_of("exporter", {"robot": Robot}, plugins)
 
 
 @pytest.fixture(scope="module")

@@ -71,20 +71,9 @@ def test_device_is_where_models_in_memory_compute(run, runtimes):
     assert names(found) == ["ort/fp32", "torch/fp32/device=cpu", "openvino/fp32"]
 
 
-class Listing:
-    def __init__(self, runtimes):
-        self.runtimes = runtimes
-
-    def listing(self, role):
-        return ()
-
-    def made(self, role, name):
-        return self.runtimes[name]
-
-
-def test_runtime_that_does_not_work_is_a_line_unless_it_was_asked_for(false_runtime, monkeypatch):
-    found = Runtimes(Listing({"here": false_runtime(), "absent": false_runtime(works=False)}))
-    monkeypatch.setattr(found, "names", lambda: ("here", "absent"))
+def test_runtime_that_does_not_work_is_a_line_unless_it_was_asked_for(false_runtime, registry_of):
+    factories = {"here": false_runtime, "absent": lambda: false_runtime(works=False)}
+    found = Runtimes(registry_of("runtime", factories))
     assert found.usable(ProfileSelection(), {"tensorrt"})[1] == []  # it would not load that format anyway
     working, skipped = found.usable(ProfileSelection(), {"onnx", "tensorrt"})
     assert (list(working), skipped) == (["here"], ["absent: it is absent; install it"])

@@ -35,10 +35,11 @@ def student(plugins, tmp_path_factory):
     """A run as far as this needs one: the saved student and its result."""
     folder = tmp_path_factory.mktemp("runs") / "tonight"
     folder.mkdir()
-    options = plugins.options("student", "deit-ti", {"image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2})
+    plugin = plugins.find("student", "deit-ti")
+    options = plugin.options({"image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2})
     request = ModelRequest("deit-ti", None, options, classes=3)
     torch.manual_seed(0)
-    save_student(folder, plugins.factory("student", "deit-ti").build(request), request, Answer("fused", "logits"))
+    save_student(folder, plugin.call("build", request), request, Answer("fused", "logits"))
     (folder / "result.json").write_text(json.dumps({"figures": {"test/top1": 61.5, "test/images": 200.0}}))
     return folder
 

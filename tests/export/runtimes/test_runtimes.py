@@ -38,9 +38,9 @@ def student(plugins, tmp_path_factory):
     """A saved student with two heads, as a run leaves it."""
     folder = tmp_path_factory.mktemp("student")
     given = {"image_size": 32, "patch": 8, "width": 48, "depth": 2, "heads": 3}
-    request = ModelRequest("deit-ti", None, plugins.options("student", "deit-ti", given), classes=7)
+    request = ModelRequest("deit-ti", None, plugins.find("student", "deit-ti").options(given), classes=7)
     torch.manual_seed(0)
-    model = plugins.factory("student", "deit-ti").build(request)
+    model = plugins.find("student", "deit-ti").call("build", request)
     for parameter in model.network.parameters():
         torch.nn.init.trunc_normal_(parameter, std=0.2)
     save_student(folder, model, request, Answer("fused", "logits"))
@@ -65,7 +65,7 @@ def opened(runtime, servable, setting=None):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_runtime_says_whether_it_works_and_what_to_do_where_it_does_not(plugins, name):
-    runtime = plugins.factory("runtime", name)()
+    runtime = plugins.find("runtime", name).create()
     found = runtime.availability()
     assert found.detail
     assert bool(found.remedy) != found.works
@@ -83,10 +83,9 @@ def test_availability_answers_in_an_environment_without_the_package(blocked):
         f"u.find_spec = lambda name, package=None: None if name.partition('.')[0] == {blocked!r} else whole(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
         "from distillkit.plugin.registry import installed_plugins\n"
-        "plugins = installed_plugins()\n"
-        "for owned in plugins.listing('runtime'):\n"
-        "    found = plugins.factory('runtime', owned.spec.name)().availability()\n"
-        "    print(owned.spec.name, found.works, found.detail, '|', found.remedy)\n"
+        "for plugin in installed_plugins().listing('runtime'):\n"
+        "    found = plugin.create().availability()\n"
+        "    print(plugin.spec.name, found.works, found.detail, '|', found.remedy)\n"
         "assert 'torch' not in sys.modules\n"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

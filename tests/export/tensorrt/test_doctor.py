@@ -11,7 +11,7 @@ class OnlyTensorRt:
     broken = ()
 
     def listing(self, role):
-        return [owned for owned in installed_plugins().listing(role) if owned.spec.name == "tensorrt"]
+        return [plugin for plugin in installed_plugins().listing(role) if plugin.spec.name == "tensorrt"]
 
 
 def said(double):

@@ -217,5 +217,5 @@ def test_a_model_that_reveals_no_attention_is_named_as_broken():
 )
 def test_wrong_options_are_refused_by_key(name, given_options, sentence):
     with pytest.raises(RecipeError) as refusal:
-        installed_plugins().options("loss", name, given_options)
+        installed_plugins().find("loss", name).options(given_options)
     assert str(refusal.value) == f"loss '{name}': {sentence}"

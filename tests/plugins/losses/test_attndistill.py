@@ -285,7 +285,7 @@ def test_a_term_of_weight_0_is_not_read_at_all():
 
 def test_both_weights_of_0_leave_nothing_to_learn():
     with pytest.raises(RecipeError) as refusal:
-        installed_plugins().options("loss", "attndistill", {"align_weight": 0, "attention_weight": 0})
+        installed_plugins().find("loss", "attndistill").options({"align_weight": 0, "attention_weight": 0})
     assert str(refusal.value) == "loss 'attndistill': align_weight and attention_weight are both 0; leave one above 0"
 
 
@@ -300,7 +300,7 @@ def test_both_weights_of_0_leave_nothing_to_learn():
 )
 def test_wrong_options_are_refused_by_key(given_options, sentence):
     with pytest.raises(RecipeError) as refusal:
-        installed_plugins().options("loss", "attndistill", given_options)
+        installed_plugins().find("loss", "attndistill").options(given_options)
     assert str(refusal.value) == f"loss 'attndistill': {sentence}"
 
 

@@ -155,13 +155,13 @@ def test_a_stored_target_serves_every_temperature():
 )
 def test_wrong_options_are_refused_by_key(given_options, sentence):
     with pytest.raises(RecipeError) as refusal:
-        installed_plugins().options("loss", "soft", given_options)
+        installed_plugins().find("loss", "soft").options(given_options)
     assert str(refusal.value) == sentence
 
 
 def test_hard_has_no_options():
     with pytest.raises(RecipeError) as refusal:
-        installed_plugins().options("loss", "hard", {"tau": 3.0})
+        installed_plugins().find("loss", "hard").options({"tau": 3.0})
     assert str(refusal.value) == "loss 'hard': unknown key 'tau'; known: none"
 
 

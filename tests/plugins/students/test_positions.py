@@ -17,12 +17,12 @@ SMALL = {"image_size": 32, "patch": 8, "width": 48, "depth": 2}
 
 
 def request_of(name, weights=None, **options):
-    return ModelRequest(name, None, PLUGINS.options("student", name, options), weights=weights, classes=5)
+    return ModelRequest(name, None, PLUGINS.find("student", name).options(options), weights=weights, classes=5)
 
 
 def build(name, **options):
     torch.manual_seed(0)
-    return PLUGINS.factory("student", name).build(request_of(name, **options))
+    return PLUGINS.find("student", name).call("build", request_of(name, **options))
 
 
 def by_the_formula(width, rows, columns, prefix):
@@ -151,10 +151,10 @@ def test_unknown_position():
     ],
 )
 def test_geometries_of_the_papers(name, options, tokens, millions):
-    request = ModelRequest(name, None, PLUGINS.options("student", name, options), classes=0)
-    spec = PLUGINS.factory("student", name).describe(request)
+    request = ModelRequest(name, None, PLUGINS.find("student", name).options(options), classes=0)
+    spec = PLUGINS.find("student", name).call("describe", request)
     with torch.device("meta"):
-        model = PLUGINS.factory("student", name).build(request)
+        model = PLUGINS.find("student", name).call("build", request)
     assert model.spec == spec
     assert tuple(model.network.pos_embed.shape) == (1, tokens, spec.width)
     assert (spec.layers, spec.heads) == (

@@ -27,17 +27,17 @@ PLUGINS = installed_plugins()
 
 def request_of(name, classes=10, weights=None, **options):
     return ModelRequest(
-        name, split_name(name)[1], PLUGINS.options("student", name, options), weights=weights, classes=classes
+        name, split_name(name)[1], PLUGINS.find("student", name).options(options), weights=weights, classes=classes
     )
 
 
 def describe(name, **arguments):
-    return PLUGINS.factory("student", name).describe(request_of(name, **arguments))
+    return PLUGINS.find("student", name).call("describe", request_of(name, **arguments))
 
 
 def build(name, *, seed=0, **arguments):
     torch.manual_seed(seed)
-    return PLUGINS.factory("student", name).build(request_of(name, **arguments))
+    return PLUGINS.find("student", name).call("build", request_of(name, **arguments))
 
 
 def refused(error, function, *arguments, **options):
@@ -235,7 +235,7 @@ def test_what_timm_cannot_do(name, options, sentence):
 def a_run(tmp_path):
     """A run directory with a plain ViT for 7 classes."""
     request = request_of("vit-ti", classes=7, **SMALL)
-    model = PLUGINS.factory("student", "vit-ti").build(request)
+    model = PLUGINS.find("student", "vit-ti").call("build", request)
     save_student(tmp_path, model, request, Answer("class", "logits"))
     return tmp_path, model
 

@@ -26,15 +26,15 @@ SAME = "give weights of this very architecture"
 
 
 def request_of(name, weights=None):
-    return ModelRequest(name, None, PLUGINS.options("teacher", name, {}), weights=weights and str(weights))
+    return ModelRequest(name, None, PLUGINS.find("teacher", name).options({}), weights=weights and str(weights))
 
 
 def describe(name, weights=None):
-    return PLUGINS.factory("teacher", name).describe(request_of(name, weights))
+    return PLUGINS.find("teacher", name).call("describe", request_of(name, weights))
 
 
 def build(name, weights=None):
-    return PLUGINS.factory("teacher", name).build(request_of(name, weights))
+    return PLUGINS.find("teacher", name).call("build", request_of(name, weights))
 
 
 def refused(name, weights):
@@ -152,7 +152,7 @@ def test_description(tmp_path, name, architecture, geometry, parameters, licence
 def test_mugs_comes_from_a_file(name):
     reason = f"the weights of '{name}' come from a file alone: its authors publish them at github.com/sail-sg/mugs"
     for weights in (None, "pretrained"):
-        assert PLUGINS.factory("teacher", name).why_unavailable(request_of(name, weights)) == reason
+        assert PLUGINS.find("teacher", name).load().why_unavailable(request_of(name, weights)) == reason
         assert refused(name, weights) == reason + GIVE_A_FILE
 
 

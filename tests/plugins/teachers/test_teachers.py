@@ -25,18 +25,18 @@ def request_of(name, weights=None, classes=None, **options):
     return ModelRequest(
         name,
         split_name(name)[1],
-        PLUGINS.options("teacher", name, options),
+        PLUGINS.find("teacher", name).options(options),
         weights=weights and str(weights),
         classes=classes,
     )
 
 
 def describe(name, **arguments):
-    return PLUGINS.factory("teacher", name).describe(request_of(name, **arguments))
+    return PLUGINS.find("teacher", name).call("describe", request_of(name, **arguments))
 
 
 def build(name, **arguments):
-    return PLUGINS.factory("teacher", name).build(request_of(name, **arguments))
+    return PLUGINS.find("teacher", name).call("build", request_of(name, **arguments))
 
 
 def refused(error, function, *arguments, **options):
@@ -99,7 +99,7 @@ def test_without_network_there_is_one_sentence(offline):
         "the published weights of 'regnety_160.deit_in1k' are not in the local cache "
         "and the-hub.invalid cannot be reached"
     )
-    assert PLUGINS.factory("teacher", "regnety16gf").why_unavailable(request_of("regnety16gf")) == sentence
+    assert PLUGINS.find("teacher", "regnety16gf").load().why_unavailable(request_of("regnety16gf")) == sentence
     assert refused(WeightsError, build, "regnety16gf") == (
         f"{sentence}; give a file with --teacher-weights (evaluate and export: --weights), "
         "or connect once so that they are kept"
@@ -107,7 +107,7 @@ def test_without_network_there_is_one_sentence(offline):
 
 
 def test_weights_at_hand_are_available(offline, tmp_path):
-    factory = PLUGINS.factory("teacher", "timm:resnet18")
+    factory = PLUGINS.find("teacher", "timm:resnet18").load()
     assert factory.why_unavailable(request_of("timm:resnet18", weights=tmp_path / "w.pth")) is None
     assert factory.why_unavailable(request_of("timm:resnet18", weights="none")) is None
 
@@ -213,17 +213,17 @@ def test_unknown_network():
 
 def test_options_that_nobody_knows():
     with pytest.raises(RecipeError) as error:
-        PLUGINS.options("teacher", "regnety16gf", {"drop_path": 0.1})
+        PLUGINS.find("teacher", "regnety16gf").options({"drop_path": 0.1})
     assert str(error.value).startswith("teacher 'regnety16gf': unknown key 'drop_path'")
 
 
 @pytest.fixture
 def a_run(tmp_path):
     """A run directory with a student of two heads that knows three classes; its answer is the sum of softmaxes."""
-    options = PLUGINS.options("student", "deit-ti", {"image_size": 32, "patch": 8, "width": 48, "depth": 2})
+    options = PLUGINS.find("student", "deit-ti").options({"image_size": 32, "patch": 8, "width": 48, "depth": 2})
     request = ModelRequest("deit-ti", None, options, classes=3)
     torch.manual_seed(0)
-    model = PLUGINS.factory("student", "deit-ti").build(request)
+    model = PLUGINS.find("student", "deit-ti").call("build", request)
     with torch.no_grad():
         model.network.head.weight.mul_(50)
         model.network.head_dist.weight.mul_(50)
@@ -248,7 +248,7 @@ def test_run_answers_as_its_student_was_evaluated(a_run):
 @pytest.mark.parametrize(("head", "expected"), [("class", "logits"), ("distill", "distill_logits")])
 def test_run_answers_with_its_head(a_run, head, expected):
     directory, student = a_run
-    request = ModelRequest("deit-ti", None, PLUGINS.options("student", "deit-ti", {
+    request = ModelRequest("deit-ti", None, PLUGINS.find("student", "deit-ti").options({
         "image_size": 32, "patch": 8, "width": 48, "depth": 2,
     }))  # fmt: skip
     save_student(directory, student, request, Answer(head, "logits"))
