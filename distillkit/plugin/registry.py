@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from pluggy import PluginValidationError
@@ -91,9 +92,14 @@ class PluginRegistry:
         """Register objects with life-cycle hooks for this `PluginRegistry` alone: trackers, a progress display."""
         for observer in observers:
             try:
-                self._discovered.manager.add(observer, name=author_of(observer))
+                self._discovered.manager.add(observer, name=self._free_name(author_of(observer)))
             except PluginValidationError as error:
                 raise BrokenPluginError(f"{author_of(observer)} cannot follow a run: {why(error)}") from error
+
+    def _free_name(self, author: str) -> str:
+        """`author`, with a number where another observer of the same class follows already."""
+        numbered = chain([author], (f"{author} ({number})" for number in count(2)))
+        return next(name for name in numbered if not self._discovered.manager.has_plugin(name))
 
     def unfollow(self, *observers: object) -> None:
         """Unregister what `follow` registered, so that the next run with this `PluginRegistry` starts without it."""

@@ -95,6 +95,16 @@ def test_followers_of_one_run_do_not_hear_another(diary: Diary) -> None:
     assert diary.heard == []
 
 
+def test_two_observers_of_one_class_follow_the_same_run() -> None:
+    plugins, first, second = installed_plugins(), Diary(), Diary()
+    plugins.follow(first, second)
+    plugins.run_started(RUN)
+    assert first.heard == second.heard == [("started", 4)]
+    plugins.unfollow(first, second)
+    plugins.run_started(RUN)
+    assert len(first.heard) == len(second.heard) == 1
+
+
 def test_a_follower_that_fails_is_named() -> None:
     class Grump:
         def distillkit_run_started(self) -> None:
