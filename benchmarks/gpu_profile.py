@@ -140,17 +140,17 @@ def profile(
     with ExitStack() as stack:
         subject, chosen = in_memory(model, arguments.device, plugins)
         chosen += exported(model, arguments.device, plugins, deadline, stack)
-        campaign = InterleavedBenchmark(chosen, plan, baseline=chosen[0].name, watch=deadline)
+        benchmark = InterleavedBenchmark(chosen, plan, baseline=chosen[0].name, watch=deadline)
         try:
-            with campaign:
+            with benchmark:
                 for batch in arguments.batches:
                     compiled = batch in COMPILED_BATCHES
                     names = [each.name for each in chosen if compiled or each.runtime != "torch-compile"]
-                    campaign.add(batch, names)
+                    benchmark.add(batch, names)
         except OutOfTimeError as error:
             deadline.dropped.append(f"{model}: out of time at {error}")
-        campaign.batches = sorted({row.batch for row in campaign.rows})
-        return card_of(campaign, here, [subject]) if campaign.rows else None
+        benchmark.batches = sorted({row.batch for row in benchmark.rows})
+        return card_of(benchmark, here, [subject]) if benchmark.rows else None
 
 
 def page(cards: Sequence[ProfileCard], dropped: Sequence[str], *, gpu: bool) -> Iterator[str]:

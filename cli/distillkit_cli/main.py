@@ -114,10 +114,10 @@ def command_line(arguments: Sequence[str]) -> int:
 
 def _failed(terminal: Terminal, error: DistillkitError | str, mine: LastWord) -> int:
     """Say why nothing more will come, where no other process does. Returns: the exit code."""
-    said = last_word(mine, is_echo=isinstance(error, LostProcessError))
-    if said.sentence:
-        terminal.error(error if said == mine else said.sentence)
-    return said.code
+    last = last_word(mine, is_echo=isinstance(error, LostProcessError))
+    if last.sentence:
+        terminal.error(error if last == mine else last.sentence)
+    return last.code
 
 
 def _usage(error: typer.TyperException) -> str:

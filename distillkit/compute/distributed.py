@@ -72,9 +72,9 @@ class Processes:
         """The largest number that any process says."""
         if self.is_alone:
             return number
-        said = torch.tensor(number)
-        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self.control)
-        return int(said)
+        largest = torch.tensor(number)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self.control)
+        return int(largest)
 
     def count(self, numbers: Tensor) -> Tensor:
         """The sum over all processes of whole numbers on the CPU, element by element."""
@@ -107,9 +107,9 @@ class Processes:
         if not longest:
             return [""] * self.world
         padded = torch.nn.functional.pad(content, (0, longest - len(content)))
-        said = [torch.empty_like(padded) for _ in range(self.world)]
-        distributed.all_gather(said, padded, group=self.control)
-        return [bytes(part[: int(length)].tolist()).decode() for part, length in zip(said, lengths, strict=True)]
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        distributed.all_gather(parts, padded, group=self.control)
+        return [bytes(part[: int(length)].tolist()).decode() for part, length in zip(parts, lengths, strict=True)]
 
     def rows_of(self, rank: int, rows: Tensor) -> Tensor:
         """The rows [n, ...] of one process, on the CPU; each process gives its own and gets those of `rank`."""
@@ -117,10 +117,10 @@ class Processes:
             return rows
         form = json.loads(self.gather(json.dumps([list(rows.shape), str(rows.dtype).removeprefix("torch.")]))[rank])
         shape, dtype = form
-        said = rows.contiguous() if rank == self.rank else torch.empty(shape, dtype=getattr(torch, dtype))
-        if said.numel():
-            distributed.broadcast(said, rank, group=self.control)
-        return said
+        received = rows.contiguous() if rank == self.rank else torch.empty(shape, dtype=getattr(torch, dtype))
+        if received.numel():
+            distributed.broadcast(received, rank, group=self.control)
+        return received
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -210,10 +210,10 @@ def _met(place: Any, rank: int, world: int, limit: timedelta) -> Any:
                 place.set(f"go/{word}", "")
                 return distributed.PrefixStore(word, place)  # type: ignore[attr-defined]
         elif place.check([f"answer/{word}"]):
-            said = place.get(f"answer/{word}").decode()
-            place.set(f"repeated/{said}/{rank}", "")
-            if place.check([f"go/{said}"]):
-                return distributed.PrefixStore(said, place)  # type: ignore[attr-defined]
+            answer = place.get(f"answer/{word}").decode()
+            place.set(f"repeated/{answer}/{rank}", "")
+            if place.check([f"go/{answer}"]):
+                return distributed.PrefixStore(answer, place)  # type: ignore[attr-defined]
         time.sleep(0.02)
     raise distributed.DistStoreError("somebody did not come")
 

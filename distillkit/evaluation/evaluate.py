@@ -60,7 +60,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     shares = bool(getattr(evaluator, "shares", False))
     with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
-            return _heard(processes.from_first(""))
+            return _from_text(processes.from_first(""))
         judged = open_model(target, plugins, weights)
         check_signals(plugin, plugins, judged.spec, target)
         datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
@@ -98,15 +98,15 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
             distillkit=__version__,
             measurement=replace(found, notes=(*found.notes, *_left_out(subject.unreadable()))),
         )
-        said = processes.from_first(json.dumps(evaluation.as_dict()))
+        text = processes.from_first(json.dumps(evaluation.as_dict()))
         if not processes.is_first:
-            return _heard(said)
+            return _from_text(text)
         return evaluation if judged.home is None else _kept(judged.home, evaluation)
 
 
-def _heard(said: str) -> EvaluationResult:
+def _from_text(text: str) -> EvaluationResult:
     """What the first process found."""
-    found = json.loads(said)
+    found = json.loads(text)
     inner: dict[str, Any] = {entry.name: found.pop(entry.name) for entry in fields(Measurement)}
     inner |= {name: tuple(inner[name]) for name in ("rows", "notes")}
     return EvaluationResult(**found, measurement=Measurement(**inner))

@@ -113,8 +113,8 @@ class Subject:
 
     def unreadable(self) -> tuple[BrokenImage, ...]:
         """The images that no process could read, each once. All processes ask, at the same point."""
-        said = self.processes.gather(json.dumps(self.broken))
-        return Incidents(BrokenImage(*image) for text in said for image in json.loads(text)).broken
+        texts = self.processes.gather(json.dumps(self.broken))
+        return Incidents(BrokenImage(*image) for text in texts for image in json.loads(text)).broken
 
     def readable(self) -> list[int]:
         """The indices of the measured images that were not left out, once they were gone through; as `unreadable`."""

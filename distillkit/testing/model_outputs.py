@@ -95,8 +95,8 @@ def gradients(case: ModelCase) -> Iterator[str]:
     model = case.build(train=True)
     for signal in case.everything:
         model.zero_grad()
-        said = tensors_of(say(model, case.images(), case.wanted(signal)))
-        loss = torch.stack([tensor.square().sum() for tensor in said.values()]).sum()
+        tensors = tensors_of(say(model, case.images(), case.wanted(signal)))
+        loss = torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum()
         if not loss.requires_grad:
             yield f"no gradient reaches the parameters from {signal}"
             continue

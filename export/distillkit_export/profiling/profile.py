@@ -131,25 +131,25 @@ def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
             f"baseline '{baseline}' is none of the configurations; choose one of "
             f"{', '.join(each.name for each in compared)}"
         )
-    with InterleavedBenchmark(compared, plan, baseline=reference, watch=watch) as campaign:
-        campaign.sweep()
-    card = card_of(campaign, here, found.subjects, skipped)
+    with InterleavedBenchmark(compared, plan, baseline=reference, watch=watch) as benchmark:
+        benchmark.sweep()
+    card = card_of(benchmark, here, found.subjects, skipped)
     return card.model_copy(update={"best": verdicts(winners, chosen, card.rows)})
 
 
 def card_of(
-    campaign: InterleavedBenchmark, here: MachineCard, subjects: Sequence[ProfiledStudent], skipped: Sequence[str] = ()
+    benchmark: InterleavedBenchmark, here: MachineCard, subjects: Sequence[ProfiledStudent], skipped: Sequence[str] = ()
 ) -> ProfileCard:
-    """What a campaign has measured so far, as a profile; `here` is the machine as it was before."""
+    """What a benchmark has measured so far, as a profile; `here` is the machine as it was before."""
     busy = busy_machine(here.load_average, here.cpus)
-    rows = (row if row.failed else row.model_copy(update={"doubts": row.doubts + busy}) for row in campaign.rows)
+    rows = (row if row.failed else row.model_copy(update={"doubts": row.doubts + busy}) for row in benchmark.rows)
     return ProfileCard(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=here,
-        method=campaign.plan.method(campaign.batches, {row.mode for row in campaign.rows}),
-        baseline=campaign.baseline,
+        method=benchmark.plan.method(benchmark.batches, {row.mode for row in benchmark.rows}),
+        baseline=benchmark.baseline,
         subjects=tuple(subject.card for subject in subjects),
-        configurations=tuple(campaign.cards.values()),
+        configurations=tuple(benchmark.cards.values()),
         rows=tuple(rows),
         skipped=tuple(skipped),
     )

@@ -59,11 +59,11 @@ def search(
         least_queries=LEAST_QUERIES,
     )
     winners = {}
-    with InterleavedBenchmark(field, short, watch=_Trying(watch or SilentObserver()), start=start) as campaign:
+    with InterleavedBenchmark(field, short, watch=_Trying(watch or SilentObserver()), start=start) as benchmark:
         for batch in plan.batches or (1,):
-            winner = _fastest(campaign, batch, short)
+            winner = _fastest(benchmark, batch, short)
             if winner is not None:
-                winners[batch] = campaign.configurations[winner]
+                winners[batch] = benchmark.configurations[winner]
     return winners
 
 
@@ -141,11 +141,11 @@ class _Trying:
         self.watch.done(steps, of)
 
 
-def _fastest(campaign: InterleavedBenchmark, batch: int, short: MeasurementPlan) -> str | None:
+def _fastest(benchmark: InterleavedBenchmark, batch: int, short: MeasurementPlan) -> str | None:
     """Halve the field until one is left."""
-    names, plan = list(campaign.configurations), short
+    names, plan = list(benchmark.configurations), short
     while True:
-        measured = [row for row in campaign.measure(batch, names, plan) if row.failed is None]
+        measured = [row for row in benchmark.measure(batch, names, plan) if row.failed is None]
         ranked = sorted(measured, key=lambda row: statistics.median(row.round_medians_ms))
         names = [row.configuration for row in ranked[: (len(ranked) + 1) // 2]]
         if len(names) < 2:

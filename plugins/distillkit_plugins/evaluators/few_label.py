@@ -98,8 +98,8 @@ class FewLabel:
             few = subject.features(subset, View())
             mine = options.penalties[processes.rank :: processes.world]
             some = regressions(few, mine, measured, measured if choosing is None else choosing)
-            said = [json.loads(text) for text in processes.gather(json.dumps(some))]
-            found = [said[i % processes.world][i // processes.world] for i in range(len(options.penalties))]
+            by_process = [json.loads(text) for text in processes.gather(json.dumps(some))]
+            found = [by_process[i % processes.world][i // processes.world] for i in range(len(options.penalties))]
             best = max(found, key=lambda each: each[2])
             figures[f"{name}_top1"] = best[1]
             rows += [

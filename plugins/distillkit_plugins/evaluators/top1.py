@@ -64,8 +64,8 @@ class Top1:
         predictions, right = subject.in_order(predicted), subject.in_order(labels)
         if real is not None:
             outputs = subject.class_map.indices
-            said = predictions if outputs is None else torch.tensor(outputs)[predictions]
-            figures |= real_accuracy(said.tolist(), [real[index] for index in subject.readable()])
+            answers = predictions if outputs is None else torch.tensor(outputs)[predictions]
+            figures |= real_accuracy(answers.tolist(), [real[index] for index in subject.readable()])
         return Measurement(
             title="accuracy of the model's own answer",
             figures=figures,

@@ -59,12 +59,12 @@ class AttentionTransfer(nn.Module):
         self.options = options
         self.student, self.teacher = geometries(student, teacher)
         matched = matched_layers(student.layers, teacher.layers)
-        heard = sorted(set(matched))
-        self.lessons = [heard.index(layer) for layer in matched]
-        self.reads_teacher = frozenset({Read(Signal.CLS_ATTENTION, tuple(heard))})
+        layers = sorted(set(matched))
+        self.matched_row = [layers.index(layer) for layer in matched]
+        self.reads_teacher = frozenset({Read(Signal.CLS_ATTENTION, tuple(layers))})
         self.reads_student = frozenset({Read(Signal.CLS_ATTENTION, "all")})
         groups = self.student.heads if options.heads == "group" else 1
-        shape = (len(heard), groups, self.student.patches)
+        shape = (len(layers), groups, self.student.patches)
         self.targets: Mapping[str, TargetSpec] = {"attention": TargetSpec(shape, "float32", exact=False)}
 
     @classmethod
@@ -73,17 +73,17 @@ class AttentionTransfer(nn.Module):
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
         rows = self._aggregated(attention_rows(teacher).detach())
-        taught = patch_distribution(rows, self.teacher.grid, self.student.grid, self.options.interpolation)
-        return {"attention": taught.float()}
+        teacher_rows = patch_distribution(rows, self.teacher.grid, self.student.grid, self.options.interpolation)
+        return {"attention": teacher_rows.float()}
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
         rows = self._aggregated(attention_rows(student))
-        said = patch_distribution(rows, self.student.grid, self.student.grid, self.options.interpolation)
-        taught = target["attention"][:, self.lessons].to(said.dtype)
-        return {"attention": self.distance(taught, said).mean(dim=(1, 2))}
+        student_rows = patch_distribution(rows, self.student.grid, self.student.grid, self.options.interpolation)
+        teacher_rows = target["attention"][:, self.matched_row].to(student_rows.dtype)
+        return {"attention": self.distance(teacher_rows, student_rows).mean(dim=(1, 2))}
 
     @abstractmethod
-    def distance(self, taught: Tensor, said: Tensor) -> Tensor:
+    def distance(self, teacher_rows: Tensor, student_rows: Tensor) -> Tensor:
         """How far the student's rows are from the teacher's: [B, L, G, N] each become [B, L, G]."""
 
     def _aggregated(self, rows: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ class AttentionL1(AttentionTransfer):
 
     name = "advit-l1"
 
-    def distance(self, taught: Tensor, said: Tensor) -> Tensor:
-        return l1_distance(taught, said)
+    def distance(self, teacher_rows: Tensor, student_rows: Tensor) -> Tensor:
+        return l1_distance(teacher_rows, student_rows)
 
 
 class AttentionL2(AttentionTransfer):
@@ -121,8 +121,8 @@ class AttentionL2(AttentionTransfer):
 
     name = "advit-l2"
 
-    def distance(self, taught: Tensor, said: Tensor) -> Tensor:
-        return squared_l2_distance(taught, said)
+    def distance(self, teacher_rows: Tensor, student_rows: Tensor) -> Tensor:
+        return squared_l2_distance(teacher_rows, student_rows)
 
 
 class AttentionKl(AttentionTransfer):
@@ -154,7 +154,7 @@ class AttentionKl(AttentionTransfer):
 
     options: Options
 
-    def distance(self, taught: Tensor, said: Tensor) -> Tensor:
+    def distance(self, teacher_rows: Tensor, student_rows: Tensor) -> Tensor:
         if self.options.form == "direct":
-            taught, said = floored_log(taught), floored_log(said)
-        return softened_kl(taught, said, self.options.tau)
+            teacher_rows, student_rows = floored_log(teacher_rows), floored_log(student_rows)
+        return softened_kl(teacher_rows, student_rows, self.options.tau)

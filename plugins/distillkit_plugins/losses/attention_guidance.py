@@ -76,14 +76,14 @@ class Guidance:
         """(G, 1 + N) of what is compared: the student's patches, and its heads or 1."""
         return self.student.heads if self._has_equal_heads else 1, 1 + self.student.patches
 
-    def taught(self, rows: Tensor) -> Tensor:
+    def teacher_rows(self, rows: Tensor) -> Tensor:
         """The teacher's rows [B, H_t, 1 + N_t] as what the student is to learn, [B, G, 1 + N_s]."""
         if self.teacher.grid != self.student.grid:
             rows = interpolated(rows, self.teacher.grid, self.student.grid, self.interpolation)
             rows = rows if self._has_equal_heads else clamped(rows)
         return self._merged(rows)
 
-    def said(self, rows: Tensor) -> Tensor:
+    def student_rows(self, rows: Tensor) -> Tensor:
         """The student's rows [B, H_s, 1 + N_s] as what is compared, [B, G, 1 + N_s]."""
         return self._merged(rows)
 

@@ -108,7 +108,7 @@ class AttnDistill(nn.Module):
         if self.options.align_weight:
             made["embedding"] = last_embedding(teacher).detach().float()
         if self.options.attention_weight:
-            made["attention"] = self.guidance.taught(attention_rows(teacher)[:, 0].detach()).float()
+            made["attention"] = self.guidance.teacher_rows(attention_rows(teacher)[:, 0].detach()).float()
         return made
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
@@ -118,15 +118,15 @@ class AttnDistill(nn.Module):
             distance = self._distance(target["embedding"].to(projected.dtype), projected)
             terms["align"] = self.options.align_weight * distance
         if self.options.attention_weight:
-            said = self.guidance.said(attention_rows(student)[:, 0])
-            divergence = kl_divergence(target["attention"].to(said.dtype), said).sum(dim=-1)
+            student_rows = self.guidance.student_rows(attention_rows(student)[:, 0])
+            divergence = kl_divergence(target["attention"].to(student_rows.dtype), student_rows).sum(dim=-1)
             terms["attention"] = self.options.attention_weight * divergence
         return terms
 
-    def _distance(self, taught: Tensor, said: Tensor) -> Tensor:
+    def _distance(self, teacher: Tensor, student: Tensor) -> Tensor:
         if self.options.distance == "cosine":
-            return 1 - functional.cosine_similarity(said, taught, dim=-1)
-        return (said - taught).square().mean(dim=-1)
+            return 1 - functional.cosine_similarity(student, teacher, dim=-1)
+        return (student - teacher).square().mean(dim=-1)
 
 
 def last_embedding(outputs: Outputs) -> Tensor:

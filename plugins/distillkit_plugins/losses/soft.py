@@ -66,7 +66,7 @@ class SoftDistillation(nn.Module):
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
         logits = head_logits(student, self.head)
-        believed = functional.log_softmax(logits / self.tau, dim=1)
-        taught = functional.log_softmax(target["logits"].to(logits.dtype) / self.tau, dim=1)
-        divergence = functional.kl_div(believed, taught, reduction="none", log_target=True).sum(dim=1)
+        student_log = functional.log_softmax(logits / self.tau, dim=1)
+        teacher_log = functional.log_softmax(target["logits"].to(logits.dtype) / self.tau, dim=1)
+        divergence = functional.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(dim=1)
         return {"soft": self.scale * divergence}

@@ -94,7 +94,7 @@ def diary():
 
 @pytest.fixture
 def measured(diary):
-    """Run a campaign of runtimes by name over false workers."""
+    """Run a benchmark of runtimes by name over false workers."""
 
     def run(latency, *configurations, plan=None, baseline=None, facts=None, watch=None):
         made = []
@@ -104,10 +104,10 @@ def measured(diary):
             return made[-1]
 
         plan = plan or MeasurementPlan(batches=(1,), rounds=3, seconds=0.3)
-        with InterleavedBenchmark(configurations, plan, baseline=baseline, start=start, watch=watch) as campaign:
-            campaign.sweep()
+        with InterleavedBenchmark(configurations, plan, baseline=baseline, start=start, watch=watch) as benchmark:
+            benchmark.sweep()
         assert all(worker.closed for worker in made)
-        return campaign
+        return benchmark
 
     return run
 

@@ -138,8 +138,8 @@ def test_interrupt_ends_all_workers(diary, configuration, false_worker):
     def interrupted():
         with InterleavedBenchmark(
             [configuration("a"), configuration("b")], MeasurementPlan(batches=(1,)), start=start
-        ) as campaign:
-            campaign.sweep()
+        ) as benchmark:
+            benchmark.sweep()
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
