@@ -41,7 +41,7 @@ from distillkit.errors import DistillkitError
 from distillkit.models import sincos_position_embedding
 from distillkit.plugin.registry import PluginRegistry, installed_plugins, split_name
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 from distillkit_export.from_torch.graph import torch_scorer
 from distillkit_export.gate.limits import TOLERANCES
 from distillkit_export.images.gate_images import BATCHES, photographs

@@ -46,9 +46,9 @@ def plan(
         (10, 205012)
     """
     resolved, found = _checked("plan", recipe, options, plugins)
-    from distillkit.running import api
+    from distillkit.running import start
 
-    return api.plan(resolved, found)
+    return start.plan(resolved, found)
 
 
 def run(
@@ -80,11 +80,11 @@ def run(
     """
     refuse_while_importing()
     resolved, found = _checked("run", recipe, options, plugins)
-    from distillkit.running import api
+    from distillkit.running import start
 
     directory = next_directory(resolved) if out is None else Path(out)
     with _shown(progress=progress) as shown:
-        return api.run(resolved, directory, found, observers=[*shown, *observers])
+        return start.run(resolved, directory, found, observers=[*shown, *observers])
 
 
 def resume(
@@ -106,10 +106,10 @@ def resume(
     """
     refuse_while_importing()
     require("torch", "timm", what="distillkit run")
-    from distillkit.running import api
+    from distillkit.running import start
 
     with _shown(progress=progress) as shown:
-        return api.resume(Path(directory), plugins or installed_plugins(), observers=[*shown, *observers])
+        return start.resume(Path(directory), plugins or installed_plugins(), observers=[*shown, *observers])
 
 
 def evaluate(  # noqa: PLR0913 - one parameter per option of the verb

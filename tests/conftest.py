@@ -134,7 +134,7 @@ def recipe_of() -> Any:
 @pytest.fixture(scope="session")
 def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run directory of a small CNN that saw a few digits: a real teacher, if not a good one."""
-    from distillkit.running.api import run
+    from distillkit.running.start import run
 
     data = copy.deepcopy(BASE) | {"student": {"model": "small-cnn", "width": 8, "image_size": 8}}
     data["augment"] = {"crop": "none", "flip": 0.0}
@@ -147,7 +147,7 @@ def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run directory of a ViT that saw a few digits: a teacher with attention, wider than its student."""
-    from distillkit.running.api import run
+    from distillkit.running.start import run
 
     data = copy.deepcopy(BASE) | {"student": BASE["student"] | {"model": "vit-ti", "width": 24}}
     data["training"] = BASE["training"] | {"steps": 4}

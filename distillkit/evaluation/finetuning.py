@@ -10,8 +10,8 @@ from distillkit.errors import UserError
 from distillkit.evaluation.subject import Subject
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Mixing, Optimizer, Recipe, Schedule, Training
-from distillkit.running.api import run
 from distillkit.running.directory import RunDirectory
+from distillkit.running.start import run
 from distillkit.storage.untrusted import read_json
 
 

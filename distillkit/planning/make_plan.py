@@ -16,7 +16,7 @@ from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.suspicious_classes import fewer_than_a_batch
 from distillkit.errors import DataError, RunDirectoryError, WeightsError
 from distillkit.models.build import build_model
-from distillkit.models.frozen_teacher import spec_at
+from distillkit.models.teacher_size import spec_at
 from distillkit.planning.cost import Cost
 from distillkit.planning.label_weight import resolve_label_weight
 from distillkit.planning.losses import build_loss, plan_loss, signals_by_loss

@@ -14,8 +14,8 @@ from distillkit.data.splits import DataSets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.models.build import build_model, describe_model
 from distillkit.models.class_matching import ClassMap, match_classes, read_class_names
-from distillkit.models.frozen_teacher import spec_at, teacher_size
 from distillkit.models.initial_weights import PUBLISHED
+from distillkit.models.teacher_size import spec_at, teacher_size
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.plan import LossPlan, TeacherPlan
 from distillkit.plugin.plugin import Plugin

@@ -15,8 +15,8 @@ from distillkit.contracts.loss import BatchInfo
 from distillkit.plugin.backward_attribution import blamed_on_the_way_back
 from distillkit.training.gradient_norms import TermGradientNorms, gradient_norm
 from distillkit.training.model_seed import seed_model_noise
-from distillkit.training.nonfinite import Buffers, anchored, step_if_finite
 from distillkit.training.optimisation import Optimisation
+from distillkit.training.skip_nonfinite import Buffers, anchored, step_if_finite
 from distillkit.training.task import DistillationTask, Objective, batch_averages
 from distillkit.training.teacher_targets import TeacherTargets
 

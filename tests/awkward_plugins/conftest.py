@@ -7,7 +7,7 @@ import pytest
 
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 
 PLUGINS = Path(__file__).parent / "plugins"
 

@@ -15,7 +15,7 @@ from distillkit.models import load_saved_student
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Labels, StudentEntry
-from distillkit.running.api import plan, resume, run
+from distillkit.running.start import plan, resume, run
 from distillkit.testing import check_student, check_teacher
 from distillkit_export import ExportOptions, export
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from distillkit import SignalError, UserError
 from distillkit.plugin.registry import installed_plugins
-from distillkit.running.api import plan, resume, run
+from distillkit.running.start import plan, resume, run
 
 DEIT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2}
 CNN = {"model": "small-cnn", "width": 6, "image_size": 8}

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
-from distillkit.running import api
+from distillkit.running import start
 
 
 def without_time(text):
@@ -22,7 +22,7 @@ def without_time(text):
 def test_plan_shows_what_will_be_done(distillkit, monkeypatch, tiny):
     monkeypatch.setenv("COLUMNS", "1000")
     recipe = load_recipe(assignments=[*tiny[1::2][:-1], "training.device=cpu"])
-    rows = plan_lines(api.plan(recipe, installed_plugins()))
+    rows = plan_lines(start.plan(recipe, installed_plugins()))
     code, out, err = distillkit("plan", *tiny)
     assert (code, err) == (0, "")
     assert without_time(out) == [f"{heading:13}  {text}" for heading, text in rows]

@@ -25,7 +25,7 @@ from distillkit.errors import (
 from distillkit.evaluation.evaluate import check_signals, evaluate
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 
 STUDENT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
 PLUGINS = installed_plugins()

@@ -19,7 +19,7 @@ from torch import Tensor
 from distillkit.compute.distributed import Processes
 from distillkit.evaluation.gather import gather_rows
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 
 STRANGER = Path(__file__).parents[1] / "running" / "faulty_rank"
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {

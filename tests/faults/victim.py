@@ -126,7 +126,7 @@ def warm() -> None:
     for name in (
         "matplotlib.backends.backend_agg",
         "sklearn.datasets",
-        "distillkit.running.api",
+        "distillkit.running.start",
         "distillkit_plugins.losses.attndistill",
         "distillkit_plugins.students.deit",
         "distillkit_plugins.teachers.saved_run",

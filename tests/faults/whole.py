@@ -35,7 +35,7 @@ TESTS = (
         "a loss or a gradient that is not finite",
         "a loss that returns NaN at chosen steps, in one process and in two",
         "the step is skipped by all, counted, and reproduced by distillkit replay",
-        ("tests/training/test_nonfinite.py", "tests/training/test_giving_up.py"),
+        ("tests/training/test_skip_nonfinite.py", "tests/training/test_giving_up.py"),
     ),
     (
         "a process that fails at its start",

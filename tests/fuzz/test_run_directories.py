@@ -17,8 +17,8 @@ from distillkit.models.saved_student import load_saved_student, read_student
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
 from distillkit.running.directory import RunDirectory
+from distillkit.running.start import run
 from distillkit_export.images.run_images import as_run_knows
 from distillkit_export.pipeline.target import load_target
 from distillkit_plugins.trackers.metrics_file import MetricsFile

@@ -9,7 +9,7 @@ from torch import nn
 from distillkit.contracts.model import ModelSpec, Outputs, Signal
 from distillkit.errors import RecipeError
 from distillkit.models import ClassMap, FrozenTeacher, TimmModel
-from distillkit.models.frozen_teacher import spec_at, teacher_size
+from distillkit.models.teacher_size import spec_at, teacher_size
 
 LOGITS = {Signal.LOGITS: ()}
 STUDENT = ModelSpec(

@@ -29,7 +29,7 @@ from distillkit.models import ClassMap, FrozenTeacher
 from distillkit.models.sharding import parameter_bytes
 from distillkit.compute.distributed import joined
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 
 home, plugins = Path(sys.argv[1]), installed_plugins()
 teacher = {"model": f"run:{home / 'teacher'}"}
@@ -78,7 +78,7 @@ def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path:
     """Its answers in fp32 and in bf16, the students that it teaches, and the bytes of its parameters."""
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.schema import Recipe
-    from distillkit.running.api import run
+    from distillkit.running.start import run
 
     student = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 32, "depth": 3, "heads": 2}
     run(Recipe.model_validate(TABLES | {"student": student}), tmp_path / "teacher", installed_plugins())
@@ -116,7 +116,7 @@ def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path:
 def test_one_process_says_that_nothing_is_shared(tmp_path: Path) -> None:
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.schema import Recipe
-    from distillkit.running.api import run
+    from distillkit.running.start import run
 
     run(Recipe.model_validate(TABLES), tmp_path / "teacher", installed_plugins())
     teacher = {"model": f"run:{tmp_path / 'teacher'}", "sharded": True}

@@ -13,8 +13,8 @@ from distillkit.planning.render import plan_lines
 from distillkit.plugin.plugin import Plugin, PluginRole
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import plan, run
 from distillkit.running.session import build_session
+from distillkit.running.start import plan, run
 
 HARD = {"losses": [{"loss": "hard"}]}
 SOFT = {"losses": [{"loss": "soft"}]}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 
 PLUGINS = installed_plugins()
 CHEAP = ("data.workers=0", "training.device=cpu", "training.precision=fp32", "trackers=[]")

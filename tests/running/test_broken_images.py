@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from distillkit import DataError
 from distillkit.plugin.registry import installed_plugins
-from distillkit.running.api import resume, run
+from distillkit.running.start import resume, run
 from tests.data.breaking import BREAKERS, as_user, break_some, why_not_as_user
 
 CIFAR10 = os.environ.get("DISTILLKIT_CIFAR10")

@@ -15,8 +15,8 @@ from PIL import Image
 
 from distillkit.errors import DataError, DistillkitError, RunDirectoryError, SignalError
 from distillkit.plugin.registry import installed_plugins
-from distillkit.running.api import resume, run
 from distillkit.running.directory import RunDirectory
+from distillkit.running.start import resume, run
 
 
 def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:

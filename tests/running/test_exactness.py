@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch._functorch import config as aot_config
 
 from distillkit.plugin.registry import installed_plugins
-from distillkit.running.api import plan, resume, run
 from distillkit.running.session import build_session
+from distillkit.running.start import plan, resume, run
 from tests.faults.equality import differences
 
 EMA = {"training": {"ema": 0.9}}

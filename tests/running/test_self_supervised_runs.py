@@ -14,7 +14,7 @@ from distillkit.evaluation.evaluate import evaluate
 from distillkit.planning.render import plan_as_dict, plan_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import plan, resume, run
+from distillkit.running.start import plan, resume, run
 
 PLUGINS = installed_plugins()
 STUDENT = {"model": "deit-ti", "image_size": 16, "patch": 8, "width": 24, "depth": 1, "heads": 2, "position": "sincos"}

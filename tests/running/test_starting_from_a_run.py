@@ -22,8 +22,8 @@ from distillkit.models.saved_student import read_student
 from distillkit.planning.render import plan_as_dict, plan_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
-from distillkit.running.api import plan, resume, run
 from distillkit.running.session import build_session
+from distillkit.running.start import plan, resume, run
 
 GEOMETRY = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 HEADS = "head.weight", "head.bias"

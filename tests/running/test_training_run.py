@@ -11,7 +11,7 @@ import pytest
 
 from distillkit import RunInfo
 from distillkit.plugin.registry import installed_plugins
-from distillkit.running import api, training_run
+from distillkit.running import start, training_run
 from distillkit.training import loop
 
 TINY = {"training": {"steps": 2, "log_every": 1}, "trackers": []}
@@ -27,7 +27,7 @@ class Frames:
     def distillkit_steps_logged(self, record: Mapping[str, float]) -> None:
         self.names = []
         frame = inspect.currentframe()
-        while frame is not None and (not self.names or self.names[-1][0] != api.__file__):
+        while frame is not None and (not self.names or self.names[-1][0] != start.__file__):
             file, name = frame.f_code.co_filename, frame.f_code.co_name
             if self.names or (file, name) == (loop.__file__, "train"):
                 self.names.append((file, name))
@@ -39,11 +39,11 @@ class Frames:
 def test_from_the_library_call_to_the_loop_there_is_one_frame(recipe_of: Any, tmp_path: Path) -> None:
     first, second = Frames(stop_at=1), Frames()
     with pytest.raises(KeyboardInterrupt):
-        api.run(recipe_of(TINY), tmp_path / "run", installed_plugins(), observers=[first])
-    api.resume(tmp_path / "run", installed_plugins(), observers=[second])
+        start.run(recipe_of(TINY), tmp_path / "run", installed_plugins(), observers=[first])
+    start.resume(tmp_path / "run", installed_plugins(), observers=[second])
     below = [(loop.__file__, "train"), (training_run.__file__, "run")]
-    assert first.names == [*below, (api.__file__, "run")]
-    assert second.names == [*below, (api.__file__, "resume")]
+    assert first.names == [*below, (start.__file__, "run")]
+    assert second.names == [*below, (start.__file__, "resume")]
 
 
 class Calls:
@@ -92,10 +92,10 @@ def test_a_run_ends_once_its_student_is_saved_and_its_result_comes_last(
     plugins = installed_plugins()
     if fail_at:
         with pytest.raises(KeyboardInterrupt):
-            api.run(recipe_of(TINY), tmp_path / "run", plugins, observers=[calls])
+            start.run(recipe_of(TINY), tmp_path / "run", plugins, observers=[calls])
     else:
-        api.run(recipe_of(TINY), tmp_path / "run", plugins, observers=[calls])
+        start.run(recipe_of(TINY), tmp_path / "run", plugins, observers=[calls])
     assert calls.seen == seen
     assert (tmp_path / "run" / "result.json").is_file() == (not fail_at)
-    api.run(recipe_of(TINY), tmp_path / "next", plugins)
+    start.run(recipe_of(TINY), tmp_path / "next", plugins)
     assert calls.seen == seen  # the observers of the first run do not follow the second

@@ -19,10 +19,10 @@ from distillkit.errors import CheckpointError, RunDirectoryError, TrainingError
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import dump
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import resume, run
 from distillkit.running.checkpoint import checkpoint_at, newest_checkpoint
 from distillkit.running.replay import replay
 from distillkit.running.saved_step import read_saved_step
+from distillkit.running.start import resume, run
 from distillkit.storage.atomic import write_tensors
 
 STEPS = 12

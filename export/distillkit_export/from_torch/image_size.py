@@ -19,7 +19,7 @@ from distillkit.errors import UserError
 from distillkit.messages.text import first_line
 from distillkit.models import Described, resize_position_embedding, sincos_position_embedding
 from distillkit.models.checkpoint_conversion import fit_positions
-from distillkit.models.frozen_teacher import spec_at
+from distillkit.models.teacher_size import spec_at
 
 GROWING = (VisionTransformer, Eva)
 """The networks whose positions can be stretched inside the forward pass, where they are not rotary."""

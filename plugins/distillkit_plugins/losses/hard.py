@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
-from distillkit_plugins.losses.heads import HeadSignal, distillation_head, head_logits
+from distillkit_plugins.losses.student_head import HeadSignal, distillation_head, head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from torch import nn
 
 from distillkit import ModelRequest, ModelSpec, RecipeError
 from distillkit.models import TimmModel, licensed, sincos_position_embedding, start_from
-from distillkit_plugins.image_size import ImageSizeOption
+from distillkit_plugins.image_size_option import ImageSizeOption
 
 ARCHITECTURES = {
     "deit-ti": "deit_tiny_distilled_patch16_224",

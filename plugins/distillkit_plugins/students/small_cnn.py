@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distillkit import ModelRequest, ModelSpec, Outputs, Signal, Wanted
 from distillkit.models import LoadReport, at_least_float32, sketching, start_from
-from distillkit_plugins.image_size import ImageSizeOption
+from distillkit_plugins.image_size_option import ImageSizeOption
 
 STAGES = 3
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from distillkit import ModelRequest, ModelSpec
 from distillkit.models import TimmModel, licensed, start_from
-from distillkit_plugins.image_size import ImageSizeOption
+from distillkit_plugins.image_size_option import ImageSizeOption
 from distillkit_plugins.students.deit import Rate
 
 

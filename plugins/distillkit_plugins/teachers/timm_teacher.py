@@ -26,7 +26,7 @@ from distillkit.models import (
     read_weights,
     why_unavailable,
 )
-from distillkit_plugins.image_size import ImageSizeOption
+from distillkit_plugins.image_size_option import ImageSizeOption
 from distillkit_plugins.teachers.known import KNOWN, Known
 
 OPTION = "--teacher-weights (evaluate and export: --weights)"

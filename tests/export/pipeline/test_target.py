@@ -17,7 +17,7 @@ from distillkit.errors import CheckpointError, RunDirectoryError, UnknownPluginE
 from distillkit.models import hub
 from distillkit.models.timm_model import TimmModel
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 from distillkit_export import ExportOptions, ExportResult, export
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.onnx.session import OnnxSession

@@ -17,7 +17,7 @@ from distillkit.evaluation import Features, balanced_subset, listed_subset
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Data, Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 from distillkit_plugins.evaluators.few_label import fit, regressions
 
 PLUGINS = installed_plugins()

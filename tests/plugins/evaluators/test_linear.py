@@ -19,7 +19,7 @@ from distillkit.evaluation.evaluate import evaluate
 from distillkit.evaluation.open_model import open_model
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 from distillkit_plugins.evaluators.augmented_probe import train_on_augmented
 from distillkit_plugins.evaluators.linear import probe_view
 from distillkit_plugins.evaluators.linear_heads import LinearHeads, head_accuracy, train_on_cached

@@ -12,7 +12,7 @@ from distillkit import DataError, RunModels, Samples
 from distillkit.models import ClassMap, FrozenTeacher, TimmModel
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
-from distillkit.running.api import run
+from distillkit.running.start import run
 from distillkit_plugins.trackers.attention_section import attention_section
 
 SMALL = {"image_size": (8, 8), "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}

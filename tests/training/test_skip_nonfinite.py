@@ -17,7 +17,7 @@ from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
 from distillkit.running.session import TrainingSession, build_session
 from distillkit.training.interval_averages import IntervalAverages
-from distillkit.training.nonfinite import anchored
+from distillkit.training.skip_nonfinite import anchored
 from distillkit.training.skipped_steps import SkippedSteps
 
 STEPS = 8
