@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from distillkit.extras import missing_extra
+
+from distillkit.plugin.extras import missing_extra
 
 
 @pytest.mark.parametrize(
