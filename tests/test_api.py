@@ -195,7 +195,9 @@ class TestReadMetrics:
         monkeypatch.setattr(extras, "find_spec", lambda module: None)
         with pytest.raises(distillkit.MissingExtraError) as caught:
             distillkit.read_metrics(trained.directory, as_frame=True)
-        assert str(caught.value) == "a frame of metrics needs pandas, which is not installed; pip install pandas"
+        assert str(caught.value) == (
+            'a frame of metrics needs pandas, which is not installed; pip install "distillkit[pandas]"'
+        )
 
     def test_a_missing_directory_is_refused(self, tmp_path):
         with pytest.raises(RunDirectoryError) as caught:

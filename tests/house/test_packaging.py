@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 import distillkit
 
 PACKAGES = ("distillkit", "distillkit_cli", "distillkit_export", "distillkit_plugins")
-EXTRAS = {"train", "export", "export-gpu", "onnx", "runtime", "gpu", "trt", "openvino", "timm-data", "dev"}
+EXTRAS = {"train", "export", "export-gpu", "onnx", "runtime", "gpu", "trt", "openvino", "pandas", "timm-data", "dev"}
 
 
 @pytest.fixture(scope="module")
