@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-EXTRAS := train,export,openvino,timm-data,dev
+EXTRAS := train,export,openvino,pandas,timm-data,dev
 COMMA := ,
 
 .PHONY: help demo test fuzz lint fix docs wheel lock audit sbom gpu

@@ -193,14 +193,14 @@ def stub(apis: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _class(name: str, versions: list[dict[str, Any]], indent: str) -> list[str]:
-    """The lines of one class."""
+def _class(name: str, versions: list[dict[str, Any]], indent: str, outer: str = "") -> list[str]:
+    """The lines of one class; `outer` is the class around it, with a dot."""
     inner = indent + "    "
     lines = [f"{indent}class {name}:"]
     for nested in _common(versions, "classes"):
-        lines += _class(nested, [version["classes"][nested] for version in versions], inner)
+        lines += _class(nested, [version["classes"][nested] for version in versions], inner, f"{outer}{name}.")
     for member in _common(versions, "enum"):
-        lines.append(f"{inner}{member}: ClassVar[{name}]")
+        lines.append(f"{inner}{member}: ClassVar[{outer}{name}]")
     if "enum" in versions[0]:
         lines.append(f"{inner}def __int__(self) -> int: ...")
         lines.append(f"{inner}name: str")
