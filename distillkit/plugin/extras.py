@@ -23,7 +23,6 @@ EXTRA_OF_MODULE = {
     "tensorrt": "trt",
     "datasets": "timm-data",
     "webdataset": "timm-data",
-    "pandas": "pandas",
 }
 
 
