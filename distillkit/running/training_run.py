@@ -216,6 +216,8 @@ class TrainingRun:
     def _raise_if_stopped(self, done: int) -> None:
         received, steps = self.stop_request.received, self.info.steps
         if received is not None and done < steps:
+            # A launcher ends all processes once one has ended, and the first one may still be saving.
+            self.processes.wait()
             raise RunInterrupted(
                 f"stopped by {received.name} after step {done} of {steps}, which is saved; "
                 f"to continue: distillkit run --resume {self.directory.path}{self.processes.option}",
