@@ -19,8 +19,8 @@ class Case:
     @property
     def name(self) -> str:
         """Unique, and short enough for a table: "deit-ti, patch=8; head=class", with the graph's own options last."""
-        said = self.options | ({"loss": self.trained_by} if self.trained_by else {})
-        student = ", ".join([self.model, *(f"{key}={_shown(value)}" for key, value in said.items())])
+        shown = self.options | ({"loss": self.trained_by} if self.trained_by else {})
+        student = ", ".join([self.model, *(f"{key}={_shown(value)}" for key, value in shown.items())])
         asked = ", ".join(f"{key}={_shown(value)}" for key, value in self.asked.items())
         return f"{student}; {asked}" if asked else student
 

@@ -166,12 +166,12 @@ def load_student(path: str | PathLike[str], *, plugins: PluginRegistry | None = 
     `path` is a run directory, whose student is that after the last step, or a student in it: `RUN/best`, `RUN/ema`.
 
     Shapes: `student(images)` takes images [B, C, H, W], float32, normalised as `student.spec` says, and returns the
-    logits [B, K] of the head with which the run was evaluated, both heads fused where it was; a student without classes
-    returns its embedding [B, D].
+    logits [B, K] of the head with which the run was evaluated, both heads fused where it was; a student whose class
+    head no loss trained returns its embedding [B, D].
 
     `student.spec` describes it: `image_size` (height, width), `mean`, `std`, `crop`, `interpolation`, `classes`, and
-    `class_names` where they are known. `student.preprocess` makes a tensor [C, H, W] of a PIL image, as the run was
-    evaluated. `student.network` is the network alone.
+    `class_names` where they are known. `student.preprocess` makes a tensor [C, H, W] of a PIL image of any mode, as in
+    the evaluation of the run. `student.network` is the network alone.
 
     Raises: RunDirectoryError for a directory without a student; WeightsError where its weights do not fit; PluginError
     where its plugin is not installed.

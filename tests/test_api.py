@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import distillkit
 from distillkit import Recipe, RecipeError, RunDirectoryError, api
@@ -122,6 +123,11 @@ class TestEvaluate:
             distillkit.evaluate(trained.directory, "knn", k=[0])
         assert str(caught.value) == "evaluator 'knn': 'k.0' is 0; it should be greater than 0"
 
+    def test_a_split_that_does_not_exist_is_a_sentence(self, trained):
+        with pytest.raises(distillkit.UserError) as caught:
+            distillkit.evaluate(trained.directory, split="tst")
+        assert str(caught.value) == "unknown split 'tst'; did you mean 'test'? (known: test, train, validation)"
+
 
 class TestLoadedStudent:
     def test_its_accuracy_is_that_of_the_run(self, trained, plugins):
@@ -152,6 +158,21 @@ class TestLoadedStudent:
         assert (spec.image_size, spec.classes, spec.class_names) == ((8, 8), 10, tuple("0123456789"))
         assert (spec.mean, spec.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         assert (spec.crop, spec.interpolation) == (1.0, "bicubic")
+
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK"])
+    def test_it_prepares_an_image_of_any_mode(self, trained, mode):
+        student = distillkit.load_student(trained.directory)
+        assert student.preprocess(Image.new(mode, (50, 70))).shape == (3, 8, 8)
+
+    def test_it_refuses_an_image_that_eight_bits_do_not_hold(self, trained):
+        student = distillkit.load_student(trained.directory)
+        with pytest.raises(distillkit.DataError) as error:
+            student.preprocess(Image.new("F", (8, 8)))
+        assert str(error.value) == "the image cannot be used: pixels of mode 'F' would be clipped to 8 bits"
+
+    def test_its_state_has_every_tensor_once(self, trained):
+        student = distillkit.load_student(trained.directory)
+        assert len(student.state_dict()) == len(student.network.state_dict())
 
     def test_best_and_average_are_students_too(self, trained):
         images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -17,10 +17,11 @@ from distillkit.contracts.signal_matching import KINDS, SPOKEN
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Split, Stream, is_stream
 from distillkit.data.splits import DataSets, open_datasets
-from distillkit.errors import DataError, SignalError
+from distillkit.errors import DataError, SignalError, UserError
 from distillkit.evaluation.measurement import EvaluationResult, Measurement, append, check_measurement
 from distillkit.evaluation.open_model import open_model
 from distillkit.evaluation.subject import Evaluator, Subject
+from distillkit.messages.nearest_name import unknown_name
 from distillkit.messages.text import counted
 from distillkit.plugin.error_attribution import blamed
 from distillkit.plugin.plugin import Plugin
@@ -194,7 +195,7 @@ def _is_held_out(datasets: DataSets) -> bool:
 def _choose(datasets: DataSets, split: Split | None, *, protocol: str, is_whole: bool) -> tuple[str, Source | Stream]:
     """The labelled images to measure, and what they are called.
 
-    Raises: DataError where there are none.
+    Raises: DataError where there are none; UserError for another name of a split.
     """
     if datasets.classes is None:
         raise DataError(
@@ -202,6 +203,8 @@ def _choose(datasets: DataSets, split: Split | None, *, protocol: str, is_whole:
             "give --data with a folder for every class"
         )
     sources = {"train": datasets.train, "validation": datasets.validation, "test": datasets.test}
+    if split is not None and split not in sources:
+        raise UserError(unknown_name("split", split, sources))
     wanted = split or ("train" if is_whole else "test" if datasets.test is not None else "validation")
     source = sources[wanted]
     if source is None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
 from distillkit.contracts.model import Model, Signal, Wanted
+from distillkit.data.image_faults import ImageFault, as_rgb
 from distillkit.data.transforms import evaluation_transform
+from distillkit.errors import DataError
 from distillkit.evaluation.open_model import EvaluatedModel
 from distillkit.models.heads import fuse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class LoadedStudent(nn.Module):
@@ -22,14 +27,28 @@ class LoadedStudent(nn.Module):
 
     def __init__(self, opened: EvaluatedModel) -> None:
         super().__init__()
-        model, augment = cast("Model", opened.model), opened.recipe.augment
+        augment = opened.recipe.augment
         self.model = opened.model
-        self.network = model.network
         self.answer = opened.answer
         self.spec = replace(opened.spec, crop=augment.eval_crop, interpolation=augment.interpolation)
-        self.preprocess = evaluation_transform(augment, opened.spec)
+        self._transform = evaluation_transform(augment, opened.spec)
         heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in self.spec.signals]
         self._wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (self.spec.layers - 1,)}
+
+    @property
+    def network(self) -> nn.Module:
+        """The network alone, as it is saved and exported."""
+        return cast("Model", self.model).network
+
+    def preprocess(self, image: Image) -> Tensor:
+        """A PIL image of any mode as the student takes it, [C, H, W].
+
+        Raises: DataError where the conversion to RGB would lose what the pixels mean.
+        """
+        try:
+            return self._transform(as_rgb(image))
+        except ImageFault as fault:
+            raise DataError(f"the image cannot be used: {fault.reason}") from None
 
     def forward(self, images: Tensor) -> Tensor:
         outputs = self.model(images, self._wanted)

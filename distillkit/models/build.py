@@ -50,8 +50,12 @@ class Described(nn.Module):
     def __init__(self, model: Model, spec: ModelSpec) -> None:
         super().__init__()
         self.model = model
-        self.network = model.network
         self.spec = spec
+
+    @property
+    def network(self) -> nn.Module:
+        """The network of the model, which is thereby registered once."""
+        return self.model.network
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
         return self.model(images, wanted)

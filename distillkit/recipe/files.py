@@ -114,6 +114,7 @@ def load_recipe(
         >>> recipe.training.steps, recipe.data.labels
         (10, 100)
     """
+    assignments = [assignments] if isinstance(assignments, str) else assignments
     given = option_assignments(options)
     wrong = [f"'{each.key}' {beyond}" for each in given if (beyond := beyond_a_recipe(each.value))]
     for text in assignments:

@@ -163,7 +163,7 @@ class TeacherEntry(Entry):
     @model_validator(mode="before")
     @classmethod
     def _name_by_model(cls, value: Any) -> Any:
-        return {**value, "name": value.get("name") or value.get("model", "")} if isinstance(value, dict) else value
+        return _named(value, "model")
 
 
 class StudentEntry(Entry):
@@ -188,7 +188,13 @@ class LossEntry(Entry):
     @model_validator(mode="before")
     @classmethod
     def _name_by_loss(cls, value: Any) -> Any:
-        return {**value, "name": value.get("name") or value.get("loss", "")} if isinstance(value, dict) else value
+        return _named(value, "loss")
+
+
+def _named(entry: Any, plugin: str) -> Any:
+    """An entry of a list with the name of its plugin as its own, where it has none; without either as it is."""
+    name = isinstance(entry, dict) and (entry.get("name") or entry.get(plugin))
+    return {**entry, "name": name} if name else entry
 
 
 class Training(Table):

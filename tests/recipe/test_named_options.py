@@ -116,6 +116,16 @@ def test_errors_are_those_of_the_command_line():
     )
 
 
+def test_a_loss_without_its_name_is_one_problem():
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("digits", loss=[{"los": "soft"}])
+    assert str(caught.value) == "'losses.0.loss' is missing"
+
+
+def test_one_assignment_may_be_given_as_a_text():
+    assert load_recipe("digits", assignments="training.steps=3").training.steps == 3
+
+
 def test_a_recipe_has_no_smoke_tables():
     with pytest.raises(RecipeError) as caught:
         load_recipe(Recipe(), smoke=True)
