@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.compute.main_guard import refuse_while_importing
 from distillkit.messages.progress import ProgressDisplay
-from distillkit.planning.names import find_plugins
+from distillkit.planning.names import RecipePlugins, find_plugins
 from distillkit.plugin.extras import require
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.files import load_recipe
@@ -45,10 +45,10 @@ def plan(
         >>> made.steps, made.student.spec.parameters
         (10, 205012)
     """
-    resolved, found = _checked("plan", recipe, options, plugins)
+    resolved, registry, found = _checked("plan", recipe, options, plugins)
     from distillkit.running import start
 
-    return start.plan(resolved, found)
+    return start.plan(resolved, registry, found)
 
 
 def run(
@@ -79,12 +79,12 @@ def run(
         (10, True)
     """
     refuse_while_importing()
-    resolved, found = _checked("run", recipe, options, plugins)
+    resolved, registry, found = _checked("run", recipe, options, plugins)
     from distillkit.running import start
 
     directory = next_directory(resolved) if out is None else Path(out)
     with _shown(progress=progress) as shown:
-        return start.run(resolved, directory, found, observers=[*shown, *observers])
+        return start.run(resolved, directory, registry, found, observers=[*shown, *observers])
 
 
 def resume(
@@ -193,13 +193,13 @@ def _checked(
     recipe: str | PathLike[str] | Recipe | None,
     options: Mapping[str, Any],
     plugins: PluginRegistry | None,
-) -> tuple[Recipe, PluginRegistry]:
-    """The recipe and the plugins, once every name is known: before torch, which takes seconds to import."""
+) -> tuple[Recipe, PluginRegistry, RecipePlugins]:
+    """The recipe and its plugins, found before torch is imported, which takes seconds."""
     resolved = load_recipe(recipe, **options)
-    found = plugins or installed_plugins()
-    find_plugins(resolved, found)
+    registry = plugins or installed_plugins()
+    found = find_plugins(resolved, registry)
     require("torch", "timm", what=f"distillkit {verb}")
-    return resolved, found
+    return resolved, registry, found
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from distillkit.planning.models import (
     starting_notes,
     teachers_of_logits,
 )
-from distillkit.planning.names import find_plugins
+from distillkit.planning.names import RecipePlugins, find_plugins
 from distillkit.planning.plan import LossPlan, Plan, StudentPlan, TeacherPlan
 from distillkit.planning.probe import Build, Probe, forward_flops, probe_task
 from distillkit.plugin.plugin import Plugin
@@ -39,13 +39,15 @@ from distillkit.training.optimisation import warmup_steps
 DEFAULT_EPOCHS = 20
 
 
-def make_plan(recipe: Recipe, plugins: PluginRegistry, *, goes_on: bool = False) -> Plan:
-    """Resolve and match everything that `recipe` names.
+def make_plan(
+    recipe: Recipe, plugins: PluginRegistry, found: RecipePlugins | None = None, *, goes_on: bool = False
+) -> Plan:
+    """Resolve and match everything that `recipe` names; `found` are its plugins, where they were looked up already.
 
     A run that `goes_on` from a checkpoint does without the weights that it started from where they are gone.
     Raises: a UserError with one sentence for the first thing that cannot work.
     """
-    found = find_plugins(recipe, plugins)
+    found = found or find_plugins(recipe, plugins)
     distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
     taught = any(found.losses[entry.name].spec.signals for entry in distilling)
     datasets = _open(recipe, plugins, needs_labels=not taught)

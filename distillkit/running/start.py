@@ -11,6 +11,7 @@ from typing import Literal
 from distillkit.compute.distributed import Processes, joined
 from distillkit.errors import RunDirectoryError, UserError
 from distillkit.planning.make_plan import make_plan
+from distillkit.planning.names import RecipePlugins
 from distillkit.planning.plan import Plan
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
@@ -22,15 +23,23 @@ from distillkit.running.training_run import RunResult, TrainingRun
 __all__ = ["RunResult", "plan", "resume", "run"]
 
 
-def plan(recipe: Recipe, plugins: PluginRegistry) -> Plan:
+def plan(recipe: Recipe, plugins: PluginRegistry, found: RecipePlugins | None = None) -> Plan:
     """Match everything that a recipe names; loads no weight and trains nothing."""
-    return make_plan(recipe, plugins)
+    return make_plan(recipe, plugins, found)
 
 
-def run(recipe: Recipe, out: Path, plugins: PluginRegistry, *, observers: Sequence[object] = ()) -> RunResult:
+def run(
+    recipe: Recipe,
+    out: Path,
+    plugins: PluginRegistry,
+    found: RecipePlugins | None = None,
+    *,
+    observers: Sequence[object] = (),
+) -> RunResult:
     """Train a student. Nothing is written before models, weights and data are known to work.
 
-    `observers` are objects with life-cycle hooks that follow this run, in addition to the recipe's trackers.
+    `found` are the plugins of the recipe, where they were looked up already. `observers` are objects with life-cycle
+    hooks that follow this run, in addition to the recipe's trackers.
     Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise;
     RunInterrupted where a signal asked for an end, once the step is saved.
     """
@@ -38,7 +47,7 @@ def run(recipe: Recipe, out: Path, plugins: PluginRegistry, *, observers: Sequen
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
             directory.check_free()
-        session = build_session(make_plan(recipe, plugins), processes)
+        session = build_session(make_plan(recipe, plugins, found), processes)
         facts = session.facts
         if processes.is_first:
             directory.create(recipe, facts, session.device)

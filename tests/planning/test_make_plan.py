@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sklearn.datasets import load_digits
 
+import distillkit
 from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.plugin import Plugin, PluginRole
@@ -57,7 +58,7 @@ def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeyp
         return PluginRegistry.find(registry, role, name)
 
     monkeypatch.setattr(registry, "find", find)
-    made = plan(recipe, registry)
+    made = distillkit.plan(recipe, plugins=registry)
     expected = [
         ("student", "deit-ti"),
         ("teacher", teacher_run),
