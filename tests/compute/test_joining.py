@@ -69,7 +69,8 @@ def test_a_script_may_join_again_and_again():
         check=False,
         timeout=120,
     )
-    assert done.stdout.split() == ["joined"] * 3, done.stderr[-2000:]
+    # Counted, not split: unbuffered prints of three processes may share a line.
+    assert done.stdout.count("joined") == 3, done.stderr[-2000:]
 
 
 @pytest.mark.gpu
