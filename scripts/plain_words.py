@@ -1,0 +1,62 @@
+"""Look for words in our own texts that a reader stumbles over: scripts/plain_words.toml lists them.
+
+`python scripts/plain_words.py [FILE ...]` prints `file:line:column: word; write ... instead` for each, and exits with 1
+if there is one. Without files it reads every text file that git tracks.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIST = Path("scripts/plain_words.toml")
+SKIPPED = {LIST, Path("LICENSE"), Path("constraints.txt")}
+"""The list itself, and texts that are not ours."""
+TEXT = {".py", ".md", ".toml", ".sh", ".ipynb", ".pyi", ""}
+"""File name suffixes of the texts that we write; generated JSON is made from them."""
+
+
+def tracked_texts() -> list[Path]:
+    """The text files that git tracks, relative to the repository."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    paths = [Path(name) for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if path.suffix in TEXT and path not in SKIPPED and (ROOT / path).is_file()]
+
+
+def findings(text: str, words: dict[str, str], exceptions: dict[str, str]) -> Iterator[tuple[int, int, str, str]]:
+    """(line, column, what was found, what to write instead) for each word of the list in a text."""
+    allowed = [span for pattern in exceptions for span in map(re.Match.span, re.finditer(pattern, text))]
+    for word, instead in words.items():
+        # A phrase may be broken over two lines, of a comment too, and a word may be part of a name.
+        phrase = word.replace(" ", r"[\s#_]+")
+        pattern = rf"(?-i:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?:{phrase})(?-i:(?![a-z]))"
+        for match in re.finditer(pattern, text, re.IGNORECASE):
+            if not any(start <= match.start() and match.end() <= end for start, end in allowed):
+                before = text[: match.start()]
+                column = match.start() - before.rfind("\n")
+                yield before.count("\n") + 1, column, " ".join(match.group().split()), instead
+
+
+def main(arguments: list[str]) -> int:
+    """Print what was found; 1 if anything was."""
+    listed = tomllib.loads((ROOT / LIST).read_text(encoding="utf-8"))
+    paths = [Path(argument) for argument in arguments] or [ROOT / path for path in tracked_texts()]
+    found = [
+        f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{line}:{column}: "
+        f"'{word}'; write instead: {instead}"
+        for path in paths
+        for line, column, word, instead in sorted(
+            findings(path.read_text(encoding="utf-8"), listed["words"], listed["exceptions"])
+        )
+    ]
+    print("\n".join(found) if found else f"{len(paths)} texts without a word of {LIST}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
