@@ -78,4 +78,4 @@ class Model:
 
     def _inner(self, images: Tensor) -> None: ...
 '''
-    assert list(functions_without_shapes(source)) == [(2, "double"), (24, "Model.forward")]
+    assert list(functions_without_shapes(source)) == [(2, "double"), (23, "Model.forward")]
