@@ -15,7 +15,7 @@ help:
 	@echo "make demo    teach a student on real digits and print what it learned (under 2 minutes)"
 	@echo "make test    all tests that this machine can run"
 	@echo "make fuzz    read 10,000 files that were torn, altered or made up (about 10 minutes)"
-	@echo "make lint    ruff, mypy, import layers, generated pages up to date"
+	@echo "make lint    ruff, mypy, import layers, generated pages, plain words, commit subjects (BASE=v0.1.0: since then)"
 	@echo "make fix     format, apply safe fixes, regenerate the generated pages"
 	@echo "make docs    regenerate the generated pages"
 	@echo "make wheel   build, install in clean environments, with a third party's plugin, and try it"
@@ -43,6 +43,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/lint-imports --config scripts/floors.toml
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python scripts/plain_words.py
+	$(BIN)/python scripts/commit_subjects.py $(BASE)
 
 fix: $(READY)
 	$(BIN)/ruff check --fix .
