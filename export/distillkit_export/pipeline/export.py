@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 
 
 def export(
-    target: str | Path,
-    out: Path | None = None,
+    target: str | PathLike[str],
+    out: str | PathLike[str] | None = None,
     options: ExportOptions | None = None,
     *,
     plugins: PluginRegistry | None = None,
@@ -59,7 +61,8 @@ def export(
     >>> result.directory, result.parity.max_relative  # doctest: +SKIP
     (PosixPath('runs/digits/export'), 6.1e-07)
     """
-    target, options, plugins = str(target), options or ExportOptions(), plugins or installed_plugins()
+    target, options, plugins = os.fspath(target), options or ExportOptions(), plugins or installed_plugins()
+    out = None if out is None else Path(out)
     if (Path(target) / MANIFEST).is_file():
         return extend_bundle(target, options, plugins=plugins, out=out)
     require("torch", "timm", what="distillkit export")
