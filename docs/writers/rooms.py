@@ -1,4 +1,4 @@
-"""The map of the house: every room with the first line of its docstring, from the top floor to the bottom."""
+"""The map of architecture.md: every room with the first line of its docstring, and an order of reading the code."""
 
 from __future__ import annotations
 
@@ -16,21 +16,33 @@ SOURCES = {
     "distillkit_plugins": ROOT / "plugins" / "distillkit_plugins",
     "distillkit_cli": ROOT / "cli" / "distillkit_cli",
 }
+READING_ORDER = {
+    "distillkit/contracts/loss.py": "what a loss promises: `reads_*`, `target`, `forward`",
+    "distillkit/contracts/model.py": "what teachers and students return: signals, `Outputs`, `ModelSpec`",
+    "distillkit/training/loop.py": "the loop: windows, steps, and what happens every N steps",
+    "distillkit/training/step.py": "one optimiser step: micro-batches, gradient accumulation, clipping",
+    "distillkit/training/task.py": "one forward pass: student, losses, weights, terms",
+    "distillkit/training/teacher_targets.py": "the teacher's forward pass, and `Loss.target`",
+    "plugins/distillkit_plugins/losses/hard.py": "one loss: hard distillation (DeiT)",
+}
+"""The core of a run, from the contracts to one loss, and what each module shows."""
 
 
 def page() -> str:
-    """A table for the core and one for export, floor by floor; the plugins, which stand side by side."""
+    """Tables for the core and for export, floor by floor; for plugins and command line; then the reading order."""
     contracts = tomllib.loads((ROOT / "scripts" / "floors.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     floors = {contract["containers"][0]: contract["layers"] for contract in contracts["contracts"][1:]}
-    sections = [_table(package, layers) for package, layers in floors.items()]
-    plugins = sorted(path.parent.name for path in SOURCES["distillkit_plugins"].glob("*/__init__.py"))
-    return "\n\n".join([*sections, _table("distillkit_plugins", [" | ".join(plugins)])])
+    sections = [_table(package, " | ".join(layers).split(" | ")) for package, layers in floors.items()]
+    for package in ("distillkit_plugins", "distillkit_cli"):
+        entries = (path for path in SOURCES[package].iterdir() if not path.name.startswith("__"))
+        rooms = sorted(path.stem for path in entries if path.suffix == ".py" or (path / "__init__.py").is_file())
+        sections.append(_table(package, rooms))
+    return "\n\n".join([*sections, _reading_order()])
 
 
-def _table(package: str, layers: list[str]) -> str:
+def _table(package: str, rooms: list[str]) -> str:
     root = SOURCES[package].relative_to(ROOT).as_posix()
-    rows = [f"### `{root}/`", "", "| room | holds |", "|---|---|"]
-    return "\n".join([*rows, *(row for layer in layers for row in _rows(package, layer.split(" | ")))])
+    return "\n".join([f"### `{root}/`", "", "| room | holds |", "|---|---|", *_rows(package, rooms)])
 
 
 def _rows(package: str, rooms: list[str]) -> Iterator[str]:
@@ -40,6 +52,13 @@ def _rows(package: str, rooms: list[str]) -> Iterator[str]:
             (folder / "__init__.py", f"{room}/") if folder.is_dir() else (folder.with_suffix(".py"), f"{room}.py")
         )
         yield f"| `{name}` | {cell(_first_line(path))} |"
+
+
+def _reading_order() -> str:
+    lines = sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in READING_ORDER)
+    rows = [f"{number}. [`{name}`](../{name}): {READING_ORDER[name]}" for number, name in enumerate(READING_ORDER, 1)]
+    # Rounded, so that not every change of these modules changes the page.
+    return "\n".join(["## Reading the code", "", f"The core of a run, about {lines // 50 * 50} lines:", "", *rows])
 
 
 def _first_line(path: Path) -> str:

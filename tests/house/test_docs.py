@@ -65,6 +65,22 @@ def test_every_module_that_a_page_names_is_there(pages, root):
         assert pkgutil.resolve_name(dotted) is not None, name
 
 
+def test_the_map_has_every_module(pages, root):
+    """The room of any module in a traceback is found in architecture.md."""
+    sections = pages["docs/architecture.md"].split("\n### `")[1:]
+    rooms = {
+        f"{section.partition('`')[0]}{room}"
+        for section in sections
+        for room in re.findall(r"^\| `(\S+)` \|", section, re.MULTILINE)
+    }
+    assert len(sections) == 4
+    sources = [root / package for package in ("distillkit", *(path.partition("`")[0] for path in sections[1:]))]
+    modules = [path for source in sources for path in source.rglob("*.py") if path != source / "__init__.py"]
+    names = {path.relative_to(root).as_posix() for path in modules}
+    missing = [name for name in sorted(names) if not any(name == room or name.startswith(room) for room in rooms)]
+    assert missing == ["cli/distillkit_cli/__main__.py"]  # `python -m distillkit_cli`, as torchrun starts it
+
+
 def test_every_page_is_reached_from_the_index(pages, root):
     linked = {
         (root / "docs" / target).resolve() for target in LINK.findall(pages["docs/index.md"]) if "://" not in target
