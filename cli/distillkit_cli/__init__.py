@@ -1,1 +1,1 @@
-"""The command line: one module per verb, each of which parses, calls one library function and shows the result."""
+"""The command line: one module per verb, which parses options, calls one library function and shows the result."""

@@ -1,4 +1,4 @@
-"""`distillkit attention`: where a model's class token looks, beside its teacher's."""
+"""`distillkit attention`: draw the CLS attention of a model and of its teacher."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from distillkit.contracts.model import Layers
 
 TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it such as RUN/best, or a teacher's name.")
-IMAGES = typer.Argument(metavar="IMAGE", help="Pictures; each is seen as in evaluation.")
-TEACHER = typer.Option(metavar="NAME", help="Beside which teacher. Default: that of the run.")
-TEACHER_WEIGHTS = typer.Option(metavar="FILE", help="The weights of --teacher. Default: the published ones.")
-NO_TEACHER = typer.Option("--no-teacher", help="The model alone.")
-LAYERS = typer.Option(metavar="all|last|N,N,...", help="Layers of the model, from 0; a teacher's are matched.")
-HEADS = typer.Option(help="The mean of the heads, or a row for each.")
-OUT = typer.Option(metavar="DIR", help="Default: RUN/attention, or attention/ for a model by name.")
-WEIGHTS = typer.Option(metavar="FILE", help="Weights of a model by name. Default: the published ones.")
-DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
+IMAGES = typer.Argument(metavar="IMAGE", help="Image files, preprocessed as in evaluation.")
+TEACHER = typer.Option(metavar="NAME", help="Teacher to draw above the model. Default: the run's teacher.")
+TEACHER_WEIGHTS = typer.Option(metavar="FILE", help="Weights of --teacher. Default: the published ones.")
+NO_TEACHER = typer.Option("--no-teacher", help="Draw the model alone.")
+LAYERS = typer.Option(
+    metavar="all|last|N,N,...", help="Layers of the model, counted from 0. The teacher's layers are matched to them."
+)
+HEADS = typer.Option(help="Draw the mean over heads, or one row per head.")
+OUT = typer.Option(
+    metavar="DIR", help="Folder for the pictures. Default: RUN/attention, or attention/ for a model by name."
+)
+WEIGHTS = typer.Option(metavar="FILE", help="Weights of a model given by name. Default: the published ones.")
+DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")
 
 
 def attention(  # noqa: PLR0913 - one parameter per option
@@ -39,9 +43,9 @@ def attention(  # noqa: PLR0913 - one parameter per option
     weights: Annotated[str | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
 ) -> None:
-    """Draw where the class token looks, layer by layer, over pictures; the teacher above the student.
+    """Draw the CLS attention of each layer over images, the teacher above the student.
 
-    A teacher of the run that cannot be drawn is left out, and a line says why.
+    If the attention of the run's teacher cannot be drawn, it is left out, and a note says why.
 
     For example:
       distillkit attention runs/advit cat.jpg dog.jpg
@@ -54,7 +58,7 @@ def attention(  # noqa: PLR0913 - one parameter per option
     if no_teacher and teacher:
         raise UserError("give --teacher or --no-teacher, not both")
     if teacher_weights and not teacher:
-        raise UserError("--teacher-weights is given without --teacher; name that teacher, too")
+        raise UserError("--teacher-weights needs --teacher; add --teacher NAME")
     chosen = _layers(layers)
     require("torch", "timm", "matplotlib", what="distillkit attention")
     from distillkit.evaluation.attention_files import draw_files

@@ -1,4 +1,4 @@
-"""`distillkit data`: what is to be known about images before anything is learnt from them."""
+"""`distillkit data`: check a data set before training on it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SHOWN = 10
 FOUND_SOMETHING = 1
 
 DATA = typer.Argument(metavar="DIR|NAME", help="Folder of classes, digits, or timm:<data set>.")
-ROOT = typer.Option(metavar="DIR", help="Where `timm:` data sets lie.")
-WORKERS = typer.Option(metavar="N", min=0, help="Processes that read. Default: one per core, at most 8.")
+ROOT = typer.Option(metavar="DIR", help="Folder that holds the `timm:` data sets.")
+WORKERS = typer.Option(metavar="N", min=0, help="Processes that read images. Default: one per core, at most 8.")
 
 data = typer.Typer(cls=Verbs, context_settings=NAMES, no_args_is_help=True)
 
 
 @data.callback()
 def group() -> None:
-    """Look at images before anything is learnt from them."""
+    """Check a data set before training on it."""
 
 
 @data.command(cls=Verb)
@@ -41,11 +41,11 @@ def check(
     workers: Annotated[int | None, WORKERS] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Read every image of every set as a run would, and list what cannot be read and what is wrong with the classes.
+    """Read every image of every split as a run would. List unreadable images and problems with the classes.
 
-    A run replaces such images or leaves them out, up to the share data.broken.
+    A run replaces or skips unreadable images, up to the share data.broken.
 
-    The exit code is 0 when all is well, 1 when something was found, 2 when there is nothing to read. JSON lists all.
+    Exit codes: 0 nothing found, 1 problems found, 2 nothing to read. --json lists every problem.
 
     For example:
       distillkit data check flowers/
@@ -82,7 +82,7 @@ def _show(terminal: Terminal, found: Checked) -> None:
     for split, images in found.images.items():
         kinds = found.kinds(split)
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        unread = f"; {sum(kinds.values()):,} cannot be read: {counts}" if kinds else "; all can be read"
+        unread = f"; {sum(kinds.values()):,} unreadable: {counts}" if kinds else "; all readable"
         rows.append((split, counted(images, "image") + unread))
     rows += [("classes", f"{found.classes:,}")] if found.classes else []
     terminal.show_rows([*rows, *(("wrong", text) for text in found.wrong), *(("note", text) for text in found.notes)])
@@ -95,7 +95,7 @@ def _show(terminal: Terminal, found: Checked) -> None:
 
 def _table(found: Checked) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("set", "image", "kind", "why"):
+    for heading in ("split", "image", "kind", "reason"):
         table.add_column(heading, overflow="fold")
     for image in found.broken[:SHOWN]:
         table.add_row(image.split, image.key, image.kind, image.reason)

@@ -1,4 +1,4 @@
-"""`distillkit doctor`: what works on this machine, and what to do about the rest."""
+"""`distillkit doctor`: which runtimes work on this machine, and how to repair the others."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ STYLES = {"runs": "green", "does not run": "red", "not here": "dim"}
 
 
 def doctor(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -> None:
-    """Say which runtimes work here, each tried on a tiny model, and why the others do not.
+    """Test every inference runtime on a tiny model, and say how to repair those that fail.
 
-    Each is tried in a process of its own, so that a crash is a line. torch is not needed.
+    Each runtime is tested in its own process, so that a crash is reported. torch is not needed.
 
     For example:
       distillkit doctor
@@ -43,7 +43,7 @@ def doctor(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) ->
 
 
 def _machine(found: Diagnosis) -> list[tuple[str, str]]:
-    """The machine, and what is installed."""
+    """Hardware and installed packages."""
     rows = [("python", f"{found.python} on {found.system}")]
     card = found.machine
     if card is None:
@@ -54,7 +54,7 @@ def _machine(found: Diagnosis) -> list[tuple[str, str]]:
         size = "" if gpu.memory_mib is None else f", {gpu.memory_mib / 1024:.1f} GiB"
         rows.append(("gpu", f"{gpu.name}{size}, driver {gpu.driver}"))
     if not card.gpus:
-        rows.append(("gpu", "nvidia-smi shows none"))
+        rows.append(("gpu", "none found by nvidia-smi"))
     rows.append(
         ("packages", ", ".join(f"{name} {number}" for name, number in card.software.items() if name != "python"))
     )

@@ -1,4 +1,4 @@
-"""`distillkit evaluate`: how good a student is, or a teacher."""
+"""`distillkit evaluate`: accuracy of a student or a teacher, by one of several protocols."""
 
 from __future__ import annotations
 
@@ -14,31 +14,39 @@ from distillkit_cli.terminal import Terminal
 if TYPE_CHECKING:
     from distillkit.evaluation.measurement import EvaluationResult, Row
 
-PROTOCOLS = "Of the protocol"
-"""The panel of options that belong to some protocols."""
+PROTOCOLS = "Protocol options"
+"""The panel of options that only some protocols have."""
 
 TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it such as RUN/best, or a teacher's name.")
 PROTOCOL = typer.Option(metavar="NAME", help="top1, knn, linear, few-label, or an evaluator of `distillkit plugins`.")
-DATA = typer.Option(metavar="DIR|NAME", help="Other images than those of the run. Default: the run's own.")
-SPLIT = typer.Option(help="Which part of the data. Default: test where there is one, else validation.")
-STRICT = typer.Option("--strict-data", help="Fail at the first image that cannot be read. Default: leave it out.")
-WEIGHTS = typer.Option(metavar="FILE", help="Weights of a teacher. Default: the published ones.")
-DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
-HEAD = typer.Option(help="top1: the head that answers. Default: as in the run.", rich_help_panel=PROTOCOLS)
-FUSION = typer.Option(help="top1: how two heads become one answer. Default: as in the run.", rich_help_panel=PROTOCOLS)
-PER_CLASS = typer.Option("--per-class", help="top1: a row for every class.", rich_help_panel=PROTOCOLS)
-REAL = typer.Option(metavar="FILE", help="top1: also against the ReaL labels of real.json.", rich_help_panel=PROTOCOLS)
+DATA = typer.Option(metavar="DIR|NAME", help="Images to evaluate on. Default: the data of the run.")
+SPLIT = typer.Option(help="Split of the data. Default: test, or validation where there is no test split.")
+STRICT = typer.Option("--strict-data", help="Fail at the first unreadable image. Default: skip it.")
+WEIGHTS = typer.Option(metavar="FILE", help="Weights of a teacher given by name. Default: the published ones.")
+DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")
+HEAD = typer.Option(help="top1: head used for predictions. Default: as in the run.", rich_help_panel=PROTOCOLS)
+FUSION = typer.Option(help="top1: how to fuse two heads. Default: as in the run.", rich_help_panel=PROTOCOLS)
+PER_CLASS = typer.Option("--per-class", help="top1: accuracy of each class.", rich_help_panel=PROTOCOLS)
+REAL = typer.Option(
+    metavar="FILE", help="top1: also score against the ReaL labels in this real.json.", rich_help_panel=PROTOCOLS
+)
 K = typer.Option(
-    metavar="N", help="knn: neighbours; may be repeated. Default: 10, 20, 100, 200.", rich_help_panel=PROTOCOLS
+    metavar="N",
+    help="knn: number of neighbours; may be repeated. Default: 10, 20, 100 and 200.",
+    rich_help_panel=PROTOCOLS,
 )
 METHOD = typer.Option(
     metavar="NAME",
-    help="linear: fast, dino. few-label: logistic, finetune. Default: the first.",
+    help="linear: fast (default) or dino. few-label: logistic (default) or finetune.",
     rich_help_panel=PROTOCOLS,
 )
-EPOCHS = typer.Option(metavar="N", help="linear, finetune: passes over the training images.", rich_help_panel=PROTOCOLS)
-NPROC = typer.Option("--nproc", metavar="N", min=1, help="Measure with N processes of this machine, one per GPU.")
-SET = typer.Option("--set", metavar="KEY=VALUE", help="Any option of the protocol.", rich_help_panel=PROTOCOLS)
+EPOCHS = typer.Option(
+    metavar="N", help="linear, few-label finetune: passes over the training images.", rich_help_panel=PROTOCOLS
+)
+NPROC = typer.Option("--nproc", metavar="N", min=1, help="Evaluate with N processes on this machine, one per GPU.")
+SET = typer.Option(
+    "--set", metavar="KEY=VALUE", help="Any option of the protocol; may be repeated.", rich_help_panel=PROTOCOLS
+)
 
 
 def evaluate(  # noqa: PLR0913 - one parameter per option
@@ -62,11 +70,11 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     nproc: Annotated[int, NPROC] = 1,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe, few labels).
+    """Evaluate a student or a teacher: top-1, k-NN, linear probe or few labels.
 
-    Of a run, every result is also a line of RUN/evaluations.jsonl.
+    A run is evaluated on its own data unless --data is given; a teacher given by name needs --data.
 
-    A student is measured on the data of its run, a teacher on --data.
+    Results for a run are also appended to RUN/evaluations.jsonl.
 
     For example:
       distillkit evaluate runs/deit-ti-digits-001 --per-class

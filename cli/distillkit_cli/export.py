@@ -1,4 +1,4 @@
-"""`distillkit export`: write a student as files that run elsewhere."""
+"""`distillkit export`: write a student as ONNX and in other formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGET = typer.Argument(
     metavar="TARGET",
     help="A run directory, RUN/best, one of RUN/checkpoints, a model by name (timm:resnet18), or a bundle.",
 )
-OUT = typer.Option(metavar="DIR", help="Default: TARGET/export, or exports/<name> for a model by name.")
+OUT = typer.Option(metavar="DIR", help="Bundle folder. Default: TARGET/export, or exports/<name> for a model by name.")
 
 
 @flattened
@@ -31,11 +31,12 @@ def export(
     options: ExportOptions,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write a student as ONNX, in every precision asked for, each held against torch on real images.
+    """Export a student to ONNX in every chosen precision, and compare each file with PyTorch on real images.
 
-    What fails its gate lies in rejected/, and the exit code is 4. What cannot be executed or made on this machine is
-    marked, the command that finishes it on the target is printed, and the exit code is 3. Of a bundle, formats beside
-    ONNX are made on the spot.
+    A file that fails the comparison goes to rejected/ (exit code 4). What this machine cannot build or execute is
+    marked as pending, with the command that finishes it on the target machine (exit code 3).
+
+    If TARGET is a bundle, other formats are added to it in place.
 
     For example:
       distillkit export runs/deit-ti-digits-001 --fp16 --int8

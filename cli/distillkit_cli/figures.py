@@ -1,4 +1,4 @@
-"""Accuracies as people read them: which split, which head, how many images."""
+"""Accuracies as text: split, head, number of images."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def figure_rows(figures: Mapping[str, float]) -> list[tuple[str, str]]:
         split, _, name = key.rpartition("/")
         splits.setdefault(split, {})[name] = value
     best = splits.pop("best", None)
-    rows = [(_spoken(split), accuracy(values)) for split, values in splits.items() if "top1" in values]
+    rows = [(_heading(split), accuracy(values)) for split, values in splits.items() if "top1" in values]
     if best:
         rows.append(("best", f"{best['validation_top1']:.2f} % on validation, after step {best['step']:,.0f}"))
     return rows
 
 
 def accuracy(figures: Mapping[str, float]) -> str:
-    """The student's answer first, then what each of its heads says: "96.20 % of 500 images (class head 95.80, ...)"."""
+    """The student's accuracy, then that of each head: "96.20 % of 500 images (class head 95.80, ...)"."""
     images = f" of {counted(int(figures['images']), 'image')}" if "images" in figures else ""
-    # A student with one head answers with it: the same number again would say nothing.
+    # With a single head the accuracy of that head is the student's own; do not print it twice.
     hidden = set() if "distill_top1" in figures else {"class_top1"}
-    others = [f"{word} {figures[name]:.2f}" for name, word in HEADS.items() if name in figures and name not in hidden]
+    others = [f"{head} {figures[name]:.2f}" for name, head in HEADS.items() if name in figures and name not in hidden]
     return f"{figures['top1']:.2f} %{images}" + (f" ({', '.join(others)})" if others else "")
 
 
-def _spoken(split: str) -> str:
-    return split.replace("/ema", ", moving average") or "top 1"
+def _heading(split: str) -> str:
+    return split.replace("/ema", ", EMA") or "top 1"

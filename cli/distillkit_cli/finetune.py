@@ -1,4 +1,4 @@
-"""`distillkit finetune`: make a teacher for one's own classes; `distillkit run --loss ce` from given weights."""
+"""`distillkit finetune`: train a teacher for your own classes; `distillkit run --loss ce` from given weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def finetune(
     out: Annotated[Path | None, OUT] = None,
     dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
-    """Train a model on labels alone, from pretrained weights: how a teacher for your own classes is made.
+    """Train a model on labels alone, from pretrained weights: a teacher for your own classes.
 
-    It is `distillkit run --loss ce --student MODEL --student-weights WEIGHTS`.
-    The result is a teacher: --teacher run:DIR.
+    Short for `distillkit run --loss ce --student MODEL --student-weights WEIGHTS`.
+
+    Use the result as a teacher with --teacher run:DIR.
 
     For example:
       distillkit finetune regnety16gf --data flowers/ --out runs/teacher
@@ -44,7 +45,7 @@ def finetune(
 
 
 def _student_name(model: str) -> str:
-    """The student that `model` means; a teacher's name means the student of the same architecture."""
+    """The student for `model`; a teacher's name stands for the student of the same architecture."""
     from distillkit.errors import UnknownPluginError
     from distillkit.messages.nearest_name import unknown_name
     from distillkit.plugin.registry import installed_plugins, split_name
@@ -60,9 +61,9 @@ def _student_name(model: str) -> str:
 
 
 def _as_student(teacher: str, plugins: PluginRegistry) -> str:
-    """A teacher's architecture as a student of timm's.
+    """The timm student with the architecture of a teacher.
 
-    Raises: UnknownPluginError where there is no such student.
+    Raises: UnknownPluginError if there is no such student.
     """
     from distillkit.contracts.model import ModelRequest
     from distillkit.errors import UnknownPluginError
@@ -72,8 +73,8 @@ def _as_student(teacher: str, plugins: PluginRegistry) -> str:
     name, argument = split_name(teacher)
     if argument is not None:
         raise UnknownPluginError(
-            f"'{name}' is no student, so '{teacher}' cannot be fine-tuned by that name; "
-            f"to go on from a run: distillkit run --loss ce --student NAME --student-weights {argument}"
+            f"'{name}' is a teacher and not a student, so '{teacher}' cannot be fine-tuned by that name; "
+            f"to start from a run: distillkit run --loss ce --from {argument}"
         )
     require("torch", "timm", what="distillkit finetune")
     import timm
@@ -85,7 +86,7 @@ def _as_student(teacher: str, plugins: PluginRegistry) -> str:
     architecture = describe_model(plugin, request).architecture
     if not timm.is_model(architecture.partition(".")[0]):
         raise UnknownPluginError(
-            f"teacher '{teacher}' is no model of timm's, so there is no student of its kind to fine-tune; "
-            "name a student, such as timm:resnet18"
+            f"teacher '{teacher}' is not a timm model, so no student has its architecture; "
+            "fine-tune a student instead, such as timm:resnet18"
         )
     return f"timm:{architecture}"

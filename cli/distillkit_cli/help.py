@@ -1,7 +1,9 @@
-"""How a verb is shown by --help (no type where an option takes no value), and what its stdout is."""
+"""How --help shows a verb: no type for flags, paragraphs wrapped to the terminal. Plugins print to stderr."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from contextlib import redirect_stdout
 from typing import Any
@@ -12,7 +14,10 @@ NAMES = {"help_option_names": ["--help", "-h"]}
 
 
 class Verb(TyperCommand):
-    """A verb, in whose help flags have no type. What a plugin prints goes to stderr: stdout is for results."""
+    """A verb with readable help. What a plugin prints goes to stderr, because stdout is for results."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:  # noqa: A002 - click's name
+        super().__init__(*arguments, help=_unwrapped(help), **settings)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_type_of_flags(super().get_params(ctx))
@@ -23,14 +28,22 @@ class Verb(TyperCommand):
 
 
 class Verbs(TyperGroup):
-    """The command with its verbs; as `Verb`."""
+    """A group of verbs, with help like that of `Verb`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_type_of_flags(super().get_params(ctx))
 
 
+def _unwrapped(text: str | None) -> str | None:
+    """A docstring whose paragraphs are one line each, because typer keeps line breaks and the terminal may be narrow.
+
+    Indented lines, such as examples, stay as they are.
+    """
+    return None if text is None else re.sub(r"(?<=[^\n])\n(?=[^\s])", " ", inspect.cleandoc(text))
+
+
 def _without_type_of_flags(parameters: list[Any]) -> list[Any]:
-    """Typer shows a flag as `--quiet <bool>`, as if a value had to follow; --help, which it adds by itself, too."""
+    """Remove the type that typer shows for a flag, `--quiet <bool>`, as if it took a value; --help included."""
     for parameter in parameters:
         if isinstance(parameter, TyperOption) and parameter.is_flag:
             parameter.metavar = ""

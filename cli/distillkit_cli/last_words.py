@@ -1,6 +1,6 @@
-"""Of several processes that fail, one says why: the cause rather than its echo, and once.
+"""Error messages of several processes: the cause is reported, once, and not its consequences in other processes.
 
-The processes meet in the store of torchrun's agent, which is there before they have joined and outlives each of them.
+The processes agree in the store of torchrun's agent, which exists before they join and outlives each of them.
 """
 
 from __future__ import annotations
@@ -17,37 +17,36 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 PATIENCE_S = 10.0
-"""How long others wait for the first process to speak, and it for a cause behind what it saw."""
+"""How long the other processes wait for rank 0 to report, and rank 0 for the cause of a lost connection."""
 CAUSE, CLAIM = "cause", "claim"
 
 
 class LastWord(NamedTuple):
-    """Why a process failed, and the exit code that this means."""
+    """Why a process failed, and its exit code."""
 
     sentence: str
     code: int
 
 
 def last_word(mine: LastWord, *, is_echo: bool) -> LastWord:
-    """What this process is to say of the failure of all: nothing, but with its code, where another one says it.
+    """The error that this process reports, with an empty sentence if another process reports it.
 
-    The first process speaks where it fails, and where it merely lost the others (`is_echo`), for the one that has the
-    cause; another one speaks where the first is busy. Where the processes cannot meet, everybody speaks, the first
-    one first.
+    Rank 0 reports its own failure. If it merely lost the others (`is_echo`), it reports the cause that one of them
+    stored. Another rank reports only if rank 0 does not. Without a store every process reports, rank 0 first.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    # The first one need not wait for torch, which takes seconds to import: the others give it more.
+    # Rank 0 reports without importing torch, which takes seconds: the others wait for longer than that.
     if world == 1 or (rank == 0 and "torch" not in sys.modules):
         return mine
     try:
         return _agreed(_store(), mine, rank, world, is_echo=is_echo)
-    except (RuntimeError, KeyError):  # DistStoreError among them: no store, or torchrun has gone
+    except (RuntimeError, KeyError):  # includes DistStoreError: no store, or torchrun has ended
         time.sleep(0 if rank == 0 else PATIENCE_S)
         return mine
 
 
-def speaks_at_once() -> bool:
-    """Whether this process may show a traceback: the first one of those that ask."""
+def reports_traceback() -> bool:
+    """Whether this process may print a traceback: only the first one that asks."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
     try:
@@ -64,19 +63,19 @@ def _agreed(store: Store, mine: LastWord, rank: int, world: int, *, is_echo: boo
         _wait(lambda: store.check([CLAIM]))
     elif is_echo:
         _wait(lambda: store.check([CAUSE]) or store.check([CLAIM]))
-    speaks = _claimed(store)
+    reports = _claimed(store)
     if (rank or is_echo) and store.check([CAUSE]):
         sentence, code = json.loads(store.get(CAUSE))
-        return LastWord(sentence if speaks else "", code)
-    return mine if speaks else LastWord("", mine.code)
+        return LastWord(sentence if reports else "", code)
+    return mine if reports else LastWord("", mine.code)
 
 
 def _store() -> Store:
-    """The store of torchrun's agent. Raises: RuntimeError where there is none."""
-    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not say so
+    """The store of torchrun's agent. Raises: RuntimeError if there is none."""
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not export them
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        raise RuntimeError("torchrun keeps no store")
+        raise RuntimeError("torchrun has no agent store")
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S), wait_for_workers=False)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -84,7 +83,7 @@ def _store() -> Store:
 
 
 def _claimed(store: Store) -> bool:
-    """Whether this process is the first that wants to speak."""
+    """Whether this process is the first to claim the report."""
     return store.add(CLAIM, 1) == 1
 
 

@@ -1,4 +1,4 @@
-"""Several processes of one command: which one speaks, and how `--nproc` starts them."""
+"""Several processes for one command: ranks, and how `--nproc` starts and restarts them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from uuid import uuid4
 
 PR_SET_PDEATHSIG = 1
 RESTARTS = 3
-"""How often the processes are started again after one of them was killed."""
+"""How often all processes are restarted after one of them was killed."""
 GRACE_S = 60
-"""How long torch's launcher waits for processes that it asked to end: a step and a checkpoint."""
+"""How long torch's launcher waits for processes to end after SIGTERM: time for a step and a checkpoint."""
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""What the launcher passes on to its processes: what torch passes on, and what SLURM sends beforehand."""
+"""Signals that the launcher forwards: torch's own list, and SIGUSR1, which SLURM sends before a time limit."""
 
 
 def rank() -> int:
-    """Which of the processes that torchrun started this one is; 0 without torchrun."""
+    """The rank of this process under torchrun; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 def was_restarted() -> bool:
-    """Whether torchrun started these processes again after one of them had ended."""
+    """Whether torchrun restarted these processes after one of them ended."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def end_with_the_launcher() -> None:
-    """Let the system ask this process to end (SIGTERM) when the one that started it has gone, killed for instance.
+    """Receive SIGTERM when the launcher ends, even if it is killed. Linux only.
 
-    Only Linux can. Otherwise the processes would go on alone, and keep the run directory from the next ones.
+    Without this the processes would keep running and hold the lock of the run directory.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         import ctypes
@@ -42,7 +42,7 @@ def end_with_the_launcher() -> None:
 
 
 def without_option(arguments: Sequence[str], option: str) -> list[str]:
-    """The arguments without an option and its value, however it was written."""
+    """The arguments without an option and its value, written as `--option value` or `--option=value`."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
@@ -53,25 +53,25 @@ def without_option(arguments: Sequence[str], option: str) -> list[str]:
 
 
 def launch(arguments: Sequence[str], processes: int, *, again: Sequence[str], note: Callable[[str], None]) -> int:
-    """Run `distillkit <arguments>` in so many processes, as `torchrun --standalone` does.
+    """Run `distillkit <arguments>` in `processes` processes, as `torchrun --standalone` does.
 
-    A process that is killed from outside (no memory left, say) has all of them started again with the arguments
-    `again`, at most `RESTARTS` times, and says so by `note`. One that ends with an error of its own ends all.
+    If one is killed (out of memory, for example), all are restarted with the arguments `again`, at most `RESTARTS`
+    times, and `note` reports it. If one exits with an error, all end.
     Returns: the exit code of a process that failed, or 0.
     """
-    # torch's launcher would say again what the processes have said, with the names of its own modules.
+    # torch's launcher would log the errors of the processes a second time, with its own module names.
     logging.disable(logging.ERROR)
     code = _launch_once(arguments, processes)
     for attempt in range(1, RESTARTS + 1):
         if code >= 0:
             break
-        note(f"a process was killed ({signal.Signals(-code).name}); all are started again ({attempt} of {RESTARTS})")
+        note(f"a process was killed ({signal.Signals(-code).name}); restarting all ({attempt} of {RESTARTS})")
         code = _launch_once(again, processes)
     return code if code >= 0 else 128 - code
 
 
 def _launch_once(arguments: Sequence[str], processes: int) -> int:
-    """The exit code of the processes; that of one that was killed is minus the signal's number."""
+    """The exit code of the processes; minus the signal's number if one was killed."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -79,8 +79,8 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
     from distillkit_cli.loopback import BACKEND, stay_on_loopback
 
     stay_on_loopback()
-    known = {field.name for field in fields(LaunchConfig)}  # earlier versions of torch have fewer
-    wished: dict[str, Any] = {"shutdown_timeout": GRACE_S, "signals_to_handle": SIGNALS}
+    known = {field.name for field in fields(LaunchConfig)}  # older versions of torch have fewer
+    wanted: dict[str, Any] = {"shutdown_timeout": GRACE_S, "signals_to_handle": SIGNALS}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -89,7 +89,7 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
         rdzv_backend=BACKEND,
         max_restarts=0,
         monitor_interval=0.2,
-        **{name: value for name, value in wished.items() if name in known},
+        **{name: value for name, value in wanted.items() if name in known},
     )
     try:
         elastic_launch(config, sys.executable)("-m", "distillkit_cli", *arguments)
@@ -101,9 +101,9 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
 
 
 def _verdict(codes: Sequence[int]) -> int:
-    """What the ends of several processes come to: the one that was killed, else the one that failed by itself.
+    """One exit code for several processes: that of a killed process, else the largest.
 
-    Those that torch's launcher ended afterwards have -15, and those that merely lost the others have 1.
+    Processes that torch's launcher terminated afterwards have -15; those that merely lost the others have 1.
     """
     killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]
     return min(killed) if killed else max(codes)

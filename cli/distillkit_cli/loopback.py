@@ -1,6 +1,6 @@
-"""Where the processes of `--nproc` meet: on the loopback, where nobody else can reach them.
+"""Rendezvous of the processes of `--nproc` on the loopback address, out of reach of other machines.
 
-torch's own meeting places listen on every address of the machine.
+torch's own rendezvous backends listen on every address of the machine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not say so
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not export them
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -22,7 +22,7 @@ BACKEND, ADDRESS = "distillkit-loopback", "127.0.0.1"
 
 
 class Loopback(RendezvousHandler):
-    """One launcher that meets nobody but its own processes, in a store that it keeps."""
+    """A rendezvous for one launcher and its own processes, in a store that the launcher holds."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
@@ -47,7 +47,7 @@ class Loopback(RendezvousHandler):
         return False
 
     def set_closed(self) -> None:
-        """Nobody else will come."""
+        """Do nothing: no other launcher ever joins."""
 
     def num_nodes_waiting(self) -> int:
         return 0
@@ -60,7 +60,7 @@ class Loopback(RendezvousHandler):
 
 
 def stay_on_loopback() -> None:
-    """Make `BACKEND` known to torch, and let gloo and nccl use the loopback too."""
+    """Register `BACKEND` with torch, and make gloo and nccl use the loopback interface."""
     if BACKEND not in _known():
         rendezvous_handler_registry.register(BACKEND, _create)
     if sys.platform == "linux":
@@ -73,4 +73,4 @@ def _create(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def _known() -> set[str]:
-    return set(rendezvous_handler_registry._registry)  # noqa: SLF001 - torch has no public word for it
+    return set(rendezvous_handler_registry._registry)  # noqa: SLF001 - torch has no public name for it

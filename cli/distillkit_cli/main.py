@@ -1,4 +1,4 @@
-"""The command `distillkit`: its verbs, and what their failures become."""
+"""The command `distillkit`: its verbs, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
 from distillkit_cli.finetune import finetune
 from distillkit_cli.help import NAMES, Verb, Verbs
-from distillkit_cli.last_words import LastWord, last_word, speaks_at_once
+from distillkit_cli.last_words import LastWord, last_word, reports_traceback
 from distillkit_cli.launching import end_with_the_launcher, rank
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
@@ -36,7 +36,7 @@ BUG, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 NO_PLUGIN = typer.Option(
     "--no-plugin",
     metavar="NAME",
-    help="Leave out somebody else's plugin: its distribution, its entry point, or all; may be repeated.",
+    help="Ignore a third-party plugin, by distribution or entry point, or all of them; may be repeated.",
 )
 
 app = typer.Typer(
@@ -56,14 +56,14 @@ app.add_typer(data, name="data")
 def distillkit(
     context: typer.Context,
     *,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Errors with their traceback.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print errors with tracebacks.")] = False,
     no_plugin: Annotated[list[str] | None, NO_PLUGIN] = None,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Turn a large vision model into a small one that ships.
 
-    Choose a teacher, a student and a loss; get a checkpoint, a report and an ONNX file.
+    Choose a teacher, a student and a loss. Get a checkpoint, a report and an ONNX file.
 
     Start here:
       distillkit run
@@ -80,18 +80,18 @@ def distillkit(
 
 
 def main() -> None:
-    """Run the command line of this process, and leave with its exit code."""
+    """Run the command line of this process and exit with its code."""
     sys.exit(command_line(sys.argv[1:]))
 
 
 def command_line(arguments: Sequence[str]) -> int:
     """Run one command line.
 
-    Mistakes become one line on stderr, and so does what the code of a plugin raised; any other exception is a bug and
-    goes on.
-    Returns: 0; the `exit_code` of a DistillkitError; 2 for a command line that cannot be read; 130 when interrupted.
+    A user's mistake, or an exception raised by a plugin, becomes one line on stderr. Any other exception is a bug and
+    is raised again.
+    Returns: 0; the `exit_code` of a DistillkitError; 2 for an invalid command line; 130 when interrupted.
     """
-    terminal = Terminal(arguments=tuple(arguments), speaks=rank() == 0)
+    terminal = Terminal(arguments=tuple(arguments), is_first=rank() == 0)
     end_with_the_launcher()
     try:
         code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
@@ -104,7 +104,7 @@ def command_line(arguments: Sequence[str]) -> int:
     except BaseException as error:
         failure = accused(error)
         if failure is None:
-            if isinstance(error, Exception) and not speaks_at_once():
+            if isinstance(error, Exception) and not reports_traceback():
                 return BUG
             raise
         failure.__cause__ = error
@@ -113,7 +113,7 @@ def command_line(arguments: Sequence[str]) -> int:
 
 
 def _failed(terminal: Terminal, error: DistillkitError | str, mine: LastWord) -> int:
-    """Say why nothing more will come, where no other process does. Returns: the exit code."""
+    """Report the error, unless another process does. Returns: the exit code."""
     last = last_word(mine, is_echo=isinstance(error, LostProcessError))
     if last.sentence:
         terminal.error(error if last == mine else last.sentence)
@@ -121,11 +121,11 @@ def _failed(terminal: Terminal, error: DistillkitError | str, mine: LastWord) ->
 
 
 def _usage(error: typer.TyperException) -> str:
-    """What cannot be read on the command line, the nearest name, and where the right ones are."""
+    """A usage error as one sentence, with the nearest name and the command that lists the valid ones."""
     message = error.format_message().rstrip(".").replace("Value error, ", "")
     guesses: Sequence[str] | None = getattr(error, "possibilities", None)
     if guesses:
-        # typer sorts its guesses by name; they come nearest first.
+        # typer would list all guesses sorted by name; the nearest one comes first here.
         message = f"{error.message}. Did you mean '{guesses[0]}'?"
     context: typer.Context | None = getattr(error, "ctx", None)
     where = f" (see {context.command_path} --help)" if context else ""

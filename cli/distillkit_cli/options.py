@@ -1,4 +1,4 @@
-"""The options that `run`, `plan` and `finetune` share, what they change in a recipe, and dataclasses as options."""
+"""Options that `run`, `plan` and `finetune` share, and options taken from the fields of a dataclass."""
 
 from __future__ import annotations
 
@@ -18,55 +18,62 @@ RUN = "Run"
 """A panel of --help."""
 
 SHORTER = {"settings": "--set", "from_run": "--from"}
-"""The options that are not called as their fields are."""
+"""Options whose names differ from those of their fields."""
 
 OUT = typer.Option(metavar="DIR", help="Run directory. Default: runs/<student>-<data>-<number>.", rich_help_panel=RUN)
-DRY_RUN = typer.Option("--dry-run", help="Show the plan and stop.", rich_help_panel=RUN)
+DRY_RUN = typer.Option("--dry-run", help="Show the plan and exit.", rich_help_panel=RUN)
 JSON = typer.Option("--json", help="Print JSON.")
 
 model_option = partial(typer.Option, rich_help_panel="Models and losses")
-TEACHER = model_option(metavar="NAME", help="Teacher: regnety16gf, timm:<any>, run:<directory>.")
+TEACHER = model_option(metavar="NAME", help="Teacher, such as regnety16gf, timm:<model> or run:<directory>.")
 TEACHER_WEIGHTS = model_option(
-    metavar="FILE", help="Its weights, .safetensors or weights-only .pth. Default: the published ones."
+    metavar="FILE", help="Teacher weights, .safetensors or weights-only .pth. Default: the published ones."
 )
-TEACHER_CLASSES = model_option(metavar="FILE", help="Names of its classes, one a line, in order.")
+TEACHER_CLASSES = model_option(
+    metavar="FILE", help="Class names of the teacher, one per line, in the order of its outputs."
+)
 LOSS = model_option(
     metavar="NAME[:KEY=VALUE,...]",
-    help="Loss, such as hard or soft:tau=2,weight=0.9; may be repeated. ce is the labels alone.",
+    help="Loss, such as hard or soft:tau=2,weight=0.9; may be repeated. ce trains on labels alone.",
 )
-STUDENT = model_option(metavar="NAME", help="Student: deit-ti, vit-s, timm:<any>. Default: the recipe's.")
+STUDENT = model_option(metavar="NAME", help="Student, such as deit-ti, vit-s or timm:<model>. Default: the recipe's.")
 FROM_RUN = model_option(
     "--from",
     metavar="RUN",
-    help="Go on from a run: its recipe below all else, its last student to start from; RUN/best for its best.",
+    help="Start from a finished run: inherit its recipe and final weights, or its best weights with RUN/best.",
 )
-STUDENT_WEIGHTS = model_option(metavar="FILE|DIR|pretrained", help="Weights to start from. Default: random.")
+STUDENT_WEIGHTS = model_option(metavar="FILE|DIR|pretrained", help="Initial weights of the student. Default: random.")
 
 data_option = partial(typer.Option, rich_help_panel="Data")
-DATA = data_option(metavar="DIR|NAME", help="Folder of classes, digits, or timm:<data set>. Default: digits.")
-VALIDATION = data_option(metavar="DIR|SHARE", help="Where the best is chosen. Default: 0.1 of the data.")
-UNLABELED = data_option(metavar="DIR", help="Pictures without labels, for the teacher to comment on.")
-LABELS = data_option(metavar="N", help="Keep this many labels, balanced over the classes.")
-STRICT_DATA = data_option("--strict-data", help="Fail at the first image that cannot be read: data.broken=0.")
+DATA = data_option(
+    metavar="DIR|NAME", help="Folder with one subfolder per class, digits, or timm:<data set>. Default: digits."
+)
+VALIDATION = data_option(
+    metavar="DIR|SHARE", help="Validation images, or the share of --data to hold out. Default: 0.1."
+)
+UNLABELED = data_option(metavar="DIR", help="Unlabelled images; the teacher provides their targets.")
+LABELS = data_option(metavar="N", help="Keep N labels, balanced over the classes; other images become unlabelled.")
+STRICT_DATA = data_option("--strict-data", help="Fail at the first unreadable image (data.broken=0).")
 
 recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 RECIPE = recipe_option(
-    metavar="NAME|FILE.toml", help="See `distillkit recipes`. Default: digits for the digits, default for a folder."
+    metavar="NAME|FILE.toml",
+    help="Recipe; `distillkit recipes` lists them. Default: digits for the digits, else default.",
 )
 EPOCHS = recipe_option(metavar="N", help="Passes over the data. Default: the recipe's.")
-SEED = recipe_option(metavar="N", help="Of initialisation and dropout. Default: 0.")
-DEVICE = recipe_option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps. Default: auto.")
-HEAD = recipe_option(help="The head that answers. Default: fused.")
-FUSION = recipe_option(help="How two heads become one answer. Default: logits.")
+SEED = recipe_option(metavar="N", help="Seed of initialisation and dropout. Default: 0.")
+DEVICE = recipe_option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps. Default: auto.")
+HEAD = recipe_option(help="Head used for predictions. Default: fused.")
+FUSION = recipe_option(help="How to fuse two heads. Default: logits.")
 SETTINGS = recipe_option(
-    "--set", metavar="KEY=VALUE", help="Any key of the recipe, such as student.image_size=96; may be repeated."
+    "--set", metavar="KEY=VALUE", help="Set any recipe key, such as student.image_size=96; may be repeated."
 )
-SMOKE = recipe_option("--smoke", help="Only a few steps, to see that everything works.")
+SMOKE = recipe_option("--smoke", help="Train a few steps only, to check that everything works.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeachingOptions:
-    """Who teaches whom, and by which losses."""
+    """Teacher, student and losses."""
 
     teacher: Annotated[str | None, TEACHER] = None
     teacher_weights: Annotated[str | None, TEACHER_WEIGHTS] = None
@@ -79,7 +86,7 @@ class TeachingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """Which data, for how long, and by which recipe."""
+    """Data, length and recipe of a run."""
 
     data: Annotated[str | None, DATA] = None
     validation: Annotated[str | None, VALIDATION] = None
@@ -96,9 +103,9 @@ class RecipeOptions:
     smoke: Annotated[bool, SMOKE] = False
 
     def resolved(self, teaching: TeachingOptions) -> Recipe:
-        """The recipe that these options ask for.
+        """The recipe with these options applied.
 
-        Raises: RecipeError with everything that is wrong.
+        Raises: RecipeError with every error.
         """
         from distillkit.recipe.files import load_recipe
 
@@ -109,16 +116,16 @@ class RecipeOptions:
 
 
 def given_options(*groups: Any) -> list[str]:
-    """The options of these groups that were given, as they are typed."""
+    """The options of these groups that were given, spelled as on the command line."""
     values = [(field.name, getattr(group, field.name)) for group in groups for field in fields(group)]
     names = [name for name, value in values if value is not None and value is not False and value != []]
     return [SHORTER.get(name, f"--{name.replace('_', '-')}") for name in names]
 
 
 def flattened(function: Callable[..., None]) -> Callable[..., None]:
-    """Let typer see the fields of every parameter that is a dataclass as options of their own.
+    """Make every field of a dataclass parameter an option for typer.
 
-    A field is an option where its type is annotated with one, or where its metadata has the help of one.
+    A field is an option if its type is annotated with one, or if its metadata has a help text.
     """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
@@ -136,7 +143,7 @@ def flattened(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def typer_option(group: Any, name: str) -> Any:
-    """The option of a field whose metadata has the help."""
+    """The option for a field whose metadata has a help text."""
     metadata = group.__dataclass_fields__[name].metadata
     shown: dict[str, Any] = {key: metadata.get(key) for key in ("help", "rich_help_panel", "metavar", "min")}
     return typer.Option(metadata.get("flag", f"--{name.replace('_', '-')}"), **shown)
@@ -145,7 +152,7 @@ def typer_option(group: Any, name: str) -> Any:
 def _parameters(group: Any) -> list[inspect.Parameter]:
     """The fields of a dataclass that are options, as parameters for typer.
 
-    Where the metadata of a field has a function `parse`, the option is of the type that this takes.
+    If the metadata of a field has a function `parse`, the option has the type of that function's parameter.
     """
     hints = get_type_hints(group, include_extras=True)
     parameters = []
@@ -162,7 +169,7 @@ def _parameters(group: Any) -> list[inspect.Parameter]:
 
 
 def _filled(group: Any, given: dict[str, Any]) -> Any:
-    """The dataclass with its options taken out of `given`, each parsed."""
+    """The dataclass built from its options, which are removed from `given` and parsed."""
     values = {}
     for field in fields(group):
         if field.name in given:
@@ -173,7 +180,7 @@ def _filled(group: Any, given: dict[str, Any]) -> Any:
 
 
 def _share_or_name(text: str | None) -> float | str | None:
-    """`--validation` takes a share of the training images or the name of a folder."""
+    """`--validation` is a share of the training images or a folder."""
     if text is None:
         return None
     try:

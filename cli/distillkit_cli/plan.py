@@ -1,4 +1,4 @@
-"""`distillkit plan`: what a run would be, without weights and without training."""
+"""`distillkit plan`: show what a run would do, without weights and without training."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def plan(
     recipe: RecipeOptions,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Show what a run would be: models, signals, loss, batch, steps, cost. Loads no weights.
+    """Show what a run would do: models, signals, loss, batch, steps, cost. Loads no weights.
 
-    It takes the options of `distillkit run`, and refuses what cannot run.
+    Takes the options of `distillkit run`, and refuses what cannot run.
 
     For example:
       distillkit plan --data imagenet/ --teacher regnety16gf --loss hard

@@ -1,4 +1,4 @@
-"""`distillkit plugins`: what is installed, from whom, and what is wrong with the rest."""
+"""`distillkit plugins`: list installed plugins, their owners, and those that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ TITLES: dict[PluginRole, str] = {
     "runtime": "Runtimes",
 }
 OURS = ("distillkit_plugins", "distillkit_export")
-REMEDY = "run `pip install -e .` (or reinstall distillkit): pip learns of entry points only then"
+REMEDY = "run `pip install -e .` or reinstall distillkit: pip reads entry points only at installation"
 
 
 def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -> None:
-    """List every plugin: teachers, students, losses, data sets, ... with their owners.
+    """List every plugin with its owner: teachers, students, losses, data sets and more.
 
-    Signals are what a model reveals, or what a loss or an evaluator reads of it; the licence is that of the weights.
-    Below are the plugins that could not be loaded, and those switched off by --no-plugin NAME (before the verb) or
-    DISTILLKIT_DISABLE_PLUGINS=NAME,...
+    Signals are the outputs that a model provides, or that a loss or an evaluator reads. The licence is that of the
+    weights. Plugins that cannot be loaded, or that are switched off, come last.
+
+    To switch one off: --no-plugin NAME before the verb, or DISTILLKIT_DISABLE_PLUGINS=NAME,...
 
     For example:
       distillkit plugins
@@ -47,21 +48,21 @@ def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -
 
     terminal: Terminal = context.obj
     found = installed_plugins()
-    forgotten = unregistered_catalogs(OURS)
+    unregistered = unregistered_catalogs(OURS)
     if as_json:
-        terminal.show_json(_as_dict(found, forgotten))
+        terminal.show_json(_as_dict(found, unregistered))
         return
     for role, title in TITLES.items():
         terminal.show_table(_table(title, found.listing(role)))
         terminal.show("")
     for absent in (*found.broken, *found.switched_off):
         terminal.show(str(absent))
-    for module in forgotten:
-        terminal.show(f"{module} is on disk and has no entry point; {REMEDY}")
+    for module in unregistered:
+        terminal.show(f"{module} exists but has no entry point; {REMEDY}")
 
 
 def unregistered_catalogs(packages: Iterable[str]) -> list[str]:
-    """Catalogues of built-in plugins on disk that no entry point names, and so nobody sees. Imports none of them."""
+    """Catalogues of built-in plugins that no entry point names and discovery therefore misses. Imports none of them."""
     registered = {entry_point.module for entry_point in entry_points(group="distillkit")}
     found: list[str] = []
     for package in packages:
@@ -97,7 +98,7 @@ def _row(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def _as_dict(found: PluginRegistry, forgotten: list[str]) -> dict[str, Any]:
+def _as_dict(found: PluginRegistry, unregistered: list[str]) -> dict[str, Any]:
     return {
         "plugins": [_row(plugin) for role in TITLES for plugin in found.listing(role)],
         "broken": [
@@ -120,5 +121,5 @@ def _as_dict(found: PluginRegistry, forgotten: list[str]) -> dict[str, Any]:
             }
             for off in found.switched_off
         ],
-        "unregistered": forgotten,
+        "unregistered": unregistered,
     }

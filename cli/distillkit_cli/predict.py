@@ -1,4 +1,4 @@
-"""`distillkit predict`: what is on these images, answered by a bundle."""
+"""`distillkit predict`: classify images with an exported student."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export` wrote.")
 IMAGES = typer.Argument(metavar="IMAGE", help="Image files, folders of them, or patterns such as 'shots/*.png'.")
-TOP = typer.Option(metavar="N", min=1, help="How many classes to show of each image.")
-RUNTIME = typer.Option(metavar="NAME", help="A runtime of `distillkit plugins`. Default: the first that works.")
-PRECISION = typer.Option(help="Which file of the bundle answers. Default: fp32, or the only one that --runtime loads.")
-BATCH = typer.Option(metavar="N", min=1, max=4_096, help="Images that are computed at a time.")
-OUT = typer.Option(metavar="FILE.npy", help="Write the probabilities of all classes, or the embeddings.")
+TOP = typer.Option(metavar="N", min=1, help="Classes to show per image.")
+RUNTIME = typer.Option(metavar="NAME", help="Runtime from `distillkit plugins`. Default: the first that works.")
+PRECISION = typer.Option(help="Precision of the file to use. Default: fp32, or the only one that --runtime loads.")
+BATCH = typer.Option(metavar="N", min=1, max=4_096, help="Batch size.")
+OUT = typer.Option(metavar="FILE.npy", help="Also write the probabilities of all classes, or the embeddings.")
 
 
 def predict(  # noqa: PLR0913 - one parameter per option
@@ -37,9 +37,9 @@ def predict(  # noqa: PLR0913 - one parameter per option
     out: Annotated[Path | None, OUT] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Name the likeliest classes of images with an exported student; torch is not needed.
+    """Classify images with an exported student. torch is not needed.
 
-    Images that cannot be read are named, the others are answered, and the exit code is 2.
+    Unreadable images are listed; the others are still classified, and the exit code is 2.
 
     For example:
       distillkit predict runs/deit-ti-digits-001/export cat.jpg dog.jpg
@@ -54,27 +54,27 @@ def predict(  # noqa: PLR0913 - one parameter per option
     predictor = load(bundle, runtime=runtime, precision=precision)
     if predictor.embeds and out is None:
         raise UserError(
-            f"bundle '{bundle}' has no class head, so there is no class to name; "
+            f"bundle '{bundle}' has no class head, so it cannot classify; "
             "give --out FILE.npy for the embeddings of the images"
         )
     if predictor.artifact.gate == "ungated":
-        terminal.note(f"{predictor.artifact.file} was never compared with torch; `distillkit verify {bundle}` does it")
+        terminal.note(f"{predictor.artifact.file} was never compared with torch; run `distillkit verify {bundle}`")
     bad: list[DataError] = []
-    answered: list[Prediction] = []
+    predictions: list[Prediction] = []
     for prediction in predictor.stream(files, batch, bad.append):
-        answered.append(prediction)
+        predictions.append(prediction)
         if not as_json and not predictor.embeds:
             terminal.show("\n".join(_lines(prediction, top)))
-    if out is not None and answered:
-        _write(out, answered)
-        terminal.note(f"{out}: {len(answered)} x {len(answered[0].scores)} numbers, in the order of the images")
+    if out is not None and predictions:
+        _write(out, predictions)
+        terminal.note(f"{out}: array of {len(predictions)} x {len(predictions[0].scores)}, in the order of the images")
     if as_json:
-        terminal.show_json(_as_dict(predictor, answered, bad, top))
+        terminal.show_json(_as_dict(predictor, predictions, bad, top))
     _report(terminal, bad, len(files))
 
 
 def _lines(prediction: Prediction, top: int) -> list[str]:
-    """An image and its classes; names from a bundle or a folder cannot move the cursor."""
+    """An image and its top classes, without control characters that names from a bundle or a folder may contain."""
     rows = [f"  {share:6.1%}  {_plain(name)}" for name, share in prediction.top(top)]
     return [_plain(prediction.image), *rows]
 
@@ -84,9 +84,9 @@ def _plain(text: str) -> str:
 
 
 def _require_writable(out: Path | None, bundle: Path) -> None:
-    """Refuse a place for the numbers before anything is computed.
+    """Refuse an output file before anything is computed.
 
-    Raises: UserError for one that is inside the bundle, is not called .npy, or cannot be written to.
+    Raises: UserError if it is inside the bundle, does not end in .npy, or cannot be written.
     """
     if out is None:
         return
@@ -102,23 +102,23 @@ def _require_writable(out: Path | None, bundle: Path) -> None:
         raise UserError(f"--out {out} cannot be written: no permission to write to folder '{out.parent}'")
 
 
-def _write(out: Path, answered: list[Prediction]) -> None:
+def _write(out: Path, predictions: list[Prediction]) -> None:
     import numpy as np
 
     from distillkit.storage.atomic import write_bytes
 
     content = io.BytesIO()
-    np.save(content, np.stack([prediction.scores for prediction in answered]), allow_pickle=False)
+    np.save(content, np.stack([prediction.scores for prediction in predictions]), allow_pickle=False)
     try:
         write_bytes(out, content.getvalue())
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
-def _as_dict(predictor: Predictor, answered: list[Prediction], bad: list[DataError], top: int) -> dict[str, Any]:
-    images: list[dict[str, Any]] = [{"image": prediction.image} for prediction in answered]
+def _as_dict(predictor: Predictor, predictions: list[Prediction], bad: list[DataError], top: int) -> dict[str, Any]:
+    images: list[dict[str, Any]] = [{"image": prediction.image} for prediction in predictions]
     if not predictor.embeds:
-        for row, prediction in zip(images, answered, strict=True):
+        for row, prediction in zip(images, predictions, strict=True):
             row["top"] = [{"class": name, "probability": share} for name, share in prediction.top(top)]
     return {
         "file": predictor.artifact.file,
@@ -130,9 +130,9 @@ def _as_dict(predictor: Predictor, answered: list[Prediction], bad: list[DataErr
 
 
 def _report(terminal: Terminal, bad: list[DataError], asked: int) -> None:
-    """Name the images without an answer.
+    """List the unreadable images.
 
-    Raises: DataError where there are any.
+    Raises: DataError if there are any.
     """
     if not bad:
         return
@@ -140,4 +140,4 @@ def _report(terminal: Terminal, bad: list[DataError], asked: int) -> None:
         raise bad[0]
     for error in bad:
         terminal.error(error)
-    raise DataError(f"{len(bad)} of {asked} images could not be read, {asked - len(bad)} are answered")
+    raise DataError(f"{len(bad)} of {asked} images could not be read; the other {asked - len(bad)} are classified")

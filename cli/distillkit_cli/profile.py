@@ -1,4 +1,4 @@
-"""`distillkit profile`: how fast a student is on this machine."""
+"""`distillkit profile`: latency, throughput and memory of a student on this machine."""
 
 from __future__ import annotations
 
@@ -23,28 +23,40 @@ if TYPE_CHECKING:
 
 MEASURING = "Measuring"
 CHOICES = ("runtime", "precision", "batches", "mode", "seconds", "rounds", "threads", "device", "tune", "weights")
-"""The options that choose what is measured, and how."""
+"""Options that choose what is measured and how."""
 TARGETS = typer.Argument(
     metavar="TARGET...", help="Bundles, runs, models by name (timm:resnet18), or profile.json files from elsewhere."
 )
-RUNTIME = typer.Option(metavar="NAME", help="A runtime of `distillkit plugins`; may be repeated. Default: all here.")
-PRECISION = typer.Option(metavar="NAME", help="fp32, fp16, bf16, int8, fp8; may be repeated. Default: what is there.")
-BATCHES = typer.Option(metavar="N,N,...|auto", help="auto doubles while throughput gains.", rich_help_panel=MEASURING)
-MODE = typer.Option(
-    help="compute: no transfers, device clock. e2e: host to host. Default: e2e on a CPU, both on a GPU.",
+RUNTIME = typer.Option(
+    metavar="NAME", help="Runtime from `distillkit plugins`; may be repeated. Default: all that work."
+)
+PRECISION = typer.Option(
+    metavar="NAME", help="fp32, fp16, bf16, int8 or fp8; may be repeated. Default: those in the bundle."
+)
+BATCHES = typer.Option(
+    metavar="N,N,...|auto",
+    help="Batch sizes. auto doubles the batch while throughput grows.",
     rich_help_panel=MEASURING,
 )
-SECONDS = typer.Option(metavar="S", help="For each row of the table.", rich_help_panel=MEASURING)
-ROUNDS = typer.Option(metavar="N", help="Into which those seconds are split.", rich_help_panel=MEASURING)
-THREADS = typer.Option(metavar="N", help="On the CPU. Default: the runtime's own choice.", rich_help_panel=MEASURING)
-DEVICE = typer.Option(metavar="NAME", help="Where torch computes: cpu, cuda.", rich_help_panel=MEASURING)
-TUNE = typer.Option("--tune", help="Try every setting of every runtime first, and name the best.")
-BASELINE = typer.Option(
-    metavar="NAME|FILE", help="Ratios to this configuration or runtime; or what got slower since that profile.json."
+MODE = typer.Option(
+    help="compute: on the device, without transfers. e2e: host to host. Default: e2e on a CPU, both on a GPU.",
+    rich_help_panel=MEASURING,
 )
-ALLOWED = typer.Option(metavar="PERCENT", help="With --baseline FILE: slower by more exits with 4.")
-WEIGHTS = typer.Option(metavar="FILE|pretrained|none", help="For a model by name.")
-OUT = typer.Option(metavar="DIR", help="Default: TARGET/profile, or profiles/ for several targets.")
+SECONDS = typer.Option(metavar="S", help="Measuring time per row of the table.", rich_help_panel=MEASURING)
+ROUNDS = typer.Option(
+    metavar="N", help="Interleaved rounds that the seconds are split into.", rich_help_panel=MEASURING
+)
+THREADS = typer.Option(metavar="N", help="CPU threads. Default: the runtime's choice.", rich_help_panel=MEASURING)
+DEVICE = typer.Option(metavar="NAME", help="Device of the torch runtimes: cpu or cuda.", rich_help_panel=MEASURING)
+TUNE = typer.Option("--tune", help="First try every setting of every runtime, and report the best.")
+BASELINE = typer.Option(
+    metavar="NAME|FILE", help="Show ratios to this configuration or runtime, or regressions since this profile.json."
+)
+ALLOWED = typer.Option(
+    metavar="PERCENT", help="With --baseline FILE: exit with 4 if anything is slower by more than this."
+)
+WEIGHTS = typer.Option(metavar="FILE|pretrained|none", help="Weights of a model by name.")
+OUT = typer.Option(metavar="DIR", help="Output folder. Default: TARGET/profile, or profiles/ for several targets.")
 
 
 def profile(  # noqa: PLR0913 - one parameter per option
@@ -68,8 +80,9 @@ def profile(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Measure latency, throughput and memory on this machine, in every runtime that works here.
 
-    Every configuration runs in a process of its own; rounds are interleaved, so that all see the same machine.
-    Figures that cannot be trusted are marked, and the reasons are said.
+    Every configuration runs in its own process. Rounds are interleaved, so that all configurations see the same load.
+
+    Unreliable figures are marked, with the reason.
 
     For example:
       distillkit profile runs/deit-ti-digits-001
@@ -89,8 +102,8 @@ def profile(  # noqa: PLR0913 - one parameter per option
     earlier = _earlier(baseline)
     if all(Path(target).is_file() for target in targets):
         _require_nothing_to_measure(context, baseline if earlier is None else None)
-    asked = precisions(precision or [])
-    wanted = ProfileSelection(tuple(runtime or ()), asked or (("fp32",) if tune else ()), threads, device)
+    chosen = precisions(precision or [])
+    wanted = ProfileSelection(tuple(runtime or ()), chosen or (("fp32",) if tune else ()), threads, device)
     with closing(terminal.progress()) as display:
         found = measure(
             targets,
@@ -112,7 +125,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
 
 
 def _show(terminal: Terminal, found: Profile, *, as_json: bool) -> None:
-    """Results on stdout; what is doubtful, missing and where it all lies on stderr."""
+    """Print results on stdout; caveats, configurations without a figure and the files written on stderr."""
     from distillkit_export.profiling.charts import draw
     from distillkit_export.profiling.markdown import best_lines, machine_line
 
@@ -168,7 +181,7 @@ def _memory(row: RowCard) -> str:
 
 
 def _compare(terminal: Terminal, found: Profile, earlier: ProfileCard, allowed: float) -> None:
-    """Say what changed since an earlier profile. Raises GateError where something got slower."""
+    """Report changes since an earlier profile. Raises: GateError if something is slower than allowed."""
     from distillkit_export.profiling.regressions import changes, require_no_regression
 
     now: Any = found.measured or (found.others[0] if found.others else None)
@@ -190,7 +203,7 @@ def _earlier(baseline: str | None) -> ProfileCard | None:
 
 
 def _require_numbers(seconds: float, rounds: int, threads: int | None, allowed: float) -> None:
-    """Typer's own limits let NaN pass."""
+    """Check the numbers here, because the limits of typer let NaN pass."""
     if not 0 < seconds < math.inf:
         raise UserError(f"--seconds is {seconds:g}; give a number above 0")
     if rounds < 1:
@@ -202,14 +215,14 @@ def _require_numbers(seconds: float, rounds: int, threads: int | None, allowed: 
 
 
 def _require_nothing_to_measure(context: typer.Context, baseline: str | None) -> None:
-    """Refuse options that choose what is measured, where every target was measured before."""
+    """Refuse options that choose what is measured if every target is an existing profile."""
     sources = {name: context.get_parameter_source(name) for name in CHOICES}
     given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
     given += ["baseline"] if baseline is not None else []
     if given:
         raise UserError(
-            f"{', '.join(f'--{name}' for name in given)}: nothing is measured here, because every target is a profile "
-            "that exists; leave it out, or add a target to measure"
+            f"{', '.join(f'--{name}' for name in given)}: no effect, because every target is an existing profile; "
+            "leave it out, or add a target to measure"
         )
 
 

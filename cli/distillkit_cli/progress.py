@@ -1,4 +1,4 @@
-"""Progress of `data check`, `profile` and `export`, on the display that `run` has too."""
+"""Progress of `data check`, `profile` and `export`, shown on the same display as that of `run`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from distillkit.messages.progress import ProgressDisplay
 
 
 def show_images_read(display: ProgressDisplay, images: int, of: int) -> None:
-    """How many images `data check` has read. The bar begins with the first, when the reading processes have begun."""
+    """Images that `data check` has read. The bar starts with the first image, once the loader processes run."""
     pace = f"{max(images, 1) / display.elapsed_s:,.0f} images/s, {display.time_left(images, of - images)} left"
     display.show("image", images, of, pace, line=f"{images:,} of {of:,} images read; {pace}")
 
 
 def show_build_step(display: ProgressDisplay, phase: str, done: int, steps: int) -> None:
-    """How far a phase of an engine build is; phases may be nested, and each has a bar until it is done."""
+    """Progress of one phase of an engine build. Phases may be nested; each has a bar until it is done."""
     display.show(phase, done, steps, line=f"{phase}: {done} of {steps}")
     if done >= steps:
         display.remove(phase)
 
 
 class ProfileProgress:
-    """What `profile` measures, and how many of its steps are done."""
+    """Progress of `profile`: the current measurement and the number of finished steps."""
 
     def __init__(self, display: ProgressDisplay) -> None:
         self._display = display
@@ -28,12 +28,12 @@ class ProfileProgress:
         self.begin("")
 
     def begin(self, what: str) -> None:
-        """Show what is measured next."""
+        """Show the next measurement."""
         self._what = what
         self._display.show("step", self._steps, self._of, what)
 
     def done(self, steps: int, of: int) -> None:
-        """Show the steps that are done."""
+        """Show the number of finished steps."""
         self._steps, self._of = steps, of
         rate = 60 * max(steps, 1) / self._display.elapsed_s
         pace = f"{rate:.0f} steps/min, {self._display.time_left(steps, of - steps)} left"

@@ -1,4 +1,4 @@
-"""`distillkit recipes`: the recipes that come with the package, or one of them whole."""
+"""`distillkit recipes`: list the named recipes, or print one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from distillkit_cli.terminal import Terminal
 if TYPE_CHECKING:
     from distillkit.recipe.files import NamedRecipe
 
-NAME = typer.Argument(metavar="NAME|FILE.toml", help="Show this one, whole, as TOML.")
+NAME = typer.Argument(metavar="NAME|FILE.toml", help="Print this recipe as TOML, with every key that is set.")
 
 
 def recipes(
     context: typer.Context, *, name: Annotated[str | None, NAME] = None, as_json: Annotated[bool, JSON] = False
 ) -> None:
-    """List the named recipes, or show one with every key that is set, ready to be changed.
+    """List the named recipes, or print one with every key that is set.
 
-    What its source leaves open stands at the top.
+    A comment at its top lists what the source (paper or code) leaves open.
 
-    A file of your own may begin with a line such as base = "deit-ti" and then say only what differs.
+    Your own file can start with base = "deit-ti" and contain only the keys that differ.
 
     For example:
       distillkit recipes
@@ -48,7 +48,7 @@ def recipes(
         terminal.show_json({"recipes": [{**asdict(named), "path": str(named.path)} for named in listing]})
         return
     terminal.show_rows(_by_family(listing))
-    terminal.note("source, cost and every key of one: distillkit recipes NAME")
+    terminal.note("for the source, cost and keys of a recipe: distillkit recipes NAME")
 
 
 def _by_family(listing: Sequence[NamedRecipe]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`distillkit replay`: take a step again whose loss or gradient was not finite."""
+"""`distillkit replay`: repeat a step whose loss or gradient was not finite."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from distillkit.running.replay import Replay
 
 SHOWN = 10
-"""How many samples and parameters are listed."""
+"""Limit on the samples and parameters that are listed."""
 
-RUN = typer.Argument(metavar="RUN", help="The directory of a run that gave up.")
-STEP = typer.Option(metavar="N", help="Which of its saved steps. Default: the last.")
-PRECISION = typer.Option(help="Another arithmetic than that of the run.")
-DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps. Default: as in the run.")
+RUN = typer.Argument(metavar="RUN", help="Directory of a run that stopped because of non-finite steps.")
+STEP = typer.Option(metavar="N", help="Saved step to repeat. Default: the last.")
+PRECISION = typer.Option(help="Precision to use instead of the run's.")
+DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps. Default: as in the run.")
 
 
 def replay(
@@ -32,10 +32,10 @@ def replay(
     device: Annotated[str | None, DEVICE] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Take the step again at which a run gave up, and show what was not finite.
+    """Repeat the step at which a run stopped, and show what was not finite.
 
-    A run gives up when loss or gradient is not finite in training.max_skipped steps in a row. It saves the last of
-    these: the batch as the models saw it, and the state before. Nothing on the disk is changed by a replay.
+    A run stops when the loss or gradient is not finite in training.max_skipped consecutive steps. It saves the last of
+    them: the batch as the models received it, and the state before the step. A replay changes no file.
 
     For example:
       distillkit replay runs/a
@@ -69,7 +69,7 @@ def _show(terminal: Terminal, found: Replay) -> None:
 
 
 def _rows(found: Replay) -> list[tuple[str, str]]:
-    again = "not finite again" if found.reproduced else "all is finite, so it does not reproduce"
+    again = "not finite again: reproduced" if found.reproduced else "everything is finite: not reproduced"
     rows = [
         ("saved", f"step {found.step:,}, {found.directory}"),
         ("in the run", found.reason),
@@ -77,10 +77,10 @@ def _rows(found: Replay) -> list[tuple[str, str]]:
     ]
     if found.output is not None:
         output, between = found.output, found.output.input_range
-        seen = "not finite either" if between is None else f"from {between[0]:.4g} to {between[1]:.4g}"
-        rows.append(("first output", f"{output.module} ({output.kind}); its input is {seen}"))
+        values = "not finite" if between is None else f"from {between[0]:.4g} to {between[1]:.4g}"
+        rows.append(("first output", f"{output.module} ({output.kind}); its input is {values}"))
     if found.parameters:
-        count = f"{len(found.parameters):,} of {found.trained:,}, in the order of the backward: "
+        count = f"{len(found.parameters):,} of {found.trained:,}, in the order of the backward pass: "
         rows.append(("gradients", count + _listed(found.parameters)))
     for term in dict.fromkeys(sample.term for sample in found.samples):
         mine = [sample for sample in found.samples if sample.term == term]

@@ -1,4 +1,4 @@
-"""`distillkit run`: teach a student."""
+"""`distillkit run`: train a student."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from distillkit_cli.terminal import Terminal
 RESUME = typer.Option(metavar="DIR", help="Continue the run in DIR from its newest checkpoint.", rich_help_panel=RUN)
 AUTO_RESUME = typer.Option(
     "--auto-resume",
-    help="Start the run in --out, or continue it if it was begun; for schedulers that queue a job again.",
+    help="Start the run in --out, or continue it if it exists; for schedulers that requeue jobs.",
     rich_help_panel=RUN,
 )
 NPROC = typer.Option(
-    "--nproc", metavar="N", min=1, help="Train with N processes of this machine, one per GPU.", rich_help_panel=RUN
+    "--nproc", metavar="N", min=1, help="Train with N processes on this machine, one per GPU.", rich_help_panel=RUN
 )
 
 
@@ -33,30 +33,32 @@ def run(  # noqa: PLR0913 - one parameter per option
     nproc: Annotated[int, NPROC] = 1,
     dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
-    """Teach a student, and leave a directory with its weights, its figures and a report.
+    """Train a student. Writes a run directory with weights, metrics and a report.
 
-    Without options a small DeiT learns scikit-learn's digits, offline, in seconds.
+    Without options, a small DeiT learns scikit-learn's digits, offline, in about 20 seconds.
 
     For example:
       distillkit run --data flowers/ --teacher run:runs/teacher --loss hard
       distillkit run --labels 100 --teacher run:runs/teacher --loss soft:tau=2
       distillkit run --from runs/a --set student.image_size=384
 
-    Ctrl-C and SIGTERM end the step, save it and say how to continue (exit codes 130 and 143); Ctrl-C twice ends at
-    once. On many machines: torchrun ... -m distillkit_cli run ...
+    Ctrl-C and SIGTERM finish the current step, save a checkpoint and print how to continue (exit codes 130 and 143).
+    Press Ctrl-C twice to stop at once.
+
+    On several machines: torchrun ... -m distillkit_cli run ...
     """
     from distillkit_cli import starting
     from distillkit_cli.launching import was_restarted
 
     terminal: Terminal = context.obj
     if auto_resume and out is None:
-        raise typer.BadParameter("give the run's directory with --out", param_hint="--auto-resume")
+        raise typer.BadParameter("give the run directory with --out", param_hint="--auto-resume")
     if resume is not None:
         others = given_options(teaching, recipe) + ["--out"] * (out is not None) + ["--dry-run"] * dry_run
         others += ["--auto-resume"] * auto_resume
         if others:
             raise typer.BadParameter(
-                f"a run continues as it was begun; leave out {', '.join(others)}", param_hint="--resume"
+                f"a run continues with its own recipe; leave out {', '.join(others)}", param_hint="--resume"
             )
     if nproc > 1 and not dry_run:
         starting.launch(terminal, None if resume else recipe.resolved(teaching), out, processes=nproc)

@@ -1,4 +1,4 @@
-"""Start or continue a run: what `run` and `finetune` have in common."""
+"""Start or continue a run: shared by `run`, `plan` and `finetune`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool) -> None:
-    """Run a recipe and show what came of it, or only its plan."""
+    """Run a recipe and show its result, or show only its plan."""
     if dry_run:
         show_plan(terminal, recipe)
         return
@@ -33,9 +33,9 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
 
 
 def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
-    """Start a run, or continue it where its directory holds the same recipe; a finished one is shown again.
+    """Start a run, or continue it if its directory holds the same recipe. Show a finished run again.
 
-    Raises: RunDirectoryError where another recipe was begun there.
+    Raises: RunDirectoryError if the directory holds another recipe.
     """
     from distillkit.running.directory import RunDirectory
 
@@ -53,7 +53,7 @@ def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
 def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, processes: int) -> None:
     """Start the same command in several processes; without `recipe` it resumes a run.
 
-    Names and directory are looked at here, so that what cannot be is said once.
+    Plugin names and the directory are checked here, so that an error is reported once.
     """
     from distillkit_cli.launching import launch as launched
     from distillkit_cli.launching import without_option
@@ -72,12 +72,12 @@ def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, proce
 
 
 def resume(terminal: Terminal, directory: Path) -> None:
-    """Continue the run in a directory and show what came of it."""
+    """Continue the run in a directory and show its result."""
     _follow(terminal, directory, lambda progress: api.resume(directory, observers=[progress]))
 
 
 def show_plan(terminal: Terminal, recipe: Recipe) -> None:
-    """Show what a recipe comes to: the match of its names, its arithmetic, the least time it can take."""
+    """Show the plan of a recipe: its matched plugins, its cost, and a lower bound on its duration."""
     plan = api.plan(recipe)
     from distillkit.compute.devices import pick_device
     from distillkit.planning.cost import matmul_rate
@@ -87,14 +87,14 @@ def show_plan(terminal: Terminal, recipe: Recipe) -> None:
     terminal.show_rows(plan_lines(plan, matmul_flops_per_s=rate))
 
 
-def _follow(terminal: Terminal, directory: Path, go: Callable[[RunProgress], RunResult]) -> None:
-    """Show a run while it goes on, and its figures afterwards; or, interrupted, how to continue it."""
+def _follow(terminal: Terminal, directory: Path, train: Callable[[RunProgress], RunResult]) -> None:
+    """Show the progress of a run and its figures at the end. If interrupted, show how to continue it."""
     from distillkit.errors import RunInterrupted
     from distillkit.running.progress import RunProgress
 
     try:
         with closing(terminal.progress()) as display:
-            result = go(RunProgress(display))
+            result = train(RunProgress(display))
     except RunInterrupted as stopped:
         terminal.note(str(stopped))
         raise typer.Exit(stopped.exit_code) from None
@@ -104,6 +104,6 @@ def _follow(terminal: Terminal, directory: Path, go: Callable[[RunProgress], Run
         raise
     rows = [("run", str(result.directory)), *figure_rows(result.figures)]
     if result.skipped:
-        of_all = f"{result.skipped:,} of {result.steps:,} steps, whose loss or gradient was not finite"
-        rows.append(("skipped", of_all))
+        skipped = f"{result.skipped:,} of {result.steps:,} steps, because the loss or gradient was not finite"
+        rows.append(("skipped", skipped))
     terminal.show_rows(rows)

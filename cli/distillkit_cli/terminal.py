@@ -1,6 +1,6 @@
-"""The one place that knows the terminal: where lines go, whether in colour, and how much is said.
+"""Terminal output: streams, colour and verbosity, in one place.
 
-Results go to stdout, everything else to stderr. Rich leaves colour out for pipes and where NO_COLOR is set.
+Results go to stdout, everything else to stderr. Rich omits colour in pipes and if NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -21,27 +21,26 @@ from distillkit.messages.progress import LINE_EVERY_S, ProgressDisplay
 from distillkit.messages.text import printable_lines
 
 UNLIMITED = 10_000
-"""The width of a pipe: rows stay whole there, for grep and for files."""
+"""The width of a pipe: rows are not wrapped there, for grep and for files."""
 
 
 def console(*, stderr: bool) -> Console:
-    """A console on one of the two streams. Where it is no terminal and COLUMNS says nothing, lines have no end."""
+    """A console on stdout or stderr. Lines are not wrapped unless it is a terminal or COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
     bounded = stream.isatty() or os.environ.get("COLUMNS")
-    # The stream of now: while a verb runs, `sys.stdout` is another.
+    # The stream at this moment: while a verb runs, `sys.stdout` is redirected to stderr.
     return Console(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
 
 
 @dataclass
 class Terminal:
-    """What verbs write to. `quiet` leaves out all but results and errors; `verbose` adds tracebacks to errors.
+    """Output of the verbs. `quiet` prints results and errors only; `verbose` adds tracebacks to errors.
 
-    `arguments` are those of the command line. Of several processes of one run, one alone `speaks`; the others have
-    nothing to say but errors.
+    `arguments` are those of the command line. `is_first` is true for rank 0; other ranks print errors only.
     """
 
     arguments: tuple[str, ...] = ()
-    speaks: bool = True
+    is_first: bool = True
     quiet: bool = False
     verbose: bool = False
     results: Console = field(default_factory=lambda: console(stderr=False))
@@ -49,26 +48,26 @@ class Terminal:
 
     @property
     def is_silent(self) -> bool:
-        """Whether errors are all that is written beside results."""
-        return self.quiet or not self.speaks
+        """Whether notes and progress are left out."""
+        return self.quiet or not self.is_first
 
     def progress(self, first_line_s: float = LINE_EVERY_S) -> ProgressDisplay:
-        """A display of progress beside the results; to be closed."""
+        """A progress display on stderr; the caller closes it."""
         return ProgressDisplay(self.notes, silent=self.is_silent, first_line_s=first_line_s)
 
     def show(self, text: str, *, styled: bool = False) -> None:
-        """Write a result, as it is; what is `styled` has colours of its own."""
-        if not self.speaks:
+        """Write a result. Text that is `styled` already contains colours."""
+        if not self.is_first:
             return
         self.results.print(text if styled else printable_lines(text), markup=False, soft_wrap=True)
 
     def show_json(self, value: Mapping[str, Any]) -> None:
-        """Write a result for programs."""
+        """Write a result as JSON."""
         self.show(json.dumps(value, indent=2, ensure_ascii=False))
 
     def show_table(self, table: Table) -> None:
-        """Write a table; without the blanks that fill its last column where nobody would see them."""
-        if self.speaks and self.results.is_terminal:
+        """Write a table; without trailing blanks unless stdout is a terminal."""
+        if self.is_first and self.results.is_terminal:
             self.results.print(table)
             return
         with self.results.capture() as captured:
@@ -76,7 +75,7 @@ class Terminal:
         self.show("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     def show_rows(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Write headings with a text each, in two columns."""
+        """Write headings and texts in two columns."""
         table = Table.grid(padding=(0, 2))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
@@ -85,12 +84,12 @@ class Terminal:
         self.show_table(table)
 
     def note(self, text: str) -> None:
-        """Say something that is no result."""
+        """Write a note to stderr."""
         if not self.is_silent:
             self.notes.print(printable_lines(text), markup=False, soft_wrap=True)
 
     def error(self, error: BaseException | str) -> None:
-        """Say why nothing more will come."""
+        """Write an error to stderr, with its traceback if `verbose`."""
         if self.verbose and isinstance(error, BaseException):
             self.notes.print("".join(traceback.format_exception(error)).rstrip(), markup=False, soft_wrap=True)
         else:

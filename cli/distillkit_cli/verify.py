@@ -1,4 +1,4 @@
-"""`distillkit verify`: whether a bundle is whole and answers here as the student does."""
+"""`distillkit verify`: check that a bundle is intact and gives the student's answers on this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from distillkit_cli.terminal import Terminal
 from distillkit_export.export_options import ExportOptions, Tolerance, most_images, parse_gate_images
 
 BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export` wrote.")
-DATA = typer.Option(metavar="DIR", help="Labelled images, a folder per class, to measure accuracy on.")
+DATA = typer.Option(metavar="DIR", help="Labelled images, one folder per class, to measure accuracy on.")
 GATE_IMAGES = typer_option(ExportOptions, "gate_images")
-TOLERANCE = typer.Option(help="How far files may be from torch.")
+TOLERANCE = typer.Option(help="Limits on the difference from torch.")
 
 
 def verify(
@@ -26,10 +26,11 @@ def verify(
     tolerance: Annotated[Tolerance, TOLERANCE] = "default",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Check a bundle where it will serve: every file is the one exported, and answers as the student did. No torch.
+    """Check a bundle on the machine that will serve it. torch is not needed.
 
-    The exit code is 2 for a bundle that was altered, 3 where nothing here executes one of its files, 4 where a file
-    fails its gate.
+    Every file must match its SHA-256, and its outputs must match those of the student.
+
+    Exit codes: 2 the bundle was altered, 3 no runtime here executes one of its files, 4 a file fails the comparison.
 
     For example:
       distillkit verify digits-onnx/

@@ -136,7 +136,9 @@ class ExportOptions:
     calibration_images: int | None = image_option(
         None, "How many images ranges are taken from. Default: 128.", metavar="N", min=1
     )
-    calibrator: Calibrator | None = image_option(None, "How INT8 ranges are found. Default: minmax.", exporter=ONNX)
+    calibrator: Calibrator | None = image_option(
+        None, "INT8 calibration: minmax, entropy or percentile. Default: minmax.", metavar="NAME", exporter=ONNX
+    )
     tolerance: Tolerance = option("default", "How far files may be from torch.", panel=GATE)
     head: Head | None = graph_option(None, "The head that answers. Default: as in the run.")
     fusion: Fusion | None = graph_option(None, "How two heads become one answer. Default: as in the run.")

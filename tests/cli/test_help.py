@@ -1,6 +1,7 @@
 """Help teaches, is quick, and what it says works."""
 
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -119,6 +120,25 @@ def test_h_is_short_for_help(verb):
 def test_a_flag_shows_no_type(verb):
     assert "<bool>" not in help_of(verb)
     assert re.search(r"^│ --help +-h +Show this message and exit\. +│$", help_of(verb), re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", [(), *((verb,) for verb in VERBS), ("data",), ("data", "check")], ids=" ".join)
+def test_help_fits_80_columns_without_odd_breaks(verb, distillkit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = distillkit(*verb, "--help")
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert code == 0
+    assert [line for line in lines if len(line) > 80 or "…" in line] == []
+    # A type such as <logits|softmax> is not broken, and a paragraph breaks only where the next word does not fit.
+    rows = [re.sub(r"\[[^]]*]", "", line) for line in lines if line.startswith("│")]
+    assert [row for row in rows if row.count("<") != row.count(">")] == []
+    text = lines[: next(number for number, line in enumerate(lines) if line.startswith("╭"))]
+    short = [
+        line
+        for line, following in itertools.pairwise(text)
+        if re.match(r" \S", line) and re.match(r" \S", following) and len(f"{line} {following.split()[0]}") <= 79
+    ]
+    assert short == []
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "finetune"])
