@@ -17,9 +17,9 @@ from distillkit_cli.data import data
 from distillkit_cli.doctor import doctor
 from distillkit_cli.evaluate import evaluate
 from distillkit_cli.export import export
+from distillkit_cli.failure_report import FailureReport, report_of, reports_traceback
 from distillkit_cli.finetune import finetune
 from distillkit_cli.help import NAMES, Verb, Verbs
-from distillkit_cli.last_words import LastWord, last_word, reports_traceback
 from distillkit_cli.launching import end_with_the_launcher, rank
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
@@ -96,9 +96,9 @@ def command_line(arguments: Sequence[str]) -> int:
     try:
         code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
     except DistillkitError as error:
-        return _failed(terminal, error, LastWord(str(error), error.exit_code))
+        return _failed(terminal, error, FailureReport(str(error), error.exit_code))
     except typer.TyperException as error:
-        return _failed(terminal, _usage(error), LastWord(_usage(error), USAGE_ERROR))
+        return _failed(terminal, _usage(error), FailureReport(_usage(error), USAGE_ERROR))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BaseException as error:
@@ -108,16 +108,16 @@ def command_line(arguments: Sequence[str]) -> int:
                 return BUG
             raise
         failure.__cause__ = error
-        return _failed(terminal, failure, LastWord(str(failure), failure.exit_code))
+        return _failed(terminal, failure, FailureReport(str(failure), failure.exit_code))
     return code if isinstance(code, int) else 0
 
 
-def _failed(terminal: Terminal, error: DistillkitError | str, mine: LastWord) -> int:
+def _failed(terminal: Terminal, error: DistillkitError | str, mine: FailureReport) -> int:
     """Report the error, unless another process does. Returns: the exit code."""
-    last = last_word(mine, is_echo=isinstance(error, LostProcessError))
-    if last.sentence:
-        terminal.error(error if last == mine else last.sentence)
-    return last.code
+    report = report_of(mine, is_echo=isinstance(error, LostProcessError))
+    if report.sentence:
+        terminal.error(error if report == mine else report.sentence)
+    return report.code
 
 
 def _usage(error: typer.TyperException) -> str:

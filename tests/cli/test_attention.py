@@ -149,7 +149,7 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--teacher-weights", "x.pth"),
-            "--teacher-weights is given without --teacher; name that teacher, too",
+            "--teacher-weights needs --teacher; add --teacher NAME",
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--teacher", "run:{runs}/cnn"),

@@ -32,7 +32,7 @@ def test_a_sound_folder(distillkit, folder):
     code, out, err = distillkit("data", "check", str(folder), "--workers", "0")
     assert (code, err) == (0, "")
     assert out == (
-        f"data     {folder}\ntrain    60 images; all can be read\ntest     20 images; all can be read\nclasses  10\n"
+        f"data     {folder}\ntrain    60 images; all readable\ntest     20 images; all readable\nclasses  10\n"
         "note     training.batch_size = 64 is more than the 60 training images, so every step sees them all;\n"
         "         lower it for more steps\n"
     )
@@ -46,12 +46,12 @@ def test_what_is_found_is_counted_and_the_first_ones_listed(distillkit, folder):
     assert (code, err) == (1, "")
     assert out.splitlines()[:4] == [
         f"data     {folder}",
-        "train    60 images; 2 cannot be read: 1 empty, 1 wrong-mode",
-        "test     20 images; 1 cannot be read: 1 damaged",
+        "train    60 images; 2 unreadable: 1 empty, 1 wrong-mode",
+        "test     20 images; 1 unreadable: 1 damaged",
         "classes  10",
     ]
     assert out.splitlines()[7:] == [
-        "set    image       kind        why",
+        "split  image       kind        reason",
         "train  0/0000.png  empty       the file has no bytes",
         "train  1/0001.png  wrong-mode  pixels of mode 'I;16' would be clipped to 8 bits",
         "test   9/0069.png  damaged     broken data stream when reading image file",

@@ -32,7 +32,7 @@ def test_one_row_per_split():
     assert figure_rows(figures) == [
         ("test", accuracy(TWO_HEADS)),
         ("validation", "50.00 %"),
-        ("validation, moving average", "51.00 %"),
+        ("validation, EMA", "51.00 %"),
         ("best", "52.50 % on validation, after step 1,200"),
     ]
 

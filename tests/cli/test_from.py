@@ -45,8 +45,8 @@ def test_plan_and_run_go_on_alike(distillkit, trained, tmp_path):
         (
             ["--resume", "elsewhere"],
             (
-                "error: invalid value for --resume: a run continues as it was begun; leave out --from (see distillkit "
-                "run --help)\n"
+                "error: invalid value for --resume: a run continues with its own recipe; leave out --from (see "
+                "distillkit run --help)\n"
             ),
         ),
         (

@@ -46,42 +46,39 @@ OVERVIEW = """\
 
  Turn a large vision model into a small one that ships.
 
- Choose a teacher, a student and a loss; get a checkpoint, a report and an ONNX file.
+ Choose a teacher, a student and a loss. Get a checkpoint, a report and an ONNX file.
 
  Start here:
    distillkit run
    distillkit run --data imagenet/ --teacher regnety16gf --loss hard
 
 ╭─ Options ────────────────────────────────────────────────────────────────────────────────────────╮
-│ --quiet      -q            Results and errors only.                                              │
-│ --verbose    -v            Errors with their traceback.                                          │
-│ --no-plugin          NAME  Leave out somebody else's plugin: its distribution, its entry point,  │
-│                            or all; may be repeated.                                              │
-│ --version                  Show the version and stop.                                            │
+│ --quiet      -q            Print results and errors only.                                        │
+│ --verbose    -v            Print errors with tracebacks.                                         │
+│ --no-plugin          NAME  Ignore a third-party plugin, by distribution or entry point, or all   │
+│                            of them; may be repeated.                                             │
+│ --version                  Print the version and exit.                                           │
 │ --help       -h            Show this message and exit.                                           │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯
 ╭─ Commands ───────────────────────────────────────────────────────────────────────────────────────╮
-│ run        Teach a student, and leave a directory with its weights, its figures and a report.    │
-│ plan       Show what a run would be: models, signals, loss, batch, steps, cost. Loads no         │
+│ run        Train a student. Writes a run directory with weights, metrics and a report.           │
+│ plan       Show what a run would do: models, signals, loss, batch, steps, cost. Loads no         │
 │            weights.                                                                              │
-│ finetune   Train a model on labels alone, from pretrained weights: how a teacher for your own    │
-│            classes is made.                                                                      │
-│ evaluate   Judge a student or a teacher: by its answers, or by its features (k-NN, linear probe, │
-│            few labels).                                                                          │
-│ attention  Draw where the class token looks, layer by layer, over pictures; the teacher above    │
-│            the student.                                                                          │
-│ export     Write a student as ONNX, in every precision asked for, each held against torch on     │
-│            real images.                                                                          │
-│ verify     Check a bundle where it will serve: every file is the one exported, and answers as    │
-│            the student did. No torch.                                                            │
+│ finetune   Train a model on labels alone, from pretrained weights: a teacher for your own        │
+│            classes.                                                                              │
+│ evaluate   Evaluate a student or a teacher: top-1, k-NN, linear probe or few labels.             │
+│ attention  Draw the CLS attention of each layer over images, the teacher above the student.      │
+│ export     Export a student to ONNX in every chosen precision, and compare each file with        │
+│            PyTorch on real images.                                                               │
+│ verify     Check a bundle on the machine that will serve it. torch is not needed.                │
 │ profile    Measure latency, throughput and memory on this machine, in every runtime that works   │
 │            here.                                                                                 │
-│ predict    Name the likeliest classes of images with an exported student; torch is not needed.   │
-│ plugins    List every plugin: teachers, students, losses, data sets, ... with their owners.      │
-│ recipes    List the named recipes, or show one with every key that is set, ready to be changed.  │
-│ replay     Take the step again at which a run gave up, and show what was not finite.             │
-│ doctor     Say which runtimes work here, each tried on a tiny model, and why the others do not.  │
-│ data       Look at images before anything is learnt from them.                                   │
+│ predict    Classify images with an exported student. torch is not needed.                        │
+│ plugins    List every plugin with its owner: teachers, students, losses, data sets and more.     │
+│ recipes    List the named recipes, or print one with every key that is set.                      │
+│ replay     Repeat the step at which a run stopped, and show what was not finite.                 │
+│ doctor     Test every inference runtime on a tiny model, and say how to repair those that fail.  │
+│ data       Check a data set before training on it.                                               │
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 

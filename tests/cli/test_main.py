@@ -33,7 +33,7 @@ from distillkit_cli import main
         (
             ["run", "--resume", "runs/a", "--data", "digits", "--seed", "0", "--set", "seed=1", "--dry-run"],
             (
-                "invalid value for --resume: a run continues as it was begun; "
+                "invalid value for --resume: a run continues with its own recipe; "
                 "leave out --data, --seed, --set, --dry-run (see distillkit run --help)"
             ),
         ),

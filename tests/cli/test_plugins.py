@@ -110,7 +110,7 @@ def test_a_catalogue_without_an_entry_point_is_said_so(distillkit, monkeypatch, 
 
     monkeypatch.setattr("distillkit_cli.plugins.OURS", ("acme_builtins",))
     _, out, _ = distillkit("plugins")
-    assert out.splitlines()[-1] == f"acme_builtins.losses.catalog is on disk and has no entry point; {REMEDY}"
+    assert out.splitlines()[-1] == f"acme_builtins.losses.catalog exists but has no entry point; {REMEDY}"
 
 
 def test_all_our_catalogues_have_entry_points():

@@ -70,7 +70,7 @@ def test_images_that_cannot_be_read_are_named_and_the_others_answered(distillkit
     assert err.splitlines() == [
         "error: image 'shots/torn.png' cannot be read: cannot identify image file 'shots/torn.png'",
         "error: image 'missing.png' does not exist",
-        "error: 2 of 4 images could not be read, 2 are answered",
+        "error: 2 of 4 images could not be read; the other 2 are classified",
     ]
 
 
@@ -99,12 +99,12 @@ def test_json_has_every_answer_and_every_failure(distillkit):
         ],
         "failed": ["image 'shots/torn.png' cannot be read: cannot identify image file 'shots/torn.png'"],
     }
-    assert err.splitlines()[-1] == "error: 1 of 3 images could not be read, 2 are answered"
+    assert err.splitlines()[-1] == "error: 1 of 3 images could not be read; the other 2 are classified"
 
 
 def test_all_probabilities_can_be_written(distillkit, place):
     code, _, err = distillkit("predict", "b", "shots/b.png", "shots/a.png", "--out", "p.npy")
-    assert (code, err) == (0, "p.npy: 2 x 3 numbers, in the order of the images\n")
+    assert (code, err) == (0, "p.npy: array of 2 x 3, in the order of the images\n")
     written = np.load(place / "p.npy")
     assert (written.dtype, written.shape, written.argmax(axis=1).tolist()) == (np.float32, (2, 3), [2, 0])
 
@@ -145,12 +145,12 @@ def test_embeddings_are_written(distillkit, place):
         2,
         "",
         (
-            "error: bundle 'e' has no class head, so there is no class to name; give --out FILE.npy for the "
+            "error: bundle 'e' has no class head, so it cannot classify; give --out FILE.npy for the "
             "embeddings of the images\n"
         ),
     )
     code, out, err = distillkit("predict", "e", "shots/a.png", "--out", "e.npy", "--json")
-    assert (code, err) == (0, "e.npy: 1 x 3 numbers, in the order of the images\n")
+    assert (code, err) == (0, "e.npy: array of 1 x 3, in the order of the images\n")
     assert json.loads(out)["images"] == [{"image": "shots/a.png"}]
     np.testing.assert_allclose(np.load(place / "e.npy"), [[4, 0, 0]])
 
@@ -158,7 +158,7 @@ def test_embeddings_are_written(distillkit, place):
 def test_what_was_never_gated_is_said(distillkit, place):
     write_bundle(place / "u", gate="ungated")
     code, _, err = distillkit("predict", "u", "shots/a.png")
-    assert (code, err) == (0, "model.onnx was never compared with torch; `distillkit verify u` does it\n")
+    assert (code, err) == (0, "model.onnx was never compared with torch; run `distillkit verify u`\n")
 
 
 def test_what_cannot_be_done_is_one_sentence(distillkit, place):

@@ -194,7 +194,7 @@ def test_options_that_choose_what_is_measured_are_refused_where_nothing_is(disti
     file = str(bundle / "profile" / "profile.json")
     done = distillkit("profile", file, "--runtime", "torch", "--seconds", "1", "--baseline", "torch")
     sentence = (
-        "--runtime, --seconds, --baseline: nothing is measured here, because every target is a profile that exists; "
+        "--runtime, --seconds, --baseline: no effect, because every target is an existing profile; "
         "leave it out, or add a target to measure"
     )
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")

@@ -13,7 +13,7 @@ from distillkit_cli.main import app
 
 def test_the_list_has_a_paragraph_for_each_family(distillkit):
     code, out, err = distillkit("recipes")
-    assert (code, err) == (0, "source, cost and every key of one: distillkit recipes NAME\n")
+    assert (code, err) == (0, "for the source, cost and keys of a recipe: distillkit recipes NAME\n")
     paragraphs = [[line.split()[0] for line in block.splitlines() if line[0] != " "] for block in out.split("\n\n")]
     assert [name for names in paragraphs for name in names] == [recipe.name for recipe in named_recipes()]
     assert paragraphs[3:5] == [["default"], ["deit-384", "deit-b", "deit-s", "deit-ti"]]

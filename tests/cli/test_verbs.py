@@ -145,15 +145,15 @@ def known_models():
         (
             "run:runs/a",
             (
-                "'run' is no student, so 'run:runs/a' cannot be fine-tuned by that name; "
-                "to go on from a run: distillkit run --loss ce --student NAME --student-weights runs/a"
+                "'run' is a teacher and not a student, so 'run:runs/a' cannot be fine-tuned by that name; "
+                "to start from a run: distillkit run --loss ce --from runs/a"
             ),
         ),
         (
             "cifar-resnet20",
             (
-                "teacher 'cifar-resnet20' is no model of timm's, so there is no student of its kind to fine-tune; "
-                "name a student, such as timm:resnet18"
+                "teacher 'cifar-resnet20' is not a timm model, so no student has its architecture; "
+                "fine-tune a student instead, such as timm:resnet18"
             ),
         ),
         (

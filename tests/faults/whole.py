@@ -41,7 +41,7 @@ TESTS = (
         "a process that fails at its start",
         "a plugin that raises in one rank alone",
         "all end with its message, no hang",
-        ("tests/cli/test_last_words.py", "tests/running/test_processes.py"),
+        ("tests/cli/test_failure_report.py", "tests/running/test_processes.py"),
     ),
     (
         "a plugin that breaks its contract",

@@ -140,7 +140,7 @@ def test_two_processes_give_up_together_and_leave_a_step_that_can_be_replayed(fa
     assert shown.stdout.splitlines()[:4] == [
         f"saved                     step 6, {saved}",
         "in the run                the loss is not finite (faulty/square)",
-        "now                       not finite again (fp32 on cpu)",
+        "now                       not finite again: reproduced (fp32 on cpu)",
         shown.stdout.splitlines()[3],
     ]
     assert "first output              loss 'faulty' (Faulty); its input is from " in shown.stdout

@@ -21,14 +21,14 @@ PATIENCE_S = 10.0
 CAUSE, CLAIM = "cause", "claim"
 
 
-class LastWord(NamedTuple):
+class FailureReport(NamedTuple):
     """Why a process failed, and its exit code."""
 
     sentence: str
     code: int
 
 
-def last_word(mine: LastWord, *, is_echo: bool) -> LastWord:
+def report_of(mine: FailureReport, *, is_echo: bool) -> FailureReport:
     """The error that this process reports, with an empty sentence if another process reports it.
 
     Rank 0 reports its own failure. If it merely lost the others (`is_echo`), it reports the cause that one of them
@@ -55,7 +55,7 @@ def reports_traceback() -> bool:
         return True
 
 
-def _agreed(store: Store, mine: LastWord, rank: int, world: int, *, is_echo: bool) -> LastWord:
+def _agreed(store: Store, mine: FailureReport, rank: int, world: int, *, is_echo: bool) -> FailureReport:
     if not is_echo:
         sentence = f"process {rank} of {world}: {mine.sentence}" if rank else mine.sentence
         store.compare_set(CAUSE, "", json.dumps([sentence, mine.code]))
@@ -66,8 +66,8 @@ def _agreed(store: Store, mine: LastWord, rank: int, world: int, *, is_echo: boo
     reports = _claimed(store)
     if (rank or is_echo) and store.check([CAUSE]):
         sentence, code = json.loads(store.get(CAUSE))
-        return LastWord(sentence if reports else "", code)
-    return mine if reports else LastWord("", mine.code)
+        return FailureReport(sentence if reports else "", code)
+    return mine if reports else FailureReport("", mine.code)
 
 
 def _store() -> Store:
@@ -79,7 +79,7 @@ def _store() -> Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S), wait_for_workers=False)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return cast("Store", PrefixStore(f"distillkit/last-words/{attempt}", store))
+    return cast("Store", PrefixStore(f"distillkit/failure-report/{attempt}", store))
 
 
 def _claimed(store: Store) -> bool:
