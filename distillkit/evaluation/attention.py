@@ -40,8 +40,8 @@ def see_attention(
     for teacher_name, teacher in teachers.items():
         matched = matched_layers(student.spec.layers, teacher.spec.layers)
         teacher_layers = tuple(matched[layer] for layer in shown)
-        sights.append(_see(f"teacher {teacher_name}", teacher, images, teacher.see(images), teacher_layers))
-    sights.append(_see(name, student, images, images, shown))
+        sights.append(_sights_of(f"teacher {teacher_name}", teacher, images, teacher.see(images), teacher_layers))
+    sights.append(_sights_of(name, student, images, images, shown))
     return list(zip(*sights, strict=True))  # by model to by image
 
 
@@ -58,10 +58,12 @@ def layers_of(name: str, spec: ModelSpec, layers: Layers) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _see(name: str, model: Model | TeacherView, images: Tensor, seen: Tensor, layers: Sequence[int]) -> list[Sight]:
+def _sights_of(
+    name: str, model: Model | TeacherView, images: Tensor, received: Tensor, layers: Sequence[int]
+) -> list[Sight]:
     """The attention of one model to images [B, C, H, W], in evaluation mode.
 
-    `seen` are the images after the model's own preprocessing, to draw below its attention.
+    `received` are the images after the model's own preprocessing, to draw below its attention.
     """
     module, spec = cast("nn.Module", model), model.spec
     wanted = tuple(sorted(set(layers)))
@@ -79,7 +81,7 @@ def _see(name: str, model: Model | TeacherView, images: Tensor, seen: Tensor, la
         )
     # Signals are wanted in ascending order and once per layer; a shallow teacher's layers repeat.
     rows = outputs.cls_attention[:, [wanted.index(layer) for layer in layers]].float().cpu().numpy()  # [B, L, A, 1 + N]
-    pixels = _pixels(seen, spec)
+    pixels = _pixels(received, spec)
     return [Sight(name, image, row, tuple(layers), spec.grid) for image, row in zip(pixels, rows, strict=True)]
 
 

@@ -32,8 +32,7 @@ TITLE, NAME, LABEL, SMALL = 11, 9, 8, 7
 DPI = 120
 SCALE = {"cmap": "inferno", "vmin": 0, "alpha": 0.85}
 BEHIND = (-0.75, 1.75)
-"""Range of the grey image behind a map, wider than 0 to 1 to make it pale, so that the map's colours match the scale's.
-"""
+"""Range of the grey image behind a map: wider than 0 to 1, which makes it pale, so that map and scale colours match."""
 GREY = "0.35"
 
 
@@ -192,13 +191,13 @@ class _Page:
         self.write(right + 0.04, top, percent(largest), size=SMALL, color=GREY, va="top")
         self.write(right + 0.04, bottom, "0", size=SMALL, color=GREY)
 
-    def draw(self, pixels: NDArray[np.floating[Any]], place: AxesBox, **look: Any) -> None:
+    def draw(self, pixels: NDArray[np.floating[Any]], place: AxesBox, **style: Any) -> None:
         """Draw pixels [h, w] or [h, w, 3] in a place, not smoothed."""
-        self.axes.imshow(pixels, extent=place, aspect="auto", interpolation="nearest", **look)
+        self.axes.imshow(pixels, extent=place, aspect="auto", interpolation="nearest", **style)
 
-    def write(self, left: float, baseline: float, text: str, **look: Any) -> None:
+    def write(self, left: float, baseline: float, text: str, **style: Any) -> None:
         """Write a line of text, without parsing `$` as a formula."""
-        self.axes.text(left, baseline, text, parse_math=False, **{"va": "baseline", **look})
+        self.axes.text(left, baseline, text, parse_math=False, **{"va": "baseline", **style})
 
 
 def _characters(width: float, size: float) -> int:

@@ -60,25 +60,25 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
     Raises: RunDirectoryError for an unknown target; SignalError for attention or a layer that cannot be read;
         DataError for an unreadable image, before anything is written; what building a model raises.
     """
-    where = pick_device(device)
-    judged = open_model(target, plugins, weights)
-    reason = why_unreadable(judged.spec)
+    torch_device = pick_device(device)
+    opened = open_model(target, plugins, weights)
+    reason = why_unreadable(opened.spec)
     if reason is not None:
         raise SignalError(f"the attention of '{target}' cannot be drawn, because {reason}; choose another model")
-    model = cast("Model", judged.model.to(where).eval())
-    layers_of(f"'{target}'", judged.spec, layers)
-    pixels = _opened(images, evaluation_transform(judged.recipe.augment, judged.spec))
+    model = cast("Model", opened.model.to(torch_device).eval())
+    layers_of(f"'{target}'", opened.spec, layers)  # for its error, before images are read
+    pixels = _opened(images, evaluation_transform(opened.recipe.augment, opened.spec))
     teachers: dict[str, FrozenTeacher] = {}
     notes: list[str] = []
     if teacher is not None:
-        teachers[teacher.name] = _built(teacher, judged.spec, plugins, where)
-    elif judged.home is not None and not without_teacher:
-        teachers, notes = _of_run(judged, plugins, where)
-    name = judged.spec.name if judged.home is None else f"student {judged.spec.name}"
-    folder = out or (judged.home or Path()) / "attention"
+        teachers[teacher.name] = _built(teacher, opened.spec, plugins, torch_device)
+    elif opened.home is not None and not without_teacher:
+        teachers, notes = _of_run(opened, plugins, torch_device)
+    name = opened.spec.name if opened.home is None else f"student {opened.spec.name}"
+    folder = out or (opened.home or Path()) / "attention"
     written = []
     for path, figure_path in zip(images, _figure_paths(images, folder), strict=True):
-        image = pixels[path].unsqueeze(0).to(where)  # [1, C, H, W]
+        image = pixels[path].unsqueeze(0).to(torch_device)  # [1, C, H, W]
         (sights,) = see_attention(name, model, teachers, image, layers)
         # Names of files may hold bytes that are not text (surrogates), which matplotlib cannot draw.
         figure = draw_attention(sights, title=str(path).encode(errors="replace").decode(), heads=heads)
@@ -106,16 +106,16 @@ def _open(path: Path) -> Image.Image:
 
 
 def _of_run(
-    judged: EvaluatedModel, plugins: PluginRegistry, device: torch.device
+    opened: EvaluatedModel, plugins: PluginRegistry, device: torch.device
 ) -> tuple[dict[str, FrozenTeacher], list[str]]:
     """The teachers of a run that can be drawn, and notes on those that cannot."""
     teachers, notes = {}, []
-    for entry in judged.recipe.teachers:
+    for entry in opened.recipe.teachers:
         try:
-            teachers[entry.name] = _built(entry, judged.spec, plugins, device)
+            teachers[entry.name] = _built(entry, opened.spec, plugins, device)
         except UserError as error:
             notes.append(f"drawn without teacher '{entry.name}': {error}")
-    if not judged.recipe.teachers:
+    if not opened.recipe.teachers:
         notes.append("drawn without a teacher: the run has none")
     return teachers, notes
 
@@ -124,6 +124,7 @@ def _built(entry: TeacherEntry, student: ModelSpec, plugins: PluginRegistry, dev
     """A teacher with its weights that receives the student's input, as in a run."""
     plugin = plugins.find("teacher", entry.model)
     described = describe_teacher(plugin, entry)
+    # Checked on the spec, before weights are loaded.
     reason = why_unreadable(described.native)
     if reason is not None:
         raise SignalError(f"the attention of '{entry.model}' cannot be drawn, because {reason}")

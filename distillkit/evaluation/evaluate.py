@@ -57,14 +57,16 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     """
     plugin = plugins.find("evaluator", protocol)
     evaluator: Evaluator = plugin.create(plugin.options(options or {}))
-    shares = bool(getattr(evaluator, "shares", False))
+    shares = bool(getattr(evaluator, "shares", False))  # optional, so not part of the Protocol
     with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
+            # Loads nothing, and waits for the result of the first process.
             return _from_text(processes.from_first(""))
         opened = open_model(target, plugins, weights)
         check_signals(plugin, plugins, opened.spec, target)
         datasets, recipe = _open_data(opened.recipe, data, plugins, unsplit=not evaluator.learns)
         if strict:
+            # With a limit of 0, the first unreadable image is an error.
             recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"broken": 0.0})})
         is_unsplit = data is not None and datasets.test is None and datasets.validation is None
         chosen, measured = _choose(datasets, split, protocol=protocol, is_unsplit=is_unsplit)
@@ -161,9 +163,10 @@ def _open_data(recipe: Recipe, data: str | None, plugins: PluginRegistry, *, uns
 
     With `unsplit`, nothing is held out of `data` for validation if it has no splits of its own.
     """
-    changes: dict[str, Any] = {"labels": None}
+    changes: dict[str, Any] = {"labels": None}  # a limit for training, not for evaluation
     if data is not None:
         changes |= {"train": data, "unlabeled": None, "test": None}
+        # The run's own validation folder, or that it had none, does not apply to other data.
         if isinstance(recipe.data.validation, str) or recipe.data.validation == 0:
             changes["validation"] = Data.model_fields["validation"].default
     table = recipe.data.model_copy(update=changes)
@@ -173,7 +176,7 @@ def _open_data(recipe: Recipe, data: str | None, plugins: PluginRegistry, *, uns
             table = table.model_copy(update={"validation": 0.0})
             datasets = open_datasets(table, plugins)
     except DataError as error:
-        if data is not None or recipe.data.train is None:
+        if data is not None or recipe.data.train is None:  # the path is not the recipe's
             raise
         raise DataError(
             f"{error}; the run's data path is relative to the folder in which the run was started: "

@@ -45,7 +45,7 @@ def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, bat
         ),
         optimizer=Optimizer(lr=lr),
         schedule=Schedule(min_lr=0.0),
-        evaluation=base.evaluation.model_copy(update={"head": "class"}),
+        evaluation=base.evaluation.model_copy(update={"head": "class"}),  # labels train no other head
         trackers=(),
     )
     with TemporaryDirectory() as folder:

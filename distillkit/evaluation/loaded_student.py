@@ -30,6 +30,7 @@ class LoadedStudent(nn.Module):
         augment = opened.recipe.augment
         self.model = opened.model
         self.answer = opened.answer
+        # The run's preprocessing, not the one that timm has for the published weights.
         self.spec = replace(opened.spec, crop=augment.eval_crop, interpolation=augment.interpolation)
         self._transform = evaluation_transform(augment, opened.spec)
         heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in self.spec.signals]

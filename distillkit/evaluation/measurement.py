@@ -76,7 +76,7 @@ def check_measurement(evaluator: object, measurement: Any) -> None:
     if not isinstance(notes, tuple) or not all(isinstance(note, str) for note in notes):
         refuse(evaluator, "measure", f"the notes {shortened(repr(notes))}", "a tuple of strings")
     try:
-        json.dumps(measurement.settings, allow_nan=False)
+        json.dumps(measurement.settings, allow_nan=False)  # NaN and infinity are not JSON
     except (TypeError, ValueError) as error:
         refuse(evaluator, "measure", f"settings that cannot be written as JSON ({one_line(error)})", "plain data")
 

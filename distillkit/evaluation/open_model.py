@@ -56,6 +56,7 @@ def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> Eva
         )
     plugin = plugins.find("teacher", target)
     model = build_model(plugin, ModelRequest(plugin.name, plugin.argument, plugin.options({}), weights=weights))
+    # A teacher has no recipe: its images are cropped as its weights expect.
     return EvaluatedModel(
         cast("nn.Module", model),
         model.spec,

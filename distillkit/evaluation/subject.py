@@ -87,6 +87,7 @@ class Subject:
         images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size) windows, at least one. An image that
         cannot be read is replaced by another.
         """
+        # All labelled images, even if the run trained with a part of the labels.
         recipe = Recipe(
             data=self.recipe.data.model_copy(
                 update={"seed": seed, "labels": None, "labeled_fraction": None, "views": None}
@@ -122,6 +123,7 @@ class Subject:
         source = self.measured
         if is_stream(source) or not left_out:
             return list(range(len(source)))
+        # Broken images are recorded under their visible key, without control characters.
         return [index for index in range(len(source)) if visible(source.key(index)) not in left_out]
 
     def require_some(self, seen: float, images: Source | Stream) -> None:
@@ -167,6 +169,7 @@ class Subject:
         """Gather rows [n, ...] from all processes, concatenated by rank, on the device."""
         if self.processes.is_alone:
             return rows
+        # rows_of exchanges CPU tensors.
         parts = [self.processes.rows_of(rank, rows.cpu()) for rank in range(self.processes.world)]
         return torch.cat(parts).to(rows.device)
 

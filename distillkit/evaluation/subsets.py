@@ -42,6 +42,7 @@ def listed_subset(images: Source | Stream, path: Path) -> Selection:
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise DataError(f"'{path}' lists no images; write one name per line")
+    # Published lists, such as SimCLR's for ImageNet, may have file names without folders.
     by_key: dict[str, int] = {}
     by_file_name: dict[str, list[int]] = {}
     for index, key in enumerate(selection.all_keys()):
@@ -58,6 +59,7 @@ def listed_subset(images: Source | Stream, path: Path) -> Selection:
     if ambiguous is not None:
         example = selection.key(matches[ambiguous][0])
         raise DataError(f"'{ambiguous}' in '{path}' matches several images; add the folder, such as '{example}'")
+    # Unique: an image may be listed twice, with its folder and without.
     return _chosen(selection, np.unique([indices[0] for indices in matches.values()]))
 
 

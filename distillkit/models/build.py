@@ -35,7 +35,7 @@ def check_model(model: object, author: str) -> Model:
 
     Raises: BrokenPluginError that names `author`.
     """
-    # Not isinstance with a runtime-checkable protocol: from Python 3.12 on it does not see sub-modules.
+    # Not isinstance with a runtime-checkable protocol: from Python 3.12 on it misses sub-modules.
     if not isinstance(model, nn.Module):
         refuse(author, "build", kind_of(model), "a torch.nn.Module")
     if not isinstance(getattr(model, "network", None), nn.Module):

@@ -29,11 +29,12 @@ def translate(weights: Mapping[str, Tensor], network: nn.Module, architecture: s
     base = architecture.partition(".")[0]
     if not is_model(base):
         return dict(weights)
+    # timm does not export its filters; they are functions in the module of the model.
     module = sys.modules[model_entrypoint(base).__module__]
     rename = next((getattr(module, name) for name in FILTERS if hasattr(module, name)), None)
     if rename is None:
         return dict(weights)
-    # timm's filters take (state_dict, model) or the state dict alone.
+    # Some of timm's filters have the parameters (state_dict, model), others the state dict alone.
     arguments: tuple[Any, ...] = (dict(weights), network)
     return dict(rename(*arguments[: len(inspect.signature(rename).parameters)]))
 

@@ -62,6 +62,7 @@ def match_classes(
     unknown = [name for name, matches in zip(class_names, candidates, strict=True) if not matches]
     if not unknown:
         indices = _indices(teacher, class_names, candidates, data)
+        # The identity as None: the logits then need no indexing.
         return ClassMap(None if indices == tuple(range(teacher.classes)) else indices)
     if teacher.classes == classes:
         raise ClassSpaceError(
@@ -110,6 +111,7 @@ def _candidates(teacher_names: Sequence[str], names: Sequence[str]) -> list[set[
     """Indices of the teacher's classes that each name matches; empty for an unknown name."""
     exact = {name: {index} for index, name in enumerate(teacher_names)}
     normalised = _by_normalised_name(teacher_names)
+    # Exact names first: "Ant" and "ant" may both be classes of the teacher.
     return [exact.get(name) or normalised.get(_normalised(name), set()) for name in names]
 
 
@@ -166,6 +168,7 @@ def _first(names: Sequence[str]) -> str:
 def _remedies(teacher: ModelSpec) -> str:
     listed = "" if teacher.class_names is not None else "list the teacher's class names in a file (teacher.classes), "
     kind, _, directory = teacher.name.partition(":")
+    # `finetune` accepts models by name, not runs.
     tune = (
         f"distillkit run --from {directory} --loss ce --data DIR"
         if kind == "run"

@@ -130,7 +130,7 @@ def why_no_rows(network: nn.Module) -> str | None:
 
 
 def _obstacle(network: nn.Module) -> str:
-    """The first reason found why the rows cannot be read."""
+    """The first reason why the rows cannot be read."""
     kinds = " ".join(type(module).__name__ for module in network.modules())
     parameters = " ".join(name for name, _ in network.named_parameters())
     searched = f"{kinds} {parameters}".lower()

@@ -49,6 +49,7 @@ class FrozenTeacher(nn.Module):
         self.outputs: Tensor | None
         self.same_pixels = (student.mean, student.std) == (model.spec.mean, model.spec.std)
         scale, shift = renormalisation(student, model.spec)
+        # Buffers, to move with the module; not persistent, so that the state dict is the model's alone.
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         outputs = None if class_map.indices is None else torch.tensor(class_map.indices)

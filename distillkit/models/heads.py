@@ -59,6 +59,7 @@ def check_head(head: str | None, spec: ModelSpec, answer: Answer, *, subject: st
         raise UserError(f"{subject} has no trained class head: its output is the embedding; leave out --head")
     if head == "distill" and Signal.DISTILL_LOGITS not in spec.signals:
         raise UserError(f"{subject} has no distillation head; leave out --head or use --head class")
+    # "fused" would mix in the untrained head.
     if answer.idle and (head in answer.idle or head == "fused"):
         trained = next(name for name in HEAD_NAMES if name not in answer.idle)
         idle = HEAD_NAMES[answer.idle[0]]
@@ -93,7 +94,7 @@ class OneAnswer(nn.Module):
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
         both = dict(wanted)
         if Signal.LOGITS in both and Signal.DISTILL_LOGITS in self.model.spec.signals:
-            both[Signal.DISTILL_LOGITS] = ()
+            both[Signal.DISTILL_LOGITS] = ()  # the model's LOGITS are those of its class head alone
         outputs = self.model(images, both)
         if Signal.LOGITS not in wanted:
             return outputs

@@ -41,6 +41,7 @@ def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
             path = Path(hf_hub_download(place.repository, FILE, revision=place.revision))
         if path is not None:
             return read_weights(path)
+        # weights_only, because a download is untrusted: nothing in it may be executed.
         return dict(torch.hub.load_state_dict_from_url(place.url, map_location="cpu", weights_only=True))
     except (HfHubHTTPError, OSError) as error:
         raise WeightsError(

@@ -25,7 +25,7 @@ class _NoFilling(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         if getattr(func, "__name__", "") in FILLS:
-            filled = args[0] if args else given.get("tensor")
+            filled = args[0] if args else given.get("tensor")  # torch.nn.init passes it by keyword
             if isinstance(filled, torch.Tensor) and filled.is_meta:
                 return filled
         return func(*args, **given)

@@ -45,6 +45,7 @@ def spec_at(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
     """
     if size == spec.image_size or not spec.flexible_size:
         return spec
+    # A timm network is traced: not all of them round up as `_scaled` does.
     if is_model(spec.architecture.partition(".")[0]):
         described = describe_network(TimmRequest(spec.architecture, spec.name, spec.classes, size))
         return replace(spec, image_size=size, grids=described.grids)

@@ -164,6 +164,7 @@ class TimmModel(nn.Module):
 
     def _class_logits(self, features: Tensor) -> Tensor:
         if Signal.DISTILL_LOGITS in self.spec.signals:
+            # Not forward_head: in evaluation it returns the mean of both heads.
             logits: Tensor = self._timm.head(self._head_input(features, token=0))
         else:
             logits = self._timm.forward_head(features)

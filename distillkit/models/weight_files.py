@@ -153,7 +153,7 @@ def _read_torch(path: Path, *, shapes_only: bool) -> Any:
 
 def _calls_bytearray(path: Path) -> bool:
     """Whether a pickle calls `bytearray`. Weights-only mode allows it, and `bytearray(10**12)` fills all memory."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path):  # torch's legacy format: pickles without an archive
         with path.open("rb") as file:
             if not path.stat().st_size:  # mmap refuses empty files
                 return False
@@ -200,6 +200,7 @@ def _tensors(content: Any, seen: frozenset[int] = frozenset()) -> dict[str, Tens
     # A crafted checkpoint may contain itself.
     if not isinstance(content, Mapping) or id(content) in seen or len(seen) == DEEPEST:
         return {}
+    # By identity, so that a mapping under several keys is searched once.
     wrapped = {id(content[name]): content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)}
     inside = (_tensors(inner, seen | {id(content)}) for inner in wrapped.values())
     own = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}

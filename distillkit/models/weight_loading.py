@@ -97,6 +97,7 @@ def load_weights(
     if other and fit != "all":
         raise WeightsError(_other_head(given, own, other[0], spec.name, source))
     kept = {name: tensor for name, tensor in given.items() if name not in other}
+    # Together with the network's own tensors for what is not loaded, so that torch's check stays strict.
     network.load_state_dict({**own, **kept})
     head_notes = (_head_note(offered, other, model, origin),) if other else ()
     return LoadReport(source, len(kept), tuple(other), (*left_out, *notes, *resampled, *head_notes))

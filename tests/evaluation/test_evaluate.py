@@ -64,8 +64,8 @@ def refused(kind: type[UserError], *arguments: object, **named: object) -> str:
 
 
 def test_figures_are_those_of_the_head_that_was_trained(folder: Path) -> None:
-    found = evaluate(str(folder), PLUGINS)
-    assert (found.split, found.measurement.figures.keys()) == ("test", {"class_top1", "top1", "loss", "images"})
+    result = evaluate(str(folder), PLUGINS)
+    assert (result.split, result.measurement.figures.keys()) == ("test", {"class_top1", "top1", "loss", "images"})
     assert evaluate(str(folder), PLUGINS, split="validation").measurement.figures["images"] == 3.0
 
 
@@ -165,15 +165,15 @@ def test_a_result_is_returned_if_the_run_cannot_be_written_to(folder: Path, tmp_
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("evaluations.jsonl"))
     (copy / "evaluations.jsonl").mkdir()
-    found = evaluate(str(copy), PLUGINS).measurement
-    assert "top1" in found.figures
-    assert found.notes == (f"result not saved: {copy} cannot be written to (Is a directory)",)
+    measurement = evaluate(str(copy), PLUGINS).measurement
+    assert "top1" in measurement.figures
+    assert measurement.notes == (f"result not saved: {copy} cannot be written to (Is a directory)",)
 
 
 def test_evaluating_a_teacher_by_name_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = evaluate("timm:test_vit", PLUGINS, protocol="knn", weights="none", data="digits", options={"k": [20]})
-    assert found.measurement.figures.keys() == {"k20_top1", "k20_top5", "images"}
+    result = evaluate("timm:test_vit", PLUGINS, protocol="knn", weights="none", data="digits", options={"k": [20]})
+    assert result.measurement.figures.keys() == {"k20_top1", "k20_top5", "images"}
     assert list(tmp_path.iterdir()) == []
 
 
