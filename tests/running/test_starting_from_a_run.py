@@ -147,8 +147,8 @@ def test_a_teacher_of_the_old_classes_is_refused(former: Path, letters: Path) ->
     with pytest.raises(ClassSpaceError) as caught:
         plan(recipe, installed_plugins())
     assert str(caught.value).startswith(
-        f"teacher 'run:{former}' knows 10 classes and data '{letters}' has 3 classes, which are not all among them "
-        "('a' is not); "
+        f"teacher 'run:{former}' knows 10 classes and data '{letters}' has 3 classes; the teacher does not know "
+        "class 'a'; "
     )
 
 
@@ -192,7 +192,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path:
         run(recipe, tmp_path / "out", installed_plugins())
     assert str(caught.value) == (
         f"{former} does not fit 'vit-ti' (deit_tiny_patch16_224): 12 of 20 tensors are unexpected "
-        "(blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, blocks.1.attn.qkv.bias, ...); give weights of this very "
+        "(blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, blocks.1.attn.qkv.bias, ...); give weights of exactly this "
         "architecture"
     )
     assert not (tmp_path / "out").exists()
