@@ -192,8 +192,8 @@ def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path:
         run(recipe, tmp_path / "out", installed_plugins())
     assert str(caught.value) == (
         f"{former} does not fit 'vit-ti' (deit_tiny_patch16_224): 12 of 20 tensors are unexpected "
-        "(blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, blocks.1.attn.qkv.bias, ...); give weights of exactly this "
-        "architecture"
+        "(blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, blocks.1.attn.qkv.bias, ...); give weights of exactly "
+        "this architecture"
     )
     assert not (tmp_path / "out").exists()
 
