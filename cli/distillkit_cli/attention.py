@@ -77,7 +77,7 @@ def attention(  # noqa: PLR0913 - one parameter per option
         device=device,
     )
     terminal: Terminal = context.obj
-    for path in drawn.pictures:
+    for path in drawn.figures:
         terminal.show(str(path))
     for note in drawn.notes:
         terminal.note(note)

@@ -1,6 +1,6 @@
-"""Evaluation: the frame of the protocols, features, attention figures. Importing this imports torch.
+"""Evaluation: the interface of evaluators, features, attention figures. Importing this imports torch.
 
-These are the names that a plugin of an evaluator or a tracker may import, beside those of `distillkit` itself.
+An evaluator or tracker plugin may import these names and those of `distillkit` itself.
 """
 
 from distillkit.compute.distributed import ALONE, Processes

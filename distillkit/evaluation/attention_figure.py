@@ -1,4 +1,4 @@
-"""Figures of where class tokens look, from arrays: a row of panels for each model, a column for each layer."""
+"""Figures of class token attention, from arrays: a row of panels for each model, a column for each layer."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 ShownHeads: TypeAlias = Literal["mean", "each"]
 AxesBox: TypeAlias = tuple[float, float, float, float]
-"""Left, right, bottom and top of something on the page."""
+"""Left, right, bottom and top of an area on the page, in inches."""
 
 PANEL = 1.1
-"""The side of a square panel; others have its area. All lengths are inches."""
+"""Side of a square panel; other panels have the same area. All lengths are in inches."""
 GAP, MARGIN, HEADING, LINE = 0.1, 0.2, 0.42, 0.15
 SCALE_WIDTH, SCALE_LABEL = 0.09, 0.5
 NARROWEST = 6.5
-"""Room for a heading over a single layer."""
+"""Minimum width of the page: room for a heading over a single layer."""
 CHARACTER = 0.0091
-"""The width of a character for each point of its size."""
+"""Width of a character per point of font size."""
 TITLE, NAME, LABEL, SMALL = 11, 9, 8, 7
-"""Sizes of text, in points."""
+"""Font sizes in points."""
 DPI = 120
 SCALE = {"cmap": "inferno", "vmin": 0, "alpha": 0.85}
 BEHIND = (-0.75, 1.75)
-"""What would be black and white in the image behind a map: it is kept pale, so that colours stay those of the scale."""
+"""Range of the grey image behind a map: wider than 0 to 1, which makes it pale, so that map and scale colours match."""
 GREY = "0.35"
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What one model saw of one image, and where its class token looked.
+    """Class token attention of one model to one image.
 
-    `name` says whose it is ("student deit-ti"). `rows` are of `layers`, counted from 0.
-    Shapes: pixels [H, W, 3] from 0 to 1, as the model saw them; rows [L, heads, 1 + N], each a distribution over the
+    `name` is the model's ("student deit-ti"). `rows` are those of `layers`, counted from 0.
+    Shapes: pixels [H, W, 3] from 0 to 1, at the model's image size; rows [L, A, 1 + N], each a distribution over the
     class token and the N patches of `grid`, row-major.
     """
 
@@ -53,11 +53,11 @@ class Sight:
 
 
 def draw_attention(sights: Sequence[Sight], *, title: str, heads: ShownHeads = "mean") -> Figure:
-    """The image as each model saw it, and over it the attention of its class token, layer by layer.
+    """Draw the image as input of each model, and over it the attention of its class token, layer by layer.
 
-    `heads` draws their mean, or a row for each. The colours of a row share one scale from 0 to its largest entry, which
-    stands beside it. A map lies over the image patch by patch, not smoothed; the entry that the class token keeps for
-    itself is no patch and stands over its panel.
+    `heads` draws their mean, or a row for each. The colours of a row share one scale from 0 to the largest entry, which
+    is drawn to its right. A map lies over the image patch by patch, not smoothed; the class token's attention to itself
+    is not a patch and is written above the panel.
     """
     from matplotlib.figure import Figure
 
@@ -84,17 +84,17 @@ def draw_attention(sights: Sequence[Sight], *, title: str, heads: ShownHeads = "
 
 
 def as_png(figure: Figure) -> bytes:
-    """The figure as a file; equal figures are equal bytes."""
+    """The figure as a PNG file; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     file = BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
+    figure.savefig(file, format="png", metadata={"Software": None})  # Software is the version of matplotlib
     return file.getvalue()
 
 
 def shortened(name: str, longest: int) -> str:
-    """A name without its middle where it has more than `longest` characters.
+    """A name without its middle if it has more than `longest` characters.
 
     >>> shortened("run:runs/a-teacher-with-a-name", 17)
     'run:run...-a-name'
@@ -104,7 +104,7 @@ def shortened(name: str, longest: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with two digits that count.
+    """A share in percent, with two significant digits.
 
     >>> percent(0.0512), percent(0.04), percent(0.5), percent(0.00042)
     ('5.1 %', '4.0 %', '50 %', '0.042 %')
@@ -115,7 +115,7 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class _Strip:
-    """Panels that share a scale: rows [L, 1 + N] of a sight. `head` is None for the mean of all heads."""
+    """Panels that share a scale: attention rows [L, 1 + N] of a sight. `head` is None for the mean of all heads."""
 
     sight: Sight
     rows: NDArray[np.float32]
@@ -123,18 +123,18 @@ class _Strip:
 
     @property
     def is_first(self) -> bool:
-        """Whether the heading of the sight stands above."""
+        """Whether the strip has the heading of its sight: head 0 or the mean."""
         return not self.head
 
     @property
     def panel(self) -> tuple[float, float]:
-        """Width and height of a panel: the image's shape, and the area of a square one."""
+        """Width and height of a panel: the image's aspect ratio, the area of a square panel."""
         height, width = self.sight.pixels.shape[:2]
         return PANEL * (width / height) ** 0.5, PANEL * (height / width) ** 0.5
 
     @property
     def above(self) -> float:
-        """Room for what is written over the panels."""
+        """Height of the text above the panels."""
         return HEADING + 2 * LINE if self.is_first else LINE + GAP / 2
 
     @property
@@ -145,20 +145,20 @@ class _Strip:
 
 def _strips(sight: Sight, heads: ShownHeads) -> Iterator[_Strip]:
     if heads == "mean":
-        yield _Strip(sight, sight.rows.mean(axis=1), None)
+        yield _Strip(sight, sight.rows.mean(axis=1), None)  # [L, 1 + N]
     else:
         yield from (_Strip(sight, sight.rows[:, head], head) for head in range(sight.rows.shape[1]))
 
 
 @dataclass(frozen=True)
 class _Page:
-    """A figure whose only axes count inches from the upper left corner. Many axes would take many times as long."""
+    """A figure with a single axes in inches from the upper left corner; many axes would take many times as long."""
 
     axes: Axes
     width: float
 
     def strip(self, strip: _Strip, top: float, *, left: float, column: float) -> None:
-        """The panels of a strip under their titles, each in the middle of its column, and the scale of the colours."""
+        """Draw the panels of a strip below their titles, each centred in its column, and the colour scale."""
         sight, (width, height) = strip.sight, strip.panel
         below = top + strip.above
         places = [left + number * (column + GAP) + (column - width) / 2 for number in range(1 + len(strip.rows))]
@@ -170,51 +170,51 @@ class _Page:
         if strip.head is not None:
             middle = below + height / 2
             self.write(left - GAP, middle, f"head {strip.head}", size=LABEL, rotation=90, ha="center", va="center")
-        grey = sight.pixels.mean(axis=2)
+        grey = sight.pixels.mean(axis=2)  # [H, W]
         for layer, row, panel in zip(sight.layers, strip.rows, panels[1:], strict=True):
             middle = panel[0] + width / 2
             if strip.is_first:
                 self.write(middle, below - 0.05 - LINE, f"layer {layer}", size=LABEL, ha="center")
             self.write(middle, below - 0.05, f"CLS {percent(row[0])}", size=SMALL, color=GREY, ha="center")
             self.draw(grey, panel, cmap="gray", vmin=BEHIND[0], vmax=BEHIND[1])
-            self.draw(row[1:].reshape(sight.grid), panel, vmax=strip.largest, **SCALE)
+            self.draw(row[1:].reshape(sight.grid), panel, vmax=strip.largest, **SCALE)  # [h, w]
         self.scale(strip.largest, panels[-1])
 
-    def scale(self, largest: float, beside: AxesBox) -> None:
-        """What the colours of a strip mean, right of its last panel."""
-        _, left, bottom, top = beside
+    def scale(self, largest: float, last_panel: AxesBox) -> None:
+        """Draw the colour scale of a strip, right of its last panel."""
+        _, left, bottom, top = last_panel
         left, right = left + GAP, left + GAP + SCALE_WIDTH
         place = (left, right, bottom, top)
+        # Over mid grey, as maps lie over the grey image.
         self.draw(np.full((1, 1), 0.5), place, cmap="gray", vmin=BEHIND[0], vmax=BEHIND[1])
-        self.draw(np.linspace(largest, 0, 256)[:, None], place, vmax=largest, **SCALE)
+        self.draw(np.linspace(largest, 0, 256)[:, None], place, vmax=largest, **SCALE)  # [256, 1]
         self.write(right + 0.04, top, percent(largest), size=SMALL, color=GREY, va="top")
         self.write(right + 0.04, bottom, "0", size=SMALL, color=GREY)
 
-    def draw(self, pixels: NDArray[np.floating[Any]], place: AxesBox, **look: Any) -> None:
-        """Lay pixels [h, w] or [h, w, 3] out over a place, unsmoothed."""
-        self.axes.imshow(pixels, extent=place, aspect="auto", interpolation="nearest", **look)
+    def draw(self, pixels: NDArray[np.floating[Any]], place: AxesBox, **style: Any) -> None:
+        """Draw pixels [h, w] or [h, w, 3] in a place, not smoothed."""
+        self.axes.imshow(pixels, extent=place, aspect="auto", interpolation="nearest", **style)
 
-    def write(self, left: float, baseline: float, text: str, **look: Any) -> None:
-        """Write a line; a `$` in it begins no formula."""
-        self.axes.text(left, baseline, text, parse_math=False, **{"va": "baseline", **look})
+    def write(self, left: float, baseline: float, text: str, **style: Any) -> None:
+        """Write a line of text, without parsing `$` as a formula."""
+        self.axes.text(left, baseline, text, parse_math=False, **{"va": "baseline", **style})
 
 
 def _characters(width: float, size: float) -> int:
-    """How many characters of a size go on a line of a page."""
+    """Number of characters of a font size that fit on a line."""
     return int((width - 2 * MARGIN) / (CHARACTER * size))
 
 
 def _heading(sight: Sight, longest: int) -> str:
     (height, width), (rows, columns), heads = sight.pixels.shape[:2], sight.grid, sight.rows.shape[1]
     counted = "1 head" if heads == 1 else f"{heads} heads"
-    facts = f": {counted}, {rows} x {columns} patches, sees {height} x {width} pixels"
+    facts = f": {counted}, {rows} x {columns} patches, image {height} x {width} pixels"
     return shortened(sight.name, longest - len(facts)) + facts
 
 
 def _caption(heads: ShownHeads) -> str:
-    of_heads = "the mean of the heads" if heads == "mean" else "head by head"
+    of_heads = "mean over heads" if heads == "mean" else "head by head"
     return (
-        f"Colour: the share of the class token's attention that a patch gets, {of_heads}; each row has a scale of its "
-        "own, from 0 to its largest. CLS: the share that the class token keeps for itself. Patches are not smoothed "
-        "(nearest)."
+        f"Colour: share of the class token's attention that goes to a patch, {of_heads}; each row has its own scale, "
+        "from 0 to its maximum. CLS: share that goes to the class token itself. Patches are not smoothed (nearest)."
     )

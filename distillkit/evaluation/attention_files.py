@@ -1,4 +1,4 @@
-"""`distillkit attention`: pictures of where the class tokens of a run look, for image files."""
+"""`distillkit attention`: figures of the class token attention of a run, for image files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from distillkit.storage.atomic import write_bytes
 
 @dataclass(frozen=True)
 class AttentionFiles:
-    """The pictures that were written, one for each image, and which teacher is not on them and why, in sentences."""
+    """The figures that were written, one per image, and notes on teachers that are not drawn."""
 
-    pictures: tuple[Path, ...]
+    figures: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
@@ -50,41 +50,44 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
     out: Path | None = None,
     device: str = "auto",
 ) -> AttentionFiles:
-    """Draw the class token's attention over image files, that of the teachers beside that of the model.
+    """Draw the class token attention of a model and its teachers over image files.
 
-    `target` is what `evaluate` takes: a run directory, a directory inside it with a student, or a teacher's name, then
-    with `weights` from a file. The teachers are those of the run, or `teacher`, or none; one of the run's that cannot
-    be drawn is left out with a note, one that was asked for is an error. A teacher sees the model's pixels, as in a
-    run. `layers` are the model's. The pictures go to `out`, by default the folder attention/ of the run, or here.
-    Raises: RunDirectoryError for a target that is neither; SignalError where attention cannot be read, or not of such
-        a layer; DataError for an image that cannot be read, before anything is written; what building a model raises.
+    `target` is the same as for `evaluate`: a run directory, a directory inside it with a student, or a teacher's name,
+    optionally with a weight file `weights`. The teachers are those of the run, or `teacher`, or none. A teacher of the
+    run that cannot be drawn is left out with a note; for `teacher` it is an error. Teachers receive the model's input,
+    as in a run. `layers` are the model's. Figures are written to `out`; by default to attention/ in the run directory,
+    or in the working directory if there is no run.
+    Raises: RunDirectoryError for an unknown target; SignalError for attention or a layer that cannot be read;
+        DataError for an unreadable image, before anything is written; what building a model raises.
     """
-    where = pick_device(device)
-    judged = open_model(target, plugins, weights)
-    reason = why_unreadable(judged.spec)
+    torch_device = pick_device(device)
+    opened = open_model(target, plugins, weights)
+    reason = why_unreadable(opened.spec)
     if reason is not None:
         raise SignalError(f"the attention of '{target}' cannot be drawn, because {reason}; choose another model")
-    model = cast("Model", judged.model.to(where).eval())
-    layers_of(f"'{target}'", judged.spec, layers)
-    pixels = _opened(images, evaluation_transform(judged.recipe.augment, judged.spec))
+    model = cast("Model", opened.model.to(torch_device).eval())
+    layers_of(f"'{target}'", opened.spec, layers)  # for its error, before images are read
+    pixels = _opened(images, evaluation_transform(opened.recipe.augment, opened.spec))
     teachers: dict[str, FrozenTeacher] = {}
     notes: list[str] = []
     if teacher is not None:
-        teachers[teacher.name] = _built(teacher, judged.spec, plugins, where)
-    elif judged.home is not None and not without_teacher:
-        teachers, notes = _of_run(judged, plugins, where)
-    name = judged.spec.name if judged.home is None else f"student {judged.spec.name}"
-    folder = out or (judged.home or Path()) / "attention"
+        teachers[teacher.name] = _built(teacher, opened.spec, plugins, torch_device)
+    elif opened.home is not None and not without_teacher:
+        teachers, notes = _of_run(opened, plugins, torch_device)
+    name = opened.spec.name if opened.home is None else f"student {opened.spec.name}"
+    folder = out or (opened.home or Path()) / "attention"
     written = []
-    for path, picture in zip(images, _places(images, folder), strict=True):
-        (sights,) = see_attention(name, model, teachers, pixels[path].unsqueeze(0).to(where), layers)
+    for path, figure_path in zip(images, _figure_paths(images, folder), strict=True):
+        image = pixels[path].unsqueeze(0).to(torch_device)  # [1, C, H, W]
+        (sights,) = see_attention(name, model, teachers, image, layers)
+        # Names of files may hold bytes that are not text (surrogates), which matplotlib cannot draw.
         figure = draw_attention(sights, title=str(path).encode(errors="replace").decode(), heads=heads)
-        written.append(_written(picture, as_png(figure)))
+        written.append(_written(figure_path, as_png(figure)))
     return AttentionFiles(tuple(written), tuple(notes))
 
 
 def _opened(paths: Sequence[Path], transform: Transform) -> dict[Path, Tensor]:
-    """Every image as the model sees it, [C, H, W]."""
+    """Every image after the model's preprocessing, [C, H, W]."""
     return {path: transform(_open(path)) for path in paths}
 
 
@@ -92,35 +95,36 @@ def _open(path: Path) -> Image.Image:
     if not path.exists():
         raise DataError(f"there is no image '{path}'; check the path")
     if path.is_dir():
-        raise DataError(f"'{path}' is a folder; name the pictures in it, such as {path / '*.png'}")
+        raise DataError(f"'{path}' is a folder; name the images in it, such as {path / '*.png'}")
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    # Decoders raise whatever they like, as in `distillkit.data.sources.load_image`.
+    # Decoders may raise anything, as in `distillkit.data.sources.load_image`.
     except Exception as error:
         reason = one_line(error)
         raise DataError(f"image '{path}' cannot be read: {reason}; leave it out") from error
 
 
 def _of_run(
-    judged: EvaluatedModel, plugins: PluginRegistry, device: torch.device
+    opened: EvaluatedModel, plugins: PluginRegistry, device: torch.device
 ) -> tuple[dict[str, FrozenTeacher], list[str]]:
-    """The teachers of a run that can be drawn, and why others are not."""
+    """The teachers of a run that can be drawn, and notes on those that cannot."""
     teachers, notes = {}, []
-    for entry in judged.recipe.teachers:
+    for entry in opened.recipe.teachers:
         try:
-            teachers[entry.name] = _built(entry, judged.spec, plugins, device)
+            teachers[entry.name] = _built(entry, opened.spec, plugins, device)
         except UserError as error:
             notes.append(f"drawn without teacher '{entry.name}': {error}")
-    if not judged.recipe.teachers:
+    if not opened.recipe.teachers:
         notes.append("drawn without a teacher: the run has none")
     return teachers, notes
 
 
 def _built(entry: TeacherEntry, student: ModelSpec, plugins: PluginRegistry, device: torch.device) -> FrozenTeacher:
-    """A teacher with its weights, seeing the student's pixels as in a run."""
+    """A teacher with its weights that receives the student's input, as in a run."""
     plugin = plugins.find("teacher", entry.model)
     described = describe_teacher(plugin, entry)
+    # Checked on the spec, before weights are loaded.
     reason = why_unreadable(described.native)
     if reason is not None:
         raise SignalError(f"the attention of '{entry.model}' cannot be drawn, because {reason}")
@@ -134,8 +138,8 @@ def _built(entry: TeacherEntry, student: ModelSpec, plugins: PluginRegistry, dev
     return frozen.to(device)
 
 
-def _places(images: Sequence[Path], folder: Path) -> Iterator[Path]:
-    """Where the picture of each image goes; images of one name are counted."""
+def _figure_paths(images: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """The path of each image's figure; images with the same name are numbered."""
     used: Counter[str] = Counter()
     for path in images:
         used[path.stem] += 1

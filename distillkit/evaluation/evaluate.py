@@ -1,4 +1,4 @@
-"""`distillkit evaluate`: what a student or a teacher is worth by some protocol."""
+"""`distillkit evaluate`: measure a student or a teacher by a protocol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distillkit.recipe.schema import Data, Recipe
 from distillkit.version import __version__
 
 UNBOUNDED = 7 * 24 * 60.0
-"""Minutes that others wait for a process that measures alone: fine-tuning takes as long as it takes."""
+"""Minutes that the other processes wait while the first one measures alone: fine-tuning may take days."""
 
 
 def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
@@ -45,51 +45,52 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     weights: str | None = None,
     device: str = "auto",
 ) -> EvaluationResult:
-    """Judge a model by a protocol; of a run, the result is appended to the `evaluations.jsonl` of its directory.
+    """Evaluate a model with a protocol; a run's result is appended to `evaluations.jsonl` in its directory.
 
     `target` is a run directory, a directory inside it with a student (best, ema), or a teacher's name. `options` are
-    those of the protocol. `data` is a folder or name, by default the data of the run. `split` is by default the test
-    images where there are any; other data that has no parts is measured as a whole by a protocol that learns nothing.
-    Images that cannot be read are left out and counted, unless it is to be `strict`. `weights` is a weight file for a
-    teacher. Of several processes all return what the first one found, which alone
-    writes.
-    Raises: RunDirectoryError for a target that is neither; SignalError where the model does not reveal what the
-        protocol reads; DataError where the data lacks the split or labels; what the protocol raises.
+    those of the protocol. `data` is a folder or name, by default the data of the run. `split` is by default test, or
+    validation if there are no test images; other data without splits is measured in full, unless the protocol learns.
+    Images that cannot be read are left out and counted; with `strict` they are an error. `weights` is a weight file
+    for a teacher. All processes return the result of the first one, which alone writes it.
+    Raises: RunDirectoryError for an unknown target; SignalError if the model does not reveal what the protocol reads;
+        DataError if the data lacks the split or labels; what the protocol raises.
     """
     plugin = plugins.find("evaluator", protocol)
     evaluator: Evaluator = plugin.create(plugin.options(options or {}))
-    shares = bool(getattr(evaluator, "shares", False))
+    shares = bool(getattr(evaluator, "shares", False))  # optional, so not part of the Protocol
     with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
+            # Loads nothing, and waits for the result of the first process.
             return _from_text(processes.from_first(""))
-        judged = open_model(target, plugins, weights)
-        check_signals(plugin, plugins, judged.spec, target)
-        datasets, recipe = _open_data(judged.recipe, data, plugins, whole=not evaluator.learns)
+        opened = open_model(target, plugins, weights)
+        check_signals(plugin, plugins, opened.spec, target)
+        datasets, recipe = _open_data(opened.recipe, data, plugins, unsplit=not evaluator.learns)
         if strict:
+            # With a limit of 0, the first unreadable image is an error.
             recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"broken": 0.0})})
-        is_whole = data is not None and datasets.test is None and datasets.validation is None
-        chosen, measured = _choose(datasets, split, protocol=protocol, is_whole=is_whole)
+        is_unsplit = data is not None and datasets.test is None and datasets.validation is None
+        chosen, measured = _choose(datasets, split, protocol=protocol, is_unsplit=is_unsplit)
         if evaluator.learns:
             _check_learning(protocol, datasets, chosen)
         if not processes.is_alone:
             _check_no_stream(datasets.train, datasets.validation, measured)
-        where = pick_device(device, processes.local_rank)
+        torch_device = pick_device(device, processes.local_rank)
         subject = Subject(
             name=target,
-            model=judged.model.to(where).eval(),
-            spec=judged.spec,
-            answer=judged.answer,
+            model=opened.model.to(torch_device).eval(),
+            spec=opened.spec,
+            answer=opened.answer,
             recipe=recipe,
             datasets=datasets,
             split=chosen,
             measured=measured,
-            device=where,
-            student=judged.student,
+            device=torch_device,
+            student=opened.student,
             processes=processes if shares else ALONE,
         )
         with blamed(evaluator, "measure"):
-            found = evaluator.measure(subject)
-        check_measurement(evaluator, found)
+            measurement = evaluator.measure(subject)
+        check_measurement(evaluator, measurement)
         evaluation = EvaluationResult(
             target=target,
             protocol=protocol,
@@ -97,45 +98,44 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
             split=chosen,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             distillkit=__version__,
-            measurement=replace(found, notes=(*found.notes, *_left_out(subject.unreadable()))),
+            measurement=replace(measurement, notes=(*measurement.notes, *_left_out(subject.unreadable()))),
         )
         text = processes.from_first(json.dumps(evaluation.as_dict()))
         if not processes.is_first:
             return _from_text(text)
-        return evaluation if judged.home is None else _kept(judged.home, evaluation)
+        return evaluation if opened.home is None else _append(opened.home, evaluation)
 
 
 def _from_text(text: str) -> EvaluationResult:
-    """What the first process found."""
-    found = json.loads(text)
-    inner: dict[str, Any] = {entry.name: found.pop(entry.name) for entry in fields(Measurement)}
-    inner |= {name: tuple(inner[name]) for name in ("rows", "notes")}
-    return EvaluationResult(**found, measurement=Measurement(**inner))
+    """The result of the first process, from its JSON."""
+    values = json.loads(text)
+    inner: dict[str, Any] = {entry.name: values.pop(entry.name) for entry in fields(Measurement)}
+    inner |= {name: tuple(inner[name]) for name in ("rows", "notes")}  # JSON made them lists
+    return EvaluationResult(**values, measurement=Measurement(**inner))
 
 
 def _check_no_stream(*sources: Source | Stream | None) -> None:
-    """Raise DataError for a stream, whose order is not that of one process."""
+    """Raise DataError for a stream: several processes do not read it in the order of one."""
     for source in sources:
         if is_stream(source):
             raise DataError(
-                f"'{source.name}' is a stream, which several processes cannot measure in the order of one; start one "
-                "process"
+                f"'{source.name}' is a stream, and several processes cannot measure a stream in order; use one process"
             )
 
 
-def _kept(home: Path, evaluation: EvaluationResult) -> EvaluationResult:
-    """Append a result to its run. A directory that cannot be written to is noted; the result is not lost for that."""
+def _append(home: Path, evaluation: EvaluationResult) -> EvaluationResult:
+    """Append a result to its run; if that fails, add a note to the result instead of losing it."""
     try:
         append(home, evaluation)
     except OSError as error:
-        found = evaluation.measurement
-        note = f"not kept: {home} cannot be written to ({error.strerror})"
-        return replace(evaluation, measurement=replace(found, notes=(*found.notes, note)))
+        measurement = evaluation.measurement
+        note = f"result not saved: {home} cannot be written to ({error.strerror})"
+        return replace(evaluation, measurement=replace(measurement, notes=(*measurement.notes, note)))
     return evaluation
 
 
 def _left_out(broken: Iterable[BrokenImage]) -> Iterator[str]:
-    """A sentence for each set of which images could not be read."""
+    """A note for each split with unreadable images."""
     for split, kinds in Incidents(broken).counts().items():
         images = sum(kinds.values())
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
@@ -144,7 +144,7 @@ def _left_out(broken: Iterable[BrokenImage]) -> Iterator[str]:
 
 
 def check_signals(evaluator: Plugin, plugins: PluginRegistry, spec: ModelSpec, target: str) -> None:
-    """Refuse a protocol that reads what the model does not reveal, and name one that would do."""
+    """Refuse a protocol that reads a signal which the model does not reveal, and suggest protocols that work."""
     missing = evaluator.spec.signals - spec.signals
     if not missing:
         return
@@ -158,54 +158,55 @@ def check_signals(evaluator: Plugin, plugins: PluginRegistry, spec: ModelSpec, t
     )
 
 
-def _open_data(recipe: Recipe, data: str | None, plugins: PluginRegistry, *, whole: bool) -> tuple[DataSets, Recipe]:
-    """The data of the run, or other data, with all of its labels, and the recipe that names it.
+def _open_data(recipe: Recipe, data: str | None, plugins: PluginRegistry, *, unsplit: bool) -> tuple[DataSets, Recipe]:
+    """The data of the run, or other `data`, with all of its labels, and the recipe for it.
 
-    `whole` data is not split where it has no parts.
+    With `unsplit`, nothing is held out of `data` for validation if it has no splits of its own.
     """
-    changes: dict[str, Any] = {"labels": None}
+    changes: dict[str, Any] = {"labels": None}  # a limit for training, not for evaluation
     if data is not None:
         changes |= {"train": data, "unlabeled": None, "test": None}
+        # The run's own validation folder, or that it had none, does not apply to other data.
         if isinstance(recipe.data.validation, str) or recipe.data.validation == 0:
             changes["validation"] = Data.model_fields["validation"].default
     table = recipe.data.model_copy(update=changes)
     try:
         datasets = open_datasets(table, plugins)
-        if whole and data is not None and datasets.test is None and _is_held_out(datasets):
+        if unsplit and data is not None and datasets.test is None and _is_held_out(datasets):
             table = table.model_copy(update={"validation": 0.0})
             datasets = open_datasets(table, plugins)
     except DataError as error:
-        if data is not None or recipe.data.train is None:
+        if data is not None or recipe.data.train is None:  # the path is not the recipe's
             raise
         raise DataError(
-            f"{error}; this is the run's own data, named from the folder in which the run was started: "
-            "go there, or give --data"
+            f"{error}; the run's data path is relative to the folder in which the run was started: "
+            "change to that folder, or give --data"
         ) from None
     return datasets, recipe.model_copy(update={"data": table})
 
 
 def _is_held_out(datasets: DataSets) -> bool:
-    """Whether the validation images are training images that were held out."""
+    """Whether the validation images were held out of the training images."""
     train, held = datasets.train, datasets.validation
     if not isinstance(train, Selection) or not isinstance(held, Selection):
         return False
     return held.parts[0].source is train.parts[0].source
 
 
-def _choose(datasets: DataSets, split: Split | None, *, protocol: str, is_whole: bool) -> tuple[str, Source | Stream]:
-    """The labelled images to measure, and what they are called.
+def _choose(datasets: DataSets, split: Split | None, *, protocol: str, is_unsplit: bool) -> tuple[str, Source | Stream]:
+    """Name and images of the split to measure, with labels.
 
-    Raises: DataError where there are none; UserError for another name of a split.
+    Raises: DataError if there are no labelled images; UserError for an unknown split.
     """
     if datasets.classes is None:
         raise DataError(
-            f"protocol '{protocol}' reads labels and '{datasets.train.name}' has none; "
-            "give --data with a folder for every class"
+            f"protocol '{protocol}' needs labels and '{datasets.train.name}' has none; "
+            "give --data with one folder per class"
         )
     sources = {"train": datasets.train, "validation": datasets.validation, "test": datasets.test}
     if split is not None and split not in sources:
         raise UserError(unknown_name("split", split, sources))
-    wanted = split or ("train" if is_whole else "test" if datasets.test is not None else "validation")
+    wanted = split or ("train" if is_unsplit else "test" if datasets.test is not None else "validation")
     source = sources[wanted]
     if source is None:
         raise DataError(
@@ -213,7 +214,7 @@ def _choose(datasets: DataSets, split: Split | None, *, protocol: str, is_whole:
         )
     if isinstance(source, Selection):
         source = source.only_labelled()
-    return "all" if is_whole and split is None else wanted, source
+    return "all" if is_unsplit and split is None else wanted, source
 
 
 def _check_learning(protocol: str, datasets: DataSets, split: str) -> None:

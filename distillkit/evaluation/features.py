@@ -1,4 +1,4 @@
-"""One vector per image, as a frozen model sees it."""
+"""Feature extraction: one vector per image from a frozen model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from distillkit.plugin.runtime_checks import forward_signals
 
 @dataclass(frozen=True)
 class View:
-    """Which vector: the embeddings of the last `blocks` layers side by side, from shallow to deep.
+    """Definition of the feature vector: the embeddings of the last `blocks` layers, concatenated from shallow to deep.
 
-    With `patch_mean` the mean of the last layer's patch tokens stands after them.
+    With `patch_mean`, the mean of the last layer's patch tokens follows.
     """
 
     blocks: int = 1
     patch_mean: bool = False
 
     def wanted(self, spec: ModelSpec) -> Wanted:
-        """The signals to switch on."""
+        """Signals and layers that the vector is made of."""
         last = spec.layers - 1
         embeddings = {Signal.EMBEDDING: tuple(range(spec.layers - self.blocks, spec.layers))}
         return embeddings | ({Signal.PATCH_TOKENS: (last,)} if self.patch_mean else {})
@@ -35,19 +35,19 @@ class View:
         return sum(spec.widths[-self.blocks :]) + (spec.width if self.patch_mean else 0)
 
     def of(self, outputs: Outputs) -> Tensor:
-        """The vectors [B, D] of a batch, float32."""
+        """Feature vectors [B, D] of a batch, float32."""
         means = [tokens.mean(dim=1) for tokens in outputs.patch_tokens] if self.patch_mean else []
-        return torch.cat([*outputs.embedding, *means], dim=1).float()
+        return torch.cat([*outputs.embedding, *means], dim=1).float()  # [B, D]
 
     def __str__(self) -> str:
-        """In words: "the embedding of the last 4 layers"."""
+        """For reports: "the embedding of the last 4 layers"."""
         layers = "layer" if self.blocks == 1 else f"{self.blocks} layers"
         return f"the embedding of the last {layers}" + (" and the mean of its patch tokens" if self.patch_mean else "")
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a frozen model makes of images, on the host. Shapes: values [n, D] float32; labels [n] int64."""
+    """Feature vectors and labels of images, on the CPU. Shapes: values [n, D] float32; labels [n] int64."""
 
     values: Tensor
     labels: Tensor
@@ -56,7 +56,7 @@ class Features:
         return len(self.labels)
 
     def only(self, chosen: Tensor) -> Features:
-        """The images that indices [m] choose."""
+        """The features of the images with indices `chosen`, [m]."""
         return Features(self.values[chosen], self.labels[chosen])
 
 
@@ -70,14 +70,16 @@ def extract(
     view: View,
     processes: Processes = ALONE,
 ) -> Features:
-    """See every image once; batches are (images [b, C, H, W], labels [b]), `images` of them in all, or fewer.
+    """Extract the features of all images, each once, in evaluation mode and float32.
 
-    In float32 whatever the run trained in, in evaluation mode, and never more than one batch on the device. Of several
-    processes each sees the batches that were dealt to it, and gets the vectors of all, in the order of one.
+    `images` is the number of images, or more. At most one batch is on the device. With several processes each computes
+    its own `batches` and gets the features of all, in the order of one process.
+    Shapes: batches of (images [b, C, H, W], labels [b]).
     """
     wanted, was_training = view.wanted(spec), model.training
     model.eval()
     labels = torch.empty(images, dtype=torch.int64)
+    # Allocated at once: concatenating the batches at the end would need twice the memory.
     values = torch.empty(images, 0)
     seen, sizes = 0, []
     for pixels, classes in batches:

@@ -1,4 +1,4 @@
-"""Train a model further on few labels, by the one loop that there is, and measure it."""
+"""Few-label fine-tuning of a model with the usual training loop, and its accuracy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from distillkit.storage.untrusted import read_json
 
 
 def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, batch_size: int, lr: float) -> float:
-    """The accuracy in percent on the measured images after training on so many labels; the subject stays as it is.
+    """Top-1 accuracy in percent on the measured images after fine-tuning on `labels` labels; the subject is unchanged.
 
-    A run of its own, in a directory that is deleted afterwards: `data.labels` and `data.seed` choose the images, as
-    `balanced_subset` does; they are augmented as the recipe says, but not mixed; AdamW with weight decay 0.05 and a
-    cosine to 0, without warm-up. A head for other classes starts anew. The last weights are measured. What the run
-    could not read is noted in the subject.
-    Raises: UserError for a model that no student is built as; what the run raises.
+    Trains in a temporary run directory. `data.labels` and `data.seed` choose the images, as `balanced_subset` does;
+    they are augmented as in the recipe, but not mixed. AdamW with weight decay 0.05 and a cosine schedule to 0, without
+    warm-up. A head for other classes is randomly initialised. The final weights are measured. Images that the run could
+    not read are added to `subject.broken`.
+    Raises: UserError for a model that cannot be built as a student; what the run raises.
     """
     if subject.student is None:
         raise UserError(f"'{subject.name}' cannot be fine-tuned by that name; give a run directory or timm:<any>")
@@ -45,7 +45,7 @@ def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, bat
         ),
         optimizer=Optimizer(lr=lr),
         schedule=Schedule(min_lr=0.0),
-        evaluation=base.evaluation.model_copy(update={"head": "class"}),
+        evaluation=base.evaluation.model_copy(update={"head": "class"}),  # labels train no other head
         trackers=(),
     )
     with TemporaryDirectory() as folder:
@@ -55,6 +55,6 @@ def finetuned_top1(subject: Subject, labels: int, *, seed: int, epochs: int, bat
     return figures[f"{subject.split}/top1"]
 
 
-def _broken(ledger: Path) -> tuple[BrokenImage, ...]:
-    """The images that a run could not read; it has a ledger only where there are some."""
-    return Incidents.from_dict(read_json(ledger)).broken if ledger.is_file() else ()
+def _broken(incidents: Path) -> tuple[BrokenImage, ...]:
+    """The images that a run could not read; without incidents a run writes no file of them."""
+    return Incidents.from_dict(read_json(incidents)).broken if incidents.is_file() else ()

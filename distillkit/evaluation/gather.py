@@ -1,4 +1,4 @@
-"""Batches that were batches out to several processes, put together again."""
+"""Gather the results of sharded batches from several processes, in the order of one."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from distillkit.compute.distributed import Processes
 
 
 def gather_rows(rows: Tensor, sizes: Sequence[int], processes: Processes) -> Tensor:
-    """The rows of all processes, [n, ...] on the CPU, as one process would have them.
+    """The rows of all processes, [n, ...] on the CPU, in the order of one process.
 
-    `rows` are those of this process: its batches one after the other, which have `sizes` rows each. Batch i of all is
-    the one of process i modulo their number. Beyond the whole no more is held than the rows of one process.
+    `rows` [m, ...] are the concatenated batches of this process, with `sizes` rows each. Batch i belongs to the process
+    of rank i modulo the number of processes. Besides the result, memory is needed only for the rows of one process.
     """
     if processes.is_alone:
         return rows
-    batches: list[list[int]] = [json.loads(text) for text in processes.gather(json.dumps(list(sizes)))]
-    turns = [
+    batch_sizes: list[list[int]] = [json.loads(text) for text in processes.gather(json.dumps(list(sizes)))]
+    order = [
         (turn, rank)
-        for turn in range(max(map(len, batches)))
-        for rank in range(len(batches))
-        if turn < len(batches[rank])
+        for turn in range(max(map(len, batch_sizes)))
+        for rank in range(len(batch_sizes))
+        if turn < len(batch_sizes[rank])
     ]
     starts: dict[tuple[int, int], int] = {}
     total = 0
-    for turn, rank in turns:
+    for turn, rank in order:
         starts[rank, turn] = total
-        total += batches[rank][turn]
-    whole: Tensor | None = None
-    for rank, here in enumerate(batches):
-        part = processes.rows_of(rank, rows)
-        if not here:
+        total += batch_sizes[rank][turn]
+    gathered: Tensor | None = None
+    for rank, sizes_of_rank in enumerate(batch_sizes):
+        rows_of_rank = processes.rows_of(rank, rows)
+        if not sizes_of_rank:  # not before rows_of: every process must take part in every transfer
             continue
-        if whole is None:
-            whole = torch.empty(total, *part.shape[1:], dtype=part.dtype)
-        for turn, batch in enumerate(torch.split(part, here)):
-            whole[starts[rank, turn] : starts[rank, turn] + len(batch)] = batch
-    return rows if whole is None else whole
+        if gathered is None:
+            gathered = torch.empty(total, *rows_of_rank.shape[1:], dtype=rows_of_rank.dtype)
+        for turn, batch in enumerate(torch.split(rows_of_rank, sizes_of_rank)):
+            gathered[starts[rank, turn] : starts[rank, turn] + len(batch)] = batch
+    return rows if gathered is None else gathered

@@ -1,4 +1,4 @@
-"""The student of a run as one network: images in, its answer out."""
+"""The student of a run as a module from images to logits: what `distillkit.load_student` returns."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class LoadedStudent(nn.Module):
-    """A student with one answer; `distillkit.load_student` documents it.
+    """A student that maps images to logits; see `distillkit.load_student`.
 
-    Shapes: images [B, C, H, W], normalised as `spec` says, to logits [B, K], or to the embedding [B, D] where the
-    student has no classes; at least float32.
+    Shapes: images [B, C, H, W], normalised with `spec.mean` and `spec.std`, to logits [B, K], or to the embedding
+    [B, D] if the student has no classes; at least float32.
     """
 
     def __init__(self, opened: EvaluatedModel) -> None:
@@ -30,6 +30,7 @@ class LoadedStudent(nn.Module):
         augment = opened.recipe.augment
         self.model = opened.model
         self.answer = opened.answer
+        # The run's preprocessing, not the one that timm has for the published weights.
         self.spec = replace(opened.spec, crop=augment.eval_crop, interpolation=augment.interpolation)
         self._transform = evaluation_transform(augment, opened.spec)
         heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in self.spec.signals]
@@ -37,13 +38,13 @@ class LoadedStudent(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The network alone, as it is saved and exported."""
+        """The network that is saved and exported."""
         return cast("Model", self.model).network
 
     def preprocess(self, image: Image) -> Tensor:
-        """A PIL image of any mode as the student takes it, [C, H, W].
+        """Convert a PIL image of any mode to the student's input, [C, H, W].
 
-        Raises: DataError where the conversion to RGB would lose what the pixels mean.
+        Raises: DataError if the conversion to RGB would lose information.
         """
         try:
             return self._transform(as_rgb(image))

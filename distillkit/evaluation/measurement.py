@@ -1,4 +1,4 @@
-"""What an evaluation found, and where a run keeps it."""
+"""Results of evaluations, and the `evaluations.jsonl` of a run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EVALUATIONS = "evaluations.jsonl"
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one protocol found.
+    """The measurement of one protocol.
 
-    `title` says what was done, in a few words. `figures` are accuracies in percent by name, and `images`, how many
-    were measured. `rows` are a table, each with the same keys; accuracies in it are called `top1` and `top5`.
-    `settings` are the values that the protocol used, whether given or its own: plain data. `notes` are sentences.
-    A number is a finite float or int of Python; whoever found none leaves the figure out.
+    `title` says in a few words what was done. `figures` are accuracies in percent by name, and `images`, the number of
+    images measured. `rows` are a table, each with the same keys; its accuracies are named `top1` and `top5`.
+    `settings` are the values that the protocol used, given or default, as plain data. `notes` are sentences.
+    A number is a finite Python float or int; a figure without a value is left out.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A measurement, of what, on what, and when (UTC)."""
+    """A measurement with its target, protocol, data, split and date (UTC)."""
 
     target: str
     protocol: str
@@ -53,57 +53,58 @@ class EvaluationResult:
         return self.measurement.figures
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, flat."""
+        """Plain data, with the fields of the measurement on the top level."""
         values = asdict(self)
         measured: dict[str, Any] = values.pop("measurement")
         return values | measured
 
 
-def check_measurement(whose: object, found: Any) -> None:
-    """Refuse what is no measurement, or holds what no line of `evaluations.jsonl` could.
+def check_measurement(evaluator: object, measurement: Any) -> None:
+    """Refuse what is not a measurement, or cannot be a line of `evaluations.jsonl`.
 
-    Raises: BrokenPluginError that names whose it is and the figure.
+    Raises: BrokenPluginError that names the evaluator and the figure.
     """
-    if not isinstance(found, Measurement):
-        refuse(whose, "measure", kind_of(found), "a Measurement")
-    if not isinstance(found.title, str):
-        refuse(whose, "measure", f"a title as {kind_of(found.title)}", "text")
-    if not isinstance(found.figures, Mapping):
-        refuse(whose, "measure", f"figures as {kind_of(found.figures)}", "a mapping from names to numbers")
-    _check_cells(whose, "figure", found.figures, words=False)
-    _check_rows(whose, found.rows)
-    notes: Any = found.notes
+    if not isinstance(measurement, Measurement):
+        refuse(evaluator, "measure", kind_of(measurement), "a Measurement")
+    if not isinstance(measurement.title, str):
+        refuse(evaluator, "measure", f"a title as {kind_of(measurement.title)}", "text")
+    if not isinstance(measurement.figures, Mapping):
+        refuse(evaluator, "measure", f"figures as {kind_of(measurement.figures)}", "a mapping from names to numbers")
+    _check_values(evaluator, "figure", measurement.figures, allow_text=False)
+    _check_rows(evaluator, measurement.rows)
+    notes: Any = measurement.notes
     if not isinstance(notes, tuple) or not all(isinstance(note, str) for note in notes):
-        refuse(whose, "measure", f"the notes {shortened(repr(notes))}", "a tuple of sentences")
+        refuse(evaluator, "measure", f"the notes {shortened(repr(notes))}", "a tuple of strings")
     try:
-        json.dumps(found.settings, allow_nan=False)
+        json.dumps(measurement.settings, allow_nan=False)  # NaN and infinity are not JSON
     except (TypeError, ValueError) as error:
-        refuse(whose, "measure", f"settings that JSON does not hold ({one_line(error)})", "plain data")
+        refuse(evaluator, "measure", f"settings that cannot be written as JSON ({one_line(error)})", "plain data")
 
 
-def _check_rows(whose: object, rows: Any) -> None:
+def _check_rows(evaluator: object, rows: Any) -> None:
     if not isinstance(rows, tuple) or not all(
         isinstance(row, Mapping) and row.keys() == rows[0].keys() for row in rows
     ):
-        refuse(whose, "measure", f"the rows {shortened(repr(rows))}", "a tuple of mappings with the same keys")
+        refuse(evaluator, "measure", f"the rows {shortened(repr(rows))}", "a tuple of mappings with the same keys")
     for row in rows:
-        _check_cells(whose, "cell", row, words=True)
+        _check_values(evaluator, "cell", row, allow_text=True)
 
 
-def _check_cells(whose: object, what: str, cells: Mapping[str, object], *, words: bool) -> None:
-    for name, value in cells.items():
+def _check_values(evaluator: object, kind: str, values: Mapping[str, object], *, allow_text: bool) -> None:
+    for name, value in values.items():
         if not isinstance(name, str):
-            refuse(whose, "measure", f"a {what} named by {kind_of(name)}", "text")
-        if words and isinstance(value, str):
+            refuse(evaluator, "measure", f"a {kind} named by {kind_of(name)}", "text")
+        if allow_text and isinstance(value, str):
             continue
+        # bool is an int, and NumPy and torch scalars are not JSON.
         if isinstance(value, bool) or not isinstance(value, float | int):
-            refuse(whose, "measure", f"{what} '{name}' as {kind_of(value)}", "a number")
+            refuse(evaluator, "measure", f"{kind} '{name}' as {kind_of(value)}", "a number")
         if not math.isfinite(value):
-            refuse(whose, "measure", f"{what} '{name}' as {value}", "a finite number")
+            refuse(evaluator, "measure", f"{kind} '{name}' as {value}", "a finite number")
 
 
 def append(directory: Path, evaluation: EvaluationResult) -> None:
-    """Add a line to the directory's `evaluations.jsonl`; what is there stays."""
+    """Append a line to `evaluations.jsonl` in the directory."""
     with (directory / EVALUATIONS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(evaluation.as_dict(), ensure_ascii=False) + "\n")
         file.flush()

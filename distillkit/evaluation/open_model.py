@@ -1,4 +1,4 @@
-"""What can be judged: the student of a run, one of its siblings (best, ema), or a teacher by name."""
+"""Open a model to evaluate: the student of a run, its best or EMA student, or a teacher by name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from distillkit.recipe.schema import Recipe, StudentEntry
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model, the recipe that says how to look at images, and the answer it was saved with.
+    """A model to evaluate, with the recipe for its images and the head that it is evaluated by.
 
-    `student` starts a run from this very model, None where no student is built as it is. `home` is the run directory
-    that keeps what is found out about the model, None for a teacher by name.
+    `student` is the recipe entry for a run that starts from this model, None if it cannot be built as a student. `home`
+    is the run directory in which results are saved, None for a teacher by name.
     """
 
     model: nn.Module
@@ -36,17 +36,17 @@ class EvaluatedModel:
 
 
 def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> EvaluatedModel:
-    """The saved student in a directory, or a teacher by name with its published weights or those of a file.
+    """Open the saved student in a directory, or a teacher by name with its published weights or a weight file.
 
-    `run:DIR`, as a teacher is called that is a run, is that run.
-    Raises: RunDirectoryError for a target that is neither; WeightsError for weights beside a run's own; what building a
+    `run:DIR`, the name of a run as a teacher, opens that run.
+    Raises: RunDirectoryError for an unknown target; WeightsError if `weights` are given for a run; what building a
         teacher raises.
     """
     name, argument = split_name(target)
     path = Path(argument if name == "run" and argument else target)
     if (path / "student.json").is_file():
         if weights is not None:
-            raise WeightsError(f"'{target}' has weights of its own and {weights} were given too; leave --weights out")
+            raise WeightsError(f"'{target}' is a run with its own weights; leave out --weights {weights}")
         return open_student(path, plugins)
     known = {plugin.spec.name: plugin.spec.shown_name for plugin in plugins.listing("teacher")}
     if name not in known:
@@ -56,6 +56,7 @@ def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> Eva
         )
     plugin = plugins.find("teacher", target)
     model = build_model(plugin, ModelRequest(plugin.name, plugin.argument, plugin.options({}), weights=weights))
+    # A teacher has no recipe: its images are cropped as its weights expect.
     return EvaluatedModel(
         cast("nn.Module", model),
         model.spec,
@@ -66,11 +67,12 @@ def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> Eva
 
 
 def open_student(path: Path, plugins: PluginRegistry) -> EvaluatedModel:
-    """The saved student in a directory, with the recipe of its run, where it has one.
+    """Open the saved student in a directory, with the recipe of its run, if it has one.
 
     Raises: as `load_saved_student`; RecipeError for a recipe that cannot be read.
     """
     model, saved = load_saved_student(path, plugins)
+    # The best and the EMA student are in directories inside the run's, which has the recipe.
     home = path if (path / "recipe.toml").is_file() else path.parent
     has_recipe = (home / "recipe.toml").is_file()
     recipe = load_recipe(home / "recipe.toml") if has_recipe else Recipe()
@@ -81,7 +83,7 @@ def open_student(path: Path, plugins: PluginRegistry) -> EvaluatedModel:
 
 
 def _timm_student(spec: ModelSpec, weights: str | None) -> StudentEntry | None:
-    """The student that is built as a teacher of timm's is."""
+    """The recipe entry of a student with a timm teacher's architecture and weights."""
     if not is_model(spec.architecture.partition(".")[0]):
         return None
     return StudentEntry(model=f"timm:{spec.architecture}", weights=weights or "pretrained")

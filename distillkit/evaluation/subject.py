@@ -1,4 +1,4 @@
-"""What a protocol gets: a model, the images that it is judged by, and how both are looked at."""
+"""Interface of evaluators: the Subject that they measure (model, images, settings) and the Evaluator protocol."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from distillkit.recipe.schema import Augment, Recipe, StudentEntry, Training
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in evaluation mode on its device, and the images that it is judged by.
+    """A model in evaluation mode on its device, and the images that it is measured on.
 
-    `name` is what the user typed. `measured` are the images of `split`, all with a label. `answer` says which head of
-    the model counts. `recipe` says how images are resized and cropped, how many are looked at together, and in `data`
-    where these images come from. `student` starts a run from the model, None where no student is built as it is.
-    `broken` collects what could not be read of the images that this process went through.
+    `name` is what the user typed. `measured` are the images of `split`, all with a label. `answer` is the head that the
+    model is evaluated by. `recipe` has the resizing and cropping of images, the batch size, and in `data` the origin of
+    the images. `student` is the recipe entry for a run that starts from the model, None if it cannot be built as a
+    student. `broken` collects the images that this process could not read.
     """
 
     name: str
@@ -56,37 +56,38 @@ class Subject:
 
     @property
     def classes(self) -> int:
-        """How many classes the images have, K."""
+        """Number of classes of the images, K."""
         return self.datasets.classes or 0
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Their names, where known."""
+        """Names of the classes, if known."""
         return self.datasets.class_names
 
     @property
     def precision(self) -> torch.dtype:
-        """The arithmetic in which the run measures."""
+        """The precision in which the run is evaluated."""
         return pick_precision(self.recipe.training.precision, self.device)
 
     @cached_property
     def training(self) -> Source | Stream:
-        """The training images that have a label."""
+        """The labelled training images."""
         train = self.datasets.train
         return train.only_labelled() if isinstance(train, Selection) else train
 
     @property
     def validation(self) -> Source | Stream | None:
-        """Images to choose a setting by, where there are some that are not measured."""
+        """Images for choosing a setting: the validation images, unless they are measured."""
         return None if self.split == "validation" else self.datasets.validation
 
     def augmented(self, *, epochs: int, batch_size: int, seed: int) -> Generator[Window]:
-        """The labelled training images, cropped at random, resized (bilinear) and flipped, in seeded order.
+        """The labelled training images, randomly cropped, resized (bilinear) and flipped, in seeded order.
 
-        Of several processes each gets its part of every window, see `together`.
-        The micro-batches of a window have images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size)
-        windows, at least one. An image that cannot be read is replaced by another.
+        With several processes each gets its shard of every window, see `together`. The micro-batches of a window have
+        images [b, C, H, W] and labels [b, K]; an epoch has floor(n / batch_size) windows, at least one. An image that
+        cannot be read is replaced by another.
         """
+        # All labelled images, even if the run trained with a part of the labels.
         recipe = Recipe(
             data=self.recipe.data.model_copy(
                 update={"seed": seed, "labels": None, "labeled_fraction": None, "views": None}
@@ -102,30 +103,31 @@ class Subject:
             device=self.device,
             rank=self.processes.rank,
             world=self.processes.world,
-            broken=self._noted,
+            broken=self._broken_list,
         )
         return data.windows(0, epochs * data.steps_per_epoch)
 
     @property
-    def _noted(self) -> list[BrokenImage] | None:
-        """Where unreadable images are noted; nowhere, where the first one is an error."""
+    def _broken_list(self) -> list[BrokenImage] | None:
+        """The list for unreadable images; None if the first one is an error."""
         return self.broken if self.recipe.data.broken else None
 
     def unreadable(self) -> tuple[BrokenImage, ...]:
-        """The images that no process could read, each once. All processes ask, at the same point."""
+        """The unreadable images of all processes, each once. Collective: all processes must call it."""
         texts = self.processes.gather(json.dumps(self.broken))
         return Incidents(BrokenImage(*image) for text in texts for image in json.loads(text)).broken
 
     def readable(self) -> list[int]:
-        """The indices of the measured images that were not left out, once they were gone through; as `unreadable`."""
+        """Indices of the measured images that were not left out; call it after a pass over them. Collective."""
         left_out = {image.key for image in self.unreadable() if image.split == self.split}
         source = self.measured
         if is_stream(source) or not left_out:
             return list(range(len(source)))
+        # Broken images are recorded under their visible key, without control characters.
         return [index for index in range(len(source)) if visible(source.key(index)) not in left_out]
 
     def require_some(self, seen: float, images: Source | Stream) -> None:
-        """Raise DataError where none of `images` could be read."""
+        """Raise DataError if none of `images` could be read."""
         if not seen and len(images):
             raise none_readable(images)
 
@@ -135,9 +137,9 @@ class Subject:
         return "validation" if images is self.datasets.validation else "train"
 
     def batches(self, images: Source | Stream) -> EvaluationData:
-        """Images as the run evaluates them, without augmentation: [b, C, H, W] with labels [b], on the device.
+        """Batches without augmentation, as the run evaluates them: images [b, C, H, W], labels [b], on the device.
 
-        Of several processes each gets every world-th batch. Images that cannot be read are left out.
+        With several processes each gets every world-th batch. Images that cannot be read are left out.
         """
         data = EvaluationData(
             images,
@@ -147,42 +149,43 @@ class Subject:
             workers=self.recipe.data.workers,
             device=self.device,
             split=self._split_of(images),
-            broken=self._noted,
+            broken=self._broken_list,
         )
         return data.deal(self.processes.rank, self.processes.world)
 
     def features(self, images: Source | Stream, view: View) -> Features:
-        """What the frozen model makes of images; of several processes each computes a part and gets the whole."""
+        """Features of all images from the frozen model; with several processes each computes a shard and gets all."""
         batches = self.batches(images)
-        found = extract(self.model, self.spec, batches, images=len(batches), view=view, processes=self.processes)
-        self.require_some(len(found), images)
-        return found
+        features = extract(self.model, self.spec, batches, images=len(batches), view=view, processes=self.processes)
+        self.require_some(len(features), images)
+        return features
 
     def in_order(self, parts: Sequence[Tensor]) -> Tensor:
-        """What was found out about `batches`, [b, ...] each on the CPU, as one tensor [n, ...] of all images."""
-        rows = torch.cat(list(parts)) if parts else torch.empty(0)
+        """Gather results for `batches`, [b, ...] each on the CPU, from all processes: [n, ...] in the images' order."""
+        rows = torch.cat(list(parts)) if parts else torch.empty(0)  # [m, ...]
         return gather_rows(rows, [len(part) for part in parts], self.processes)
 
     def together(self, rows: Tensor) -> Tensor:
-        """The rows [n, ...] of all processes, one process after the other, on the device."""
+        """Gather rows [n, ...] from all processes, concatenated by rank, on the device."""
         if self.processes.is_alone:
             return rows
+        # rows_of exchanges CPU tensors.
         parts = [self.processes.rows_of(rank, rows.cpu()) for rank in range(self.processes.world)]
         return torch.cat(parts).to(rows.device)
 
     def classifier(self) -> nn.Module:
-        """The model with heads that answer in the classes of the data.
+        """The model with its logits mapped to the classes of the data.
 
-        Raises: ClassSpaceError where it does not know them.
+        Raises: ClassSpaceError if it does not know them.
         """
         return Mapped(self.model, self.class_map)
 
     @cached_property
     def class_map(self) -> ClassMap:
-        """Which of the model's outputs are the data's classes.
+        """Indices of the model's logits for the classes of the data.
 
-        A model of ImageNet's classes, or of classes without names, takes folders that are numbers for its outputs of
-        these numbers: so come those of ImageNet-V2, whose names sort as text ("0", "1", "10", ...).
+        For a model with ImageNet's classes, or without class names, folders named by numbers are logit indices. The
+        folders of ImageNet-V2 are named so, and sort as text ("0", "1", "10", ...).
         Raises: ClassSpaceError.
         """
         names, known = self.class_names, self.spec.class_names
@@ -194,34 +197,34 @@ class Subject:
             return match_classes(self.spec, names, self.classes, mode="auto", data=self.datasets.train.name)
         except ClassSpaceError:
             raise ClassSpaceError(
-                f"'{self.name}' answers in {_listed(self.spec.classes, known)} and '{self.datasets.train.name}' has "
-                f"{_listed(self.classes, names)}; give --data with classes that it knows"
+                f"'{self.name}' predicts {_listed(self.spec.classes, known)} and '{self.datasets.train.name}' has "
+                f"{_listed(self.classes, names)}; give --data with classes that the model knows"
             ) from None
 
 
 class Evaluator(Protocol):
-    """One protocol. `PluginSpec.factory` of an evaluator names the class.
+    """An evaluation protocol. `PluginSpec.factory` of an evaluator plugin names the class.
 
-    `learns` says whether it learns from the training images, which must then be there and may not be those measured.
-    Of several processes the first one alone measures, as if it were one; an evaluator that says `shares = True` is
-    called in all of them, where `subject.processes` says which is which. Then `subject.features` are the whole set
-    everywhere, `subject.batches` and `subject.augmented` a part; every process must call these in the same order, and
-    the measurement of the first one counts.
+    `learns` says whether it learns from the training images; they are then required, and cannot be measured.
+    With several processes, only the first one measures, as if it were alone. With `shares = True` the evaluator is
+    called in all of them, and `subject.processes` has the rank. Then `subject.features` returns all images in every
+    process, `subject.batches` and `subject.augmented` a shard; all processes must call these in the same order. The
+    measurement of the first process is the result.
     """
 
     learns: bool
 
     @property
-    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - how mypy is told of a class inside the class
+    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - declares a nested class to mypy
 
     def __init__(self, options: Any) -> None: ...
 
     def measure(self, subject: Subject) -> Measurement:
-        """Judge the model by the images of `subject.measured`. Must not change it."""
+        """Measure the model on the images of `subject.measured`. Must not change the model."""
 
 
 class Mapped(nn.Module):
-    """A model whose heads answer in the classes of the data."""
+    """A model with its logits mapped to the classes of the data. Shapes: images [B, C, H, W] to logits [B, K]."""
 
     def __init__(self, model: nn.Module, class_map: ClassMap) -> None:
         super().__init__()
@@ -237,7 +240,7 @@ class Mapped(nn.Module):
         )
 
     def _select(self, logits: Tensor | None) -> Tensor | None:
-        return None if logits is None else logits[:, torch.as_tensor(self.indices, device=logits.device)]
+        return None if logits is None else logits[:, torch.as_tensor(self.indices, device=logits.device)]  # [B, K]
 
 
 def _listed(classes: int, names: tuple[str, ...] | None) -> str:

@@ -1,6 +1,6 @@
 """Models: timm adapters, weights, heads, class matching, the attention row, the frozen teacher. Imports torch.
 
-These are the names that a plugin of a teacher or student may import, beside those of `distillkit` itself.
+A teacher or student plugin may import these names and those of `distillkit` itself.
 """
 
 from distillkit.models.build import Described

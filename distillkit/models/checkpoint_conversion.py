@@ -1,7 +1,7 @@
-"""From the layout of a weight file to the layout of a network.
+"""Convert the weights of a checkpoint to the layout of a network.
 
-Two translations: timm's own, for the older layouts of the same weights, and DeiT's, for a student that has another
-number of prefix tokens or another image size than the weights it starts from.
+timm's conversion renames older layouts of the same weights. DeiT's fits the prefix tokens and the position embedding of
+a student that differs in them from the weights it starts from.
 """
 
 from __future__ import annotations
@@ -18,41 +18,47 @@ from torch import Tensor, nn
 from distillkit.models.position_embedding import grid_of, resize_position_embedding
 
 FILTERS = ("checkpoint_filter_fn", "_filter_fn")
-"""What timm's modules call the function that renames a published checkpoint."""
+"""Names of the function in timm's model modules that converts a published checkpoint."""
 
 
 def translate(weights: Mapping[str, Tensor], network: nn.Module, architecture: str) -> dict[str, Tensor]:
-    """Rename and reshape a published checkpoint as timm does for this architecture; others come back as they are."""
+    """Convert a published checkpoint as timm does for this architecture; return it unchanged if timm has no conversion.
+
+    Shapes: weights of any shape.
+    """
     base = architecture.partition(".")[0]
     if not is_model(base):
         return dict(weights)
+    # timm does not export its filters; they are functions in the module of the model.
     module = sys.modules[model_entrypoint(base).__module__]
     rename = next((getattr(module, name) for name in FILTERS if hasattr(module, name)), None)
     if rename is None:
         return dict(weights)
+    # Some of timm's filters have the parameters (state_dict, model), others the state dict alone.
     arguments: tuple[Any, ...] = (dict(weights), network)
     return dict(rename(*arguments[: len(inspect.signature(rename).parameters)]))
 
 
 def fit_tokens(weights: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Give weights of DeiT's layout the distillation token that the network has, or take theirs away.
+    """Add the distillation token that the network has to weights in DeiT's layout, or remove the weights' own.
 
-    A new distillation token, its position and, where it fits, its head start as copies of the class token's. Returns
-    the weights and a sentence about what was done.
+    A new distillation token, its position and, if it fits, its head start as copies of the class token's. Returns the
+    weights and a note on what changed.
+    Shapes: cls_token and dist_token [1, 1, D], pos_embed [1, P + N, D] with P prefix tokens; heads [K, D].
     """
     fitted = dict(weights)
-    wanted, given = hasattr(network, "dist_token"), "dist_token" in fitted
-    if wanted == given or "cls_token" not in fitted:
+    is_distilled, has_token = hasattr(network, "dist_token"), "dist_token" in fitted
+    if is_distilled == has_token or "cls_token" not in fitted:
         return fitted, ()
     positions = fitted.get("pos_embed") if _prefix_positions(network) else None
-    if not wanted:
+    if not is_distilled:
         fitted = {name: tensor for name, tensor in fitted.items() if not name.startswith(("dist_token", "head_dist."))}
         if positions is not None:
-            fitted["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
+            fitted["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)  # [1, 1 + N, D]
         return fitted, ("the distillation token, its position and its head were left out",)
     fitted["dist_token"] = fitted["cls_token"].clone()
     if positions is not None:
-        fitted["pos_embed"] = torch.cat([positions[:, :1], positions], dim=1)
+        fitted["pos_embed"] = torch.cat([positions[:, :1], positions], dim=1)  # [1, 2 + N, D]
     note = "the distillation token and its position start as copies of the class token's"
     heads = {f"head_dist.{name}": fitted.get(f"head.{name}") for name in ("weight", "bias")}
     own = network.state_dict()
@@ -65,10 +71,11 @@ def fit_tokens(weights: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[
 def fit_positions(
     weights: Mapping[str, Tensor], network: nn.Module, source: str, grid: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Resize the position embedding of a ViT from `grid` to the network's, as the authors of DeiT do.
+    """Resize a ViT's position embedding from `grid` to the network's grid, as the authors of DeiT do.
 
-    Where `grid` is not known it is the network's if the number of patches agrees, else a square one.
-    Raises: WeightsError where it can be neither.
+    Without `grid`, the network's grid is assumed if the number of patches agrees, else a square grid.
+    Shapes: pos_embed [1, P + h*w, D] to [1, P + h'*w', D], with P prefix tokens.
+    Raises: WeightsError if the number of patches fits neither.
     """
     own, given = getattr(network, "pos_embed", None), weights.get("pos_embed")
     new_grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
@@ -76,6 +83,7 @@ def fit_positions(
         return dict(weights), ()
     if grid is None and given.shape == own.shape:
         return dict(weights), ()
+    # Without the origin's grid, equal counts count as equal grids; with it, 2x8 patches are still resized to 4x4.
     prefix = _prefix_positions(network)
     patches = given.shape[1] - prefix
     old_grid = grid if grid and grid[0] * grid[1] == patches else grid_of(patches, new_grid, source)
@@ -87,7 +95,7 @@ def fit_positions(
 
 
 def _prefix_positions(network: nn.Module) -> int:
-    """How many prefix tokens have a position of their own."""
+    """Number of prefix tokens in the position embedding."""
     if getattr(network, "no_embed_class", False):
         return 0
     return cast("int", getattr(network, "num_prefix_tokens", 0))

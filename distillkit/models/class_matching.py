@@ -1,4 +1,4 @@
-"""Which of a teacher's classes are the data's classes."""
+"""Match a teacher's classes with the classes of the data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillkit.storage.untrusted import read_plain_text
 
 @dataclass(frozen=True)
 class ClassMap:
-    """For each of the data's classes, the teacher's output that means it: `teacher_logits[:, indices]`.
+    """Index of the teacher's logit for each class of the data: `teacher_logits[:, indices]`, [B, K].
 
     None is the identity.
     """
@@ -27,7 +27,7 @@ class ClassMap:
     indices: tuple[int, ...] | None = None
 
     def apply(self, spec: ModelSpec) -> ModelSpec:
-        """The teacher's description as seen through the map."""
+        """The teacher's spec with the classes of the data."""
         if self.indices is None:
             return spec
         names = None if spec.class_names is None else tuple(spec.class_names[index] for index in self.indices)
@@ -42,87 +42,93 @@ def match_classes(
     mode: Literal["auto", "index"],
     data: str,
 ) -> ClassMap:
-    """Match the data's classes with the teacher's, by name where both sides have names and by position otherwise.
+    """Match the data's classes with the teacher's: by name if both have names, else by index.
 
-    Names are compared exactly at first, then without regard to case and with underscores as spaces; a class of
-    ImageNet also goes by each of its descriptions ("n01440764", "tench", "Tinca tinca"). `data` names the data in
-    errors.
-    Raises: ClassSpaceError that names the ways out where they do not match.
+    An exact match of names comes first, then one that ignores case and reads underscores as spaces. An ImageNet class
+    also matches each of its descriptions ("n01440764", "tench", "Tinca tinca"). `data` is the data's name in errors.
+    Raises: ClassSpaceError with the possible remedies if they do not match.
     """
     subject = f"teacher '{teacher.name}' knows {_known(teacher)} and data '{data}' has {_count(classes)}"
     unnamed = teacher.class_names is None or class_names is None
     if teacher.classes == classes and (unnamed or mode == "index"):
         return ClassMap()
     if mode == "index":
-        raise ClassSpaceError(f'{subject}; teacher.class_map = "index" needs equal numbers, "auto" matches by name')
+        raise ClassSpaceError(
+            f'{subject}; teacher.class_map = "index" needs equal numbers of classes, "auto" matches by name'
+        )
     if teacher.class_names is None or class_names is None:
-        raise ClassSpaceError(f"{subject}; {_ways_out(teacher)}")
-    meanings = _meanings(teacher.class_names, class_names)
-    strangers = [name for name, found in zip(class_names, meanings, strict=True) if not found]
-    if not strangers:
-        indices = _indices(teacher, class_names, meanings, data)
+        raise ClassSpaceError(f"{subject}; {_remedies(teacher)}")
+    candidates = _candidates(teacher.class_names, class_names)
+    unknown = [name for name, matches in zip(class_names, candidates, strict=True) if not matches]
+    if not unknown:
+        indices = _indices(teacher, class_names, candidates, data)
+        # The identity as None: the logits then need no indexing.
         return ClassMap(None if indices == tuple(range(teacher.classes)) else indices)
     if teacher.classes == classes:
         raise ClassSpaceError(
-            f"{subject} with other names ({_first(teacher.class_names)} against {_first(class_names)}); if they mean "
-            f'the same in this order, set teacher.class_map = "index", else {_ways_out(teacher)}'
+            f"{subject} with other names ({_first(teacher.class_names)} and {_first(class_names)}); if they are the "
+            f'same classes in the same order, set teacher.class_map = "index", else {_remedies(teacher)}'
         )
-    raise ClassSpaceError(f"{subject}, which are not all among them ('{strangers[0]}' is not); {_ways_out(teacher)}")
+    raise ClassSpaceError(f"{subject}; the teacher does not know class '{unknown[0]}'; {_remedies(teacher)}")
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one a line, in the order of a model's outputs.
+    """Read class names from a text file, one per line, in the order of a model's outputs.
 
-    Raises: RecipeError for a file that is missing, empty or names a class twice.
+    Raises: RecipeError for a file that is missing or empty, or lists a class twice.
     """
     try:
         text = read_plain_text(path)
     except FileNotFoundError:
-        raise RecipeError(f"there is no file of class names {path}; check teacher.classes") from None
+        raise RecipeError(f"there is no class name file {path}; check teacher.classes") from None
     except OSError as error:
         raise RecipeError(f"{path} cannot be read ({error.strerror}); check teacher.classes") from None
     except ValueError as error:
-        raise RecipeError(f"{path} {error}; give teacher.classes a text file, one name a line") from None
+        raise RecipeError(f"{path} {error}; set teacher.classes to a text file with one name per line") from None
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not names:
-        raise RecipeError(f"{path} names no class; write one name a line, in the order of the teacher's outputs")
+        raise RecipeError(f"{path} lists no classes; write one name per line, in the order of the teacher's outputs")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise RecipeError(f"{path} names class '{shortened(twice)}' twice; write every class once")
+        raise RecipeError(f"{path} lists class '{shortened(twice)}' twice; list each class once")
     return names
 
 
 @cache
 def imagenet_class_names() -> tuple[str, ...]:
-    """The WordNet numbers of ImageNet-1k's 1,000 classes, in the usual order."""
+    """The WordNet IDs of ImageNet-1k's 1,000 classes, in the usual order."""
     return tuple(_imagenet_descriptions())
 
 
 @cache
 def _imagenet_descriptions() -> dict[str, tuple[str, ...]]:
-    """For each WordNet number the words for it: {"n01440764": ("tench", "Tinca tinca"), ...}."""
+    """Descriptions of each WordNet ID: {"n01440764": ("tench", "Tinca tinca"), ...}."""
     descriptions = cast("dict[str, str]", ImageNetInfo().label_descriptions(as_dict=True))
     return {number: tuple(text.split(", ")) for number, text in descriptions.items()}
 
 
-def _meanings(own: Sequence[str], names: Sequence[str]) -> list[set[int]]:
-    """For each name the teacher's outputs that it may mean: none for a stranger."""
-    exact = {name: {index} for index, name in enumerate(own)}
-    spoken = _spoken(own)
-    return [exact.get(name) or spoken.get(_plain(name), set()) for name in names]
+def _candidates(teacher_names: Sequence[str], names: Sequence[str]) -> list[set[int]]:
+    """Indices of the teacher's classes that each name matches; empty for an unknown name."""
+    exact = {name: {index} for index, name in enumerate(teacher_names)}
+    normalised = _by_normalised_name(teacher_names)
+    # Exact names first: "Ant" and "ant" may both be classes of the teacher.
+    return [exact.get(name) or normalised.get(_normalised(name), set()) for name in names]
 
 
-def _indices(teacher: ModelSpec, names: Sequence[str], meanings: Sequence[set[int]], data: str) -> tuple[int, ...]:
-    """The one output for each name; an error where a name may mean several, or several names mean one."""
+def _indices(teacher: ModelSpec, names: Sequence[str], candidates: Sequence[set[int]], data: str) -> tuple[int, ...]:
+    """The index for each name.
+
+    Raises: ClassSpaceError if a name matches several classes, or several names match one.
+    """
     own = teacher.class_names or ()
-    for name, found in zip(names, meanings, strict=True):
-        if len(found) > 1:
-            shown = ", ".join(own[index] for index in sorted(found))
+    for name, matches in zip(names, candidates, strict=True):
+        if len(matches) > 1:
+            shown = ", ".join(own[index] for index in sorted(matches))
             raise ClassSpaceError(
-                f"class '{name}' of data '{data}' may be any of {shown} of teacher '{teacher.name}'; "
+                f"class '{name}' of data '{data}' matches several classes of teacher '{teacher.name}': {shown}; "
                 "use one of these names"
             )
-    indices = tuple(next(iter(found)) for found in meanings)
+    indices = tuple(next(iter(matches)) for matches in candidates)
     for position, index in enumerate(indices):
         if index in indices[:position]:
             first = names[indices.index(index)]
@@ -133,17 +139,17 @@ def _indices(teacher: ModelSpec, names: Sequence[str], meanings: Sequence[set[in
     return indices
 
 
-def _spoken(class_names: Sequence[str]) -> dict[str, set[int]]:
-    """Every way to say a class, and the outputs it may mean."""
+def _by_normalised_name(class_names: Sequence[str]) -> dict[str, set[int]]:
+    """Indices of the classes by normalised name and ImageNet description; a description may stand for several."""
     descriptions = _imagenet_descriptions() if set(class_names) & set(imagenet_class_names()) else {}
-    spoken: dict[str, set[int]] = {}
+    indices: dict[str, set[int]] = {}
     for index, name in enumerate(class_names):
-        for word in (name, *descriptions.get(name, ())):
-            spoken.setdefault(_plain(word), set()).add(index)
-    return spoken
+        for known_as in (name, *descriptions.get(name, ())):
+            indices.setdefault(_normalised(known_as), set()).add(index)
+    return indices
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
@@ -159,18 +165,19 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
 
 
-def _ways_out(teacher: ModelSpec) -> str:
-    named = "" if teacher.class_names is not None else "name the teacher's classes in a file (teacher.classes), "
+def _remedies(teacher: ModelSpec) -> str:
+    listed = "" if teacher.class_names is not None else "list the teacher's class names in a file (teacher.classes), "
     kind, _, directory = teacher.name.partition(":")
+    # `finetune` accepts models by name, not runs.
     tune = (
         f"distillkit run --from {directory} --loss ce --data DIR"
         if kind == "run"
         else f"distillkit finetune {teacher.name} --data DIR"
     )
-    spelt = ", by WordNet number or by word" if _is_imagenet(teacher) else ""
+    forms = ", as WordNet IDs or words" if _is_imagenet(teacher) else ""
     return (
-        f"{named}give --data a folder whose class names are among the teacher's{spelt}, give --unlabeled DIR and no "
-        "labels so that the student takes the teacher's classes, or fine-tune the teacher on this data "
+        f"{listed}give --data a folder with class names of the teacher{forms}, use --unlabeled DIR without labels to "
+        "train a student for the teacher's classes, or fine-tune the teacher on this data "
         f"({tune}) and use --teacher run:DIR"
     )
 

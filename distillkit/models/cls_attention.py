@@ -1,7 +1,7 @@
-"""The class token's attention row, from a block's own query and keys, while its attention stays fused.
+"""The class token's attention row, computed from a block's query and keys while its attention stays fused.
 
-A loss on attention reads one query out of N: the class token's. Its row costs O(N) arithmetic and memory where the map
-costs O(N^2), so the map is never made.
+An attention loss reads one query of N: the class token's. Its row costs O(N) arithmetic and memory and the full map
+O(N^2), so the map is never computed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     VisionTransformerDistilled: Attention,
     Eva: EvaAttention,
 }
-"""The networks that can be read, and the attention by which their blocks must attend."""
+"""Networks whose attention can be read, and the attention class that all of their blocks must have."""
 
 
 class ClassTokenRows:
-    """Reveals the class token's attention rows of a ViT of timm that `why_no_rows` finds nothing against.
+    """Forward hooks that read the class token's attention rows of a timm ViT for which `why_no_rows` returns None.
 
-    It listens where a block hands its query and keys to scaled-dot-product attention, which are the outputs of
-    `q_norm` and `k_norm` (identities in most networks). So timm's forward runs as it is, fused or not, with whatever
-    gates, dropout and drop path it has, and its result stays the same bit for bit. Where no row is wanted, nothing is
-    computed. `network` keeps its parameters and their names.
+    The hooks are on `q_norm` and `k_norm` (identities in most networks): their outputs are the query and keys that a
+    block passes to scaled-dot-product attention. timm's forward is not changed, fused or not, with all of its gates,
+    dropout and drop path, and its result stays the same bit for bit. If no row is wanted, nothing is computed. The
+    network keeps its parameters and their names.
 
-    A network may be called again while it is being read; two threads must not call the same one at once.
+    A network may be called again while it is being read. Not thread-safe: one thread per network at a time.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -47,12 +47,13 @@ class ClassTokenRows:
         self._rows: dict[int, Tensor] = {}
         self._query: Tensor | None = None
         for layer, block in enumerate(timm.blocks):
-            block.attn.q_norm.register_forward_hook(partial(self._hear_query, layer))
-            block.attn.k_norm.register_forward_hook(partial(self._hear_keys, layer, block.attn.scale))
+            block.attn.q_norm.register_forward_hook(partial(self._keep_query, layer))
+            block.attn.k_norm.register_forward_hook(partial(self._compute_row, layer, block.attn.scale))
 
     @contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-        """Read the rows of `layers` while the network runs inside the block: by layer, [B, H, 1 + N]."""
+        """Collect the rows of `layers` while the network runs inside the `with` block: [B, A, 1 + N] by layer."""
+        # Restored afterwards: the same network may be called again in the middle of a forward.
         before = self._layers, self._rows, self._query
         self._layers, self._rows, self._query = layers, {}, None
         try:
@@ -60,39 +61,40 @@ class ClassTokenRows:
         finally:
             self._layers, self._rows, self._query = before
 
-    def _hear_query(self, layer: int, _module: nn.Module, _inputs: Any, query: Tensor) -> None:
+    def _keep_query(self, layer: int, _module: nn.Module, _inputs: Any, query: Tensor) -> None:
         if layer in self._layers:
-            self._query = query[:, :, 0]
+            self._query = query[:, :, 0]  # [B, A, D]
 
-    def _hear_keys(self, layer: int, scale: float, _module: nn.Module, _inputs: Any, keys: Tensor) -> None:
+    # Every attention of PLAIN calls q_norm before k_norm, so the query of the same block is there.
+    def _compute_row(self, layer: int, scale: float, _module: nn.Module, _inputs: Any, keys: Tensor) -> None:
         if layer in self._layers and self._query is not None:
             self._rows[layer] = class_token_row(self._query, keys, scale=scale, prefix_tokens=self._prefix)
 
 
 def class_token_row(query: Tensor, keys: Tensor, *, scale: float, prefix_tokens: int = 1) -> Tensor:
-    """The softmax row of the class token's query over the class token and the patches.
+    """Softmax of the class token's query over the class token and the patches.
 
-    Keys of other prefix tokens (distillation, registers) are left out before the softmax; that is the row over all
-    keys with their entries removed and the rest divided by its sum.
-    Shapes: query [B, H, D], keys [B, H, P + N, D] with the class token first, then the P - 1 other prefix tokens; the
-        row is [B, H, 1 + N], in float32 at least, under autocast too.
+    Keys of other prefix tokens (distillation, registers) are left out before the softmax. The result equals the row
+    over all keys without their entries, divided by its sum.
+    Shapes: query [B, A, D], keys [B, A, P + N, D] with the class token first, then the P - 1 other prefix tokens; the
+        row is [B, A, 1 + N], at least float32, under autocast too.
     """
     scores: Tensor = _Scores.apply(query, keys)
     if prefix_tokens > 1:
-        scores = torch.cat((scores[..., :1], scores[..., prefix_tokens:]), dim=-1)
+        scores = torch.cat((scores[..., :1], scores[..., prefix_tokens:]), dim=-1)  # [B, A, 1 + N]
     return torch.softmax(scale * scores, dim=-1)
 
 
 class _Scores(torch.autograd.Function):
-    """One query times all keys, [B, H, D] and [B, H, N, D] to [B, H, N], in float32 at least.
+    """Dot products of one query with all keys: [B, A, D] and [B, A, N, D] to [B, A, N], at least float32.
 
-    Kept for the backward are query and keys as they came, which the block's own attention keeps too; plain operations
-    would keep a copy of the keys, contiguous for a matrix product or in float32 under autocast.
+    An autograd function to save memory: it saves query and keys as they are, which the block's attention saves anyway.
+    Plain operations would save a copy of the keys: contiguous for a matrix product, or in float32 under autocast.
     """
 
     @staticmethod
     def forward(query: Tensor, keys: Tensor) -> Tensor:
-        # Products and sums, not a matrix product: autocast leaves them alone, and inductor makes them one pass.
+        # Multiply and sum, not matmul: autocast does not lower their precision, and inductor fuses them into one pass.
         return (at_least_float32(query).unsqueeze(2) * keys).sum(dim=-1)
 
     @staticmethod
@@ -102,47 +104,49 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         query, keys = ctx.saved_tensors
-        gradient = gradient.unsqueeze(-1)
-        of_query = (gradient * keys).sum(dim=2)
-        of_keys = gradient * query.unsqueeze(2)
-        return of_query.to(query.dtype), of_keys.to(keys.dtype)
+        gradient = gradient.unsqueeze(-1)  # [B, A, N, 1]
+        query_gradient = (gradient * keys).sum(dim=2)  # [B, A, D]
+        key_gradient = gradient * query.unsqueeze(2)  # [B, A, N, D]
+        return query_gradient.to(query.dtype), key_gradient.to(keys.dtype)
 
 
 def why_no_rows(network: nn.Module) -> str | None:
-    """Why the class token's rows of a network of timm cannot be read, as the end of a sentence; None where they can.
+    """The reason why a timm network's class token rows cannot be read, as the end of a sentence; None if they can.
 
-    They can where queries and keys alone decide about them, the class token comes first, and every patch is a key: in
-    timm's own `VisionTransformer`, `VisionTransformerDistilled` or, without rotary positions, `Eva` with class token
-    whose blocks all attend by its plain attention (`PLAIN`), whatever norms, gates or residual scales they have.
-    Everything else is refused, subclasses too, even where reading it might be possible.
+    They can if they depend on queries and keys alone, the class token comes first, and every patch is a key: in timm's
+    `VisionTransformer`, `VisionTransformerDistilled` or, without rotary positions, `Eva`, with a class token and plain
+    attention (`PLAIN`) in all blocks, with any norms, gates or residual scales. Everything else is refused, even if
+    reading it might be possible.
     """
+    # The exact type: a subclass may put its class token elsewhere or compute its attention in another way.
     plain = PLAIN.get(type(network))
     if plain is None or getattr(network, "rope", None) is not None:
         return _obstacle(network)
     if type(getattr(network, "patch_drop", None)) not in (nn.Identity, NoneType):
-        return "it drops patches while it trains"
+        return "it drops patches in training"
     vit = cast("VisionTransformer", network)
     is_plain = all(type(getattr(block, "attn", None)) is plain for block in vit.blocks)
     return None if is_plain and vit.cls_token is not None else _obstacle(network)
 
 
 def _obstacle(network: nn.Module) -> str:
-    """The first thing found that speaks against it."""
+    """The first reason why the rows cannot be read."""
     kinds = " ".join(type(module).__name__ for module in network.modules())
     parameters = " ".join(name for name, _ in network.named_parameters())
-    spoken = f"{kinds} {parameters}".lower()
-    attends = isinstance(network, VisionTransformer) or "attn" in spoken or "attention" in spoken
+    searched = f"{kinds} {parameters}".lower()
+    attends = isinstance(network, VisionTransformer) or "attn" in searched or "attention" in searched
     windows = any("Block" in type(each).__name__ and getattr(each, "window_size", None) for each in network.modules())
-    findings = {
+    # In order: the first that holds is the reason that is shown.
+    reasons = {
         "it has no attention": not attends,
         "its attention is windowed": windows or any(part in kinds for part in ("Window", "Partition", "MaskUnit")),
         "its position embedding is rotary": "Rope" in kinds or getattr(network, "rope", None) is not None,
         "its attention mixes the heads (talking heads)": "TalkingHead" in kinds,
-        "its class token attends in the last blocks only": "ClassAtt" in kinds,
+        "its class token attends only in the last blocks": "ClassAtt" in kinds,
         "its attention adds a relative position bias": any(
             part in parameters for part in ("rel_pos", "relative_position", "attention_bias")
         ),
         "it has no class token": getattr(network, "cls_token", None) is None,
     }
-    fallback = "its blocks attend in a way of their own"
-    return next((reason for reason, is_found in findings.items() if is_found), fallback)
+    fallback = "its blocks have a custom attention"
+    return next((reason for reason, holds in reasons.items() if holds), fallback)

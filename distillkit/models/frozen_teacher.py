@@ -1,4 +1,4 @@
-"""A teacher as the loop uses it: frozen, and looking at the student's very pixels."""
+"""A frozen teacher that receives the student's images, renormalised and resized."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from distillkit.models.teacher_size import TeacherSize, spec_at, teacher_size
 
 
 class FrozenTeacher(nn.Module):
-    """Answers about the student's images, renormalised and resized for the teacher.
+    """A frozen teacher: its outputs for the student's images, renormalised and resized to what the teacher expects.
 
-    Always in evaluation mode, whatever `train()` says; no parameter asks for a gradient and none is recorded. The
-    pixels are prepared in float32, the network runs in `precision` by autocast, the outputs are float32 at least. The
-    matrices are kept as autocast casts them, which takes half the memory and changes no bit of the answer.
-    `spec` describes what comes out: the classes after `class_map`, the grids at the size that is seen.
+    Always in evaluation mode, even after `train()`; no parameter requires a gradient and no graph is recorded. Images
+    are prepared in float32, the network runs under autocast in `precision`, outputs are at least float32. Weight
+    matrices are stored as autocast casts them, which halves their memory and changes no bit of the outputs. `spec`
+    describes the outputs: the classes after `class_map`, the grids at the teacher's image size.
 
-    Shapes: images [B, 3, H, W], normalised with the student's mean and std, mixed and erased as the student's are.
+    Shapes: images [B, 3, H, W], normalised with the student's mean and std, after the student's mixing and erasing.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class FrozenTeacher(nn.Module):
         self.outputs: Tensor | None
         self.same_pixels = (student.mean, student.std) == (model.spec.mean, model.spec.std)
         scale, shift = renormalisation(student, model.spec)
+        # Buffers, to move with the module; not persistent, so that the state dict is the model's alone.
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         outputs = None if class_map.indices is None else torch.tensor(class_map.indices)
@@ -57,17 +58,18 @@ class FrozenTeacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenTeacher:  # noqa: ARG002, FBT001, FBT002 - as nn.Module has it
-        """Stays in evaluation mode, so that no statistic of the teacher moves."""
+        """Stay in evaluation mode, so that the teacher's BatchNorm statistics do not change."""
         return super().train(mode=False)
 
-    def share_out(self, processes: Processes, device: torch.device) -> None:
-        """Let every process hold a part of the weights; all of them must then call `forward` equally often."""
+    def shard(self, processes: Processes, device: torch.device) -> None:
+        """Shard the weights over all processes, each of which must then call `forward` equally often."""
         shard(cast("nn.Module", self.model), processes, device)
         self.sharded = True
 
-    @torch.no_grad()
+    @torch.no_grad()  # not inference_mode: autograd cannot save its tensors for the student's backward
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
         device = images.device.type
+        # Images are renormalised and resized in float32 even if the caller runs under autocast.
         with torch.autocast(device, enabled=False):
             seen = self.see(images)
         with torch.autocast(device, dtype=self.precision, enabled=self.precision is not torch.float32):
@@ -76,12 +78,12 @@ class FrozenTeacher(nn.Module):
             return outputs
         return replace(
             outputs,
-            logits=None if outputs.logits is None else outputs.logits[:, self.outputs],
+            logits=None if outputs.logits is None else outputs.logits[:, self.outputs],  # [B, K]
             distill_logits=None if outputs.distill_logits is None else outputs.distill_logits[:, self.outputs],
         )
 
     def see(self, images: Tensor) -> Tensor:
-        """The student's pixels as the teacher wants them: its normalisation, its size."""
+        """Renormalise and resize images for the teacher. Shapes: [B, C, H, W] to [B, C, *size]."""
         seen = at_least_float32(images)
         if not self.same_pixels:
             seen = seen * self.scale.to(seen.dtype) + self.shift.to(seen.dtype)
@@ -89,21 +91,21 @@ class FrozenTeacher(nn.Module):
 
 
 def renormalisation(student: ModelSpec, teacher: ModelSpec) -> tuple[Tensor, Tensor]:
-    """The affine map from the student's normalised pixels to the teacher's, [1, C, 1, 1] each.
+    """Scale and shift from the student's normalised pixels to the teacher's, [1, C, 1, 1] each.
 
     With x the pixel, s and t the two normalisations: t = (x - mean_t) / std_t and x = s * std_s + mean_s, so
     t = s * (std_s / std_t) + (mean_s - mean_t) / std_t.
     """
     mean_s, std_s, mean_t, std_t = (
-        torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+        torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)  # [1, C, 1, 1]
         for values in (student.mean, student.std, teacher.mean, teacher.std)
     )
-    # Computed in float64, kept in float32: some devices have nothing wider.
+    # Computed in float64, stored in float32: some devices have no float64.
     return (std_s / std_t).float(), ((mean_s - mean_t) / std_t).float()
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic, with antialias where the images shrink. Shapes: [B, C, H, W] to [B, C, *size]."""
+    """Resize images by bicubic interpolation, antialiased if they shrink. Shapes: [B, C, H, W] to [B, C, *size]."""
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images

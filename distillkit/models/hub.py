@@ -1,4 +1,4 @@
-"""Published weights: from the local cache, else from the hub that timm names."""
+"""Published weights of timm models, from the local cache or a download from the Hugging Face hub or a URL."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from distillkit.models.weight_files import read_weights
 
 FILE = "model.safetensors"
 REACH_SECONDS = 3.0
-"""How long a host may take to answer. The hub's own client tries for 47 s before it says that there is no network."""
+"""Timeout of the reachability check. The hub's client retries for 47 s before it reports that there is no network."""
 
 
 def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
-    """The weights that timm names for this architecture, downloaded unless they are in the local cache.
+    """Published timm weights of an architecture, downloaded unless they are in the local cache.
 
-    `option` is what the user types instead ("--teacher-weights"); the error offers it.
-    Raises: WeightsError where there are none, or where they cannot be had now.
+    `option` is the command-line option for a weight file ("--teacher-weights"), for errors.
+    Shapes: weights of any shape.
+    Raises: WeightsError if there are no published weights, or they are unavailable now.
     """
     reason = why_unavailable(architecture)
     if reason is not None:
-        raise WeightsError(f"{reason}; give a file with {option}, or connect once so that they are kept")
+        raise WeightsError(f"{reason}; give a file with {option}, or connect once so that they are cached")
     place = _place(architecture)
     try:
         path = place.cached()
@@ -40,6 +41,7 @@ def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
             path = Path(hf_hub_download(place.repository, FILE, revision=place.revision))
         if path is not None:
             return read_weights(path)
+        # weights_only, because a download is untrusted: nothing in it may be executed.
         return dict(torch.hub.load_state_dict_from_url(place.url, map_location="cpu", weights_only=True))
     except (HfHubHTTPError, OSError) as error:
         raise WeightsError(
@@ -49,13 +51,15 @@ def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
 
 
 def why_unavailable(architecture: str) -> str | None:
-    """Why the published weights cannot be had now, None where they can. Answers within seconds, downloads nothing.
+    """The reason why published weights are unavailable now; None if they are available.
+
+    Takes a few seconds at most and downloads nothing.
 
     Raises: RecipeError for a name that timm does not know.
     """
     place = _place(architecture)
     if not place.repository and not place.url:
-        return f"timm knows no published weights of '{architecture}'"
+        return f"timm has no published weights of '{architecture}'"
     host = urlparse(place.server).hostname or ""
     if place.cached() is not None or _is_reachable(place.server):
         return None
@@ -64,7 +68,7 @@ def why_unavailable(architecture: str) -> str | None:
 
 @dataclass(frozen=True)
 class WeightsLocation:
-    """Where published weights are: a repository of the hub, or else a plain address."""
+    """Location of published weights: a repository of the hub, else a URL."""
 
     repository: str
     revision: str | None
@@ -72,7 +76,7 @@ class WeightsLocation:
 
     @property
     def server(self) -> str:
-        """An address on the machine that has the file."""
+        """URL of the server that has the file."""
         return constants.ENDPOINT if self.repository else self.url
 
     def cached(self) -> Path | None:
@@ -96,7 +100,8 @@ def _place(architecture: str) -> WeightsLocation:
 def _is_reachable(server: str) -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
-    if urllib.request.getproxies():  # the proxy resolves names, this machine need not be able to
+    # Behind a proxy, this machine may be unable to resolve the host: the proxy does that.
+    if urllib.request.getproxies():
         return True
     try:
         address = urlparse(server)

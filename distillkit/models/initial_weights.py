@@ -1,4 +1,4 @@
-"""What a student starts from instead of random numbers: `student.weights`."""
+"""Initial weights of a student: `student.weights`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from distillkit.models.weight_files import read_weights
 from distillkit.models.weight_loading import LoadReport, load_weights
 
 PUBLISHED = "pretrained"
-"""What `student.weights` calls the weights that timm publishes."""
+"""The value of `student.weights` for timm's published weights."""
 OPTION = "--student-weights (finetune: --weights)"
 
 
 def start_from(model: Model, weights: str | None, *, keep: tuple[str, ...] = ()) -> LoadReport | None:
-    """Load what a student starts from into it: a file, a run directory, or "pretrained", which is what timm publishes.
+    """Load a student's initial weights: a weight file, a run directory, or "pretrained" for timm's published weights.
 
-    A head for other classes, by their number or, from a run, their names, stays as initialised, and tokens and
-    positions are fitted; the report says so. `keep` names tensors that stay as the model has them. None and "none"
-    leave the model as it is. On the meta device the shapes alone of a file or a run are read, for the same report.
-    Raises: WeightsError, RunDirectoryError for what cannot be read or does not fit.
+    A head for other classes (another number, or from a run other names) stays as initialised; tokens and position
+    embedding are fitted. The report lists both. `keep` names tensors that keep the model's values. None and "none"
+    leave the model unchanged. On the meta device only the shapes of a file or run are read, for the same report.
+    Raises: WeightsError, RunDirectoryError for weights that cannot be read or do not fit.
     """
     if weights is None or weights == "none":
         return None
@@ -35,9 +35,10 @@ def start_from(model: Model, weights: str | None, *, keep: tuple[str, ...] = ())
 
 
 def licensed(spec: ModelSpec, weights: str | None) -> ModelSpec:
-    """A student's description: the licence of published weights counts only where the student starts from them.
+    """The spec of a student with the licence of its initial weights.
 
-    Who starts from a run inherits the licence of its student.
+    The licence of published weights holds only if the student starts from them; from a run, its student's licence
+    is inherited.
     """
     if weights == PUBLISHED:
         return spec
@@ -46,12 +47,12 @@ def licensed(spec: ModelSpec, weights: str | None) -> ModelSpec:
 
 
 def _read(model: Model, weights: str) -> tuple[dict[str, Tensor], ModelSpec | None]:
-    """The weights and, where they are a run's, the description of its student."""
+    """The weights and, if they are a run's, the spec of its student."""
     if weights == PUBLISHED:
         if not is_model(model.spec.architecture.partition(".")[0]):
             raise WeightsError(
-                f"nobody publishes weights of '{model.spec.name}'; "
-                "give a file, a run directory, or none to start at random"
+                f"there are no published weights of '{model.spec.name}'; "
+                "give a weight file, a run directory, or none for random weights"
             )
         return published_weights(model.spec.architecture, option=OPTION), None
     path, shapes_only = Path(weights), next(model.network.parameters()).is_meta

@@ -1,14 +1,15 @@
-"""Which of the teacher's layers teaches which of the student's."""
+"""Mapping from student layers to teacher layers."""
 
 from __future__ import annotations
 
 
 def matched_layers(student: int, teacher: int) -> tuple[int, ...]:
-    """For each student layer i of `student`, the teacher's layer round((i + 1) * teacher / student) - 1, from 0.
+    """The teacher layer for each of the student's layers i: round((i + 1) * teacher / student) - 1, counted from 0.
 
-    Both last layers always meet, and equal depths match one to one: 4 of 12 are layers 2, 5, 8, 11. A deeper student
-    hears some layers of the teacher more than once. Halves round up, and nothing lies below layer 0.
+    The last layers always match, and equal depths match one to one. 4 student layers and 12 teacher layers give 2, 5,
+    8, 11. A deeper student matches some teacher layers more than once. Halves round up; the lowest result is 0.
 
-    Source: ADViT compares "each layer" of models of equal depth; the mapping for others is ours, in whole numbers.
+    Source: ADViT compares "each layer" of models of equal depth; the mapping for unequal depths is ours.
     """
+    # round(a / b) with halves up, in integers: (2a + b) // 2b. Python's round() rounds halves to even.
     return tuple(max((2 * (layer + 1) * teacher + student) // (2 * student) - 1, 0) for layer in range(student))

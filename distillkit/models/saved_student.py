@@ -1,4 +1,4 @@
-"""What a run directory keeps of its student: the network's weights, and how to build the network again."""
+"""Saved student of a run directory: `student.safetensors` with its weights, `student.json` with how to build it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from distillkit.storage.untrusted import read_json
 
 DESCRIPTION, WEIGHTS = "student.json", "student.safetensors"
 FORMAT = 1
-"""Grows when an older distillkit could misread what a newer one wrote."""
-MODEST = 2**27
-"""Parameters, half a gigabyte: a network that is larger is built only where there are as many weights for it."""
+"""Incremented when an older distillkit could misread what a newer one writes."""
+ALWAYS_BUILT = 2**27
+"""Parameters, half a gigabyte in float32. A larger network is built only if its file has as many weights."""
 
 
 @dataclass(frozen=True)
 class SavedStudent:
-    """The student of a run directory, described.
+    """Content of `student.json`.
 
-    `model` and `options` are those of its recipe. `head` and `fusion` say how it answers. `arguments`
-    are what `timm.create_model(spec.architecture, ...)` needs to build the same network, where it is timm's.
+    `model` and `options` are those of the recipe. `head` and `fusion` choose the student's logits. `arguments` are
+    those of `timm.create_model(spec.architecture, ...)` for the same network, if it is timm's.
     """
 
     format: Literal[1]
@@ -46,7 +46,7 @@ class SavedStudent:
 
     @property
     def answer(self) -> Answer:
-        """How the student answers."""
+        """The head that the student is evaluated by."""
         return Answer(self.head, self.fusion, self.idle_heads)
 
 
@@ -63,13 +63,14 @@ def save_student(
 ) -> None:
     """Write `student.safetensors` and `student.json` into an existing directory.
 
-    The weights are the network's own `state_dict`, so that `timm.create_model(architecture, checkpoint_path=...)`
-    takes them where the architecture is timm's. `request` is what the model was built from; `class_names` are those
-    of the data, where known.
+    The weights are the `state_dict` of the network alone, so that `timm.create_model(architecture,
+    checkpoint_path=...)` loads them if the architecture is timm's. `request` is what the model was built from;
+    `class_names` are those of the data, if known.
     """
+    # Cloned: safetensors refuses tensors that share memory, such as tied weights.
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()}
     write_tensors(directory / WEIGHTS, state)
-    own = getattr(model, "arguments", None)
+    timm_arguments = getattr(model, "arguments", None)
     content = {
         "format": FORMAT,
         "model": request.name,
@@ -77,18 +78,18 @@ def save_student(
         "head": answer.head,
         "fusion": answer.fusion,
         "idle_heads": answer.idle,
-        "arguments": {} if own is None else {"num_classes": model.spec.classes, **own},
+        "arguments": {} if timm_arguments is None else {"num_classes": model.spec.classes, **timm_arguments},
         "spec": without_idle_heads(replace(model.spec, class_names=class_names or model.spec.class_names), answer.idle),
     }
     saved = _ADAPTER.dump_python(_ADAPTER.validate_python(content), mode="json")
-    saved["spec"]["signals"].sort()  # a set has no order, and equal students should have equal files
+    saved["spec"]["signals"].sort()  # sets are unordered, and equal students should have equal files
     write_json(directory / DESCRIPTION, saved)
 
 
 def read_student(directory: Path) -> SavedStudent:
-    """Read what a run directory says of its student; no weight is loaded.
+    """Read `student.json` of a run directory; no weight is loaded.
 
-    Raises: RunDirectoryError for a directory that is missing, holds no student, or whose description is torn.
+    Raises: RunDirectoryError for a directory that is missing or has no student, or for an invalid student.json.
     """
     if not directory.is_dir():
         raise RunDirectoryError(f"there is no run directory {directory}; check the path")
@@ -96,7 +97,7 @@ def read_student(directory: Path) -> SavedStudent:
     for part in (path, directory / WEIGHTS):
         if not part.is_file():
             raise RunDirectoryError(
-                f"{directory} holds no {part.name}; give the directory of a run that has reached its end"
+                f"{directory} has no {part.name}; give the directory of a run that has reached its end"
             )
     try:
         content = read_json(path)
@@ -106,40 +107,42 @@ def read_student(directory: Path) -> SavedStudent:
             )
         return _ADAPTER.validate_python(content)
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} is torn or not of distillkit; run the training again or restore it") from error
+        raise RunDirectoryError(
+            f"{path} is truncated or not written by distillkit; run the training again or restore the file"
+        ) from error
 
 
 def load_saved_student(directory: Path, plugins: PluginRegistry) -> tuple[Model, SavedStudent]:
-    """Build the student of a run directory, with its weights.
+    """Build the student of a run directory and load its weights.
 
-    Raises: as `read_student`; PluginError where its plugin is not installed; WeightsError where the weights do not
-    fit.
+    Raises: as `read_student`; PluginError if its plugin is not installed; WeightsError if the weights do not fit.
     """
     saved = read_student(directory)
     path = directory / WEIGHTS
     weights = read_weights(path)
     plugin = plugins.find("student", saved.model)
     request = _request(saved, plugin)
-    _require_modest(describe_model(plugin, request), path, sum(tensor.numel() for tensor in weights.values()))
+    # Before the network is built: a made-up student.json must not fill the memory.
+    _check_size(describe_model(plugin, request), path, sum(tensor.numel() for tensor in weights.values()))
     model = _described(saved, build_model(plugin, request))
     load_weights(model, weights, source=str(path), fit="nothing")
     return model, saved
 
 
-def _require_modest(described: ModelSpec, path: Path, numbers: int) -> None:
-    """Refuse a description of a larger network than there are weights for, before memory is taken for it.
+def _check_size(described: ModelSpec, path: Path, saved_weights: int) -> None:
+    """Refuse a network with more parameters than the file has weights.
 
     Raises: WeightsError.
     """
-    if described.parameters > max(numbers, MODEST):
+    if described.parameters > max(saved_weights, ALWAYS_BUILT):
         raise WeightsError(
-            f"{path} holds {numbers:,} numbers and the student that {DESCRIPTION} beside it describes has "
-            f"{described.parameters:,} parameters; run the training again or restore both"
+            f"{path} has {saved_weights:,} weights and the student in its {DESCRIPTION} has "
+            f"{described.parameters:,} parameters; run the training again or restore both files"
         )
 
 
 def build_student(saved: SavedStudent, plugins: PluginRegistry) -> Model:
-    """Build the network of a saved student as initialised, described with the classes that it was saved with."""
+    """Build a saved student's network as initialised, with the class names that it was saved with."""
     plugin = plugins.find("student", saved.model)
     return _described(saved, build_model(plugin, _request(saved, plugin)))
 
@@ -149,7 +152,7 @@ def _request(saved: SavedStudent, plugin: Plugin) -> ModelRequest:
 
 
 def _described(saved: SavedStudent, model: Model) -> Described:
-    """The model with the class names that it was saved with, without the heads that were not trained."""
+    """The model with its saved class names, without logits if no head was trained."""
     return Described(
         model, without_idle_heads(replace(model.spec, class_names=saved.spec.class_names), saved.idle_heads)
     )

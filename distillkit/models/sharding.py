@@ -1,4 +1,4 @@
-"""A frozen network whose weights are shared out: each process holds a part, and asks for a block when it runs."""
+"""Shard a frozen network with FSDP2: each process holds a shard of every block and gathers the block when it runs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ CONTAINERS = (nn.ModuleList, nn.Sequential)
 
 
 def shard(model: nn.Module, processes: Processes, device: torch.device) -> None:
-    """Share the parameters of a frozen model out by FSDP2, in place; every process calls `forward` equally often.
+    """Shard the parameters of a frozen model with FSDP2, in place; every process must call `forward` equally often.
 
-    A block is whole on the device while it runs, and what is in no block while the model does. What the model answers
-    stays the same, bit for bit. Blocks are moved to the device one by one, so the whole model is never there.
+    A block is complete on the device while it runs; parameters outside of blocks while the model runs. Outputs stay the
+    same, bit for bit. Blocks are moved to the device one by one, so that it never holds all of the model.
     """
     mesh = init_device_mesh(device.type, (processes.world,))
-    for block in dict.fromkeys(blocks(model)):  # a model may hold a block under two names
+    for block in dict.fromkeys(blocks(model)):  # a block may be registered under two names
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    # The model last: FSDP2 then leaves it the parameters that are in no block.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The members of lists and sequences, the innermost that are more than one layer; none where there are no such."""
+    """The innermost members of ModuleList and Sequential that are more than one layer; possibly none."""
     for child in model.children():
-        for part in child if isinstance(child, CONTAINERS) else ():
-            inner = list(blocks(part))
+        for member in child if isinstance(child, CONTAINERS) else ():
+            inner = list(blocks(member))
             if inner:
                 yield from inner
-            elif any(part.children()):
-                yield part
+            elif any(member.children()):
+                yield member
         if not isinstance(child, CONTAINERS):
             yield from blocks(child)
 
 
 def parameter_bytes(model: nn.Module) -> tuple[int, int]:
-    """Bytes of the parameters that this process holds, and of all."""
+    """Bytes of the parameters: held by this process, and in all."""
     held = sum(each.to_local().nbytes if isinstance(each, DTensor) else each.nbytes for each in model.parameters())
     return held, sum(each.numel() * each.element_size() for each in model.parameters())

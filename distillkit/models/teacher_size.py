@@ -1,4 +1,4 @@
-"""The image size that a teacher sees, and its description at another size than its own."""
+"""Image size of a teacher (`teacher.size`), and a model's spec at another image size."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from distillkit.models.timm_networks import TimmRequest, describe_network
 
 TeacherSize = Literal["auto", "student", "native"] | int
 SMALLEST, LARGEST = 0.5, 2.0
-"""How far from its native size a teacher may look by `size = "auto"`, as a factor."""
+"""Limits of `size = "auto"`, as factors of the teacher's native size."""
 
 
 def teacher_size(teacher: ModelSpec, student: ModelSpec, size: TeacherSize) -> tuple[int, int]:
-    """The (height, width) that the teacher sees.
+    """Image size (height, width) of the teacher's input.
 
-    "auto" is the student's size where the teacher can see it and it is between half and twice the teacher's own, and
-    otherwise the teacher's own.
-    Raises: RecipeError for a size that the teacher cannot see.
+    "auto" is the student's size if the teacher accepts it and it is between half and twice the teacher's native size,
+    else the native size.
+    Raises: RecipeError for a size that the teacher does not accept.
     """
     native = teacher.image_size
     if size == "native":
         return native
     if size == "auto":
-        return student.image_size if _is_comfortable(teacher, student.image_size) else native
-    asked = student.image_size if size == "student" else (int(size), int(size))
-    if asked != native and not teacher.flexible_size:
+        return student.image_size if _is_in_auto_range(teacher, student.image_size) else native
+    chosen = student.image_size if size == "student" else (int(size), int(size))
+    if chosen != native and not teacher.flexible_size:
         raise RecipeError(
-            f"teacher '{teacher.name}' sees {native[0]}x{native[1]} pixels only and teacher.size asks for "
-            f'{asked[0]}x{asked[1]}; set teacher.size = "native"'
+            f"teacher '{teacher.name}' accepts only images of {native[0]}x{native[1]} pixels and teacher.size is "
+            f'{chosen[0]}x{chosen[1]}; set teacher.size = "native"'
         )
-    spec_at(teacher, asked)
-    return asked
+    spec_at(teacher, chosen)  # for its error
+    return chosen
 
 
 def spec_at(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
-    """The description of a model that looks at images of another size: its grids change.
+    """A model's spec at another image size, with the grids of that size.
 
-    Raises: RecipeError where a network of timm cannot see this size.
+    Raises: RecipeError if a timm network does not accept the size.
     """
     if size == spec.image_size or not spec.flexible_size:
         return spec
+    # A timm network is traced: not all of them round up as `_scaled` does.
     if is_model(spec.architecture.partition(".")[0]):
         described = describe_network(TimmRequest(spec.architecture, spec.name, spec.classes, size))
         return replace(spec, image_size=size, grids=described.grids)
@@ -56,14 +57,15 @@ def spec_at(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
 
 
 def _scaled(cells: int, pixels: int, native: int) -> int:
-    """Cells at another size for a chain of padded convolutions, each of which rounds its halves up."""
+    """Grid cells at another image size for a stack of padded convolutions, each of which rounds up."""
     return -(-pixels * cells // native)
 
 
-def _is_comfortable(teacher: ModelSpec, size: tuple[int, int]) -> bool:
+def _is_in_auto_range(teacher: ModelSpec, size: tuple[int, int]) -> bool:
     if not teacher.flexible_size:
         return False
-    if not all(SMALLEST * own <= pixels <= LARGEST * own for own, pixels in zip(teacher.image_size, size, strict=True)):
+    pairs = zip(teacher.image_size, size, strict=True)
+    if not all(SMALLEST * native <= pixels <= LARGEST * native for native, pixels in pairs):
         return False
     try:
         spec_at(teacher, size)

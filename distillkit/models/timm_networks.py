@@ -1,4 +1,4 @@
-"""timm's networks by name, described without memory or weights."""
+"""timm networks by name: checked, built, and described on the meta device."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from distillkit.models.meta_device import sketching
 
 @dataclass(frozen=True)
 class TimmRequest:
-    """A timm classifier as a recipe asks for it.
+    """A timm classifier as requested by a recipe.
 
-    `architecture` may carry a tag ("resnet18.a1_in1k"). `name` is what the user typed. `image_size` None is the
-    network's own, `classes` None its own number. `arguments` go to `timm.create_model` as they are.
+    `architecture` may have a tag ("resnet18.a1_in1k"). `name` is what the user typed. With None, `image_size` and
+    `classes` are the network's own. `arguments` are passed to `timm.create_model`.
     """
 
     architecture: str
@@ -36,7 +36,7 @@ class TimmRequest:
 
     @property
     def network_arguments(self) -> dict[str, Any]:
-        """What `timm.create_model` takes beside the architecture and the number of classes."""
+        """Arguments of `timm.create_model` besides the architecture and the number of classes."""
         if self.image_size is None or not traits.has_fixed_size(self.architecture):
             return dict(self.arguments)
         return {**self.arguments, "img_size": self.image_size}
@@ -44,11 +44,11 @@ class TimmRequest:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one image becomes inside a network: a width and a grid per layer, and the length of the answer."""
+    """Width and grid of each layer, and the length of the output, found by a forward of one image."""
 
     widths: tuple[int, ...]
     grids: tuple[tuple[int, int], ...]
-    answer: int
+    outputs: int
 
 
 def check_architecture(architecture: str) -> None:
@@ -58,8 +58,8 @@ def check_architecture(architecture: str) -> None:
     """
     base, _, tag = architecture.partition(".")
     if not is_model(base):
-        guess = nearest(base, list_models(), cutoff=0.7)  # of a thousand names one is always a little alike
-        question = f"did you mean '{guess}'?" if guess else "`timm.list_models()` lists those it has"
+        guess = nearest(base, list_models(), cutoff=0.7)  # one of a thousand names is always somewhat similar
+        question = f"did you mean '{guess}'?" if guess else "`timm.list_models()` lists its models"
         raise RecipeError(f"timm {timm.__version__} has no model '{base}'; {question}")
     tags = [name.partition(".")[2] for name in list_models(f"{base}.*", include_tags=True)] if tag else []
     if tag and tag not in tags:
@@ -68,38 +68,39 @@ def check_architecture(architecture: str) -> None:
 
 
 def create_network(request: TimmRequest) -> nn.Module:
-    """Build the network on torch's current default device, under torch's current seed.
+    """Build the network on torch's default device, from torch's current seed.
 
-    Raises: RecipeError for an unknown name, a network that is no classifier, or arguments that it does not take.
+    Raises: RecipeError for an unknown name, a network that is not a classifier, or arguments that it does not accept.
     """
     check_architecture(request.architecture)
     arguments = request.network_arguments
     try:
         return timm.create_model(request.architecture, num_classes=request.classes, **arguments)
     except NotImplementedError:
-        raise RecipeError(f"'{request.name}' is no classifier; choose a model of timm that has a class head") from None
+        raise RecipeError(f"'{request.name}' is not a classifier; choose a timm model with a class head") from None
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         shown = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its defaults"
         raise RecipeError(f"'{request.name}' cannot be built with {shown}: {first_line(error)}") from error
 
 
 def describe_network(request: TimmRequest, class_names: tuple[str, ...] | None = None) -> ModelSpec:
-    """Describe a network from a copy on the meta device; no memory is taken and no random number drawn.
+    """Describe a network from a copy on the meta device; no memory is allocated and no random number drawn.
 
-    Raises: as `create_network`; RecipeError for an image size that the network cannot see.
+    Raises: as `create_network`; RecipeError for an image size that the network does not accept.
     """
     return sketch_network(request, class_names)[1]
 
 
 def sketch_network(request: TimmRequest, class_names: tuple[str, ...] | None = None) -> tuple[nn.Module, ModelSpec]:
-    """As `describe_network`, with the copy on the meta device that was looked at, in evaluation mode."""
+    """As `describe_network`, and return the copy on the meta device too, in evaluation mode."""
     with sketching():
         network = create_network(request).eval()
     size = request.image_size or cast("tuple[int, int]", tuple(traits.settings(network)["input_size"][1:]))
     with torch.device("meta"), torch.no_grad():
         trace = _trace(network, size, request)
-    if request.classes and trace.answer != request.classes:
-        raise RecipeError(f"'{request.name}' is no classifier; choose a model of timm that has a class head")
+    # A network that ignores num_classes shows it only in the length of its output.
+    if request.classes and trace.outputs != request.classes:
+        raise RecipeError(f"'{request.name}' is not a classifier; choose a timm model with a class head")
     return network, _spec(network, request, size, trace, class_names)
 
 
@@ -112,13 +113,13 @@ def _spec(
 ) -> ModelSpec:
     settings = traits.settings(network)
     classes = cast("int", network.num_classes)
-    no_rows = why_no_rows(network)
+    no_attention = why_no_rows(network)
     return ModelSpec(
         name=request.name,
         architecture=request.architecture,
         kind=traits.kind(network),
         classes=classes,
-        signals=_signals(network, trace) | ({Signal.CLS_ATTENTION} if no_rows is None else set()),
+        signals=_signals(network, trace) | ({Signal.CLS_ATTENTION} if no_attention is None else set()),
         image_size=size,
         layers=max(len(trace.widths), 1),
         widths=trace.widths,
@@ -134,33 +135,33 @@ def _spec(
         class_names=class_names,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         licence=settings.get("license"),
-        silent={} if no_rows is None or traits.kind(network) == "cnn" else {Signal.CLS_ATTENTION: no_rows},
+        silent={} if no_attention is None or traits.kind(network) == "cnn" else {Signal.CLS_ATTENTION: no_attention},
     )
 
 
 def last_map(features: Tensor, last_stage: Tensor) -> Tensor:
-    """What the head pools, where that is a map [B, D, h, w] on the last stage's grid; else the last stage's output."""
+    """The map that the head pools, [B, D, h, w], if it has the last stage's grid; else the last stage's output."""
     return features if features.dim() == 4 and features.shape[2:] == last_stage.shape[2:] else last_stage
 
 
 def _trace(network: nn.Module, size: tuple[int, int], request: TimmRequest) -> Trace:
-    """Follow one image through the network on the meta device."""
+    """Run one image [1, 3, H, W] through the network on the meta device."""
     images = torch.empty(1, 3, *size)
     _check_patches(network, size, request)
     try:
         return (_trace_tokens if traits.is_token_network(network) else _trace_maps)(network, images)
     except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
         try:
-            answer = network(images)
+            outputs = network(images)
         except (RuntimeError, AssertionError, ValueError) as refusal:
-            seen = f"images of {size[0]}x{size[1]} pixels"
-            raise RecipeError(f"'{request.name}' cannot see {seen}: {first_line(refusal)}") from error
-        # The network works but does not show its layers in timm's usual way; its logits are what it can reveal.
-        return Trace((), (), answer.shape[-1])
+            rejected = f"images of {size[0]}x{size[1]} pixels"
+            raise RecipeError(f"'{request.name}' does not accept {rejected}: {first_line(refusal)}") from error
+        # The network works, but not its forward_intermediates: it reveals logits alone.
+        return Trace((), (), outputs.shape[-1])
 
 
 def _check_patches(network: nn.Module, size: tuple[int, int], request: TimmRequest) -> None:
-    """Refuse a size that a ViT would cut at its edges without a word, unless that is how it was trained."""
+    """Refuse a size of which a ViT would silently drop the edges, unless it was trained at that size."""
     embedding: Any = getattr(network, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
     is_own = size == tuple(traits.settings(network)["input_size"][1:])
@@ -168,15 +169,15 @@ def _check_patches(network: nn.Module, size: tuple[int, int], request: TimmReque
         return
     if size[0] % patch[0] or size[1] % patch[1]:
         raise RecipeError(
-            f"'{request.name}' cannot see images of {size[0]}x{size[1]} pixels: its patches of {patch[0]}x{patch[1]} "
-            "do not fill them"
+            f"'{request.name}' does not accept images of {size[0]}x{size[1]} pixels: the size is not a multiple of "
+            f"its {patch[0]}x{patch[1]} patches"
         )
 
 
 def _trace_tokens(network: Any, images: Tensor) -> Trace:
-    """One block stands for all: each has the same width and grid."""
+    """Trace of a token network from its first block: all blocks have the same width and grid."""
     (patches,) = network.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
-    _, width, rows, columns = patches.shape
+    _, width, rows, columns = patches.shape  # [1, D, h, w]
     depth = len(network.blocks)
     features = images.new_empty(1, traits.prefix_tokens(network) + rows * columns, width)
     return Trace((width,) * depth, ((rows, columns),) * depth, network.forward_head(features).shape[-1])

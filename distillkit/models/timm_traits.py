@@ -1,4 +1,4 @@
-"""What kind of network timm built, read from the network itself."""
+"""Traits of a timm network: kind, tokens, heads, read from the network itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 POOLED_DISTILLED = (LevitDistilled, EfficientFormer, EfficientFormerV2)
-"""The networks whose two heads both read the pooled feature; the heads of a distilled DeiT read a token each."""
+"""Networks with two heads on the pooled feature; the two heads of a distilled DeiT read one token each."""
 
 
 def settings(network: nn.Module) -> Mapping[str, Any]:
-    """What timm says of the network's weights: input size, normalisation, classifier, licence."""
+    """Settings that timm has for the network's weights: input size, normalisation, classifier, licence."""
     return cast("Mapping[str, Any]", network.pretrained_cfg)
 
 
@@ -30,7 +30,7 @@ def has_fixed_size(architecture: str) -> bool:
 
 
 def is_token_network(network: nn.Module) -> bool:
-    """Whether every layer is a row of tokens behind the same final norm: ViT and its kin."""
+    """Whether every layer is a sequence of tokens behind the same final norm, as in a ViT."""
     method = getattr(network, "forward_intermediates", None)
     return (
         method is not None
@@ -40,22 +40,22 @@ def is_token_network(network: nn.Module) -> bool:
 
 
 def prefix_tokens(network: nn.Module) -> int:
-    """How many tokens stand before the patches."""
+    """Number of tokens before the patch tokens."""
     return int(getattr(network, "num_prefix_tokens", 0)) if is_token_network(network) else 0
 
 
-def answers_by_class_token(network: nn.Module) -> bool:
-    """Whether the class token is what the class head reads."""
+def class_head_reads_class_token(network: nn.Module) -> bool:
+    """Whether the class head reads the class token."""
     return prefix_tokens(network) > 0 and getattr(network, "global_pool", "") == "token"
 
 
 def is_distilled(network: nn.Module) -> bool:
-    """Whether the network has a distillation head that `TimmModel` can read by itself."""
+    """Whether the network has a distillation head whose logits `TimmModel` can compute."""
     return isinstance(network, (VisionTransformerDistilled, *POOLED_DISTILLED)) and hasattr(network, "head_dist")
 
 
 def classifier_names(network: nn.Module) -> tuple[str, ...]:
-    """What timm calls the class heads of the network, whether it has them or not; none for one that is not timm's."""
+    """Names of the class heads in timm, even if the network was built without them; empty if it is not timm's."""
     names = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
@@ -63,17 +63,17 @@ def classifier_names(network: nn.Module) -> tuple[str, ...]:
 def head_modules(network: nn.Module) -> tuple[str, ...]:
     """The sub-modules that depend on the number of classes."""
     names = classifier_names(network)
-    if is_distilled(network) and len(names) == 1:  # timm's settings of levit_384_s8 forget the second head
+    if is_distilled(network) and len(names) == 1:  # timm's settings of levit_384_s8 lack the second head
         names += (names[0].replace("head", "head_dist", 1),)
     return names
 
 
 def kind(network: nn.Module) -> Literal["vit", "cnn", "other"]:
-    """ViT and its kin, convolutions without attention, or anything else."""
+    """Kind of network: "vit" has tokens in every layer, "cnn" convolutions and no attention."""
     if is_token_network(network):
         return "vit"
     kinds = {type(module).__name__ for module in network.modules()}
-    # A kernel as large as its stride only cuts patches; an MLP-Mixer does that too.
+    # A kernel no larger than its stride only cuts patches, as in an MLP-Mixer: not a convolutional network.
     kernels = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     convolves = any(kernel.kernel_size[0] > kernel.stride[0] for kernel in kernels)
     attends = any("Attention" in name or "Attn" in name for name in kinds)
@@ -81,7 +81,7 @@ def kind(network: nn.Module) -> Literal["vit", "cnn", "other"]:
 
 
 def attention_heads(network: nn.Module) -> int | None:
-    """The attention heads of a block, where the blocks are a ViT's or EVA's."""
+    """Attention heads per block of a ViT or EVA; None for other networks."""
     if not isinstance(network, (VisionTransformer, Eva)):
         return None
     heads = getattr(getattr(cast("Any", network).blocks[-1], "attn", None), "num_heads", None)

@@ -260,5 +260,5 @@ def _build_teacher(teacher: TeacherPlan, plan: Plan, device: torch.device, proce
     )
     if teacher.entry.sharded and not processes.is_alone:
         check_equal_turns(plan.samples_per_step, plan.recipe.training.micro_batch_size, processes.world)
-        frozen.share_out(processes, device)
+        frozen.shard(processes, device)
     return TeacherSlot(frozen.to(device), teacher.spec, teacher.wanted)

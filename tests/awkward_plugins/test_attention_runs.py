@@ -220,7 +220,7 @@ def test_a_head_that_nothing_trains_is_neither_measured_nor_exported(install, re
     with pytest.raises(UserError) as refusal:
         export(result.directory, options=ExportOptions(head="class", force=True))
     assert str(refusal.value) == (
-        f"'{result.directory}' has no class head that was trained: it answers with its embedding; leave out --head"
+        f"'{result.directory}' has no trained class head: its output is the embedding; leave out --head"
     )
 
 

@@ -112,7 +112,7 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
     ("arguments", "sentence"),
     [
         (("{runs}/vit", "{tmp}/dog.png"), "there is no image '{tmp}/dog.png'; check the path"),
-        (("{runs}/vit", "{tmp}"), "'{tmp}' is a folder; name the pictures in it, such as {tmp}/*.png"),
+        (("{runs}/vit", "{tmp}"), "'{tmp}' is a folder; name the images in it, such as {tmp}/*.png"),
         (
             ("{runs}/vit", "{tmp}/cat.png", "{tmp}/note.png"),
             "image '{tmp}/note.png' cannot be read: cannot identify image file '{tmp}/note.png'; leave it out",
@@ -137,7 +137,7 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--layers", "1,2"),
-            "layer 2 is asked for, and '{runs}/vit' has layers 0 to 1; choose among these",
+            "'{runs}/vit' has no layer 2; choose from its layers 0 to 1",
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--layers", "first"),

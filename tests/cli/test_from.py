@@ -52,9 +52,9 @@ def test_plan_and_run_go_on_alike(distillkit, trained, tmp_path):
         (
             ["--student", "vit-s", "--set", "student.width=32"],
             (
-                "error: {run} does not fit 'vit-s' (deit_small_patch16_224): 18 of 20 tensors are of another shape "
+                "error: {run} does not fit 'vit-s' (deit_small_patch16_224): 18 of 20 tensors have another shape "
                 "(cls_token [1, 1, 16] instead of [1, 1, 32], pos_embed [1, 5, 16] instead of [1, 5, 32], "
-                "patch_embed.proj.weight [16, 3, 4, 4] instead of [32, 3, 4, 4], ...); give weights of this very "
+                "patch_embed.proj.weight [16, 3, 4, 4] instead of [32, 3, 4, 4], ...); give weights of exactly this "
                 "architecture\n"
             ),
         ),

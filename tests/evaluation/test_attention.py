@@ -1,4 +1,4 @@
-"""What is drawn of a model, against its own full attention maps, written out anew."""
+"""Class token attention of models, compared with full attention maps that are computed independently."""
 
 import copy
 
@@ -34,93 +34,94 @@ def frozen(model, student, size="native"):
     return FrozenTeacher(model, student=student.spec, size=size, class_map=ClassMap())
 
 
-def pictures(count=2, size=(16, 24)):
+def random_images(count=2, size=(16, 24)):
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def rows_of_maps(model, images, prefix):
-    """The softmax of all queries and keys, made by hand in each block: rows [L, B, H, 1 + N] by the contract."""
+    """Rows [L, B, A, 1 + N] as the contract defines them, from the softmax of all queries and keys in each block."""
     network = copy.deepcopy(model.network).eval().double()
-    found = []
+    rows = []
 
-    def listen(attention, inputs):
+    def add_row(attention, inputs):
         batch, tokens, _ = inputs[0].shape
-        made = attention.qkv(inputs[0]).reshape(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-        scores = made[0] @ made[1].transpose(-2, -1) / made.shape[-1] ** 0.5
+        qkv = attention.qkv(inputs[0]).reshape(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+        scores = qkv[0] @ qkv[1].transpose(-2, -1) / qkv.shape[-1] ** 0.5  # [B, A, P + N, P + N]
         row = (scores.exp() / scores.exp().sum(dim=-1, keepdim=True))[:, :, 0]
         kept = torch.cat([row[..., :1], row[..., prefix:]], dim=-1)
-        found.append(kept / kept.sum(dim=-1, keepdim=True))
+        rows.append(kept / kept.sum(dim=-1, keepdim=True))
 
     for block in network.blocks:
-        block.attn.register_forward_pre_hook(listen)
+        block.attn.register_forward_pre_hook(add_row)
     with torch.no_grad():
         network(images.double())
-    return torch.stack(found).numpy()
+    return torch.stack(rows).numpy()
 
 
 @pytest.mark.parametrize("prefix", NETWORKS)
-def test_rows_are_those_of_the_full_maps_for_any_number_of_prefix_tokens(prefix):
-    model, images = create(prefix), pictures()
+def test_rows_equal_those_of_the_full_maps_for_any_number_of_prefix_tokens(prefix):
+    model, images = create(prefix), random_images()
     expected = rows_of_maps(model, images, prefix)
-    seen = see_attention("student deit", model, {}, images)
-    for number, (sight,) in enumerate(seen):
+    sights = see_attention("student deit", model, {}, images)
+    for number, (sight,) in enumerate(sights):
         assert (sight.name, sight.layers, sight.grid) == ("student deit", (0, 1, 2, 3), (2, 3))
         assert sight.rows.shape == (4, 3, 7)
         np.testing.assert_allclose(sight.rows, expected[:, number], rtol=1e-5, atol=1e-7)
 
 
-def test_a_teacher_is_seen_at_its_own_size_at_the_layers_that_teach():
-    """Two layers of eight teach a student of two: the fourth and the last."""
+def test_a_teacher_is_read_at_its_own_image_size_and_at_the_matched_layers():
+    """Two layers of an eight-layer teacher match a two-layer student: the fourth and the last."""
     student = create(depth=2)
     teacher = create(image_size=(32, 48), depth=8)
-    images = pictures(1)
-    ((taught, own),) = see_attention("student deit", student, {"dino": frozen(teacher, student)}, images)
-    assert (taught.name, taught.layers, taught.grid) == ("teacher dino", (3, 7), (4, 6))
-    assert (own.name, own.layers) == ("student deit", (0, 1))
+    images = random_images(1)
+    ((of_teacher, of_student),) = see_attention("student deit", student, {"dino": frozen(teacher, student)}, images)
+    assert (of_teacher.name, of_teacher.layers, of_teacher.grid) == ("teacher dino", (3, 7), (4, 6))
+    assert (of_student.name, of_student.layers) == ("student deit", (0, 1))
     larger = nn.functional.interpolate(images, size=(32, 48), mode="bicubic")
-    np.testing.assert_allclose(taught.rows, rows_of_maps(teacher, larger, 1)[[3, 7], 0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(of_teacher.rows, rows_of_maps(teacher, larger, 1)[[3, 7], 0], rtol=1e-4, atol=1e-6)
 
 
-def test_a_shallow_teacher_stands_beside_every_layer_that_it_would_teach():
+def test_layers_of_a_shallow_teacher_repeat():
     student = create()
-    ((taught, own),) = see_attention("s", student, {"t": frozen(create(2, depth=2), student)}, pictures(1))
-    assert (own.layers, taught.layers) == ((0, 1, 2, 3), (0, 0, 1, 1))
-    np.testing.assert_array_equal(taught.rows[0], taught.rows[1])
+    teachers = {"t": frozen(create(2, depth=2), student)}
+    ((of_teacher, of_student),) = see_attention("s", student, teachers, random_images(1))
+    assert (of_student.layers, of_teacher.layers) == ((0, 1, 2, 3), (0, 0, 1, 1))
+    np.testing.assert_array_equal(of_teacher.rows[0], of_teacher.rows[1])
 
 
-def test_pixels_are_the_colours_that_each_model_saw():
+def test_pixels_are_the_colours_of_each_models_input():
     student = create()
     mean, std = (np.array(values, np.float32) for values in (student.spec.mean, student.spec.std))
     colours = np.random.default_rng(0).random((16, 24, 3), np.float32)
     images = torch.from_numpy((colours - mean) / std).permute(2, 0, 1).unsqueeze(0)
     larger = create(image_size=(32, 48))
-    ((taught, own),) = see_attention("s", student, {"t": frozen(larger, student)}, images)
-    np.testing.assert_allclose(own.pixels, colours, atol=1e-6)
-    assert taught.pixels.shape == (32, 48, 3)
-    assert 0 <= taught.pixels.min() < taught.pixels.max() <= 1
+    ((of_teacher, of_student),) = see_attention("s", student, {"t": frozen(larger, student)}, images)
+    np.testing.assert_allclose(of_student.pixels, colours, atol=1e-6)
+    assert of_teacher.pixels.shape == (32, 48, 3)
+    assert 0 <= of_teacher.pixels.min() < of_teacher.pixels.max() <= 1
 
 
 @pytest.mark.parametrize(("layers", "shown"), [("last", (3,)), ((2, 0, 2), (0, 2))])
-def test_layers_are_chosen(layers, shown):
-    model, images = create(), pictures(1)
-    ((every,),), ((some,),) = (see_attention("s", model, {}, images, asked) for asked in ("all", layers))
+def test_chosen_layers(layers, shown):
+    model, images = create(), random_images(1)
+    ((every,),), ((some,),) = (see_attention("s", model, {}, images, option) for option in ("all", layers))
     assert some.layers == shown
     np.testing.assert_allclose(some.rows, every.rows[list(shown)], rtol=1e-6)
 
 
-def test_a_layer_that_is_not_there():
+def test_a_layer_that_the_model_does_not_have():
     with pytest.raises(SignalError) as error:
-        see_attention("student deit", create(), {}, pictures(1), (0, 4))
-    assert str(error.value) == "layer 4 is asked for, and student deit has layers 0 to 3; choose among these"
+        see_attention("student deit", create(), {}, random_images(1), (0, 4))
+    assert str(error.value) == "student deit has no layer 4; choose from its layers 0 to 3"
 
 
-def test_the_model_is_left_as_it_was_and_nothing_is_compiled():
-    """In training, drop path would draw; a compiled model looks without its compiler."""
+def test_the_model_is_not_changed_and_nothing_is_compiled():
+    """In training mode drop path would draw random numbers; a compiled model runs in eager mode."""
     model = create(drop_path_rate=0.9).train()
     compiled = []
     model.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    first, second = (see_attention("s", model, {}, pictures(1))[0][0].rows for _ in range(2))
+    first, second = (see_attention("s", model, {}, random_images(1))[0][0].rows for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert model.training
     assert compiled == []
@@ -139,7 +140,7 @@ def test_why_attention_cannot_be_read():
 
 
 class Silent(nn.Module):
-    """Announces attention, and reveals none."""
+    """Has CLS attention in its spec, and returns none."""
 
     spec = ModelSpec("silent", "silent", "vit", 5, frozenset({Signal.CLS_ATTENTION}), (8, 8), grids=((1, 1),))
 
@@ -147,9 +148,9 @@ class Silent(nn.Module):
         return Outputs()
 
 
-def test_a_model_that_does_not_do_as_it_says():
+def test_a_model_that_does_not_return_the_attention_of_its_spec():
     with pytest.raises(BrokenPluginError) as error:
-        see_attention("student silent", Silent(), {}, pictures(1, (8, 8)))
+        see_attention("student silent", Silent(), {}, random_images(1, (8, 8)))
     assert str(error.value) == (
         "student silent was asked for its CLS attention and returned none; its plugin breaks the contract"
     )

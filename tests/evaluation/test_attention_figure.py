@@ -1,4 +1,4 @@
-"""What is on a picture of attention, read back from the figure."""
+"""Content of an attention figure, read back from the figure."""
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ def sight(name="student deit-ti", *, layers=(0, 1, 2), heads=2, grid=(2, 3), siz
 
 
 def drawn(figure, colours):
-    """The pixels and the places (left, right, bottom, top) of what is drawn in these colours, but for the scales."""
-    found = [(np.asarray(image.get_array()), image) for image in figure.axes[0].images]
-    return [(array, image) for array, image in found if image.cmap.name == colours and array.shape != (256, 1)]
+    """Pixels and matplotlib images of everything drawn with a colour map, except the scales."""
+    images = [(np.asarray(image.get_array()), image) for image in figure.axes[0].images]
+    return [(array, image) for array, image in images if image.cmap.name == colours and array.shape != (256, 1)]
 
 
 def texts(figure):
@@ -28,16 +28,16 @@ def test_the_maps_are_the_patch_entries_of_the_mean_row():
     teacher, student = sight("teacher dino", heads=3, grid=(4, 6), seed=1), sight(layers=(3, 7, 11))
     maps = [array for array, _ in drawn(draw_attention([teacher, student], title="cat"), "inferno")]
     expected = [
-        sum(its.rows[layer, head, 1:] for head in range(heads)).reshape(its.grid) / heads
-        for its, heads in ((teacher, 3), (student, 2))
+        sum(model.rows[layer, head, 1:] for head in range(heads)).reshape(model.grid) / heads
+        for model, heads in ((teacher, 3), (student, 2))
         for layer in range(3)
     ]
-    assert [found.shape for found in maps] == [(4, 6)] * 3 + [(2, 3)] * 3
-    for found, wanted in zip(maps, expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert [array.shape for array in maps] == [(4, 6)] * 3 + [(2, 3)] * 3
+    for array, wanted in zip(maps, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=1e-6)
 
 
-def test_each_head_has_a_row_of_its_own():
+def test_each_head_has_its_own_row():
     model = sight(layers=(0, 5))
     figure = draw_attention([model], title="cat", heads="each")
     maps = [array.ravel() for array, _ in drawn(figure, "inferno")]
@@ -45,19 +45,19 @@ def test_each_head_has_a_row_of_its_own():
     assert [text for text in texts(figure) if text.startswith("head ")] == ["head 0", "head 1"]
 
 
-def test_a_row_has_one_scale_from_nought_to_its_largest_which_is_stated():
+def test_a_row_has_one_scale_from_0_to_its_maximum_which_is_labelled():
     rows = np.array([[[0.5, 0.4, 0.1]], [[0.25, 0.25, 0.5]]], np.float32)
     other = np.array([[[0.96, 0.03, 0.01]]], np.float32)
     image = np.zeros((8, 16, 3), np.float32)
     figure = draw_attention(
         [Sight("teacher a", image, rows, (0, 1), (1, 2)), Sight("student b", image, other, (0,), (1, 2))], title="x"
     )
-    limits = [found.get_clim() for _, found in drawn(figure, "inferno")]
+    limits = [image.get_clim() for _, image in drawn(figure, "inferno")]
     assert limits == [(0, 0.5), (0, 0.5), (0, pytest.approx(0.03))]
     written = texts(figure)
     assert written[:15] == [
         "x",
-        "teacher a: 1 head, 1 x 2 patches, sees 8 x 16 pixels",
+        "teacher a: 1 head, 1 x 2 patches, image 8 x 16 pixels",
         "image",
         "layer 0",
         "CLS 50 %",
@@ -65,7 +65,7 @@ def test_a_row_has_one_scale_from_nought_to_its_largest_which_is_stated():
         "CLS 25 %",
         "50 %",
         "0",
-        "student b: 1 head, 1 x 2 patches, sees 8 x 16 pixels",
+        "student b: 1 head, 1 x 2 patches, image 8 x 16 pixels",
         "image",
         "layer 0",
         "CLS 96 %",
@@ -73,13 +73,13 @@ def test_a_row_has_one_scale_from_nought_to_its_largest_which_is_stated():
         "0",
     ]
     assert " ".join(written[15:]) == (
-        "Colour: the share of the class token's attention that a patch gets, the mean of the heads; each row has a "
-        "scale of its own, from 0 to its largest. CLS: the share that the class token keeps for itself. Patches are "
-        "not smoothed (nearest)."
+        "Colour: share of the class token's attention that goes to a patch, mean over heads; each row has its own "
+        "scale, from 0 to its maximum. CLS: share that goes to the class token itself. Patches are not smoothed "
+        "(nearest)."
     )
 
 
-def test_panels_have_the_shape_of_the_image_and_maps_cover_it():
+def test_panels_have_the_aspect_ratio_of_the_image_and_maps_cover_it():
     figure = draw_attention([sight(size=(16, 24)), sight(size=(60, 20), grid=(6, 2))], title="x")
     images = [image.get_extent() for image in figure.axes[0].images if image.get_array().ndim == 3]
     maps = [image.get_extent() for _, image in drawn(figure, "inferno")]
@@ -90,7 +90,7 @@ def test_panels_have_the_shape_of_the_image_and_maps_cover_it():
             assert (right - left) / (bottom - top) == pytest.approx(ratio)
 
 
-def test_the_image_is_shown_as_it_was_seen():
+def test_the_image_is_drawn_unchanged():
     model = sight()
     figure = draw_attention([model], title="x")
     shown = [np.asarray(image.get_array()) for image in figure.axes[0].images if image.get_array().ndim == 3]
@@ -108,8 +108,8 @@ CASES = {
 
 @pytest.mark.parametrize("heads", ["mean", "each"])
 @pytest.mark.parametrize("sights", CASES.values(), ids=CASES)
-def test_nothing_that_is_written_overlaps_or_leaves_the_page(sights, heads):
-    figure = draw_attention(sights, title="a picture with a long name/" * 9, heads=heads)
+def test_no_text_overlaps_or_leaves_the_page(sights, heads):
+    figure = draw_attention(sights, title="an image with a long name/" * 9, heads=heads)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
@@ -123,18 +123,18 @@ def test_nothing_that_is_written_overlaps_or_leaves_the_page(sights, heads):
         assert not any(box.overlaps(other) for other in [*boxes[:number], *panels]), texts(figure)[number]
 
 
-def test_a_name_with_dollars_is_no_formula():
+def test_a_title_with_dollars_is_not_parsed_as_a_formula():
     assert texts(draw_attention([sight()], title="$x_1$"))[0] == "$x_1$"
 
 
-def test_equal_figures_are_equal_files():
+def test_equal_figures_give_equal_files():
     first, second = (as_png(draw_attention([sight()], title="x")) for _ in range(2))
     assert first == second
     assert first.startswith(b"\x89PNG")
 
 
 def test_the_scale_shows_the_colours_of_the_maps():
-    """Where the image is mid grey, the largest entry and the upper end of the scale are one colour."""
+    """Over mid grey, the largest entry and the upper end of the scale have the same colour."""
     image = np.full((8, 16, 3), 0.5, np.float32)
     rows = np.array([[[0.5, 0.5, 0.0]]], np.float32)
     figure = draw_attention([Sight("b", image, rows, (0,), (1, 2))], title="x")

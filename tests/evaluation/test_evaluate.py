@@ -1,4 +1,4 @@
-"""`evaluate` on a real run of one step: whose distillation head no term trained."""
+"""`evaluate` on a real run of one step, whose distillation head no loss term trained."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ STUDENT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth"
 PLUGINS = installed_plugins()
 
 
-def write_pictures(root: Path, classes: tuple[str, ...]) -> str:
-    """Four pictures of noise for each class and split."""
+def write_images(root: Path, classes: tuple[str, ...]) -> str:
+    """Four noise images per class and split."""
     draw = np.random.default_rng(0)
     for split in ("train", "test"):
         for name in classes:
@@ -45,10 +45,10 @@ def write_pictures(root: Path, classes: tuple[str, ...]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on three classes, by labels alone."""
+    """A run on three classes, with labels and no teacher."""
     home = tmp_path_factory.mktemp("evaluate")
     tables = {
-        "data": {"train": write_pictures(home / "pets", ("cat", "dog", "eel")), "validation": 0.25, "workers": 0},
+        "data": {"train": write_images(home / "pets", ("cat", "dog", "eel")), "validation": 0.25, "workers": 0},
         "augment": {"crop": "none", "eval_crop": 1.0},
         "student": STUDENT,
         "training": {"steps": 1, "batch_size": 4, "device": "cpu", "precision": "fp32"},
@@ -64,59 +64,59 @@ def refused(kind: type[UserError], *arguments: object, **named: object) -> str:
 
 
 def test_figures_are_those_of_the_head_that_was_trained(folder: Path) -> None:
-    found = evaluate(str(folder), PLUGINS)
-    assert (found.split, found.measurement.figures.keys()) == ("test", {"class_top1", "top1", "loss", "images"})
+    result = evaluate(str(folder), PLUGINS)
+    assert (result.split, result.measurement.figures.keys()) == ("test", {"class_top1", "top1", "loss", "images"})
     assert evaluate(str(folder), PLUGINS, split="validation").measurement.figures["images"] == 3.0
 
 
 @pytest.mark.parametrize("head", ["distill", "fused"])
-def test_a_head_that_no_term_trained_is_no_answer(folder: Path, head: str) -> None:
+def test_a_head_that_no_loss_term_trained_is_refused(folder: Path, head: str) -> None:
     assert refused(UserError, str(folder), options={"head": head}) == (
-        f"no term trained the distillation head of '{folder}'; leave out --head or say --head class"
+        f"no loss term trained the distillation head of '{folder}'; leave out --head or use --head class"
     )
 
 
-def test_a_head_that_is_not_there() -> None:
+def test_a_head_that_the_model_does_not_have() -> None:
     assert refused(UserError, "timm:resnet10t", weights="none", data="digits", options={"head": "distill"}) == (
-        "'timm:resnet10t' has no distillation head; leave out --head or say --head class"
+        "'timm:resnet10t' has no distillation head; leave out --head or use --head class"
     )
 
 
-def test_a_run_may_be_named_as_the_teacher_that_it_is(folder: Path) -> None:
-    """With its own data, its own way to look at images, and a line in its own records."""
+def test_a_run_may_be_given_by_its_name_as_a_teacher(folder: Path) -> None:
+    """With the run's data and preprocessing, and a line in the run's evaluations.jsonl."""
     by_directory = evaluate(str(folder), PLUGINS).measurement
     before = len((folder / "evaluations.jsonl").read_text().splitlines())
     assert evaluate(f"run:{folder}", PLUGINS).measurement == by_directory
     assert len((folder / "evaluations.jsonl").read_text().splitlines()) == before + 1
 
 
-def test_weights_beside_those_of_a_run(folder: Path) -> None:
+def test_weights_are_refused_for_a_run(folder: Path) -> None:
     assert refused(WeightsError, str(folder), weights="w.pth") == (
-        f"'{folder}' has weights of its own and w.pth were given too; leave --weights out"
+        f"'{folder}' is a run with its own weights; leave out --weights w.pth"
     )
 
 
-def test_other_classes_are_named(folder: Path, tmp_path: Path) -> None:
-    birds = write_pictures(tmp_path / "birds", ("crow", "duck", "emu", "finch"))
+def test_data_with_other_classes_is_refused(folder: Path, tmp_path: Path) -> None:
+    birds = write_images(tmp_path / "birds", ("crow", "duck", "emu", "finch"))
     assert refused(ClassSpaceError, str(folder), data=birds) == (
-        f"'{folder}' answers in 3 classes (cat, dog, eel) and '{birds}/train' has 4 classes (crow, duck, emu, ...); "
-        "give --data with classes that it knows"
+        f"'{folder}' predicts 3 classes (cat, dog, eel) and '{birds}/train' has 4 classes (crow, duck, emu, ...); "
+        "give --data with classes that the model knows"
     )
 
 
-def test_digits_are_not_the_first_outputs_of_a_teacher_with_classes_of_its_own() -> None:
+def test_digit_folders_are_not_logit_indices_of_a_teacher_with_other_class_names() -> None:
     assert refused(ClassSpaceError, "cifar-resnet20", weights="none", data="digits") == (
-        "'cifar-resnet20' answers in 10 classes (airplane, automobile, bird, ...) and 'digits' has 10 classes "
-        "(0, 1, 2, ...); give --data with classes that it knows"
+        "'cifar-resnet20' predicts 10 classes (airplane, automobile, bird, ...) and 'digits' has 10 classes "
+        "(0, 1, 2, ...); give --data with classes that the model knows"
     )
 
 
-def test_a_part_of_the_classes_is_enough(folder: Path, tmp_path: Path) -> None:
-    part = write_pictures(tmp_path / "part", ("dog", "eel"))
-    assert evaluate(str(folder), PLUGINS, data=part).measurement.figures["images"] == 8.0
+def test_a_subset_of_the_classes_is_enough(folder: Path, tmp_path: Path) -> None:
+    subset = write_images(tmp_path / "subset", ("dog", "eel"))
+    assert evaluate(str(folder), PLUGINS, data=subset).measurement.figures["images"] == 8.0
 
 
-def test_data_that_moved(folder: Path, tmp_path: Path) -> None:
+def test_run_data_that_is_no_longer_at_its_relative_path(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     recipe = (moved / "recipe.toml").read_text(encoding="utf-8")
@@ -124,16 +124,17 @@ def test_data_that_moved(folder: Path, tmp_path: Path) -> None:
     sentence = refused(DataError, str(moved))
     assert sentence.startswith("data.train: ")
     assert sentence.endswith(
-        "; this is the run's own data, named from the folder in which the run was started: go there, or give --data"
+        "; the run's data path is relative to the folder in which the run was started: change to that folder, or give "
+        "--data"
     )
 
 
-def test_a_name_that_is_nothing() -> None:
+def test_unknown_target() -> None:
     sentence = refused(RunDirectoryError, "regnety16")
     assert sentence.startswith("'regnety16' is neither a run directory (with student.json) nor a teacher; teachers: ")
 
 
-def test_files_can_be_read_by_whom_the_umask_lets(folder: Path) -> None:
+def test_files_have_the_permissions_of_the_umask(folder: Path) -> None:
     modes = {
         stat.S_IMODE(path.stat().st_mode)
         for path in folder.rglob("*")
@@ -143,12 +144,12 @@ def test_files_can_be_read_by_whom_the_umask_lets(folder: Path) -> None:
     assert modes == {stat.S_IMODE((folder / "probe").stat().st_mode)}
 
 
-def test_every_result_of_a_run_is_a_line_of_its_own(folder: Path) -> None:
+def test_every_result_of_a_run_is_appended_as_a_line(folder: Path) -> None:
     before = (
         (folder / "evaluations.jsonl").read_text(encoding="utf-8") if (folder / "evaluations.jsonl").exists() else ""
     )
     evaluate(str(folder / "best"), PLUGINS, protocol="knn", options={"k": [2]})
-    found = evaluate(str(folder), PLUGINS, split="validation")
+    result = evaluate(str(folder), PLUGINS, split="validation")
     lines = (folder / "evaluations.jsonl").read_text(encoding="utf-8")
     assert lines.startswith(before)
     by_knn, by_top1 = (json.loads(line) for line in lines[len(before) :].splitlines())
@@ -156,27 +157,27 @@ def test_every_result_of_a_run_is_a_line_of_its_own(folder: Path) -> None:
     assert by_knn["settings"] == {"k": [2], "temperature": 0.07, "training_images": 9}
     assert by_knn["rows"] == [{"k": 2, "top1": by_knn["figures"]["k2_top1"]}]
     assert not (folder / "best" / "evaluations.jsonl").exists()
-    assert by_top1 == json.loads(json.dumps(found.as_dict()))
+    assert by_top1 == json.loads(json.dumps(result.as_dict()))
 
 
-def test_a_run_that_cannot_be_written_to_loses_no_result(folder: Path, tmp_path: Path) -> None:
-    """A folder of that name is in the way, which holds for every user, root too."""
+def test_a_result_is_returned_if_the_run_cannot_be_written_to(folder: Path, tmp_path: Path) -> None:
+    """A folder of the same name is in the way, which stops root too."""
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("evaluations.jsonl"))
     (copy / "evaluations.jsonl").mkdir()
-    found = evaluate(str(copy), PLUGINS).measurement
-    assert "top1" in found.figures
-    assert found.notes == (f"not kept: {copy} cannot be written to (Is a directory)",)
+    measurement = evaluate(str(copy), PLUGINS).measurement
+    assert "top1" in measurement.figures
+    assert measurement.notes == (f"result not saved: {copy} cannot be written to (Is a directory)",)
 
 
-def test_a_teacher_by_name_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_a_teacher_by_name_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = evaluate("timm:test_vit", PLUGINS, protocol="knn", weights="none", data="digits", options={"k": [20]})
-    assert found.measurement.figures.keys() == {"k20_top1", "k20_top5", "images"}
+    result = evaluate("timm:test_vit", PLUGINS, protocol="knn", weights="none", data="digits", options={"k": [20]})
+    assert result.measurement.figures.keys() == {"k20_top1", "k20_top5", "images"}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_protocol_that_learns_is_not_measured_on_what_it_learnt_from(folder: Path) -> None:
+def test_a_protocol_that_learns_is_not_measured_on_training_images(folder: Path) -> None:
     assert refused(DataError, str(folder), protocol="knn", split="train") == (
         "protocol 'knn' learns from the training images and cannot be measured on them; "
         "choose --split validation or test"
@@ -184,15 +185,15 @@ def test_a_protocol_that_learns_is_not_measured_on_what_it_learnt_from(folder: P
 
 
 @pytest.mark.parametrize("protocol", ["top1", "knn"])
-def test_pictures_without_labels(folder: Path, tmp_path: Path, protocol: str) -> None:
+def test_images_without_labels(folder: Path, tmp_path: Path, protocol: str) -> None:
     flat = tmp_path / "flat"
     shutil.copytree(folder.parent / "pets" / "train" / "cat", flat)
     assert refused(DataError, str(folder), protocol=protocol, data=str(flat)) == (
-        f"protocol '{protocol}' reads labels and '{flat}' has none; give --data with a folder for every class"
+        f"protocol '{protocol}' needs labels and '{flat}' has none; give --data with one folder per class"
     )
 
 
-def test_labels_in_the_measured_part_alone(folder: Path, tmp_path: Path) -> None:
+def test_labels_only_in_the_measured_split(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "pets"
     shutil.copytree(folder.parent / "pets" / "test", home / "test")
     shutil.copytree(folder.parent / "pets" / "train" / "cat", home / "train")
@@ -240,14 +241,14 @@ def test_more_neighbours_than_training_images(folder: Path) -> None:
         ),
     ],
 )
-def test_a_model_that_does_not_show_what_is_read(protocol: str, kind: str, signals: set[Signal], sentence: str) -> None:
+def test_a_model_without_the_protocols_signal(protocol: str, kind: str, signals: set[Signal], sentence: str) -> None:
     spec = ModelSpec("m", "m", kind, 10, frozenset(signals), (8, 8))
     with pytest.raises(SignalError) as error:
         check_signals(PLUGINS.find("evaluator", protocol), PLUGINS, spec, "m")
     assert str(error.value) == sentence
 
 
-def test_a_protocol_that_does_not_exist_and_an_option_that_it_has_not(folder: Path) -> None:
+def test_unknown_protocol_and_unknown_option(folder: Path) -> None:
     assert refused(UnknownPluginError, str(folder), protocol="kn").startswith(
         "unknown evaluator 'kn'; did you mean 'knn'? (known: "
     )

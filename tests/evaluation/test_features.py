@@ -1,4 +1,4 @@
-"""The vector of every image, once, in order, in float32, whatever else the model reveals."""
+"""Feature extraction: one float32 vector per image, in order, whatever else the model reveals."""
 
 from __future__ import annotations
 
@@ -38,41 +38,41 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("view", "of_last_image"),
+    ("view", "last_features"),
     [
         (View(), [43.0, 0.0]),
         (View(blocks=2), [33.0, 0.0, 43.0, 0.0]),
         (View(patch_mean=True), [43.0, 0.0, 6.0, 4.0]),
     ],
 )
-def test_layers_stand_side_by_side_and_the_mean_of_the_patches_after_them(
-    view: View, of_last_image: list[float]
+def test_layers_are_concatenated_and_followed_by_the_mean_of_the_patches(
+    view: View, last_features: list[float]
 ) -> None:
     model = Numbered().train()
     features = extract(model, SPEC, batches(), images=3, view=view)
-    assert features.values[2].tolist() == of_last_image
+    assert features.values[2].tolist() == last_features
     assert features.labels.tolist() == [1, 0, 1]
     assert features.values.dtype == torch.float32
     assert model.training
     assert not features.values.requires_grad
 
 
-def test_a_source_with_fewer_images_than_it_says() -> None:
+def test_a_source_with_fewer_images_than_its_length() -> None:
     assert len(extract(Numbered(), SPEC, batches(), images=7, view=View())) == 3
 
 
-def test_a_vit_gives_its_class_tokens_behind_the_final_norm() -> None:
+def test_features_of_a_vit_are_class_tokens_after_the_final_norm() -> None:
     torch.manual_seed(0)
     model = TimmModel.create("test_vit", name="test_vit").eval()
     images = torch.randn(2, 3, *model.spec.image_size)
-    found = extract(model, model.spec, [(images, torch.zeros(2).long())], images=2, view=View(2, patch_mean=True))
+    features = extract(model, model.spec, [(images, torch.zeros(2).long())], images=2, view=View(2, patch_mean=True))
     network = model.network
     with torch.no_grad():
         layers = network.get_intermediate_layers(images, n=2, norm=True, return_prefix_tokens=True)
     tokens = [prefix[:, 0] for _, prefix in layers] + [layers[-1][0].mean(dim=1)]
-    torch.testing.assert_close(found.values, torch.cat(tokens, dim=1))
+    torch.testing.assert_close(features.values, torch.cat(tokens, dim=1))
 
 
-def test_a_view_says_what_it_is() -> None:
+def test_text_of_a_view() -> None:
     assert str(View()) == "the embedding of the last layer"
     assert str(View(4, patch_mean=True)) == "the embedding of the last 4 layers and the mean of its patch tokens"

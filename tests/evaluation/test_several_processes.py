@@ -1,4 +1,4 @@
-"""What several processes measure together is what one measures."""
+"""Several processes measure the same as one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distillkit.evaluation.gather import gather_rows
 from distillkit.recipe.schema import Recipe
 from distillkit.running.start import run
 
-STRANGER = Path(__file__).parents[1] / "running" / "faulty_rank"
+EXTERNAL_PLUGIN = Path(__file__).parents[1] / "running" / "faulty_rank"
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "top1": ("top1", {"per_class": True}),
     "knn": ("knn", {"k": [1, 20]}),
@@ -35,19 +35,19 @@ ALL = """
 import json, sys
 from distillkit.plugin.registry import installed_plugins
 from distillkit.evaluation.evaluate import evaluate
-found = {}
+results = {}
 for name, (protocol, options) in json.loads(sys.argv[2]).items():
     evaluation = evaluate(sys.argv[1], installed_plugins(), protocol=protocol, options=options, device="cpu")
-    found[name] = {key: value for key, value in evaluation.as_dict().items() if key != "date"}
+    results[name] = {key: value for key, value in evaluation.as_dict().items() if key != "date"}
 import os
 with open(sys.argv[3] + os.environ.get("RANK", ""), "w") as file:
-    json.dump(found, file)
+    json.dump(results, file)
 """
 
 
 @dataclass(frozen=True)
-class Played(Processes):
-    """One of several processes whose rows are all known here."""
+class Simulated(Processes):
+    """One of several processes, with the rows of all of them given."""
 
     rows: tuple[Tensor, ...] = ()
     sizes: tuple[tuple[int, ...], ...] = ()
@@ -60,19 +60,20 @@ class Played(Processes):
 
 
 @given(st.lists(st.integers(1, 5), max_size=9), st.integers(1, 4))
-def test_batches_that_were_dealt_out_come_back_in_order(sizes: list[int], world: int) -> None:
-    everything = torch.arange(3 * sum(sizes)).reshape(-1, 3)
-    batches = torch.split(everything, sizes) if sizes else ()
-    mine = [batches[rank::world] for rank in range(world)]
-    rows = tuple(torch.cat(list(part)) if part else torch.empty(0, dtype=torch.int64) for part in mine)
-    dealt = tuple(tuple(sizes[rank::world]) for rank in range(world))
+def test_sharded_batches_are_gathered_in_order(sizes: list[int], world: int) -> None:
+    expected = torch.arange(3 * sum(sizes)).reshape(-1, 3)
+    batches = torch.split(expected, sizes) if sizes else ()
+    shards = [batches[rank::world] for rank in range(world)]
+    rows = tuple(torch.cat(list(shard)) if shard else torch.empty(0, dtype=torch.int64) for shard in shards)
+    shard_sizes = tuple(tuple(sizes[rank::world]) for rank in range(world))
     for rank in range(world):
-        whole = gather_rows(rows[rank], dealt[rank], Played(rank, world, rows=rows, sizes=dealt))
-        assert whole.tolist() == (everything.tolist() if sizes else [])
+        processes = Simulated(rank, world, rows=rows, sizes=shard_sizes)
+        gathered = gather_rows(rows[rank], shard_sizes[rank], processes)
+        assert gathered.tolist() == (expected.tolist() if sizes else [])
 
 
-def measured(home: Path, out: Path, *launcher: str) -> None:
-    path = os.pathsep.join([str(STRANGER), *(entry for entry in sys.path if entry)])
+def measure_all(home: Path, out: Path, *launcher: str) -> None:
+    path = os.pathsep.join([str(EXTERNAL_PLUGIN), *(entry for entry in sys.path if entry)])
     (home / "all.py").write_text(ALL)
     subprocess.run(
         [sys.executable, *launcher, str(home / "all.py"), str(home / "run"), json.dumps(PROTOCOLS), str(out)],
@@ -83,11 +84,11 @@ def measured(home: Path, out: Path, *launcher: str) -> None:
     )
 
 
-def test_every_protocol_finds_what_one_process_finds_and_the_run_hears_of_it_once(tmp_path: Path) -> None:
-    """Three processes, one of which has no batch of the 500 images in batches of 256; and evaluators that do not share.
+def test_three_processes_measure_the_same_as_one_and_save_each_result_once(tmp_path: Path) -> None:
+    """One of the three has no batch of the 500 images in batches of 256; one evaluator does not share.
 
-    Everything is equal, to the last bit of every figure but the probe on augmented images, whose batches are split: of
-    500 images one may tip over.
+    All figures are equal bit for bit, except those of the probe on augmented images, whose batches are sharded: one of
+    500 images may change its class.
     """
     tables = {
         "data": {"train": "digits", "workers": 0},
@@ -97,13 +98,13 @@ def test_every_protocol_finds_what_one_process_finds_and_the_run_hears_of_it_onc
     from distillkit.plugin.registry import installed_plugins
 
     run(Recipe.model_validate(tables), tmp_path / "run", installed_plugins())
-    kept = tmp_path / "run" / "evaluations.jsonl"
-    measured(tmp_path, tmp_path / "one")
-    once = len(kept.read_text().splitlines())
-    measured(tmp_path, tmp_path / "three", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3")
-    assert len(kept.read_text().splitlines()) == 2 * once == 2 * len(PROTOCOLS)
+    saved = tmp_path / "run" / "evaluations.jsonl"
+    measure_all(tmp_path, tmp_path / "one")
+    once = len(saved.read_text().splitlines())
+    measure_all(tmp_path, tmp_path / "three", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3")
+    assert len(saved.read_text().splitlines()) == 2 * once == 2 * len(PROTOCOLS)
     alone, *together = (json.loads((tmp_path / name).read_text()) for name in ("one", "three0", "three1", "three2"))
     assert together[0] == together[1] == together[2]
-    augmented, split = alone.pop("dino"), together[0].pop("dino")
+    augmented, sharded = alone.pop("dino"), together[0].pop("dino")
     assert together[0] == alone
-    assert split["figures"] == pytest.approx(augmented["figures"], abs=0.2)
+    assert sharded["figures"] == pytest.approx(augmented["figures"], abs=0.2)

@@ -297,5 +297,5 @@ def test_zip_files_that_are_no_weights(tmp_path, refused):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../../evil.py", "x")
     assert refused("evaluate", "timm:resnet18", "--weights", str(file), "--data", "digits") == (
-        f"{file} is no whole weight file; give a .safetensors file or one written by torch.save"
+        f"{file} is not a valid weight file; give a .safetensors file or one written by torch.save"
     )

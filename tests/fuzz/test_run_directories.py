@@ -225,8 +225,8 @@ def test_a_description_of_a_larger_network_than_there_are_weights_for(attempt, c
     with pytest.raises(WeightsError) as caught:
         load_saved_student(path, installed_plugins())
     assert re.fullmatch(
-        rf"{path}/student.safetensors holds [\d,]+ numbers and the student that student.json beside it describes has "
-        r"[\d,]+ parameters; run the training again or restore both",
+        rf"{path}/student.safetensors has [\d,]+ weights and the student in its student.json has "
+        r"[\d,]+ parameters; run the training again or restore both files",
         str(caught.value),
     )
 

@@ -260,9 +260,9 @@ def test_checkpoints_with_paths_of_the_authors_are_refused_with_the_way_to_conve
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(saved({**TRAINED, "args": argparse.Namespace(output_dir=Path("out"))}, as_zip=as_zip))
     assert refusal(path) == (
-        f"{path} wants to run {kind} while it is loaded and was refused; ask for a .safetensors file, or, "
-        "only if you trust where it comes from, load it once with torch.load(FILE, weights_only=False) and write "
-        "the state dict that it holds with safetensors.torch.save_file"
+        f"{path} tries to run {kind} when it is loaded and was refused; get a .safetensors file, or, "
+        "only if you trust its source, load it once with torch.load(FILE, weights_only=False) and save its state dict "
+        "with safetensors.torch.save_file"
     )
 
 
@@ -300,7 +300,7 @@ def test_a_bytearray_of_terabytes_is_not_made(read, tmp_path):
     for content in (rewritten(saved(WEIGHTS, as_zip=True), lambda _: pickled), pickled):
         path = tmp_path / "weights.pth"
         assert read("weight file, a bytearray of terabytes", path.name, content) is None
-        assert refusal(path).startswith(f"{path} wants to run builtins.bytearray while it is loaded and was refused; ")
+        assert refusal(path).startswith(f"{path} tries to run builtins.bytearray when it is loaded and was refused; ")
 
 
 def test_a_deep_pickle(read):

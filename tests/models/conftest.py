@@ -4,11 +4,11 @@ import torch
 from distillkit.models import TimmModel
 
 SMALL = {"image_size": (32, 32), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-"""A geometry that takes milliseconds."""
+"""Arguments of a ViT that runs in milliseconds."""
 
 
-def stir(model, seed=1):
-    """Weights that tell heads, tokens and blocks apart: as initialised, many are almost zero or equal."""
+def randomise(model, seed=1):
+    """Give heads, tokens and blocks distinct weights: as initialised, many are almost zero or equal."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.network.parameters():
@@ -24,12 +24,12 @@ def small():
 
 @pytest.fixture
 def distilled():
-    return stir(TimmModel.create("deit_tiny_distilled_patch16_224", name="deit", classes=7, **SMALL))
+    return randomise(TimmModel.create("deit_tiny_distilled_patch16_224", name="deit", classes=7, **SMALL))
 
 
 @pytest.fixture
 def plain():
-    return stir(TimmModel.create("deit_tiny_patch16_224", name="vit", classes=7, **SMALL))
+    return randomise(TimmModel.create("deit_tiny_patch16_224", name="vit", classes=7, **SMALL))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The class token's row, against the full map of timm's own unfused attention."""
+"""The class token's attention row, compared with the full map of timm's unfused attention."""
 
 import copy
 
@@ -20,71 +20,71 @@ ROWS = Signal.CLS_ATTENTION
 LOGITS = {Signal.LOGITS: ()}
 SMALL = {"image_size": (32, 48), "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 NETWORKS = {
-    # what is special: (architecture, arguments, prefix tokens)
+    # case: (architecture, arguments, prefix tokens)
     "class token": ("deit_tiny_patch16_224", SMALL, 1),
     "class and distillation token": ("deit_tiny_distilled_patch16_224", SMALL, 2),
     "class token and four registers, residual scales": ("vit_small_patch14_reg4_dinov2", SMALL, 5),
     "norms of queries and keys": ("deit_tiny_patch16_224", {**SMALL, "qk_norm": True}, 1),
-    "norm of what attention returns": ("beit3_base_patch16_224", SMALL, 1),
+    "norm of the attention output": ("beit3_base_patch16_224", SMALL, 1),
     "positions without class token": ("deit3_small_patch16_224", SMALL, 1),
     "norm after attention": ("deit_tiny_patch16_224", {**SMALL, "block_fn": ResPostBlock}, 1),
     "EVA without rotary positions": ("eva_giant_patch14_224", SMALL, 1),
-    "sizes that change": ("deit_tiny_patch16_224", {**SMALL, "dynamic_img_size": True}, 1),
+    "dynamic image size": ("deit_tiny_patch16_224", {**SMALL, "dynamic_img_size": True}, 1),
 }  # fmt: skip
 
 
-def create(what="class token", **more):
-    architecture, arguments, _ = NETWORKS[what]
+def create(case="class token", **more):
+    architecture, arguments, _ = NETWORKS[case]
     torch.manual_seed(0)
     model = TimmModel.create(architecture, name="model", classes=5, **{**arguments, **more})
     with torch.no_grad():
         for parameter in model.network.parameters():
-            # As initialised, many are zero, one or almost equal, and would hide a mistake.
+            # As initialised, many are zero, one or almost equal, and would hide an error.
             parameter.add_(torch.randn(parameter.shape) * 0.1)
     return model.eval()
 
 
-def picture(model, batch=2, dtype=torch.float32):
+def random_images(model, batch=2, dtype=torch.float32):
     generator = torch.Generator().manual_seed(3)
     return torch.randn(batch, 3, *model.spec.image_size, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def unfused(model):
-    """A copy of the network whose blocks make the full map, and the maps of its last forward, [B, H, N, N] each."""
+    """A copy of the network with unfused attention, and the maps of its last forward, [B, A, N, N] each."""
     network = copy.deepcopy(model.network)
     maps = []
     for block in network.blocks:
         block.attn.fused_attn = False
-        # The map goes through the dropout on its way to the values.
+        # The map passes through this dropout before it is multiplied by the values.
         block.attn.attn_drop.register_forward_hook(lambda _module, _inputs, probabilities: maps.append(probabilities))
     return network, maps
 
 
 def row_of(attention_map, prefix):
-    """By the contract's words: the class token's row, without the other prefix tokens, divided by its sum."""
+    """As the contract defines it: the class token's row, without the other prefix tokens, divided by its sum."""
     row = torch.cat([attention_map[:, :, 0, :1], attention_map[:, :, 0, prefix:]], dim=-1)
     return row / row.sum(dim=-1, keepdim=True)
 
 
-def apart(found, expected):
+def max_error(actual, expected):
     """The largest difference, relative to the largest entry."""
-    return float((found.detach() - expected.detach()).abs().max() / expected.detach().abs().max())
+    return float((actual.detach() - expected.detach()).abs().max() / expected.detach().abs().max())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("what", NETWORKS)
-def test_rows_and_their_gradients_are_those_of_the_full_map(what, dtype, tolerance):
-    model = create(what).to(dtype)
-    prefix = NETWORKS[what][2]
+@pytest.mark.parametrize("case", NETWORKS)
+def test_rows_and_their_gradients_equal_those_of_the_full_map(case, dtype, tolerance):
+    model = create(case).to(dtype)
+    prefix = NETWORKS[case][2]
     assert model.spec.prefix_tokens == prefix
     network, maps = unfused(model)
-    images = picture(model, dtype=dtype)
+    images = random_images(model, dtype=dtype)
     rows = model(images, {ROWS: (0, 1, 2)}).cls_attention
     network(images)
     expected = torch.stack([row_of(attention_map, prefix) for attention_map in maps], dim=1)
     assert rows.shape == (2, 3, 3, 1 + 24)
     assert rows.dtype is dtype
-    assert apart(rows, expected) < tolerance
+    assert max_error(rows, expected) < tolerance
     torch.testing.assert_close(rows.sum(dim=-1), torch.ones_like(rows[..., 0]))
 
     weights = torch.randn(rows.shape, generator=torch.Generator().manual_seed(4)).to(dtype)
@@ -96,15 +96,15 @@ def test_rows_and_their_gradients_are_those_of_the_full_map(what, dtype, toleran
         if name.endswith("v_bias") and name.startswith("blocks.2."):  # after the last row
             assert not parameter.grad.any()
         elif parameter.grad is not None and not name.endswith("k_norm.bias"):  # one shift of all keys moves no row
-            # Three layers of rounding, fused against unfused, stand between a row and the first parameters.
-            assert apart(parameter.grad, theirs[name].grad) < 3 * tolerance, name
+            # Three layers of rounding differences, fused against unfused, lie between a row and the first parameters.
+            assert max_error(parameter.grad, theirs[name].grad) < 3 * tolerance, name
     assert model.network.blocks[0].attn.qkv.weight.grad is not None
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(("grid", "prefix"), [((14, 14), 1), ((14, 14), 2), ((7, 19), 5)])
 def test_row_and_gradients_of_one_block_are_exact(grid, prefix, dtype, tolerance):
-    """At the size of ViT-S/16 and of one that is not square, from the same queries and keys."""
+    """With the sizes of ViT-S/16 and of a grid that is not square, for the same queries and keys."""
     generator = torch.Generator().manual_seed(0)
     tokens = prefix + grid[0] * grid[1]
     queries, keys = torch.randn(2, 2, 6, tokens, 64, generator=generator, dtype=torch.float64).to(dtype)
@@ -113,12 +113,12 @@ def test_row_and_gradients_of_one_block_are_exact(grid, prefix, dtype, tolerance
     row = class_token_row(queries[:, :, 0], keys, scale=64**-0.5, prefix_tokens=prefix)
     expected = row_of(torch.softmax(64**-0.5 * queries @ keys.transpose(-2, -1), dim=-1), prefix)
     assert row.dtype is dtype
-    assert apart(row, expected) < tolerance
+    assert max_error(row, expected) < tolerance
     weights = torch.randn(row.shape, generator=generator, dtype=torch.float64).to(dtype)
-    found = torch.autograd.grad((row * weights).sum(), (queries, keys))
-    wanted = torch.autograd.grad((expected * weights).sum(), (queries, keys))
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert apart(ours, theirs) < tolerance
+    gradients = torch.autograd.grad((row * weights).sum(), (queries, keys))
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), (queries, keys))
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        assert max_error(ours, theirs) < tolerance
 
 
 @given(
@@ -139,9 +139,9 @@ def test_any_geometry_gives_the_row_and_the_gradients_of_the_full_map(heads, wid
     expected = row_of(torch.softmax(scale * queries @ keys.transpose(-2, -1), dim=-1), prefix)
     torch.testing.assert_close(row, expected, rtol=1e-12, atol=1e-14)
     weights = torch.randn(row.shape, generator=generator, dtype=torch.float64)
-    found = torch.autograd.grad((row * weights).sum(), (queries, keys))
-    wanted = torch.autograd.grad((expected * weights).sum(), (queries, keys))
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-13)
+    gradients = torch.autograd.grad((row * weights).sum(), (queries, keys))
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), (queries, keys))
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-9, atol=1e-13)
 
 
 def test_gradcheck():
@@ -151,113 +151,117 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *inputs: class_token_row(*inputs, scale=0.5, prefix_tokens=2), (query, keys))
 
 
-def test_a_large_score_overflows_nowhere():
+def test_large_scores_do_not_overflow():
     keys = torch.tensor([[1e4, 0.0], [0.0, 1e4], [1e4, 0.0]])[None, None]
     row = class_token_row(torch.tensor([[[1e3, 1.0]]]), keys, scale=1.0)
     assert torch.equal(row, torch.tensor([[[0.5, 0.0, 0.5]]]))
 
 
-def test_other_tokens_take_no_weight_though_they_have_nearly_all():
+def test_other_prefix_tokens_are_left_out_even_with_nearly_all_the_weight():
     keys = torch.tensor([[0.0], [80.0], [1.0], [2.0]], dtype=torch.float64)[None, None]
     row = class_token_row(torch.ones(1, 1, 1, dtype=torch.float64), keys, scale=1.0, prefix_tokens=2)
     torch.testing.assert_close(row[0, 0], torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64).softmax(dim=0))
 
 
-def test_layers_come_in_the_order_in_which_they_are_wanted():
+def test_layers_are_returned_in_the_requested_order():
     model = create()
-    images = picture(model)
+    images = random_images(model)
     every = model(images, {ROWS: (0, 1, 2)}).cls_attention
     assert torch.equal(model(images, {ROWS: (2,)}).cls_attention, every[:, 2:])
     assert torch.equal(model(images, {ROWS: (0, 2)}).cls_attention, every[:, [0, 2]])
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("what", ["class token", "class and distillation token"])
-def test_reading_changes_no_other_output_by_a_bit(what, train):
-    model = create(what, drop_path_rate=0.3, attn_drop_rate=0.2).train(train)
+@pytest.mark.parametrize("case", ["class token", "class and distillation token"])
+def test_reading_changes_no_bit_of_other_outputs(case, train):
+    model = create(case, drop_path_rate=0.3, attn_drop_rate=0.2).train(train)
     others = {signal: () if "logits" in signal else (0, 2) for signal in sorted(model.spec.signals - {ROWS})}
-    images = picture(model)
+    images = random_images(model)
     for wanted in (LOGITS, others):
-        said = []
+        outputs = []
         for reads in (wanted, {**wanted, ROWS: (0, 1, 2)}):
             torch.manual_seed(1)
-            said.append(model(images, reads))
-        assert said[1].cls_attention is not None
-        assert torch.equal(said[0].logits, said[1].logits)
+            outputs.append(model(images, reads))
+        without, reading = outputs
+        assert reading.cls_attention is not None
+        assert torch.equal(without.logits, reading.logits)
         for before, after in zip(
-            said[0].embedding + said[0].patch_tokens, said[1].embedding + said[1].patch_tokens, strict=True
+            without.embedding + without.patch_tokens, reading.embedding + reading.patch_tokens, strict=True
         ):
             assert torch.equal(before, after)
 
 
 def test_the_row_is_read_before_dropout():
     model = create(attn_drop_rate=0.5)
-    still = model(picture(model), {ROWS: (0,)}).cls_attention
-    assert torch.equal(model.train()(picture(model), {ROWS: (0,)}).cls_attention, still)
+    still = model(random_images(model), {ROWS: (0,)}).cls_attention
+    assert torch.equal(model.train()(random_images(model), {ROWS: (0,)}).cls_attention, still)
 
 
-def test_attention_stays_fused_and_no_map_is_kept(monkeypatch):
+def test_attention_stays_fused_and_no_map_is_saved_for_the_backward(monkeypatch):
     model, calls, sizes = create().train(), [], []
     fused = functional.scaled_dot_product_attention
     monkeypatch.setattr(
         functional, "scaled_dot_product_attention", lambda *given, **more: calls.append(1) or fused(*given, **more)
     )
-    with torch.autograd.graph.saved_tensors_hooks(lambda kept: sizes.append(kept.shape) or kept, lambda kept: kept):
-        model(picture(model), {ROWS: (0, 1, 2)})
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: sizes.append(saved.shape) or saved, lambda saved: saved
+    ):
+        model(random_images(model), {ROWS: (0, 1, 2)})
     assert len(calls) == 3
     assert not any(size[-2:] == (25, 25) for size in sizes)
 
 
-def kept_bytes(model, images, wanted):
-    """The bytes of all storages that a forward keeps for its backward, the parameters left out."""
+def saved_bytes(model, images, wanted):
+    """The bytes of all storages that a forward saves for its backward, without those of parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}  # holds the storages, so that no address is used twice
+    saved = {}  # holds the storages, so that no address is used twice
 
-    def keep(tensor):
+    def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
+            saved[storage.data_ptr()] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(images, wanted)
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("what", ["class token", "norms of queries and keys"])
-def test_what_is_kept_for_the_backward_is_the_row_and_nothing_else(what, autocast):
-    model = create(what).train()
-    images = picture(model)
+@pytest.mark.parametrize("case", ["class token", "norms of queries and keys"])
+def test_only_the_row_is_saved_for_the_backward(case, autocast):
+    model = create(case).train()
+    images = random_images(model)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        without, reading = (kept_bytes(model, images, wanted) for wanted in (LOGITS, {**LOGITS, ROWS: (0, 1, 2)}))
-    rows = 2 * 3 * 3 * 25 * 4  # B * L * H * (1 + N) numbers in float32
+        without, reading = (saved_bytes(model, images, wanted) for wanted in (LOGITS, {**LOGITS, ROWS: (0, 1, 2)}))
+    rows = 2 * 3 * 3 * 25 * 4  # B * L * A * (1 + N) numbers in float32
     assert reading - without == rows
 
 
-def test_nothing_is_computed_where_no_row_is_wanted():
-    model, deaf = create(), create()
-    for module in deaf.network.modules():
+def test_nothing_is_computed_if_no_row_is_wanted():
+    model, without_hooks = create(), create()
+    for module in without_hooks.network.modules():
         module._forward_hooks.clear()
-    assert kept_bytes(model, picture(model), LOGITS) == kept_bytes(deaf, picture(model), LOGITS)
-    assert model(picture(model), LOGITS).cls_attention is None
+    images = random_images(model)
+    assert saved_bytes(model, images, LOGITS) == saved_bytes(without_hooks, images, LOGITS)
+    assert model(random_images(model), LOGITS).cls_attention is None
 
 
-def test_a_failed_call_leaves_nothing_switched_on():
+def test_a_failed_call_does_not_leave_reading_switched_on():
     model = create()
     with pytest.raises(AssertionError):
         model(torch.zeros(1, 3, 8, 8), {ROWS: (0,)})
     with pytest.raises(AssertionError):
         model.network(torch.zeros(1, 3, 8, 8))
-    assert model(picture(model), LOGITS).cls_attention is None
+    assert model(random_images(model), LOGITS).cls_attention is None
     assert model._rows._layers == ()
 
 
-def test_teacher_and_student_of_one_class_do_not_mix():
+def test_teacher_and_student_with_the_same_network_class_do_not_interfere():
     student, teacher = create().train(), create("class token", depth=2)
-    images = picture(student)
+    images = random_images(student)
     alone = [model(images, {ROWS: (1,)}).cls_attention for model in (student, teacher)]
-    # The teacher answers while the student is between its query and its keys.
+    # The teacher runs between the query and the keys of the student.
     student.network.blocks[1].attn.q_norm.register_forward_hook(
         lambda *_: alone.append(teacher(images, {ROWS: (1,)}).cls_attention)
     )
@@ -268,51 +272,51 @@ def test_teacher_and_student_of_one_class_do_not_mix():
 
 def test_the_same_model_may_be_called_again_before_the_backward():
     model = create().train()
-    first, second = picture(model)[:1], picture(model)[1:]
-    both = model(picture(model), {ROWS: (0, 2)}).cls_attention
+    first, second = random_images(model)[:1], random_images(model)[1:]
+    both = model(random_images(model), {ROWS: (0, 2)}).cls_attention
     one, two = (model(images, {ROWS: (0, 2)}).cls_attention for images in (first, second))
     torch.testing.assert_close(torch.cat([one, two]), both)
     (one.square().sum() + two.square().sum()).backward()
     assert model.network.blocks[2].attn.qkv.weight.grad.abs().sum() > 0
 
 
-def test_a_copy_reads_for_itself():
+def test_a_deep_copy_reads_its_own_rows():
     model = create()
     twin = copy.deepcopy(model)
-    images = picture(model)
+    images = random_images(model)
     assert torch.equal(twin(images, {ROWS: (1,)}).cls_attention, model(images, {ROWS: (1,)}).cls_attention)
     assert twin.network.blocks[0].attn.q_norm._forward_hooks != model.network.blocks[0].attn.q_norm._forward_hooks
 
 
-def test_a_frozen_teacher_makes_no_graph():
+def test_a_frozen_teacher_records_no_graph():
     student = create()
     teacher = OneAnswer(create("class and distillation token"))
     frozen = FrozenTeacher(teacher, student=student.spec, size="student", class_map=ClassMap())
-    outputs = frozen(picture(student), {ROWS: (0, 2), **LOGITS})
+    outputs = frozen(random_images(student), {ROWS: (0, 2), **LOGITS})
     assert outputs.cls_attention.shape == (2, 2, 3, 25)
     assert not outputs.cls_attention.requires_grad
     assert outputs.cls_attention.grad_fn is None
 
 
 def test_another_image_size_gives_another_grid():
-    model = create("sizes that change")
+    model = create("dynamic image size")
     rows = model(torch.randn(2, 3, 64, 40), {ROWS: (2,)}).cls_attention
     assert rows.shape == (2, 1, 3, 1 + 8 * 5)
 
 
-def test_under_autocast_the_row_is_exact_for_the_queries_and_keys_that_the_block_has():
+def test_under_autocast_the_row_is_exact_for_the_blocks_own_queries_and_keys():
     model = create("class token and four registers, residual scales").train()
-    heard = {}
+    captured = {}
     attention = model.network.blocks[0].attn
-    attention.q_norm.register_forward_hook(lambda _module, _inputs, query: heard.update(query=query))
-    attention.k_norm.register_forward_hook(lambda _module, _inputs, keys: heard.update(keys=keys))
+    attention.q_norm.register_forward_hook(lambda _module, _inputs, query: captured.update(query=query))
+    attention.k_norm.register_forward_hook(lambda _module, _inputs, keys: captured.update(keys=keys))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rows = model(picture(model), {ROWS: (0,)}).cls_attention
-    assert heard["keys"].dtype is torch.bfloat16
-    query, keys = heard["query"].double(), heard["keys"].double()
+        rows = model(random_images(model), {ROWS: (0,)}).cls_attention
+    assert captured["keys"].dtype is torch.bfloat16
+    query, keys = captured["query"].double(), captured["keys"].double()
     expected = row_of(torch.softmax(attention.scale * query @ keys.transpose(-2, -1), dim=-1), 5)
     assert rows.dtype is torch.float32
-    assert apart(rows[:, 0], expected) < 1e-5
+    assert max_error(rows[:, 0], expected) < 1e-5
     rows.square().sum().backward()
     gradient = attention.qkv.weight.grad
     assert gradient.dtype is torch.float32
@@ -320,16 +324,16 @@ def test_under_autocast_the_row_is_exact_for_the_queries_and_keys_that_the_block
     assert gradient.any()
 
 
-@pytest.mark.parametrize("what", ["class token", "norms of queries and keys", "class and distillation token"])
-def test_compiles_into_one_graph_with_the_same_rows_and_gradients(what):
+@pytest.mark.parametrize("case", ["class token", "norms of queries and keys", "class and distillation token"])
+def test_compiles_into_one_graph_with_the_same_rows_and_gradients(case):
     torch.compiler.reset()
-    model = create(what)
-    images, wanted = picture(model), {**LOGITS, ROWS: (0, 2)}
+    model = create(case)
+    images, wanted = random_images(model), {**LOGITS, ROWS: (0, 2)}
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     gradients = []
-    for speaker in (model, compiled):
+    for variant in (model, compiled):
         model.zero_grad()
-        outputs = speaker(images, wanted)
+        outputs = variant(images, wanted)
         assert isinstance(outputs, Outputs)
         outputs.cls_attention.square().sum().backward()
         gradients.append((outputs.cls_attention.detach(), model.network.blocks[0].attn.qkv.weight.grad.clone()))
@@ -350,15 +354,15 @@ def test_under_ddp_every_parameter_gets_its_gradient():
     plain = copy.deepcopy(model)
     wanted = {**LOGITS, ROWS: (0, 1, 2)}
     parallel = nn.parallel.DistributedDataParallel(model)
-    for speaker in (parallel, plain):
+    for variant in (parallel, plain):
         for _ in range(2):
-            outputs = speaker(picture(model), wanted)
+            outputs = variant(random_images(model), wanted)
             (outputs.cls_attention.square().sum() + outputs.logits.square().mean()).backward()
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(model.get_parameter(name).grad, parameter.grad)
 
 
-def test_the_networks_state_is_timms():
+def test_the_networks_state_dict_is_timms():
     model = create()
     arguments = {key: value for key, value in SMALL.items() if key != "image_size"}
     timms = timm.create_model("deit_tiny_patch16_224", num_classes=5, img_size=(32, 48), **arguments)
@@ -389,15 +393,15 @@ READ = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", READ)
-def test_every_family_that_is_said_to_be_readable_is(architecture):
+def test_every_family_documented_as_readable_is(architecture):
     torch.manual_seed(0)
     model = TimmModel.create(architecture, name="model", depth=2).eval().double()
     network, maps = unfused(model)
-    images = picture(model, batch=1, dtype=torch.float64)
+    images = random_images(model, batch=1, dtype=torch.float64)
     with torch.no_grad():
         rows = model(images, {ROWS: (0, 1)}).cls_attention
         network.forward_features(images)
     expected = torch.stack([row_of(attention_map, model.spec.prefix_tokens) for attention_map in maps], dim=1)
-    rows_and_columns = model.spec.grid
-    assert rows.shape == (1, 2, model.spec.heads, 1 + rows_and_columns[0] * rows_and_columns[1])
-    assert apart(rows, expected) < 1e-12
+    grid_rows, grid_columns = model.spec.grid
+    assert rows.shape == (1, 2, model.spec.heads, 1 + grid_rows * grid_columns)
+    assert max_error(rows, expected) < 1e-12

@@ -25,8 +25,8 @@ STUDENT = ModelSpec(
 TEACHER = replace(STUDENT, name="teacher", mean=(0.5, 0.5, 0.5), std=(0.5, 0.4, 0.3), flexible_size=True)
 
 
-class Witness(nn.Module):
-    """Remembers what it saw; its logits are the means of the channels and two numbers that never change."""
+class Recorder(nn.Module):
+    """Records its input; its logits are a linear map of the channel means, and two constants."""
 
     def __init__(self, spec=TEACHER):
         super().__init__()
@@ -35,17 +35,17 @@ class Witness(nn.Module):
         self.linear = nn.Linear(3, 3)
 
     def forward(self, images, wanted):
-        self.saw = images
+        self.received = images
         self.wanted = wanted
-        answer = self.linear(self.network(images).mean(dim=(2, 3)))
-        self.arithmetic = answer.dtype
-        constants = answer.new_tensor([[7.0, 8.0]]).expand(len(images), 2)
-        return Outputs(logits=torch.cat([answer, constants], dim=1).float())
+        logits = self.linear(self.network(images).mean(dim=(2, 3)))
+        self.precision = logits.dtype
+        constants = logits.new_tensor([[7.0, 8.0]]).expand(len(images), 2)
+        return Outputs(logits=torch.cat([logits, constants], dim=1).float())
 
 
 def frozen(model=None, **changes):
     options = {"student": STUDENT, "size": "auto", "class_map": ClassMap(None), "precision": torch.float32}
-    return FrozenTeacher(model or Witness(), **{**options, **changes})
+    return FrozenTeacher(model or Recorder(), **{**options, **changes})
 
 
 def pixels(*shape):
@@ -57,11 +57,11 @@ def normalised(values, spec):
     return (values - mean) / std
 
 
-def test_sees_the_students_pixels_in_its_own_normalisation():
+def test_receives_the_students_images_in_its_own_normalisation():
     values = pixels(2, 3, 16, 16)
     teacher = frozen()
     teacher(normalised(values, STUDENT), LOGITS)
-    torch.testing.assert_close(teacher.model.saw, normalised(values, TEACHER), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(teacher.model.received, normalised(values, TEACHER), rtol=1e-6, atol=1e-6)
 
 
 def test_one_pixel_by_hand():
@@ -69,11 +69,11 @@ def test_one_pixel_by_hand():
     teacher = frozen()
     teacher(torch.ones(1, 3, 16, 16), LOGITS)
     expected = [(1 * 0.2 + 0.4 - 0.5) / 0.5, (1 * 0.25 + 0.5 - 0.5) / 0.4, (1 * 0.5 + 0.6 - 0.5) / 0.3]
-    torch.testing.assert_close(teacher.model.saw[0, :, 3, 5], torch.tensor(expected), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(teacher.model.received[0, :, 3, 5], torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("given", "seen"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
-def test_pixels_are_prepared_in_float32_at_least(given, seen):
+def test_images_are_prepared_in_at_least_float32(given, seen):
     teacher = frozen()
     teacher.model.double()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -81,13 +81,13 @@ def test_pixels_are_prepared_in_float32_at_least(given, seen):
 
 
 @pytest.mark.parametrize(
-    ("asked", "size"), [("auto", (16, 16)), ("student", (16, 16)), ("native", (24, 32)), (20, (20, 20))]
+    ("option", "size"), [("auto", (16, 16)), ("student", (16, 16)), ("native", (24, 32)), (20, (20, 20))]
 )
-def test_size_that_the_teacher_sees(asked, size):
-    teacher = frozen(Witness(replace(TEACHER, image_size=(24, 32))), size=asked)
+def test_image_size_of_the_teacher(option, size):
+    teacher = frozen(Recorder(replace(TEACHER, image_size=(24, 32))), size=option)
     teacher(torch.zeros(1, 3, 16, 16), LOGITS)
     assert teacher.spec.image_size == size
-    assert tuple(teacher.model.saw.shape) == (1, 3, *size)
+    assert tuple(teacher.model.received.shape) == (1, 3, *size)
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,19 @@ def test_size_that_the_teacher_sees(asked, size):
         ((224, 224), (224, 224), False, (224, 224)),
     ],
 )
-def test_auto_is_the_students_size_where_that_is_comfortable(native, student, flexible, size):
+def test_auto_is_the_students_size_within_half_and_twice_the_native_size(native, student, flexible, size):
     teacher = replace(TEACHER, image_size=native, flexible_size=flexible)
     assert teacher_size(teacher, replace(STUDENT, image_size=student), "auto") == size
 
 
-@pytest.mark.parametrize("asked", ["student", 160])
-def test_fixed_teacher_cannot_see_another_size(asked):
+@pytest.mark.parametrize("option", ["student", 160])
+def test_teacher_of_fixed_size_accepts_no_other_size(option):
     teacher = replace(TEACHER, image_size=(224, 224), flexible_size=False)
     with pytest.raises(RecipeError) as error:
-        teacher_size(teacher, replace(STUDENT, image_size=(160, 160)), asked)
+        teacher_size(teacher, replace(STUDENT, image_size=(160, 160)), option)
     assert str(error.value) == (
-        "teacher 'teacher' sees 224x224 pixels only and teacher.size asks for 160x160; set teacher.size = \"native\""
+        "teacher 'teacher' accepts only images of 224x224 pixels and teacher.size is 160x160; "
+        'set teacher.size = "native"'
     )
     assert teacher_size(teacher, replace(STUDENT, image_size=(224, 224)), "student") == (224, 224)
     assert teacher_size(teacher, STUDENT, 224) == (224, 224)
@@ -127,11 +128,11 @@ def test_size_that_the_network_itself_refuses():
     assert teacher_size(teacher, replace(STUDENT, image_size=(150, 150)), "auto") == (224, 224)
     with pytest.raises(RecipeError) as error:
         teacher_size(teacher, STUDENT, 150)
-    assert str(error.value).startswith("'dla' cannot see images of 150x150 pixels: ")
+    assert str(error.value).startswith("'dla' does not accept images of 150x150 pixels: ")
 
 
 @pytest.mark.parametrize("architecture", ["resnet10t", "ese_vovnet19b_dw", "convnext_atto"])
-def test_grids_at_another_size_are_those_of_the_network(architecture):
+def test_spec_at_another_size_has_the_networks_grids(architecture):
     model = TimmModel.create(architecture, name="cnn", classes=5)
     spec = spec_at(model.spec, (100, 116))
     layers = tuple(range(spec.layers))
@@ -141,7 +142,7 @@ def test_grids_at_another_size_are_those_of_the_network(architecture):
     assert replace(spec, image_size=model.spec.image_size, grids=model.spec.grids) == model.spec
 
 
-def test_grids_of_other_networks_round_up():
+def test_grids_of_networks_outside_timm_round_up():
     spec = replace(TEACHER, image_size=(32, 32), grids=((32, 32), (16, 16), (8, 8)))
     assert spec_at(spec, (9, 30)).grids == ((9, 30), (5, 15), (3, 8))
     assert spec_at(spec, (32, 32)) is spec
@@ -150,17 +151,17 @@ def test_grids_of_other_networks_round_up():
 @pytest.mark.parametrize(("given", "seen"), [((48, 40), (16, 20)), ((16, 20), (48, 40))])
 def test_resizing_agrees_with_pillow(given, seen):
     # Pillow's bicubic has the coefficient -0.5 and antialiases; torch's has -0.5 with antialias and -0.75 without, so
-    # that growing differs a little.
-    teacher = frozen(Witness(replace(STUDENT, image_size=seen, flexible_size=True)), size="native")
+    # that enlarging differs slightly.
+    teacher = frozen(Recorder(replace(STUDENT, image_size=seen, flexible_size=True)), size="native")
     values = pixels(1, 3, *given)
     resized = teacher.see(values)[0]
     for channel in range(3):
-        picture = Image.fromarray(values[0, channel].numpy()).resize(seen[::-1], Image.Resampling.BICUBIC)
+        expected = Image.fromarray(values[0, channel].numpy()).resize(seen[::-1], Image.Resampling.BICUBIC)
         tolerance = 1e-5 if seen < given else 0.15
-        np.testing.assert_allclose(resized[channel].numpy(), np.asarray(picture), atol=tolerance)
+        np.testing.assert_allclose(resized[channel].numpy(), np.asarray(expected), atol=tolerance)
 
 
-def test_stays_in_evaluation_mode_and_no_statistic_moves():
+def test_stays_in_evaluation_mode_and_no_statistic_changes():
     teacher = frozen()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     assert teacher.train() is teacher
@@ -178,23 +179,23 @@ def test_no_gradient_is_recorded():
     logits = teacher(images, LOGITS).logits
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not logits.requires_grad
-    assert not logits.is_inference(), "what is saved for backward must not be an inference tensor"
+    assert not logits.is_inference(), "autograd cannot save inference tensors for the backward"
 
 
-def test_runs_in_the_asked_precision():
+def test_runs_in_the_given_precision():
     images = pixels(2, 3, 16, 16)
     teacher = frozen(precision=torch.bfloat16)
     assert teacher(images, LOGITS).logits.dtype is torch.float32
-    assert teacher.model.arithmetic is torch.bfloat16
+    assert teacher.model.precision is torch.bfloat16
     exact = frozen()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         exact(images, LOGITS)
-    assert exact.model.arithmetic is torch.float32
+    assert exact.model.precision is torch.float32
 
 
-def test_answers_in_the_classes_of_the_data():
+def test_logits_are_mapped_to_the_classes_of_the_data():
     names = ("ant", "bee", "cat", "dog", "emu")
-    model = Witness(replace(TEACHER, class_names=names))
+    model = Recorder(replace(TEACHER, class_names=names))
     teacher = frozen(model, class_map=ClassMap((4, 3, 0)))
     images = pixels(2, 3, 16, 16)
     logits = teacher(images, LOGITS).logits
@@ -203,15 +204,15 @@ def test_answers_in_the_classes_of_the_data():
     assert torch.equal(logits[:, 2], frozen(model)(images, LOGITS).logits[:, 0])
 
 
-def test_wanted_signals_go_through():
+def test_wanted_signals_are_passed_to_the_model():
     teacher = frozen(class_map=ClassMap((0,)))
     wanted = {Signal.LOGITS: (), Signal.EMBEDDING: (0,)}
     teacher(pixels(1, 3, 16, 16), wanted)
     assert teacher.model.wanted is wanted
 
 
-def test_adds_nothing_to_the_models_state():
-    assert set(frozen().state_dict()) == {f"model.{name}" for name in Witness().state_dict()}
+def test_adds_nothing_to_the_models_state_dict():
+    assert set(frozen().state_dict()) == {f"model.{name}" for name in Recorder().state_dict()}
 
 
 def test_compiles_into_one_graph():

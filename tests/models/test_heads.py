@@ -32,7 +32,7 @@ def test_mean_of_logits_is_the_default():
 
 @pytest.mark.parametrize("head", ["fused", "class", "distill"])
 @pytest.mark.parametrize("fusion", ["logits", "softmax"])
-def test_one_head_answers_in_any_case(head, fusion):
+def test_a_model_with_one_head_returns_its_logits_for_any_head(head, fusion):
     assert fuse(Outputs(logits=torch.tensor([[1.0, 2.0]])), head, fusion).tolist() == [[1.0, 2.0]]
 
 
@@ -62,13 +62,13 @@ def test_fused_output_is_timms_own(distilled, images):
         assert torch.equal(fuse(distilled(images, BOTH)), distilled.network(images))
 
 
-def test_model_without_logits_is_its_plugins_fault():
+def test_a_model_without_logits_breaks_its_plugins_contract():
     with pytest.raises(BrokenPluginError) as error:
         fuse(Outputs())
     assert str(error.value) == ("a model was asked for its logits and returned none; its plugin breaks the contract")
 
 
-def test_one_answer_speaks_with_one_voice(distilled, images):
+def test_one_answer_fuses_both_heads(distilled, images):
     distilled.network.eval()
     teacher = OneAnswer(distilled, fusion="softmax")
     with torch.no_grad():
@@ -80,13 +80,13 @@ def test_one_answer_speaks_with_one_voice(distilled, images):
     assert [tuple(each.shape) for each in one.embedding] == [(3, 48)]
 
 
-def test_one_answer_computes_no_logits_unasked(distilled, images):
+def test_one_answer_computes_no_logits_unless_wanted(distilled, images):
     outputs = OneAnswer(distilled)(images, {Signal.EMBEDDING: (0,)})
     assert outputs.logits is None
     assert outputs.distill_logits is None
 
 
-def test_one_answer_leaves_one_head_as_it_is(plain, images):
+def test_one_answer_returns_the_logits_of_a_single_head(plain, images):
     plain.network.eval()
     with torch.no_grad():
         assert torch.equal(OneAnswer(plain)(images, {Signal.LOGITS: ()}).logits, plain.network(images))

@@ -19,7 +19,7 @@ NOT_THERE = (
 
 
 def use_hub(monkeypatch, address):
-    """What the environment variable HF_ENDPOINT does, which the hub's client reads when it is imported."""
+    """Set what the environment variable HF_ENDPOINT sets: the hub's client reads it at import."""
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -28,7 +28,7 @@ def use_hub(monkeypatch, address):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch, tmp_path):
-    """An empty cache, and a hub whose name nobody can resolve (RFC 2606)."""
+    """An empty cache, and a hub whose name cannot be resolved (RFC 2606)."""
     use_hub(monkeypatch, "https://the-hub.invalid")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -38,7 +38,7 @@ def no_network(monkeypatch, tmp_path):
 
 
 def keep_in_cache(tmp_path, repository, weights):
-    """Lay a file down as the hub's client keeps it."""
+    """Write a file into the cache in the layout of the hub's client."""
     folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / "0123abcd"
     snapshot.mkdir(parents=True)
@@ -47,26 +47,26 @@ def keep_in_cache(tmp_path, repository, weights):
     save_file(weights, snapshot / "model.safetensors")
 
 
-def test_without_network_and_cache_one_sentence_comes_soon(monkeypatch):
-    """After one try of 3 s, without the hub's client, which would take 47 s."""
-    waited = []
+def test_without_network_and_cache_the_error_comes_within_seconds(monkeypatch):
+    """After one attempt of 3 s, without the hub's client, which would retry for 47 s."""
+    timeouts = []
 
     def unreachable(address, timeout):
-        waited.append(timeout)
+        timeouts.append(timeout)
         raise TimeoutError
 
     monkeypatch.setattr("socket.create_connection", unreachable)
     monkeypatch.setattr("distillkit.models.hub.hf_hub_download", None)
     with pytest.raises(WeightsError) as error:
         published_weights(RESNET, option="--teacher-weights")
-    assert waited == [3.0]
+    assert timeouts == [3.0]
     assert str(error.value) == (
-        f"{NOT_THERE}; give a file with --teacher-weights, or connect once so that they are kept"
+        f"{NOT_THERE}; give a file with --teacher-weights, or connect once so that they are cached"
     )
     assert why_unavailable(RESNET) == NOT_THERE
 
 
-def test_offline_by_request_asks_nobody(monkeypatch):
+def test_offline_mode_does_not_contact_the_hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert why_unavailable(RESNET) == NOT_THERE
 
@@ -81,7 +81,7 @@ def test_cached_weights_need_no_network(tmp_path):
     assert torch.equal(model.network.fc.weight, source.network.fc.weight)
 
 
-def test_weights_that_have_a_plain_address(tmp_path, monkeypatch):
+def test_weights_at_a_plain_url(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     architecture = "gcvit_xxtiny.in1k"
     assert why_unavailable(architecture) == (
@@ -95,7 +95,7 @@ def test_weights_that_have_a_plain_address(tmp_path, monkeypatch):
 
 
 class NotFound(BaseHTTPRequestHandler):
-    """A hub that has nothing."""
+    """A hub without files."""
 
     def do_HEAD(self):
         self.send_error(404)
@@ -119,12 +119,12 @@ def test_hub_that_does_not_have_the_file(monkeypatch):
     )
 
 
-def test_architecture_that_nobody_trained():
+def test_architecture_without_published_weights():
     with pytest.raises(WeightsError) as error:
         published_weights("botnet50ts_256.untrained", option="--teacher-weights")
     assert str(error.value) == (
-        "timm knows no published weights of 'botnet50ts_256.untrained'; "
-        "give a file with --teacher-weights, or connect once so that they are kept"
+        "timm has no published weights of 'botnet50ts_256.untrained'; "
+        "give a file with --teacher-weights, or connect once so that they are cached"
     )
 
 
@@ -134,9 +134,9 @@ def test_unknown_architecture():
     assert str(error.value) == f"timm {timm.__version__} has no model 'resnet81'; did you mean 'resnet18'?"
 
 
-def test_no_name_is_suggested_where_none_is_alike():
+def test_no_name_is_suggested_if_none_is_similar():
     with pytest.raises(RecipeError) as error:
         why_unavailable("nosuchnet")
     assert str(error.value) == (
-        f"timm {timm.__version__} has no model 'nosuchnet'; `timm.list_models()` lists those it has"
+        f"timm {timm.__version__} has no model 'nosuchnet'; `timm.list_models()` lists its models"
     )

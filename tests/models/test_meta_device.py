@@ -4,7 +4,7 @@ from torch import nn
 from distillkit.models import sketching
 
 
-def test_nothing_is_filled_and_nothing_drawn():
+def test_initialisation_is_skipped_and_no_random_number_drawn():
     state = torch.get_rng_state()
     with sketching():
         layer = nn.Linear(100_000, 100_000)
@@ -15,7 +15,7 @@ def test_nothing_is_filled_and_nothing_drawn():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_tensors_with_memory_are_filled_as_ever():
+def test_tensors_with_memory_are_filled_as_usual():
     values = torch.zeros(3)
     with sketching():
         values.add_(1).mul_(2)
@@ -23,7 +23,7 @@ def test_tensors_with_memory_are_filled_as_ever():
     assert values.tolist() == [5.0, 5.0, 5.0]
 
 
-def test_ends_with_the_block():
+def test_ends_with_the_with_block():
     with sketching():
         pass
     layer = nn.Linear(2, 2)

@@ -19,7 +19,7 @@ def relative(one, other):
 
 
 def authors_recipe(embedding, old_grid, new_grid, prefix):
-    """As main.py of DeiT's code does it, written down anew: tokens aside, bicubic over the grid, tokens back."""
+    """Reimplementation of DeiT's main.py: split off prefix tokens, bicubic over the grid, put prefix tokens back."""
     kept = embedding[:, :prefix]
     grid = embedding[:, prefix:].reshape(-1, old_grid[0], old_grid[1], embedding.shape[-1]).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, size=new_grid, mode="bicubic", align_corners=False)
@@ -27,7 +27,7 @@ def authors_recipe(embedding, old_grid, new_grid, prefix):
 
 
 def cubic_weights(old, new):
-    """Matrix [new, old] of cubic convolution (Keys 1981, a = -0.75) with half-pixel centres and repeated borders."""
+    """Matrix [new, old] of cubic convolution (Keys 1981, a = -0.75), with half-pixel centres and repeated borders."""
     a = -0.75
     weights = np.zeros((new, old))
     for row in range(new):
@@ -61,7 +61,7 @@ def test_equals_bicubic_in_plain_numpy(old_grid, new_grid):
     assert relative(resized[0, 2:].double(), torch.from_numpy(expected)) < 1e-6
 
 
-def test_prefix_tokens_stay_to_the_bit():
+def test_prefix_tokens_do_not_change():
     embedding = embedding_of((14, 14), 2)
     resized = resize_position_embedding(embedding, old_grid=(14, 14), new_grid=(24, 24), prefix_tokens=2)
     assert torch.equal(resized[:, :2], embedding[:, :2])
@@ -72,7 +72,7 @@ def test_same_grid_is_the_same_tensor():
     assert resize_position_embedding(embedding, old_grid=(4, 4), new_grid=(4, 4), prefix_tokens=1) is embedding
 
 
-def test_half_precision_is_computed_in_float32_and_comes_back():
+def test_half_precision_is_computed_in_float32_and_returned_in_half():
     embedding = embedding_of((14, 14), 1, dtype=torch.bfloat16)
     resized = resize_position_embedding(embedding, old_grid=(14, 14), new_grid=(24, 24), prefix_tokens=1)
     expected = authors_recipe(embedding.float(), (14, 14), (24, 24), 1).bfloat16()
@@ -80,7 +80,7 @@ def test_half_precision_is_computed_in_float32_and_comes_back():
     assert torch.equal(resized, expected)
 
 
-def test_timm_by_default_would_do_something_else():
+def test_timms_default_gives_another_result():
     embedding = embedding_of((14, 14), 1, dtype=torch.float32)
     own = resize_position_embedding(embedding, old_grid=(14, 14), new_grid=(24, 24), prefix_tokens=1)
     timms = resample_abs_pos_embed(embedding, [24, 24], [14, 14], num_prefix_tokens=1)
@@ -101,6 +101,6 @@ def test_grid_that_is_not_square_is_refused(patches):
     with pytest.raises(WeightsError) as error:
         grid_of(patches, (4, 4), "x.pth")
     assert str(error.value) == (
-        f"the position embedding in x.pth has {patches} patches, which is no square grid; "
+        f"the position embedding in x.pth has {patches} patches, which is not a square number; "
         "only square grids can be resized to 4x4"
     )

@@ -40,7 +40,7 @@ def build(plugins, name, **options):
 
 @pytest.fixture
 def saved(plugins, tmp_path):
-    """A run directory with a small student."""
+    """A directory with a small saved student."""
     model, request = build(plugins, "deit-ti")
     save_student(tmp_path, model, request, Answer("fused", "logits"), class_names=NAMES)
     return tmp_path
@@ -53,22 +53,22 @@ def refused(error, directory, plugins=None):
 
 
 @pytest.mark.parametrize("name", STUDENTS)
-def test_a_student_comes_back_as_it_was(plugins, tmp_path, name):
+def test_a_loaded_student_equals_the_saved_one(plugins, tmp_path, name):
     model, request = build(plugins, name)
     save_student(tmp_path, model, request, Answer("class", "softmax"), class_names=NAMES)
-    again, saved = load_saved_student(tmp_path, plugins)
-    assert again.spec == replace(model.spec, class_names=NAMES) == saved.spec
+    loaded, saved = load_saved_student(tmp_path, plugins)
+    assert loaded.spec == replace(model.spec, class_names=NAMES) == saved.spec
     assert (saved.model, saved.head, saved.fusion) == (name, "class", "softmax")
     images = torch.randn(2, 3, *model.spec.image_size)
     wanted = BOTH if Signal.DISTILL_LOGITS in model.spec.signals else LOGITS
     with torch.no_grad():
-        one, two = model.eval()(images, wanted), again.eval()(images, wanted)
+        one, two = model.eval()(images, wanted), loaded.eval()(images, wanted)
     assert torch.equal(one.logits, two.logits)
     assert one.distill_logits is None or torch.equal(one.distill_logits, two.distill_logits)
 
 
 @pytest.mark.parametrize("name", ["deit-ti", "vit-s", "timm:regnety_002"])
-def test_timm_alone_can_load_it(plugins, tmp_path, name):
+def test_timm_can_load_it_without_distillkit(plugins, tmp_path, name):
     model, request = build(plugins, name)
     save_student(tmp_path, model, request, Answer("fused", "logits"))
     saved = json.loads((tmp_path / "student.json").read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ def test_timm_alone_can_load_it(plugins, tmp_path, name):
         assert torch.equal(timms.eval()(images), model.network.eval()(images))
 
 
-def test_the_standard_geometry_needs_nothing_but_the_number_of_classes(plugins, tmp_path):
+def test_timm_needs_only_the_number_of_classes_for_the_standard_architecture(plugins, tmp_path):
     model, request = build(plugins, "deit-ti", depth=12)
     save_student(tmp_path, model, request, Answer("fused", "logits"))
     timms = timm.create_model(
@@ -91,7 +91,7 @@ def test_the_standard_geometry_needs_nothing_but_the_number_of_classes(plugins, 
         assert torch.equal(timms.eval()(images), model.network.eval()(images))
 
 
-def test_what_is_written(saved):
+def test_files_and_content(saved):
     content = json.loads((saved / "student.json").read_text(encoding="utf-8"))
     assert sorted(path.name for path in saved.iterdir()) == ["student.json", "student.safetensors"]
     assert content["options"] == {"image_size": [32, 48], "patch": 8, "width": 48, "depth": 2, "drop_path": 0.1}
@@ -110,14 +110,14 @@ def test_saving_again_replaces(plugins, saved):
     assert "dist_token" not in load_file(saved / "student.safetensors")
 
 
-def test_reading_loads_no_weight(plugins, saved):
-    (saved / "student.safetensors").write_bytes(b"torn")
+def test_reading_the_description_loads_no_weights(plugins, saved):
+    (saved / "student.safetensors").write_bytes(b"trunc")
     description = read_student(saved)
     assert description.spec.class_names == NAMES
     assert build_student(description, plugins).spec == description.spec
     assert refused(WeightsError, saved, plugins) == (
-        f"{saved / 'student.safetensors'} is no whole .safetensors file (Error while deserializing header: header too "
-        "small); copy or download it again"
+        f"{saved / 'student.safetensors'} is not a valid .safetensors file (Error while deserializing header: header "
+        "too small); copy or download it again"
     )
 
 
@@ -127,23 +127,24 @@ def test_no_directory(tmp_path):
     )
 
 
-@pytest.mark.parametrize("part", ["student.json", "student.safetensors"])
-def test_directory_without_a_finished_student(saved, part):
-    (saved / part).unlink()
+@pytest.mark.parametrize("file", ["student.json", "student.safetensors"])
+def test_directory_without_a_finished_student(saved, file):
+    (saved / file).unlink()
     assert refused(RunDirectoryError, saved) == (
-        f"{saved} holds no {part}; give the directory of a run that has reached its end"
+        f"{saved} has no {file}; give the directory of a run that has reached its end"
     )
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1, "model": 3}'])
-def test_torn_description(saved, content):
+def test_invalid_description(saved, content):
     (saved / "student.json").write_text(content, encoding="utf-8")
     assert refused(RunDirectoryError, saved) == (
-        f"{saved / 'student.json'} is torn or not of distillkit; run the training again or restore it"
+        f"{saved / 'student.json'} is truncated or not written by distillkit; run the training again or "
+        "restore the file"
     )
 
 
-def test_description_from_the_future(saved):
+def test_description_of_a_newer_format(saved):
     content = json.loads((saved / "student.json").read_text(encoding="utf-8"))
     (saved / "student.json").write_text(json.dumps({**content, "format": 2, "news": 1}), encoding="utf-8")
     assert refused(RunDirectoryError, saved) == (
@@ -159,5 +160,5 @@ def test_weights_of_another_student(plugins, saved):
     assert refused(WeightsError, saved, plugins) == (
         f"{saved / 'student.safetensors'} does not fit 'deit-ti' (deit_tiny_distilled_patch16_224): "
         "12 of 35 tensors are missing (blocks.1.norm1.weight, blocks.1.norm1.bias, blocks.1.attn.qkv.weight, ...); "
-        "give weights of this very architecture"
+        "give weights of exactly this architecture"
     )

@@ -1,4 +1,4 @@
-"""A teacher that is shared out answers as one that is copied, and each process holds its part alone."""
+"""A sharded teacher has the outputs of a copied one, and each process holds only its shard."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ home, plugins = Path(sys.argv[1]), installed_plugins()
 teacher = {"model": f"run:{home / 'teacher'}"}
 request = ModelRequest(teacher["model"], str(home / "teacher"), plugins.find("teacher", teacher["model"]).options({}))
 images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-found = []
+results = []
 with joined("cpu") as processes:
     for precision in (torch.float32, torch.bfloat16):
         model = plugins.find("teacher", teacher["model"]).call("build", request)
@@ -43,18 +43,19 @@ with joined("cpu") as processes:
         last = (model.spec.layers - 1,)
         wanted = {Signal.LOGITS: (), Signal.EMBEDDING: last, Signal.PATCH_TOKENS: last, Signal.CLS_ATTENTION: last}
         copied = frozen(images, wanted)
-        frozen.share_out(processes, torch.device("cpu"))
+        frozen.shard(processes, torch.device("cpu"))
         for _ in range(2):
-            shared = frozen(images, wanted)
-            equal = [torch.equal(copied.logits, shared.logits)]
+            sharded = frozen(images, wanted)
+            equal = [torch.equal(copied.logits, sharded.logits)]
             for name in ("embedding", "patch_tokens", "cls_attention"):
-                equal += [torch.equal(*pair) for pair in zip(getattr(copied, name), getattr(shared, name), strict=True)]
-        found.append({"equal": equal, "bytes": parameter_bytes(frozen)})
-(home / f"found-{processes.rank}.json").write_text(json.dumps(found))
+                pairs = zip(getattr(copied, name), getattr(sharded, name), strict=True)
+                equal += [torch.equal(*pair) for pair in pairs]
+        results.append({"equal": equal, "bytes": parameter_bytes(frozen)})
+(home / f"results-{processes.rank}.json").write_text(json.dumps(results))
 
 tables = json.loads(sys.argv[2])
-for name, sharded in (("copied", False), ("shared", True)):
-    tables["teachers"] = [teacher | {"sharded": sharded}]
+for name, is_sharded in (("copied", False), ("sharded", True)):
+    tables["teachers"] = [teacher | {"sharded": is_sharded}]
     run(Recipe.model_validate(tables), home / name, plugins)
 """
 TABLES = {
@@ -74,8 +75,8 @@ TABLES = {
 HARD = {"losses": [{"loss": "hard"}]}
 
 
-def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path: Path) -> None:
-    """Its answers in fp32 and in bf16, the students that it teaches, and the bytes of its parameters."""
+def test_a_teacher_sharded_over_two_processes_is_equal_bit_for_bit_and_each_holds_half(tmp_path: Path) -> None:
+    """Its outputs in fp32 and bf16, the students trained with it, and the bytes of its parameters."""
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.schema import Recipe
     from distillkit.running.start import run
@@ -94,26 +95,26 @@ def test_two_processes_share_a_teacher_bit_for_bit_and_each_holds_half(tmp_path:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
-        whole, half = json.loads((tmp_path / f"found-{rank}.json").read_text())
-        assert all(whole["equal"]), whole
-        assert all(half["equal"]), half
-        for held, everything in (whole["bytes"], half["bytes"]):
-            assert held == pytest.approx(everything / 2, rel=0.1)
-        assert half["bytes"][1] == pytest.approx(whole["bytes"][1] / 2, rel=0.1)
-    copied, shared = (load_file(tmp_path / name / "student.safetensors") for name in ("copied", "shared"))
-    assert [name for name in copied if not torch.equal(copied[name], shared[name])] == []
+        fp32, bf16 = json.loads((tmp_path / f"results-{rank}.json").read_text())
+        assert all(fp32["equal"]), fp32
+        assert all(bf16["equal"]), bf16
+        for held, total in (fp32["bytes"], bf16["bytes"]):
+            assert held == pytest.approx(total / 2, rel=0.1)
+        assert bf16["bytes"][1] == pytest.approx(fp32["bytes"][1] / 2, rel=0.1)
+    copied, sharded = (load_file(tmp_path / name / "student.safetensors") for name in ("copied", "sharded"))
+    assert [name for name in copied if not torch.equal(copied[name], sharded[name])] == []
     teacher = {"model": f"run:{tmp_path / 'teacher'}"}
     run(Recipe.model_validate(TABLES | HARD | {"teachers": [teacher]}), tmp_path / "alone", installed_plugins())
     alone = load_file(tmp_path / "alone" / "student.safetensors")
-    assert max(float((alone[name] - shared[name]).abs().max()) for name in alone) < 1e-5
-    notes = json.loads((tmp_path / "shared" / "plan.json").read_text())["notes"]
+    assert max(float((alone[name] - sharded[name]).abs().max()) for name in alone) < 1e-5
+    notes = json.loads((tmp_path / "sharded" / "plan.json").read_text())["notes"]
     assert len([note for note in notes if "its weights are shared out to 2 processes, 0.1 of 0.2 MB" in note]) == 1
     assert not [
-        name for path in tmp_path.glob("shared/checkpoints/*") for name in path.iterdir() if "teach" in name.name
+        name for path in tmp_path.glob("sharded/checkpoints/*") for name in path.iterdir() if "teach" in name.name
     ]
 
 
-def test_one_process_says_that_nothing_is_shared(tmp_path: Path) -> None:
+def test_one_process_notes_that_nothing_is_sharded(tmp_path: Path) -> None:
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.schema import Recipe
     from distillkit.running.start import run
@@ -128,7 +129,7 @@ def test_one_process_says_that_nothing_is_shared(tmp_path: Path) -> None:
     )
 
 
-def test_processes_that_would_not_ask_equally_often_are_refused() -> None:
+def test_unequal_numbers_of_forwards_per_process_are_refused() -> None:
     check_equal_turns(36, 10, 2)  # 18 samples each, in two micro-batches
     check_equal_turns(34, None, 2)
     with pytest.raises(RecipeError) as refused:
@@ -141,7 +142,7 @@ def test_processes_that_would_not_ask_equally_often_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0"])
-def test_matrices_that_are_kept_cast_change_no_bit_under_autocast(name: str, dtype: torch.dtype) -> None:
+def test_storing_matrices_as_autocast_casts_them_changes_no_bit(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10).eval()
     size = sum(parameter.nbytes for parameter in model.parameters())
@@ -154,7 +155,7 @@ def test_matrices_that_are_kept_cast_change_no_bit_under_autocast(name: str, dty
     assert sum(parameter.nbytes for parameter in model.parameters()) == pytest.approx(size / 2, rel=0.02)
 
 
-def test_layers_that_compute_with_their_weights_stay_as_they_are() -> None:
+def test_subclasses_of_matrix_layers_keep_their_precision() -> None:
     class Normed(nn.Linear):
         pass
 
@@ -170,7 +171,7 @@ def test_layers_that_compute_with_their_weights_stay_as_they_are() -> None:
     [("vit_tiny_patch16_224", 12, 0.08), ("convnext_atto", 12, 0.23), ("resnet18", 8, 0.41)],
 )
 def test_blocks_are_the_innermost_members_of_lists(name: str, count: int, share: float) -> None:
-    """The largest of them is what a process holds whole for a moment, beside what is in none."""
+    """`share` is that of the largest block, which a process holds for a moment besides the parameters in no block."""
     with torch.device("meta"):
         model = timm.create_model(name)
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks(model)]

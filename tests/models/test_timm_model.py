@@ -35,12 +35,12 @@ FAMILIES = {
         "cnn", ONE_HEAD, (64, 64, 128, 256, 512),
         ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), None, 0, True, ("fc",),
     ),
-    "efficientnet_lite0": (  # the last layer is what the head pools, 1,280 channels, not the last stage's 320
+    "efficientnet_lite0": (  # the last layer is the map that the head pools, 1,280 channels, not the last stage's 320
         {"image_size": (64, 64)},
         "cnn", ONE_HEAD, (16, 24, 40, 112, 1280),
         ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), None, 0, True, ("classifier",),
     ),
-    "mobilenetv3_small_050": (  # widens after pooling, so that the embedding is the mean of the map before
+    "mobilenetv3_small_050": (  # widens after pooling, so the embedding is the mean of the map before pooling
         {"image_size": (64, 64)},
         "cnn", ONE_HEAD, (16, 8, 16, 24, 288),
         ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), None, 0, True, ("classifier",),
@@ -68,12 +68,12 @@ def everything(spec):
     return {signal: () if signal in BOTH else layers for signal in spec.signals}
 
 
-def picture(spec, batch=2):
+def random_images(spec, batch=2):
     return torch.randn(batch, 3, *spec.image_size, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_description(architecture):
+def test_spec(architecture):
     arguments, kind, signals, widths, grids, heads, prefix, flexible, head_modules = FAMILIES[architecture]
     spec = TimmModel.describe(architecture, name="mine", classes=7, class_names=tuple("abcdefg"), **arguments)
     assert (spec.name, spec.architecture, spec.kind, spec.classes) == ("mine", architecture, kind, 7)
@@ -86,7 +86,7 @@ def test_description(architecture):
     assert spec == replace(create(architecture, class_names=tuple("abcdefg")).spec, name="mine")
 
 
-def test_description_has_the_preprocessing_of_the_weights():
+def test_spec_has_the_preprocessing_of_the_published_weights():
     spec = TimmModel.describe("vit_base_patch16_224.augreg2_in21k_ft_in1k", name="vit-b")
     assert (spec.mean, spec.std, spec.interpolation, spec.crop) == ((0.5,) * 3, (0.5,) * 3, "bicubic", 0.9)
     assert (spec.licence, spec.classes, spec.image_size) == ("apache-2.0", 1000, (224, 224))
@@ -95,11 +95,11 @@ def test_description_has_the_preprocessing_of_the_weights():
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_outputs_have_the_described_shapes(architecture):
+def test_outputs_have_the_shapes_of_the_spec(architecture):
     model = create(architecture).eval()
     spec = model.spec
     with torch.no_grad():
-        outputs = model(picture(spec), everything(spec))
+        outputs = model(random_images(spec), everything(spec))
     assert check_model(model, "timm") is model
     assert tuple(outputs.logits.shape) == (2, 7)
     assert (outputs.distill_logits is not None) == (Signal.DISTILL_LOGITS in spec.signals)
@@ -112,12 +112,12 @@ def test_outputs_have_the_described_shapes(architecture):
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_logits_are_timms_own(architecture):
     model = create(architecture).eval()
-    images = picture(model.spec)
+    images = random_images(model.spec)
     with torch.no_grad():
         timms = model.network(images)
-        alone = model(images, BOTH if Signal.DISTILL_LOGITS in model.spec.signals else LOGITS)
-        among = model(images, everything(model.spec))
-    for outputs in (alone, among):
+        logits_only = model(images, BOTH if Signal.DISTILL_LOGITS in model.spec.signals else LOGITS)
+        all_signals = model(images, everything(model.spec))
+    for outputs in (logits_only, all_signals):
         two = outputs.distill_logits is not None
         fused = (outputs.logits + outputs.distill_logits) / 2 if two else outputs.logits
         torch.testing.assert_close(fused, timms, rtol=0, atol=0)
@@ -125,7 +125,7 @@ def test_logits_are_timms_own(architecture):
 
 def test_two_heads_on_one_pooled_feature_are_timms_own():
     model = TimmModel.create("efficientformer_l1", name="model", classes=7, depths=(1, 1, 1, 1)).eval()
-    images = picture(model.spec, batch=1)
+    images = random_images(model.spec, batch=1)
     with torch.no_grad():
         outputs, timms = model(images, BOTH), model.network(images)
     assert model.spec.head_modules == ("head", "head_dist")
@@ -133,7 +133,7 @@ def test_two_heads_on_one_pooled_feature_are_timms_own():
 
 
 @pytest.mark.parametrize("signal", sorted(TWO_HEADS | ROWS))
-def test_exactly_the_wanted_signals(distilled, images, signal):
+def test_exactly_the_wanted_signals_are_returned(distilled, images, signal):
     outputs = distilled(images, {signal: () if signal in BOTH else (1,)})
     revealed = {
         Signal.LOGITS: outputs.logits is not None,
@@ -145,41 +145,41 @@ def test_exactly_the_wanted_signals(distilled, images, signal):
     assert [name for name, is_there in revealed.items() if is_there] == [signal]
 
 
-def test_nothing_wanted_nothing_computed(plain):
+def test_nothing_is_computed_if_no_signal_is_wanted(plain):
     assert plain(None, {}).logits is None
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_both_heads_whether_it_trains_or_not(distilled, images, training):
+def test_both_heads_in_training_and_evaluation(distilled, images, training):
     distilled.train(training)
     outputs = distilled(images, BOTH)
     assert distilled.network.distilled_training is False
     distilled.network.train().set_distilled_training(True)
-    of_class, of_distillation = distilled.network(images)
-    torch.testing.assert_close(outputs.logits, of_class, rtol=0, atol=0)
-    torch.testing.assert_close(outputs.distill_logits, of_distillation, rtol=0, atol=0)
+    class_logits, distill_logits = distilled.network(images)
+    torch.testing.assert_close(outputs.logits, class_logits, rtol=0, atol=0)
+    torch.testing.assert_close(outputs.distill_logits, distill_logits, rtol=0, atol=0)
 
 
-def test_a_head_that_nobody_wants_gets_no_gradient(distilled, images):
+def test_a_head_that_is_not_wanted_gets_no_gradient(distilled, images):
     distilled(images, LOGITS).logits.sum().backward()
     assert distilled.network.head.weight.grad is not None
     assert distilled.network.head_dist.weight.grad is None
 
 
-def test_tokens_and_embedding_of_a_vit_are_its_blocks_behind_the_norm(distilled, images):
+def test_tokens_and_embedding_of_a_vit_are_block_outputs_after_the_norm(distilled, images):
     distilled.eval()
-    network, seen = distilled.network, []
+    network, normed = distilled.network, []
     for block in network.blocks:
-        block.register_forward_hook(lambda module, inputs, output: seen.append(network.norm(output)))
+        block.register_forward_hook(lambda module, inputs, output: normed.append(network.norm(output)))
     with torch.no_grad():
         outputs = distilled(images, {Signal.EMBEDDING: (0, 1), Signal.PATCH_TOKENS: (0, 1)})
     for layer in (0, 1):
-        torch.testing.assert_close(outputs.embedding[layer], seen[layer][:, 0])
-        torch.testing.assert_close(outputs.patch_tokens[layer], seen[layer][:, 2:])
+        torch.testing.assert_close(outputs.embedding[layer], normed[layer][:, 0])
+        torch.testing.assert_close(outputs.patch_tokens[layer], normed[layer][:, 2:])
     torch.testing.assert_close(outputs.embedding[1], network.forward_features(images)[:, 0])
 
 
-def test_layers_come_in_the_order_in_which_they_are_wanted(distilled, images):
+def test_layers_are_returned_in_the_requested_order(distilled, images):
     outputs = distilled.eval()(images, {Signal.EMBEDDING: (1,), Signal.PATCH_TOKENS: (0, 1)})
     last = distilled(images, {Signal.EMBEDDING: (1,), Signal.PATCH_TOKENS: (1,)})
     assert torch.equal(outputs.embedding[0], last.embedding[0])
@@ -188,7 +188,7 @@ def test_layers_come_in_the_order_in_which_they_are_wanted(distilled, images):
 
 def test_maps_of_a_cnn_are_flattened_row_by_row():
     model = create("regnety_002").eval()
-    images = picture(model.spec)
+    images = random_images(model.spec)
     with torch.no_grad():
         (tokens,) = model(images, {Signal.PATCH_TOKENS: (3,)}).patch_tokens
         maps = model.network.s3(model.network.s2(model.network.s1(model.network.stem(images))))
@@ -199,7 +199,7 @@ def test_maps_of_a_cnn_are_flattened_row_by_row():
 @pytest.mark.parametrize("architecture", ["regnety_002", "efficientnet_lite0", "convnext_atto", "levit_128s"])
 def test_last_embedding_of_a_cnn_is_the_feature_that_its_head_pools(architecture):
     model = create(architecture).eval()
-    images = picture(model.spec)
+    images = random_images(model.spec)
     with torch.no_grad():
         (embedding,) = model(images, {Signal.EMBEDDING: (model.spec.layers - 1,)}).embedding
         pooled = model.network.forward_head(model.network.forward_features(images), pre_logits=True)
@@ -208,7 +208,7 @@ def test_last_embedding_of_a_cnn_is_the_feature_that_its_head_pools(architecture
 
 def test_embedding_without_class_token_is_the_mean_or_timms_pool():
     model = create("vit_tiny_patch16_224").eval()
-    images = picture(model.spec)
+    images = random_images(model.spec)
     with torch.no_grad():
         outputs = model(images, {Signal.EMBEDDING: (0, 1), Signal.PATCH_TOKENS: (0, 1)})
         pooled = model.network.forward_head(model.network.forward_features(images), pre_logits=True)
@@ -217,7 +217,7 @@ def test_embedding_without_class_token_is_the_mean_or_timms_pool():
 
 
 @pytest.mark.parametrize(("given", "returned"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
-def test_outputs_are_float32_at_least(distilled, images, given, returned):
+def test_outputs_are_at_least_float32(distilled, images, given, returned):
     outputs = distilled.to(given)(images.to(given), everything(distilled.spec))
     dtypes = {outputs.logits.dtype, outputs.distill_logits.dtype}
     dtypes |= {each.dtype for each in (*outputs.embedding, *outputs.patch_tokens)}
@@ -227,7 +227,7 @@ def test_outputs_are_float32_at_least(distilled, images, given, returned):
 @pytest.mark.parametrize("architecture", ["deit_tiny_distilled_patch16_224", "regnety_002"])
 def test_under_autocast(architecture):
     model = create(architecture).eval()
-    images = picture(model.spec)
+    images = random_images(model.spec)
     with torch.no_grad():
         exact = model(images, everything(model.spec))
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -239,7 +239,7 @@ def test_under_autocast(architecture):
 @pytest.mark.parametrize("architecture", ["deit_tiny_distilled_patch16_224", "resnet10t"])
 def test_compiles_into_one_graph(architecture):
     model = create(architecture).eval()
-    images, wanted = picture(model.spec), everything(model.spec)
+    images, wanted = random_images(model.spec), everything(model.spec)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         outputs, expected = compiled(images, wanted), model(images, wanted)
@@ -251,11 +251,11 @@ def test_compiles_into_one_graph(architecture):
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_batch_of_one(architecture):
     model = create(architecture).eval()
-    images = picture(model.spec)
+    images = random_images(model.spec)
     with torch.no_grad():
-        whole, one = model(images, everything(model.spec)), model(images[:1], everything(model.spec))
-    torch.testing.assert_close(one.logits, whole.logits[:1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(one.embedding[-1], whole.embedding[-1][:1], rtol=1e-4, atol=1e-5)
+        batch, one = model(images, everything(model.spec)), model(images[:1], everything(model.spec))
+    torch.testing.assert_close(one.logits, batch.logits[:1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.embedding[-1], batch.embedding[-1][:1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_without_classifier_reveals_everything_else():
@@ -267,17 +267,17 @@ def test_a_network_without_classifier_reveals_everything_else():
     assert tuple(outputs.embedding[0].shape) == (1, 384)
 
 
-def test_blocks_that_hide_their_attention():
+def test_blocks_without_an_attribute_for_their_attention():
     spec = TimmModel.describe("vit_base_patch16_xp_224", name="vit", depth=1)
     assert (spec.kind, spec.heads, spec.layers) == ("vit", None, 1)
 
 
-def test_size_that_the_weights_were_trained_at_is_seen_though_patches_do_not_fill_it():
+def test_training_size_of_the_weights_is_accepted_even_if_not_a_multiple_of_the_patches():
     spec = TimmModel.describe("vit_so400m_patch14_siglip_gap_384", name="vit", classes=5, depth=1)
     assert (spec.image_size, spec.grid) == ((384, 384), (27, 27))
 
 
-def test_describing_draws_nothing_and_takes_no_memory():
+def test_describing_draws_no_random_numbers_and_allocates_no_memory():
     state = torch.get_rng_state()
     sketch = TimmModel.sketch(TimmRequest("deit_base_distilled_patch16_224", "deit-b"))
     assert all(tensor.is_meta for tensor in sketch.network.state_dict().values())
@@ -292,7 +292,7 @@ def test_describing_computes_next_to_nothing(architecture, computed):
     assert values.count < 10_000
 
 
-def test_creating_follows_torchs_seed():
+def test_create_uses_torchs_seed():
     one, same = create("deit_tiny_patch16_224"), create("deit_tiny_patch16_224")
     torch.manual_seed(1)
     other = TimmModel.create("deit_tiny_patch16_224", name="model", classes=7, **VIT)
@@ -313,7 +313,7 @@ def test_arguments_build_the_same_network():
         (
             "qqqqqqqqqqqq",
             {},
-            f"timm {timm.__version__} has no model 'qqqqqqqqqqqq'; `timm.list_models()` lists those it has",
+            f"timm {timm.__version__} has no model 'qqqqqqqqqqqq'; `timm.list_models()` lists its models",
         ),
         (
             "regnety_002.in22k",
@@ -323,7 +323,7 @@ def test_arguments_build_the_same_network():
         (
             "mobilenetv5_300m_enc",
             {},
-            "'mine' is no classifier; choose a model of timm that has a class head",
+            "'mine' is not a classifier; choose a timm model with a class head",
         ),
         (
             "vgg11",
@@ -336,19 +336,19 @@ def test_arguments_build_the_same_network():
         (
             "vit_tiny_patch16_224",
             {"image_size": (30, 32)},
-            "'mine' cannot see images of 30x32 pixels: its patches of 16x16 do not fill them",
+            "'mine' does not accept images of 30x32 pixels: the size is not a multiple of its 16x16 patches",
         ),
         (
             "inception_v3",
             {"image_size": (16, 16)},
             (
-                "'mine' cannot see images of 16x16 pixels: Calculated padded input size per channel: (2 x 2). "
+                "'mine' does not accept images of 16x16 pixels: Calculated padded input size per channel: (2 x 2). "
                 "Kernel size: (3 x 3). Kernel size can't be greater than actual input size"
             ),
         ),
     ],
 )
-def test_what_timm_cannot_do_is_a_sentence(architecture, arguments, sentence):
+def test_what_timm_cannot_build_is_reported(architecture, arguments, sentence):
     with pytest.raises(RecipeError) as error:
         TimmModel.describe(architecture, name="mine", classes=7, **arguments)
     assert str(error.value) == sentence

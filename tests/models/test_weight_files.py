@@ -14,8 +14,8 @@ from distillkit.models.weight_files import names_of_network, read_weights, unwra
 WEIGHTS = {"norm.bias": torch.arange(3.0), "head.weight": torch.arange(6.0).reshape(2, 3)}
 
 
-class Planted:
-    """A pickle of this starts a command when it is loaded without care."""
+class Malicious:
+    """A pickle of this runs a command when it is loaded without weights_only."""
 
     def __init__(self, evidence):
         self.evidence = evidence
@@ -33,9 +33,9 @@ def same(one, other):
 def refused(path):
     with pytest.raises(WeightsError) as error:
         read_weights(path)
-    with pytest.raises(WeightsError) as of_header:
+    with pytest.raises(WeightsError) as shapes_error:
         read_weights(path, shapes_only=True)
-    assert str(of_header.value) == str(error.value)
+    assert str(shapes_error.value) == str(error.value)
     return str(error.value)
 
 
@@ -71,7 +71,7 @@ def test_safetensors(tmp_path, prefix):
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
-def test_shapes_alone(tmp_path, name):
+def test_shapes_only(tmp_path, name):
     path = tmp_path / name
     save_file(WEIGHTS, path) if path.suffix == ".safetensors" else torch.save({"model": WEIGHTS}, path)
     shapes = read_weights(path, shapes_only=True)
@@ -81,46 +81,46 @@ def test_shapes_alone(tmp_path, name):
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_planted_command_does_not_run(tmp_path, as_zip):
-    path, evidence = tmp_path / "planted.pth", tmp_path / "evidence"
-    torch.save({"model": WEIGHTS, "extra": Planted(evidence)}, path, _use_new_zipfile_serialization=as_zip)
+def test_malicious_command_does_not_run(tmp_path, as_zip):
+    path, evidence = tmp_path / "malicious.pth", tmp_path / "evidence"
+    torch.save({"model": WEIGHTS, "extra": Malicious(evidence)}, path, _use_new_zipfile_serialization=as_zip)
     assert refused(path) == (
-        f"{path} wants to run posix.system while it is loaded and was refused; ask for a .safetensors file, or, "
-        "only if you trust where it comes from, load it once with torch.load(FILE, weights_only=False) and write "
-        "the state dict that it holds with safetensors.torch.save_file"
+        f"{path} tries to run posix.system when it is loaded and was refused; get a .safetensors file, or, "
+        "only if you trust its source, load it once with torch.load(FILE, weights_only=False) and save its state dict "
+        "with safetensors.torch.save_file"
     )
     assert not evidence.exists()
     torch.load(path, weights_only=False)
-    assert evidence.exists(), "the command was planted well"
+    assert evidence.exists(), "the command does run without weights_only"
 
 
 def test_plain_pickle_does_not_run(tmp_path):
-    path, evidence = tmp_path / "planted.pkl", tmp_path / "evidence"
-    path.write_bytes(pickle.dumps(Planted(evidence)))
-    assert refused(path) == f"{path} is no whole weight file; give a .safetensors file or one written by torch.save"
+    path, evidence = tmp_path / "malicious.pkl", tmp_path / "evidence"
+    path.write_bytes(pickle.dumps(Malicious(evidence)))
+    assert refused(path) == f"{path} is not a valid weight file; give a .safetensors file or one written by torch.save"
     assert not evidence.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world", b"\x80\x02"])
-def test_no_weight_file(tmp_path, content):
+def test_invalid_weight_file(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    assert refused(path) == f"{path} is no whole weight file; give a .safetensors file or one written by torch.save"
+    assert refused(path) == f"{path} is not a valid weight file; give a .safetensors file or one written by torch.save"
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_torn_file(tmp_path, as_zip):
+def test_truncated_file(tmp_path, as_zip):
     path = tmp_path / "weights.pth"
     torch.save(WEIGHTS, path, _use_new_zipfile_serialization=as_zip)
     path.write_bytes(path.read_bytes()[:-20])
-    assert refused(path) == f"{path} is no whole weight file; give a .safetensors file or one written by torch.save"
+    assert refused(path) == f"{path} is not a valid weight file; give a .safetensors file or one written by torch.save"
 
 
-def test_torn_safetensors(tmp_path):
+def test_invalid_safetensors(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"hello")
     assert refused(path) == (
-        f"{path} is no whole .safetensors file (Error while deserializing header: header too small); "
+        f"{path} is not a valid .safetensors file (Error while deserializing header: header too small); "
         "copy or download it again"
     )
 
@@ -140,10 +140,10 @@ def test_directory(tmp_path):
 def test_file_without_tensors(tmp_path, content):
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    assert refused(path) == f"{path} holds no tensors; give a file of weights"
+    assert refused(path) == f"{path} has no tensors; give a weight file"
 
 
-def test_prefix_is_taken_off_only_where_every_name_has_it():
+def test_prefix_is_removed_only_if_every_name_has_it():
     weights = {"module.norm.bias": torch.zeros(1), "head.bias": torch.zeros(1)}
     assert unwrapped_names(weights).keys() == weights.keys()
     assert unwrapped_names({}) == {}
@@ -156,14 +156,14 @@ def test_network_inside_a_checkpoint_that_holds_more(prefix):
     assert same(names_of_network(weights, WEIGHTS.keys()), WEIGHTS)
 
 
-def test_head_beside_a_backbone_is_kept():
+def test_head_next_to_a_backbone_is_kept():
     weights = {"backbone.norm.bias": WEIGHTS["norm.bias"], "head.weight": WEIGHTS["head.weight"]}
     weights |= {"backbone.a": torch.zeros(1), "backbone.b": torch.zeros(1)}
-    found = names_of_network(weights, [*WEIGHTS, "a", "b"])
-    assert found.keys() == {"norm.bias", "head.weight", "a", "b"}
+    network = names_of_network(weights, [*WEIGHTS, "a", "b"])
+    assert network.keys() == {"norm.bias", "head.weight", "a", "b"}
 
 
-def test_parts_that_only_training_needs_are_left_out_unless_the_network_knows_them():
+def test_parts_that_only_training_needs_are_dropped_unless_the_network_has_them():
     parts = ["decoder_embed.weight", "decoder_blocks.0.norm1.bias", "mask_token", "relation_blocks.0.norm1.bias"]
     weights = {**WEIGHTS, **dict.fromkeys(parts, torch.zeros(1))}
     assert without_training_parts(weights, WEIGHTS.keys()).keys() == WEIGHTS.keys()
@@ -171,7 +171,7 @@ def test_parts_that_only_training_needs_are_left_out_unless_the_network_knows_th
     assert without_training_parts(weights, weights.keys()).keys() == weights.keys()
 
 
-def test_a_mask_token_without_decoder_tells_a_layout_and_stays():
+def test_a_mask_token_without_decoder_is_kept():
     weights = {**WEIGHTS, "mask_token": torch.zeros(1), "blocks.0.relation_blocks.bias": torch.zeros(1)}
     assert without_training_parts(weights, WEIGHTS.keys()).keys() == weights.keys()
 
@@ -180,7 +180,7 @@ names = st.sets(st.text("abc.", min_size=1, max_size=6), min_size=1, max_size=6)
 
 
 @given(names, st.sampled_from(["", "encoder.", "backbone."]))
-def test_a_networks_own_names_are_left_alone(own, prefix):
+def test_names_of_the_network_are_not_changed(own, prefix):
     known = {prefix + name for name in own}
     weights = dict.fromkeys(known, torch.zeros(1))
     assert names_of_network(weights, known) == weights

@@ -35,8 +35,8 @@ def test_values_that_are_not_finite(plain, fit):
     weights["norm.bias"][3] = float("nan")
     weights["blocks.1.norm1.weight"][0] = float("inf")
     assert refused(vit(), weights, fit=fit) == (
-        "w.pth has values that are not finite, in 2 of 32 tensors (blocks.1.norm1.weight, ...); "
-        "get the file again, or take an earlier checkpoint"
+        "w.pth has NaN or infinity in 2 of 32 tensors (blocks.1.norm1.weight, ...); "
+        "get the file again, or use an earlier checkpoint"
     )
 
 
@@ -48,7 +48,7 @@ def test_everything_is_loaded_and_counted(plain):
     assert (report.source, report.loaded, report.fresh, report.notes) == ("w.pth", len(loaded), (), ())
 
 
-def test_half_precision_becomes_the_networks_own(plain):
+def test_half_precision_is_converted_to_the_networks_dtype(plain):
     model = vit()
     weights = {name: tensor.bfloat16() for name, tensor in weights_of(plain).items()}
     load_weights(model, weights, source="w.pth", fit="nothing")
@@ -64,20 +64,20 @@ def test_missing_unexpected_and_reshaped_are_counted_and_named(plain, fit):
     assert refused(vit(), weights, fit=fit) == (
         "w.pth does not fit 'vit' (deit_tiny_patch16_224): "
         "12 of 32 tensors are missing (blocks.1.norm1.weight, blocks.1.norm1.bias, blocks.1.attn.qkv.weight, ...); "
-        "12 of 32 tensors are not known to it (layers.1.norm1.weight, layers.1.norm1.bias, layers.1.attn.qkv.weight, "
-        "...); 1 of 32 tensors are of another shape (norm.bias [5] instead of [48]); "
-        "give weights of this very architecture"
+        "12 of 32 tensors are unexpected (layers.1.norm1.weight, layers.1.norm1.bias, layers.1.attn.qkv.weight, "
+        "...); 1 of 32 tensors have another shape (norm.bias [5] instead of [48]); "
+        "give weights of exactly this architecture"
     )
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_weights_of_something_else_altogether(fit):
+def test_weights_of_another_architecture(fit):
     resnet = TimmModel.sketch(TimmRequest("resnet10t", "resnet", 7))
     sentence = refused(vit(), {name: torch.zeros(tensor.shape) for name, tensor in weights_of(resnet).items()}, fit=fit)
     assert re.fullmatch(
         r"w\.pth does not fit 'vit' \(deit_tiny_patch16_224\): 30 of 32 tensors are missing \(cls_token, pos_embed, "
-        r"patch_embed\.proj\.weight, \.\.\.\); \d+ of 32 tensors are not known to it \(conv1\.0\.weight, "
-        r"conv1\.1\.weight, conv1\.1\.bias, \.\.\.\); give weights of this very architecture",
+        r"patch_embed\.proj\.weight, \.\.\.\); \d+ of 32 tensors are unexpected \(conv1\.0\.weight, "
+        r"conv1\.1\.weight, conv1\.1\.bias, \.\.\.\); give weights of exactly this architecture",
         sentence,
     )
 
@@ -102,7 +102,7 @@ def test_student_keeps_a_fresh_head_for_other_classes(plain):
     fresh = weights_of(model)
     report = load_weights(model, weights_of(plain), source="w.pth", fit="all")
     assert report.fresh == ("head.bias", "head.weight")
-    assert report.notes == ("the head for 7 classes was left out; the one for 10 classes starts at random",)
+    assert report.notes == ("the head for 7 classes was not loaded; the one for 10 classes is randomly initialised",)
     assert report.loaded == len(fresh) - 2
     assert torch.equal(model.network.head.weight, fresh["head.weight"])
     assert torch.equal(model.network.pos_embed, plain.network.pos_embed)
@@ -111,7 +111,7 @@ def test_student_keeps_a_fresh_head_for_other_classes(plain):
 def test_student_may_start_without_a_head(plain):
     weights = {name: tensor for name, tensor in weights_of(plain).items() if not name.startswith("head.")}
     report = load_weights(vit(classes=10), weights, source="w.pth", fit="all")
-    assert report.notes == ("there was no such head; the one for 10 classes starts at random",)
+    assert report.notes == ("the weights have no class head; the one for 10 classes is randomly initialised",)
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -123,16 +123,16 @@ def test_network_without_classes_leaves_the_head_out(plain, fit):
     assert torch.equal(model.network.norm.weight, plain.network.norm.weight)
 
 
-def test_what_is_kept_stays_whatever_the_weights_say(plain):
+def test_tensors_to_keep_are_not_loaded(plain):
     model, weights = vit(classes=7), weights_of(plain)
     before, weights["pos_embed"] = weights_of(model), torch.zeros(1, 1 + 9, 48)
     report = load_weights(model, weights, source="w.pth", fit="all", keep=("pos_embed",))
-    assert report.notes == ("pos_embed stays as the student has it",)
+    assert report.notes == ("pos_embed is not loaded: the student keeps its own",)
     assert torch.equal(model.network.pos_embed, before["pos_embed"])
     assert torch.equal(model.network.cls_token, plain.network.cls_token)
 
 
-def test_layout_of_dinov2_is_told_by_its_mask_token():
+def test_layout_of_dinov2_is_recognised_by_its_mask_token():
     geometry = {**SMALL, "name": "dinov2", "classes": 0}
     model, source = (TimmModel.create("vit_small_patch14_dinov2", **geometry) for _ in range(2))
     weights = {**weights_of(source), "mask_token": torch.zeros(1, 48)}
@@ -160,13 +160,16 @@ def test_distillation_token_starts_from_the_class_token(plain):
     assert torch.equal(network.head_dist.bias, source.head.bias)
 
 
-def test_distillation_head_is_fresh_where_the_class_head_does_not_fit(plain):
+def test_distillation_head_is_fresh_if_the_class_head_does_not_fit(plain):
     model = vit(classes=10, distilled=True)
     report = load_weights(model, weights_of(plain), source="w.pth", fit="all")
     assert report.fresh == ("head.bias", "head.weight", "head_dist.bias", "head_dist.weight")
     assert report.notes == (
         "the distillation token and its position start as copies of the class token's",
-        "the head for 7 classes was left out; the class head and the distillation head for 10 classes start at random",
+        (
+            "the head for 7 classes was not loaded; "
+            "the class head and the distillation head for 10 classes are randomly initialised"
+        ),
     )
     assert torch.equal(model.network.dist_token, plain.network.cls_token)
 
@@ -181,7 +184,9 @@ def test_head_of_a_run_stays_unless_its_classes_had_other_names(plain, before):
     report = load_weights(model, weights_of(plain), source="runs/a", fit="all", origin=origin)
     if before == DIGITS:
         assert report.fresh == ("head.bias", "head.weight")
-        assert report.notes == ("the head for 7 other classes was left out; the one for 7 classes starts at random",)
+        assert report.notes == (
+            "the head for 7 other classes was not loaded; the one for 7 classes is randomly initialised",
+        )
         assert torch.equal(model.network.head.weight, fresh["head.weight"])
     else:
         assert (report.fresh, report.notes) == ((), ())
@@ -195,8 +200,8 @@ def test_no_head_is_copied_from_one_for_other_classes(plain):
     assert report.notes == (
         "the distillation token and its position start as copies of the class token's",
         (
-            "the head for 7 other classes was left out; "
-            "the class head and the distillation head for 7 classes start at random"
+            "the head for 7 other classes was not loaded; "
+            "the class head and the distillation head for 7 classes are randomly initialised"
         ),
     )
     assert not torch.equal(model.network.head_dist.weight, plain.network.head.weight)
@@ -206,15 +211,15 @@ def test_both_heads_for_other_classes(distilled):
     report = load_weights(vit(classes=10, distilled=True), weights_of(distilled), source="runs/a", fit="all")
     assert report.notes == (
         (
-            "the heads for 7 classes were left out; "
-            "the class head and the distillation head for 10 classes start at random"
+            "the heads for 7 classes were not loaded; "
+            "the class head and the distillation head for 10 classes are randomly initialised"
         ),
     )
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96)])
 def test_positions_of_a_run_come_from_its_own_grid(size):
-    """The counts alone would say 4 x 4, which is as many patches as 2 x 8."""
+    """By the number of patches alone the grid would be 4 x 4, which has as many patches as 2 x 8."""
     wide, model = vit(image_size=(16, 64)), vit(image_size=size)
     report = load_weights(model, weights_of(wide), source="runs/a", fit="all", origin=wide.spec)
     rows, columns = size[0] // 8, size[1] // 8
@@ -234,11 +239,11 @@ def test_distillation_token_is_left_out_of_a_plain_student(distilled):
     assert torch.equal(model.network.head.weight, distilled.network.head.weight)
 
 
-def test_teacher_gets_no_token_made_up(plain):
+def test_teacher_never_gets_an_invented_token(plain):
     assert refused(vit(distilled=True, name="deit"), weights_of(plain)) == (
         "w.pth does not fit 'deit' (deit_tiny_distilled_patch16_224): 1 of 35 tensors are missing (dist_token); "
-        "1 of 35 tensors are of another shape (pos_embed [1, 17, 48] instead of [1, 18, 48]); "
-        "give weights of this very architecture"
+        "1 of 35 tensors have another shape (pos_embed [1, 17, 48] instead of [1, 18, 48]); "
+        "give weights of exactly this architecture"
     )
 
 
@@ -259,15 +264,15 @@ def test_positions_are_resized_as_the_authors_do(given, wanted):
 def test_teacher_positions_are_not_resized():
     assert refused(vit(image_size=(48, 48), name="vit-b"), weights_of(vit())) == (
         "w.pth does not fit 'vit-b' without resampling pos_embed from [1, 17, 48] to [1, 37, 48]; "
-        "give weights of this very architecture"
+        "give weights of exactly this architecture"
     )
 
 
-def test_positions_that_are_no_square_are_refused(plain):
+def test_positions_without_a_square_grid_are_refused(plain):
     weights = weights_of(plain)
     weights["pos_embed"] = torch.zeros(1, 1 + 20, 48)
     assert refused(vit(), weights, fit="all") == (
-        "the position embedding in w.pth has 20 patches, which is no square grid; "
+        "the position embedding in w.pth has 20 patches, which is not a square number; "
         "only square grids can be resized to 4x4"
     )
 
@@ -301,7 +306,7 @@ def torchvisions_name(name):
     )
 
 
-def test_another_librarys_layout_that_timm_knows():
+def test_another_librarys_layout_that_timm_can_convert():
     torch.manual_seed(0)
     model, source = (TimmModel.create("regnety_002", name="regnet", classes=5) for _ in range(2))
     weights = {torchvisions_name(name): tensor for name, tensor in weights_of(source).items()}
@@ -311,7 +316,7 @@ def test_another_librarys_layout_that_timm_knows():
     assert all(torch.equal(tensor, model.network.state_dict()[name]) for name, tensor in weights_of(source).items())
 
 
-def test_counters_of_batches_may_be_missing():
+def test_batchnorm_counters_may_be_missing():
     model, source = (TimmModel.create("resnet10t", name="resnet", classes=5) for _ in range(2))
     weights = {name: tensor for name, tensor in weights_of(source).items() if "num_batches" not in name}
     load_weights(model, weights, source="w.pth", fit="nothing")

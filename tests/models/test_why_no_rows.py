@@ -1,4 +1,4 @@
-"""Which networks reveal no attention row, and the reason that each gives."""
+"""Networks without class token rows, and the reason for each."""
 
 import pytest
 import timm
@@ -18,7 +18,7 @@ SILENT = {
     "eva02_tiny_patch14_224": "its position embedding is rotary",
     "vit_small_patch16_dinov3": "its position embedding is rotary",
     "cait_xxs24_224": "its attention mixes the heads (talking heads)",
-    "xcit_nano_12_p16_224": "its class token attends in the last blocks only",
+    "xcit_nano_12_p16_224": "its class token attends only in the last blocks",
     "beit_base_patch16_224": "its attention adds a relative position bias",
     "vit_relpos_medium_patch16_cls_224": "its attention adds a relative position bias",
     "levit_128s": "its attention adds a relative position bias",
@@ -27,31 +27,31 @@ SILENT = {
     "vit_dwee_patch16_reg1_gap_256": "it has no class token",
     "naflexvit_base_patch16_gap": "it has no class token",
     "mixer_b16_224": "it has no attention",
-    "vit_base_patch16_xp_224": "its blocks attend in a way of their own",
-    "vit_small_patch16_18x2_224": "its blocks attend in a way of their own",
-    "pit_ti_224": "its blocks attend in a way of their own",
+    "vit_base_patch16_xp_224": "its blocks have a custom attention",
+    "vit_small_patch16_18x2_224": "its blocks have a custom attention",
+    "pit_ti_224": "its blocks have a custom attention",
 }
 
 
 @pytest.mark.parametrize("architecture", SILENT)
-def test_what_cannot_be_read_is_not_revealed_and_says_why(architecture):
+def test_spec_has_the_reason_why_attention_is_not_revealed(architecture):
     spec = TimmModel.describe(architecture, name="model")
     assert ROWS not in spec.signals
     assert spec.silent == {ROWS: SILENT[architecture]}
 
 
 @pytest.mark.parametrize("architecture", ["deit_tiny_patch16_224", "eva_giant_patch14_224"])
-def test_patches_dropped_in_training_are_no_row(architecture):
+def test_networks_that_drop_patches_in_training_reveal_no_rows(architecture):
     spec = TimmModel.describe(architecture, name="model", patch_drop_rate=0.5)
-    assert spec.silent == {ROWS: "it drops patches while it trains"}
+    assert spec.silent == {ROWS: "it drops patches in training"}
 
 
-def test_a_strangers_subclass_is_not_trusted():
+def test_subclasses_are_refused():
     class Reversed(timm.models.vision_transformer.VisionTransformer):
         """Puts its class token last."""
 
     with torch.device("meta"):
-        assert why_no_rows(Reversed(depth=1)) == "its blocks attend in a way of their own"
+        assert why_no_rows(Reversed(depth=1)) == "its blocks have a custom attention"
 
 
 def test_a_cnn_needs_no_reason():
@@ -59,7 +59,7 @@ def test_a_cnn_needs_no_reason():
     assert (spec.kind, dict(spec.silent)) == ("cnn", {})
 
 
-def test_a_refusal_says_why():
+def test_a_refused_loss_gives_the_reason():
     spec = TimmModel.describe("swin_tiny_patch4_window7_224", name="swin-t")
     others = {"hard": frozenset({Signal.LOGITS})}
     with pytest.raises(SignalError) as refusal:
@@ -71,8 +71,8 @@ def test_a_refusal_says_why():
 
 
 @pytest.mark.slow
-def test_the_readable_part_of_timm_is_those_families():
-    """A new class of network in timm does not become readable unseen."""
+def test_readable_network_classes_in_timm():
+    """A new network class in timm does not become readable unnoticed."""
     readable = set()
     larger_twins = ["*large*", "*huge*", "*gi*ant*", "*gigantic*", "*so[14]*", "*_[0-9]b_*"]
     for architecture in timm.list_models(["*vit*", "*deit*", "*beit*", "eva*"], exclude_filters=larger_twins):

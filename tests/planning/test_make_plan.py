@@ -205,10 +205,10 @@ def test_regnety16gf_on_the_default_data_is_refused_with_every_way_out(monkeypat
     with pytest.raises(ClassSpaceError) as caught:
         plan(recipe, installed_plugins())
     assert str(caught.value) == (
-        "teacher 'regnety16gf' knows 1,000 ImageNet classes and data 'digits' has 10 classes, "
-        "which are not all among them ('0' is not); give --data a folder whose class names are among the teacher's, "
-        "by WordNet number or by word, "
-        "give --unlabeled DIR and no labels so that the student takes the teacher's classes, "
+        "teacher 'regnety16gf' knows 1,000 ImageNet classes and data 'digits' has 10 classes; "
+        "the teacher does not know class '0'; give --data a folder with class names of the teacher, "
+        "as WordNet IDs or words, "
+        "use --unlabeled DIR without labels to train a student for the teacher's classes, "
         "or fine-tune the teacher on this data (distillkit finetune regnety16gf --data DIR) "
         "and use --teacher run:DIR; besides, the published weights of 'regnety_160.deit_in1k' are not in the local "
         "cache and huggingface.co cannot be reached: give --teacher-weights FILE"

@@ -135,7 +135,7 @@ def test_other_classes_get_another_head_and_the_old_labels_are_forgotten(
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before.keys() - set(HEADS))
     notes = (
         f"trains on other images than {former}, so data.labels = 100 is left behind",
-        "the head for 10 classes was left out; the one for 3 classes starts at random",
+        "the head for 10 classes was not loaded; the one for 3 classes is randomly initialised",
     )
     assert set(notes) <= set(written(out)["notes"])
     assert all(note in (out / "report.md").read_text() for note in notes)
@@ -147,8 +147,8 @@ def test_a_teacher_of_the_old_classes_is_refused(former: Path, letters: Path) ->
     with pytest.raises(ClassSpaceError) as caught:
         plan(recipe, installed_plugins())
     assert str(caught.value).startswith(
-        f"teacher 'run:{former}' knows 10 classes and data '{letters}' has 3 classes, which are not all among them "
-        "('a' is not); "
+        f"teacher 'run:{former}' knows 10 classes and data '{letters}' has 3 classes; the teacher does not know "
+        "class 'a'; "
     )
 
 
@@ -176,7 +176,7 @@ def test_a_distillation_token_is_added_as_a_copy_of_the_class_token(former: Path
 
 def test_fixed_positions_are_computed_for_the_new_grid(former: Path) -> None:
     recipe = load_recipe(from_run=former, assignments=["student.image_size=16", "student.position=sincos"])
-    assert "pos_embed stays as the student has it" in plan(recipe, installed_plugins()).notes
+    assert "pos_embed is not loaded: the student keeps its own" in plan(recipe, installed_plugins()).notes
 
 
 def test_the_plan_says_what_the_run_starts_from(former: Path) -> None:
@@ -191,9 +191,9 @@ def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path:
     with pytest.raises(WeightsError) as caught:
         run(recipe, tmp_path / "out", installed_plugins())
     assert str(caught.value) == (
-        f"{former} does not fit 'vit-ti' (deit_tiny_patch16_224): 12 of 20 tensors are not known to it "
-        "(blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, blocks.1.attn.qkv.bias, ...); give weights of this very "
-        "architecture"
+        f"{former} does not fit 'vit-ti' (deit_tiny_patch16_224): 12 of 20 tensors are unexpected "
+        "(blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, blocks.1.attn.qkv.bias, ...); give weights of exactly "
+        "this architecture"
     )
     assert not (tmp_path / "out").exists()
 

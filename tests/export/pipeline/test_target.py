@@ -196,7 +196,7 @@ def test_head_that_no_term_trained_is_not_exported(tmp_path, plugins):
         with pytest.raises(UserError) as error:
             export(folder, options=ExportOptions(head=head), plugins=plugins)
         assert str(error.value) == (
-            f"no term trained the distillation head of '{folder}'; leave out --head or say --head class"
+            f"no loss term trained the distillation head of '{folder}'; leave out --head or use --head class"
         )
     assert not (folder / "export").exists()
 

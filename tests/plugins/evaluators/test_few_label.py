@@ -104,13 +104,13 @@ def test_a_list_of_names(training: Selection, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "there is no list of images '{path}'; check the path"),
-        ("\n", "'{path}' names no image; write one name a line"),
+        (None, "there is no image list '{path}'; check the path"),
+        ("\n", "'{path}' lists no images; write one name per line"),
         (
             "a.png\nb.png\n",
             (
-                "2 of the images that '{path}' names are not among the 1,297 labelled training images of 'digits', "
-                "such as 'a.png'; give the list of these data"
+                "2 of the images listed in '{path}' are not among the 1,297 labelled training images of 'digits', "
+                "such as 'a.png'; give a list for this data"
             ),
         ),
     ],
@@ -150,7 +150,7 @@ def test_a_name_goes_without_its_folder_where_it_is_clear(tmp_path: Path) -> Non
     path.write_text("1.png\n", encoding="utf-8")
     with pytest.raises(DataError) as error:
         listed_subset(pets, path)
-    assert str(error.value) == (f"'1.png' in '{path}' may be several images; write the folder too, such as 'cat/1.png'")
+    assert str(error.value) == (f"'1.png' in '{path}' matches several images; add the folder, such as 'cat/1.png'")
 
 
 def test_a_stream_has_no_few_labels() -> None:
@@ -160,8 +160,7 @@ def test_a_stream_has_no_few_labels() -> None:
     with pytest.raises(DataError) as error:
         balanced_subset(Stream(), 0.1, 0)
     assert str(error.value) == (
-        "few labels are chosen by the index of an image, and 'wds' is a stream; name a folder or a data set with an "
-        "index"
+        "few-label subsets need images with an index, and 'wds' is a stream; name a folder or a data set with an index"
     )
 
 

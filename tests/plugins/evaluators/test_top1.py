@@ -158,8 +158,8 @@ def test_a_number_beyond_the_outputs(folder: Callable[..., Path]) -> None:
     with pytest.raises(ClassSpaceError) as error:
         class_map(("0", "1000"), classes=1000, known=imagenet_class_names(), root=root)
     assert str(error.value) == (
-        "'m' answers in 1,000 classes (n01440764, n01443537, n01484850, ...) and "
-        f"'{root}' has 2 classes (0, 1000); give --data with classes that it knows"
+        "'m' predicts 1,000 classes (n01440764, n01443537, n01484850, ...) and "
+        f"'{root}' has 2 classes (0, 1000); give --data with classes that the model knows"
     )
 
 

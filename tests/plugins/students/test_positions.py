@@ -109,7 +109,7 @@ def test_starting_weights_do_not_change_fixed_positions(saved, position):
             "the distillation token and its position start as copies of the class token's, "
             "its head as a copy of the class head"
         ),
-        "pos_embed stays as the student has it",
+        "pos_embed is not loaded: the student keeps its own",
     )
 
 

@@ -210,12 +210,15 @@ def test_any_classifier_of_timm():
         (
             "timm:mobilenetv5_300m_enc",
             {},
-            "'timm:mobilenetv5_300m_enc' is no classifier; choose a model of timm that has a class head",
+            "'timm:mobilenetv5_300m_enc' is not a classifier; choose a timm model with a class head",
         ),
         (
             "timm:vit_tiny_patch16_224",
             {"image_size": 30},
-            ("'timm:vit_tiny_patch16_224' cannot see images of 30x30 pixels: its patches of 16x16 do not fill them"),
+            (
+                "'timm:vit_tiny_patch16_224' does not accept images of 30x30 pixels: the size is not a multiple of its "
+                "16x16 patches"
+            ),
         ),
         (
             "timm:vgg11",
@@ -251,7 +254,10 @@ def test_starts_from_a_run_or_its_file(a_run, as_directory):
     assert model.load_report.notes == (
         "the distillation token and its position start as copies of the class token's",
         "the position embedding was resized from 4x4 to 6x6 patches",
-        "the head for 7 classes was left out; the class head and the distillation head for 10 classes start at random",
+        (
+            "the head for 7 classes was not loaded; "
+            "the class head and the distillation head for 10 classes are randomly initialised"
+        ),
     )
 
 
@@ -269,7 +275,7 @@ def test_starting_weights_that_do_not_fit(a_run):
     assert sentence == (
         f"{directory} does not fit 'vit-ti' (deit_tiny_patch16_224): 12 of 44 tensors are missing "
         "(blocks.2.norm1.weight, blocks.2.norm1.bias, blocks.2.attn.qkv.weight, ...); "
-        "give weights of this very architecture"
+        "give weights of exactly this architecture"
     )
 
 
@@ -278,7 +284,7 @@ def test_starting_weights_that_are_not_there(tmp_path):
         f"there is no weight file {tmp_path / 'no.pth'}; check the path"
     )
     assert refused(RunDirectoryError, build, "vit-ti", weights=str(tmp_path), **SMALL) == (
-        f"{tmp_path} holds no student.json; give the directory of a run that has reached its end"
+        f"{tmp_path} has no student.json; give the directory of a run that has reached its end"
     )
 
 
@@ -289,7 +295,7 @@ def test_published_weights_without_network(monkeypatch):
     assert refused(WeightsError, build, "deit-ti", weights="pretrained") == (
         "the published weights of 'deit_tiny_distilled_patch16_224' are not in the local cache and the-hub.invalid "
         "cannot be reached; give a file with --student-weights (finetune: --weights), or connect once so that they are "
-        "kept"
+        "cached"
     )
 
 
@@ -316,7 +322,7 @@ def test_small_cnn():
 
 def test_small_cnn_has_no_published_weights():
     assert refused(WeightsError, build, "small-cnn", weights="pretrained") == (
-        "nobody publishes weights of 'small-cnn'; give a file, a run directory, or none to start at random"
+        "there are no published weights of 'small-cnn'; give a weight file, a run directory, or none for random weights"
     )
 
 

@@ -22,7 +22,7 @@ S16, B16, L16 = (
 )
 NETWORKS = {"ViT-S/16": S16, "ViT-B/16": B16, "ViT-L/16": L16}
 GIVE_A_FILE = "; give a file with --teacher-weights (evaluate and export: --weights)"
-SAME = "give weights of this very architecture"
+SAME = "give weights of exactly this architecture"
 
 
 def request_of(name, weights=None):
@@ -236,7 +236,7 @@ def test_deeper_network_is_not_cut(tmp_path):
     more = {name.replace("blocks.0.", "blocks.12."): tensor for name, tensor in block("blocks").items()}
     torch.save({**backbone(S16), **more}, tmp_path / "w.pth")
     assert refused("mugs-vits16", tmp_path / "w.pth") == (
-        f"{tmp_path / 'w.pth'} does not fit 'mugs-vits16' (ViT-S/16): 12 of 150 tensors are not known to it "
+        f"{tmp_path / 'w.pth'} does not fit 'mugs-vits16' (ViT-S/16): 12 of 150 tensors are unexpected "
         f"(blocks.12.norm1.weight, blocks.12.norm1.bias, blocks.12.attn.qkv.weight, ...); {SAME}"
     )
 
@@ -244,7 +244,7 @@ def test_deeper_network_is_not_cut(tmp_path):
 def test_wrong_size(tmp_path):
     torch.save(mugs_checkpoint(), tmp_path / "w.pth")
     assert refused("mugs-vitb16", tmp_path / "w.pth") == (
-        f"{tmp_path / 'w.pth'} does not fit 'mugs-vitb16' (ViT-B/16): 150 of 150 tensors are of another shape "
+        f"{tmp_path / 'w.pth'} does not fit 'mugs-vitb16' (ViT-B/16): 150 of 150 tensors have another shape "
         "(cls_token [1, 1, 384] instead of [1, 1, 768], pos_embed [1, 197, 384] instead of [1, 197, 768], "
         f"patch_embed.proj.weight [384, 3, 16, 16] instead of [768, 3, 16, 16], ...); {SAME}"
     )
@@ -263,7 +263,7 @@ def test_file_of_another_layout(tmp_path):
     torch.save(weights, tmp_path / "w.pth")
     assert refused("mugs-vits16", tmp_path / "w.pth") == (
         f"{tmp_path / 'w.pth'} does not fit 'mugs-vits16' (ViT-S/16): 150 of 150 tensors are missing "
-        f"(cls_token, pos_embed, patch_embed.proj.weight, ...); {len(weights)} of 150 tensors are not known to it "
+        f"(cls_token, pos_embed, patch_embed.proj.weight, ...); {len(weights)} of 150 tensors are unexpected "
         f"({', '.join(list(weights)[:3])}, ...); {SAME}"
     )
 

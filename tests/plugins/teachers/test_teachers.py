@@ -102,7 +102,7 @@ def test_without_network_there_is_one_sentence(offline):
     assert PLUGINS.find("teacher", "regnety16gf").load().why_unavailable(request_of("regnety16gf")) == sentence
     assert refused(WeightsError, build, "regnety16gf") == (
         f"{sentence}; give a file with --teacher-weights (evaluate and export: --weights), "
-        "or connect once so that they are kept"
+        "or connect once so that they are cached"
     )
 
 
@@ -185,7 +185,7 @@ def test_file_of_another_network_is_refused_before_it_is_loaded(tmp_path, functi
     assert re.fullmatch(
         re.escape(f"{tmp_path / 'weights.safetensors'} does not fit 'timm:regnety_002' (regnety_002): ")
         + r"\d+ of \d+ tensors are missing \(stem\.conv\.weight, stem\.bn\.weight, stem\.bn\.bias, \.\.\.\); "
-        r"\d+ of \d+ tensors are not known to it \(.+, \.\.\.\); give weights of this very architecture",
+        r"\d+ of \d+ tensors are unexpected \(.+, \.\.\.\); give weights of exactly this architecture",
         sentence,
     )
 
@@ -201,7 +201,7 @@ def test_files_that_cannot_be_used(tmp_path, function):
         f"{tmp_path} is a directory; give the weight file in it, or, if it is a run directory, --teacher run:{tmp_path}"
     )
     assert refused(WeightsError, function, "regnety16gf", weights=torn) == (
-        f"{torn} is no whole weight file; give a .safetensors file or one written by torch.save"
+        f"{torn} is not a valid weight file; give a .safetensors file or one written by torch.save"
     )
 
 
@@ -264,7 +264,7 @@ def test_describing_a_run_loads_no_weight(a_run):
     assert describe(f"run:{directory}").classes == 3
     assert build(f"run:{directory}", weights="none").spec.classes == 3
     assert refused(WeightsError, build, f"run:{directory}").startswith(
-        f"{directory / 'student.safetensors'} is no whole .safetensors file ("
+        f"{directory / 'student.safetensors'} is not a valid .safetensors file ("
     )
 
 
@@ -284,7 +284,7 @@ def test_no_run(tmp_path, function):
         f"teacher first, such as with distillkit finetune MODEL --out {missing}"
     )
     assert refused(RunDirectoryError, function, f"run:{tmp_path}") == (
-        f"{tmp_path} holds no student.json; give the directory of a run that has reached its end"
+        f"{tmp_path} has no student.json; give the directory of a run that has reached its end"
     )
 
 
@@ -309,4 +309,7 @@ def test_a_vit_sees_another_size_with_its_positions_resized(tmp_path):
 def test_a_size_that_patches_do_not_fill_is_refused(tmp_path):
     save_file(network_of(VIT).state_dict(), tmp_path / "w.safetensors")
     sentence = refused(RecipeError, describe, f"timm:{VIT}", weights=tmp_path / "w.safetensors", image_size=[100, 100])
-    assert sentence == f"'timm:{VIT}' cannot see images of 100x100 pixels: its patches of 16x16 do not fill them"
+    assert (
+        sentence
+        == f"'timm:{VIT}' does not accept images of 100x100 pixels: the size is not a multiple of its 16x16 patches"
+    )
