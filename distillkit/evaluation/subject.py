@@ -149,7 +149,7 @@ class Subject:
             split=self._split_of(images),
             broken=self._noted,
         )
-        return data.deal(self.processes.rank, self.processes.world)
+        return data.shard_batches(self.processes.rank, self.processes.world)
 
     def features(self, images: Source | Stream, view: View) -> Features:
         """What the frozen model makes of images; of several processes each computes a part and gets the whole."""
