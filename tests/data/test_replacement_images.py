@@ -115,9 +115,7 @@ def test_a_replacement_is_labelled_like_the_original_and_keeps_its_label_and_pix
             np.testing.assert_allclose(image, (pixels / 255 - 0.5) / 0.25, atol=1e-5)
             counts[key] += 1
     assert sum(counts.values()) == 96
-    assert sum(counts.values()) - len(counts) == len(
-        broken
-    )  # a replacement is seen twice
+    assert sum(counts.values()) - len(counts) == len(broken)  # a replacement is seen twice
 
 
 def test_a_replacement_is_augmented_like_any_other_image(training, recipe, folders):

@@ -184,10 +184,10 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("a." * 40 + "a = 1", "is nested more than 32 deep"),
+        ("a." * 40 + "a = 1", "is nested more than 32 levels deep"),
         ("seed = " + "[" * 5_000, "is nested too deeply"),
-        ('data.train = "a\\u0000"', "has a NUL or a character that is not UTF-8 in it"),
-        ("seed = 9223372036854775808", "has a whole number of more than 64 bits"),
+        ('data.train = "a\\u0000"', "contains a NUL or a character that is not valid UTF-8"),
+        ("seed = 9223372036854775808", "contains an integer of more than 64 bits"),
     ],
 )
 def test_what_no_recipe_can_have(tmp_path, content, sentence):
@@ -205,7 +205,7 @@ def test_an_unknown_key_may_be_called_like_a_type(tmp_path):
 def test_a_long_chain_of_bases_ends(tmp_path):
     for number in range(20):
         (tmp_path / f"{number}.toml").write_text(f"base = './{number + 1}.toml'")
-    assert refusal(tmp_path / "0.toml") == "recipe '0.toml' has more than 16 bases below one another; put some together"
+    assert refusal(tmp_path / "0.toml") == "recipe '0.toml' has a chain of more than 16 bases; merge some of the files"
 
 
 def test_of_very_many_problems_the_first_are_listed(tmp_path):
