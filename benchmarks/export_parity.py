@@ -157,7 +157,7 @@ def measure(case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         model = student(case, plugins, folder)
-        request = ExportRequest(**case.asked)
+        request = ExportRequest(**case.graph)
         found: dict[str, Any] = {
             "case": case.name,
             "kind": case.kind,

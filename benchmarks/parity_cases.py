@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """One student and the export options of its graph. `trained_by` is the loss with which it is trained first."""
+    """One student, and its export options `graph`. `trained_by` is the loss with which it is trained first."""
 
     kind: str
     model: str
     options: dict[str, Any] = field(default_factory=dict)
-    asked: dict[str, Any] = field(default_factory=dict)
+    graph: dict[str, Any] = field(default_factory=dict)
     trained_by: str | None = None
 
     @property
@@ -21,8 +21,8 @@ class Case:
         """Unique, and short enough for a table: "deit-ti, patch=8; head=class", with the graph options last."""
         shown = self.options | ({"loss": self.trained_by} if self.trained_by else {})
         student = ", ".join([self.model, *(f"{key}={_shown(value)}" for key, value in shown.items())])
-        asked = ", ".join(f"{key}={_shown(value)}" for key, value in self.asked.items())
-        return f"{student}; {asked}" if asked else student
+        graph = ", ".join(f"{key}={_shown(value)}" for key, value in self.graph.items())
+        return f"{student}; {graph}" if graph else student
 
 
 def _shown(value: object) -> str:

@@ -156,6 +156,7 @@ def _read_all(
         for split, source in indexed.items()
         for start in range(0, len(source), CHUNK)
     ]
+    # One job less than there are: a single job is read in this process, without the cost of starting a pool.
     for (_, images), found in zip(jobs, _find_broken(indexed, jobs, min(workers, len(jobs) - 1)), strict=True):
         yield len(images), found
     for stream in sets.values():
@@ -176,12 +177,14 @@ def _find_broken(sets: Mapping[str, Source], jobs: list[CheckJob], workers: int)
     remaining = iter(jobs)
     try:
         pending = deque(pool.submit(_read_job, job) for job in islice(remaining, CHUNKS_AHEAD * workers))
+        # Results in the order of submission, so that `broken` is the same for any number of workers.
         while pending:
             yield pending.popleft().result()
             pending += (pool.submit(_read_job, job) for job in islice(remaining, 1))
     except BrokenProcessPool as error:
         raise DataError("a worker process was killed, probably out of memory; check with --workers 0") from error
     finally:
+        # Also when the caller stops iterating, as on Ctrl-C: no worker outlives the check.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -211,7 +214,7 @@ def _start_worker(sets: Mapping[str, Source]) -> None:
 
 def _exit_with(parent: BaseProcess) -> None:
     parent.join()
-    os._exit(1)
+    os._exit(1)  # sys.exit would end only this thread
 
 
 def _read_job(job: CheckJob) -> list[BrokenImage]:

@@ -102,6 +102,7 @@ class EvaluationData:
         pin = self._device.type == "cuda"
         if is_stream(self._source):
             dataset: Any = _EvaluationStream(self._source, self._transform, self._batch_size)
+            # At most one loader process: several would interleave their shards, and the order would depend on them.
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
         mine = range(len(self))[self._image_slice]
         batches = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)]

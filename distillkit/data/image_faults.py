@@ -104,7 +104,7 @@ def check_convertible(image: Image.Image) -> None:
     """
     if image.format == "EPS":
         raise ImageFault("not-an-image", "it is an EPS file, a program for Ghostscript; convert it")
-    if image.mode.partition(";")[0] in _CLIPPED_MODES:
+    if image.mode.partition(";")[0] in _CLIPPED_MODES:  # also I;16, I;16B, ...
         raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' would be clipped to 8 bits")
 
 

@@ -1,4 +1,4 @@
-# ruff: noqa: NPY002 -- timm draws the box from the global generator, so the strength may come from there too
+# ruff: noqa: NPY002 -- timm draws the box from the global generator, so the ratio may come from there too
 """Mixup and CutMix of images and labels; ratio and box are drawn from the keys of the images that are mixed."""
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Mixer:
             return
         with isolated():
             for group in self._groups(label_mass.tolist()):
+                # From the names of the group: the draw does not depend on the rank or the micro-batch it is in.
                 reseed(self.seed, "mixing", *names[group])
                 ratio, box = self._draw(images.shape)
                 if box is None:

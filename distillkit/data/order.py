@@ -150,7 +150,7 @@ def _sequence(images: NDArray[np.int64], length: int, repeats: int, draw: np.ran
         return np.empty((0, 2), np.int64)
     places, versions = _arrangement(len(images), repeats)
     passes = -(-length // len(places))
-    ranks = draw.random_sample((passes, len(images))).argsort(axis=1, kind="stable")
+    ranks = draw.random_sample((passes, len(images))).argsort(axis=1, kind="stable")  # each row a permutation
     # An image may end one pass and start the next; mixing would then pair it with itself.
     if len(images) > 1:
         for number in range(1, passes):

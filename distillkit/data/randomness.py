@@ -23,6 +23,7 @@ def seed_of(*parts: str | int) -> int:
 
 def generator(*parts: str | int) -> np.random.RandomState:
     """A generator seeded with `parts`. A RandomState, whose numbers are the same in every version of NumPy."""
+    # RandomState takes 32-bit words; with a fixed byte order they are the same on every machine.
     return np.random.RandomState(np.frombuffer(seed_of(*parts).to_bytes(16, "little"), dtype="<u4"))
 
 

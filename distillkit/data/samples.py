@@ -50,14 +50,14 @@ def _load_samples(source: Source | Stream, count: int) -> list[tuple[str, int | 
 
 def _readable(source: Source, indices: Sequence[int]) -> Iterator[tuple[str, int | None, Image]]:
     """Key, label and image of the readable ones. Raises the last error if none can be read."""
-    error, found = None, False
+    error, is_any_readable = None, False
     for index in indices:
         try:
             image = load_image(source, index)
         except UnreadableImageError as unreadable:
             error = unreadable
         else:
-            found = True
+            is_any_readable = True
             yield source.key(index), source.label(index), image
-    if error is not None and not found:
+    if error is not None and not is_any_readable:
         raise error

@@ -23,6 +23,7 @@ UNLABELLED = -1
 def labels_of(source: Source) -> NDArray[np.int64]:
     """Every label of a source, [n], UNLABELLED for an image without one."""
     with blamed(source, "label"):
+        # operator.index accepts the integers of NumPy and torch, and rejects floats and strings.
         labels = (source.label(index) for index in range(len(source)))
         numbers = (UNLABELLED if label is None else operator.index(label) for label in labels)
         found = np.fromiter(numbers, np.int64, len(source))
@@ -85,7 +86,7 @@ class Selection:
             for index in part.indices.tolist():
                 with blamed(part.source, "key"):
                     key = part.prefix + part.source.key(index)
-                yield key
+                yield key  # outside `blamed`: an error of the caller is not the plugin's
 
     def label(self, index: int) -> int | None:
         label = int(self.labels[index])

@@ -80,7 +80,7 @@ def load_image(source: Source, index: int) -> Image:
     try:
         with without_warnings():
             image = source.image(index)
-            image.load()
+            image.load()  # a lazily opened image would otherwise fail later, as an error of the transform
             return check_aspect_ratio(image if image.mode == "RGB" else as_rgb(image))
     except UnreadableImageError:
         raise

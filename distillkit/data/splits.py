@@ -99,6 +99,7 @@ def _evaluation_sets(opener: SourceOpener, train: str | None, notes: list[str]) 
     elif train is not None:
         evaluation["test"] = opener.bundled("test", train)
     for key, source in evaluation.items():
+        # Only bundled sets: `opener.evaluation` rejects unlabelled images of a set that the recipe names.
         if source is not None and unlabelled_images(source):
             notes.append(f"{key}: none, because '{source.name}' has unlabelled images")
             evaluation[key] = None
@@ -227,6 +228,7 @@ def fingerprint(train: Selection | Stream, names: tuple[str, ...] | None) -> str
         digest.update(f"\0{train.name}\0{len(train)}".encode())
         return digest.hexdigest()
     for key in train.all_keys():
+        # File names that are not valid UTF-8 contain surrogates.
         digest.update(f"\0{key}".encode(errors="surrogateescape"))
-    digest.update(train.labels.astype("<i8").tobytes())
+    digest.update(train.labels.astype("<i8").tobytes())  # little-endian, for the same digest on every machine
     return digest.hexdigest()

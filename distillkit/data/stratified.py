@@ -62,7 +62,7 @@ def _in_proportion(wanted: int, available: Counts) -> Counts:
     """Quotas [K] in proportion to the class sizes; the rest goes to the largest remainders."""
     exact = wanted * available / available.sum()
     quota: Counts = np.floor(exact).astype(np.int64)
-    largest = np.argsort(quota - exact, kind="stable")
+    largest = np.argsort(quota - exact, kind="stable")  # stable: equal remainders go to the first classes
     quota[largest[: wanted - quota.sum()]] += 1
     return quota
 
@@ -72,7 +72,7 @@ def _equally(wanted: int, available: Counts) -> Counts:
     quota = np.zeros_like(available)
     while (missing := wanted - quota.sum()) > 0:
         open_classes = np.flatnonzero(quota < available)
-        each = max(1, int(missing) // len(open_classes))
+        each = max(1, int(missing) // len(open_classes))  # 1: fewer labels may be missing than classes are open
         for label in open_classes[:missing]:
             quota[label] += min(each, available[label] - quota[label])
     return quota

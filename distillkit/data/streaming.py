@@ -38,6 +38,7 @@ class StreamedWindows:
     def windows(self, start: int, end: int) -> Generator[tuple[HostBatch, ...]]:
         """The micro-batches of each of the steps `start` to `end - 1`."""
         dataset = StreamReader(self, first_pass=start // self.steps_per_epoch)
+        # A loader process without a shard would have no images, which is an error.
         workers = min(self.layout.workers, max(1, self.stream.shards // self.layout.world))
         with closing(host_batches(dataset, None, workers=workers, pin=self.layout.pin)) as windows:
             yield from islice(windows, end - start)
@@ -69,6 +70,7 @@ class StreamReader(IterableDataset[tuple[HostBatch, ...] | UserError]):
 
     def _samples(self) -> Iterator[Sample]:
         """The samples of one pass after the other. The key is the position in the stream, the repeat the pass."""
+        # Every reader counts from 0, so its name makes the keys, and with them the augmentations, unique.
         info = get_worker_info()
         reader = f"{self._windows.layout.rank}/{info.id if info else 0}"
         for number in count(self._first_pass):

@@ -50,6 +50,7 @@ def training_transform(augment: Augment, spec: ModelSpec) -> Transform:
             f"augment.auto = '{augment.auto}' is not a valid auto-augment string of timm ({error}); "
             "give one such as rand-m9-mstd0.5-inc1"
         ) from error
+    # timm's three stages are taken apart to replace the crop, which is the first step of the first one.
     crop, *flip = first.transforms
     return _compose(*_crop(augment, spec, crop), *flip, second, last)
 

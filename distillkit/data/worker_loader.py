@@ -57,8 +57,8 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
         DataLoader(
             dataset,
             sampler=jobs,
-            batch_size=None,
-            collate_fn=_identity,
+            batch_size=None,  # a job is a complete batch
+            collate_fn=_identity,  # the default converts NumPy arrays to tensors
             num_workers=workers,
             pin_memory=pin,
             generator=torch.Generator(),  # without one, DataLoader draws its seed from the global generator

@@ -126,7 +126,9 @@ def load_recipe(
     run = None if from_run is None else find_parent_run(Path(from_run))
     chosen, tables = _chosen(recipe, changes, run)
     above = (_with_smoke(tables, chosen, smoke=smoke), changes)
+    # A copy: entries are changed in place below, and the tables may share them with the caller's arguments.
     tables = deepcopy(layered(*above) if run is None else inherit(run, load_recipe(run.recipe), above))
+    # After the layers, since they decide which teachers and losses there are.
     for assignment in given:
         try:
             if assignment.is_entry_key:

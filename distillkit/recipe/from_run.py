@@ -66,7 +66,7 @@ def inherit(run: ParentRun, recipe: Recipe, above: Sequence[Tables]) -> Tables:
             "student; leave one of them out"
         )
     base = recipe.model_dump(exclude_none=True)
-    base["about"] = {}
+    base["about"] = {}  # it describes the recipe of the finished run, not the new one
     model = _table(reduce(layered, above, {}), "student").get("model", recipe.student.model)
     # Set in the lowest layer, because `layered` drops the options of a student when another one replaces it.
     if _same_plugin(model, recipe.student.model):

@@ -84,10 +84,12 @@ def unsupported_value(value: Any, *, depth: int = MAX_DEPTH) -> str:
     """
     if depth < 0:
         return f"is nested more than {MAX_DEPTH} levels deep"
+    # tomllib reads integers of any size, but TOML, and so other readers of the file, have 64 bits.
     if isinstance(value, int) and value.bit_length() >= 64:
         return "contains an integer of more than 64 bits"
     if isinstance(value, str) and ("\0" in value or value.encode(errors="ignore").decode() != value):
         return "contains a NUL or a character that is not valid UTF-8"
+    # Keys are checked too: they come from the command line or a file just like values.
     inner = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next(filter(None, (unsupported_value(each, depth=depth - 1) for each in inner)), "")
 

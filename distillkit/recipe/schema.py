@@ -13,8 +13,7 @@ from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
-
-
+# Not strict, here and below: TOML has lists and no tuples.
 FloatPair = Annotated[tuple[float, float], Field(strict=False)]
 
 
