@@ -1,4 +1,4 @@
-"""What the comparisons share: arms that run through `distillkit` in processes of their own, and the table of seeds."""
+"""Shared code of the comparisons: run each arm with `distillkit` in its own process, and print the table of seeds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 Figures = dict[str, float]
 
 SMALL_VIT = ("image_size=32", "patch=4", "width=96", "depth=4", "heads=3")
-"""The student's geometry, named for every student: choosing another one drops the geometry of the recipe's own."""
+"""The student's geometry, set in every arm: naming another student drops the geometry in the recipe."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of a table: a student, a loss as typed, and what else is set."""
+    """One row of a table: a student, a loss as typed on the command line, and further settings."""
 
     name: str
     student: str
@@ -29,7 +29,7 @@ class Arm:
 
 
 def settings_of(arm: Arm, seed: int, precision: str) -> list[str]:
-    """What every comparison sets: one seed, one thread, the small student, no image held out, and the arm's own."""
+    """The settings of an arm: one seed, one thread, the small student, no images held out, and its own settings."""
     return [
         f"data.seed={seed}",
         "data.workers=0",
@@ -43,13 +43,13 @@ def settings_of(arm: Arm, seed: int, precision: str) -> list[str]:
 
 
 def distillkit(*typed: str, settings: Sequence[str] = ()) -> str:
-    """What a user would type, in a process of one thread. Returns what it prints.
+    """Run a command line in a process with one thread, and return its output.
 
-    Raises: SystemExit with the end of its messages where it fails.
+    Raises: SystemExit with the end of its messages if it fails.
     """
     command = [sys.executable, "-m", "distillkit_cli.main", *typed]
     command += [part for setting in settings for part in ("--set", setting)]
-    # At this size attention written out is twice as fast in bf16 on a CPU as the fused one.
+    # At this size unfused attention is twice as fast in bf16 on a CPU as fused attention.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TIMM_FUSED_ATTN": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -66,7 +66,7 @@ def result(out: Path) -> Figures:
 def every_seed(
     run: Callable[[Arm, int], Figures], arms: Sequence[Arm], seeds: Sequence[int], jobs: int
 ) -> dict[str, list[Figures]]:
-    """Run every arm with every seed, `jobs` at once; the figures of each arm in the order of the seeds."""
+    """Run every arm with every seed, `jobs` at a time; the figures of each arm in the order of the seeds."""
     pairs = [(arm, seed) for seed in seeds for arm in arms]
     with ThreadPoolExecutor(jobs) as pool:
         found = list(pool.map(lambda pair: run(*pair), pairs))
@@ -76,15 +76,15 @@ def every_seed(
     return results
 
 
-def table(results: dict[str, list[Figures]], seeds: Sequence[int], key: str, beside: Sequence[str] = ()) -> str:
-    """One line an arm: the figure `key` of every seed, its mean and spread, and the means of the figures `beside`."""
-    titles = ["arm", *(f"seed {seed}" for seed in seeds), "mean", "spread", *beside]
+def table(results: dict[str, list[Figures]], seeds: Sequence[int], key: str, more: Sequence[str] = ()) -> str:
+    """One row per arm: the figure `key` of every seed, its mean and spread, and the means of the figures in `more`."""
+    titles = ["arm", *(f"seed {seed}" for seed in seeds), "mean", "spread", *more]
     rows = [f"| {' | '.join(titles)} |", f"| --- |{' ---: |' * (len(titles) - 1)}"]
     for name, runs in results.items():
         values = [figures[key] for figures in runs]
         cells = [f"{value:.1f}" for value in values]
         cells += [f"{statistics.mean(values):.1f}", f"{max(values) - min(values):.1f}"]
-        cells += [_mean(runs, other) for other in beside]
+        cells += [_mean(runs, other) for other in more]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -1,13 +1,13 @@
-"""ADViT and AttnDistill on real CIFAR-10: a ViT teaches a smaller one by its attention, against what is usual.
+"""ADViT and AttnDistill on real CIFAR-10: attention distillation from a ViT to a smaller one, against baselines.
 
     python benchmarks/attention_cifar10.py labels --teacher DIR --data DIR [--out docs/benchmarks]
     python benchmarks/attention_cifar10.py free   --teacher DIR --data DIR [--out docs/benchmarks]
 
-The teacher is a run of `distillkit finetune` (the page of the results has its command), the data a folder with train/
-and test/. `labels` compares losses beside the labels by their top-1; `free` compares students that see no label by k-NN
-and a linear probe, with a student of random weights below and the teacher above. Every arm runs through
-`distillkit` in a process of its own, with the same optimiser steps, for every seed; the student after the last step is
-judged on the test images.
+The teacher is a run of `distillkit finetune` (its command is on the page of results), the data a folder with train/ and
+test/. `labels` compares losses in addition to the label loss by top-1; `free` compares students trained without labels
+by k-NN and a linear probe, with a student of random weights and the teacher as bounds. Every arm runs with `distillkit`
+in its own process, with the same number of optimiser steps, for every seed; the student after the last step is
+evaluated on the test images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LABELS = (
     Arm("advit-l2", "vit-ti", "advit-l2"),
 )
 FREE = (
-    # One step at a rate that moves no weight: a student as it was initialised.
+    # One step with a learning rate that changes no weight: the student as initialised.
     Arm("random weights", "vit-ti", "attndistill", ("training.steps=1", "optimizer.lr=1e-30")),
     Arm("attndistill, alignment alone", "vit-ti", "attndistill:attention_weight=0"),
     Arm("attndistill", "vit-ti", "attndistill"),
@@ -41,7 +41,7 @@ K = 20
 def judged(target: Path, data: Path) -> Figures:
     """k-NN (k = 20) and linear accuracy of a run's features on the test images, in percent.
 
-    A tenth of the training images is held out: by them the probe's learning rate is chosen.
+    A tenth of the training images is held out to choose the learning rate of the probe.
     """
     figures: Figures = {}
     for protocol, options in (("knn", ["--k", str(K)]), ("linear", [])):
@@ -72,7 +72,7 @@ def run_one(arm: Arm, seed: int, folder: Path, arguments: argparse.Namespace) ->
 
 
 def main() -> None:
-    """Run every arm with every seed, print the table and write it down."""
+    """Run every arm with every seed, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=("labels", "free"))
     parser.add_argument("--teacher", type=Path, required=True)

@@ -1,14 +1,14 @@
-"""What reading the class token's attention row costs, beside reading it from the full maps and beside not reading it.
+"""Cost of reading the class token's attention row, compared with reading it from full maps and with not reading it.
 
-Three ways to make one training step of the same ViT from the same weights on the same images:
+Three variants of one training step of the same ViT, with the same weights and images:
 
     none   no attention is read
     row    the row of every block, as distillkit reads it; attention stays fused
     map    the row of the full softmax map of every block, as the authors of AttnDistill compute it; nothing is fused
 
-Both readings enter the loss as the squared difference from the same target. Measured are the bytes that autograd keeps
-for the backward (each storage once, parameters left out), the peak memory of a process of its own, and the time of a
-step: rounds are interleaved, and the ratio to `none` is taken round by round.
+`row` and `map` enter the loss as the squared difference from the same target. The benchmark measures the bytes that
+autograd keeps for the backward (each storage once, without parameters), the peak memory of a separate process, and the
+time of a step: rounds are interleaved, and the ratio to `none` is computed round by round.
 
     python benchmarks/attention_row.py [--device cuda] [--rounds 20] [--json FILE]
 """
@@ -42,7 +42,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Geometry:
-    """ViT-S at 224 pixels; `layers` of it are read."""
+    """A ViT-S at 224 pixels, and the `layers` whose attention is read."""
 
     name: str
     patch: int
@@ -59,7 +59,7 @@ GEOMETRIES = (
 
 
 class MapReader(nn.Module):
-    """Reads rows from the full map of every block, which the block therefore has to make."""
+    """Reads the class token's row from the full attention map of every block, for which fused attention is off."""
 
     def __init__(self, model: TimmModel) -> None:
         super().__init__()
@@ -70,15 +70,16 @@ class MapReader(nn.Module):
             block.attn.attn_drop.register_forward_hook(lambda _module, _inputs, found: self.maps.append(found))
 
     def forward(self, images: Tensor, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and rows [B, L, A, 1 + N] of images [B, C, H, W]."""
         self.maps.clear()
         logits = self.model.network(images)
-        rows = torch.stack([self.maps[layer][:, :, 0] for layer in layers], dim=1)
+        rows = torch.stack([self.maps[layer][:, :, 0] for layer in layers], dim=1)  # [B, L, A, 1 + N]
         self.maps.clear()
         return logits, rows
 
 
 class Step:
-    """One way to make a training step, on a model of its own."""
+    """One variant of the training step, with its own model."""
 
     def __init__(self, way: str, geometry: Geometry, batch: int, device: torch.device) -> None:
         torch.manual_seed(0)
@@ -93,7 +94,7 @@ class Step:
         self.target = torch.full((1, 1, 1, 1 + rows * columns), 1 / (1 + rows * columns), device=device)
 
     def loss(self) -> Tensor:
-        """Forward and loss; bfloat16 autocast where there is a GPU."""
+        """Forward pass and loss, shape []; bfloat16 autocast on a GPU."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             if self.reader is not None:
                 logits, rows = self.reader(self.images, self.layers)
@@ -104,7 +105,7 @@ class Step:
         return loss if outputs.cls_attention is None else loss + self.distance(outputs.cls_attention)
 
     def distance(self, rows: Tensor) -> Tensor:
-        """The squared differences of rows [B, L, H, 1 + N] from the target, summed over keys. Shape []."""
+        """The mean squared difference of rows [B, L, A, 1 + N] from the target, summed over keys. Shape []."""
         return (rows - self.target).square().sum(dim=-1).mean()
 
     def __call__(self) -> None:
@@ -113,12 +114,12 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
     def kept_bytes(self) -> int:
-        """What one forward keeps for its backward: every storage once, parameters left out."""
-        own = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
-        kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
+        """Bytes that one forward keeps for its backward: every storage once, without parameters."""
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is reused
 
         def keep(tensor: Tensor) -> Tensor:
-            if tensor.untyped_storage().data_ptr() not in own:
+            if tensor.untyped_storage().data_ptr() not in parameters:
                 kept[tensor.untyped_storage().data_ptr()] = tensor
             return tensor
 
@@ -128,26 +129,26 @@ class Step:
 
 
 def peak_bytes(way: str, geometry: Geometry, batch: int, device: torch.device) -> int:
-    """The peak memory of a process that makes two steps: resident (Linux), allocated on a GPU."""
+    """Peak memory of a process that makes two steps: resident (Linux), or allocated on a GPU."""
     command = [sys.executable, __file__, "--device", str(device), "--batch", str(batch)]
     child = [*command, "--child", way, "--geometry", geometry.name]
     return int(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
 
 
-def own_peak_bytes(way: str, geometry: Geometry, batch: int, device: torch.device) -> int:
-    """What the child process prints."""
+def child_peak_bytes(way: str, geometry: Geometry, batch: int, device: torch.device) -> int:
+    """Peak memory of this process, which the child process prints."""
     step = Step(way, geometry, batch, device)
     step()
     step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not getrusage: on Linux a process starts with the peak of the one that started it.
+    # Not getrusage: on Linux a process inherits the peak of its parent.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 def timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Milliseconds a step; processor time on a CPU."""
+    """Milliseconds per step; processor time on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     clock = time.perf_counter if device.type == "cuda" else time.process_time
@@ -160,7 +161,7 @@ def timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
 
 
 def step_times(geometry: Geometry, arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
-    """The time of a step of every way, and the ratio to `none` with its 95 % interval."""
+    """Time per step of every variant, and the ratio to `none` with its 95 % interval."""
     ways = {way: Step(way, geometry, batch, arguments.device) for way in WAYS}
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(arguments.rounds + 1):
@@ -180,7 +181,7 @@ def step_times(geometry: Geometry, arguments: argparse.Namespace, batch: int) ->
 
 
 def measure(geometry: Geometry, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything about one geometry."""
+    """All measurements of one geometry."""
     batch = arguments.batch or {16: 4, 8: 1}[geometry.patch] * (32 if arguments.device.type == "cuda" else 1)
     kept = {way: Step(way, geometry, batch, arguments.device).kept_bytes() for way in WAYS}
     return {
@@ -212,16 +213,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--geometry", action="append", choices=[geometry.name for geometry in GEOMETRIES])
-    parser.add_argument("--batch", type=int, help="images a step; 4 for S/16 and 1 for S/8, 32 times that on a GPU")
+    parser.add_argument(
+        "--batch", type=int, help="images per step; default: 4 for S/16, 1 for S/8, 32 times that on a GPU"
+    )
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=1, help="steps a round")
+    parser.add_argument("--steps", type=int, default=1, help="steps per round")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [each for each in GEOMETRIES if arguments.geometry is None or each.name in arguments.geometry]
     if arguments.child:
-        print(own_peak_bytes(arguments.child, chosen[0], arguments.batch, arguments.device))
+        print(child_peak_bytes(arguments.child, chosen[0], arguments.batch, arguments.device))
         return
     is_cuda = arguments.device.type == "cuda"
     where = f"{torch.cuda.get_device_name(arguments.device)}, bfloat16" if is_cuda else "one thread, CPU time, float32"

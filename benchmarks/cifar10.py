@@ -3,8 +3,8 @@
     python benchmarks/cifar10.py few --train DIR --test DIR --teacher-weights FILE [--out docs/benchmarks]
     python benchmarks/cifar10.py all --train DIR --test DIR --teacher-weights FILE [--epochs 60]
 
-DIR are ImageFolder folders. Every arm runs through `distillkit run` in a process of its own, with the same optimiser
-steps, for every seed; the student after the last step is reported, and the spread over seeds beside the mean.
+DIR are ImageFolder folders. Every arm runs with `distillkit run` in its own process, with the same number of optimiser
+steps, for every seed. The table reports the student after the last step, with the mean and spread over seeds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run_one(arm: Arm, seed: int, folder: Path, arguments: argparse.Namespace) ->
     settings = [
         f"training.steps={arguments.steps}" if arguments.labels else f"training.epochs={arguments.epochs}",
         f"data.test={arguments.test}",
-        # An empty value takes the recipe's own 500 labels away, so that every image keeps its label.
+        # An empty value resets the recipe's 500 labels, so that every image keeps its label.
         f"data.labels={arguments.labels or ''}",
         *settings_of(arm, seed, arguments.precision),
     ]
@@ -55,14 +55,14 @@ def run_one(arm: Arm, seed: int, folder: Path, arguments: argparse.Namespace) ->
 
 
 def main() -> None:
-    """Run every arm with every seed, print the table and write it down."""
+    """Run every arm with every seed, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=("few", "all"))
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--teacher", default="cifar-resnet20")
     parser.add_argument("--teacher-weights", type=Path, required=True)
-    parser.add_argument("--labels", type=int, default=500, help="labels that are kept, for `few`")
+    parser.add_argument("--labels", type=int, default=500, help="number of labels to keep, for `few`")
     parser.add_argument("--steps", type=int, default=780, help="optimiser steps of every arm, for `few`")
     parser.add_argument("--epochs", type=int, default=60, help="passes over all images, for `all`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -77,7 +77,7 @@ def main() -> None:
         results = every_seed(
             lambda arm, seed: run_one(arm, seed, Path(name), arguments), arms, arguments.seeds, arguments.jobs
         )
-    print(table(results, arguments.seeds, "test/top1", beside=("test/class_top1", "test/distill_top1")))
+    print(table(results, arguments.seeds, "test/top1", more=("test/class_top1", "test/distill_top1")))
     if arguments.out:
         facts = {
             "case": arguments.case,

@@ -1,12 +1,12 @@
-"""How fast exported students are on this CPU, measured by `distillkit profile`'s own core.
+"""Latency and throughput of exported students on this CPU, measured with the core of `distillkit profile`.
 
-    best      DeiT-Ti (random weights) at batch 1 and 32: the best runtime and setting, found by trying them, against
-              the best of torch eager, torch.compile and ONNX Runtime as it comes. The goal is a ratio of at least 0.97.
+    best      DeiT-Ti (random weights) at batch 1 and 32: the best runtime and setting of a search, against the best of
+              torch eager, torch.compile and ONNX Runtime with default settings. The goal is a ratio of at least 0.97.
     student   A distilled student in float32, float16 and INT8: accuracy and agreement on the run's test images, size,
-              latency and throughput, beside torch eager and torch.compile, in one run.
+              latency and throughput, compared with torch eager and torch.compile, in one run.
 
-Run it while the machine does nothing else; each part takes less than twelve minutes on two cores. It prints the
-section for docs/benchmarks/README.md and writes the JSON beside it.
+Run it on an idle machine; each part takes less than twelve minutes on two cores. It prints the section for
+docs/benchmarks/README.md and writes the JSON next to it.
 
     python benchmarks/cpu_profile.py best [--out docs/benchmarks]
     python benchmarks/cpu_profile.py student RUN [--data DIR] [--out docs/benchmarks]
@@ -46,7 +46,7 @@ GOAL = 0.97
 
 
 def best(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dict[str, Any], list[str]]:
-    """Find the best setting at every batch size and hold it against the best of the plain runtimes."""
+    """Find the best setting at every batch size and compare it with the best of the plain runtimes."""
     plan = MeasurementPlan(
         batches=tuple(arguments.batches), modes=("e2e",), seconds=arguments.seconds, rounds=arguments.rounds
     )
@@ -72,7 +72,7 @@ def best(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dict[s
 
 
 def against_plain(card: ProfileCard, batch: int) -> tuple[str, Ratio]:
-    """The fastest of the runtimes as they come, and how many times as fast as it the winner is, round by round."""
+    """The fastest runtime with default settings, and the winner's speed relative to it, round by round."""
     plain = {
         row.configuration: row
         for row in rows_of(card, batch)
@@ -94,7 +94,7 @@ def best_line(card: ProfileCard, batch: str, name: str, ratio: Ratio) -> str:
 
 
 def student(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dict[str, Any], list[str]]:
-    """Export a run in three precisions, and profile the files that passed beside the model in memory."""
+    """Export a run in three precisions, and profile the files that passed and the model in memory."""
     run: Path = arguments.run
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         here = machine()
@@ -119,7 +119,7 @@ def student(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dic
 
 
 def gate_line(name: str, report: Mapping[str, Any], files: Mapping[str, Any]) -> str:
-    """What the gate said of one file; the size of one that failed is not in the manifest."""
+    """The parity gate's result for one file; the manifest has no size for a file that failed."""
     size = f"{files[name].bytes / 1e6:.2f}" if name in files else ""
     scored = report.get("accuracy") or {}
     figures = [f"{scored[key]:.2f}" if key in scored else "" for key in ("file", "model")]
@@ -130,7 +130,7 @@ def gate_line(name: str, report: Mapping[str, Any], files: Mapping[str, Any]) ->
 
 
 def tables(card: ProfileCard) -> Iterator[str]:
-    """All rows, the ratio to the baseline beside them, and what is to be doubted."""
+    """All rows with their ratio to the baseline, and the warnings."""
     yield from ["", f"Against {short(card, card.baseline or '')}, round by round:", ""]
     yield "| batch | configuration | p50 ms | p99 ms | images/s | ratio (95 %) | peak MiB |"
     yield "| ---: | --- | ---: | ---: | ---: | --- | ---: |"
@@ -174,10 +174,10 @@ def main() -> None:
             part.add_argument("--model", default=MODEL)
         else:
             part.add_argument("run", type=Path)
-            part.add_argument("--images", type=int, help="of the test images; default: all of them")
-            part.add_argument("--data", help="images with labels, where the run's own are not here")
+            part.add_argument("--images", type=int, help="number of test images; default: all of them")
+            part.add_argument("--data", help="labelled images, if those of the run are not on this machine")
     arguments = parser.parse_args()
-    # Otherwise torch has the threads of whoever calls, and the others those of the machine.
+    # Otherwise torch would use the caller's number of threads, and the other runtimes that of the machine.
     os.environ.pop("OMP_NUM_THREADS", None)
     result, lines = {"best": best, "student": student}[arguments.part](arguments, installed_plugins())
     print("\n".join(lines))

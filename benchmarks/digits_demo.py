@@ -1,7 +1,7 @@
-"""The demo: what a teacher is worth when there are 100 labels, on digits, in under two minutes.
+"""The demo: what distillation adds to 100 labels, on digits, in under two minutes.
 
-A small CNN is fine-tuned on all labelled digits. Then the same small DeiT learns from 100 labels alone, and from the
-same 100 labels with the teacher's word on the other images, soft and hard. The best is exported and checked.
+A small CNN is trained on all labelled digits. Then the same small DeiT is trained on 100 labels alone, and on the same
+100 labels with the teacher's soft or hard targets for the other images. The best student is exported and checked.
 
     make demo
 """
@@ -33,7 +33,7 @@ TITLES = {
 
 
 def distillkit(*arguments: str) -> None:
-    """Run a verb as a user would, and show what was typed."""
+    """Run a verb as a user would, and print the command line."""
     shown = " ".join(arguments)
     Console().print(f"\n[bold]$ distillkit {shown}[/bold]", soft_wrap=True, highlight=False)
     subprocess.run([sys.executable, "-m", "distillkit_cli.main", *arguments], check=True)
@@ -48,7 +48,7 @@ def figures(run: Path) -> dict[str, float]:
 def main() -> None:
     """Run the four steps and show the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="an empty folder; runs/demo, made anew, where not given")
+    parser.add_argument("--out", type=Path, help="an empty folder; default: runs/demo, which is replaced")
     given = parser.parse_args().out
     out = given or Path("runs/demo")
     if given is None:
@@ -58,7 +58,7 @@ def main() -> None:
     distillkit("run", "--loss", "ce", *small, "--out", str(out / "teacher"))
     teacher = ("--teacher", f"run:{out / 'teacher'}")
     few = ("--labels", str(LABELS), "--set", f"training.steps={STEPS}", "--set")
-    # Alone, 100 labels are an epoch of one step; with the other images an epoch has 18. All are evaluated as often.
+    # 100 labels alone are an epoch of one step; with the other images an epoch has 18. So all are evaluated every 36.
     distillkit("run", "--loss", "ce", *few, "training.evaluate_every=36", "--out", str(out / "labels-only"))
     for name, loss in (("soft", "soft:tau=2,lambda=0.9"), ("hard", "hard")):
         distillkit("run", *teacher, "--loss", loss, *few, "training.evaluate_every=2", "--out", str(out / name))
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def draw(out: Path) -> None:
-    """The three students on the validation images, while they learn: comparison.png."""
+    """Plot the validation accuracy of the three students during training: comparison.png."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -87,7 +87,7 @@ def draw(out: Path) -> None:
 
 
 def show(out: Path, seconds: float) -> None:
-    """The table of all runs on the test images."""
+    """Print the table of all runs on the test images."""
     table = Table(title=f"digits: {LABELS} labels, {STEPS} steps, test top-1 (%)")
     for column in ("run", "class head", "distillation head", "fused", "the answer"):
         table.add_column(column, justify="left" if column == "run" else "right")
@@ -99,7 +99,7 @@ def show(out: Path, seconds: float) -> None:
     console.print()
     console.print(table)
     console.print(
-        f"{seconds:.0f} seconds. The curves: {out}/comparison.png; each run's own page: {out}/soft/report.md; "
+        f"{seconds:.0f} seconds. The curves: {out}/comparison.png; a report per run: {out}/soft/report.md; "
         f"the ONNX file: {out}/soft/export/model.onnx",
         soft_wrap=True,
         highlight=False,

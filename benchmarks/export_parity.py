@@ -1,15 +1,15 @@
-"""Does every student that distillkit can make say the same as ONNX? Written, loaded, and compared with torch.
+"""Parity of the exported ONNX file with torch, for every student that distillkit can make.
 
-Every case is a student plugin with options (or a run, trained for a few steps on digits), exported by `distillkit
-export`'s own stage with a dynamic batch and compared with eager torch at every batch size of its gate. Weights are
-random, since parity is a matter of the graph: each tensor as timm initialises it, but nothing stays zero or next to it
+Every case is a student plugin with options (or a run, trained for a few steps on digits), exported by the stage of
+`distillkit export` with a dynamic batch and compared with eager torch at every batch size of its gate. Weights are
+random, since parity depends on the graph: each tensor as timm initialises it, except that none stays (almost) zero
 (heads, layer scales, last norms of a block), norm weights and biases vary, and batch statistics are those of
-photographs, so that no part of the graph is without effect. `spread` says how much the answer depends on the image: the
-standard deviation over images, as a share of the largest score.
+photographs, so that every part of the graph has an effect. `spread` tells how much the scores depend on the image:
+their standard deviation over images, as a share of the largest score.
 
-The images are crops of the two photographs that scikit-learn ships, one for each place in a batch.
+The images are crops of the two photographs that scikit-learn ships, one for each position in a batch.
 
-Each case runs in a process of its own; what is in the JSON file already is not run again.
+Each case runs in its own process; cases that are already in the JSON file are skipped.
 
     python benchmarks/export_parity.py --json docs/benchmarks/export-parity.json [--only NAME ...] [--table]
 """
@@ -54,18 +54,18 @@ SMALLEST_SPREAD = 1e-3
 FIGURES = ("batch", "max_absolute", "max_relative", "min_cosine", "top1_agreement")
 FUSED = ("LayerNormalization", "Gelu", "Softmax", "Conv", "MatMul", "Gemm")
 ALMOST_ZERO = 0.1
-"""As many standard deviations of an ordinary initialisation (one over the square root of the inputs), or less."""
-NEXT_TO_NOTHING = 1e-3
-LEAST_VARIANCE = 0.01
-"""Of a channel, as a share of the mean variance of its norm."""
+"""A tensor is redrawn below this share of the usual standard deviation (one over the square root of the inputs)."""
+NEGLIGIBLE = 1e-3
+MIN_VARIANCE = 0.01
+"""Lower limit for a channel's variance, as a share of the mean variance of its norm."""
 TIMEOUT = 1500
 
 
 @torch.no_grad()
 def stir(model: Model) -> None:
-    """Give every tensor an effect: nothing zero or next to it, norms that scale and shift, statistics of photographs.
+    """Give every tensor an effect: no tensor almost zero, norms that scale and shift, statistics of photographs.
 
-    Position embeddings that are fixed stay as they are.
+    Fixed position embeddings are kept.
     """
     generator = torch.Generator().manual_seed(SEED)
     for parameter in model.network.parameters():
@@ -81,11 +81,11 @@ def stir(model: Model) -> None:
 
 
 def _stir_vector(parameter: Tensor, generator: torch.Generator) -> None:
-    """Scales from 0.5 to 1.5 where they were one or a small constant, small shifts where they were zero."""
+    """Draw scales from 0.5 to 1.5 if they were one or a small constant, and small shifts if they were zero."""
     values = torch.rand(parameter.shape, generator=generator)
     first = parameter.flatten()[0]
     if (parameter != first).any():
-        if parameter.abs().max() < NEXT_TO_NOTHING:  # timm's class tokens
+        if parameter.abs().max() < NEGLIGIBLE:  # timm's class tokens
             parameter.copy_(0.1 * (values - 0.5))
     elif parameter.numel() > 1:
         parameter.copy_(0.1 * (values - 0.5) if first == 0 else 0.5 + values)
@@ -100,9 +100,9 @@ def _is_sincos(model: Model, parameter: Tensor) -> bool:
 
 
 def _adopt_statistics(model: Model) -> None:
-    """Let batch norms take the statistics of eight photographs, where no channel stays almost the same.
+    """Set the statistics of batch norms to those of eight photographs, with a lower limit on a channel's variance.
 
-    Such a channel would magnify the rounding of everything before it, as none does in a trained network.
+    A channel of almost no variance would amplify the rounding errors before it, which a trained network does not do.
     """
     norms = [module for module in model.network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     if not norms:
@@ -116,11 +116,11 @@ def _adopt_statistics(model: Model) -> None:
     model.network.eval()
     for norm in norms:
         variance = cast("Tensor", norm.running_var)
-        variance.clamp_(min=float(LEAST_VARIANCE * variance.mean()))
+        variance.clamp_(min=float(MIN_VARIANCE * variance.mean()))
 
 
 def student(case: Case, plugins: PluginRegistry, folder: Path) -> Model:
-    """The student of a case, with weights that no part of the graph can hide behind."""
+    """The student of a case, with weights that give every part of the graph an effect."""
     if case.trained_by is not None:
         return load_target(str(trained(case, plugins, folder)), plugins).model
     torch.manual_seed(SEED)
@@ -132,7 +132,7 @@ def student(case: Case, plugins: PluginRegistry, folder: Path) -> Model:
 
 
 def trained(case: Case, plugins: PluginRegistry, folder: Path) -> Path:
-    """A run of a few steps on digits under a teacher that is itself such a run."""
+    """A run of a few steps on digits, distilled from a teacher trained in the same way."""
     shared = {
         "data": {"train": "digits", "validation": 0.1, "workers": 0},
         "augment": {"crop": "none", "flip": 0.0, "eval_crop": 1.0},
@@ -149,15 +149,15 @@ def trained(case: Case, plugins: PluginRegistry, folder: Path) -> Path:
     return folder / "student"
 
 
-def measured(case: Case) -> dict[str, Any]:
-    """Export one case and compare; a refusal is a result too."""
+def measure(case: Case) -> dict[str, Any]:
+    """Export one case and compare; a refused export is a result too."""
     import onnx
 
     plugins = installed_plugins()
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         model = student(case, plugins, folder)
-        request = ExportRequest(**case.asked)
+        request = ExportRequest(**case.graph)
         found: dict[str, Any] = {
             "case": case.name,
             "kind": case.kind,
@@ -185,17 +185,17 @@ def measured(case: Case) -> dict[str, Any]:
 
 
 def spread(model: Model) -> float:
-    """How much answers differ from image to image: their standard deviation over images over the largest score."""
+    """How much scores differ between images: their standard deviation over images, divided by the largest score."""
     pixels = photographs(model.spec, "weights are random").pixels[::7]
     scores = torch_scorer(model, ExportRequest())(pixels)
     return float(scores.std(axis=0).mean() / abs(scores).max())
 
 
-def in_its_own_process(case: Case) -> dict[str, Any]:
-    """The result of one case, or why there is none."""
-    context = multiprocessing.get_context("fork")  # which has everything imported already
+def measure_in_process(case: Case) -> dict[str, Any]:
+    """Measure one case in a process; the result, or why it failed."""
+    context = multiprocessing.get_context("fork")  # everything is imported already
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=send_measured, args=(case, sender))
+    process = context.Process(target=send_result, args=(case, sender))
     process.start()
     sender.close()
     try:
@@ -208,11 +208,11 @@ def in_its_own_process(case: Case) -> dict[str, Any]:
     return cast("dict[str, Any]", result)
 
 
-def send_measured(case: Case, sender: Connection) -> None:
-    """What the process of one case does."""
+def send_result(case: Case, sender: Connection) -> None:
+    """The process of one case: measure it and send the result."""
     try:
-        result = measured(case)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the reason why this case has no figures
+        result = measure(case)
+    except Exception as error:  # noqa: BLE001 - any error is the reason why this case has no figures
         result = failed(case, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     sender.send(result)
 
@@ -237,7 +237,7 @@ def line(result: dict[str, Any]) -> str:
     batches, operators = result["batches"], result["operators"]
     figures = " / ".join(f"{batch['max_relative']:.1e}" for batch in batches)
     agreed = [batch["top1_agreement"] for batch in batches if batch["top1_agreement"] is not None]
-    degenerate = "" if result["spread"] >= SMALLEST_SPREAD else " (answers hardly depend on the image)"
+    degenerate = "" if result["spread"] >= SMALLEST_SPREAD else " (scores hardly depend on the image)"
     return (
         f"| {result['case']}{degenerate} | {pixels} | {result['parameters'] / 1e6:.2f} | {result['bytes'] / 1e6:.2f} "
         f"| {result['nodes']} | {operators.get('LayerNormalization', 0)} | {operators.get('Gelu', 0)} | {figures} "
@@ -246,7 +246,7 @@ def line(result: dict[str, Any]) -> str:
 
 
 def tables(results: list[dict[str, Any]]) -> str:
-    """Every kind under its name, and at the end what failed."""
+    """One table per kind, and the failed cases at the end."""
     parts = []
     for kind in dict.fromkeys(result["kind"] for result in results):
         rows = [line(result) for result in results if result["kind"] == kind and result["passed"]]
@@ -258,36 +258,36 @@ def tables(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure what is not measured yet, write the file after every case, and print the tables."""
+    """Measure the missing cases, write the file after every case, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", action="append", help="cases whose name contains this; may be repeated")
-    parser.add_argument("--again", action="store_true", help="measure also what the file has already")
-    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--only", action="append", help="only cases whose name contains this; may be repeated")
+    parser.add_argument("--again", action="store_true", help="also measure cases that are already in the file")
+    parser.add_argument("--table", action="store_true", help="print the tables without measuring")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     by_name = {case.name: case for case in cases()}
     kept = arguments.json is not None and arguments.json.is_file()
     found = {each["case"]: each for each in json.loads(arguments.json.read_text())["results"]} if kept else {}
     chosen = [case for case in by_name.values() if not arguments.only or any(o in case.name for o in arguments.only)]
-    for case in [] if arguments.table else in_turns(chosen):
+    for case in [] if arguments.table else interleaved(chosen):
         if case.name in found and not arguments.again:
             continue
-        found[case.name] = in_its_own_process(case)
+        found[case.name] = measure_in_process(case)
         print(line(found[case.name]), file=sys.stderr, flush=True)
         if arguments.json is not None:
             write(arguments.json, [found[name] for name in by_name if name in found])
     print(tables([found[name] for name in by_name if name in found]))
 
 
-def in_turns(chosen: list[Case]) -> list[Case]:
-    """One case of every kind, then the next of every kind: a run that is interrupted has seen some of each."""
+def interleaved(chosen: list[Case]) -> list[Case]:
+    """One case of every kind, then the next of every kind, so that an interrupted run has some of each."""
     kinds = [[case for case in chosen if case.kind == kind] for kind in dict.fromkeys(case.kind for case in chosen)]
     return [case for turn in zip_longest(*kinds) for case in turn if case is not None]
 
 
 def write(file: Path, results: list[dict[str, Any]]) -> None:
-    """The machine, what the gate asks for, and every result."""
+    """Write the machine, the limits of the gate, and every result."""
     packages = {package: version(package) for package in ("onnx", "onnxscript", "onnxruntime")}
     facts = {
         "machine": machine() | packages,

@@ -1,8 +1,8 @@
-"""How fast students are on this GPU: DeiT-Ti, -S and -B and RegNetY-16GF, with random weights, in one call.
+"""Latency and throughput on this GPU: DeiT-Ti, -S and -B and RegNetY-16GF, with random weights, in one call.
 
-torch eager in float32, bfloat16 and float16 and torch.compile with CUDA graphs in the latter two; ONNX Runtime on CUDA
-and TensorRT where they are installed. Rounds are interleaved, and the ratio is to eager float32. The call has a
-deadline: what does not fit is dropped, and the report says what.
+Measures torch eager in float32, bfloat16 and float16, torch.compile with CUDA graphs in the latter two, and ONNX
+Runtime on CUDA and TensorRT if they are installed. Rounds are interleaved, and ratios are relative to eager float32.
+The call has a deadline: what does not fit is dropped, and the report lists it.
 
     python benchmarks/gpu_profile.py [--minutes 9] [--out docs/benchmarks] [--model NAME ...] [--device cpu]
 """
@@ -41,20 +41,20 @@ MODELS = (
     "regnety_160",
 )
 BATCHES, COMPILED_BATCHES = (1, 32, 8, 128), (1, 32)
-"""The most telling first. torch.compile takes long for every batch size, so it gets two."""
-LEAST_S = 45.0
-"""A model, or a kind of runtime of it, is not begun with less than this left."""
+"""The most informative first. torch.compile is slow for every batch size, so it gets two."""
+MIN_S = 45.0
+"""A model, or a kind of runtime of it, is not started with less time left than this."""
 EAGER: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 COMPILED: tuple[Precision, ...] = ("bf16", "fp16")
 
 
 class OutOfTimeError(Exception):
-    """The deadline has come in the middle of a measurement."""
+    """The deadline passed during a measurement."""
 
 
 @dataclass
 class Deadline:
-    """Follows the measurements, says on stderr what begins, and ends them when the time is up."""
+    """Watches the measurements: prints each one to stderr as it starts, and ends them when the time is up."""
 
     ends: float
     dropped: list[str] = field(default_factory=list)
@@ -71,14 +71,14 @@ class Deadline:
     def done(self, steps: int, of: int) -> None: ...
 
     def has(self, seconds: float, what: str) -> bool:
-        """Whether so much time is left; if not, `what` is noted as dropped."""
+        """Whether `seconds` are left; if not, `what` is recorded as dropped."""
         if self.left < seconds:
-            self.dropped.append(f"{what}: not begun, {max(self.left, 0):.0f} s were left")
+            self.dropped.append(f"{what}: not started, {max(self.left, 0):.0f} s were left")
         return self.left >= seconds
 
 
 def in_memory(model: str, device: str, plugins: PluginRegistry) -> tuple[ProfiledStudent, list[Configuration]]:
-    """A model by name in torch: eager in every precision, compiled in the low ones (on a CPU in float32)."""
+    """A model in torch by its timm name: eager in every precision, compiled in the low ones (on a CPU in float32)."""
     from distillkit_export.pipeline.target import load_target
 
     target = f"timm:{model}"
@@ -102,7 +102,7 @@ def in_memory(model: str, device: str, plugins: PluginRegistry) -> tuple[Profile
 def exported(
     model: str, device: str, plugins: PluginRegistry, deadline: Deadline, stack: ExitStack
 ) -> list[Configuration]:
-    """The same model as files, for the runtimes beside torch that work here; none where it does not fit or fails."""
+    """The same model as files, for the runtimes other than torch that work here; empty if time is short or it fails."""
     runtimes = Runtimes(plugins)
     wanted = ("onnxruntime-cpu",) if device == "cpu" else ("onnxruntime-cuda", "tensorrt")
     working = {}
@@ -112,7 +112,7 @@ def exported(
             working[name] = runtimes.get(name)
         else:
             deadline.dropped.append(f"{model} in {name}: {there.detail}")
-    if not working or not deadline.has(2 * LEAST_S, f"{model} in {', '.join(working)}"):
+    if not working or not deadline.has(2 * MIN_S, f"{model} in {', '.join(working)}"):
         return []
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / model
     options = ExportOptions(trt="tensorrt" in working, fp32=True, fp16=device != "cpu", weights="none")
@@ -133,8 +133,8 @@ def exported(
 def profile(
     model: str, arguments: argparse.Namespace, plugins: PluginRegistry, deadline: Deadline, here: MachineCard
 ) -> ProfileCard | None:
-    """Everything about one model that fits."""
-    if not deadline.has(LEAST_S, model):
+    """Profile one model as far as time allows."""
+    if not deadline.has(MIN_S, model):
         return None
     plan = MeasurementPlan(tuple(arguments.batches), (), arguments.seconds, arguments.rounds, warm_up_s=1.0)
     with ExitStack() as stack:
@@ -161,7 +161,7 @@ def page(cards: Sequence[ProfileCard], dropped: Sequence[str], *, gpu: bool) -> 
         where = "the GPU" if gpu else "the CPU"
         yield f"Measured {first.made} on {where} of {machine_line(first.machine)}; {versions}."
         yield ""
-        yield "The weights are random: the figures are of speed, and say nothing of accuracy."
+        yield "The weights are random: the figures show speed, not accuracy."
         yield from ["", *(f"*{mode}*: {text}." for mode, text in first.method.modes.items())]
     for card in cards:
         yield from ["", f"## {card.subjects[0].name}", ""]
@@ -185,10 +185,10 @@ def page(cards: Sequence[ProfileCard], dropped: Sequence[str], *, gpu: bool) -> 
 
 
 def main() -> None:
-    """Measure model by model until the time is up, and write after each what there is."""
+    """Measure model by model until the time is up, and write the results after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--model", dest="models", action="append", metavar="NAME", help="of timm; may be repeated")
+    parser.add_argument("--model", dest="models", action="append", metavar="NAME", help="a timm model; may be repeated")
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
     parser.add_argument("--rounds", type=int, default=5)
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     deadline = Deadline(time.monotonic() + 60 * arguments.minutes)
-    plugins, here = installed_plugins(), machine()  # before there is load of our own
+    plugins, here = installed_plugins(), machine()  # before our own measurements load the machine
     cards: list[ProfileCard] = []
     for model in arguments.models or MODELS:
         card = profile(model, arguments, plugins, deadline, here)
@@ -208,7 +208,7 @@ def main() -> None:
 
 
 def write(cards: Sequence[ProfileCard], dropped: Sequence[str], out: Path | None, *, gpu: bool) -> None:
-    """`gpu-<name of the GPU>.json` and `.md`; of a CPU `cpu-<its name>`."""
+    """Write `gpu-<name of the GPU>.json` and `.md`, or `cpu-<name of the CPU>` with --device cpu."""
     if out is None or not cards:
         return
     gpus = cards[0].machine.gpus

@@ -1,4 +1,4 @@
-"""What a figure was measured on: written into every benchmark's JSON beside its results."""
+"""The machine of a measurement, for the JSON of every benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("distillkit", "torch", "timm", "numpy")
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, cores, system and versions; nothing that names a host or a path."""
+    """Processor, cores, system and versions; no host names and no paths."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What export_parity.py measures: the students of distillkit, the options of the graph, and architectures of timm."""
+"""The cases of export_parity.py: students of distillkit, options of the graph, and architectures of timm."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """One student and what is asked of its graph. `trained_by` is the loss of a run that makes the student first."""
+    """One student, and its export options `graph`. `trained_by` is the loss with which it is trained first."""
 
     kind: str
     model: str
     options: dict[str, Any] = field(default_factory=dict)
-    asked: dict[str, Any] = field(default_factory=dict)
+    graph: dict[str, Any] = field(default_factory=dict)
     trained_by: str | None = None
 
     @property
     def name(self) -> str:
-        """Unique, and short enough for a table: "deit-ti, patch=8; head=class", with the graph's own options last."""
+        """Unique, and short enough for a table: "deit-ti, patch=8; head=class", with the graph options last."""
         shown = self.options | ({"loss": self.trained_by} if self.trained_by else {})
         student = ", ".join([self.model, *(f"{key}={_shown(value)}" for key, value in shown.items())])
-        asked = ", ".join(f"{key}={_shown(value)}" for key, value in self.asked.items())
-        return f"{student}; {asked}" if asked else student
+        graph = ", ".join(f"{key}={_shown(value)}" for key, value in self.graph.items())
+        return f"{student}; {graph}" if graph else student
 
 
 def _shown(value: object) -> str:
@@ -112,13 +112,13 @@ SMALLER = {
     "swinv2_tiny_window8_256": 128, "maxvit_nano_rw_256": 128, "convmixer_768_32": 64, "poolformer_s12": 128,
     "caformer_s18": 128, "nextvit_small": 128, "mambaout_femto": 128, "fastvit_t8": 128, "focalnet_tiny_srf": 128,
 }  # fmt: skip
-"""Pixels for networks that take long at their own size, where they see another."""
+"""Image sizes in pixels for networks that are slow at their native size."""
 CONVOLUTION_SIZE = 128
-"""Pixels for networks without attention, for the same reason."""
+"""Image size in pixels for networks without attention, for the same reason."""
 
 
 def cases() -> tuple[Case, ...]:
-    """Everything that is measured, in the order of the table."""
+    """All cases, in the order of the table."""
     known = []
     for kind, names in ARCHITECTURES.items():
         for name in names:

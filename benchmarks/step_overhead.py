@@ -1,12 +1,12 @@
-"""What a step of the loop costs beside a hand-written minimal PyTorch loop that does the same work.
+"""Overhead of a training step compared with a minimal hand-written PyTorch loop that does the same work.
 
 Both loops get the same batches, built beforehand and held in memory, the same models from the same weights, the same
 optimiser, clipping, autocast and teacher, and the same losses (hard distillation on a distillation token, label
-smoothing). Rounds are interleaved; the ratio is taken round by round. All are built anew five times, in turn the one
-and the other first: where its memory happens to lie makes a loop faster or slower by some percent.
+smoothing). Rounds are interleaved; the ratio is computed round by round. The loops are rebuilt five times, in
+alternating order: depending on the memory addresses it gets, a loop is faster or slower by a few percent.
 
-A logged step does more than the loop written by hand: it measures the gradient norm of each of the two terms, one more
-backward for each. So distillkit's loop runs twice, once without a logged step and once with one in fifty, the default.
+A logged step does more than the hand-written loop: it measures the gradient norm of each of the two terms, one more
+backward each. So distillkit's loop runs twice, once without a logged step and once with one in fifty, the default.
 
     python benchmarks/step_overhead.py [--rounds 30] [--json FILE]
 """
@@ -51,7 +51,7 @@ BOTH_HEADS = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 
 @dataclass(frozen=True)
 class Geometry:
-    """A student small enough for a step of the wanted length on a CPU."""
+    """A student small enough for a short step on a CPU."""
 
     name: str
     width: int
@@ -70,7 +70,7 @@ GEOMETRIES = (
 
 
 def build_student(geometry: Geometry) -> TimmModel:
-    """The same student every time."""
+    """Build the student; equal every time."""
     torch.manual_seed(0)
     return TimmModel.create(
         "deit_tiny_distilled_patch16_224",
@@ -85,7 +85,7 @@ def build_student(geometry: Geometry) -> TimmModel:
 
 
 def build_teacher(student: TimmModel) -> FrozenTeacher:
-    """A small teacher; the student is said to have its normalisation, so that both loops hand it the same tensor."""
+    """A small teacher. The student gets its normalisation, so that both loops pass it the same tensor."""
     torch.manual_seed(1)
     model = TimmModel.create("test_resnet", name="teacher", classes=CLASSES)
     pixels = replace(student.spec, mean=model.spec.mean, std=model.spec.std)
@@ -93,7 +93,7 @@ def build_teacher(student: TimmModel) -> FrozenTeacher:
 
 
 def build_windows(geometry: Geometry, steps: int) -> list[Window]:
-    """Batches in memory, with smoothed labels; they begin with the second step, as the first is always logged."""
+    """Batches in memory, with smoothed labels; they start with the second step, since the first is always logged."""
     generator = torch.Generator().manual_seed(2)
     windows = []
     for step in range(1, steps + 1):
@@ -107,7 +107,7 @@ def build_windows(geometry: Geometry, steps: int) -> list[Window]:
 
 
 def distillkit_loop(geometry: Geometry, windows: list[Window], *, log_every: int) -> Callable[[], None]:
-    """The product's loop, as a run calls it."""
+    """The training loop of distillkit, as a run calls it."""
     student = build_student(geometry)
     loss = HardDistillation.build(HardDistillation.Options(), student.spec, student.spec)
     task = DistillationTask(
@@ -130,7 +130,7 @@ def distillkit_loop(geometry: Geometry, windows: list[Window], *, log_every: int
 
 
 def minimal_loop(geometry: Geometry, windows: list[Window]) -> Callable[[], None]:
-    """What one would write by hand for this one case."""
+    """A hand-written loop for this one case."""
     student = build_student(geometry)
     teacher = build_teacher(student).model.network.eval()
     network = student.network.train()
@@ -162,7 +162,7 @@ def minimal_loop(geometry: Geometry, windows: list[Window]) -> Callable[[], None
 
 
 def measure(geometry: Geometry, *, rounds: int, steps: int) -> dict[str, object]:
-    """Milliseconds a step of all loops, round by round, and the ratios to the minimal one."""
+    """Milliseconds per step of all loops, round by round, and the ratios to the minimal loop."""
     windows = build_windows(geometry, steps)
     builders: dict[str, Callable[[Geometry, list[Window]], Callable[[], None]]] = {
         "distillkit": partial(distillkit_loop, log_every=NEVER),
@@ -196,7 +196,7 @@ def measure(geometry: Geometry, *, rounds: int, steps: int) -> dict[str, object]
 
 
 def bootstrap_interval(ratios: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the median, by resampling the rounds."""
+    """The 95 % bootstrap interval of the median of ratios [n], resampled over the rounds."""
     draw = np.random.default_rng(0)
     medians = np.median(draw.choice(ratios, (10_000, len(ratios))), axis=1)
     low, high = np.percentile(medians, [2.5, 97.5])
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as every run on a CPU does; it holds for the process, and so for both loops
+    keep_freed_memory()  # as every run on a CPU does; it applies to the process, and so to both loops
     results = []
     print(f"torch {torch.__version__}, one thread, CPU time\n")
     print("| student | minimal loop, ms a step | distillkit, ms a step | median ratio | 95 % interval | with log |")

@@ -15,7 +15,7 @@ from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from distillkit.data.checking import Checked
+    from distillkit.data.checking import CheckReport
 
 SHOWN = 10
 FOUND_SOMETHING = 1
@@ -71,11 +71,11 @@ def check(
         terminal.show_json(found.as_dict())
     else:
         _show(terminal, found)
-    if not found.is_well:
+    if not found.passed:
         raise typer.Exit(FOUND_SOMETHING)
 
 
-def _show(terminal: Terminal, found: Checked) -> None:
+def _show(terminal: Terminal, found: CheckReport) -> None:
     from distillkit.messages.text import counted
 
     rows = [("data", found.name)]
@@ -93,7 +93,7 @@ def _show(terminal: Terminal, found: Checked) -> None:
             terminal.note(f"and {len(found.broken) - SHOWN:,} more; --json lists all")
 
 
-def _table(found: Checked) -> Table:
+def _table(found: CheckReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("split", "image", "kind", "reason"):
         table.add_column(heading, overflow="fold")

@@ -1,4 +1,4 @@
-"""What the training loop is fed with."""
+"""Training batches: the images, labels and keys of every optimiser step, on the device."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from distillkit.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What goes through the models at once, on the device.
+    """A micro-batch on the device: the samples of one forward pass.
 
     Shapes: images [b, C, H, W] float32, normalised for the student and mixed; labels [b, K], smoothed and mixed, zeros
-    for an unlabelled sample, None where the run has no labels; label_mass [b], 1 for labelled and 0 for unlabelled.
+    for an unlabelled sample, None if the run has no labels; label_mass [b], 1 for labelled and 0 for unlabelled.
     """
 
     images: Tensor
@@ -41,7 +41,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Window:
-    """What one optimiser step sees. `samples` and `labelled` count over all processes, `micro_batches` are ours."""
+    """The data of one optimiser step: this process's `micro_batches`; `samples` and `labelled` count all processes."""
 
     step: int
     epoch: int
@@ -52,7 +52,7 @@ class Window:
 
 
 class HostWindows(Protocol):
-    """Windows on the host, from an index or from a stream."""
+    """Windows on the host, from indexed images or from a stream."""
 
     def counts(self, step: int) -> tuple[int, int]: ...
 
@@ -60,13 +60,12 @@ class HostWindows(Protocol):
 
 
 class TrainingData:
-    """The windows of one of `world` processes, a pure function of the recipe, `data.seed` and the step.
+    """The training windows of one rank: a pure function of the recipe, `data.seed` and the step.
 
-    Neither the number of loader processes nor the step at which one starts changes a bit of them; for streams see
-    `StreamedWindows`.
-    An image that cannot be read is replaced by another, see `Substitutes`, and noted in `broken` when the window that
-    wanted it is handed out. Without a `broken` to note it in, it is an error.
-    Raises: RecipeError for combinations that cannot be, each with its way out.
+    They are bit-equal for any number of loader processes and any first step; for streams see `StreamedWindows`.
+    An unreadable image is replaced, see `Replacements`, and appended to `broken` when its window is yielded. If
+    `broken` is None, it is an error.
+    Raises: RecipeError for settings that exclude each other; the message says what to change.
     """
 
     def __init__(  # noqa: PLR0913 - what is read, how it is prepared, by which process, and where broken images go
@@ -101,14 +100,15 @@ class TrainingData:
             batch = recipe.training.batch_size
             self._host = StreamedWindows(datasets.train, batch, self.steps_per_epoch, preparation, layout, views)
         else:
-            order, replaces = Order.of(datasets, recipe), broken is not None
+            order, replaces = Order.from_recipe(datasets, recipe), broken is not None
             self._host = IndexedWindows(datasets.train, order, preparation, layout, views, replaces)
 
     def windows(self, start_step: int, end_step: int) -> Generator[Window]:
-        """The windows of the steps `start_step` to `end_step - 1`, counted from 0. Ends its processes when closed."""
+        """The windows of steps `start_step` to `end_step - 1`, counted from 0. Closing ends the loader processes."""
         with closing(self._host.windows(start_step, end_step)) as windows:
             for step, batches in enumerate(windows, start_step):
                 epoch, place = divmod(step, self.steps_per_epoch)
+                # Not in the loader, which reads ahead: an image of a window that no step uses must not be counted.
                 if self._broken is not None:
                     self._broken += (image for batch in batches for image in batch.broken)
                 yield Window(
@@ -125,37 +125,38 @@ class TrainingData:
             images.to(self._device, non_blocking=True),
             labels if labels is None else labels.to(self._device, non_blocking=True),
             label_mass.to(self._device, non_blocking=True),
-            tuple(keys),  # some versions of torch make a list of it when they pin
+            tuple(keys),  # pinning turns it into a list in some versions of torch
         )
 
 
 def _check(datasets: DataSets, recipe: Recipe) -> None:
-    """Refuse what cannot be repeated or mixed, in a sentence."""
+    """Reject settings under which images cannot be repeated or mixed."""
     mixing, size = recipe.mixing, recipe.training.micro_batch_size
     if datasets.streaming and recipe.augment.repeats > 1:
         raise RecipeError(
-            f"augment.repeats = {recipe.augment.repeats} needs images with an index, and '{datasets.train.name}' is a "
-            "stream; set it to 1"
+            f"augment.repeats = {recipe.augment.repeats} does not work with a stream, and '{datasets.train.name}' is "
+            "one; set it to 1"
         )
     if not Mixer(mixing, 0).is_on:
         return
     if size is not None and size % 2:
         raise RecipeError(
-            f"training.micro_batch_size = {size} would split a pair that is mixed; make it even, or set mixing.mixup "
-            "and mixing.cutmix to 0"
+            f"training.micro_batch_size = {size} is odd and would split a pair of mixed images; make it even, or set "
+            "mixing.mixup and mixing.cutmix to 0"
         )
     labelled = int(datasets.labelled.sum())
     if mixing.mode == "batch" and 0 < labelled < len(datasets.labelled):
         raise RecipeError(
-            f"mixing.mode = 'batch' mixes all images of a batch, and of these only {labelled:,} of "
-            f"{len(datasets.labelled):,} have a label; use mixing.mode = 'pair', which keeps the two kinds apart"
+            f"mixing.mode = 'batch' needs a label for every image, and only {labelled:,} of "
+            f"{len(datasets.labelled):,} have one; set mixing.mode = 'pair', which mixes labelled and unlabelled "
+            "images separately"
         )
 
 
 def _check_shards(datasets: DataSets, world: int) -> None:
-    """Refuse a stream that cannot be dealt out to all processes."""
+    """Reject a stream with fewer shards than processes."""
     if is_stream(datasets.train) and datasets.train.shards < world:
         raise RecipeError(
-            f"'{datasets.train.name}' has {datasets.train.shards} parts, too few for {world} processes; start at most "
-            f"{datasets.train.shards}, or write it in more parts"
+            f"'{datasets.train.name}' has {datasets.train.shards} shards, too few for {world} processes; start at most "
+            f"{datasets.train.shards} processes, or write the stream in more shards"
         )

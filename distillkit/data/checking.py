@@ -1,7 +1,7 @@
-"""Find out what is wrong with a data set before a run does: `distillkit data check`.
+"""Check a data set before a run: `distillkit data check`.
 
-Every image goes through `load_image`, as in a run. The reading processes are a pool of our own and not torch's
-DataLoader, because a check of a folder loads no torch: it starts at once, and needs no extra.
+Every image is read with `load_image`, as in a run. The worker processes are a pool and not torch's DataLoader, so that
+checking a folder does not import torch: it starts at once and needs no extra.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from distillkit.data.resolve_source import SourceOpener
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.suspicious_classes import (
-    class_oddities,
+    class_warnings,
     fewer_than_a_batch,
-    unlabelled_beside_classes,
+    unlabelled_next_to_classes,
 )
 from distillkit.errors import DataError, UnreadableImageError
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Data
 
 CHUNK = 16
-"""Images that a process reads before it reports."""
-AHEAD = 4
-"""Submitted chunks per process, so that none idles."""
+"""Images per job of a worker process."""
+CHUNKS_AHEAD = 4
+"""Submitted jobs per worker process, so that none idles."""
 
 CheckJob: TypeAlias = tuple[str, range]
-"""The name of a set, and images of it by index."""
+"""A split, and the indices of the images to read."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a check found. `images` are those of each set; `broken` is in the order of the images.
+class CheckReport:
+    """The result of a check. `images` counts the images of each split; `broken` is in the order of the images.
 
-    `wrong` are sentences about what a run would refuse or what is likely a mistake, `notes` about what may be meant.
+    `wrong` lists what a run would reject and what is likely a mistake, `notes` what may be intended.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Checked:
     notes: tuple[str, ...]
 
     @property
-    def is_well(self) -> bool:
+    def passed(self) -> bool:
         return not self.broken and not self.wrong
 
     def kinds(self, split: str | None = None) -> dict[str, int]:
-        """How many images have which kind of fault, the most frequent first."""
+        """Number of broken images per kind of fault, the most frequent first."""
         return dict(Counter(image.kind for image in self.broken if split in (None, image.split)).most_common())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The report as plain data, for `--json`."""
         return {
             "data": self.name,
-            "well": self.is_well,
+            "well": self.passed,
             "images": dict(self.images),
             "classes": self.classes,
             "kinds": {split: self.kinds(split) for split in self.images},
@@ -86,56 +86,56 @@ def check(
     batch_size: int,
     workers: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
-) -> Checked:
-    """Read every image of every set of `data.train`, and look at its classes.
+) -> CheckReport:
+    """Read every image of every split of `data.train`, and check its classes.
 
-    `batch_size` is that of the planned run. `on_progress` gets the number of images read so far, and of all images.
-    Raises: DataError where there is nothing to read, a PluginError where the data set's plugin cannot be used.
+    `batch_size` is that of the planned run. `on_progress` gets the number of images read so far, and the total.
+    Raises: DataError if there is nothing to read, a PluginError if the data set's plugin cannot be used.
     """
     name = data.train or "digits"
     wrong: list[str] = []
-    sets = _opened(SourceOpener(data, plugins), name, wrong)
-    classes = _agreed(sets, wrong)
-    notes = [note for source in sets.values() if (note := unlabelled_beside_classes(source))]
+    sets = _open_sets(SourceOpener(data, plugins), name, wrong)
+    classes = _count_agreed_classes(sets, wrong)
+    notes = [note for source in sets.values() if (note := unlabelled_next_to_classes(source))]
     for source in sets.values():
-        wrong += class_oddities(source)
+        wrong += class_warnings(source)
     few = fewer_than_a_batch(len(sets["train"]), batch_size)
     notes += [few] if few else []
     broken: list[BrokenImage] = []
     done, total = 0, sum(map(len, sets.values()))
-    for read, found in _read(sets, workers, wrong):
+    for read, found in _read_all(sets, workers, wrong):
         done += read
         broken += found
         on_progress(done, total)
     images = {split: len(source) for split, source in sets.items()}
-    return Checked(name, images, classes, tuple(broken), tuple(wrong), tuple(notes))
+    return CheckReport(name, images, classes, tuple(broken), tuple(wrong), tuple(notes))
 
 
-def _opened(opener: SourceOpener, name: str, wrong: list[str]) -> dict[str, Source | Stream]:
-    """Every set that exists. What is wrong with a validation or test set goes into `wrong`."""
+def _open_sets(opener: SourceOpener, name: str, wrong: list[str]) -> dict[str, Source | Stream]:
+    """Every split that exists. Errors of the validation and test splits are appended to `wrong`."""
     try:
         sets = {"train": opener.training("train", name)}
     except DataError as error:
-        raise DataError(_without_key(error)) from error
+        raise DataError(_without_recipe_key(error)) from error
     measured: tuple[Literal["validation"], Literal["test"]] = ("validation", "test")
     for split in measured:
         try:
-            opened = opener.brought_along(split, name)
+            opened = opener.bundled(split, name)
         except DataError as error:
-            wrong.append(f"{split}: {_without_key(error)}")
+            wrong.append(f"{split}: {_without_recipe_key(error)}")
         else:
             if opened is not None:
                 sets[split] = opened
     return sets
 
 
-def _without_key(error: DataError) -> str:
-    """The message without the recipe's key, which `data check` has no option for."""
+def _without_recipe_key(error: DataError) -> str:
+    """The message without the recipe key, for which `data check` has no option."""
     return str(error).removeprefix("data.train: ")
 
 
-def _agreed(sets: Mapping[str, Source | Stream], wrong: list[str]) -> int | None:
-    """How many classes there are, where the sets agree on them."""
+def _count_agreed_classes(sets: Mapping[str, Source | Stream], wrong: list[str]) -> int | None:
+    """The number of classes, None if the splits disagree; errors are appended to `wrong`."""
     try:
         names = agreed_names(sets)
         parts = [(source.name, labelled_part(source, names)) for source in sets.values() if not is_stream(source)]
@@ -146,17 +146,18 @@ def _agreed(sets: Mapping[str, Source | Stream], wrong: list[str]) -> int | None
         return None
 
 
-def _read(
+def _read_all(
     sets: Mapping[str, Source | Stream], workers: int, wrong: list[str]
 ) -> Iterator[tuple[int, list[BrokenImage]]]:
-    """How many more images were read, and which of them are broken, in order."""
+    """Read everything, in order: the number of images read since the last result, and the broken ones among them."""
     indexed = {split: source for split, source in sets.items() if not is_stream(source)}
     jobs: list[CheckJob] = [
         (split, range(start, min(start + CHUNK, len(source))))
         for split, source in indexed.items()
         for start in range(0, len(source), CHUNK)
     ]
-    for (_, images), found in zip(jobs, _faults(indexed, jobs, min(workers, len(jobs) - 1)), strict=True):
+    # One job less than there are: a single job is read in this process, without the cost of starting a pool.
+    for (_, images), found in zip(jobs, _find_broken(indexed, jobs, min(workers, len(jobs) - 1)), strict=True):
         yield len(images), found
     for stream in sets.values():
         if is_stream(stream):
@@ -167,23 +168,23 @@ def _read(
                 wrong.append(str(error))
 
 
-def _faults(sets: Mapping[str, Source], jobs: list[CheckJob], workers: int) -> Iterator[list[BrokenImage]]:
+def _find_broken(sets: Mapping[str, Source], jobs: list[CheckJob], workers: int) -> Iterator[list[BrokenImage]]:
     """The broken images of each job, in order."""
     if workers < 1:
         yield from (_broken_images(sets, job) for job in jobs)
         return
-    pool = ProcessPoolExecutor(workers, initializer=_begin, initargs=(sets,))
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(sets,))
     remaining = iter(jobs)
     try:
-        pending = deque(pool.submit(_read_job, job) for job in islice(remaining, AHEAD * workers))
+        pending = deque(pool.submit(_read_job, job) for job in islice(remaining, CHUNKS_AHEAD * workers))
+        # Results in the order of submission, so that `broken` is the same for any number of workers.
         while pending:
             yield pending.popleft().result()
             pending += (pool.submit(_read_job, job) for job in islice(remaining, 1))
     except BrokenProcessPool as error:
-        raise DataError(
-            "a process that reads images was ended from outside, mostly for want of memory; check with --workers 0"
-        ) from error
+        raise DataError("a worker process was killed, probably out of memory; check with --workers 0") from error
     finally:
+        # Also when the caller stops iterating, as on Ctrl-C: no worker outlives the check.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -198,23 +199,23 @@ def _broken_images(sets: Mapping[str, Source], job: CheckJob) -> list[BrokenImag
     return found
 
 
-_process_sets: dict[str, Source] = {}
-"""The sets, in a process of the pool."""
+_worker_sets: dict[str, Source] = {}
+"""The splits, in a worker process: passed once when it starts, not pickled with every job."""
 
 
-def _begin(sets: Mapping[str, Source]) -> None:
-    """Prepare a process of the pool. The command alone answers Ctrl-C; without the command the process ends."""
+def _start_worker(sets: Mapping[str, Source]) -> None:
+    """Initialise a worker process: ignore Ctrl-C, which the command handles, and exit when the command does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _process_sets.update(sets)
+    _worker_sets.update(sets)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: BaseProcess) -> None:
+def _exit_with(parent: BaseProcess) -> None:
     parent.join()
-    os._exit(1)
+    os._exit(1)  # sys.exit would end only this thread
 
 
 def _read_job(job: CheckJob) -> list[BrokenImage]:
-    return _broken_images(_process_sets, job)
+    return _broken_images(_worker_sets, job)

@@ -1,4 +1,4 @@
-"""Which classes the data speaks of, and that all of it speaks of the same."""
+"""Class names: the order of the classes, and whether all splits agree on it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SHOWN = 5
 
 
 def agreed_names(sources: Mapping[str, Source | Stream | None]) -> tuple[str, ...] | None:
-    """The class names of the first source that has some, in its order.
+    """The class names of the first source that has any, in its order.
 
-    Raises: DataError when another source names other classes, or a stream the same in another order.
+    Raises: DataError if another source has other classes, or a stream has the same ones in another order.
     """
     named = {key: source for key, source in sources.items() if source is not None and source.class_names is not None}
     if not named:
@@ -28,19 +28,21 @@ def agreed_names(sources: Mapping[str, Source | Stream | None]) -> tuple[str, ..
         other = source.class_names or ()
         if set(other) != set(names):
             raise DataError(
-                f"data.{key}: the classes of '{source.name}' are not those of '{named[first].name}'; "
+                f"data.{key}: the classes of '{source.name}' differ from those of '{named[first].name}'; "
                 f"{_listed('missing', set(names) - set(other))}{_listed('unknown', set(other) - set(names))}"
                 "give every split the same class folders"
             )
+        # `labelled_part` renumbers the labels of an indexed source; those of a stream stay as they are.
         if is_stream(source) and other != names:
             raise DataError(
-                f"data.{key}: the stream '{source.name}' has the classes of '{named[first].name}' in another order"
+                f"data.{key}: the stream '{source.name}' lists the classes of '{named[first].name}' in a different "
+                "order; use the same order in both"
             )
     return names
 
 
 def labelled_part(source: Source, names: tuple[str, ...] | None) -> SelectedPart:
-    """All of a source, its labels counted in the order of `names`."""
+    """All images of a source, with labels renumbered to the order of `names`."""
     part = SelectedPart.whole(source)
     if not names or not source.class_names or source.class_names == names:
         return part
@@ -50,9 +52,9 @@ def labelled_part(source: Source, names: tuple[str, ...] | None) -> SelectedPart
 
 
 def count_classes(names: tuple[str, ...] | None, selections: Iterable[Selection]) -> int | None:
-    """The number of classes, None where nothing is labelled.
+    """The number of classes, None if nothing is labelled.
 
-    Raises: DataError for a single class, which nothing can be learnt from, and for a label without a name.
+    Raises: DataError for a single class, and for a label without a name.
     """
     found = list(selections)
     highest = max((int(selection.labels.max()) for selection in found if len(selection)), default=UNLABELLED)
@@ -64,8 +66,8 @@ def count_classes(names: tuple[str, ...] | None, selections: Iterable[Selection]
     if classes == 1:
         only = f"'{names[0]}'" if names else "0"
         raise DataError(
-            f"'{found[0].name}' has a single class, {only}; give every class a folder, or name pictures without labels "
-            "in data.unlabeled"
+            f"'{found[0].name}' has a single class, {only}; give every class a folder, or name a folder of unlabelled "
+            "images in data.unlabeled"
         )
     return classes
 

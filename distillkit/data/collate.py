@@ -1,4 +1,4 @@
-"""From samples to a batch on the host: augment, stack, mix. Runs in the loader's processes."""
+"""Collation: augment, stack and mix samples into a micro-batch on the host. Runs in the loader processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Sample(NamedTuple):
-    """An image, before its augmentation."""
+    """An image with its key and label, before augmentation."""
 
     image: Image
     key: str
@@ -29,9 +29,9 @@ class Sample(NamedTuple):
 
 
 class HostBatch(NamedTuple):
-    """A micro-batch on the host: the fields of `MicroBatch`, and the images that could not be read while it was made.
+    """A micro-batch on the host: the fields of `MicroBatch`, and the images that could not be read for it.
 
-    A named tuple, because torch can pin one.
+    A named tuple, because torch can pin its memory.
     """
 
     images: Tensor
@@ -43,9 +43,9 @@ class HostBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """What happens to the samples of a micro-batch, a pure function of `seed`, view, key and repeat.
+    """Augmentation and mixing of a micro-batch: a pure function of `seed`, view, key and repeat.
 
-    `classes` is the number of columns of the labels, None where the run has no labels.
+    `classes` is the number of columns of the labels, None if the run has no labels.
     """
 
     transform: Transform
@@ -56,22 +56,23 @@ class Preparation:
     seed: int
 
     def __call__(self, samples: Iterable[Sample], count: int, view: int) -> HostBatch:
-        """Make a batch of `count` samples, which are taken one at a time."""
+        """Collate `count` samples, read one at a time. Returns images [B, C, H, W], labels [B, K], label mass [B]."""
         images = torch.empty(count, 3, *self.size)
         if get_worker_info() is not None:
-            # Written where the training process will read it, which saves a copy.
+            # Shared memory, which the training process reads without a copy.
             images.share_memory_()  # type: ignore[no-untyped-call]
         labels: list[int | None] = []
         keys: list[str] = []
         names: list[str] = []
         with isolated():
             for position, (image, key, repeat, label) in enumerate(samples):
+                # Once per image, so that its augmentation does not depend on the batch or the process that makes it.
                 reseed(self.seed, "sample", view, repeat, key)
                 images[position] = self.transform(image)
                 labels.append(label)
                 keys.append(key)
                 names.append(f"{view}\0{repeat}\0{key}")
-        label_mass = torch.tensor([float(label is not None) for label in labels])
-        rows = None if self.classes is None else label_rows(labels, self.classes, self.smoothing)
+        label_mass = torch.tensor([float(label is not None) for label in labels])  # [B]
+        rows = None if self.classes is None else label_rows(labels, self.classes, self.smoothing)  # [B, K]
         self.mixer(images, rows, label_mass, names)
         return HostBatch(images, rows, label_mass, tuple(keys))

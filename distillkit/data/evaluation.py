@@ -1,4 +1,4 @@
-"""What a student is measured on: every image once, in order, without augmentation."""
+"""Evaluation batches: every image once, in order, without augmentation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from distillkit.errors import DataError, UnreadableImageError, UserError
 from distillkit.recipe.schema import Augment
 
 
-class Measured(NamedTuple):
-    """A batch on the host, and the images that could not be read while it was made."""
+class EvaluationBatch(NamedTuple):
+    """An evaluation batch on the host, and the images that could not be read for it."""
 
     images: Tensor
     labels: Tensor
@@ -32,11 +32,10 @@ class Measured(NamedTuple):
 
 
 class EvaluationData:
-    """Batches of images [b, C, H, W] and labels [b] int64 on the device; may be gone through again and again.
+    """Evaluation batches on the device: images [b, C, H, W] and labels [b] int64. Can be iterated repeatedly.
 
-    An image that cannot be read is left out, and noted in `broken` as one of the set `split`. Without a `broken` to
-    note it in, it is an error.
-    Raises: DataError where all images are left out; of a share, the caller that adds the shares up decides.
+    An unreadable image is left out, and appended to `broken` with its `split`. If `broken` is None, it is an error.
+    Raises: DataError if all images are left out; for a shard, the caller that gathers the shards decides.
     """
 
     def __init__(  # noqa: PLR0913 - what is read, how it is prepared, and where broken images go
@@ -52,7 +51,7 @@ class EvaluationData:
         broken: list[BrokenImage] | None = None,
     ) -> None:
         self._source = source
-        self._part = self._turns = slice(None)
+        self._image_slice = self._batch_slice = slice(None)
         self._split = split
         self._broken = broken
         self._transform = evaluation_transform(augment, spec)
@@ -60,77 +59,80 @@ class EvaluationData:
         self._workers = loader_processes(workers)
         self._device = device
 
-    def share(self, rank: int, world: int) -> EvaluationData:
-        """The part of one of `world` processes: every world-th image. A stream deals out its parts by itself."""
+    def shard_images(self, rank: int, world: int) -> EvaluationData:
+        """The shard of one rank: every world-th image. A stream splits its shards between processes by itself."""
         part = copy(self)
-        part._part = slice(rank, None, world)  # noqa: SLF001 - one of our own
+        part._image_slice = slice(rank, None, world)  # noqa: SLF001 - one of our own
         return part
 
-    def deal(self, rank: int, world: int) -> EvaluationData:
-        """The part of one of `world` processes in whole batches, every world-th: those that one process would see."""
+    def shard_batches(self, rank: int, world: int) -> EvaluationData:
+        """The shard of one rank in batches: every world-th of the batches that a single process would see."""
         part = copy(self)
-        part._turns = slice(rank, None, world)  # noqa: SLF001 - one of our own
+        part._batch_slice = slice(rank, None, world)  # noqa: SLF001 - one of our own
         return part
 
     def __len__(self) -> int:
-        """The number of images, those of other processes counted."""
+        """The number of images, those of the other ranks included."""
         return len(self._source)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         left_out = seen = 0
-        with closing(self._on_host()) as batches:
+        with closing(self._host_batches()) as batches:
             for images, labels, broken in batches:
                 if self._broken is not None:
                     self._broken += broken
                 left_out, seen = left_out + len(broken), seen + len(labels)
                 if not len(labels):
-                    self._require_order(len(broken))
+                    self._reject_empty_batch(len(broken))
                 else:
                     yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-        if left_out and not seen and self._part == self._turns == slice(None):
+        if left_out and not seen and self._image_slice == self._batch_slice == slice(None):
             raise none_readable(self._source)
 
-    def _require_order(self, left_out: int) -> None:
-        """Refuse to pass over a whole batch where others count on whose turn it is."""
-        if (self._turns.step or 1) > 1:
+    def _reject_empty_batch(self, left_out: int) -> None:
+        """Reject an empty batch if batches are sharded: the ranks take turns, so a missing batch breaks the order."""
+        if (self._batch_slice.step or 1) > 1:
             raise DataError(
-                f"none of {left_out:,} neighbouring images of '{self._source.name}' can be read, and several processes "
-                "would lose their order; start one process, or repair what `distillkit data check` finds"
+                f"none of the {left_out:,} images of a batch of '{self._source.name}' can be read, and several "
+                "processes need at least one to keep the order of the batches; start one process, or repair the "
+                "images that `distillkit data check` lists"
             )
 
-    def _on_host(self) -> Generator[Measured]:
+    def _host_batches(self) -> Generator[EvaluationBatch]:
         pin = self._device.type == "cuda"
         if is_stream(self._source):
-            dataset: Any = _MeasuredStream(self._source, self._transform, self._batch_size)
+            dataset: Any = _EvaluationStream(self._source, self._transform, self._batch_size)
+            # At most one loader process: several would interleave their shards, and the order would depend on them.
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
-        mine = range(len(self))[self._part]
-        jobs = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)][self._turns]
-        dataset = _MeasuredImages(self._source, self._transform, self._split, leaves_out=self._broken is not None)
-        # A process is worth its start only where there is a batch to make while another is looked at.
+        mine = range(len(self))[self._image_slice]
+        batches = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)]
+        jobs = batches[self._batch_slice]
+        dataset = _EvaluationImages(self._source, self._transform, self._split, leaves_out=self._broken is not None)
+        # A loader process only pays off if it can make a batch while another one is evaluated.
         return host_batches(dataset, jobs, workers=min(self._workers, max(0, len(jobs) - 1)), pin=pin)
 
 
 def none_readable(source: Source | Stream) -> DataError:
-    """What to say where nothing is left to measure on."""
+    """The error for an evaluation set without a readable image."""
     return DataError(
-        f"none of the {len(source):,} images of '{source.name}' can be read; `distillkit data check` says why"
+        f"none of the {len(source):,} images of '{source.name}' can be read; `distillkit data check` lists the reasons"
     )
 
 
-class _MeasuredImages(Dataset[Measured | UserError]):
+class _EvaluationImages(Dataset[EvaluationBatch | UserError]):
     def __init__(self, source: Source, transform: Transform, split: str, *, leaves_out: bool) -> None:
         self._source = source
         self._transform = transform
         self._split = split
         self._leaves_out = leaves_out
 
-    def __getitem__(self, indices: range) -> Measured | UserError:
+    def __getitem__(self, indices: range) -> EvaluationBatch | UserError:
         try:
-            return self._measured(indices)
+            return self._make_batch(indices)
         except UserError as error:
             return error
 
-    def _measured(self, indices: range) -> Measured:
+    def _make_batch(self, indices: range) -> EvaluationBatch:
         images: list[Tensor] = []
         labels: list[int] = []
         broken: list[BrokenImage] = []
@@ -142,32 +144,34 @@ class _MeasuredImages(Dataset[Measured | UserError]):
                 if not self._leaves_out:
                     raise
                 broken.append(broken_image(self._split, error))
-        return Measured(torch.stack(images) if images else torch.empty(0), torch.tensor(labels), tuple(broken))
+        stacked = torch.stack(images) if images else torch.empty(0)  # [B, C, H, W]
+        return EvaluationBatch(stacked, torch.tensor(labels), tuple(broken))
 
     def _label(self, index: int) -> int:
         label = self._source.label(index)
         if label is None:
             raise DataError(
-                f"image '{self._source.key(index)}' of '{self._source.name}' has no label to be measured against"
+                f"image '{self._source.key(index)}' of '{self._source.name}' has no label; evaluation needs one for "
+                "every image"
             )
         return label
 
 
-class _MeasuredStream(IterableDataset[Measured | UserError]):
+class _EvaluationStream(IterableDataset[EvaluationBatch | UserError]):
     def __init__(self, stream: Stream, transform: Transform, batch_size: int) -> None:
         self._stream = stream
         self._transform = transform
         self._batch_size = batch_size
 
-    def __iter__(self) -> Iterator[Measured | UserError]:
+    def __iter__(self) -> Iterator[EvaluationBatch | UserError]:
         try:
             yield from self._read()
         except UserError as error:
             yield error
 
-    def _read(self) -> Iterator[Measured]:
+    def _read(self) -> Iterator[EvaluationBatch]:
         read = read_stream(self._stream, 0)
         samples = ((self._transform(image), label) for image, label in read if label is not None)
         while batch := list(islice(samples, self._batch_size)):
             images, labels = zip(*batch, strict=True)
-            yield Measured(torch.stack(images), torch.tensor(labels))
+            yield EvaluationBatch(torch.stack(images), torch.tensor(labels))

@@ -1,8 +1,8 @@
-"""What can be wrong with an image, and which fault an error means.
+"""Image faults: their kinds, and which kind a decoder's error means.
 
-Every image goes through `distillkit.data.sources.load_image`, in training, in evaluation and in `distillkit data
-check`, so all of them find the same faults. What decodes without an error is an image: a JPEG with altered bytes mostly
-does, and formats without a checksum (BMP, PPM, plain TIFF) always do.
+Training, evaluation and `distillkit data check` all read images with `distillkit.data.sources.load_image`, so they find
+the same faults. Anything that decodes without an error counts as an image: a JPEG with altered bytes usually does, and
+formats without a checksum (BMP, PPM, plain TIFF) always do.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ Kind: TypeAlias = Literal[
 KINDS: dict[Kind, str] = {
     "empty": "the file has no bytes",
     "truncated": "the file ends before the image does",
-    "not-an-image": "the file is of no known image format",
-    "wrong-mode": "the pixels have no meaning in 8-bit RGB: 16-bit or 32-bit greys, floating-point numbers",
-    "too-large": "more pixels than Pillow takes for an image and not an attack, or than the memory holds",
-    "missing": "the file is gone, or is a link to nothing",
-    "forbidden": "the file may not be read",
-    "damaged": "anything else that fails while the image is decoded",
+    "not-an-image": "the file has no known image format",
+    "wrong-mode": "the pixels cannot be converted to 8-bit RGB: 16-bit or 32-bit grey, floating point",
+    "too-large": "more pixels than Pillow accepts (a decompression bomb) or than fit into memory",
+    "missing": "the file is gone, or is a broken link",
+    "forbidden": "no permission to read the file",
+    "damaged": "any other error while the image is decoded",
 }
 """Every kind of fault, and what it means."""
 
-# Pillow draws an EPS file, whatever its name, by starting Ghostscript: a program, on a file of a third party.
+# Pillow renders an EPS file, under any file name, by starting Ghostscript: a program that runs a third-party file.
 EpsImagePlugin.gs_binary = False
 
-_MOST_UNLIKE = 1000  # times as long as wide: resized until it covers the student's size, it would fill the memory
-# What Pillow clips to white, or to black: a 16-bit ramp comes out 99.6 % white, floats from 0 to 1 all black.
-_CLIPPED = ("I", "F")
+_MAX_ASPECT_RATIO = 1000  # resizing the shorter side to the student's size would fill the memory
+# Modes that Pillow clips to white or black: a 16-bit ramp comes out 99.6 % white, floats from 0 to 1 all black.
+_CLIPPED_MODES = ("I", "F")
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
-# How the decoders of Pillow say that a file ends too early; the last is what it says of every WebP that was cut off.
-_CUT_OFF = ("truncated", "not enough", "could not create decoder object")
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Pillow's messages for a truncated file; the last one is its message for every truncated WebP.
+_TRUNCATED_MESSAGES = ("truncated", "not enough", "could not create decoder object")
+_MISSING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+_SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ImageFault(Exception):  # noqa: N818 - the image's, not the program's
-    """What a source may raise of an image where it knows the kind; the message is the end of a sentence."""
+    """A fault of an image, raised by a source that knows its kind; the message completes "... cannot be read: "."""
 
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(kind, reason)
@@ -63,21 +63,21 @@ class ImageFault(Exception):  # noqa: N818 - the image's, not the program's
 
 
 def open_rgb(file: Path | BinaryIO) -> Image.Image:
-    """The image in a file, in RGB.
+    """Read an image file as RGB.
 
-    Raises: ImageFault, or whatever the decoder raises.
+    Raises: ImageFault, or any error of the decoder.
     """
     if isinstance(file, Path):
-        _require_plain(file)
+        _require_regular_file(file)
     try:
         with Image.open(file) as image:
             return as_rgb(image)
     except UnidentifiedImageError as error:
-        raise _unidentified(_beginning(file), error) from error
+        raise _unidentified(_first_bytes(file), error) from error
 
 
-def _require_plain(file: Path) -> None:
-    """Refuse a pipe or a device, which may never end."""
+def _require_regular_file(file: Path) -> None:
+    """Reject a pipe or a device, which may never end."""
     try:
         require_plain(file)
     except ValueError as error:
@@ -85,64 +85,68 @@ def _require_plain(file: Path) -> None:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image in RGB, as Pillow converts it: an alpha channel is dropped, and 16 bits of a colour become 8.
+    """Convert an image to RGB with Pillow: an alpha channel is dropped, 16-bit colours become 8-bit.
 
-    Raises: ImageFault where that would lose what the pixels mean.
+    Raises: ImageFault if the pixels would be clipped.
     """
     check_convertible(image)
     image.load()
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' do not become RGB: {one_line(error)}") from error
+        raise ImageFault("wrong-mode", f"mode '{image.mode}' cannot be converted to RGB: {one_line(error)}") from error
 
 
 def check_convertible(image: Image.Image) -> None:
-    """Refuse an image, before it is decoded, that 8 bits would not hold or that is a program.
+    """Reject an image, before it is decoded, that does not fit into 8 bits or is an EPS program.
 
     Raises: ImageFault.
     """
     if image.format == "EPS":
         raise ImageFault("not-an-image", "it is an EPS file, a program for Ghostscript; convert it")
-    if image.mode.partition(";")[0] in _CLIPPED:
+    if image.mode.partition(";")[0] in _CLIPPED_MODES:  # also I;16, I;16B, ...
         raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' would be clipped to 8 bits")
 
 
-def check_shape(image: Image.Image) -> Image.Image:
-    """The image, where its sides are not so unlike that it cannot be resized until the shorter one fits.
+def check_aspect_ratio(image: Image.Image) -> Image.Image:
+    """The image, unless its aspect ratio is too extreme to resize.
 
     Raises: ImageFault.
     """
-    if max(image.size) > _MOST_UNLIKE * min(image.size):
+    if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
         width, height = image.size
-        raise ImageFault("too-large", f"its sides of {width:,} x {height:,} pixels are too unlike to be resized")
+        raise ImageFault(
+            "too-large",
+            f"its aspect ratio is too extreme to resize ({width:,} x {height:,} pixels; at most "
+            f"1:{_MAX_ASPECT_RATIO:,})",
+        )
     return image
 
 
 def fault_of(error: Exception) -> ImageFault | None:
-    """The fault that an error of a source means; None where the machine is at fault and not the image."""
+    """The image fault that an error means; None for a system error, such as too many open files."""
     if isinstance(error, ImageFault):
         return error
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRNOS:
         return None
     return ImageFault(_kind_of(error), _reason(error))
 
 
 def broken_image(split: str, error: UnreadableImageError) -> BrokenImage:
-    """What the ledger of a run says of an image."""
+    """The record of an unreadable image in a run's incident log."""
     return BrokenImage(split, error.key, error.kind, error.reason)
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Let Pillow decode in silence: what it warns of (many pixels, a dropped transparency) is no fault."""
+    """Silence Pillow's warnings (many pixels, dropped transparency), which are no faults."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
 def _reason(error: Exception) -> str:
-    """The error's message, without the memory address by which Pillow names a file that has no name."""
+    """The error's message, without the memory address that Pillow prints for a file object."""
     message = one_line(error)
     return KINDS["not-an-image"] if isinstance(error, UnidentifiedImageError) and "<" in message else message
 
@@ -153,25 +157,25 @@ def _kind_of(error: Exception) -> Kind:
         return "too-large"
     if isinstance(error, PermissionError):
         return "forbidden"
-    if isinstance(error, OSError) and error.errno in _GONE:
+    if isinstance(error, OSError) and error.errno in _MISSING_ERRNOS:
         return "missing"
     if isinstance(error, UnidentifiedImageError | IsADirectoryError):
         return "not-an-image"
-    if isinstance(error, EOFError) or any(words in message for words in _CUT_OFF):
+    if isinstance(error, EOFError) or any(words in message for words in _TRUNCATED_MESSAGES):
         return "truncated"
     return "damaged"
 
 
-def _unidentified(beginning: bytes, error: Exception) -> ImageFault:
-    """What is wrong with a file that Pillow does not know."""
-    if not beginning:
+def _unidentified(first_bytes: bytes, error: Exception) -> ImageFault:
+    """The fault of a file that Pillow does not identify: empty, damaged, or not an image."""
+    if not first_bytes:
         return ImageFault("empty", KINDS["empty"])
-    if beginning.startswith(_SIGNATURES):
-        return ImageFault("damaged", f"{_reason(error)}, although it begins like one")
+    if first_bytes.startswith(_SIGNATURES):
+        return ImageFault("damaged", f"{_reason(error)}, although its first bytes are those of one")
     return ImageFault("not-an-image", _reason(error))
 
 
-def _beginning(file: Path | BinaryIO) -> bytes:
+def _first_bytes(file: Path | BinaryIO) -> bytes:
     if isinstance(file, Path):
         with file.open("rb") as opened:
             return opened.read(8)

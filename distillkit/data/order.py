@@ -1,7 +1,7 @@
-"""In which order images are seen: a pure function of `data.seed` and the epoch, whoever reads which part of it.
+"""The order of the training images: a pure function of `data.seed` and the epoch, for any number of processes.
 
-An entry is an image and a repeat: which of its augmented versions is meant. A window is what one optimiser step sees.
-Partners for mixing are the entries 2k and 2k + 1 of a window; processes and micro-batches split between pairs.
+An entry is an image and a repeat, which numbers its augmented versions. A window holds the entries of one optimiser
+step. Entries 2k and 2k + 1 of a window are mixed with each other; processes and micro-batches split between pairs.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 Entries: TypeAlias = NDArray[np.int64]
 """[..., 2]: the index of an image, and its repeat."""
 
-# DeiT's repeated augmentation lets an epoch see a multiple of this many entries (deit/samplers.py).
+# With DeiT's repeated augmentation an epoch has a multiple of this many entries (deit/samplers.py).
 _MULTIPLE = 256
 
 
 @dataclass(frozen=True)
 class Order:
-    """The order of every epoch.
+    """The image order of every epoch.
 
-    `labelled` says of each image whether it has a label, [n]. Within a window the labelled entries come first, so that
-    they are mixed among themselves. Their share is the natural one, spread evenly over the windows, or
-    `labeled_fraction`. Images that run out are gone through again, as further repeats.
+    `labelled` [n] tells which images have a label. Labelled entries come first in a window, so that they are mixed
+    with each other. Their share is that of the data, spread evenly over the windows, or `labeled_fraction`. If images
+    run out, they are repeated with the next repeat numbers.
     An epoch has n entries; with repeated augmentation those are about n / repeats images, and n is rounded down to a
-    multiple of 256 as DeiT does, but not to 0. With `views` the order of an epoch repeats after so many epochs.
+    multiple of 256 as DeiT does, but not to 0. With `views` the order repeats after that many epochs.
     """
 
     labelled: NDArray[np.bool_]
@@ -49,16 +49,16 @@ class Order:
     views: int | None = None
 
     @classmethod
-    def of(cls, datasets: DataSets, recipe: Recipe) -> Order:
-        """The order that a recipe asks for.
+    def from_recipe(cls, datasets: DataSets, recipe: Recipe) -> Order:
+        """The order that a recipe sets.
 
-        Raises: DataError for a labelled share where nothing is labelled.
+        Raises: DataError for data.labeled_fraction without labelled images.
         """
         data = recipe.data
         if data.labeled_fraction is not None and not datasets.labelled.any():
             raise DataError(
-                f"data.labeled_fraction = {data.labeled_fraction:g} needs labelled images, and there are none; "
-                "leave it out"
+                f"data.labeled_fraction = {data.labeled_fraction:g} needs labelled images, and the data has no "
+                "labels; leave it out"
             )
         return cls(
             datasets.labelled,
@@ -66,13 +66,13 @@ class Order:
             seed=data.seed,
             repeats=recipe.augment.repeats,
             labeled_fraction=data.labeled_fraction,
-            # A mixed image is repeated only if it meets the same partner again.
+            # A mixed image repeats only with the same partner, so the order has to repeat too.
             views=data.views if recipe.mixing.mixup or recipe.mixing.cutmix else None,
         )
 
     @cached_property
     def window(self) -> int:
-        """Entries of one window: the batch, or all where there are fewer."""
+        """Entries of one window: the batch size, or all entries if there are fewer."""
         return min(self.batch_size, self._entries)
 
     @cached_property
@@ -81,8 +81,9 @@ class Order:
 
     @cached_property
     def labelled_per_step(self) -> NDArray[np.int64]:
-        """How many entries of each window are labelled, [steps_per_epoch]; the same in every epoch."""
+        """Number of labelled entries of each window, [steps_per_epoch]; the same in every epoch."""
         share = self._labelled_share
+        # Cumulative counts in integers: rounding never adds up, so windows differ by at most one.
         marks = np.arange(self.steps_per_epoch + 1) * self.window * share.numerator // share.denominator
         return np.diff(marks)
 
@@ -90,7 +91,7 @@ class Order:
         """The windows of an epoch, [steps_per_epoch, window, 2]."""
         number = view_of(number, self.views)
         order = np.empty((self.steps_per_epoch, self.window, 2), np.int64)
-        slots = np.arange(self.window) < self.labelled_per_step[:, None]
+        slots = np.arange(self.window) < self.labelled_per_step[:, None]  # [steps_per_epoch, window]
         for kind, here in (("labelled", slots), ("unlabelled", ~slots)):
             images = np.flatnonzero(self.labelled == (kind == "labelled"))
             draw = generator(self.seed, "order", kind, number)
@@ -102,7 +103,7 @@ class Order:
         images = len(self.labelled)
         if self.repeats == 1:
             return images
-        return images // _MULTIPLE * _MULTIPLE or images
+        return images // _MULTIPLE * _MULTIPLE or images  # fewer than 256 images would leave an empty epoch
 
     @property
     def _labelled_share(self) -> Fraction:
@@ -113,77 +114,79 @@ class Order:
 
 
 def steps_per_epoch(datasets: DataSets, recipe: Recipe) -> int:
-    """Optimiser steps of one epoch: the samples divided by the effective batch, rounded down, and at least one."""
+    """Optimiser steps per epoch: samples divided by the batch size, rounded down, at least one."""
     if is_stream(datasets.train):
         return max(1, len(datasets.train) // recipe.training.batch_size)
-    return Order.of(datasets, recipe).steps_per_epoch
+    return Order.from_recipe(datasets, recipe).steps_per_epoch
 
 
 def samples_per_step(datasets: DataSets, recipe: Recipe) -> int:
-    """Samples of one optimiser step, over all devices and micro-batches: the batch, or all where there are fewer."""
+    """Samples of one optimiser step over all devices and micro-batches: the batch size, or all if there are fewer."""
     if is_stream(datasets.train):
         return recipe.training.batch_size
-    return Order.of(datasets, recipe).window
+    return Order.from_recipe(datasets, recipe).window
 
 
 def view_of(epoch: int, views: int | None) -> int:
-    """Which view of the images an epoch shows: its own, or one of `views` in turn."""
+    """The augmented view that an epoch shows: a new one, or one of `views` in turn."""
     return epoch if views is None else epoch % views
 
 
-def share(samples: int, rank: int, world: int) -> NDArray[np.int64]:
-    """The positions in a window of `samples` that one of `world` processes reads: every world-th pair.
+def rank_positions(samples: int, rank: int, world: int) -> NDArray[np.int64]:
+    """Positions of a rank in a window of `samples`, [n]: every world-th pair.
 
-    Dealing pairs out in turn gives each process its part of the labelled ones, which come first, and gives the repeats
-    of an image to different processes.
+    Taking pairs in turn gives each rank its share of the labelled entries, which come first, and puts the repeats of an
+    image on different ranks.
     """
     return np.flatnonzero(np.arange(samples) // 2 % world == rank)
 
 
 def _sequence(images: NDArray[np.int64], length: int, repeats: int, draw: np.random.RandomState) -> Entries:
-    """`length` entries that go through seeded permutations of `images`; neighbours are different images.
+    """`length` entries from seeded permutations of `images`, [length, 2]; neighbours are different images.
 
-    Each pass over the images has repeats of its own, so no entry comes twice.
+    Each pass over the images has its own repeat numbers, so no entry comes twice.
     """
     if length == 0:
         return np.empty((0, 2), np.int64)
     places, versions = _arrangement(len(images), repeats)
     passes = -(-length // len(places))
-    ranks = draw.random_sample((passes, len(images))).argsort(axis=1, kind="stable")
+    ranks = draw.random_sample((passes, len(images))).argsort(axis=1, kind="stable")  # each row a permutation
+    # An image may end one pass and start the next; mixing would then pair it with itself.
     if len(images) > 1:
         for number in range(1, passes):
             if ranks[number, 0] == ranks[number - 1, -1]:
                 ranks[number, [0, 1]] = ranks[number, [1, 0]]
-    indices = images[ranks[:, places[:length]]]  # a single pass may need less than the whole
-    numbered = versions[:length] + repeats * np.arange(passes)[:, None]
-    return np.stack([indices.ravel(), numbered.ravel()], axis=1)[:length]
+    indices = images[ranks[:, places[:length]]]  # [passes, entries]; a single pass may be shorter
+    numbered = versions[:length] + repeats * np.arange(passes)[:, None]  # [passes, entries]
+    return np.stack([indices.ravel(), numbered.ravel()], axis=1)[:length]  # [length, 2]
 
 
 def _arrangement(images: int, repeats: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where `images` permuted images stand when each is repeated: (a0 b0 a1 b1 a2 b2) (c0 d0 c1 d1 c2 d2) ...
+    """The order of `images` permuted images with repeats: (a0 b0 a1 b1 a2 b2) (c0 d0 c1 d1 c2 d2) ...
 
-    The repeats of an image stay close, in one window, and no image is its own neighbour. An odd one out at the end
-    joins the last group: (x0 y0 z0 x1 y1 z1 ...). Returns positions and repeats, [images * repeats] each.
+    The repeats of an image stay close, in one window, and no image is its own neighbour. An odd last image joins the
+    last group: (x0 y0 z0 x1 y1 z1 ...). Returns positions and repeats, [images * repeats] each.
     """
     paired = images if images % 2 == 0 else max(0, images - 3)
-    pairs, last = np.arange(paired).reshape(-1, 1, 2), np.arange(paired, images)
-    places = np.concatenate([np.repeat(pairs, repeats, axis=1).ravel(), np.tile(last, repeats)])
+    pairs, last = np.arange(paired).reshape(-1, 1, 2), np.arange(paired, images)  # [pairs, 1, 2], [images - paired]
+    places = np.concatenate([np.repeat(pairs, repeats, axis=1).ravel(), np.tile(last, repeats)])  # [images * repeats]
     each = np.arange(repeats)
     versions = np.concatenate([np.tile(np.repeat(each, 2), paired // 2), np.repeat(each, len(last))])
     return places, versions
 
 
-def check_equal_turns(samples: int, micro_batch_size: int | None, world: int) -> None:
-    """Refuse a split of steps of `samples` in which one process would call a shared model more often than another.
+def check_equal_micro_batches(samples: int, micro_batch_size: int | None, world: int) -> None:
+    """Reject steps in which the ranks have different numbers of micro-batches: a sharded model would hang.
 
     Raises: RecipeError.
     """
     if micro_batch_size is None:
         return
-    turns = [math.ceil(len(share(samples, rank, world)) / micro_batch_size) for rank in range(world)]
-    if len(set(turns)) > 1:
-        whole = world * math.lcm(micro_batch_size, 2)
+    counts = [math.ceil(len(rank_positions(samples, rank, world)) / micro_batch_size) for rank in range(world)]
+    if len(set(counts)) > 1:
+        multiple = world * math.lcm(micro_batch_size, 2)  # 2: ranks are assigned pairs
         raise RecipeError(
-            f"teachers.sharded needs as many micro-batches in every process, and a step of {samples} samples gives "
-            f"them {min(turns)} to {max(turns)} of {micro_batch_size}; set training.batch_size to a multiple of {whole}"
+            "teachers.sharded needs the same number of micro-batches in every process, and a step of "
+            f"{samples} samples gives them {min(counts)} to {max(counts)} of {micro_batch_size}; set "
+            f"training.batch_size to a multiple of {multiple}"
         )

@@ -1,5 +1,5 @@
 # ruff: noqa: NPY002 -- timm and torchvision draw from the global generators; this is where they are seeded
-"""Randomness as a pure function: every random decision about the data has a seed made from what it is about."""
+"""Seeds: every random decision about the data is seeded with the names of what it concerns."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import numpy as np
 
 
 def seed_of(*parts: str | int) -> int:
-    """A seed of 128 bits for what `parts` name, the same on every machine and in every process.
+    """A 128-bit seed for `parts`, the same on every machine and in every process.
 
-    A part must not contain the character NUL, which no file name can.
+    A part must not contain a NUL character, which no file name does.
     """
-    # Names of files that are not valid text in their encoding come from Python with surrogates.
+    # Python decodes file names that are not valid UTF-8 with surrogate escapes.
     text = "\0".join(map(str, parts)).encode(errors="surrogateescape")
     return int.from_bytes(blake2b(text, digest_size=16).digest(), "little")
 
 
 def generator(*parts: str | int) -> np.random.RandomState:
-    """A generator for what `parts` name. RandomState, because its numbers are the same in every version of NumPy."""
+    """A generator seeded with `parts`. A RandomState, whose numbers are the same in every version of NumPy."""
+    # RandomState takes 32-bit words; with a fixed byte order they are the same on every machine.
     return np.random.RandomState(np.frombuffer(seed_of(*parts).to_bytes(16, "little"), dtype="<u4"))
 
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Give the global generators of Python, NumPy and torch back as they were.
+    """Restore the global generators of Python, NumPy and torch on exit.
 
-    torch's is its CPU generator alone: nothing here runs elsewhere, and seeding all of them takes 200 times as long.
+    Of torch only the CPU generator: nothing here runs elsewhere, and seeding all of them takes 200 times as long.
     """
     import torch
 
@@ -44,7 +45,7 @@ def isolated() -> Iterator[None]:
 
 
 def reseed(*parts: str | int) -> None:
-    """Seed the global generators of Python, NumPy and torch's CPU for what `parts` name. Only inside `isolated`.
+    """Seed the global generators of Python, NumPy and torch's CPU with `parts`. Only inside `isolated`.
 
     NumPy and torch get different bits: both are Mersenne twisters of 32 bits, and equal ones would draw the same.
     """

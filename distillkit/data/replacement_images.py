@@ -1,4 +1,4 @@
-"""Which image is trained on in the place of one that cannot be read."""
+"""Replacements for unreadable training images."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 from distillkit.data.randomness import seed_of
 
 ATTEMPTS = 100
-"""How many images are tried. Of data of which nine in ten images are broken, one in 38,000 draws finds none."""
+"""Number of images tried per replacement. With nine in ten images broken, one in 38,000 replacements fails."""
 
 
 @dataclass(frozen=True)
-class Substitutes:
-    """Draws substitutes: a pure function of `seed`, the image, its view and repeat, and the number of the attempt.
+class Replacements:
+    """Draws replacement images: a pure function of `seed`, the image, its view and repeat, and the attempt.
 
-    `labelled` says of each image whether it has a label, [n]; an image with a label stands in for one with a label, so
-    that the labelled ones of a window stay as many. A substitute brings its own label, and its own randomness.
+    `labelled` [n] tells which images have a label. A labelled image replaces a labelled one, so that the number of
+    labelled images in a window stays the same. A replacement keeps its own label and augmentation.
     """
 
     labelled: NDArray[np.bool_]
     seed: int
 
-    def of(self, index: int, key: str, place: tuple[int, int]) -> Iterator[int]:
-        """The images to try for the one at `index`; `place` is its view and its repeat."""
-        alike = self._labelled if self.labelled[index] else self._unlabelled
+    def candidates(self, index: int, key: str, place: tuple[int, int]) -> Iterator[int]:
+        """The images to try in place of the one at `index`; `place` is its view and its repeat."""
+        pool = self._labelled if self.labelled[index] else self._unlabelled
         for attempt in range(ATTEMPTS):
-            yield int(alike[seed_of(self.seed, "substitute", *place, key, attempt) % len(alike)])
+            yield int(pool[seed_of(self.seed, "substitute", *place, key, attempt) % len(pool)])
 
     @cached_property
     def _labelled(self) -> NDArray[np.int64]:

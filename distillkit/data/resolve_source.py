@@ -1,4 +1,4 @@
-"""From what a recipe says (`digits`, `timm:torch/cifar10`, a folder) to an open data set."""
+"""Open the data sets that a recipe names: `digits`, `timm:torch/cifar10`, a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
 
 @dataclass(frozen=True)
 class SourceOpener:
-    """Opens what the keys of `[data]` name, and finds each plugin once. Every DataError starts with the key."""
+    """Opens the data sets named in `[data]`; looks each plugin up once. Every DataError starts with the key."""
 
     data: Data
     plugins: PluginRegistry
@@ -34,27 +34,27 @@ class SourceOpener:
         """The images to train on."""
         opened = self._open(key, name, "train")
         if opened is None:
-            raise DataError(f"data.{key}: '{name}' has no images to train on; name another data set or a folder")
+            raise DataError(f"data.{key}: '{name}' has no training images; name another data set or a folder")
         return opened
 
-    def measured(self, key: Literal["validation", "test"], name: str) -> Source | Stream:
-        """The images to measure on that a recipe asks for.
+    def evaluation(self, key: Literal["validation", "test"], name: str) -> Source | Stream:
+        """The validation or test images that a recipe names.
 
-        Raises: DataError where there are none, or some without a label.
+        Raises: DataError if there is no such split, or some have no label.
         """
         opened = self._open(key, name, key)
         if opened is None:
-            raise DataError(f"data.{key}: '{name}' has no {key} images of its own; name another data set or a folder")
+            raise DataError(f"data.{key}: '{name}' has no {key} images; name another data set or a folder")
         missing = unlabelled_images(opened)
         if missing:
             raise DataError(
                 f"data.{key}: {missing:,} of the {len(opened):,} images of '{opened.name}' have no label; "
-                "put every picture into the folder of its class"
+                "move every image into the folder of its class"
             )
         return opened
 
-    def brought_along(self, key: Literal["validation", "test"], train: str) -> Source | Stream | None:
-        """The images to measure on that the training data comes with, if any."""
+    def bundled(self, key: Literal["validation", "test"], train: str) -> Source | Stream | None:
+        """The validation or test images that come with the training data, if any."""
         return self._open("train", train, key)
 
     def _open(self, key: Key, name: str, split: Split) -> Source | Stream | None:
@@ -75,11 +75,11 @@ class SourceOpener:
         return self._found[name]
 
     def _resolve(self, name: str) -> str:
-        """The name of a data set wins over a folder that is called the same, which "./name" means."""
+        """Prefix a folder with "folder:". A data set wins over a folder of the same name, which is "./name"."""
         known = {plugin.spec.name: plugin.spec for plugin in self.plugins.listing("dataset")}
         if split_name(name)[0] in known:
             return name
-        if _is_there(name):
+        if _exists(name):
             return f"folder:{name}"
         guess = nearest(name, known)
         names = ", ".join(spec.shown_name for spec in known.values())
@@ -87,15 +87,15 @@ class SourceOpener:
         raise DataError(f"'{shortened(name)}' is neither a folder nor a data set; {remedy}")
 
 
-def _is_there(name: str) -> bool:
+def _exists(name: str) -> bool:
     try:
         return Path(name).expanduser().exists()
-    except (OSError, RuntimeError):  # a name that is too long; a home of nobody
+    except (OSError, RuntimeError):  # a name that is too long; ~user of an unknown user
         return False
 
 
 def _check(opened: Source | Stream, author: str) -> None:
-    """Hold what a plugin opened against the contract.
+    """Check what a plugin opened against the Source and Stream contracts.
 
     Raises: BrokenPluginError.
     """
@@ -112,5 +112,5 @@ def _check(opened: Source | Stream, author: str) -> None:
 
 
 def unlabelled_images(source: Source | Stream) -> int:
-    """How many images have no label. A stream is taken at its word."""
+    """Number of unlabelled images; 0 for a stream, whose labels are not known before it is read."""
     return 0 if is_stream(source) else int(np.sum(labels_of(source) == UNLABELLED))

@@ -1,4 +1,4 @@
-"""A few images to look at, rather than to learn from or to measure on."""
+"""Sample images for trackers and reports."""
 
 from __future__ import annotations
 
@@ -23,38 +23,41 @@ if TYPE_CHECKING:
 def evaluation_samples(
     datasets: DataSets, spec: ModelSpec, augment: Augment, *, count: int, device: torch.device
 ) -> Samples:
-    """Up to `count` validation images, else test images, else training images, as `spec` sees them in evaluation.
+    """Up to `count` validation images [B, C, H, W], transformed for `spec` as in evaluation.
 
-    Of images with an index they are spread evenly, of a stream they are the first. What cannot be read is left out.
-    Raises: DataError where none of them can be read.
+    Without validation images, test images; without those, training images. They are spread evenly over indexed images,
+    and are the first of a stream. Unreadable images are left out.
+    Raises: DataError if none can be read.
     """
     sets = {"validation": datasets.validation, "test": datasets.test, "train": datasets.train}
     split, source = next((split, found) for split, found in sets.items() if found is not None)
     transform = evaluation_transform(augment, spec)
-    keys, labels, images = zip(*_taken(source, count), strict=True)
+    keys, labels, images = zip(*_load_samples(source, count), strict=True)
     return Samples(split, keys, labels, torch.stack([transform(image) for image in images]).to(device))
 
 
-def _taken(source: Source | Stream, count: int) -> list[tuple[str, int | None, Image]]:
+def _load_samples(source: Source | Stream, count: int) -> list[tuple[str, int | None, Image]]:
     if is_stream(source):
         read = read_stream(source, 0)
         return [(str(number), label, image) for number, (image, label) in enumerate(islice(read, count))]
     images = len(source)
     count = min(count, images)
-    indices = [(2 * number + 1) * images // (2 * count) for number in range(count)]
+    indices = [
+        (2 * number + 1) * images // (2 * count) for number in range(count)
+    ]  # the middle of each of `count` bins
     return list(_readable(source, indices))
 
 
 def _readable(source: Source, indices: Sequence[int]) -> Iterator[tuple[str, int | None, Image]]:
-    """Key, label and image of those that can be read."""
-    error, found = None, False
+    """Key, label and image of the readable ones. Raises the last error if none can be read."""
+    error, is_any_readable = None, False
     for index in indices:
         try:
             image = load_image(source, index)
         except UnreadableImageError as unreadable:
             error = unreadable
         else:
-            found = True
+            is_any_readable = True
             yield source.key(index), source.label(index), image
-    if error is not None and not found:
+    if error is not None and not is_any_readable:
         raise error

@@ -1,4 +1,4 @@
-"""Choose images from sources, and decide which of their labels are seen."""
+"""Selections: images of several sources, with some labels hidden, as one source."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ UNLABELLED = -1
 
 
 def labels_of(source: Source) -> NDArray[np.int64]:
-    """Every label of a source, [n], UNLABELLED where there is none."""
+    """Every label of a source, [n], UNLABELLED for an image without one."""
     with blamed(source, "label"):
+        # operator.index accepts the integers of NumPy and torch, and rejects floats and strings.
         labels = (source.label(index) for index in range(len(source)))
         numbers = (UNLABELLED if label is None else operator.index(label) for label in labels)
         found = np.fromiter(numbers, np.int64, len(source))
@@ -33,7 +34,10 @@ def labels_of(source: Source) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class SelectedPart:
-    """Some images of one source. `prefix` stands before their keys, so that the keys of two sources never meet."""
+    """Some images of one source. `prefix` is put before their keys, so that keys of two sources never collide.
+
+    Shapes: indices [n], labels [n].
+    """
 
     source: Source
     indices: NDArray[np.int64]
@@ -42,19 +46,24 @@ class SelectedPart:
 
     @classmethod
     def whole(cls, source: Source) -> SelectedPart:
+        """All images of a source, with their labels."""
         return cls(source, np.arange(len(source)), labels_of(source))
 
     def without_labels(self, prefix: str) -> SelectedPart:
+        """The same images as unlabelled ones."""
         return SelectedPart(self.source, self.indices, np.full_like(self.labels, UNLABELLED), prefix)
 
     def only(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> SelectedPart:
-        """The images that a mask or indices choose, in the order of the source."""
+        """The images chosen by a mask [n] or by indices, in the order of the source."""
         kept = np.sort(np.arange(len(self.indices))[chosen])
         return SelectedPart(self.source, self.indices[kept], self.labels[kept], self.prefix)
 
 
 class Selection:
-    """Images of several sources as one. It is itself a Source."""
+    """Images of several sources as one Source.
+
+    Shapes: labels [n].
+    """
 
     def __init__(self, name: str, class_names: tuple[str, ...] | None, parts: Sequence[SelectedPart]) -> None:
         self.name = name
@@ -72,12 +81,12 @@ class Selection:
             return part.prefix + part.source.key(inner)
 
     def all_keys(self) -> Iterator[str]:
-        """Every key, in order; faster than one by one."""
+        """Every key, in order; faster than calling `key` for each."""
         for part in self.parts:
             for index in part.indices.tolist():
                 with blamed(part.source, "key"):
                     key = part.prefix + part.source.key(index)
-                yield key
+                yield key  # outside `blamed`: an error of the caller is not the plugin's
 
     def label(self, index: int) -> int | None:
         label = int(self.labels[index])
@@ -96,10 +105,11 @@ class Selection:
         return labelled
 
     def only_labelled(self) -> Selection:
+        """The same selection without its unlabelled images."""
         parts = [part.only(part.labels != UNLABELLED) for part in self.parts]
         return Selection(self.name, self.class_names, [part for part in parts if len(part.indices)])
 
     def _find(self, index: int) -> tuple[SelectedPart, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self.parts[number]
-        return part, int(part.indices[index - self._ends[number]])  # counted from the part's end
+        return part, int(part.indices[index - self._ends[number]])  # negative: counted from the part's end

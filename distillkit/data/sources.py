@@ -1,11 +1,11 @@
-"""Where images come from: what a data set plugin gives, with an index (`Source`) or as a stream (`Stream`)."""
+"""Image sources: what a data set plugin returns, with an index (`Source`) or as a stream (`Stream`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from distillkit.data.image_faults import as_rgb, check_shape, fault_of, without_warnings
+from distillkit.data.image_faults import as_rgb, check_aspect_ratio, fault_of, without_warnings
 from distillkit.errors import DataError, UnreadableImageError, UserError
 from distillkit.messages.text import one_line, visible
 
@@ -19,9 +19,9 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 
 
 class Source(Protocol):
-    """Images with an index. Opening one lists; it reads no pixels.
+    """Indexed images. Opening one lists the images and reads no pixels.
 
-    `name` is how sentences call it. `class_names` is in the order of the labels, None where no name is known.
+    `name` is shown in messages. `class_names` is in the order of the labels, None if the classes have no names.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
-        """What identifies the image, now and in every later run. All randomness about the image comes from its key."""
+        """Identifies the image in every run. All random decisions about the image are seeded with its key."""
 
     def label(self, index: int) -> int | None:
         """The class, or None for an image without a label."""
@@ -40,9 +40,9 @@ class Source(Protocol):
 
 
 class Stream(Protocol):
-    """Images that come one after the other. Resuming is exact to the epoch, not to the step.
+    """Images that are read in sequence. Resuming is exact to the epoch, not to the step.
 
-    `len` is the number of images of one pass. `shards` is how many processes can share a pass.
+    `len` is the number of images of one pass. `shards` is the largest number of processes that can share a pass.
     """
 
     name: str
@@ -52,49 +52,49 @@ class Stream(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> Iterator[tuple[Image, int | None]]:
-        """One pass over the part of the stream that belongs to this process and loader worker; `number` counts them."""
+        """One pass over the shards of this process and loader worker; `number` counts the passes."""
 
 
 def is_stream(source: object) -> TypeIs[Stream]:
     """Whether a source is a Stream: it has all members of one."""
-    # Not isinstance with a runtime-checkable protocol: from Python 3.12 on it misses what __getattr__ answers.
+    # Not isinstance with a runtime-checkable protocol: from Python 3.12 on it ignores __getattr__, which wrappers use.
     return all(hasattr(source, member) for member in ("name", "class_names", "shards", "__len__", "read"))
 
 
 class SourceFactory(Protocol):
-    """What `PluginSpec.factory` of a data set names."""
+    """The class that `PluginSpec.factory` of a data set plugin names."""
 
     @classmethod
     def open(cls, argument: str | None, data: Data, split: Split) -> Source | Stream | None:
-        """Open one split; None where the data set has none of that name.
+        """Open one split; None if the data set does not have it.
 
-        `argument` is what follows the colon of the name. Raises: DataError for what cannot be opened.
+        `argument` is the part of the name after the colon. Raises: DataError if it cannot be opened.
         """
 
 
 def load_image(source: Source, index: int) -> Image:
-    """The image of a source, decoded.
+    """Decode an image of a source.
 
-    Raises: UnreadableImageError, whatever the source raised; DataError where the machine is at fault.
+    Raises: UnreadableImageError for any error of the source; DataError for a system error.
     """
     try:
         with without_warnings():
             image = source.image(index)
-            image.load()
-            return check_shape(image if image.mode == "RGB" else as_rgb(image))
+            image.load()  # a lazily opened image would otherwise fail later, as an error of the transform
+            return check_aspect_ratio(image if image.mode == "RGB" else as_rgb(image))
     except UnreadableImageError:
         raise
-    # Decoders raise whatever they like: OSError, SyntaxError, struct.error, DecompressionBombError, ...
+    # Decoders raise errors of any type: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
-        # What a plugin says of its settings or its packages is no fault of this image.
+        # An error about the plugin's settings or missing packages is not a fault of this image.
         if isinstance(error, UserError) and not isinstance(error, DataError):
             raise
         key = visible(source.key(index))
         fault = fault_of(error)
         if fault is None:
             raise DataError(
-                f"image '{key}' of '{source.name}' cannot be read, and that is not its own fault: {one_line(error)}; "
-                "lower data.workers, or allow the process more (ulimit)"
+                f"image '{key}' of '{source.name}' cannot be read because of a system error: {one_line(error)}; "
+                "lower data.workers, or raise the limits of the process (ulimit)"
             ) from error
         raise UnreadableImageError(
             f"image '{key}' of '{source.name}' cannot be read: {fault.reason}; repair or remove it",
@@ -105,16 +105,17 @@ def load_image(source: Source, index: int) -> Image:
 
 
 def read_stream(stream: Stream, number: int) -> Iterator[tuple[Image, int | None]]:
-    """One pass over a stream. What it does about an image that it cannot read is its own affair.
+    """One pass over a stream, which handles its unreadable images itself.
 
-    Raises: DataError that names the stream, whatever the stream raised.
+    Raises: DataError, which names the stream, for any error of the stream.
     """
     try:
         with without_warnings():
-            passing = iter(stream.read(number))
+            samples = iter(stream.read(number))
         while True:
+            # Only around `next`: a filter must not stay in force while the caller works on the sample.
             with without_warnings():
-                sample = next(passing, None)
+                sample = next(samples, None)
             if sample is None:
                 return
             yield sample
@@ -122,5 +123,5 @@ def read_stream(stream: Stream, number: int) -> Iterator[tuple[Image, int | None
         raise
     except Exception as error:
         raise DataError(
-            f"the stream '{stream.name}' cannot be read on: {one_line(error)}; repair the part that it was reading"
+            f"the stream '{stream.name}' failed: {one_line(error)}; repair the shard that it was reading"
         ) from error

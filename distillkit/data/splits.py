@@ -1,4 +1,4 @@
-"""Which images a run has: for training, for choosing the best checkpoint, and for the final measure."""
+"""The splits of a run: training images, validation images for choosing the best checkpoint, and test images."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from distillkit.data.resolve_source import SourceOpener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
 from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.data.stratified import held_out, kept_labels
-from distillkit.data.suspicious_classes import class_oddities
+from distillkit.data.suspicious_classes import class_warnings
 from distillkit.errors import DataError
 from distillkit.messages.text import counted
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Data
 
 SHOWN = 3
-"""How many names a sentence lists."""
+"""Number of names listed in a note."""
 
 _Key: TypeAlias = Literal["validation", "test"]
-_Measured: TypeAlias = Mapping[_Key, Source | Stream | None]
+_EvaluationSets: TypeAlias = Mapping[_Key, Source | Stream | None]
 
 
 @dataclass(frozen=True)
 class DataSets:
-    """The images of a run. No pixel is read to make one.
+    """The training, validation and test images of a run. Opening them reads no pixels.
 
-    `labelled` says of each training image whether its label is seen, [n]. `classes` is None where nothing is labelled.
-    `notes` are sentences about what was decided. `fingerprint` changes with the names, the order and the labels of the
-    training images. `streaming` means that exactness ends at the epoch.
+    `labelled` [n] tells which training images have a visible label. `classes` is None if nothing is labelled. `notes`
+    describe the choices made. `fingerprint` changes with the keys, order and labels of the training images.
+    `streaming` means that resuming is exact to the epoch only.
     """
 
     train: Source | Stream
@@ -48,19 +48,19 @@ class DataSets:
     streaming: bool = False
 
     def only_labelled(self) -> DataSets:
-        """The same without the unlabelled training images, for a run in which no loss reads a teacher.
+        """The same without unlabelled training images, for a run in which no loss reads a teacher.
 
-        Raises: DataError when nothing is left.
+        Raises: DataError if nothing is left.
         """
         if not self.labelled.any():
             raise DataError(
-                f"no image of '{self.train.name}' has a label and no loss reads a teacher: nothing can be learnt; "
-                "name labelled images in data.train or give the recipe a teacher"
+                f"no image of '{self.train.name}' has a label and no loss reads a teacher, so there is nothing to "
+                "learn from; name labelled images in data.train or add a teacher"
             )
         if not isinstance(self.train, Selection) or self.labelled.all():
             return self
         train = self.train.only_labelled()
-        note = f"dropped: {counted(len(self.train) - len(train), 'unlabelled image')}, since no loss reads a teacher"
+        note = f"dropped: {counted(len(self.train) - len(train), 'unlabelled image')}, because no loss reads a teacher"
         return replace(
             self,
             train=train,
@@ -71,72 +71,73 @@ class DataSets:
 
 
 def open_datasets(data: Data, plugins: PluginRegistry) -> DataSets:
-    """Open what `[data]` names, hold out the validation share, and choose the labels that are kept.
+    """Open the data sets of `[data]`, hold out the validation share, and choose the labels to keep.
 
-    Raises: DataError; a PluginError where a data set's plugin is unknown, broken or lacks a package.
+    Raises: DataError; a PluginError if a data set's plugin is unknown, broken or lacks a package.
     """
     opener = SourceOpener(data, plugins)
     name = data.train or (None if data.unlabeled else "digits")
     train = None if name is None else opener.training("train", name)
     unlabelled = None if data.unlabeled is None else opener.training("unlabeled", data.unlabeled)
     notes: list[str] = []
-    measured = _measured_on(opener, name, notes)
+    evaluation = _evaluation_sets(opener, name, notes)
     if is_stream(train) or is_stream(unlabelled):
-        return _streaming(train, measured, data, notes)
-    return _indexed(train, unlabelled, measured, data, notes)
+        return _streaming(train, evaluation, data, notes)
+    return _indexed(train, unlabelled, evaluation, data, notes)
 
 
-def _measured_on(opener: SourceOpener, train: str | None, notes: list[str]) -> dict[_Key, Source | Stream | None]:
-    """The sets to measure on: those that the recipe names, or those that the training data comes with."""
+def _evaluation_sets(opener: SourceOpener, train: str | None, notes: list[str]) -> dict[_Key, Source | Stream | None]:
+    """The validation and test sets: those named in the recipe, else those that come with the training data."""
     data = opener.data
-    measured: dict[_Key, Source | Stream | None] = {"validation": None, "test": None}
+    evaluation: dict[_Key, Source | Stream | None] = {"validation": None, "test": None}
     if isinstance(data.validation, str):
-        measured["validation"] = opener.measured("validation", data.validation)
+        evaluation["validation"] = opener.evaluation("validation", data.validation)
     elif train is not None and data.validation > 0:
-        measured["validation"] = opener.brought_along("validation", train)
+        evaluation["validation"] = opener.bundled("validation", train)
     if data.test is not None:
-        measured["test"] = opener.measured("test", data.test)
+        evaluation["test"] = opener.evaluation("test", data.test)
     elif train is not None:
-        measured["test"] = opener.brought_along("test", train)
-    for key, source in measured.items():
+        evaluation["test"] = opener.bundled("test", train)
+    for key, source in evaluation.items():
+        # Only bundled sets: `opener.evaluation` rejects unlabelled images of a set that the recipe names.
         if source is not None and unlabelled_images(source):
-            notes.append(f"{key}: none, since '{source.name}' has images without a label")
-            measured[key] = None
+            notes.append(f"{key}: none, because '{source.name}' has unlabelled images")
+            evaluation[key] = None
         elif source is not None:
             notes.append(f"{key}: {counted(len(source), 'image')} of '{source.name}'")
-    return measured
+    return evaluation
 
 
 def _indexed(
-    train: Source | None, unlabelled: Source | None, measured: _Measured, data: Data, notes: list[str]
+    train: Source | None, unlabelled: Source | None, evaluation: _EvaluationSets, data: Data, notes: list[str]
 ) -> DataSets:
-    """Put the training images together; every image has an index."""
-    names = agreed_names({"train": train, "validation": measured["validation"], "test": measured["test"]})
-    sets = {key: _selection(source, names) for key, source in measured.items()}
+    """The data sets of a run on indexed images."""
+    names = agreed_names({"train": train, "validation": evaluation["validation"], "test": evaluation["test"]})
+    sets = {key: _selection(source, names) for key, source in evaluation.items()}
     parts: list[SelectedPart] = []
     if train is not None:
-        notes += class_oddities(train)
+        notes += class_warnings(train)
         part = labelled_part(train, names)
-        part, held = _hold_out(part, data) if sets["validation"] is None else (part, None)
+        part, held = _split_held_out(part, data) if sets["validation"] is None else (part, None)
         if held is not None:
             sets["validation"] = Selection(train.name, names, [held])
             notes.append(f"validation: {counted(len(held.indices), 'image')} held out of train")
         parts.append(part)
     elif data.labels is not None:
-        raise DataError(f"data.labels = {data.labels:,} keeps labels of data.train, which is not given; name it")
+        raise DataError(f"data.labels = {data.labels:,} needs data.train, which is not set; name a labelled data set")
     if unlabelled is not None:
         parts.append(SelectedPart.whole(unlabelled).without_labels("unlabeled/"))
         notes.append(f"unlabeled: {counted(len(unlabelled), 'image')} of '{unlabelled.name}'")
     name = parts[0].source.name
-    # Counted before labels are hidden: a class stays a class when none of its labels is kept.
+    # Counted before labels are hidden: a class still counts if none of its labels is kept.
     indexed = [found for found in sets.values() if isinstance(found, Selection)]
     classes = count_classes(names, [Selection(name, names, parts), *indexed])
     if data.labels is not None:
         parts[0] = _keep_labels(parts[0], data.labels, data.seed)
-        notes += _what_is_kept(parts[0], names, classes)
+        notes += _kept_label_notes(parts[0], names, classes)
     chosen = Selection(name, names, parts)
     labelled = chosen.labelled()
-    notes.insert(0, f"train: {counted(len(chosen), 'image')}, {int(labelled.sum()):,} of them with a label")
+    notes.insert(0, f"train: {counted(len(chosen), 'image')}, {int(labelled.sum()):,} labelled")
     return DataSets(
         train=chosen,
         labelled=labelled,
@@ -155,8 +156,8 @@ def _selection(source: Source | Stream | None, names: tuple[str, ...] | None) ->
     return Selection(source.name, names, [labelled_part(source, names)])
 
 
-def _hold_out(part: SelectedPart, data: Data) -> tuple[SelectedPart, SelectedPart | None]:
-    """Split a part into what is trained on and what is held out, where a share is to be and labels can be measured."""
+def _split_held_out(part: SelectedPart, data: Data) -> tuple[SelectedPart, SelectedPart | None]:
+    """The training part and the held-out part; None for the latter without a share to hold out or without labels."""
     if isinstance(data.validation, str) or data.validation == 0 or (part.labels == UNLABELLED).all():
         return part, None
     held = held_out(part.labels, data.validation, data.seed)
@@ -164,44 +165,46 @@ def _hold_out(part: SelectedPart, data: Data) -> tuple[SelectedPart, SelectedPar
 
 
 def _keep_labels(part: SelectedPart, wanted: int, seed: int) -> SelectedPart:
-    """Hide all labels but as many as are wanted."""
+    """Hide all labels except `wanted` of them."""
     kept = kept_labels(part.labels, wanted, seed)
     labels = np.full_like(part.labels, UNLABELLED)
     labels[kept] = part.labels[kept]
     return replace(part, labels=labels)
 
 
-def _what_is_kept(part: SelectedPart, names: tuple[str, ...] | None, classes: int | None) -> list[str]:
-    """How many labels are left, and which classes have none."""
+def _kept_label_notes(part: SelectedPart, names: tuple[str, ...] | None, classes: int | None) -> list[str]:
+    """Notes on the number of labels that are kept, and on the classes left without one."""
     kept = part.labels[part.labels != UNLABELLED]
     hidden = len(part.labels) - len(kept)
-    notes = [f"labels: {len(kept):,} kept, balanced over the classes; {counted(hidden, 'image')} left in as unlabelled"]
-    spoken = names or tuple(map(str, range(classes or 0)))
-    missing = [spoken[label] for label in np.setdiff1d(np.arange(len(spoken)), kept)]
+    notes = [f"labels: {len(kept):,} kept, balanced over the classes; {counted(hidden, 'image')} used as unlabelled"]
+    class_labels = names or tuple(map(str, range(classes or 0)))
+    missing = [class_labels[label] for label in np.setdiff1d(np.arange(len(class_labels)), kept)]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        have, them = ("has", "it") if len(missing) == 1 else ("have", "them")
+        have = "has" if len(missing) == 1 else "have"
         notes.append(
-            f"labels: {len(missing):,} of {len(spoken):,} classes {have} no labelled image: {shown}; "
-            f"only a teacher can teach {them}"
+            f"labels: {len(missing):,} of {len(class_labels):,} classes {have} no labelled image and can only be "
+            f"learnt from a teacher: {shown}"
         )
     return notes
 
 
-def _streaming(train: Source | Stream | None, measured: _Measured, data: Data, notes: list[str]) -> DataSets:
-    """A run on a stream: what needs an index is refused."""
+def _streaming(train: Source | Stream | None, evaluation: _EvaluationSets, data: Data, notes: list[str]) -> DataSets:
+    """The data sets of a run on a stream; options that need an index are rejected."""
     if not is_stream(train):
-        raise DataError(f"data.unlabeled: '{data.unlabeled}' is a stream; name a folder or a data set with an index")
+        raise DataError(f"data.unlabeled: '{data.unlabeled}' is a stream; name a folder or an indexed data set")
     for key in ("labels", "labeled_fraction", "unlabeled"):
         if getattr(data, key) is not None:
             raise DataError(
-                f"data.{key} needs images with an index, and '{train.name}' is a stream; leave it out or name a data "
-                "set with an index"
+                f"data.{key} does not work with a stream, and '{train.name}' is one; leave it out or name an indexed "
+                "data set"
             )
-    names = agreed_names({"train": train, "validation": measured["validation"], "test": measured["test"]})
-    sets = {key: _selection(source, names) for key, source in measured.items()}
+    names = agreed_names({"train": train, "validation": evaluation["validation"], "test": evaluation["test"]})
+    sets = {key: _selection(source, names) for key, source in evaluation.items()}
     if sets["validation"] is None:
-        notes.append("validation: none, since nothing can be held out of a stream; name a data set in data.validation")
+        notes.append(
+            "validation: none, because images cannot be held out of a stream; name a data set in data.validation"
+        )
     notes.insert(
         0, f"train: {counted(len(train), 'image')} of the stream '{train.name}'; resuming is exact to the epoch"
     )
@@ -219,12 +222,13 @@ def _streaming(train: Source | Stream | None, measured: _Measured, data: Data, n
 
 
 def fingerprint(train: Selection | Stream, names: tuple[str, ...] | None) -> str:
-    """A digest of class names and of the key and label of every training image, in order. 32 hexadecimal digits."""
+    """A digest of the class names and of the key and label of every training image, in order; 32 hex digits."""
     digest = blake2b("\n".join(names or ()).encode(), digest_size=16)
     if is_stream(train):
         digest.update(f"\0{train.name}\0{len(train)}".encode())
         return digest.hexdigest()
     for key in train.all_keys():
+        # File names that are not valid UTF-8 contain surrogates.
         digest.update(f"\0{key}".encode(errors="surrogateescape"))
-    digest.update(train.labels.astype("<i8").tobytes())
+    digest.update(train.labels.astype("<i8").tobytes())  # little-endian, for the same digest on every machine
     return digest.hexdigest()

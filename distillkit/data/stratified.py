@@ -1,4 +1,4 @@
-"""Choose images fairly over the classes: those that are held out, and those whose labels are kept."""
+"""Stratified sampling over the classes: images to hold out, and images whose labels are kept."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Counts = NDArray[np.int64]
 
 
 def held_out(labels: Counts, share: float, seed: int) -> Counts:
-    """Indices of the images to hold out: `share` of every class, round(share * images) in all and at least one.
+    """Indices of the images to hold out: `share` of every class, round(share * images) in total, at least one.
 
-    Shapes: labels [n]. Images without a label are never chosen.
-    Raises: DataError when nothing would be left to train on.
+    Shapes: labels [n]. Unlabelled images are never chosen.
+    Raises: DataError if no labelled image would be left for training.
     """
     total = int((labels != UNLABELLED).sum())
     wanted = max(1, round(share * total))
     if wanted >= total:
-        raise DataError(f"data.validation = {share:g} holds out all {total:,} labelled images; give a smaller share")
+        raise DataError(f"data.validation = {share:g} holds out all {total:,} labelled images; lower the share")
     return _choose(labels, lambda available: _in_proportion(wanted, available), seed, "held out")
 
 
 def kept_labels(labels: Counts, wanted: int, seed: int) -> Counts:
-    """Indices of the images whose labels are kept: equally many of every class as far as a class has them.
+    """Indices of the images whose labels are kept: the same number of every class, as far as a class has them.
 
     Shapes: labels [n].
-    Raises: DataError when there are fewer labels than wanted.
+    Raises: DataError if there are fewer labels than `wanted`.
     """
     total = int((labels != UNLABELLED).sum())
     if wanted > total:
@@ -42,7 +42,10 @@ def kept_labels(labels: Counts, wanted: int, seed: int) -> Counts:
 
 
 def _choose(labels: Counts, quotas: Callable[[Counts], Counts], seed: int, purpose: str) -> Counts:
-    """Draw as many of every class as `quotas` says, seeded class by class."""
+    """Draw the number of images per class that `quotas` returns. Shapes: labels [n].
+
+    Each class has its own seed, so that its draw does not depend on the other classes.
+    """
     known = np.flatnonzero(labels != UNLABELLED)
     by_class = known[np.argsort(labels[known], kind="stable")]
     available = np.bincount(labels[known])
@@ -56,20 +59,20 @@ def _choose(labels: Counts, quotas: Callable[[Counts], Counts], seed: int, purpo
 
 
 def _in_proportion(wanted: int, available: Counts) -> Counts:
-    """Shares in proportion to what is available; what rounding leaves goes to the largest remainders."""
+    """Quotas [K] in proportion to the class sizes; the rest goes to the largest remainders."""
     exact = wanted * available / available.sum()
     quota: Counts = np.floor(exact).astype(np.int64)
-    largest = np.argsort(quota - exact, kind="stable")
+    largest = np.argsort(quota - exact, kind="stable")  # stable: equal remainders go to the first classes
     quota[largest[: wanted - quota.sum()]] += 1
     return quota
 
 
 def _equally(wanted: int, available: Counts) -> Counts:
-    """Equal shares; a class that has less gives all, and the others make up for it. The first classes give one more."""
+    """Equal quotas [K]; a smaller class gives all it has and the others fill up. The first classes give one more."""
     quota = np.zeros_like(available)
     while (missing := wanted - quota.sum()) > 0:
         open_classes = np.flatnonzero(quota < available)
-        each = max(1, int(missing) // len(open_classes))
+        each = max(1, int(missing) // len(open_classes))  # 1: fewer labels may be missing than classes are open
         for label in open_classes[:missing]:
             quota[label] += min(each, available[label] - quota[label])
     return quota

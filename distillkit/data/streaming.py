@@ -1,4 +1,4 @@
-"""Windows of host batches from a stream, which has no index: exact to the epoch, not to the step."""
+"""Training windows from a stream, which has no index: resuming is exact to the epoch, not to the step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import count, islice
 from torch.utils.data import IterableDataset, get_worker_info
 
 from distillkit.data.collate import HostBatch, Preparation, Sample
-from distillkit.data.order import share, view_of
+from distillkit.data.order import rank_positions, view_of
 from distillkit.data.sources import Stream, read_stream
 from distillkit.data.worker_loader import Layout, host_batches
 from distillkit.errors import DataError, UserError
@@ -18,10 +18,10 @@ from distillkit.errors import DataError, UserError
 
 @dataclass(frozen=True)
 class StreamedWindows:
-    """The windows of one process, from its part of a stream, which is read over and over.
+    """The windows of one rank, from its shards of a stream, which is read repeatedly.
 
-    An epoch is a number of steps, the stream's length divided by the batch. Reading starts at the stream's beginning
-    for the epoch that has the first step; with several loader processes each makes whole windows of its own shards.
+    An epoch has the stream's length divided by the batch size as its number of steps. Reading starts at the beginning
+    of the stream, with the pass of the first step's epoch. Each loader process makes complete windows from its shards.
     """
 
     stream: Stream
@@ -32,19 +32,20 @@ class StreamedWindows:
     views: int | None
 
     def counts(self, step: int) -> tuple[int, int]:  # noqa: ARG002 -- all steps are alike
-        """Samples, and labelled samples, of a window over all processes. A stream has a label for every image."""
+        """Samples and labelled samples of a window over all ranks. Every image of a stream has a label."""
         return self.batch_size, self.batch_size
 
     def windows(self, start: int, end: int) -> Generator[tuple[HostBatch, ...]]:
         """The micro-batches of each of the steps `start` to `end - 1`."""
         dataset = StreamReader(self, first_pass=start // self.steps_per_epoch)
+        # A loader process without a shard would have no images, which is an error.
         workers = min(self.layout.workers, max(1, self.stream.shards // self.layout.world))
         with closing(host_batches(dataset, None, workers=workers, pin=self.layout.pin)) as windows:
             yield from islice(windows, end - start)
 
 
 class StreamReader(IterableDataset[tuple[HostBatch, ...] | UserError]):
-    """Reads a stream without end and makes windows of it, in a loader process."""
+    """Reads a stream endlessly and makes windows of it, in a loader process."""
 
     def __init__(self, windows: StreamedWindows, first_pass: int) -> None:
         self._windows = windows
@@ -58,7 +59,7 @@ class StreamReader(IterableDataset[tuple[HostBatch, ...] | UserError]):
 
     def _read(self) -> Iterator[tuple[HostBatch, ...]]:
         layout = self._windows.layout
-        size = len(share(self._windows.batch_size, layout.rank, layout.world))
+        size = len(rank_positions(self._windows.batch_size, layout.rank, layout.world))
         samples = self._samples()
         while True:
             window = list(islice(samples, size))
@@ -68,7 +69,8 @@ class StreamReader(IterableDataset[tuple[HostBatch, ...] | UserError]):
             )
 
     def _samples(self) -> Iterator[Sample]:
-        """Every pass after the other. The key is the place in the stream and the repeat is the number of the pass."""
+        """The samples of one pass after the other. The key is the position in the stream, the repeat the pass."""
+        # Every reader counts from 0, so its name makes the keys, and with them the augmentations, unique.
         info = get_worker_info()
         reader = f"{self._windows.layout.rank}/{info.id if info else 0}"
         for number in count(self._first_pass):
@@ -76,4 +78,4 @@ class StreamReader(IterableDataset[tuple[HostBatch, ...] | UserError]):
             for position, (image, label) in enumerate(read_stream(self._windows.stream, number)):
                 yield Sample(image, f"{reader}/{position}", number, label)
             if position < 0:
-                raise DataError(f"the stream '{self._windows.stream.name}' gave no image; check where it lies")
+                raise DataError(f"the stream '{self._windows.stream.name}' has no images; check its path")

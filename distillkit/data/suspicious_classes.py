@@ -1,6 +1,6 @@
-"""What is odd about the classes of a data set, found without reading a pixel.
+"""Warnings about the classes of a data set, found without reading pixels.
 
-A run says it before its first step; `distillkit data check` lists it.
+A run shows them before its first step; `distillkit data check` lists them.
 """
 
 from __future__ import annotations
@@ -15,55 +15,56 @@ from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.messages.text import counted, visible
 
 SHOWN = 5
-"""How many names a sentence lists."""
+"""Number of names listed in a warning."""
 
 
-def class_oddities(source: Source | Stream) -> Iterator[str]:
-    """A sentence for what is likely a mistake: classes without an image, and names that differ in case alone."""
+def class_warnings(source: Source | Stream) -> Iterator[str]:
+    """Warnings about likely mistakes: classes without images, and names that differ only in case."""
     if is_stream(source):
         return
     empty = empty_classes(source)
     if empty:
         have = "has no image" if len(empty) == 1 else "have no image"
         yield f"{_numbered(len(empty), 'class', 'classes')} of '{source.name}' {have}: {_listed(empty)}"
-    for names in alike(source.class_names or ()):
-        yield f"the classes {_listed(names)} of '{source.name}' differ in case alone; are they one?"
+    for names in near_duplicates(source.class_names or ()):
+        yield f"the classes {_listed(names)} of '{source.name}' differ only in case; merge them if they are the same"
 
 
-def unlabelled_beside_classes(source: Source | Stream) -> str | None:
-    """A sentence about images without a label in a data set that names classes; None where there are none."""
+def unlabelled_next_to_classes(source: Source | Stream) -> str | None:
+    """A warning about unlabelled images in a data set with classes; None without any."""
     if is_stream(source) or not source.class_names:
         return None
     missing = int(np.sum(labels_of(source) == UNLABELLED))
     if not missing:
         return None
-    verb, place = ("has", "it lies") if missing == 1 else ("have", "they lie")
-    return f"{counted(missing, 'image')} of '{source.name}' {verb} no label: {place} beside the class folders"
+    verb, place = ("has", "it is") if missing == 1 else ("have", "they are")
+    return f"{counted(missing, 'image')} of '{source.name}' {verb} no label: {place} outside the class folders"
 
 
 def fewer_than_a_batch(images: int, batch_size: int) -> str | None:
-    """A sentence where a step sees all images at once."""
+    """A warning that a batch holds all images; None if it does not."""
     if images >= batch_size:
         return None
     return (
         f"training.batch_size = {batch_size:,} is more than the {counted(images, 'training image')}, so every step "
-        "sees them all; lower it for more steps"
+        "uses all of them; lower it for more steps per epoch"
     )
 
 
 def empty_classes(source: Source) -> tuple[str, ...]:
-    """The classes that a data set names and has no image of, those of empty folders among them."""
+    """The classes without images, those of empty folders included."""
     named = source.class_names or ()
     seen = set(labels_of(source).tolist())
-    of_labels = [name for label, name in enumerate(named) if label not in seen]
-    of_folders: Sequence[str] = getattr(source, "empty_classes", ())
-    return tuple(sorted({*of_labels, *of_folders}))
+    unused_names = [name for label, name in enumerate(named) if label not in seen]
+    # A folder data set does not number the classes of empty folders, so it reports them separately.
+    empty_folders: Sequence[str] = getattr(source, "empty_classes", ())
+    return tuple(sorted({*unused_names, *empty_folders}))
 
 
-def alike(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The names that differ in case, or in how a letter with an accent is written, alone.
+def near_duplicates(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of names that differ only in case or in the Unicode form of an accented letter.
 
-    >>> alike(["Cat", "dog", "cat"])
+    >>> near_duplicates(["Cat", "dog", "cat"])
     (('Cat', 'cat'),)
     """
     groups: dict[str, list[str]] = {}

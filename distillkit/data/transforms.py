@@ -1,4 +1,4 @@
-"""From a picture to a normalised tensor: timm's and torchvision's transforms, set up from the recipe."""
+"""Image transforms: timm's and torchvision's, set up from the recipe's `[augment]`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Transform: TypeAlias = Callable[["Image"], Tensor]
-"""An RGB picture to [3, H, W] float32, normalised with the student's mean and standard deviation."""
+"""An RGB image to [3, H, W] float32, normalised with the student's mean and standard deviation."""
 
 
 def training_transform(augment: Augment, spec: ModelSpec) -> Transform:
-    """What a training image goes through. Reads the global generators; see `distillkit.data.randomness`.
+    """The augmentation of a training image. Draws from the global generators; see `distillkit.data.randomness`.
 
-    Raises: RecipeError for an `augment.auto` that timm does not understand.
+    Raises: RecipeError for an `augment.auto` that timm rejects.
     Source: timm's training transforms, which are DeiT's (Touvron et al. 2021, arXiv:2012.12877, table 9).
     """
-    jitter: Any = augment.color_jitter or None  # None leaves the transform out, 0 would only cost time
+    jitter: Any = augment.color_jitter or None  # None leaves the transform out; 0 would keep it, without effect
     try:
         first, second, last = create_transform(
             spec.image_size,
@@ -44,18 +44,19 @@ def training_transform(augment: Augment, spec: ModelSpec) -> Transform:
             mean=spec.mean,
             std=spec.std,
         )
-    # timm states what it wants of the string with assertions; numbers that are none fail as they will.
+    # timm checks the string with assertions; an invalid number in it raises any of the others.
     except (AssertionError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
-            f"augment.auto = '{augment.auto}' is not an auto-augment string of timm ({error}); "
-            "one that it has is rand-m9-mstd0.5-inc1"
+            f"augment.auto = '{augment.auto}' is not a valid auto-augment string of timm ({error}); "
+            "give one such as rand-m9-mstd0.5-inc1"
         ) from error
+    # timm's three stages are taken apart to replace the crop, which is the first step of the first one.
     crop, *flip = first.transforms
     return _compose(*_crop(augment, spec, crop), *flip, second, last)
 
 
 def evaluation_transform(augment: Augment, spec: ModelSpec) -> Transform:
-    """Resize to int(size / eval_crop) and crop the centre, aspect kept, as DeiT evaluates (deit/datasets.py)."""
+    """Resize to int(size / eval_crop), keeping the aspect ratio, and crop the centre, as in DeiT (deit/datasets.py)."""
     transform: Transform = create_transform(
         spec.image_size,
         crop_pct=augment.eval_crop,
@@ -68,10 +69,10 @@ def evaluation_transform(augment: Augment, spec: ModelSpec) -> Transform:
 
 
 def _crop(augment: Augment, spec: ModelSpec, resized: Any) -> tuple[Any, ...]:
-    """The geometry of `augment.crop`: timm's random resized crop, or one that keeps the scale.
+    """The crop of `augment.crop`: timm's random resized crop, or a crop without rescaling.
 
-    Both others resize until the picture covers the student's size, aspect kept; what hangs over is cropped at random
-    or, for "none", at the centre, where evaluation looks when `eval_crop` is 1.
+    "padded" and "none" resize the image until it covers the student's size, keeping the aspect ratio. "padded" crops at
+    random, "none" at the centre, as evaluation does with `eval_crop` = 1.
     """
     if augment.crop == "resized":
         return (resized,)

@@ -1,4 +1,4 @@
-"""Host batches from images with an index, made by any number of loader processes with equal results."""
+"""Batches of indexed images, made by loader processes; equal for any number of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from distillkit.compute.main_guard import require_guard
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.collate import HostBatch, Preparation, Sample
 from distillkit.data.image_faults import broken_image
-from distillkit.data.order import Entries, Order, share, view_of
-from distillkit.data.replacement_images import ATTEMPTS, Substitutes
+from distillkit.data.order import Entries, Order, rank_positions, view_of
+from distillkit.data.replacement_images import ATTEMPTS, Replacements
 from distillkit.data.sources import Source, load_image
 from distillkit.errors import DataError, RecipeError, UnreadableImageError, UserError
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GRACE_S = 30
-"""How long a loader process outlives a request to end: the run may need one more batch to finish its step."""
+"""Seconds that a loader process lives on after SIGTERM: the run may need one more batch to finish its step."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Who reads: one of `world` processes, in micro-batches, with loader processes of its own."""
+    """The rank that reads, out of `world`; its micro-batch size and its loader processes."""
 
     rank: int
     world: int
@@ -40,16 +40,16 @@ class Layout:
     pin: bool
 
     def micro_batches(self, samples: int) -> tuple[slice, ...]:
-        """The parts into which `samples` of one process are split; the last may be ragged."""
+        """Slices that split the `samples` of one rank into micro-batches; the last may be smaller."""
         size = self.micro_batch_size or samples
         return tuple(slice(start, start + size) for start in range(0, samples, size))
 
 
 def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin: bool) -> Generator[Any]:
-    """What `dataset` makes of each job (of nothing, where it is a stream), in order.
+    """The batch that `dataset` makes of each job, in order; `jobs` is None for a stream.
 
-    Never touches a global generator. Closing the iterator ends the loader's processes.
-    Raises: the UserError that a loader process returned in the place of a batch, or that of `require_guard`.
+    Leaves the global generators unchanged. Closing the iterator ends the loader processes.
+    Raises: a UserError that a loader process returned instead of a batch, or the one of `require_guard`.
     """
     if workers:
         require_guard()
@@ -57,33 +57,33 @@ def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin:
         DataLoader(
             dataset,
             sampler=jobs,
-            batch_size=None,
-            collate_fn=_as_it_is,
+            batch_size=None,  # a job is a complete batch
+            collate_fn=_identity,  # the default converts NumPy arrays to tensors
             num_workers=workers,
             pin_memory=pin,
-            generator=torch.Generator(),
-            worker_init_fn=_leave_signals_to_the_run,
+            generator=torch.Generator(),  # without one, DataLoader draws its seed from the global generator
+            worker_init_fn=_ignore_run_signals,
         )
     )
     try:
         for batch in loader:
-            # Raised in a loader process, it would arrive with a traceback for its message.
+            # Returned, not raised: torch would put the worker's traceback into the message.
             if isinstance(batch, UserError):
                 raise batch
             yield batch
     finally:
-        # A killed process was reported where batches are taken; torch may raise that again here.
+        # A killed loader process has already raised in the loop above; torch may raise again here.
         with suppress(RuntimeError):
             getattr(loader, "_shutdown_workers", int)()
         del loader  # the last reference
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, and a scheduler may ask every process of a job to end.
+def _ignore_run_signals(_worker: int) -> None:
+    """Ignore Ctrl-C and SIGUSR1 in a loader process, and delay SIGTERM by `GRACE_S`.
 
-    The run alone answers, once its step is done, and ends its loader processes; a loader process that is still there
-    after `GRACE_S` ends by itself. A run that is interrupted while it takes a batch hangs up on the process that hands
-    it over; that is no fault.
+    A terminal or a scheduler sends the signal to every process. The run handles it after its step and then ends its
+    loader processes. A run that is interrupted while it receives a batch closes the connection; the ConnectionError
+    that follows in the loader process is not reported.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):
@@ -92,27 +92,27 @@ def _leave_signals_to_the_run(_worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
     usual = sys.excepthook
 
-    def quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def ignore_hangups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, ConnectionError | EOFError):
             usual(kind, error, trace)
 
-    sys.excepthook = quietly
+    sys.excepthook = ignore_hangups
 
 
 class MicroBatchJob(NamedTuple):
-    """One micro-batch to make."""
+    """One micro-batch to make: view, and entries [b, 2] of image index and repeat."""
 
     view: int
     entries: Entries
 
 
 class MicroBatches(Dataset[HostBatch | UserError]):
-    """Makes host batches of jobs, in a loader process. Without `substitutes` an unreadable image is an error."""
+    """Makes micro-batches in a loader process. Without `replacements` an unreadable image is an error."""
 
-    def __init__(self, source: Source, preparation: Preparation, substitutes: Substitutes | None) -> None:
+    def __init__(self, source: Source, preparation: Preparation, replacements: Replacements | None) -> None:
         self._source = source
         self._preparation = preparation
-        self._substitutes = substitutes
+        self._replacements = replacements
 
     def __getitem__(self, job: MicroBatchJob) -> HostBatch | UserError:
         broken: list[BrokenImage] = []
@@ -123,40 +123,40 @@ class MicroBatches(Dataset[HostBatch | UserError]):
         return batch._replace(broken=tuple(broken))
 
     def _samples(self, job: MicroBatchJob, broken: list[BrokenImage]) -> Iterator[Sample]:
-        """The sample of each entry, or of the one that stands in for it, whose place in the order it takes."""
+        """The sample of each entry, or of its replacement, in order."""
         source = self._source
         for wanted, repeat in job.entries.tolist():
             index, image = self._readable(wanted, (job.view, repeat), broken)
             yield Sample(image, source.key(index), repeat, source.label(index))
 
     def _readable(self, wanted: int, place: tuple[int, int], broken: list[BrokenImage]) -> tuple[int, Image]:
-        """The image that is wanted, or the first readable one of those that may stand in for it.
+        """Index and image of the wanted image, or of its first readable replacement.
 
-        Raises: DataError where none of them can be read, or none may.
+        Raises: DataError if none can be read, or if replacing is off.
         """
         try:
             return wanted, load_image(self._source, wanted)
         except UnreadableImageError as error:
-            if self._substitutes is None:
+            if self._replacements is None:
                 raise
             broken.append(broken_image("train", error))
             last = error
-        for index in self._substitutes.of(wanted, self._source.key(wanted), place):
+        for index in self._replacements.candidates(wanted, self._source.key(wanted), place):
             try:
                 return index, load_image(self._source, index)
             except UnreadableImageError as error:
                 broken.append(broken_image("train", error))
         raise DataError(
-            f"image '{last.key}' of '{self._source.name}' cannot be read ({last.reason}), and none of the {ATTEMPTS} "
-            "images that were to stand in for it can; look at them all with `distillkit data check`"
+            f"image '{last.key}' of '{self._source.name}' cannot be read ({last.reason}), and neither can any of the "
+            f"{ATTEMPTS} images tried as a replacement; run `distillkit data check` to list the unreadable images"
         ) from last
 
 
 @dataclass(frozen=True)
 class IndexedWindows:
-    """The windows of one process, as `order` has them. Unreadable images are replaced, or else an error.
+    """The windows of one rank, in the order of `order`. With `replaces`, unreadable images are replaced.
 
-    Raises: RecipeError where a process would have nothing to read.
+    Raises: RecipeError if a rank would have no samples.
     """
 
     source: Source
@@ -170,31 +170,31 @@ class IndexedWindows:
         pairs, world = -(-self.order.window // 2), self.layout.world
         if pairs < world:
             raise RecipeError(
-                f"a step has {self.order.window} samples, too few for {world} processes, which need two each; "
-                f"use fewer processes or raise training.batch_size to {2 * world} or more"
+                f"a step has {self.order.window} samples, too few for {world} processes, which need at least two "
+                f"each; use fewer processes or raise training.batch_size to {2 * world} or more"
             )
 
     def counts(self, step: int) -> tuple[int, int]:
-        """Samples, and labelled samples, of a window over all processes."""
+        """Samples and labelled samples of a window over all ranks."""
         return self.order.window, int(self.order.labelled_per_step[step % self.order.steps_per_epoch])
 
     def windows(self, start: int, end: int) -> Generator[tuple[HostBatch, ...]]:
         """The micro-batches of each of the steps `start` to `end - 1`, from one loader across all epochs."""
-        positions = share(self.order.window, self.layout.rank, self.layout.world)
+        positions = rank_positions(self.order.window, self.layout.rank, self.layout.world)
         slices = self.layout.micro_batches(len(positions))
-        substitutes = Substitutes(self.order.labelled, self.preparation.seed) if self.replaces else None
-        dataset = MicroBatches(self.source, self.preparation, substitutes)
+        replacements = Replacements(self.order.labelled, self.preparation.seed) if self.replaces else None
+        dataset = MicroBatches(self.source, self.preparation, replacements)
         jobs = (
             MicroBatchJob(view, window[positions[part]])
-            for view, window in self._planned(start, end)
+            for view, window in self._window_entries(start, end)
             for part in slices
         )
         with closing(host_batches(dataset, jobs, workers=self.layout.workers, pin=self.layout.pin)) as batches:
             for _ in range(start, end):
                 yield tuple(next(batches) for _ in slices)
 
-    def _planned(self, start: int, end: int) -> Iterator[tuple[int, Entries]]:
-        """View and entries of each window. The loader reads ahead of the steps, into the next epoch too."""
+    def _window_entries(self, start: int, end: int) -> Iterator[tuple[int, Entries]]:
+        """View and entries [window, 2] of each window. One sequence, so that the loader prefetches across epochs."""
         steps = self.order.steps_per_epoch
         for epoch in range(start // steps, -(-end // steps)):
             windows = self.order.epoch(epoch)
@@ -202,5 +202,5 @@ class IndexedWindows:
                 yield view_of(epoch, self.views), windows[step - epoch * steps]
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

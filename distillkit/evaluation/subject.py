@@ -151,7 +151,7 @@ class Subject:
             split=self._split_of(images),
             broken=self._broken_list,
         )
-        return data.deal(self.processes.rank, self.processes.world)
+        return data.shard_batches(self.processes.rank, self.processes.world)
 
     def features(self, images: Source | Stream, view: View) -> Features:
         """Features of all images from the frozen model; with several processes each computes a shard and gets all."""

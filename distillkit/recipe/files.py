@@ -1,11 +1,11 @@
-"""Recipes as files: the named ones that come with the package, people's own, and what is written back.
+"""Recipe files: read named recipes and users' files, apply overrides, and write recipes back.
 
-A file is the tables of `recipe.schema.Recipe` in TOML, and two keys beside them: `base`, the name or file of a
-recipe that this one changes, and `[smoke]`, the tables that make a run of it take seconds. Layers go over each other
-in this order: base, file, smoke tables, command line; see `distillkit.recipe.overrides.layered`. Below them all may
-lie the recipe of a run to go on from, see `distillkit.recipe.from_run`.
+A file holds the tables of `recipe.schema.Recipe` in TOML and two more keys: `base`, the name or file of a recipe that
+this one changes, and `[smoke]`, the tables that shorten a run to seconds. Layers override each other in this order:
+base, file, smoke tables, command line; see `distillkit.recipe.overrides.layered`. With `--from` the recipe of a
+finished run is the lowest layer, see `distillkit.recipe.from_run`.
 
-Options that belong to a plugin (a student's `patch`, a loss's `tau`) are kept as they are; the plugin checks them.
+Options that belong to a plugin (a student's `patch`, a loss's `tau`) are kept unchecked; the plugin checks them.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
 from distillkit.messages.validation import problems, together
-from distillkit.recipe.from_run import FormerRun, former_run, going_on
+from distillkit.recipe.from_run import ParentRun, find_parent_run, inherit
 from distillkit.recipe.named_options import option_assignments
 from distillkit.recipe.overrides import (
     Tables,
     as_tables,
     assign_to_entry,
-    beyond_a_recipe,
     layered,
     parse_assignment,
+    unsupported_value,
 )
 from distillkit.recipe.schema import About, Recipe
 from distillkit.storage.untrusted import read_plain_text
 
 FOLDER = Path(__file__).parent / "named"
 SUFFIX = ".toml"
-LARGEST = 2**20
-"""Bytes of a recipe file; the longest that comes with the package has a hundredth."""
-MOST_BASES = 16
-"""How many recipes may lie below one another."""
+MAX_BYTES = 2**20
+"""Size limit of a recipe file; the longest named recipe has a hundredth of it."""
+MAX_BASES = 16
+"""Length limit of a chain of bases."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class NamedRecipe:
 
 
 def head_comment(name_or_file: str) -> str:
-    """The comment at the head of a recipe's file, after that of its base: how to use it, what its source leaves open.
+    """The head comments of a recipe's bases and its own: how to use it, and what its source leaves open.
 
     Raises: as `read_tables`.
     """
@@ -75,7 +75,7 @@ def head_comment(name_or_file: str) -> str:
 
 
 def named_recipes() -> tuple[NamedRecipe, ...]:
-    """Every recipe that comes with the package, by name."""
+    """Every named recipe, sorted by name."""
     return tuple(sorted((_named(path) for path in FOLDER.glob(f"*{SUFFIX}")), key=lambda named: named.name))
 
 
@@ -87,26 +87,26 @@ def load_recipe(
     from_run: str | PathLike[str] | None = None,
     **options: Any,
 ) -> Recipe:
-    """Read a recipe, and change it.
+    """Load a recipe and apply overrides.
 
-    `recipe` is the name of a recipe that comes with distillkit, a TOML file, or a Recipe. None is `digits` for the
-    digits, which are also the data where none is named, and `default` for every other data.
+    `recipe` is the name of a named recipe, a TOML file, or a Recipe. The default is `default`, or `digits` if the
+    data is `digits` or not set.
 
-    `options` are those of `distillkit run`, and the keys of a recipe:
+    `options` are the options of `distillkit run`, and the keys of a recipe:
 
     - `data`, `validation`, `unlabeled`, `labels`, `strict_data`, `student`, `student_weights`, `teacher`,
-      `teacher_weights`, `teacher_classes`, `loss`, `epochs`, `seed`, `device`, `head` and `fusion` mean what they mean
-      on the command line. `loss` may be a list, and a loss or a teacher may be a table: `loss=["hard", {"loss": "soft",
-      "tau": 2}]`. One that is None is not given.
-    - A table changes the keys that it has and leaves the others: `training={"steps": 10, "clip": 1.0}`. A key that is
-      None gets its default back.
-    - A dotted key is a key of a table: `**{"student.image_size": 96}`.
+      `teacher_weights`, `teacher_classes`, `loss`, `epochs`, `seed`, `device`, `head` and `fusion` have the same
+      meaning as on the command line. `loss` may be a list, and a loss or a teacher may be a table: `loss=["hard",
+      {"loss": "soft", "tau": 2}]`. None means not given.
+    - A table changes the keys that it has and keeps the others: `training={"steps": 10, "clip": 1.0}`. A key set to
+      None is reset to its default.
+    - A dotted key sets one key of a table: `**{"student.image_size": 96}`.
 
-    `assignments` are `KEY=VALUE`, as `--set` takes them, and go over `options`. `smoke` takes the recipe's `[smoke]`
-    tables, which shorten it to seconds. `from_run` is a finished run to start from, as `--from`: its recipe lies below
-    all others, and is the recipe where none is named.
+    `assignments` are `KEY=VALUE`, as for `--set`, and override `options`. `smoke` applies the recipe's `[smoke]`
+    tables, which shorten a run to seconds. `from_run` is a finished run to start from, as for `--from`: its recipe is
+    the lowest layer, and replaces the default if `recipe` is None.
 
-    Raises: RecipeError, which lists every wrong key and value together; RunDirectoryError where `from_run` is no
+    Raises: RecipeError, which lists all wrong keys and values together; RunDirectoryError if `from_run` is not a
     finished run.
 
     For example:
@@ -116,20 +116,22 @@ def load_recipe(
     """
     assignments = [assignments] if isinstance(assignments, str) else assignments
     given = option_assignments(options)
-    wrong = [f"'{each.key}' {beyond}" for each in given if (beyond := beyond_a_recipe(each.value))]
+    wrong = [f"'{each.key}' {problem}" for each in given if (problem := unsupported_value(each.value))]
     for text in assignments:
         try:
             given.append(parse_assignment(text))
         except RecipeError as error:
             wrong.append(str(error))
-    changes = as_tables(assignment for assignment in given if not assignment.is_of_entry)
-    run = None if from_run is None else former_run(Path(from_run))
+    changes = as_tables(assignment for assignment in given if not assignment.is_entry_key)
+    run = None if from_run is None else find_parent_run(Path(from_run))
     chosen, tables = _chosen(recipe, changes, run)
     above = (_with_smoke(tables, chosen, smoke=smoke), changes)
-    tables = deepcopy(layered(*above) if run is None else going_on(run, load_recipe(run.recipe), above))
+    # A copy: entries are changed in place below, and the tables may share them with the caller's arguments.
+    tables = deepcopy(layered(*above) if run is None else inherit(run, load_recipe(run.recipe), above))
+    # After the layers, since they decide which teachers and losses there are.
     for assignment in given:
         try:
-            if assignment.is_of_entry:
+            if assignment.is_entry_key:
                 assign_to_entry(tables, assignment)
         except RecipeError as error:
             wrong.append(str(error))
@@ -137,15 +139,15 @@ def load_recipe(
 
 
 def read_tables(name_or_file: str) -> Tables:
-    """The tables of a recipe over those of its bases, with the key `smoke` where any of them has it.
+    """The tables of a recipe merged with those of its bases, including `smoke` if any of them has it.
 
-    Raises: RecipeError for a name that is not known, a file that cannot be read, and a base that leads back.
+    Raises: RecipeError for an unknown name, an unreadable file, or a cycle of bases.
     """
     return _read_tables(_path(name_or_file, relative_to=None), ())
 
 
 def dump(recipe: Recipe) -> str:
-    """The whole recipe as TOML that loads to an equal one. An option that is None is left out, as TOML has no none."""
+    """The complete recipe as TOML that loads to an equal one. Keys that are None are left out: TOML has no null."""
     return tomli_w.dumps(recipe.model_dump(exclude_none=True))
 
 
@@ -154,8 +156,8 @@ def _named(path: Path) -> NamedRecipe:
     return NamedRecipe(path.stem, about.summary, about.source, about.cost, path)
 
 
-def _chosen(recipe: str | PathLike[str] | Recipe | None, changes: Tables, run: FormerRun | None) -> tuple[str, Tables]:
-    """What a recipe is called in a message, and its tables: none where those of a run are all."""
+def _chosen(recipe: str | PathLike[str] | Recipe | None, changes: Tables, run: ParentRun | None) -> tuple[str, Tables]:
+    """The recipe's name in messages, and its tables; empty if only the recipe of a run is used."""
     if isinstance(recipe, Recipe):
         return "Recipe", recipe.model_dump(exclude_none=True)
     if recipe is None and run is not None:
@@ -165,7 +167,7 @@ def _chosen(recipe: str | PathLike[str] | Recipe | None, changes: Tables, run: F
 
 
 def _default_name(changes: Tables) -> str:
-    """`digits` for the digits, which are also the data where none is named; `default` for every other."""
+    """`digits` if the data is `digits` or not set; `default` for all other data."""
     data = changes.get("data")
     data = data if isinstance(data, dict) else {}
     train = data.get("train")
@@ -173,20 +175,20 @@ def _default_name(changes: Tables) -> str:
 
 
 def _with_smoke(tables: Tables, chosen: str, *, smoke: bool) -> Tables:
-    """The tables without their key `smoke`, and with what it holds where that is wanted."""
+    """The tables without the key `smoke`, whose values are merged in if `smoke` is set."""
     tables = dict(tables)
-    shortened = tables.pop("smoke", None)
+    smoke_tables = tables.pop("smoke", None)
     if not smoke:
         return tables
-    if not isinstance(shortened, Mapping):
+    if not isinstance(smoke_tables, Mapping):
         raise RecipeError(
             f"recipe '{chosen}' has no [smoke] table; add one, or shorten the run with --set training.steps=2"
         )
-    return layered(tables, shortened)
+    return layered(tables, smoke_tables)
 
 
 def _validated(tables: Tables, wrong: Sequence[str], *, prefix: str) -> Recipe:
-    """The recipe, or one error with everything that is wrong."""
+    """Validate the tables; one error lists everything that is wrong."""
     found = list(wrong)
     try:
         recipe = Recipe.model_validate(tables)
@@ -209,18 +211,18 @@ def _path(name_or_file: str, *, relative_to: Path | None) -> Path:
         guess = nearest(name_or_file, names)
         question = f"did you mean '{guess}'? " if guess else ""
         raise RecipeError(
-            f"unknown recipe '{name_or_file}'; {question}`distillkit recipes` lists those with a name; "
-            f"a file's name ends with {SUFFIX}"
+            f"unknown recipe '{name_or_file}'; {question}`distillkit recipes` lists the named recipes; "
+            f"to use a file, give a name that ends with {SUFFIX}"
         )
     return FOLDER / f"{name_or_file}{SUFFIX}"
 
 
-def _read_tables(path: Path, above: tuple[Path, ...]) -> Tables:
-    """`above` are the files whose base this one is, outermost first."""
+def _read_tables(path: Path, derived: tuple[Path, ...]) -> Tables:
+    """`derived` are the recipes that have this file as a base, outermost first."""
     tables = _parse(path)
-    if path.resolve() in above:
-        chain = " -> ".join(file.name for file in (*above, path))
-        raise RecipeError(f"recipe '{above[0].name}' is its own base: {chain}")
+    if path.resolve() in derived:
+        chain = " -> ".join(file.name for file in (*derived, path))
+        raise RecipeError(f"recipe '{derived[0].name}' is its own base: {chain}; remove one of the `base` keys")
     base = tables.pop("base", None)
     if base is None:
         return tables
@@ -228,12 +230,12 @@ def _read_tables(path: Path, above: tuple[Path, ...]) -> Tables:
         raise RecipeError(
             f"recipe '{path}': 'base' is {shortened(repr(base))}; it should be the name or the file of a recipe"
         )
-    if len(above) == MOST_BASES:
+    if len(derived) == MAX_BASES:
         raise RecipeError(
-            f"recipe '{above[0].name}' has more than {MOST_BASES} bases below one another; put some together"
+            f"recipe '{derived[0].name}' has a chain of more than {MAX_BASES} bases; merge some of the files"
         )
-    below = _read_tables(_path(base, relative_to=path.parent), (*above, path.resolve()))
-    # The smoke tables of both are layered like the rest: a later file may shorten the run in its own way.
+    below = _read_tables(_path(base, relative_to=path.parent), (*derived, path.resolve()))
+    # Smoke tables are merged like the others, so a recipe can change how its base is shortened.
     return layered(below, tables)
 
 
@@ -242,18 +244,18 @@ def _parse(path: Path) -> Tables:
     try:
         if path.is_dir():
             raise RecipeError(f"recipe '{name}' is a directory; give a file, such as {path / 'recipe.toml'}")
-        tables = tomllib.loads(read_plain_text(path, largest=LARGEST))
+        tables = tomllib.loads(read_plain_text(path, largest=MAX_BYTES))
     except FileNotFoundError:
-        raise RecipeError(f"recipe '{name}' does not exist; `distillkit recipes` lists those with a name") from None
+        raise RecipeError(f"recipe '{name}' does not exist; `distillkit recipes` lists the named recipes") from None
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe '{name}' is not TOML: {str(error)[0].lower()}{str(error)[1:]}") from None
+        raise RecipeError(f"recipe '{name}' is not valid TOML: {str(error)[0].lower()}{str(error)[1:]}") from None
     except OSError as error:
         raise RecipeError(f"recipe '{name}' cannot be read: {error.strerror}") from None
     except RecursionError:
         raise RecipeError(f"recipe '{name}' is nested too deeply") from None
     except ValueError as error:
-        # A number of 5,000 digits is one too, of Python's and not of TOML's.
+        # Python's own limit: an integer of more than 4,300 digits is a ValueError and not a TOMLDecodeError.
         raise RecipeError(f"recipe '{name}' {error}; a recipe is a TOML file") from None
-    if beyond := beyond_a_recipe(tables):
-        raise RecipeError(f"recipe '{name}' {beyond}")
+    if problem := unsupported_value(tables):
+        raise RecipeError(f"recipe '{name}' {problem}")
     return tables

@@ -1,7 +1,6 @@
-"""The options of the command line and of `load_recipe` in Python, and the keys of a recipe that they set.
+"""Options of the command line and of `load_recipe`, and the recipe keys that they set.
 
-An option is one of `KEYS` or `LISTS`, or a key of the recipe itself: a table ("training"), or a dotted key
-("training.steps").
+An option is a name in `KEYS` or `LISTS`, a table of the recipe ("training"), or a dotted key ("training.steps").
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ KEYS = {
     "head": "evaluation.head",
     "fusion": "evaluation.fusion",
 }
-"""Options whose value is that of one key."""
+"""Options that set one key."""
 
 NAME_OF_ENTRY = {"teacher": "model", "loss": "loss"}
-"""The key with which an entry of a list names its plugin."""
+"""The key that names the plugin of a list entry."""
 
 
 def option_assignments(options: Mapping[str, Any]) -> list[Assignment]:
-    """The keys that `options` set, and their values as plain data. An option that is None was not given.
+    """The keys that `options` set, with their values as plain data. An option that is None is not given.
 
-    In a table, and for a dotted key, None takes the key away, as `--set KEY=` does.
+    In a table, and for a dotted key, None resets the key to its default, as `--set KEY=` does.
 
-    Raises: RecipeError for a loss that cannot be read.
+    Raises: RecipeError for an invalid loss.
     """
     given = {name: _plain(value) for name, value in options.items() if value is not None or "." in name}
     if given.pop("strict_data", False):
@@ -57,7 +56,7 @@ def _assignments(name: str, value: Any) -> Iterator[Assignment]:
 
 
 def _entry(name: str, value: Any) -> Any:
-    """An entry of `teachers` or `losses`, of which only the name may be given."""
+    """An entry of `teachers` or `losses`, given as a table or as a name."""
     if not isinstance(value, str):
         return value
     return parse_loss(value) if name == "loss" else {NAME_OF_ENTRY[name]: value}
@@ -73,7 +72,7 @@ def _dotted(prefix: str, table: Tables) -> Iterator[Assignment]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as a recipe file has it: paths as texts, tuples as lists, mappings as tables."""
+    """`value` as in a recipe file: paths as strings, tuples as lists, mappings as tables."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

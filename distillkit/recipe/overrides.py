@@ -1,4 +1,4 @@
-"""From `key=value` as people type it to the plain tables of a recipe, and how one layer of tables goes over another."""
+"""Recipe overrides: parse `key=value` assignments, and merge layers of tables."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from distillkit.recipe.schema import Optimizer, StudentEntry
 Tables = dict[str, Any]
 
 UNSET = object()
-"""The value of a key that a later layer takes away, so that its default counts again."""
+"""The value of a key that a layer resets to its default."""
 
 LISTS = {"teacher": "teachers", "loss": "losses"}
-"""The word for the only entry of a list, and the list."""
+"""The singular by which the only entry of a list is addressed, and the list."""
 
-OF_ONE_OPTIMIZER = frozenset({"betas", "eps", "momentum"})
-"""The keys of `[optimizer]` that mean nothing to another one."""
+OPTIMIZER_SPECIFIC = frozenset({"betas", "eps", "momentum"})
+"""The keys of `[optimizer]` that are dropped when another optimiser is named."""
 
-DEEPEST = 32
-"""How deeply tables and lists may be nested; no recipe needs five."""
+MAX_DEPTH = 32
+"""Nesting limit of tables and lists; no recipe needs five levels."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One dotted key and the value that it is to have."""
+    """A dotted key and its value."""
 
     key: str
     value: Any
 
     @property
-    def is_of_entry(self) -> bool:
-        """Whether the key goes into an entry of `teachers` or `losses`, which are lists and known by name."""
+    def is_entry_key(self) -> bool:
+        """Whether the key belongs to an entry of `teachers` or `losses`, which are lists addressed by name."""
         head, _, rest = self.key.partition(".")
         return bool(rest) and (head in LISTS or head in LISTS.values())
 
 
 def parse_value(text: str) -> Any:
-    """Read a value as TOML, or take it as text.
+    """Parse a value as TOML, or keep it as a string.
 
     >>> parse_value("384"), parse_value("rand-m9-mstd0.5-inc1"), parse_value(".5"), parse_value("[0.08, 1.0]")
     (384, 'rand-m9-mstd0.5-inc1', 0.5, [0.08, 1.0])
@@ -53,54 +53,56 @@ def parse_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         try:
-            return float(text)  # TOML has no number that starts with a point, and people type them
+            return float(text)  # users type .5, which is not a TOML number
         except ValueError:
             return text
     value = parsed["value"]
-    # More than one key: the text had a line break in it. A date: no key of a recipe is one, folders are called so.
+    # More than one key: the text has a line break. A date: no recipe key is one, but a folder may be named like one.
     return value if len(parsed) == 1 and isinstance(value, bool | int | float | str | list | dict) else text
 
 
 def parse_assignment(text: str) -> Assignment:
-    """Read `key=value`. An empty value takes the key away.
+    """Parse `key=value`. An empty value resets the key to its default.
 
-    Raises: RecipeError where there is no `=` or nothing before it.
+    Raises: RecipeError without `=` or without a key before it.
     """
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
         raise RecipeError(f"'{shortened(text)}' is not a setting; write key=value, such as training.epochs=20")
     assignment = Assignment(key, parse_value(value.strip()) if value.strip() else UNSET)
-    if beyond := beyond_a_recipe(as_tables([assignment])):
-        raise RecipeError(f"'{shortened(text)}' {beyond}")
+    if problem := unsupported_value(as_tables([assignment])):
+        raise RecipeError(f"'{shortened(text)}' {problem}")
     return assignment
 
 
-def beyond_a_recipe(value: Any, *, deepest: int = DEEPEST) -> str:
-    """What a value has that no recipe can have, "" for nothing: too deep a nesting, a number or a text beyond TOML's.
+def unsupported_value(value: Any, *, depth: int = MAX_DEPTH) -> str:
+    """Why a value cannot be in a recipe, "" if it can: nested too deeply, or a number or string outside TOML's range.
 
-    >>> beyond_a_recipe({"seed": [2**64]}), beyond_a_recipe({"seed": 1})
-    ('has a whole number of more than 64 bits', '')
+    >>> unsupported_value({"seed": [2**64]}), unsupported_value({"seed": 1})
+    ('contains an integer of more than 64 bits', '')
     """
-    if deepest < 0:
-        return f"is nested more than {DEEPEST} deep"
+    if depth < 0:
+        return f"is nested more than {MAX_DEPTH} levels deep"
+    # tomllib reads integers of any size, but TOML, and so other readers of the file, have 64 bits.
     if isinstance(value, int) and value.bit_length() >= 64:
-        return "has a whole number of more than 64 bits"
+        return "contains an integer of more than 64 bits"
     if isinstance(value, str) and ("\0" in value or value.encode(errors="ignore").decode() != value):
-        return "has a NUL or a character that is not UTF-8 in it"
+        return "contains a NUL or a character that is not valid UTF-8"
+    # Keys are checked too: they come from the command line or a file just like values.
     inner = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next(filter(None, (beyond_a_recipe(each, deepest=deepest - 1) for each in inner)), "")
+    return next(filter(None, (unsupported_value(each, depth=depth - 1) for each in inner)), "")
 
 
 def parse_loss(text: str) -> Tables:
-    """Read a loss as the command line writes it.
+    """Parse a loss as typed on the command line.
 
     >>> parse_loss("soft:tau=2,weight=0.9")
     {'loss': 'soft', 'tau': 2, 'weight': 0.9}
 
-    Raises: RecipeError where an option is not `key=value`.
+    Raises: RecipeError if an option is not `key=value`.
     """
-    # The options begin at the first colon that a key and `=` follow: a loss's name may have an argument of its own.
+    # Options start at the first colon followed by a key and `=`: the name itself may contain an argument after a colon.
     match = re.fullmatch(r"(?P<name>.+?)(?::(?P<options>[\w-]+=.*))?", text, re.DOTALL)
     if match is None:
         raise RecipeError("a loss needs a name, such as hard or soft:tau=2,weight=0.9")
@@ -114,44 +116,44 @@ def parse_loss(text: str) -> Tables:
 
 
 def as_tables(assignments: Iterable[Assignment]) -> Tables:
-    """Nest dotted keys: training.epochs=3 becomes {"training": {"epochs": 3}}. The last value of a key counts."""
+    """Nest dotted keys: training.epochs=3 becomes {"training": {"epochs": 3}}. The last value of a key wins."""
     tables: Tables = {}
     for assignment in assignments:
-        *path, word = assignment.key.split(".")
+        *path, last = assignment.key.split(".")
         table = tables
         for part in path:
             inner = table.get(part)
             table[part] = table = inner if isinstance(inner, dict) else {}
-        table[word] = assignment.value
+        table[last] = assignment.value
     return tables
 
 
 def layered(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tables:
-    """`upper` over `lower`: tables are merged, everything else (lists too) is replaced.
+    """Merge `upper` into `lower`: tables are merged, everything else (lists too) is replaced.
 
-    Three keys take others with them: another student leaves the options of the student below behind, which belong to
-    that student's plugin, another optimiser those of the optimiser below (`betas`, `eps`, `momentum`), and
-    `training.epochs` and `training.steps`, of which a recipe has one, replace each other.
+    Three keys of `upper` drop others of `lower`: another student drops the options of the lower one, which belong to
+    that student's plugin; another optimiser drops `betas`, `eps` and `momentum`; `training.epochs` and
+    `training.steps`, of which a recipe has one, replace each other.
     """
     lower = {name: _kept(name, below, upper.get(name)) for name, below in lower.items()}
     return _merged(lower, upper)
 
 
 def assign_to_entry(recipe: Tables, assignment: Assignment) -> None:
-    """Put a value into an entry of `teachers` or `losses` of `recipe`.
+    """Set a key of an entry of `teachers` or `losses` of `recipe`.
 
-    `teacher.KEY` and `loss.KEY` mean the only one, `teachers.NAME.KEY` and `losses.NAME.KEY` the one of that name.
+    `teacher.KEY` and `loss.KEY` address the only entry, `teachers.NAME.KEY` and `losses.NAME.KEY` the one of that name.
 
-    Raises: RecipeError where there is no such entry, or several.
+    Raises: RecipeError if there is no such entry, or more than one.
     """
     head, _, rest = assignment.key.partition(".")
     entries = recipe.get(LISTS.get(head, head), ())
     entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list | tuple) else []
     if head in LISTS:
-        entry, word = _only(entries, assignment.key), rest
+        entry, key = _only_entry(entries, assignment.key), rest
     else:
-        entry, word = _named(entries, assignment.key)
-    changed = _merged(entry, as_tables([Assignment(word, assignment.value)]))
+        entry, key = _named_entry(entries, assignment.key)
+    changed = _merged(entry, as_tables([Assignment(key, assignment.value)]))
     entry.clear()
     entry.update(changed)
 
@@ -170,7 +172,7 @@ def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tables:
 
 
 def _kept(name: str, below: Any, above: Any) -> Any:
-    """What of the table `below` stays once `above` comes over it."""
+    """The part of the table `below` that is kept when `above` is merged into it."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return below
     if name == "student":
@@ -179,25 +181,25 @@ def _kept(name: str, below: Any, above: Any) -> Any:
     if name == "optimizer":
         default = Optimizer.model_fields["name"].default
         is_same = above.get("name", UNSET) in (UNSET, below.get("name", default))
-        return {key: value for key, value in below.items() if is_same or key not in OF_ONE_OPTIMIZER}
+        return {key: value for key, value in below.items() if is_same or key not in OPTIMIZER_SPECIFIC}
     if name == "training" and ("epochs" in above or "steps" in above):
         return {key: value for key, value in below.items() if key not in {"epochs", "steps"}}
     return below
 
 
-def _only(entries: list[Tables], key: str) -> Tables:
-    head, _, word = key.partition(".")
+def _only_entry(entries: list[Tables], key: str) -> Tables:
+    head, _, rest = key.partition(".")
     several = LISTS[head]
     if not entries:
         raise RecipeError(f"'{key}' needs a {head}; name one with --{head}, or in the recipe's `{several}`")
     if len(entries) > 1:
-        keys = ", ".join(f"{several}.{entry_name(entry)}.{word}" for entry in entries)
-        raise RecipeError(f"'{key}' could mean any of {len(entries)} {several}; write one of {keys}")
+        keys = ", ".join(f"{several}.{entry_name(entry)}.{rest}" for entry in entries)
+        raise RecipeError(f"'{key}' is ambiguous with {len(entries)} {several}; write one of {keys}")
     return entries[0]
 
 
-def _named(entries: list[Tables], key: str) -> tuple[Tables, str]:
-    """The entry that `key` names, and the key inside it. Names may have dots in them: the longest one that fits."""
+def _named_entry(entries: list[Tables], key: str) -> tuple[Tables, str]:
+    """The entry that `key` names, and the key inside it. Names may contain dots: the longest match wins."""
     several, _, rest = key.partition(".")
     names = {str(entry_name(entry)): entry for entry in entries}
     for name in sorted(names, key=len, reverse=True):
@@ -205,6 +207,6 @@ def _named(entries: list[Tables], key: str) -> tuple[Tables, str]:
             return names[name], rest[len(name) + 1 :]
     if rest in names:
         raise RecipeError(f"'{key}' is a table; write '{key}.KEY=value'")
-    singular = next(word for word, name in LISTS.items() if name == several)
-    sentence = unknown_name(singular, rest.rpartition(".")[0] or rest, names)
-    raise RecipeError(f"'{key}': {sentence}")
+    singular = next(singular for singular, name in LISTS.items() if name == several)
+    problem = unknown_name(singular, rest.rpartition(".")[0] or rest, names)
+    raise RecipeError(f"'{key}': {problem}")

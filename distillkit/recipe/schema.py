@@ -1,7 +1,7 @@
-"""The whole run as strict data: what a recipe file may say, its defaults, and what each key means.
+"""Recipe schema: every key with its type, default and meaning.
 
-A recipe is names and numbers, no code. Keys that a plugin owns (a student's `patch`, a loss's `tau`) stand in the same
-table as the rest of the entry; they are checked by the plugin's own `Options`, see `plugin.registry`.
+A recipe is data, not code. Keys that a plugin owns (a student's `patch`, a loss's `tau`) are in the same table as the
+rest of the entry; the plugin's `Options` check them, see `plugin.registry`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
-
-
+# Not strict, here and below: TOML has lists and no tuples.
 FloatPair = Annotated[tuple[float, float], Field(strict=False)]
 
 
@@ -25,7 +24,7 @@ class Table(BaseModel):
 
 
 class Entry(BaseModel):
-    """A table that names a plugin: keys that are not listed here are that plugin's options."""
+    """A table that names a plugin; keys not listed here are options of that plugin."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -36,55 +35,55 @@ class Entry(BaseModel):
 
 
 class About(Table):
-    """Where a named recipe comes from and what it costs."""
+    """Source and cost of a named recipe."""
 
     summary: str = ""
     source: str = Field("", description="paper and table, or the benchmark that found the settings")
-    cost: str = Field("", description="device, hours and images that the full recipe takes")
-    goes_on: bool = Field(False, description="made for a student that has learnt before; one that has not is noted")
-    notes: tuple[str, ...] = Field((), strict=False, description="sentences for the plan and the report")
+    cost: str = Field("", description="device, hours and images that the full recipe needs")
+    goes_on: bool = Field(False, description="for a student with trained weights; a random one gets a note in the plan")
+    notes: tuple[str, ...] = Field((), strict=False, description="notes for the plan and the report")
 
 
 class Data(Table):
-    """Which images, and which of their labels."""
+    """Training, validation and test images, and which labels are used."""
 
     train: str | None = Field(
         None,
-        description="a folder, `digits`, or `timm:<data set>`; a folder with train/ inside is split; "
-        "digits where neither train nor unlabeled is given",
+        description="a folder, `digits`, or `timm:<data set>`; a folder with train/ provides its other splits too; "
+        "default: digits, unless unlabeled is set",
     )
     validation: str | Share = Field(
-        0.1, description="a folder or name, or the share of train that is held out; the best checkpoint is chosen here"
+        0.1, description="a folder or name, or the share of train to hold out; used to choose the best checkpoint"
     )
     test: str | None = Field(
-        None, description="a folder or name, evaluated once at the end; found by itself where train's folder has test/"
+        None, description="a folder or name, evaluated once at the end; default: test/ in train's folder, if it exists"
     )
-    unlabeled: str | None = Field(None, description="a folder of pictures without labels that the teacher comments on")
-    root: str | None = Field(None, description="where `timm:` data sets lie")
-    download: bool = Field(False, description="let `timm:` data sets download")
+    unlabeled: str | None = Field(None, description="a folder of unlabelled images; the teacher provides their targets")
+    root: str | None = Field(None, description="the folder of `timm:` data sets")
+    download: bool = Field(False, description="allow `timm:` data sets to download")
     labels: PositiveInt | None = Field(
-        None, description="keep this many labels, balanced over the classes; the other images stay as unlabelled"
+        None, description="number of labels to keep, balanced over the classes; the other images become unlabelled"
     )
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="the labelled share of every batch; natural where not given"
+        None, description="labelled share of every batch; default: the labelled share of the data"
     )
-    seed: int = Field(0, description="decides order, crops, mixing, held-out images and kept labels")
+    seed: int = Field(0, description="seed of order, augmentation, mixing, held-out images and kept labels")
     views: PositiveInt | None = Field(
-        None, description="repeat the augmentations after this many epochs; never where not given"
+        None, description="repeat the augmentations after this many epochs; default: never"
     )
     broken: Share = Field(
         0.1,
-        description="share of a set's images that may be unreadable: they are replaced in training, left out in "
-        "evaluation, and counted; the run fails above it; 0 fails at the first one",
+        description="limit on the share of unreadable images of a split; they are replaced in training, left out in "
+        "evaluation, and counted; above it the run fails; 0: the first one is an error",
     )
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="loader processes; as many as there are cores, at most 8, where not given"
+        None, description="number of loader processes; default: the number of cores, at most 8"
     )
 
     @field_validator("validation", mode="before")
     @classmethod
     def _share_or_name(cls, value: Any) -> Any:
-        """Say in one sentence what pydantic says once for the text and once for the number."""
+        """One message instead of pydantic's two, one for the string and one for the number."""
         is_number = isinstance(value, float | int) and not isinstance(value, bool)
         if isinstance(value, str) or (is_number and 0 <= value <= 1):
             return value
@@ -92,20 +91,24 @@ class Data(Table):
 
 
 class Augment(Table):
-    """What happens to a training image, a pure function of `data.seed`, view, sample and repeat."""
+    """Augmentation of training images: a pure function of `data.seed`, view, sample and repeat."""
 
     crop: Literal["resized", "padded", "none"] = Field(
-        "resized", description="random resized crop; pad and crop (small images); or only resize"
+        "resized", description="random resized crop; padded random crop (small images); or resize and centre crop"
     )
-    scale: FloatPair = Field((0.08, 1.0), description="area of the resized crop")
-    ratio: FloatPair = Field((3 / 4, 4 / 3), description="aspect ratio of the resized crop")
-    padding: PositiveInt = Field(4, description="pixels on each side, for crop = padded")
+    scale: FloatPair = Field((0.08, 1.0), description="range of the area of the resized crop")
+    ratio: FloatPair = Field((3 / 4, 4 / 3), description="range of the aspect ratio of the resized crop")
+    padding: PositiveInt = Field(4, description="pixels added on each side with crop = padded")
     flip: Share = Field(0.5, description="probability of a horizontal flip")
     auto: str = Field("", description="timm's auto-augment string, such as rand-m9-mstd0.5-inc1")
-    color_jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="ignored by timm where `auto` is set")
-    erasing: Share = Field(0.0, description="probability of random erasing, per-pixel noise")
+    color_jitter: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="strength of colour jitter; timm ignores it if `auto` is set"
+    )
+    erasing: Share = Field(0.0, description="probability of random erasing with per-pixel noise")
     interpolation: Interpolation = Field("bicubic", description="for training and evaluation")
-    repeats: PositiveInt = Field(1, description="repeated augmentation: views of one image in the same epoch")
+    repeats: PositiveInt = Field(
+        1, description="repeated augmentation: augmented versions of each image in the same epoch"
+    )
     eval_crop: Annotated[float, Field(gt=0, le=1)] = Field(
         0.875, description="share of the resized image that the centre crop keeps"
     )
@@ -116,10 +119,10 @@ class Mixing(Table):
 
     mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of the beta distribution; 0 is off")
     cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of the beta distribution; 0 is off")
-    probability: Share = Field(1.0, description="how often a pair is mixed")
-    switch: Share = Field(0.5, description="how often cutmix is chosen where both are on")
+    probability: Share = Field(1.0, description="probability that a pair is mixed")
+    switch: Share = Field(0.5, description="probability of cutmix instead of mixup if both are on")
     mode: Literal["pair", "batch"] = Field(
-        "pair", description="one draw per pair of neighbours, or the authors' one draw per batch"
+        "pair", description="one draw per pair of neighbours, or one draw per batch as in DeiT's code"
     )
 
 
@@ -127,37 +130,37 @@ class Labels(Table):
     """The cross-entropy on the labels."""
 
     weight: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="factor of the label term; what the losses agree on where not given"
+        None, description="weight of the label term; default: the one that the losses specify"
     )
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="label smoothing; never applied to a teacher's labels"
+        0.0, description="label smoothing; never applied to a teacher's hard labels"
     )
 
 
 class TeacherEntry(Entry):
-    """A teacher: a plugin's name, its weights, and how it sees the student's images."""
+    """A teacher: a plugin's name, its weights, and its image size."""
 
     model: str = Field(description="name of the teacher, such as regnety16gf, timm:<any>, run:<run directory>")
-    name: str = Field("", description="how losses call it; the model's name where not given")
+    name: str = Field("", description="the name by which losses refer to it; default: the model's name")
     weights: str | None = Field(
-        None, description="a .safetensors or weights-only .pth file; the published weights where not given"
+        None, description="a .safetensors or weights-only .pth file; default: the published weights"
     )
     classes: str | None = Field(
-        None, description="a text file of class names, one a line, in the order of the teacher's outputs"
+        None, description="a text file with one class name per line, in the order of the teacher's outputs"
     )
     class_map: Literal["auto", "index"] = Field(
-        "auto", description="match classes by name where names are known, or always by position"
+        "auto", description="match classes by name if names are known, or always by index"
     )
     size: Literal["auto", "student", "native"] | PositiveInt = Field(
-        "auto", description="pixels the teacher sees: the student's, its own, or a number"
+        "auto", description="image size of the teacher: the student's, its native one, or a number of pixels"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto is bf16 on a GPU that has it and fp32 elsewhere; in bf16 and fp16 its matrices are kept so, "
-        "in half the memory, with the answers of autocast",
+        description="auto is bf16 on a GPU that supports it, else fp32; in bf16 and fp16 its matrices are stored in "
+        "that precision, in half the memory, with the same outputs as autocast",
     )
     sharded: bool = Field(
-        False, description="of several processes each holds a part of its weights (FSDP2) instead of all"
+        False, description="shard its weights between the processes (FSDP2) instead of a full copy in each"
     )
 
     @model_validator(mode="before")
@@ -170,20 +173,16 @@ class StudentEntry(Entry):
     """The student: a plugin's name, its weights, and the plugin's own options (patch, width, depth, ...)."""
 
     model: str = Field("deit-ti", description="name of the student, such as deit-ti, vit-s, timm:<any classifier>")
-    weights: str | None = Field(None, description="a file, a run directory, or `pretrained`; random where not given")
+    weights: str | None = Field(None, description="a file, a run directory, or `pretrained`; default: random")
 
 
 class LossEntry(Entry):
     """A loss: a plugin's name, its teacher and weight, and the plugin's own options (tau, reduction, ...)."""
 
     loss: str = Field(description="name of the loss, such as hard, soft")
-    name: str = Field(
-        "", pattern=r"^[^/.\s]+$", description="how its terms are called; the loss's name where not given"
-    )
-    teacher: str | None = Field(None, description="name of the teacher it reads; the only one where not given")
-    weight: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="factor of its terms; its paper's where not given"
-    )
+    name: str = Field("", pattern=r"^[^/.\s]+$", description="the name of its terms; default: the loss's name")
+    teacher: str | None = Field(None, description="name of the teacher it reads; default: the only one")
+    weight: Annotated[float, Field(ge=0)] | None = Field(None, description="weight of its terms; default: the paper's")
 
     @model_validator(mode="before")
     @classmethod
@@ -192,49 +191,47 @@ class LossEntry(Entry):
 
 
 def _named(entry: Any, plugin: str) -> Any:
-    """An entry of a list with the name of its plugin as its own, where it has none; without either as it is."""
+    """An entry of a list, with the name of its plugin as the default of `name`."""
     name = isinstance(entry, dict) and (entry.get("name") or entry.get(plugin))
     return {**entry, "name": name} if name else entry
 
 
 class Training(Table):
-    """How long, how much at once, and with which arithmetic."""
+    """Length, batch size, precision, logging and checkpoints."""
 
-    epochs: PositiveInt | None = Field(
-        None, description="passes over the data; 20 where neither epochs nor steps is given"
-    )
+    epochs: PositiveInt | None = Field(None, description="passes over the data; default: 20, unless steps is set")
     steps: PositiveInt | None = Field(None, description="optimiser steps, instead of epochs")
     batch_size: PositiveInt = Field(
         128, description="samples of one optimiser step, over all devices and micro-batches"
     )
     micro_batch_size: PositiveInt | None = Field(
-        None, description="samples that go through at once on one device; gradients are accumulated"
+        None, description="samples per forward pass on one device; gradients are accumulated"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto is bf16 on a GPU that has it and fp32 elsewhere"
+        "auto", description="auto is bf16 on a GPU that supports it, else fp32"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest gradient norm")
+    clip: Annotated[float, Field(gt=0)] | None = Field(None, description="maximum gradient norm")
     compile: bool = Field(False, description="torch.compile for student and teacher")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="decay of a moving average of the student, evaluated beside it"
+        None, description="decay of an exponential moving average (EMA) of the student, which is evaluated as well"
     )
-    threads: PositiveInt | None = Field(None, description="CPU threads; torch's choice where not given")
+    threads: PositiveInt | None = Field(None, description="CPU threads; default: torch's choice")
     log_every: PositiveInt = Field(
         50,
-        description="optimiser steps between two log lines, beside the first step's; the loop waits for the device "
-        "only there, and takes one more backward for each of several terms of the loss, to measure their gradients",
+        description="optimiser steps between two log lines; the first step is always logged. Only a logged step waits "
+        "for the device; with several loss terms it needs one more backward per term, to measure its gradient",
     )
     evaluate_every: PositiveInt = Field(1, description="epochs between two evaluations")
     checkpoint_every: PositiveInt | None = Field(
-        None, description="optimiser steps between two checkpoints, beside the one at each epoch's end"
+        None, description="optimiser steps between two checkpoints, in addition to the one after each epoch"
     )
     patience: Annotated[float, Field(gt=0)] = Field(
-        30.0, description="minutes that one process of several waits for another before the run ends"
+        30.0, description="minutes that a process waits for another one before the run is ended"
     )
-    keep: PositiveInt = Field(2, description="latest checkpoints that are kept, beside the best")
+    keep: PositiveInt = Field(2, description="number of latest checkpoints to keep, besides the best student")
     max_skipped: PositiveInt = Field(
-        20, description="steps in a row that may be skipped because loss or gradient is not finite; then the run stops"
+        20, description="maximum of consecutive steps skipped for a non-finite loss or gradient before the run stops"
     )
 
     @model_validator(mode="after")
@@ -248,46 +245,46 @@ class Optimizer(Table):
     """timm's optimisers by name."""
 
     name: str = Field(
-        "adamw", description="a name of timm.optim; all but adam, adamw and sgd wait for the device once a step"
+        "adamw", description="a name of timm.optim; all except adam, adamw and sgd wait for the device in every step"
     )
-    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="learning rate at `lr_base_batch`")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="learning rate, at a batch size of `lr_base_batch`")
     lr_base_batch: PositiveInt | None = Field(
-        None, description="scale lr by batch_size divided by this; no scaling where not given"
+        None, description="scale lr by batch_size divided by this; default: no scaling"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.05, description="not applied to biases, norms, tokens and position embeddings"
     )
-    betas: FloatPair | None = Field(None, description="of the Adam family; the optimiser's own where not given")
-    eps: Annotated[float, Field(gt=0)] | None = Field(None, description="the optimiser's own where not given")
-    momentum: Share | None = Field(None, description="of SGD; 0.9 where not given")
+    betas: FloatPair | None = Field(None, description="for the Adam family; default: the optimiser's")
+    eps: Annotated[float, Field(gt=0)] | None = Field(None, description="default: the optimiser's")
+    momentum: Share | None = Field(None, description="for SGD; default: 0.9")
 
 
 class Schedule(Table):
     """timm's learning-rate schedules by name, counted in optimiser steps."""
 
-    name: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(0.0, description="linear warm-up")
-    warmup_lr: Annotated[float, Field(ge=0)] = Field(1e-6, description="where the warm-up starts")
-    min_lr: Annotated[float, Field(ge=0)] = Field(1e-5, description="where the cosine ends")
+    name: Literal["cosine", "constant"] = Field("cosine", description="schedule after the warm-up")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(0.0, description="length of the linear warm-up")
+    warmup_lr: Annotated[float, Field(ge=0)] = Field(1e-6, description="learning rate at the start of the warm-up")
+    min_lr: Annotated[float, Field(ge=0)] = Field(1e-5, description="learning rate at the end of the cosine")
 
 
 class Evaluation(Table):
-    """Which answer of the student counts as its answer."""
+    """Which head's predictions are evaluated."""
 
     head: Literal["fused", "class", "distill"] = Field(
-        "fused", description="a student with one head answers with it in any case"
+        "fused", description="head that makes the predictions; no effect for a student with one head"
     )
     fusion: Literal["logits", "softmax"] = Field(
-        "logits", description="mean of logits, as the authors' code, or sum of softmaxes, as the paper"
+        "logits", description="mean of the logits, as in DeiT's code, or sum of the softmaxes, as in the paper"
     )
-    batch_size: PositiveInt = Field(256, description="images at once")
+    batch_size: PositiveInt = Field(256, description="images per batch")
 
 
 class Recipe(Table):
-    """A run from end to end."""
+    """A complete recipe."""
 
     about: About = About()
-    seed: int = Field(0, description="initialisation and the model's own noise; data.seed governs the data")
+    seed: int = Field(0, description="seed of initialisation, dropout and drop path; for the data see data.seed")
     data: Data = Data()
     augment: Augment = Augment()
     mixing: Mixing = Mixing()
@@ -295,7 +292,7 @@ class Recipe(Table):
     teachers: tuple[TeacherEntry, ...] = Field((), strict=False, description="one table each")
     student: StudentEntry = StudentEntry()
     losses: tuple[LossEntry, ...] = Field(
-        (), strict=False, description="one table each; none is the cross-entropy on the labels alone"
+        (), strict=False, description="one table each; without any, the loss is the cross-entropy on the labels"
     )
     training: Training = Training()
     optimizer: Optimizer = Optimizer()
@@ -309,7 +306,7 @@ class Recipe(Table):
         for what, names in (("teachers", teachers), ("losses", [loss.name for loss in self.losses])):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
-                raise ValueError(f"{what} need unique names; give `name` to one of those called '{twice.pop()}'")
+                raise ValueError(f"{what} need unique names; set `name` for one of those named '{twice.pop()}'")
         for loss in self.losses:
             if loss.teacher is not None and loss.teacher not in teachers:
                 raise ValueError(
@@ -318,12 +315,12 @@ class Recipe(Table):
                 )
             if loss.teacher is None and len(teachers) > 1:
                 raise ValueError(
-                    f"loss '{loss.name}' must say which teacher it reads (`teacher = ...`): {', '.join(teachers)}"
+                    f"loss '{loss.name}' must name its teacher (`teacher = ...`), one of: {', '.join(teachers)}"
                 )
         return self
 
     def teacher_of(self, loss: LossEntry) -> TeacherEntry | None:
-        """The teacher that a loss reads, or None where the recipe has none."""
+        """The teacher that a loss reads, or None if the recipe has no teacher."""
         if loss.teacher is None:
             return self.teachers[0] if self.teachers else None
         return next(teacher for teacher in self.teachers if teacher.name == loss.teacher)

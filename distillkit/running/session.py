@@ -18,7 +18,7 @@ from distillkit.contracts.model import Model
 from distillkit.contracts.run import RunModels
 from distillkit.data.batches import TrainingData
 from distillkit.data.evaluation import EvaluationData, none_readable
-from distillkit.data.order import check_equal_turns
+from distillkit.data.order import check_equal_micro_batches
 from distillkit.data.samples import evaluation_samples
 from distillkit.models.build import build_model
 from distillkit.models.frozen_teacher import FrozenTeacher
@@ -98,7 +98,7 @@ class TrainingSession:
             device=self.device,
             split=split,
             broken=self.broken if recipe.data.broken else None,
-        ).share(processes.rank, processes.world)
+        ).shard_images(processes.rank, processes.world)
         figures = top1(model, spec, data, self.plan.answer, precision=self.precision, processes=processes)
         if not figures["images"] and len(source):
             raise none_readable(source)
@@ -259,6 +259,6 @@ def _build_teacher(teacher: TeacherPlan, plan: Plan, device: torch.device, proce
         precision=pick_precision(teacher.entry.precision, device),
     )
     if teacher.entry.sharded and not processes.is_alone:
-        check_equal_turns(plan.samples_per_step, plan.recipe.training.micro_batch_size, processes.world)
+        check_equal_micro_batches(plan.samples_per_step, plan.recipe.training.micro_batch_size, processes.world)
         frozen.shard(processes, device)
     return TeacherSlot(frozen.to(device), teacher.spec, teacher.wanted)

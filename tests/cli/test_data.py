@@ -33,8 +33,8 @@ def test_a_sound_folder(distillkit, folder):
     assert (code, err) == (0, "")
     assert out == (
         f"data     {folder}\ntrain    60 images; all readable\ntest     20 images; all readable\nclasses  10\n"
-        "note     training.batch_size = 64 is more than the 60 training images, so every step sees them all;\n"
-        "         lower it for more steps\n"
+        "note     training.batch_size = 64 is more than the 60 training images, so every step uses all of\n"
+        "         them; lower it for more steps per epoch\n"
     )
 
 
@@ -208,7 +208,9 @@ def test_an_evaluation_of_nothing_readable_is_a_sentence(distillkit, trained_her
         BREAKERS["empty"](path)
     code, out, err = distillkit("evaluate", str(trained_here))
     assert (code, out) == (2, "")
-    assert err == (f"error: none of the 20 images of '{folder}/test' can be read; `distillkit data check` says why\n")
+    assert err == (
+        f"error: none of the 20 images of '{folder}/test' can be read; `distillkit data check` lists the reasons\n"
+    )
 
 
 @pytest.mark.slow

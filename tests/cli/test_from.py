@@ -38,8 +38,8 @@ def test_plan_and_run_go_on_alike(distillkit, trained, tmp_path):
         (
             ["--student-weights", "a.pth"],
             (
-                "error: --from {run} says what the student starts from, and student.weights (--student-weights) does "
-                "too; leave one of them out\n"
+                "error: --from {run} and student.weights (--student-weights) both set the initial weights of the "
+                "student; leave one of them out\n"
             ),
         ),
         (

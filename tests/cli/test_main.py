@@ -41,7 +41,7 @@ from distillkit_cli import main
             ["recipes", "diet-ti"],
             (
                 "unknown recipe 'diet-ti'; did you mean 'deit-ti'? "
-                "`distillkit recipes` lists those with a name; a file's name ends with .toml"
+                "`distillkit recipes` lists the named recipes; to use a file, give a name that ends with .toml"
             ),
         ),
         (

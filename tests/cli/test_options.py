@@ -82,7 +82,7 @@ def test_weights_without_a_teacher_are_refused():
 def test_a_loss_with_a_bad_option_is_refused():
     with pytest.raises(RecipeError) as caught:
         RecipeOptions().resolved(TeachingOptions(loss=["hard", "hard"]))
-    assert str(caught.value) == "losses need unique names; give `name` to one of those called 'hard'"
+    assert str(caught.value) == "losses need unique names; set `name` for one of those named 'hard'"
 
 
 def test_given_options_are_named_as_they_are_typed():

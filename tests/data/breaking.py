@@ -1,4 +1,4 @@
-"""Break real PNG files in each of the ways that `distillkit.data.image_faults.KINDS` names."""
+"""Break real PNG files in every way listed in `distillkit.data.image_faults.KINDS`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from distillkit.data.image_faults import KINDS, Kind
 
-# root reads what is forbidden; these two of its capabilities are why.
+# root reads files without permission because of these two capabilities.
 OVERRIDES = "-dac_override,-dac_read_search"
 AS_USER = ("setpriv", f"--bounding-set={OVERRIDES}", f"--inh-caps={OVERRIDES}", "--")
 
@@ -56,7 +56,7 @@ def forbidden(path: Path) -> None:
 
 
 def damaged(path: Path) -> None:
-    """Flip every bit of the compressed pixels but those of their header."""
+    """Flip every bit of the compressed pixels, except for their header."""
     content = bytearray(path.read_bytes())
     start = content.index(b"IDAT") + 4
     (length,) = struct.unpack(">I", content[start - 8 : start - 4])
@@ -79,13 +79,13 @@ assert set(BREAKERS) == set(KINDS)
 
 
 FOR_ALL: tuple[Kind, ...] = tuple(kind for kind in BREAKERS if kind != "forbidden")
-"""The kinds that root meets too."""
+"""The kinds that also occur for root."""
 
 
 def break_some(folder: Path, count: int, kinds: Sequence[Kind] = FOR_ALL, seed: int = 0) -> dict[str, Kind]:
-    """Break `count` pictures below a folder, each kind in turn, and return the kind of each by its key.
+    """Break `count` images below a folder, each kind in turn, and return the kind of each by its key.
 
-    They are broken for good, so nothing behind a link is touched.
+    They cannot be repaired, so folders with links are refused.
     """
     root = folder.resolve()
     assert all(path.resolve() == root / path.relative_to(folder) for path in folder.rglob("*")), "there are links"
@@ -99,7 +99,7 @@ def break_some(folder: Path, count: int, kinds: Sequence[Kind] = FOR_ALL, seed: 
 
 
 def as_user(command: Sequence[str], **more) -> subprocess.CompletedProcess[str]:
-    """Run a Python module as somebody whom permissions bind, whoever runs the tests."""
+    """Run Python as a user that file permissions apply to, even if root runs the tests."""
     return subprocess.run([*AS_USER, sys.executable, *command], check=False, capture_output=True, text=True, **more)
 
 

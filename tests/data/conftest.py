@@ -1,4 +1,4 @@
-"""Real pictures: scikit-learn's digits, as they are and as PNG files in folders."""
+"""Real images: scikit-learn's digits, as arrays and as PNG files in folders."""
 
 import pytest
 

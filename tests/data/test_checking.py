@@ -1,4 +1,4 @@
-"""A check finds what a run would find, in any number of processes, and what is wrong with the classes."""
+"""A check finds the broken images that a run would find, with any number of workers, and faults of the classes."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def checked(plugins):
 
 @pytest.fixture(scope="session")
 def folder(write_pictures, tmp_path_factory):
-    """A folder with three sets, and how images of each are broken."""
+    """A folder with three splits, and the kind of each broken image."""
     root = tmp_path_factory.mktemp("checked")
     broken = {}
     for name, split, count in (("train", "train", 50), ("val", "validation", 20), ("test", "test", 20)):
@@ -40,7 +40,7 @@ def test_every_broken_image_is_listed_once_with_its_kind_in_order(checked, folde
     assert len(found.broken) == len(broken) == 27
     assert found.images == {"train": 50, "validation": 20, "test": 20}
     assert found.broken == checked(root).broken
-    assert (found.classes, found.wrong, found.notes, found.is_well) == (2, (), (), False)
+    assert (found.classes, found.wrong, found.notes, found.passed) == (2, (), (), False)
     kinds = list(broken.values())
     assert found.kinds() == {kind: kinds.count(kind) for kind in set(kinds)}
 
@@ -48,13 +48,13 @@ def test_every_broken_image_is_listed_once_with_its_kind_in_order(checked, folde
 def test_progress_is_reported_to_the_last_image(checked, folder):
     progress = []
     checked(folder[0], on_progress=lambda *count: progress.append(count))
-    assert [of for _, of in progress] == [90] * len(progress)
+    assert [total for _, total in progress] == [90] * len(progress)
     assert [done for done, _ in progress] == [16, 32, 48, 50, 66, 70, 86, 90]
 
 
-def test_a_sound_folder_is_well(checked, write_pictures, tmp_path):
+def test_a_sound_folder_passes(checked, write_pictures, tmp_path):
     found = checked(write_pictures(tmp_path, {"cat": 8, "dog": 8}))
-    assert found.is_well
+    assert found.passed
     assert found.as_dict() == {
         "data": str(tmp_path),
         "well": True,
@@ -67,7 +67,7 @@ def test_a_sound_folder_is_well(checked, write_pictures, tmp_path):
     }
 
 
-def test_what_is_wrong_with_the_classes_is_all_listed(checked, write_pictures, tmp_path):
+def test_all_faults_of_the_classes_are_listed(checked, write_pictures, tmp_path):
     write_pictures(tmp_path / "train", {"cat": 2, "Cat": 2, "emu": 0, "": 1})
     write_pictures(tmp_path / "val", {"cat": 2, "dog": 2})
     (tmp_path / "test").mkdir()
@@ -77,49 +77,49 @@ def test_what_is_wrong_with_the_classes_is_all_listed(checked, write_pictures, t
     assert found.wrong == (
         f"test: folder '{tmp_path}/test' has no pictures ({pictures})",
         (
-            f"data.validation: the classes of '{val}' are not those of '{train}'; missing: Cat; unknown: dog; "
+            f"data.validation: the classes of '{val}' differ from those of '{train}'; missing: Cat; unknown: dog; "
             "give every split the same class folders"
         ),
         f"1 class of '{train}' has no image: 'emu'",
-        f"the classes 'Cat', 'cat' of '{train}' differ in case alone; are they one?",
+        f"the classes 'Cat', 'cat' of '{train}' differ only in case; merge them if they are the same",
     )
     assert found.notes == (
-        f"1 image of '{train}' has no label: it lies beside the class folders",
+        f"1 image of '{train}' has no label: it is outside the class folders",
         (
-            "training.batch_size = 8 is more than the 5 training images, so every step sees them all; "
-            "lower it for more steps"
+            "training.batch_size = 8 is more than the 5 training images, so every step uses all of them; "
+            "lower it for more steps per epoch"
         ),
     )
-    assert not found.is_well
+    assert not found.passed
 
 
-def test_one_class_is_wrong(checked, write_pictures, tmp_path):
+def test_a_single_class_is_listed_as_wrong(checked, write_pictures, tmp_path):
     found = checked(write_pictures(tmp_path, {"cat": 9}))
     (sentence,) = found.wrong
     assert sentence == (
-        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or name pictures without labels in "
+        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or name a folder of unlabelled images in "
         "data.unlabeled"
     )
 
 
-def test_notes_alone_are_well(checked, write_pictures, tmp_path):
+def test_a_check_with_notes_only_passes(checked, write_pictures, tmp_path):
     found = checked(write_pictures(tmp_path, {"cat": 2, "dog": 2, "": 1}))
     assert len(found.notes) == 2
-    assert found.is_well
+    assert found.passed
 
 
-def test_pictures_without_labels_can_be_checked(checked, write_pictures, tmp_path):
+def test_unlabelled_images_can_be_checked(checked, write_pictures, tmp_path):
     found = checked(write_pictures(tmp_path, {"": 12}))
-    assert (found.classes, found.is_well) == (None, True)
+    assert (found.classes, found.passed) == (None, True)
 
 
-def test_where_there_is_nothing_to_read(checked, tmp_path):
+def test_a_missing_data_set_is_an_error(checked, tmp_path):
     with pytest.raises(DataError, match=r"^'.*none' is neither a folder nor a data set; "):
         checked(tmp_path / "none")
 
 
-class KillsItsReader:
-    """A data set whose reader is killed, as the kernel does where memory runs out."""
+class KillsItsWorker:
+    """A data set whose worker process is killed, as the kernel does when memory runs out."""
 
     name, class_names = "big", None
 
@@ -136,15 +136,13 @@ class KillsItsReader:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_reader_that_is_killed_is_a_sentence(plugins, monkeypatch):
+def test_a_killed_worker_is_an_error(plugins, monkeypatch):
     from distillkit.data import checking
 
-    monkeypatch.setattr(checking, "_opened", lambda *_: {"train": KillsItsReader()})
+    monkeypatch.setattr(checking, "_open_sets", lambda *_: {"train": KillsItsWorker()})
     with pytest.raises(DataError) as caught:
         check(Data(train="big"), plugins, batch_size=1, workers=1)
-    assert str(caught.value) == (
-        "a process that reads images was ended from outside, mostly for want of memory; check with --workers 0"
-    )
+    assert str(caught.value) == ("a worker process was killed, probably out of memory; check with --workers 0")
 
 
 def test_a_stream_is_read_to_its_end(plugins, monkeypatch):
@@ -160,17 +158,15 @@ def test_a_stream_is_read_to_its_end(plugins, monkeypatch):
             yield from [(None, 0)] * 3
             raise OSError("no more of it")
 
-    monkeypatch.setattr(checking, "_opened", lambda *_: {"train": Stream()})
+    monkeypatch.setattr(checking, "_open_sets", lambda *_: {"train": Stream()})
     progress = []
     found = check(Data(train="x"), plugins, batch_size=1, workers=1, on_progress=lambda *count: progress.append(count))
     assert progress == [(1, 9), (2, 9), (3, 9)]
-    assert found.wrong == (
-        "the stream 'timm:wds/x' cannot be read on: no more of it; repair the part that it was reading",
-    )
+    assert found.wrong == ("the stream 'timm:wds/x' failed: no more of it; repair the shard that it was reading",)
     assert found.classes == 2
 
 
-def test_the_rest_of_a_check_that_is_left_ends_with_it(checked, folder):
+def test_an_interrupted_check_ends_its_workers(checked, folder):
     import multiprocessing
 
     before = set(multiprocessing.active_children())

@@ -30,7 +30,7 @@ def test_every_image_once_and_in_order(measured, opened, recipe, digits):
     assert len(measured()) == 500
 
 
-def test_loader_processes_change_no_bit_and_it_can_be_gone_through_again(measured):
+def test_batches_are_bit_equal_for_any_number_of_loader_processes_and_repeatable(measured):
     alone, there = list(measured()), measured(workers=2)
     for batches in (list(there), list(there)):
         for (images, labels), (same, too) in zip(batches, alone, strict=True):
@@ -52,19 +52,21 @@ def test_an_image_without_a_label(measured, opened, recipe, spec):
     hidden = Selection("digits", None, [SelectedPart(source, np.arange(3), np.array([1, -1, 2]))])
     with pytest.raises(DataError) as caught:
         list(EvaluationData(hidden, spec, Augment(), batch_size=2, workers=0, device=CPU))
-    assert str(caught.value) == f"image '{source.key(1)}' of 'digits' has no label to be measured against"
+    assert (
+        str(caught.value) == f"image '{source.key(1)}' of 'digits' has no label; evaluation needs one for every image"
+    )
 
 
 @pytest.fixture
 def broken_folder(write_pictures, tmp_path, opened, recipe):
-    """40 pictures to measure on, 14 of them broken, and how each of those is."""
+    """40 images, 14 of them broken, and the kind of each broken one."""
     write_pictures(tmp_path, {"cat": 20, "dog": 20})
     broken = break_some(tmp_path, 14)
     return opened(recipe(data={"train": str(tmp_path), "validation": 0})).train, broken
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_cannot_be_read_is_left_out_and_noted(broken_folder, spec, workers):
+def test_unreadable_images_are_left_out_and_reported(broken_folder, spec, workers):
     source, broken = broken_folder
     noted = []
     there = EvaluationData(
@@ -85,46 +87,46 @@ def test_what_cannot_be_read_is_left_out_and_noted(broken_folder, spec, workers)
     assert len(noted) == 14
 
 
-def test_shares_leave_out_each_its_own(broken_folder, spec):
+def test_each_shard_reports_its_own_broken_images(broken_folder, spec):
     source, broken = broken_folder
     found = []
     for rank in range(3):
         noted = []
         there = EvaluationData(source, spec, Augment(), batch_size=5, workers=0, device=CPU, broken=noted)
-        list(there.share(rank, 3))
+        list(there.shard_images(rank, 3))
         found += noted
     assert sorted(image.key for image in found) == sorted(broken)
 
 
-def test_without_a_place_to_note_it_the_first_one_is_an_error(broken_folder, spec):
+def test_without_a_list_of_broken_images_the_first_one_is_an_error(broken_folder, spec):
     with pytest.raises(DataError, match=r"^image '.*' of '.*' cannot be read: .*; repair or remove it$"):
         list(EvaluationData(broken_folder[0], spec, Augment(), batch_size=5, workers=0, device=CPU))
 
 
-def test_where_all_are_left_out_there_is_nothing_to_measure(write_pictures, tmp_path, opened, recipe, spec):
+def test_an_evaluation_set_without_readable_images_is_an_error(write_pictures, tmp_path, opened, recipe, spec):
     for path in write_pictures(tmp_path, {"cat": 2, "dog": 1}).rglob("*.png"):
         path.write_bytes(b"")
     source = opened(recipe(data={"train": str(tmp_path), "validation": 0})).train
     there = EvaluationData(source, spec, Augment(), batch_size=2, workers=0, device=CPU, broken=[])
     with pytest.raises(DataError) as caught:
         list(there)
-    assert str(caught.value) == (f"none of the 3 images of '{tmp_path}' can be read; `distillkit data check` says why")
-    assert list(there.share(0, 2)) == []  # others may have more
-    with pytest.raises(DataError) as caught:
-        list(there.deal(0, 2))
     assert str(caught.value) == (
-        f"none of 2 neighbouring images of '{tmp_path}' can be read, and several processes would lose their order; "
-        "start one process, or repair what `distillkit data check` finds"
+        f"none of the 3 images of '{tmp_path}' can be read; `distillkit data check` lists the reasons"
+    )
+    assert list(there.shard_images(0, 2)) == []  # other ranks may have readable images
+    with pytest.raises(DataError) as caught:
+        list(there.shard_batches(0, 2))
+    assert str(caught.value) == (
+        f"none of the 2 images of a batch of '{tmp_path}' can be read, and several processes need at least one to keep "
+        "the order of the batches; start one process, or repair the images that `distillkit data check` lists"
     )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_stream_that_fails_is_a_sentence_from_any_process(spec, workers):
+def test_a_failing_stream_is_a_one_line_error_from_any_process(spec, workers):
     with pytest.raises(DataError) as caught:
         list(EvaluationData(FailingStream(), spec, Augment(), batch_size=2, workers=workers, device=CPU))
-    assert str(caught.value) == (
-        "the stream 'failing' cannot be read on: no more of it; repair the part that it was reading"
-    )
+    assert str(caught.value) == ("the stream 'failing' failed: no more of it; repair the shard that it was reading")
 
 
 class FailingStream:

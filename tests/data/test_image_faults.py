@@ -1,4 +1,4 @@
-"""Every kind of fault, made with real files, is found and named; what is no fault is an image."""
+"""Every kind of image fault, made with real files, is recognised; everything else decodes as an image."""
 
 import errno
 import io
@@ -29,19 +29,19 @@ from tests.data.breaking import BREAKERS, as_user, why_not_as_user
 
 @pytest.fixture
 def picture(write_pictures, tmp_path):
-    """A picture in a folder of its own."""
+    """The only image of a folder."""
     return write_pictures(tmp_path, {"cat": 1}) / "cat" / "0000.png"
 
 
 def fault(path):
-    """What loading the only picture of a folder says."""
+    """The error of loading the only image of a folder."""
     with pytest.raises(UnreadableImageError) as caught:
         load_image(Folder(path.parents[1]), 0)
     return caught.value
 
 
 def raising(error):
-    """A source whose image raises this."""
+    """A source whose image raises `error`."""
 
     def image(index):
         raise error
@@ -70,7 +70,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("kind", REASONS)
-def test_a_broken_file_is_named_with_its_kind_and_reason(picture, kind):
+def test_a_broken_file_has_a_kind_and_a_reason(picture, kind):
     BREAKERS[kind](picture)
     error, reason = fault(picture), REASONS[kind].format(path=picture)
     assert (error.key, error.kind, error.reason) == ("cat/0000.png", kind, reason)
@@ -79,8 +79,8 @@ def test_a_broken_file_is_named_with_its_kind_and_reason(picture, kind):
     )
 
 
-@pytest.mark.skipif(why_not_as_user() is not None, reason=f"cannot drop what root may: {why_not_as_user()}")
-def test_a_forbidden_file_is_named_as_such(picture):
+@pytest.mark.skipif(why_not_as_user() is not None, reason=f"cannot drop root's capabilities: {why_not_as_user()}")
+def test_a_file_without_read_permission_is_forbidden(picture):
     BREAKERS["forbidden"](picture)
     code = (
         "import json, sys; from pathlib import Path; from distillkit.data.sources import load_image\n"
@@ -98,7 +98,7 @@ def test_every_kind_is_tested_and_explained():
     assert all(meaning and meaning[-1] != "." for meaning in KINDS.values())
 
 
-def test_a_jpeg_and_a_webp_that_were_cut_off(picture):
+def test_truncated_jpeg_webp_bmp_and_ppm(picture):
     photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
     for suffix in ("jpg", "webp", "bmp", "ppm"):
         photograph.save(picture.with_suffix(f".{suffix}"))
@@ -109,21 +109,21 @@ def test_a_jpeg_and_a_webp_that_were_cut_off(picture):
         assert fault(picture).kind == "truncated"
 
 
-def test_a_file_that_begins_like_an_image_is_damaged(picture):
+def test_a_file_with_the_first_bytes_of_an_image_is_damaged(picture):
     content = bytearray(picture.read_bytes())
     content[12] ^= 0xFF  # of the name of its first chunk
     picture.write_bytes(content)
     assert (fault(picture).kind, fault(picture).reason) == (
         "damaged",
-        f"cannot identify image file '{picture}', although it begins like one",
+        f"cannot identify image file '{picture}', although its first bytes are those of one",
     )
 
 
-def test_a_picture_as_thin_as_a_hair_is_too_large_once_resized(picture):
+def test_an_extreme_aspect_ratio_is_too_large(picture):
     Image.new("RGB", (1, 2001)).save(picture)
     assert (fault(picture).kind, fault(picture).reason) == (
         "too-large",
-        "its sides of 1 x 2,001 pixels are too unlike to be resized",
+        "its aspect ratio is too extreme to resize (1 x 2,001 pixels; at most 1:1,000)",
     )
     Image.new("RGB", (2, 2000)).save(picture)
     assert load_image(Folder(picture.parents[1]), 0).size == (2, 2000)
@@ -150,23 +150,23 @@ def test_a_picture_as_thin_as_a_hair_is_too_large_once_resized(picture):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_whatever_a_source_raises_has_a_kind(error, kind):
+def test_every_error_of_a_source_has_a_kind(error, kind):
     assert kind_of(error) == kind
 
 
-def test_what_is_not_the_fault_of_the_image_is_no_fault_of_the_image():
+def test_system_errors_and_missing_packages_are_no_image_faults():
     with pytest.raises(DataError) as caught:
         load_image(raising(OSError(errno.EMFILE, "Too many open files")), 0)
     assert not isinstance(caught.value, UnreadableImageError)
     assert str(caught.value) == (
-        "image 'a/1' of 'theirs' cannot be read, and that is not its own fault: [Errno 24] Too many open files; "
-        "lower data.workers, or allow the process more (ulimit)"
+        "image 'a/1' of 'theirs' cannot be read because of a system error: [Errno 24] Too many open files; "
+        "lower data.workers, or raise the limits of the process (ulimit)"
     )
     with pytest.raises(MissingExtraError, match=r"^it needs more$"):
         load_image(raising(MissingExtraError("it needs more")), 0)
 
 
-def test_an_error_reaches_the_run_from_another_process_whole():
+def test_errors_survive_pickling():
     error = UnreadableImageError("a sentence", key="a", kind="empty", reason="why")
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert (str(again), again.key, again.kind, again.reason) == ("a sentence", "a", "empty", "why")
@@ -175,7 +175,7 @@ def test_an_error_reaches_the_run_from_another_process_whole():
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_greys_of_many_bits_are_refused_as_pillow_would_clip_them(dtype):
+def test_greys_of_more_than_8_bits_are_refused_because_pillow_clips_them(dtype):
     ramp = (np.arange(64 * 64).reshape(64, 64) * 16).astype(dtype)
     file = io.BytesIO()
     Image.fromarray(ramp).save(file, "TIFF")
@@ -193,25 +193,25 @@ def test_greys_of_many_bits_are_refused_as_pillow_would_clip_them(dtype):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "RGBX"])
-def test_other_modes_become_what_torchvision_makes_of_them(mode):
+def test_other_modes_are_converted_by_pillow(mode):
     colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).convert("RGB")
     image = colours.convert(mode)
     assert np.array_equal(as_rgb(image), image.convert("RGB"))
 
 
-def test_a_mode_without_a_way_to_rgb_is_wrong():
+def test_a_mode_without_a_conversion_to_rgb_is_a_wrong_mode():
     with pytest.raises(ImageFault) as caught:
         as_rgb(Image.new("La", (4, 4)))
     assert (caught.value.kind, caught.value.reason) == (
         "wrong-mode",
-        "pixels of mode 'La' do not become RGB: conversion from La to L not supported",
+        "mode 'La' cannot be converted to RGB: conversion from La to L not supported",
     )
 
 
 def test_a_palette_with_transparency_and_many_pixels_raise_no_warning(picture, monkeypatch):
     with Image.open(picture) as image:
         image.convert("P").save(picture, transparency=bytes(range(256)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # of 64: too many to be silent about, too few to refuse
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # of 64: enough for a warning, too few to refuse
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_image(Folder(picture.parents[1]), 0).mode == "RGB"
@@ -219,7 +219,7 @@ def test_a_palette_with_transparency_and_many_pixels_raise_no_warning(picture, m
             open_rgb(picture)
 
 
-def test_pixels_are_decoded_where_a_fault_has_a_name(picture):
+def test_a_lazily_opened_image_is_decoded_on_load(picture):
     BREAKERS["damaged"](picture)
     lazy = SimpleNamespace(name="theirs", key=lambda index: "1", image=lambda index: Image.open(picture))
     with pytest.raises(UnreadableImageError):
@@ -234,7 +234,7 @@ def test_every_key_can_be_shown_and_written(key):
     assert not key.isprintable() or shown == key
 
 
-def test_whatever_a_stream_raises_is_a_sentence_that_names_it():
+def test_any_error_of_a_stream_is_a_data_error_with_its_name():
     def read(number):
         yield Image.new("RGB", (2, 2)), 1
         raise struct.error("unpack requires a buffer of 4 bytes")
@@ -244,8 +244,7 @@ def test_whatever_a_stream_raises_is_a_sentence_that_names_it():
     with pytest.raises(DataError) as caught:
         next(passing)
     assert str(caught.value) == (
-        "the stream 'timm:wds/x' cannot be read on: unpack requires a buffer of 4 bytes; "
-        "repair the part that it was reading"
+        "the stream 'timm:wds/x' failed: unpack requires a buffer of 4 bytes; repair the shard that it was reading"
     )
 
 
@@ -254,8 +253,8 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 
 
 @pytest.mark.parametrize("code", ["from distillkit.data import open_rgb as read", READ])
-def test_no_picture_starts_a_program(tmp_path, code):
-    """Pillow would call `gs` for an EPS file of any name, even to ask whether it is there."""
+def test_no_image_starts_a_program(tmp_path, code):
+    """Pillow would call `gs` for an EPS file of any name, even to find out whether it is installed."""
     gs = tmp_path / "gs"
     gs.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     gs.chmod(0o755)

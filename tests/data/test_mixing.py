@@ -21,8 +21,8 @@ def mixed(mixing, images, labels, mass=None, names=NAMES, seed=7):
     return images, labels
 
 
-def strength_of(names, alpha, seed=7):
-    """The first two draws of a pair, made here by NumPy alone."""
+def ratio_of(names, alpha, seed=7):
+    """The mixing ratio of a pair, drawn here with NumPy alone."""
     with isolated():
         reseed(seed, "mixing", *names)
         np.random.rand()
@@ -36,21 +36,21 @@ def test_smoothing_as_timm():
     torch.testing.assert_close(rows, torch.tensor(expected))
 
 
-def test_without_smoothing_a_label_is_certain():
+def test_without_smoothing_a_label_is_one_hot():
     assert label_rows([1], 3, 0.0).tolist() == [[0.0, 1.0, 0.0]]
 
 
 def test_mixup_of_one_pair_by_hand():
     images, labels = pictures(2), label_rows([3, 1], 4, 0.1)
-    strength = strength_of(NAMES[:2], 0.8)
-    assert 0 < strength < 1
+    ratio = ratio_of(NAMES[:2], 0.8)
+    assert 0 < ratio < 1
     found, rows = mixed(Mixing(mixup=0.8), images, labels)
     a, b = images.numpy().astype(np.float64)
-    np.testing.assert_allclose(found[0], strength * a + (1 - strength) * b, atol=1e-6)
-    np.testing.assert_allclose(found[1], strength * b + (1 - strength) * a, atol=1e-6)
+    np.testing.assert_allclose(found[0], ratio * a + (1 - ratio) * b, atol=1e-6)
+    np.testing.assert_allclose(found[1], ratio * b + (1 - ratio) * a, atol=1e-6)
     one, other = labels.numpy().astype(np.float64)
-    np.testing.assert_allclose(rows[0], strength * one + (1 - strength) * other, atol=1e-6)
-    np.testing.assert_allclose(rows[1], strength * other + (1 - strength) * one, atol=1e-6)
+    np.testing.assert_allclose(rows[0], ratio * one + (1 - ratio) * other, atol=1e-6)
+    np.testing.assert_allclose(rows[1], ratio * other + (1 - ratio) * one, atol=1e-6)
 
 
 def test_cutmix_of_one_pair_by_hand():
@@ -59,8 +59,8 @@ def test_cutmix_of_one_pair_by_hand():
     with isolated():
         reseed(7, "mixing", *NAMES[:2])
         np.random.rand()
-        strength = np.random.beta(1.0, 1.0)
-        cut_height, cut_width = int(6 * np.sqrt(1 - strength)), int(10 * np.sqrt(1 - strength))
+        ratio = np.random.beta(1.0, 1.0)
+        cut_height, cut_width = int(6 * np.sqrt(1 - ratio)), int(10 * np.sqrt(1 - ratio))
         row, column = np.random.randint(0, 6), np.random.randint(0, 10)
     box = np.zeros((6, 10), bool)
     box[max(0, row - cut_height // 2) : row + (cut_height + 1) // 2, :] = True
@@ -75,7 +75,7 @@ def test_cutmix_of_one_pair_by_hand():
     np.testing.assert_allclose(rows, [[0, 1 - left_over, 0, left_over], [0, left_over, 0, 1 - left_over]], atol=1e-6)
 
 
-def test_each_row_of_labels_keeps_its_mass():
+def test_mixed_label_rows_still_sum_to_one():
     names = [f"0\x000\0{number}" for number in range(64)]
     images, labels = pictures(64), label_rows([number % 10 for number in range(64)], 10, 0.1)
     _, rows = mixed(Mixing(mixup=0.8, cutmix=1.0), images, labels, names=names)
@@ -87,33 +87,33 @@ def test_a_labelled_image_is_never_mixed_with_an_unlabelled_one():
     images = pictures(5)
     labels = label_rows([1, None, None, None, None], 4, 0.0)
     found, rows = mixed(Mixing(mixup=0.8), images, labels, torch.tensor([1.0, 0, 0, 0, 0]))
-    assert torch.equal(found[:2], images[:2])  # the pair of two kinds
+    assert torch.equal(found[:2], images[:2])  # a labelled and an unlabelled one
     assert not torch.equal(found[2:4], images[2:4])  # two unlabelled ones
-    assert torch.equal(found[4], images[4])  # the last one, alone
+    assert torch.equal(found[4], images[4])  # the last one, without a partner
     assert torch.equal(rows, labels)
 
 
-def test_strength_comes_from_the_pair_and_not_from_its_place():
+def test_the_ratio_depends_on_the_pair_and_not_on_its_position():
     images = pictures(4)
     found, _ = mixed(Mixing(mixup=0.8, cutmix=1.0), images, None)
     alone, _ = mixed(Mixing(mixup=0.8, cutmix=1.0), images[2:], None, names=NAMES[2:])
     assert torch.equal(found[2:], alone)
 
 
-def test_pairs_draw_strengths_of_their_own():
+def test_each_pair_draws_its_own_ratio():
     images = torch.cat([torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)]).repeat(2, 1, 1, 1)
     found, _ = mixed(Mixing(mixup=0.8), images, None)
     assert found[0, 0, 0, 0] != found[2, 0, 0, 0]
-    assert found[0, 0, 0, 0] == pytest.approx(strength_of(NAMES[:2], 0.8))
-    assert found[2, 0, 0, 0] == pytest.approx(strength_of(NAMES[2:4], 0.8))
+    assert found[0, 0, 0, 0] == pytest.approx(ratio_of(NAMES[:2], 0.8))
+    assert found[2, 0, 0, 0] == pytest.approx(ratio_of(NAMES[2:4], 0.8))
 
 
-def test_batch_mode_has_one_draw_and_mixes_from_both_ends():
+def test_batch_mode_has_one_draw_and_pairs_the_first_with_the_last():
     images, labels = pictures(4), label_rows([0, 1, 2, 3], 4, 0.0)
-    strength = strength_of(NAMES[:4], 0.8)
+    ratio = ratio_of(NAMES[:4], 0.8)
     found, rows = mixed(Mixing(mixup=0.8, mode="batch"), images, labels)
-    np.testing.assert_allclose(found, strength * images + (1 - strength) * images.flip(0), atol=1e-6)
-    np.testing.assert_allclose(rows, strength * labels + (1 - strength) * labels.flip(0), atol=1e-6)
+    np.testing.assert_allclose(found, ratio * images + (1 - ratio) * images.flip(0), atol=1e-6)
+    np.testing.assert_allclose(rows, ratio * labels + (1 - ratio) * labels.flip(0), atol=1e-6)
 
 
 @pytest.mark.parametrize("mixing", [Mixing(), Mixing(mixup=0.8, probability=0.0)])
@@ -124,14 +124,14 @@ def test_mixing_that_is_off_changes_nothing(mixing):
     assert torch.equal(rows, labels)
 
 
-def test_probability_and_switch_are_shares():
+def test_probability_and_switch_are_respected():
     names = [f"0\x000\0{number}" for number in range(1200)]
     flat = torch.cat([torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)]).repeat(600, 1, 1, 1)
     found, _ = mixed(Mixing(mixup=0.8, cutmix=1.0, probability=0.6, switch=0.25), flat, None, names=names)
     first = found[::2].flatten(1)
     is_mixup = ((first > 0) & (first < 1)).all(1)
     is_left = (first == 1).all(1)
-    # Cutmix with an empty box counts as left: 1 - strength < 1/64 has probability 1/64.
+    # Cutmix with an empty box counts as left: 1 - ratio < 1/64 has probability 1/64.
     assert is_mixup.float().mean().item() == pytest.approx(0.6 * 0.75, abs=0.05)
     assert is_left.float().mean().item() == pytest.approx(0.4, abs=0.05)
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillkit.data.order import Order, share, steps_per_epoch, view_of
+from distillkit.data.order import Order, rank_positions, steps_per_epoch, view_of
 from distillkit.data.worker_loader import Layout
 from distillkit.errors import DataError
 
 
 def mask(labelled, unlabelled):
-    """Labelled and unlabelled images in turn as far as they go, so that nothing depends on where they lie."""
+    """Labelled and unlabelled images alternating as far as possible, so that nothing depends on their position."""
     return np.resize([True, False], 2 * min(labelled, unlabelled)).tolist() + [labelled > unlabelled] * abs(
         labelled - unlabelled
     )
@@ -43,12 +43,12 @@ def test_an_epoch_is_a_pure_function_of_seed_and_epoch(order):
 
 
 @given(orders())
-def test_no_image_and_repeat_comes_twice_in_an_epoch(order):
+def test_no_entry_occurs_twice_in_an_epoch(order):
     assert len(np.unique(entries(order), axis=0)) == len(entries(order))
 
 
 @given(orders())
-def test_labelled_entries_come_first_in_every_window_and_are_as_many_as_foretold(order):
+def test_labelled_entries_come_first_in_every_window_and_match_labelled_per_step(order):
     for window, expected in zip(order.epoch(1), order.labelled_per_step, strict=True):
         is_labelled = order.labelled[window[:, 0]]
         assert is_labelled.sum() == expected
@@ -64,8 +64,8 @@ def test_neighbours_in_a_window_are_different_images(order):
 
 
 @given(orders(), st.integers(1, 5))
-def test_processes_partition_every_window(order, world):
-    positions = [share(order.window, rank, world) for rank in range(world)]
+def test_ranks_partition_every_window(order, world):
+    positions = [rank_positions(order.window, rank, world) for rank in range(world)]
     assert sorted(np.concatenate(positions).tolist()) == list(range(order.window))
     for mine in positions:
         pairs = mine[: len(mine) // 2 * 2].reshape(-1, 2)
@@ -74,12 +74,12 @@ def test_processes_partition_every_window(order, world):
 
 
 @given(orders(), st.integers(1, 5), st.integers(1, 20) | st.none())
-def test_the_processes_see_in_their_micro_batches_every_entry_of_an_epoch_once(order, world, micro_batch_size):
-    """The union over ranks and micro-batches, entry by entry and in its place, is what one process sees."""
+def test_micro_batches_of_all_ranks_partition_every_window(order, world, micro_batch_size):
+    """The union over ranks and micro-batches equals the window of a single process, entry by entry."""
     for window in order.epoch(1):
         seen = np.full_like(window, -1)
         for rank in range(world):
-            mine = share(order.window, rank, world)
+            mine = rank_positions(order.window, rank, world)
             layout = Layout(rank, world, micro_batch_size, workers=0, pin=False)
             parts = [mine[part] for part in layout.micro_batches(len(mine))] if len(mine) else []
             for places in parts:
@@ -89,7 +89,7 @@ def test_the_processes_see_in_their_micro_batches_every_entry_of_an_epoch_once(o
 
 
 @given(st.integers(1, 700), st.integers(1, 130))
-def test_without_repeats_every_image_is_seen_once_but_for_what_is_left_of_the_last_batch(images, batch):
+def test_without_repeats_every_image_of_the_complete_batches_is_seen_once(images, batch):
     order = Order(np.ones(images, bool), batch)
     seen = entries(order)
     assert order.steps_per_epoch == max(1, images // batch)
@@ -117,7 +117,7 @@ def test_repeated_augmentation_sees_a_multiple_of_256_entries_of_a_third_of_the_
 def test_repeats_of_an_image_go_to_different_processes():
     order = Order(np.ones(90, bool), 30, repeats=3)
     window = order.epoch(0)[0]
-    by_rank = [set(map(tuple, window[share(30, rank, 3)].tolist())) for rank in range(3)]
+    by_rank = [set(map(tuple, window[rank_positions(30, rank, 3)].tolist())) for rank in range(3)]
     for image in np.unique(window[:, 0]).tolist():
         ranks = [rank for rank in range(3) if any(entry[0] == image for entry in by_rank[rank])]
         assert len(ranks) == 3
@@ -129,7 +129,7 @@ def test_epochs_and_seeds_differ():
     assert not np.array_equal(order.epoch(0), Order(np.ones(64, bool), 16, seed=1).epoch(0))
 
 
-def test_with_views_the_order_of_an_epoch_comes_back():
+def test_with_views_the_order_repeats():
     order = Order(np.ones(64, bool), 16, views=3)
     assert np.array_equal(order.epoch(1), order.epoch(4))
     assert not np.array_equal(order.epoch(1), order.epoch(2))
@@ -137,14 +137,14 @@ def test_with_views_the_order_of_an_epoch_comes_back():
     assert view_of(7, None) == 7
 
 
-def test_the_natural_share_is_spread_evenly():
+def test_labelled_images_are_spread_evenly_over_the_steps():
     labelled = np.zeros(1000, bool)
     labelled[:100] = True
-    # 12.8 a step: marks at 0, 12, 25, 38, 51, 64, 76, 89
+    # 12.8 a step: cumulative counts of 0, 12, 25, 38, 51, 64, 76, 89
     assert Order(labelled, 128).labelled_per_step.tolist() == [12, 13, 13, 13, 13, 12, 13]
 
 
-def test_a_labelled_share_goes_through_the_few_labels_again_and_again():
+def test_labeled_fraction_repeats_the_few_labelled_images():
     labelled = np.zeros(1000, bool)
     labelled[:10] = True
     order = Order(labelled, 100, labeled_fraction=0.5)
@@ -157,7 +157,7 @@ def test_a_labelled_share_goes_through_the_few_labels_again_and_again():
     assert len(np.unique(found[~labelled[found[:, 0]], 0])) == 500
 
 
-def test_a_labelled_share_means_nothing_where_all_are_labelled():
+def test_labeled_fraction_has_no_effect_if_all_images_are_labelled():
     order = Order(np.ones(40, bool), 10, labeled_fraction=0.5)
     assert order.labelled_per_step.tolist() == [10] * 4
 
@@ -171,18 +171,20 @@ def test_an_order_of_unlabelled_images_alone():
 def test_the_order_of_a_recipe(recipe):
     datasets = SimpleNamespace(labelled=np.ones(600, bool), train=range(600))
     made = recipe(data={"seed": 4, "views": 2}, augment={"repeats": 3}, training={"batch_size": 50})
-    order = Order.of(datasets, made)
+    order = Order.from_recipe(datasets, made)
     assert (order.batch_size, order.seed, order.repeats, order.views) == (50, 4, 3, 2)
     assert steps_per_epoch(datasets, made) == 512 // 50
 
 
-def test_without_mixing_the_order_goes_on_although_views_repeat(recipe):
+def test_without_mixing_views_do_not_repeat_the_order(recipe):
     datasets = SimpleNamespace(labelled=np.ones(60, bool), train=range(60))
-    assert Order.of(datasets, recipe(data={"views": 2}, mixing={"mixup": 0.0, "cutmix": 0.0})).views is None
+    assert Order.from_recipe(datasets, recipe(data={"views": 2}, mixing={"mixup": 0.0, "cutmix": 0.0})).views is None
 
 
-def test_a_labelled_share_of_nothing_is_refused(recipe):
+def test_labeled_fraction_without_labels_is_refused(recipe):
     datasets = SimpleNamespace(labelled=np.zeros(60, bool), train=range(60))
     with pytest.raises(DataError) as caught:
-        Order.of(datasets, recipe(data={"labeled_fraction": 0.25}))
-    assert str(caught.value) == ("data.labeled_fraction = 0.25 needs labelled images, and there are none; leave it out")
+        Order.from_recipe(datasets, recipe(data={"labeled_fraction": 0.25}))
+    assert str(caught.value) == (
+        "data.labeled_fraction = 0.25 needs labelled images, and the data has no labels; leave it out"
+    )

@@ -1,4 +1,4 @@
-"""An image that cannot be read is replaced by the same other one, whoever reads it, and told of once it is used."""
+"""An unreadable image gets the same replacement in every process, and is reported when its window is used."""
 
 import shutil
 from collections import Counter
@@ -12,7 +12,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from distillkit import BrokenImage, DataError
 from distillkit.data.batches import TrainingData
-from distillkit.data.replacement_images import ATTEMPTS, Substitutes
+from distillkit.data.replacement_images import ATTEMPTS, Replacements
 from tests.data.breaking import BREAKERS, FOR_ALL, break_some
 
 CPU = torch.device("cpu")
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 wo
 
 
 @pytest.fixture(scope="session")
-def pictures(write_pictures, tmp_path_factory):
-    """64 PNG files of two classes and 32 without labels, of which 14 and 4 are broken; and how each of them is."""
+def folders(write_pictures, tmp_path_factory):
+    """64 PNG files of two classes and 32 unlabelled ones, 14 and 4 of them broken; and the kind of each broken one."""
     root = tmp_path_factory.mktemp("broken")
     write_pictures(root / "labelled", {"cat": 40, "dog": 24})
     write_pictures(root / "plain", {"": 32}, start=64)
@@ -34,7 +34,7 @@ def pictures(write_pictures, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def training(opened, spec):
-    """Training data of a recipe, and what it notes as broken."""
+    """Training data of a recipe, and the list of its broken images."""
 
     def make(recipe, **layout):
         broken = []
@@ -44,7 +44,7 @@ def training(opened, spec):
 
 
 def seen(windows):
-    """Everything about windows, as one flat list."""
+    """All samples of windows with everything about them, as a flat list."""
     return [
         (window.step, window.labelled, key, image.tolist(), label.tolist(), mass.item())
         for window in windows
@@ -54,10 +54,10 @@ def seen(windows):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_loader_processes_change_no_bit_and_note_the_same(training, recipe, pictures, workers):
+def test_windows_and_broken_images_are_equal_for_any_number_of_loader_processes(training, recipe, folders, workers):
     tables = {"augment": {"repeats": 2}, "training": {"batch_size": 14, "micro_batch_size": 4}}
     (alone, noted), (there, too) = (
-        training(recipe(data={**pictures[0], "workers": count}, **tables)) for count in (0, workers)
+        training(recipe(data={**folders[0], "workers": count}, **tables)) for count in (0, workers)
     )
     assert seen(there.windows(0, 9)) == seen(alone.windows(0, 9))
     assert too == noted
@@ -66,17 +66,17 @@ def test_loader_processes_change_no_bit_and_note_the_same(training, recipe, pict
 
 @given(start=st.integers(0, 11), repeats=st.integers(1, 3), batch=st.integers(7, 40))
 @settings(max_examples=12)
-def test_starting_anywhere_gives_the_tail_of_the_whole(training, recipe, pictures, start, repeats, batch):
-    made = recipe(data=pictures[0], augment={"repeats": repeats, "auto": ""}, training={"batch_size": batch})
+def test_starting_at_any_step_gives_the_rest_of_the_windows(training, recipe, folders, start, repeats, batch):
+    made = recipe(data=folders[0], augment={"repeats": repeats, "auto": ""}, training={"batch_size": batch})
     whole, tail = (seen(training(made)[0].windows(first, 12)) for first in (0, start))
     assert tail == [sample for sample in whole if sample[0] >= start]
 
 
 @given(world=st.integers(2, 3), repeats=st.integers(1, 3), micro=st.sampled_from([None, 2, 4]))
 @settings(max_examples=12)
-def test_processes_share_a_window_without_loss(training, recipe, pictures, world, repeats, micro):
+def test_ranks_partition_a_window(training, recipe, folders, world, repeats, micro):
     made = recipe(
-        data=pictures[0],
+        data=folders[0],
         augment={"repeats": repeats, "auto": ""},
         training={"batch_size": 14, "micro_batch_size": micro},
     )
@@ -87,8 +87,8 @@ def test_processes_share_a_window_without_loss(training, recipe, pictures, world
     assert sorted(image for _, found in shares for image in found) == sorted(noted)
 
 
-def test_an_epoch_notes_every_broken_image_with_its_kind(training, recipe, pictures):
-    configured, broken = pictures
+def test_an_epoch_reports_every_broken_image_with_its_kind(training, recipe, folders):
+    configured, broken = folders
     data, noted = training(recipe(data=configured, training={"batch_size": 16}))
     list(data.windows(0, data.steps_per_epoch))
     assert {image.key: image.kind for image in noted} == broken
@@ -96,8 +96,8 @@ def test_an_epoch_notes_every_broken_image_with_its_kind(training, recipe, pictu
     assert set(broken.values()) == set(FOR_ALL)
 
 
-def test_a_substitute_is_of_the_same_kind_with_its_own_label_and_pixels(training, recipe, opened, pictures):
-    configured, broken = pictures
+def test_a_replacement_is_labelled_like_the_original_and_keeps_its_label_and_pixels(training, recipe, opened, folders):
+    configured, broken = folders
     made = recipe(data=configured, training={"batch_size": 16}, labels={"smoothing": 0.0}, **PLAIN)
     source = opened(made).train
     index_of = {source.key(index): index for index in range(len(source))}
@@ -115,21 +115,21 @@ def test_a_substitute_is_of_the_same_kind_with_its_own_label_and_pixels(training
             np.testing.assert_allclose(image, (pixels / 255 - 0.5) / 0.25, atol=1e-5)
             counts[key] += 1
     assert sum(counts.values()) == 96
-    assert sum(counts.values()) - len(counts) == len(broken)  # every broken image made another come once more
+    assert sum(counts.values()) - len(counts) == len(broken)  # a replacement is seen twice
 
 
-def test_a_substitute_is_augmented_as_if_it_had_been_meant(training, recipe, pictures):
-    """With its own key, and the view and repeat of the place that it takes."""
-    made = recipe(data=pictures[0], mixing={"mixup": 0.0, "cutmix": 0.0}, training={"batch_size": 32})
+def test_a_replacement_is_augmented_like_any_other_image(training, recipe, folders):
+    """With its own key, and the view and repeat of the image that it replaces."""
+    made = recipe(data=folders[0], mixing={"mixup": 0.0, "cutmix": 0.0}, training={"batch_size": 32})
     samples = [(key, image) for _, _, key, image, _, _ in seen(training(made)[0].windows(0, 3))]
     twice = next(key for key, count in Counter(key for key, _ in samples).items() if count > 1)
     first, second, *_ = (image for key, image in samples if key == twice)
     assert first == second
 
 
-def test_another_epoch_draws_another_substitute_and_another_seed_too(training, recipe, pictures):
+def test_another_epoch_or_seed_draws_another_replacement(training, recipe, folders):
     def drawn(epoch, seed):
-        made = recipe(data={**pictures[0], "seed": seed}, training={"batch_size": 96})
+        made = recipe(data={**folders[0], "seed": seed}, training={"batch_size": 96})
         ((window),) = training(made)[0].windows(epoch, epoch + 1)
         counts = Counter(window.micro_batches[0].keys)
         return {key for key, count in counts.items() if count > 1}
@@ -138,8 +138,8 @@ def test_another_epoch_draws_another_substitute_and_another_seed_too(training, r
     assert len({frozenset(drawn(epoch, seed)) for epoch in (0, 1) for seed in (0, 1)}) == 4
 
 
-def test_windows_that_were_only_made_ahead_are_not_told_of(training, recipe, pictures):
-    made = recipe(data={**pictures[0], "workers": 1}, training={"batch_size": 16})
+def test_broken_images_of_prefetched_windows_are_not_reported(training, recipe, folders):
+    made = recipe(data={**folders[0], "workers": 1}, training={"batch_size": 16})
     whole, noted = training(made)
     expected = [len(noted) for _ in whole.windows(0, 3)]
     data, found = training(made)
@@ -151,15 +151,15 @@ def test_windows_that_were_only_made_ahead_are_not_told_of(training, recipe, pic
     assert found == noted
 
 
-def test_without_a_place_to_note_it_the_first_one_ends_the_run(opened, recipe, spec, pictures):
-    made = recipe(data=pictures[0], training={"batch_size": 96})
+def test_without_a_list_of_broken_images_the_first_one_is_an_error(opened, recipe, spec, folders):
+    made = recipe(data=folders[0], training={"batch_size": 96})
     data = TrainingData(opened(made), made, spec=spec, device=CPU)
     with pytest.raises(DataError, match=r"^image '.*' of '.*' cannot be read: .*; repair or remove it$"):
         list(data.windows(0, 1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_it_ends_where_nothing_can_stand_in(training, recipe, write_pictures, tmp_path, workers):
+def test_no_readable_replacement_is_an_error(training, recipe, write_pictures, tmp_path, workers):
     write_pictures(tmp_path, {"cat": 2, "dog": 2})
     for path in tmp_path.rglob("*.png"):
         BREAKERS["empty"](path)
@@ -168,12 +168,12 @@ def test_it_ends_where_nothing_can_stand_in(training, recipe, write_pictures, tm
         list(data.windows(0, 1))
     first = str(caught.value).split("'")[1]
     assert str(caught.value) == (
-        f"image '{first}' of '{tmp_path}' cannot be read (the file has no bytes), and none of the 100 images that were "
-        "to stand in for it can; look at them all with `distillkit data check`"
+        f"image '{first}' of '{tmp_path}' cannot be read (the file has no bytes), and neither can any of the 100 "
+        "images tried as a replacement; run `distillkit data check` to list the unreadable images"
     )
 
 
-def test_a_folder_that_goes_away_while_it_is_read_is_a_sentence(training, recipe, write_pictures, tmp_path):
+def test_a_folder_deleted_while_it_is_read_is_an_error(training, recipe, write_pictures, tmp_path):
     write_pictures(tmp_path / "data", {"cat": 8, "dog": 8})
     made = recipe(data={"train": str(tmp_path / "data"), "validation": 0}, training={"batch_size": 4})
     windows = training(made)[0].windows(0, 4)
@@ -190,23 +190,23 @@ def test_a_folder_that_goes_away_while_it_is_read_is_a_sentence(training, recipe
     st.integers(0, 2),
     st.data(),
 )
-def test_attempts_are_bounded_alike_and_a_pure_function(labelled, seed, key, repeat, data):
+def test_candidates_are_bounded_labelled_alike_and_a_pure_function(labelled, seed, key, repeat, data):
     mask = np.array(labelled)
     index = data.draw(st.integers(0, len(mask) - 1))
-    first, again = (list(Substitutes(mask, seed).of(index, key, (1, repeat))) for _ in range(2))
+    first, again = (list(Replacements(mask, seed).candidates(index, key, (1, repeat))) for _ in range(2))
     assert first == again
     assert len(first) == ATTEMPTS
     assert {bool(mask[drawn]) for drawn in first} == {bool(mask[index])}
 
 
-def test_substitutes_are_spread_evenly():
-    drawn = Counter(next(Substitutes(np.ones(10, np.bool_), 0).of(0, str(key), (0, 0))) for key in range(5000))
+def test_replacements_are_spread_evenly():
+    drawn = Counter(next(Replacements(np.ones(10, np.bool_), 0).candidates(0, str(key), (0, 0))) for key in range(5000))
     assert sorted(drawn) == list(range(10))
     assert all(abs(count - 500) < 100 for count in drawn.values())  # 4.7 standard deviations
 
 
-def test_what_is_noted_can_be_pinned():
-    """torch rebuilds what it pins; of a tuple it makes a list, of a named tuple the same again."""
+def test_broken_images_can_be_pinned():
+    """torch rebuilds what it pins: a tuple becomes a list, a named tuple stays one."""
     images = (BrokenImage("train", "a", "empty", "why"),)
     assert tuple(pin_memory(images)) == images
     assert type(pin_memory(images)[0]) is BrokenImage

@@ -1,4 +1,4 @@
-"""A few images to look at: which they are, and that they are those of evaluation."""
+"""Sample images: which ones are chosen, and that they are transformed as in evaluation."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten pictures, five each of two classes, and no others."""
+    """Ten training images, five of each of two classes."""
     draw = np.random.default_rng(0)
     for index in range(10):
         (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
@@ -38,7 +38,7 @@ def samples(datasets, count):
     return evaluation_samples(datasets, SPEC, Augment(), count=count, device=CPU)
 
 
-def test_they_are_spread_over_the_validation_images_and_seen_as_in_evaluation(folder):
+def test_they_are_spread_over_the_validation_images_and_transformed_as_in_evaluation(folder):
     datasets = opened(folder, validation=0.4)
     found = samples(datasets, 2)
     (images, labels), *_ = EvaluationData(datasets.validation, SPEC, Augment(), batch_size=9, workers=0, device=CPU)
@@ -53,21 +53,21 @@ def test_without_validation_images_they_are_test_or_training_images(folder):
     assert samples(dataclasses.replace(datasets, test=datasets.train), 1).split == "test"
 
 
-def test_never_more_than_there_are_and_labels_only_where_known(folder):
+def test_at_most_all_images_are_chosen_and_unlabelled_ones_have_no_label(folder):
     for picture in folder.rglob("*.png"):
         picture.rename(folder / picture.name)
     found = samples(opened(folder), 99)
     assert (len(found.keys), found.labels, tuple(found.images.shape)) == (10, (None,) * 10, (10, 3, 8, 8))
 
 
-def test_what_cannot_be_read_is_left_out(folder):
+def test_unreadable_images_are_left_out(folder):
     (folder / "a" / "0.png").write_text("no picture", encoding="utf-8")
     found = samples(opened(folder, validation=0.0), 10)
     assert len(found.keys) == len(found.labels) == len(found.images) == 9
     assert "a/0.png" not in found.keys
 
 
-def test_where_nothing_can_be_read_the_last_is_named(folder):
+def test_without_a_readable_image_the_last_error_is_raised(folder):
     for picture in folder.rglob("*.png"):
         picture.write_text("no picture", encoding="utf-8")
     with pytest.raises(DataError, match=r"^image 'b/9.png' of '.*' cannot be read: cannot identify image file "):

@@ -1,4 +1,4 @@
-"""What tells a stream from a source with an index."""
+"""`is_stream`: streams and indexed sources."""
 
 import pytest
 
@@ -28,13 +28,13 @@ class Wrapped:
         return getattr(self.inner, name)
 
 
-def test_a_stream_is_one_wrapped_or_not():
+def test_a_stream_is_recognised_even_if_wrapped():
     assert is_stream(Shards())
     assert is_stream(Wrapped(Shards()))
     assert not is_stream(None)
 
 
 @pytest.mark.parametrize("member", ["name", "class_names", "shards", "__len__", "read"])
-def test_what_lacks_a_member_is_no_stream(monkeypatch, member):
+def test_an_object_without_one_of_the_members_is_no_stream(monkeypatch, member):
     monkeypatch.delattr(Shards, member)
     assert not is_stream(Shards())

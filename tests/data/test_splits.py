@@ -19,7 +19,7 @@ def labels(source):
 
 @pytest.fixture
 def refused(plugins):
-    """The whole sentence with which data is refused."""
+    """The error message for these `[data]` settings."""
 
     def sentence(**data):
         with pytest.raises(DataError) as caught:
@@ -37,7 +37,7 @@ def test_the_default_is_digits_with_a_tenth_held_out(plugins):
     assert found.labelled.all()
     assert not found.streaming
     assert found.notes == (
-        "train: 1,167 images, 1,167 of them with a label",
+        "train: 1,167 images, 1,167 labelled",
         "test: 500 images of 'digits'",
         "validation: 130 images held out of train",
     )
@@ -45,7 +45,7 @@ def test_the_default_is_digits_with_a_tenth_held_out(plugins):
     assert not set(keys(found.train)) & set(keys(found.test))
 
 
-def test_held_out_images_follow_the_seed_and_nothing_else(plugins):
+def test_held_out_images_depend_only_on_the_seed(plugins):
     first = open_datasets(Data(), plugins)
     assert keys(first.validation) == keys(open_datasets(Data(labels=50), plugins).validation)
     assert keys(first.validation) != keys(open_datasets(Data(seed=1), plugins).validation)
@@ -58,18 +58,18 @@ def test_few_labels_and_many_images(plugins):
     seen = [label for label in labels(found.train) if label is not None]
     assert np.bincount(seen).tolist() == [10] * 10
     assert [label is not None for label in labels(found.train)] == found.labelled.tolist()
-    assert found.notes[-1] == "labels: 100 kept, balanced over the classes; 1,067 images left in as unlabelled"
+    assert found.notes[-1] == "labels: 100 kept, balanced over the classes; 1,067 images used as unlabelled"
 
 
-def test_classes_that_no_kept_label_is_of_are_named(plugins, write_pictures, tmp_path):
+def test_classes_without_a_kept_label_are_listed(plugins, write_pictures, tmp_path):
     assert open_datasets(Data(labels=5), plugins).notes[-2:] == (
-        "labels: 5 kept, balanced over the classes; 1,162 images left in as unlabelled",
-        "labels: 5 of 10 classes have no labelled image: 5, 6, 7, ...; only a teacher can teach them",
+        "labels: 5 kept, balanced over the classes; 1,162 images used as unlabelled",
+        "labels: 5 of 10 classes have no labelled image and can only be learnt from a teacher: 5, 6, 7, ...",
     )
     write_pictures(tmp_path, {"cat": 1, "cow": 1, "dog": 1})
     assert open_datasets(Data(train=str(tmp_path), labels=2, validation=0), plugins).notes[-2:] == (
-        "labels: 2 kept, balanced over the classes; 1 image left in as unlabelled",
-        "labels: 1 of 3 classes has no labelled image: dog; only a teacher can teach it",
+        "labels: 2 kept, balanced over the classes; 1 image used as unlabelled",
+        "labels: 1 of 3 classes has no labelled image and can only be learnt from a teacher: dog",
     )
 
 
@@ -77,7 +77,7 @@ def test_classes_without_names_are_named_by_number(offering):
     nameless = offering({"train": Shapes(None)})
     found = open_datasets(Data(train="shapes", labels=1, validation=0), nameless)
     assert found.classes == 2
-    assert found.notes[-1] == "labels: 1 of 2 classes has no labelled image: 1; only a teacher can teach it"
+    assert found.notes[-1] == "labels: 1 of 2 classes has no labelled image and can only be learnt from a teacher: 1"
 
 
 def test_one_image_is_not_called_images(plugins, write_pictures, tmp_path):
@@ -85,11 +85,11 @@ def test_one_image_is_not_called_images(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path / "b", {"": 1})
     found = open_datasets(Data(train=str(tmp_path / "a"), unlabeled=str(tmp_path / "b")), plugins)
     assert found.notes == (
-        "train: 6 images, 5 of them with a label",
+        "train: 6 images, 5 labelled",
         "validation: 1 image held out of train",
         f"unlabeled: 1 image of '{tmp_path / 'b'}'",
     )
-    assert found.only_labelled().notes[-1] == "dropped: 1 unlabelled image, since no loss reads a teacher"
+    assert found.only_labelled().notes[-1] == "dropped: 1 unlabelled image, because no loss reads a teacher"
 
 
 def test_only_labelled_images(plugins):
@@ -98,12 +98,12 @@ def test_only_labelled_images(plugins):
     assert len(only.train) == 100
     assert only.labelled.all()
     assert set(keys(only.train)) <= set(keys(found.train))
-    assert only.notes == (*found.notes, "dropped: 1,067 unlabelled images, since no loss reads a teacher")
+    assert only.notes == (*found.notes, "dropped: 1,067 unlabelled images, because no loss reads a teacher")
     assert only.fingerprint != found.fingerprint
     assert only.only_labelled() is only
 
 
-def test_the_fingerprint_tells_data_apart(plugins):
+def test_different_data_have_different_fingerprints(plugins):
     prints = [
         open_datasets(data, plugins).fingerprint
         for data in (Data(), Data(), Data(labels=100), Data(seed=1), Data(validation=0.2))
@@ -125,13 +125,13 @@ def test_a_split_folder(plugins, write_pictures, tmp_path):
     assert found.class_names == ("cat", "dog")
     assert labels(found.validation) == [0, 1, 1]
     assert found.notes == (
-        "train: 9 images, 9 of them with a label",
+        "train: 9 images, 9 labelled",
         f"validation: 3 images of '{tmp_path / 'val'}'",
         f"test: 3 images of '{tmp_path / 'test'}'",
     )
 
 
-def test_no_validation_where_the_share_is_0(plugins, write_pictures, tmp_path):
+def test_a_validation_share_of_0_turns_validation_off(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path / "train", {"cat": 4, "dog": 5})
     write_pictures(tmp_path / "val", {"cat": 1, "dog": 2})
     found = open_datasets(Data(train=str(tmp_path), validation=0), plugins)
@@ -148,7 +148,7 @@ def test_folders_by_name(plugins, write_pictures, tmp_path):
     assert found.validation.name == str(tmp_path / "b")
 
 
-def test_pictures_without_labels_beside_labelled_ones(plugins, write_pictures, tmp_path):
+def test_unlabelled_images_together_with_labelled_ones(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path / "a", {"cat": 10, "dog": 10})
     write_pictures(tmp_path / "b", {"": 3, "cat": 2})
     found = open_datasets(Data(train=str(tmp_path / "a"), unlabeled=str(tmp_path / "b")), plugins)
@@ -158,14 +158,14 @@ def test_pictures_without_labels_beside_labelled_ones(plugins, write_pictures, t
         f"unlabeled/{key}" for key in ("0000.png", "0001.png", "0002.png", "cat/0003.png", "cat/0004.png")
     ]
     assert found.notes == (
-        "train: 23 images, 18 of them with a label",
+        "train: 23 images, 18 labelled",
         "validation: 2 images held out of train",
         f"unlabeled: 5 images of '{tmp_path / 'b'}'",
     )
     assert np.array_equal(load_image(found.train, 18), load_image(found.train, 18))
 
 
-def test_pictures_without_labels_alone(plugins, write_pictures, tmp_path):
+def test_unlabelled_images_alone(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path, {"": 7})
     found = open_datasets(Data(unlabeled=str(tmp_path)), plugins)
     assert len(found.train) == 7
@@ -181,7 +181,7 @@ def test_a_flat_training_folder_has_no_labels(plugins, write_pictures, tmp_path)
     assert not found.labelled.any()
 
 
-def test_the_classes_of_the_validation_where_training_has_none(plugins, write_pictures, tmp_path):
+def test_validation_classes_are_used_if_training_has_none(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path / "many", {"": 7})
     write_pictures(tmp_path / "few", {"cat": 2, "dog": 2})
     found = open_datasets(Data(unlabeled=str(tmp_path / "many"), validation=str(tmp_path / "few")), plugins)
@@ -194,11 +194,11 @@ def test_a_test_folder_without_labels_is_left_out(plugins, write_pictures, tmp_p
     write_pictures(tmp_path / "test", {"": 3})
     found = open_datasets(Data(train=str(tmp_path)), plugins)
     assert found.test is None
-    assert f"test: none, since '{tmp_path / 'test'}' has images without a label" in found.notes
+    assert f"test: none, because '{tmp_path / 'test'}' has unlabelled images" in found.notes
 
 
 class Shapes:
-    """A data set of another distribution, whose classes are in an order of its own."""
+    """A third-party data set with its own class order."""
 
     name = "shapes"
 
@@ -243,13 +243,13 @@ def test_classes_without_names_are_counted(offering):
     assert (found.classes, found.class_names) == (2, None)
 
 
-def test_an_image_that_cannot_be_read():
+def test_an_unreadable_image_is_an_error():
     with pytest.raises(DataError) as caught:
         load_image(Shapes(None), 3)
     assert str(caught.value) == "image '3' of 'shapes' cannot be read: no picture here; repair or remove it"
 
 
-def test_a_broken_picture_is_named(plugins, write_pictures, tmp_path):
+def test_a_broken_image_is_named(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 3, "dog": 3})
     whole = (tmp_path / "cat" / "0001.png").read_bytes()
     (tmp_path / "cat" / "0001.png").write_bytes(whole[: len(whole) // 2])
@@ -268,7 +268,7 @@ def test_a_broken_picture_is_named(plugins, write_pictures, tmp_path):
     )
 
 
-def test_what_is_neither_folder_nor_data_set(refused):
+def test_an_unknown_name_is_refused(refused):
     assert refused(train="digitz") == (
         "data.train: 'digitz' is neither a folder nor a data set; did you mean 'digits'? "
         "(data sets: digits, folder:<path>, timm:<data set>)"
@@ -286,22 +286,22 @@ def test_a_data_set_wins_over_a_folder_of_its_name(plugins, write_pictures, tmp_
     assert len(open_datasets(Data(train="./digits", validation=0), plugins).train) == 6
 
 
-def test_an_argument_that_a_data_set_does_not_take(plugins):
+def test_an_unexpected_argument_of_a_data_set_is_refused(plugins):
     with pytest.raises(PluginError) as caught:
         open_datasets(Data(train="digits:big"), plugins)
     assert str(caught.value) == "dataset 'digits' takes nothing after a colon; write 'digits' instead of 'digits:big'"
 
 
-def test_validation_images_that_a_data_set_does_not_have(refused):
+def test_a_data_set_without_validation_images_is_refused_for_validation(refused):
     assert refused(validation="digits") == (
-        "data.validation: 'digits' has no validation images of its own; name another data set or a folder"
+        "data.validation: 'digits' has no validation images; name another data set or a folder"
     )
 
 
-def test_a_data_set_that_cannot_be_trained_on(offering):
+def test_a_data_set_without_training_images_is_refused_for_training(offering):
     with pytest.raises(DataError) as caught:
         open_datasets(Data(train="shapes"), offering({}))
-    assert str(caught.value) == "data.train: 'shapes' has no images to train on; name another data set or a folder"
+    assert str(caught.value) == "data.train: 'shapes' has no training images; name another data set or a folder"
 
 
 def test_a_data_set_without_images(offering):
@@ -310,10 +310,10 @@ def test_a_data_set_without_images(offering):
     assert str(caught.value) == "data.train: 'shapes' has no images"
 
 
-def test_the_training_folder_is_not_measured_on(refused, write_pictures, tmp_path):
+def test_the_training_folder_is_refused_as_the_test_set(refused, write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 3, "dog": 3})
     assert refused(train=str(tmp_path), test=f"{tmp_path}/") == (
-        f"data.test: '{tmp_path}/' has no test images of its own; name another data set or a folder"
+        f"data.test: '{tmp_path}/' has no test images; name another data set or a folder"
     )
 
 
@@ -321,7 +321,7 @@ def test_classes_that_differ_between_train_and_validation(refused, write_picture
     write_pictures(tmp_path / "train", {"cat": 3, "dog": 3})
     write_pictures(tmp_path / "val", {"cat": 3, "cow": 1, "pig": 1})
     assert refused(train=str(tmp_path)) == (
-        f"data.validation: the classes of '{tmp_path / 'val'}' are not those of '{tmp_path / 'train'}'; "
+        f"data.validation: the classes of '{tmp_path / 'val'}' differ from those of '{tmp_path / 'train'}'; "
         "missing: dog; unknown: cow, pig; give every split the same class folders"
     )
 
@@ -330,25 +330,25 @@ def test_many_differing_classes_are_not_all_listed(refused, write_pictures, tmp_
     write_pictures(tmp_path / "train", {"cat": 3, "dog": 3})
     write_pictures(tmp_path / "val", {"cat": 1, "dog": 1} | {f"n{number}": 1 for number in range(8)})
     assert refused(train=str(tmp_path)) == (
-        f"data.validation: the classes of '{tmp_path / 'val'}' are not those of '{tmp_path / 'train'}'; "
+        f"data.validation: the classes of '{tmp_path / 'val'}' differ from those of '{tmp_path / 'train'}'; "
         "unknown: n0, n1, n2, n3, n4 and 3 more; give every split the same class folders"
     )
 
 
-def test_validation_pictures_without_a_label(refused, write_pictures, tmp_path):
+def test_unlabelled_validation_images_are_refused(refused, write_pictures, tmp_path):
     write_pictures(tmp_path / "a", {"cat": 3, "dog": 3})
     write_pictures(tmp_path / "b", {"cat": 3, "dog": 3, "": 2})
     assert refused(train=str(tmp_path / "a"), validation=str(tmp_path / "b")) == (
         f"data.validation: 2 of the 8 images of '{tmp_path / 'b'}' have no label; "
-        "put every picture into the folder of its class"
+        "move every image into the folder of its class"
     )
 
 
 def test_a_single_class(refused, write_pictures, tmp_path):
     write_pictures(tmp_path, {"images": 5})
     assert refused(train=str(tmp_path)) == (
-        f"'{tmp_path}' has a single class, 'images'; give every class a folder, or name pictures without labels in "
-        "data.unlabeled"
+        f"'{tmp_path}' has a single class, 'images'; give every class a folder, or name a folder of unlabelled images "
+        "in data.unlabeled"
     )
 
 
@@ -358,24 +358,24 @@ def test_a_label_without_a_name(offering):
     assert str(caught.value) == "'shapes' has the label 1, but only 1 class names"
 
 
-def test_labels_of_no_training_data(refused, write_pictures, tmp_path):
+def test_data_labels_without_training_data_is_refused(refused, write_pictures, tmp_path):
     write_pictures(tmp_path, {"": 5})
     assert refused(unlabeled=str(tmp_path), labels=100) == (
-        "data.labels = 100 keeps labels of data.train, which is not given; name it"
+        "data.labels = 100 needs data.train, which is not set; name a labelled data set"
     )
 
 
-def test_nothing_labelled_is_left(plugins, write_pictures, tmp_path):
+def test_unlabelled_data_without_a_teacher_is_refused(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path, {"": 5})
     with pytest.raises(DataError) as caught:
         open_datasets(Data(unlabeled=str(tmp_path)), plugins).only_labelled()
     assert str(caught.value) == (
-        f"no image of '{tmp_path}' has a label and no loss reads a teacher: nothing can be learnt; "
-        "name labelled images in data.train or give the recipe a teacher"
+        f"no image of '{tmp_path}' has a label and no loss reads a teacher, so there is nothing to learn from; "
+        "name labelled images in data.train or add a teacher"
     )
 
 
-def test_without_scikit_learn_digits_name_the_extra(plugins, monkeypatch):
+def test_without_scikit_learn_the_error_names_the_extra(plugins, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     monkeypatch.delitem(__import__("sys").modules, "distillkit_plugins.datasets.digits", raising=False)
     with pytest.raises(MissingExtraError) as caught:

@@ -13,23 +13,23 @@ def per_class(labels, chosen):
     return np.bincount(labels[chosen], minlength=labels.max() + 1).tolist()
 
 
-def test_kept_labels_are_equally_many_of_every_class():
+def test_kept_labels_are_balanced_over_the_classes():
     labels = np.repeat(np.arange(10), 100)
     assert per_class(labels, kept_labels(labels, 500, seed=0)) == [50] * 10
 
 
-def test_what_does_not_divide_goes_to_the_first_classes():
+def test_the_remainder_goes_to_the_first_classes():
     labels = np.repeat(np.arange(4), 10)
     assert per_class(labels, kept_labels(labels, 10, seed=0)) == [3, 3, 2, 2]
 
 
-def test_a_small_class_gives_all_and_the_others_make_up_for_it():
+def test_a_small_class_gives_all_its_labels_and_the_others_fill_up():
     labels = np.repeat(np.arange(3), [2, 50, 50])
     assert per_class(labels, kept_labels(labels, 30, seed=0)) == [2, 14, 14]
 
 
 @given(labellings, st.integers(0, 5), st.data())
-def test_kept_labels_are_as_many_as_wanted_and_as_equal_as_can_be(given_labels, seed, data):
+def test_kept_labels_have_the_wanted_number_and_are_as_balanced_as_possible(given_labels, seed, data):
     labels = np.array(given_labels)
     wanted = data.draw(st.integers(1, int((labels >= 0).sum())))
     chosen = kept_labels(labels, wanted, seed)
@@ -72,7 +72,7 @@ def test_held_out_images_have_labels_and_leave_some(given_labels, share, seed):
     assert (labels[chosen] >= 0).all()
 
 
-def test_more_labels_than_there_are():
+def test_more_labels_than_the_data_has_are_refused():
     with pytest.raises(DataError) as caught:
         kept_labels(np.repeat(np.arange(2), 600), 5000, seed=0)
     assert str(caught.value) == (
@@ -80,7 +80,7 @@ def test_more_labels_than_there_are():
     )
 
 
-def test_holding_out_everything():
+def test_holding_out_everything_is_refused():
     with pytest.raises(DataError) as caught:
         held_out(np.array([0, 1, 0, 1]), 1.0, seed=0)
-    assert str(caught.value) == "data.validation = 1 holds out all 4 labelled images; give a smaller share"
+    assert str(caught.value) == "data.validation = 1 holds out all 4 labelled images; lower the share"

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def shards(digits, tmp_path_factory):
-    """Real digits as a webdataset: 4 shards of 15 images to train, one of 20 to validate."""
+    """Real digits as a webdataset: 4 shards of 15 training images, one of 20 validation images."""
     root = tmp_path_factory.mktemp("shards")
     pixels, labels = digits
     splits = {}
@@ -127,25 +127,25 @@ def refused(plugins, **data):
 
 
 @pytest.mark.parametrize(("key", "value"), [("labels", 10), ("labeled_fraction", 0.5), ("unlabeled", "digits")])
-def test_what_a_stream_cannot_do(shards, plugins, key, value):
+def test_options_that_need_an_index_are_refused_for_a_stream(shards, plugins, key, value):
     assert refused(plugins, train="timm:wds/digits", root=shards, **{key: value}) == (
-        f"data.{key} needs images with an index, and 'timm:wds/digits' is a stream; leave it out or name a data set "
-        "with an index"
+        f"data.{key} does not work with a stream, and 'timm:wds/digits' is one; leave it out or name an indexed data "
+        "set"
     )
 
 
-def test_a_stream_is_no_set_of_unlabelled_pictures(shards, plugins):
+def test_a_stream_is_refused_as_unlabelled_images(shards, plugins):
     assert refused(plugins, unlabeled="timm:wds/digits", root=shards) == (
-        "data.unlabeled: 'timm:wds/digits' is a stream; name a folder or a data set with an index"
+        "data.unlabeled: 'timm:wds/digits' is a stream; name a folder or an indexed data set"
     )
 
 
-def test_repeats_of_a_stream(streamed):
+def test_repeated_augmentation_of_a_stream_is_refused(streamed):
     _, _, data = streamed(augment={"repeats": 3})
     with pytest.raises(RecipeError) as caught:
         data()
     assert str(caught.value) == (
-        "augment.repeats = 3 needs images with an index, and 'timm:wds/digits' is a stream; set it to 1"
+        "augment.repeats = 3 does not work with a stream, and 'timm:wds/digits' is one; set it to 1"
     )
 
 
@@ -163,11 +163,11 @@ def test_nothing_is_held_out_of_a_stream(shards, plugins, tmp_path):
     found = open_datasets(Data(train="timm:wds/digits", root=str(tmp_path)), plugins)
     assert found.validation is None
     assert found.notes[1] == (
-        "validation: none, since nothing can be held out of a stream; name a data set in data.validation"
+        "validation: none, because images cannot be held out of a stream; name a data set in data.validation"
     )
 
 
-def test_classes_of_a_stream_in_another_order(shards, plugins, write_pictures, tmp_path):
+def test_a_stream_with_another_class_order_is_refused(shards, plugins, write_pictures, tmp_path):
     class Names:
         name = "backwards"
         class_names = tuple("9876543210")
@@ -178,7 +178,8 @@ def test_classes_of_a_stream_in_another_order(shards, plugins, write_pictures, t
     with pytest.raises(DataError) as caught:
         agreed_names({"train": Names(), "validation": stream})
     assert str(caught.value) == (
-        "data.validation: the stream 'timm:wds/digits' has the classes of 'backwards' in another order"
+        "data.validation: the stream 'timm:wds/digits' lists the classes of 'backwards' in a different order; use the "
+        "same order in both"
     )
 
 
@@ -196,10 +197,10 @@ def test_a_stream_without_images(streamed):
     host = data()._host
     with pytest.raises(DataError) as caught:
         next(replace(host, stream=Empty()).windows(0, 1))
-    assert str(caught.value) == "the stream 'empty' gave no image; check where it lies"
+    assert str(caught.value) == "the stream 'empty' has no images; check its path"
 
 
-def test_a_stream_that_is_not_there(plugins, tmp_path):
+def test_a_missing_stream_is_an_error(plugins, tmp_path):
     assert refused(plugins, train="timm:wds/digits", root=str(tmp_path)) == (
         "data.train: 'timm:wds/digits' cannot be opened: split train not found in info (dict_keys([]))"
     )

@@ -1,4 +1,4 @@
-"""What is odd about class folders is a sentence before anything is learnt from them."""
+"""Warnings about class folders, shown before training starts."""
 
 import pytest
 from hypothesis import given
@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from distillkit.data.splits import open_datasets
 from distillkit.data.suspicious_classes import (
-    alike,
-    class_oddities,
+    class_warnings,
     fewer_than_a_batch,
-    unlabelled_beside_classes,
+    near_duplicates,
+    unlabelled_next_to_classes,
 )
 from distillkit.errors import DataError
 from distillkit.planning.make_plan import make_plan
@@ -18,18 +18,18 @@ from distillkit_plugins.datasets.digits import Digits
 from distillkit_plugins.datasets.folder import Folder
 
 
-def test_a_sound_data_set_has_nothing_odd(write_pictures, tmp_path):
+def test_a_sound_data_set_has_no_warnings(write_pictures, tmp_path):
     source = Folder(write_pictures(tmp_path, {"cat": 2, "dog": 2}))
-    assert list(class_oddities(source)) == []
-    assert unlabelled_beside_classes(source) is None
-    assert list(class_oddities(Digits.open(None, Data(), "train"))) == []
+    assert list(class_warnings(source)) == []
+    assert unlabelled_next_to_classes(source) is None
+    assert list(class_warnings(Digits.open(None, Data(), "train"))) == []
 
 
 def test_empty_class_folders_are_named(write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 2, "dog": 2, "emu": 0, ".cache": 0})
-    assert list(class_oddities(Folder(tmp_path))) == [f"1 class of '{tmp_path}' has no image: 'emu'"]
+    assert list(class_warnings(Folder(tmp_path))) == [f"1 class of '{tmp_path}' has no image: 'emu'"]
     write_pictures(tmp_path, dict.fromkeys("abcdef", 0))
-    assert list(class_oddities(Folder(tmp_path))) == [
+    assert list(class_warnings(Folder(tmp_path))) == [
         f"7 classes of '{tmp_path}' have no image: 'a', 'b', 'c', 'd', 'e' and 2 more"
     ]
 
@@ -38,23 +38,23 @@ def test_a_named_class_without_an_image_counts_as_empty():
     class Named(Digits):
         class_names = (*Digits.class_names, "ten")
 
-    assert list(class_oddities(Named.open(None, Data(), "test"))) == ["1 class of 'digits' has no image: 'ten'"]
+    assert list(class_warnings(Named.open(None, Data(), "test"))) == ["1 class of 'digits' has no image: 'ten'"]
 
 
-def test_folders_beside_pictures_without_labels_are_no_classes(write_pictures, tmp_path):
-    assert list(class_oddities(Folder(write_pictures(tmp_path, {"": 2, "notes": 0})))) == []
+def test_empty_folders_next_to_unlabelled_images_are_no_classes(write_pictures, tmp_path):
+    assert list(class_warnings(Folder(write_pictures(tmp_path, {"": 2, "notes": 0})))) == []
 
 
-def test_classes_that_differ_in_case_alone_are_named(write_pictures, tmp_path):
+def test_classes_that_differ_only_in_case_are_listed(write_pictures, tmp_path):
     source = Folder(write_pictures(tmp_path, {"Cat": 1, "cat": 1, "dog": 1}))
-    assert list(class_oddities(source)) == [
-        f"the classes 'Cat', 'cat' of '{tmp_path}' differ in case alone; are they one?"
+    assert list(class_warnings(source)) == [
+        f"the classes 'Cat', 'cat' of '{tmp_path}' differ only in case; merge them if they are the same"
     ]
 
 
 @given(st.lists(st.text(max_size=4), unique=True))
-def test_names_are_alike_in_whole_groups(names):
-    groups = alike(names)
+def test_near_duplicates_are_grouped_completely(names):
+    groups = near_duplicates(names)
     grouped = [name for group in groups for name in group]
     assert len(set(grouped)) == len(grouped)
     assert set(grouped) <= set(names)
@@ -62,55 +62,55 @@ def test_names_are_alike_in_whole_groups(names):
         assert not any(name.casefold() == other.casefold() for other in names if other != name)
 
 
-def test_a_letter_with_an_accent_can_be_written_in_two_ways():
-    assert alike(["caf\u00e9", "cafe\u0301", "cafe"]) == (("caf\u00e9", "cafe\u0301"),)
+def test_the_two_unicode_forms_of_an_accented_letter_are_near_duplicates():
+    assert near_duplicates(["caf\u00e9", "cafe\u0301", "cafe"]) == (("caf\u00e9", "cafe\u0301"),)
 
 
-def test_pictures_beside_class_folders_are_counted(write_pictures, tmp_path):
+def test_images_outside_the_class_folders_are_counted(write_pictures, tmp_path):
     source = Folder(write_pictures(tmp_path, {"cat": 2, "dog": 1, "": 1}))
     assert (
-        unlabelled_beside_classes(source) == f"1 image of '{tmp_path}' has no label: it lies beside the class folders"
+        unlabelled_next_to_classes(source) == f"1 image of '{tmp_path}' has no label: it is outside the class folders"
     )
     write_pictures(tmp_path, {"": 2}, start=9)
-    assert unlabelled_beside_classes(Folder(tmp_path)) == (
-        f"3 images of '{tmp_path}' have no label: they lie beside the class folders"
+    assert unlabelled_next_to_classes(Folder(tmp_path)) == (
+        f"3 images of '{tmp_path}' have no label: they are outside the class folders"
     )
 
 
 def test_fewer_images_than_a_batch():
     assert fewer_than_a_batch(64, 64) is None
     assert fewer_than_a_batch(40, 64) == (
-        "training.batch_size = 64 is more than the 40 training images, so every step sees them all; "
-        "lower it for more steps"
+        "training.batch_size = 64 is more than the 40 training images, so every step uses all of them; "
+        "lower it for more steps per epoch"
     )
 
 
-def test_a_run_says_so_before_its_first_step(plugins, write_pictures, tmp_path):
+def test_a_plan_has_the_warnings_as_notes(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 9, "dog": 9, "Dog": 9, "emu": 0})
     student = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
     recipe = Recipe.model_validate({"data": {"train": str(tmp_path), "validation": 0}, "student": student})
     notes = make_plan(recipe, plugins).notes
     assert f"1 class of '{tmp_path}' has no image: 'emu'" in notes
-    assert f"the classes 'Dog', 'dog' of '{tmp_path}' differ in case alone; are they one?" in notes
+    assert f"the classes 'Dog', 'dog' of '{tmp_path}' differ only in case; merge them if they are the same" in notes
     size = recipe.training.batch_size
     assert (
-        f"training.batch_size = {size:,} is more than the 27 training images, so every step sees them all; "
-        "lower it for more steps"
+        f"training.batch_size = {size:,} is more than the 27 training images, so every step uses all of them; "
+        "lower it for more steps per epoch"
     ) in notes
 
 
-def test_one_class_is_refused_with_a_way_out(plugins, write_pictures, tmp_path):
+def test_a_single_class_is_refused(plugins, write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 9, "emu": 0})
     with pytest.raises(DataError) as caught:
         open_datasets(Data(train=str(tmp_path)), plugins)
     assert str(caught.value) == (
-        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or name pictures without labels in "
+        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or name a folder of unlabelled images in "
         "data.unlabeled"
     )
 
 
-def test_a_folder_that_cannot_be_listed_is_not_passed_over(write_pictures, tmp_path, monkeypatch):
-    """Its pictures would be missing from the data, and nobody would know."""
+def test_a_folder_that_cannot_be_listed_is_an_error(write_pictures, tmp_path, monkeypatch):
+    """Skipping it would silently drop its images from the data."""
     import os
 
     write_pictures(tmp_path, {"cat": 1, "dog": 1})

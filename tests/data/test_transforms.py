@@ -19,7 +19,7 @@ def picture(digits):
 
 
 def pixels(image, spec):
-    """An RGB picture as the tensor that it is without any transform, by NumPy."""
+    """An RGB image as a normalised tensor without any transform, computed with NumPy."""
     mean, std = (np.array(value).reshape(3, 1, 1) for value in (spec.mean, spec.std))
     return torch.from_numpy((np.asarray(image).transpose(2, 0, 1) / 255 - mean) / std).float()
 
@@ -32,7 +32,7 @@ def augmented(transform, image, seed=0):
 
 @pytest.mark.parametrize("crop", ["resized", "padded", "none"])
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (12, 20)])
-def test_small_pictures_get_the_size_of_the_student(picture, spec, crop, size):
+def test_small_images_are_resized_to_the_student(picture, spec, crop, size):
     spec = replace(spec, image_size=size)
     transform = training_transform(Augment(crop=crop, auto="rand-m9-mstd0.5-inc1", erasing=0.5), spec)
     for seed in range(20):
@@ -43,13 +43,13 @@ def test_small_pictures_get_the_size_of_the_student(picture, spec, crop, size):
     assert evaluation_transform(Augment(), spec)(picture).shape == (3, *size)
 
 
-def test_without_crop_and_flip_a_picture_of_the_right_size_is_only_normalised(picture, spec):
+def test_without_crop_and_flip_an_image_of_the_right_size_is_only_normalised(picture, spec):
     spec = replace(spec, image_size=(8, 8))
     found = augmented(training_transform(Augment(crop="none", flip=0.0), spec), picture)
     torch.testing.assert_close(found, pixels(picture, spec))
 
 
-def test_evaluation_of_a_picture_of_the_right_size_is_exact_where_all_is_kept(picture, spec):
+def test_evaluation_without_a_crop_leaves_an_image_of_the_right_size_unchanged(picture, spec):
     spec = replace(spec, image_size=(8, 8))
     found = evaluation_transform(Augment(eval_crop=1.0), spec)(picture)
     torch.testing.assert_close(found, pixels(picture, spec))
@@ -63,7 +63,7 @@ def test_evaluation_resizes_and_crops_as_deit_does(spec):
     torch.testing.assert_close(evaluation_transform(Augment(), spec)(image), pixels(resized, spec))
 
 
-def test_without_crop_the_aspect_is_kept_and_the_middle_seen(spec):
+def test_without_crop_the_aspect_ratio_is_kept_and_the_centre_cropped(spec):
     image = Image.fromarray(np.arange(60 * 90 * 3, dtype=np.uint8).reshape(60, 90, 3))
     spec = replace(spec, image_size=(20, 20))
     expected = image.resize((30, 20), Image.Resampling.BICUBIC).crop((5, 0, 25, 20))
@@ -71,7 +71,7 @@ def test_without_crop_the_aspect_is_kept_and_the_middle_seen(spec):
     torch.testing.assert_close(found, pixels(expected, spec))
 
 
-def test_a_padded_crop_is_the_picture_moved(picture, spec):
+def test_a_padded_crop_is_the_shifted_image(picture, spec):
     spec = replace(spec, image_size=(8, 8))
     transform = training_transform(Augment(crop="padded", padding=2, flip=0.0), spec)
     padded = pixels(Image.fromarray(np.pad(np.asarray(picture), ((2, 2), (2, 2), (0, 0)))), spec)
@@ -83,7 +83,7 @@ def test_a_padded_crop_is_the_picture_moved(picture, spec):
     assert len(places) > 15
 
 
-def test_flip_mirrors_half_of_the_pictures(picture, spec):
+def test_flip_mirrors_half_of_the_images(picture, spec):
     spec = replace(spec, image_size=(8, 8))
     transform = training_transform(Augment(crop="none"), spec)
     plain = pixels(picture, spec)
@@ -108,7 +108,7 @@ def test_colour_jitter_changes_colours(picture, spec):
 
 @pytest.mark.parametrize("auto", ["rand-m9-mstd0.5-inc1", "rand-m15-mstd0.5-inc1", "v0"])
 def test_auto_augment_never_fails(picture, spec, auto):
-    # Pillow 13 refuses posterize(bits=0), which these ask for now and then; pyproject.toml keeps it away.
+    # Pillow 13 rejects posterize(bits=0), which these strings sometimes draw; pyproject.toml excludes it.
     assert int(PIL.__version__.split(".")[0]) < 13
     transform = training_transform(Augment(auto=auto), spec)
     with isolated():
@@ -120,10 +120,10 @@ def test_auto_augment_never_fails(picture, spec, auto):
 @pytest.mark.parametrize(
     ("auto", "reason"), [("banana", "Unknown AA policy banana"), ("rand-x9", "Unknown RandAugment config section")]
 )
-def test_an_auto_augment_string_that_timm_does_not_know(spec, auto, reason):
+def test_an_invalid_auto_augment_string_is_refused(spec, auto, reason):
     with pytest.raises(RecipeError) as caught:
         training_transform(Augment(auto=auto), spec)
     assert str(caught.value) == (
-        f"augment.auto = '{auto}' is not an auto-augment string of timm ({reason}); "
-        "one that it has is rand-m9-mstd0.5-inc1"
+        f"augment.auto = '{auto}' is not a valid auto-augment string of timm ({reason}); "
+        "give one such as rand-m9-mstd0.5-inc1"
     )

@@ -1,7 +1,7 @@
-"""What every fuzz test promises, how many inputs it tries, and the tally that docs/reliability.md shows.
+"""Shared parts of the fuzz tests: the promise to check, the number of inputs, and the tally in docs/reliability.md.
 
-Quick by default. `make fuzz` tries many more (DISTILLKIT_FUZZ=15, a factor) and writes the tally to the file that
-DISTILLKIT_FUZZ_TALLY names.
+Quick by default. `make fuzz` tries many more inputs (DISTILLKIT_FUZZ=15, a factor) and writes the tally to the file
+DISTILLKIT_FUZZ_TALLY.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 SECONDS = 60
-"""Of the clock, on a machine that may be busy; what hangs takes for ever."""
-ROOM_BYTES = 2 * 2**30
-"""What an input may make the process ask for beyond what it has: none announces less than 100 times as much."""
-LONGEST = 6_000
-"""Characters of a sentence, or of a list of sentences."""
+"""Time limit of an input. Generous, since the machine may be busy; an input that hangs never ends."""
+EXTRA_BYTES = 2 * 2**30
+"""Memory that an input may allocate; the malicious ones announce at least 100 times as much."""
+MAX_CHARACTERS = 6_000
+"""Length limit of a message."""
 
 
 @dataclass
 class Tally:
-    """How many inputs of a kind were tried, and what became of them."""
+    """Number of inputs of a kind that were tried, refused and accepted."""
 
     input: str
     tried: int = 0
@@ -53,14 +53,14 @@ TALLIES: dict[str, Tally] = {}
 
 
 class Hang(BaseException):
-    """An input took longer than any may take; no `except Exception` holds it up."""
+    """An input exceeded the time limit. A BaseException, so that no `except Exception` catches it."""
 
 
 @contextmanager
 def _bounded():
-    """End what takes too long, and give no more memory than an honest input needs."""
+    """Limit time and memory to what a valid input needs."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + ROOM_BYTES, limits[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + EXTRA_BYTES, limits[1]))
     before = signal.signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -76,19 +76,19 @@ def _too_long(*_: object) -> None:
 
 
 def one_sentence(text: str) -> None:
-    """Assert that this is what a user is told: one line, or a list, with nothing that moves a cursor."""
+    """Assert that a message is one line, or a line and a list, without control characters."""
     first, *listed = text.split("\n")
     assert first.strip()
     assert all(line.startswith("  ") for line in listed), text
     assert not any(character < " " or character == "\x7f" for line in (first, *listed) for character in line), text
-    text.encode()  # no halves of surrogate pairs
+    text.encode()  # no lone surrogates
     assert "Traceback" not in text
-    assert len(text) <= LONGEST, f"{len(text)} characters"
+    assert len(text) <= MAX_CHARACTERS, f"{len(text)} characters"
 
 
 @pytest.fixture(scope="session")
 def attempt() -> Callable[..., Any]:
-    """`attempt("recipe file", call)`: what `call()` gives, or None where it is refused as promised."""
+    """`attempt("recipe file", call)`: the result of `call()`, or None if it is refused with a valid message."""
 
     def run(kind: str, call: Callable[[], Any]) -> Any:
         tally = TALLIES.setdefault(kind, Tally(kind))
@@ -112,11 +112,11 @@ def attempt() -> Callable[..., Any]:
     return run
 
 
-PROMISE = "one sentence or a valid result, within bounded time and memory; nothing is executed"
+PROMISE = "a one-line error or a valid result, within bounded time and memory; nothing is executed"
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the tally, one row for the table of docs/reliability.md for each thing that is read."""
+    """Write the tally: one row of the table in docs/reliability.md per kind of file."""
     where = os.environ.get("DISTILLKIT_FUZZ_TALLY")
     if not where or not TALLIES:
         return
@@ -124,20 +124,20 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     for tally in TALLIES.values():
         things.setdefault(tally.input.partition(",")[0], []).append(tally)
     failed = session.testsfailed
-    said = {
+    facts = {
         "command": "make fuzz",
         "tried": sum(tally.tried for tally in TALLIES.values()),
         "tests_failed": failed,
         "rows": [_row(thing, tallies, failed=failed) for thing, tallies in things.items()],
         "inputs": [{**asdict(tally), "seconds": round(tally.seconds, 1)} for tally in TALLIES.values()],
     }
-    Path(where).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    Path(where).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _row(thing: str, tallies: list[Tally], *, failed: int) -> dict[str, object]:
     refused, accepted = (sum(getattr(tally, name) for tally in tallies) for name in ("refused", "accepted"))
     return {
-        "fault": f"{thing}: torn, altered or made up",
+        "fault": f"{thing}: truncated, altered or made up",
         "injection": "; ".join(tally.input.partition(", ")[2] or "typed at random" for tally in tallies),
         "promise": PROMISE,
         "result": f"{refused:,} refused, {accepted:,} read" + (", some tests failed" if failed else ""),

@@ -1,4 +1,4 @@
-"""Checkpoints that were torn, altered or made up: the state as it was written, or one sentence."""
+"""Truncated, altered or made-up checkpoints: the state as it was written, or a one-line error."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ awkward_texts = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def session():
-    """A student of one block on digits, ready to train: what a checkpoint is put back into."""
+    """A student of one block on digits, ready to train, into which checkpoints are restored."""
     tables = {
         "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
         "data": {"train": "digits", "workers": 0},
@@ -81,13 +81,13 @@ def session():
 
 @pytest.fixture(scope="module")
 def whole(session, tmp_path_factory) -> Path:
-    """A real checkpoint, with the state of an optimiser that made a step."""
+    """A real checkpoint, with the optimiser state after a step."""
     return write_checkpoint(tmp_path_factory.mktemp("whole"), session.checkpoint(1, PROGRESS), keep=2)
 
 
 @pytest.fixture
 def copied(whole, tmp_path):
-    """`copied()`: a copy of the checkpoint to spoil."""
+    """`copied()`: a copy of the checkpoint to corrupt."""
 
     def copy() -> Path:
         there = tmp_path / whole.name
@@ -98,7 +98,7 @@ def copied(whole, tmp_path):
 
 
 def sealed(path: Path) -> None:
-    """Make the manifest agree with the files, as somebody would who made them up."""
+    """Update the manifest to match the files, as an attacker would."""
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         for file in path.iterdir()
@@ -108,7 +108,7 @@ def sealed(path: Path) -> None:
 
 
 def places(value, path=()):
-    """The way to every value inside plain data."""
+    """The path to every value inside plain data."""
     yield path
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
@@ -116,7 +116,7 @@ def places(value, path=()):
 
 
 def replaced(draw, value, *, by):
-    """Plain data with the value at a place drawn at random replaced, taken out, or under another key."""
+    """Plain data with a random value replaced, removed or renamed."""
     *path, last = draw(st.sampled_from([place for place in places(value) if place] or [("",)]))
     copy = json.loads(json.dumps(value))
     inner = copy
@@ -135,7 +135,7 @@ def replaced(draw, value, *, by):
     return copy
 
 
-def spoiled(draw, content: bytes) -> bytes:
+def corrupted(draw, content: bytes) -> bytes:
     place = draw(st.integers(0, max(len(content) - 1, 0)))
     how = draw(st.sampled_from(["flip", "cut", "insert", "grow", "other"]))
     if how == "flip" and content:
@@ -149,11 +149,11 @@ def spoiled(draw, content: bytes) -> bytes:
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
 @given(name=st.sampled_from(FILES), data=st.data())
-def test_spoiled_bytes(attempt, copied, whole, name, data):
+def test_corrupted_bytes(attempt, copied, whole, name, data):
     path = copied()
-    (path / name).write_bytes(spoiled(data.draw, (path / name).read_bytes()))
-    back = attempt("checkpoint, a file spoiled", lambda: read_checkpoint(path))
-    if back is not None:  # white space in the manifest, say
+    (path / name).write_bytes(corrupted(data.draw, (path / name).read_bytes()))
+    back = attempt("checkpoint, a file corrupted", lambda: read_checkpoint(path))
+    if back is not None:  # for example white space in the manifest
         assert back.state == read_checkpoint(whole).state
 
 
@@ -170,19 +170,19 @@ def test_manifests(attempt, copied, data, text):
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
 @given(data=st.data(), text=st.none() | st.none() | awkward_texts)
-def test_states_that_are_sealed(attempt, copied, session, data, text):
+def test_states_with_matching_digests(attempt, copied, session, data, text):
     path = copied()
     file = path / "state.json"
     if text is None:
         text = json.dumps(replaced(data.draw, json.loads(file.read_text()), by=json_values))
     file.write_text(text)
     sealed(path)
-    attempt("checkpoint, state made up and sealed", lambda: session.restore(read_checkpoint(path)))
+    attempt("checkpoint, state made up, digests matching", lambda: session.restore(read_checkpoint(path)))
 
 
 @settings(FUZZ, max_examples=2 * FUZZ.max_examples)
 @given(name=st.sampled_from(["task.safetensors", "optimizer.safetensors", "ema.safetensors"]), data=st.data())
-def test_parts_that_are_sealed(attempt, copied, session, name, data):
+def test_parts_with_matching_digests(attempt, copied, session, name, data):
     path = copied()
     content = (path / name).read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -191,10 +191,10 @@ def test_parts_that_are_sealed(attempt, copied, session, name, data):
         text = json.dumps(replaced(data.draw, header, by=json_values)).encode()
         content = len(text).to_bytes(8, "little") + text + content[8 + length :]
     else:
-        content = spoiled(data.draw, content[: 8 + length]) + content[8 + length :]
+        content = corrupted(data.draw, content[: 8 + length]) + content[8 + length :]
     (path / name).write_bytes(content)
     sealed(path)
-    attempt("checkpoint, tensors made up and sealed", lambda: session.restore(read_checkpoint(path)))
+    attempt("checkpoint, tensors made up, digests matching", lambda: session.restore(read_checkpoint(path)))
 
 
 def refusal(path: Path) -> str:
@@ -228,13 +228,13 @@ def test_a_manifest_lists_the_state(tmp_path):
 
 def test_files_that_the_manifest_does_not_list_are_not_read(tmp_path):
     path = written(tmp_path, 1)
-    (path / "optimizer.safetensors").write_bytes(b"a stranger's")
+    (path / "optimizer.safetensors").write_bytes(b"third-party")
     os.mkfifo(path / "ema.safetensors")
     assert set(read_checkpoint(path).parts) == {"task"}
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "task.safetensors"])
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(attempt, tmp_path, name):
+def test_a_pipe_in_place_of_a_file_is_refused(attempt, tmp_path, name):
     path = written(tmp_path, 1)
     sealed(path)
     manifest = json.loads((path / "manifest.json").read_text())
@@ -243,7 +243,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(attempt, tmp_path, name
         (path / "manifest.json").write_text(json.dumps(manifest))
     (path / name).unlink()
     os.mkfifo(path / name)
-    assert attempt("checkpoint, a pipe in a file's place", lambda: read_checkpoint(path)) is None
+    assert attempt("checkpoint, a pipe in place of a file", lambda: read_checkpoint(path)) is None
     assert refusal(path) == f"checkpoint {path} is damaged: {name} is a pipe, not a file"
 
 
@@ -265,11 +265,11 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
     assert refusal(path) == f"checkpoint {path} is damaged: manifest.json is nested too deeply"
 
 
-def test_what_the_run_went_back_before_does_not_push_out_what_is_whole(tmp_path):
-    """The newest is damaged, the run goes on from the one before; that one, then the next, must stay."""
+def test_a_damaged_newest_checkpoint_does_not_displace_the_valid_ones(tmp_path):
+    """The newest is damaged and the run continues from the previous one; that one, then the next, must be kept."""
     written(tmp_path, 1, keep=1)
     damaged = written(tmp_path, 3, keep=9)
-    (damaged / "task.safetensors").write_bytes(b"torn")
+    (damaged / "task.safetensors").write_bytes(b"damaged")
     written(tmp_path, 2, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
     checkpoint, damage = newest_checkpoint(tmp_path)
@@ -277,8 +277,8 @@ def test_what_the_run_went_back_before_does_not_push_out_what_is_whole(tmp_path)
     assert (checkpoint.step, damage) == (2, ())
 
 
-def test_what_a_killed_process_left_goes_with_the_next_checkpoint(tmp_path):
-    """Killed while it wrote one, while it replaced one, and while it deleted one."""
+def test_leftovers_of_a_killed_process_are_deleted_with_the_next_checkpoint(tmp_path):
+    """Killed while writing, while replacing and while deleting a checkpoint."""
     written(tmp_path, 1)
     for name in (".step-00000002.tmp", ".step-00000001.old", "step-00000000"):
         (tmp_path / name).mkdir()
@@ -289,7 +289,7 @@ def test_what_a_killed_process_left_goes_with_the_next_checkpoint(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "step-00000001", "step-00000003"]
 
 
-def test_deleting_that_is_cut_short_leaves_no_checkpoint(tmp_path, monkeypatch):
+def test_an_interrupted_deletion_leaves_no_checkpoint(tmp_path, monkeypatch):
     first = written(tmp_path, 1)
 
     usual = shutil.rmtree
@@ -309,7 +309,7 @@ def test_deleting_that_is_cut_short_leaves_no_checkpoint(tmp_path, monkeypatch):
     assert (checkpoint.step, damage) == (2, ())
 
 
-def test_steps_are_told_apart_by_number(tmp_path):
+def test_checkpoints_are_ordered_by_step_number(tmp_path):
     for step in (99_999_999, 100_000_000):
         written(tmp_path, step)
     checkpoint, _ = newest_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Image folders of somebody else: pictures, or one sentence, whatever the bytes and the names."""
+"""Untrusted image folders: images, or a one-line error, for any bytes and names."""
 
 import io
 import os
@@ -35,7 +35,7 @@ FORMATS = {
 
 
 def encoded(extension: str) -> bytes:
-    """A real picture of 16 x 12 pixels."""
+    """A real image of 16 x 12 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     image = Image.fromarray(pixels).convert("L" if extension == "pgm" else "RGB")
     file = io.BytesIO()
@@ -45,7 +45,7 @@ def encoded(extension: str) -> bytes:
 
 REAL = {extension: encoded(extension) for extension in FORMATS}
 extensions = st.sampled_from([*FORMATS, "PNG", "tif"])
-# As the system takes them: bytes without a slash and a NUL, and no reference to a folder itself.
+# Valid file names: bytes without a slash or a NUL, and neither "." nor "..".
 names = (
     st.binary(min_size=1, max_size=40)
     .map(lambda name: name.replace(b"/", b"").replace(b"\0", b""))
@@ -62,7 +62,7 @@ def as_name(name) -> str:
     return found.replace("/", "_").replace("\0", "_").strip(".")[:60] or "x"
 
 
-def spoiled(draw, content: bytes) -> bytes:
+def corrupted(draw, content: bytes) -> bytes:
     how = draw(st.sampled_from(["flip", "flip", "flip", "cut", "insert", "splice", "random"]))
     place = draw(st.integers(0, len(content) - 1))
     if how == "cut":
@@ -74,7 +74,7 @@ def spoiled(draw, content: bytes) -> bytes:
     if how == "random":
         return draw(st.binary(max_size=64))
     changed = bytearray(content)
-    # Headers lie in front, and a flipped byte there may announce a picture of gigabytes.
+    # The header comes first, and a flipped byte there may announce an image of gigabytes.
     last = draw(st.sampled_from([min(64, len(content)), len(content)])) - 1
     for _ in range(draw(st.integers(1, 4))):
         changed[draw(st.integers(0, last))] = draw(st.integers(0, 255))
@@ -82,22 +82,22 @@ def spoiled(draw, content: bytes) -> bytes:
 
 
 def read(root: Path, index: int = 0):
-    """The picture as a run loads it."""
+    """The image as a run loads it."""
     return np.asarray(load_image(Folder(root), index))
 
 
 @settings(FUZZ, max_examples=8 * FUZZ.max_examples)
 @given(extension=st.sampled_from(sorted(FORMATS)), data=st.data())
-def test_spoiled_pictures(attempt, tmp_path, extension, data):
+def test_corrupted_images(attempt, tmp_path, extension, data):
     for former in tmp_path.iterdir():
         former.unlink()
-    path = tmp_path / f"picture.{extension}"
-    path.write_bytes(spoiled(data.draw, REAL[data.draw(st.sampled_from([extension, "png", "tiff"]))]))
-    pixels = attempt(f"picture, {FORMATS[extension]} spoiled", lambda: read(tmp_path))
+    path = tmp_path / f"image.{extension}"
+    path.write_bytes(corrupted(data.draw, REAL[data.draw(st.sampled_from([extension, "png", "tiff"]))]))
+    pixels = attempt(f"image, {FORMATS[extension]} corrupted", lambda: read(tmp_path))
     assert pixels is None or (pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own, about files that are torn
-        attempt(f"picture, {FORMATS[extension]} spoiled", lambda: read_image(path, "RGB"))
+        warnings.simplefilter("ignore")  # Pillow warns about truncated files
+        attempt(f"image, {FORMATS[extension]} corrupted", lambda: read_image(path, "RGB"))
 
 
 @settings(FUZZ, max_examples=2 * FUZZ.max_examples)
@@ -105,22 +105,22 @@ def test_spoiled_pictures(attempt, tmp_path, extension, data):
 def test_random_bytes(attempt, tmp_path, extension, content):
     for former in tmp_path.iterdir():
         former.unlink()
-    (tmp_path / f"picture.{extension}").write_bytes(content)
-    attempt("picture, random bytes", lambda: read(tmp_path))
+    (tmp_path / f"image.{extension}").write_bytes(content)
+    attempt("image, random bytes", lambda: read(tmp_path))
 
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
 @given(folders=st.lists(st.lists(names, min_size=1, max_size=3), min_size=1, max_size=3), number=st.integers())
 def test_names(attempt, tmp_path_factory, folders, number):
-    """Classes and pictures of any name: what is said of them is one line that moves no cursor."""
+    """Classes and images of any name: messages about them are one line without control characters."""
     root = tmp_path_factory.mktemp("names")
     for parts in folders:
         *path, last = map(as_name, parts)
         folder = root.joinpath(*path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{last}.png").write_bytes(b"torn")
-        except (FileExistsError, NotADirectoryError):  # a picture of that name
+            (folder / f"{last}.png").write_bytes(b"damaged")
+        except (FileExistsError, NotADirectoryError):  # an image of that name
             continue
 
     def opened():
@@ -132,13 +132,13 @@ def test_names(attempt, tmp_path_factory, folders, number):
         notes, _, _, classes = found
         assert all(note.isprintable() for note in notes)
         for name in classes or ():
-            name.encode()  # a class is text: it goes into plan.json, student.json and the bundle
+            name.encode()  # class names are text: they are written to plan.json, student.json and the bundle
     attempt("image folder, names of any kind", lambda: read(root))
 
 
 def bound(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
-        one.bind(path.name)  # in the working directory: such a path may have 108 characters
+        one.bind(path.name)  # relative to the working directory: a socket path has at most 108 characters
 
 
 def leading_back(path: Path) -> None:
@@ -157,7 +157,7 @@ HARMLESS = {"a folder": Path.mkdir, "three ways back": leading_back}
 
 
 @pytest.mark.parametrize("kind", [*STRANGE, *HARMLESS])
-def test_something_else_in_a_pictures_place(attempt, tmp_path, kind, monkeypatch):
+def test_something_else_in_place_of_an_image(attempt, tmp_path, kind, monkeypatch):
     for label in ("cat", "dog"):
         (tmp_path / label).mkdir()
         (tmp_path / label / "1.png").write_bytes(REAL["png"])
@@ -174,11 +174,11 @@ def test_something_else_in_a_pictures_place(attempt, tmp_path, kind, monkeypatch
                 failed += 1
         return len(source), failed
 
-    found = attempt("image folder, something else in a picture's place", unreadable)
+    found = attempt("image folder, something else in place of an image", unreadable)
     assert found == ((3, 1) if kind in STRANGE else (2, 0))
 
 
-def test_a_pipe_is_said_to_be_one(tmp_path):
+def test_the_error_for_a_pipe_names_it(tmp_path):
     os.mkfifo(tmp_path / "0.png")
     with pytest.raises(DataError) as caught:
         load_image(Folder(tmp_path), 0)
@@ -197,22 +197,22 @@ def test_a_tree_of_1500_folders(attempt, tmp_path):
     picture.write_bytes(REAL["png"])
     assert attempt("image folder, a deep tree", lambda: read(root)) is not None
     picture.unlink()
-    while folder != tmp_path:  # shutil.rmtree, which pytest calls, does not go so deep
+    while folder != tmp_path:  # shutil.rmtree, which pytest calls, does not go this deep
         folder.rmdir()
         folder = folder.parent
 
 
-NO_FOLDERS = ["\n", "a\0b", "x" * 5_000, "~nobody-of-this-name/x", "/dev/zero", "/dev/null/x", "\x1b[2J", "\udcff"]
+NO_FOLDERS = ["\n", "a\0b", "x" * 5_000, "~unknown-user/x", "/dev/zero", "/dev/null/x", "\x1b[2J", "\udcff"]
 
 
 @pytest.mark.parametrize("prefix", ["folder:", ""])
 @pytest.mark.parametrize("argument", NO_FOLDERS)
 def test_paths_that_are_no_folders(attempt, prefix, argument):
     data = Data.model_construct(**{**Data().model_dump(), "train": prefix + argument})
-    assert attempt("image folder, a path that is none", lambda: open_datasets(data, installed_plugins())) is None
+    assert attempt("image folder, an invalid path", lambda: open_datasets(data, installed_plugins())) is None
 
 
-def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+def test_a_class_name_that_is_not_valid_utf_8_is_refused(tmp_path):
     for name in (b"cat", b"d\xffg"):
         folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
         folder.mkdir()

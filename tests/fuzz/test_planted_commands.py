@@ -1,4 +1,4 @@
-"""A pickle with a planted command, wherever a verb reads a file: the command never runs, and one sentence says why."""
+"""A pickle with a planted command in every file that a verb reads: it never runs, and the error is one line."""
 
 import builtins
 import hashlib
@@ -26,7 +26,7 @@ TINY = (
 
 
 class Command:
-    """Makes a file where it is loaded without care."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path, function) -> None:
         self.call = {
@@ -92,7 +92,7 @@ def finished(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(finished, tmp_path_factory) -> Path:
-    """A bundle of its student."""
+    """A bundle of the run's student."""
     out = tmp_path_factory.mktemp("bundles") / "bundle"
     assert command_line(["--quiet", "export", str(finished), "--out", str(out), "--format", "onnx"]) == 0
     return out
@@ -100,7 +100,7 @@ def bundle(finished, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def planted(tmp_path):
-    """`planted(kind)`: the bytes of such a file; at the end the command must not have run."""
+    """`planted(kind)`: the bytes of a file with a planted command, which must not have run by the end of the test."""
     marker = tmp_path / "marker"
 
     def make(kind: str) -> bytes:
@@ -112,7 +112,7 @@ def planted(tmp_path):
 
 
 def typed(*arguments: str) -> int:
-    """Run a command line. Raises: UserError where it is refused, so that it counts as such."""
+    """Run a command line. Raises: UserError if it is refused, so that the tally counts it as refused."""
     code = command_line(["--quiet", *arguments])
     if code == UserError.exit_code:
         raise UserError("refused")
@@ -121,16 +121,16 @@ def typed(*arguments: str) -> int:
 
 @pytest.fixture
 def refused(attempt, capsys):
-    """`refused(...)`: what a command line says that must be refused, after its `error: `."""
+    """`refused(...)`: the error message of a command line that must be refused, without `error: `."""
 
     def run(*arguments: str) -> str:
         given = attempt("command line, a file with a planted command", lambda: typed(*arguments))
-        said = capsys.readouterr().err
-        assert given is None, said
-        assert said.startswith("error: ")
-        assert said.count("\n") == 1
-        assert "Traceback" not in said
-        return said.removeprefix("error: ").rstrip("\n")
+        output = capsys.readouterr().err
+        assert given is None, output
+        assert output.startswith("error: ")
+        assert output.count("\n") == 1
+        assert "Traceback" not in output
+        return output.removeprefix("error: ").rstrip("\n")
 
     return run
 
@@ -139,7 +139,7 @@ def copy(folder: Path, place: Path) -> Path:
     return Path(shutil.copytree(folder, place, dirs_exist_ok=True))
 
 
-def test_the_commands_are_planted_well(tmp_path):
+def test_the_planted_commands_run_if_loaded_unsafely(tmp_path):
     for kind, (write, function) in FILES.items():
         marker = tmp_path / kind
         content = io.BytesIO(write(Command(marker, function)))
@@ -172,12 +172,12 @@ def test_the_commands_are_planted_well(tmp_path):
 def test_weights(planted, refused, tmp_path, kind, suffix, typed):
     file = tmp_path / f"weights{suffix}"
     file.write_bytes(planted(kind))
-    places = {"FILE": str(file), "OUT": str(tmp_path / "out"), "IMAGE": str(picture(tmp_path / "image.png"))}
+    places = {"FILE": str(file), "OUT": str(tmp_path / "out"), "IMAGE": str(write_image(tmp_path / "image.png"))}
     assert str(file) in refused(*(places.get(word, word) for word in typed))
     assert not (tmp_path / "out").exists()
 
 
-def picture(path: Path) -> Path:
+def write_image(path: Path) -> Path:
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(path)
@@ -199,25 +199,25 @@ def picture(path: Path) -> Path:
 def test_students_of_runs(planted, refused, finished, tmp_path, kind, typed):
     run = copy(finished, tmp_path / "run")
     (run / "student.safetensors").write_bytes(planted(kind))
-    told = refused(*(word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")) for word in typed))
-    assert str(run / "student.safetensors") in told
+    message = refused(*(word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")) for word in typed))
+    assert str(run / "student.safetensors") in message
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", ["task.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 def test_parts_of_checkpoints(planted, refused, finished, tmp_path, kind, part):
-    """With the digest that the manifest then must have: the sum protects from chance, not from a stranger."""
+    """With matching digests in the manifest: they protect against accidents, not against attackers."""
     run = copy(finished, tmp_path / "run")
     (run / "result.json").unlink()
     for path in (run / "checkpoints").iterdir():
         (path / part).write_bytes(planted(kind))
         manifest = path / "manifest.json"
         if part != "manifest.json":
-            said = json.loads(manifest.read_text())
+            fields = json.loads(manifest.read_text())
             content = (path / part).read_bytes()
-            said["files"][part] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            manifest.write_text(json.dumps(said))
+            fields["files"][part] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            manifest.write_text(json.dumps(fields))
     assert refused("run", "--resume", str(run)).startswith(f"no checkpoint in {run / 'checkpoints'} can be read: ")
     if part == "task.safetensors":
         assert str(run) in refused("export", str(path), "--out", str(tmp_path / "out"))
@@ -236,9 +236,9 @@ def test_texts_of_runs(planted, refused, finished, tmp_path, kind, name):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["bundle.json", "model.onnx"])
 def test_files_of_bundles(planted, refused, bundle, tmp_path, kind, where):
-    """With the digest that the manifest then must have."""
+    """With matching digests in the manifest."""
     changed = replaced(bundle, tmp_path / "bundle", where, planted(kind))
-    image, out = str(picture(tmp_path / "image.png")), str(tmp_path / "out")
+    image, out = str(write_image(tmp_path / "image.png")), str(tmp_path / "out")
     more = {"predict": [image], "export": ["--out", out], "run --from": ["--out", out]}
     for verb in ("verify", "predict", "profile", "export", "run --from"):
         refused(*verb.split(), str(changed), *more.get(verb, []))
@@ -246,7 +246,7 @@ def test_files_of_bundles(planted, refused, bundle, tmp_path, kind, where):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_arrays_of_bundles(planted, attempt, bundle, tmp_path, kind):
-    """What `verify` compares with."""
+    """The arrays that `verify` compares with."""
     names = [path.relative_to(bundle).as_posix() for path in bundle.rglob("*.np*")]
     assert names
     for name in names:
@@ -256,7 +256,7 @@ def test_arrays_of_bundles(planted, attempt, bundle, tmp_path, kind):
 
 
 def replaced(bundle: Path, place: Path, name: str, content: bytes) -> Path:
-    """A copy of a bundle with a file of other content, under its digest."""
+    """A copy of a bundle with a replaced file and its matching digest."""
     changed = copy(bundle, place)
     (changed / name).write_bytes(content)
     if name != "bundle.json":
@@ -267,7 +267,7 @@ def replaced(bundle: Path, place: Path, name: str, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures(planted, refused, tmp_path, kind):
+def test_images(planted, refused, tmp_path, kind):
     for label in ("cat", "dog"):
         (tmp_path / "data" / label).mkdir(parents=True)
         for number in range(4):
@@ -292,7 +292,7 @@ def test_class_names(planted, refused, tmp_path, kind):
     refused("run", *typed, *TINY, "--out", str(tmp_path / "out"))
 
 
-def test_zip_files_that_are_no_weights(tmp_path, refused):
+def test_zip_files_that_are_not_weights(tmp_path, refused):
     file = tmp_path / "weights.pth"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../../evil.py", "x")

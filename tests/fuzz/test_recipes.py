@@ -1,4 +1,4 @@
-"""Recipe files and assignments: whatever they hold, a recipe or one sentence."""
+"""Recipe files and assignments with any content: a recipe, or a one-line error."""
 
 import os
 import socket
@@ -49,7 +49,7 @@ def nested(flat, more):
 
 
 def mutated(draw, content: bytes) -> bytes:
-    """Cut short, flipped, doubled, or with a piece of something else inside."""
+    """Truncated, duplicated in part, or with random bytes inserted."""
     place = draw(st.integers(0, len(content)))
     end = draw(st.integers(place, len(content)))
     piece = draw(
@@ -63,7 +63,7 @@ def mutated(draw, content: bytes) -> bytes:
 
 
 def loads_again(recipe: Recipe, path: Path) -> None:
-    """What was accepted is written as a file that says the same."""
+    """An accepted recipe is dumped to a file that loads to an equal one."""
     path.write_text(dump(recipe), encoding="utf-8")
     assert dump(load_recipe(str(path))) == dump(recipe)
 
@@ -106,7 +106,7 @@ typed_values = (
     texts | values.map(lambda value: tomli_w.dumps({"v": value}).removeprefix("v = ").strip()) | numbers.map(str)
 )
 typed = st.builds("{}={}".format, keys | st.sampled_from([f"teacher.{key}" for key in ENTRY_KEYS]), typed_values)
-raw = st.text(st.characters(), max_size=30)  # with halves of surrogate pairs, as a command line may have them
+raw = st.text(st.characters(), max_size=30)  # with lone surrogates, which a command line can contain
 
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
@@ -160,7 +160,7 @@ def refusal(path) -> str:
     return str(caught.value)
 
 
-def test_a_pipe_a_socket_and_a_device_are_not_waited_for(attempt, tmp_path):
+def test_a_pipe_a_socket_and_a_device_are_refused(attempt, tmp_path):
     pipe = tmp_path / "pipe.toml"
     os.mkfifo(pipe)
     assert refusal(pipe) == f"recipe '{pipe}' is a pipe, not a file; a recipe is a TOML file"
@@ -184,19 +184,19 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("a." * 40 + "a = 1", "is nested more than 32 deep"),
+        ("a." * 40 + "a = 1", "is nested more than 32 levels deep"),
         ("seed = " + "[" * 5_000, "is nested too deeply"),
-        ('data.train = "a\\u0000"', "has a NUL or a character that is not UTF-8 in it"),
-        ("seed = 9223372036854775808", "has a whole number of more than 64 bits"),
+        ('data.train = "a\\u0000"', "contains a NUL or a character that is not valid UTF-8"),
+        ("seed = 9223372036854775808", "contains an integer of more than 64 bits"),
     ],
 )
-def test_what_no_recipe_can_have(tmp_path, content, sentence):
+def test_unsupported_values(tmp_path, content, sentence):
     path = tmp_path / "recipe.toml"
     path.write_text(content, encoding="utf-8")
     assert refusal(path) == f"recipe '{path}' {sentence}"
 
 
-def test_an_unknown_key_may_be_called_like_a_type(tmp_path):
+def test_an_unknown_key_may_have_the_name_of_a_type(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text("int = 1")
     assert refusal(path).startswith(f"recipe '{path}': unknown key 'int'; ")
@@ -205,10 +205,10 @@ def test_an_unknown_key_may_be_called_like_a_type(tmp_path):
 def test_a_long_chain_of_bases_ends(tmp_path):
     for number in range(20):
         (tmp_path / f"{number}.toml").write_text(f"base = './{number + 1}.toml'")
-    assert refusal(tmp_path / "0.toml") == "recipe '0.toml' has more than 16 bases below one another; put some together"
+    assert refusal(tmp_path / "0.toml") == "recipe '0.toml' has a chain of more than 16 bases; merge some of the files"
 
 
-def test_of_very_many_problems_the_first_are_listed(tmp_path):
+def test_only_the_first_of_many_problems_are_listed(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text("".join(f"unknown{number} = 1\n" for number in range(1_000)))
     first, *listed = refusal(path).split("\n")
@@ -217,7 +217,7 @@ def test_of_very_many_problems_the_first_are_listed(tmp_path):
     assert listed[-1] == "  and 980 more"
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_bytes(b"\xef\xbb\xbfseed = 3")
     assert load_recipe(str(path)).seed == 3

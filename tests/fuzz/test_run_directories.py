@@ -1,4 +1,4 @@
-"""Run directories of somebody else: what `--resume`, `evaluate`, `--from`, `run:DIR` and `export` read of them."""
+"""Untrusted run directories, as read by `--resume`, `evaluate`, `--from`, `run:DIR` and `export`."""
 
 import json
 import os
@@ -41,7 +41,7 @@ awkward_texts = st.sampled_from(["", "null", "[]", "3", "{", "[" * 100_000, '{"a
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A real run of two steps on digits that has reached its end."""
+    """A real finished run of two steps on digits."""
     tables = {
         "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
         "data": {"train": "digits", "workers": 0},
@@ -71,7 +71,7 @@ def places(value, path=()):
 
 
 def mutated(draw, file: Path) -> None:
-    """Another value at a place drawn at random, a text that is no such JSON, or bytes that were spoiled."""
+    """Replace a random value, the whole text, or random bytes of a JSON file."""
     how = draw(st.sampled_from(["value", "value", "value", "text", "bytes"]))
     if how == "text":
         file.write_text(draw(awkward_texts))
@@ -128,7 +128,7 @@ def test_results(attempt, copied, data):
 
 @settings(FUZZ, max_examples=FUZZ.max_examples)
 @given(data=st.data())
-def test_runs_to_go_on_from(attempt, copied, data):
+def test_runs_to_start_from(attempt, copied, data):
     """recipe.toml and student.json, as `--from DIR` reads them."""
     path = copied()
     recipe = path / "recipe.toml"
@@ -142,7 +142,7 @@ def test_runs_to_go_on_from(attempt, copied, data):
 @settings(FUZZ, max_examples=FUZZ.max_examples)
 @given(data=st.data())
 def test_metrics(attempt, copied, data):
-    """A torn line is dropped, whatever is wrong with it: a run goes on without it."""
+    """An invalid line of metrics.jsonl is dropped, and the run continues without it."""
     path = copied() / "metrics.jsonl"
     content = bytearray(path.read_bytes() * 2)
     for _ in range(data.draw(st.integers(0, 5))):
@@ -166,7 +166,7 @@ def test_metrics(attempt, copied, data):
 
 @pytest.mark.parametrize("name", ["recipe.toml", "plan.json", "result.json", "student.json", "student.safetensors"])
 @pytest.mark.parametrize("what", ["a pipe", "a folder", "a loop", "10 GB", "gone"])
-def test_something_else_in_a_files_place(attempt, copied, name, what):
+def test_something_else_in_place_of_a_file(attempt, copied, name, what):
     path = copied()
     (path / name).unlink()
     match what:
@@ -188,7 +188,7 @@ def test_something_else_in_a_files_place(attempt, copied, name, what):
         "student.json": lambda: load_saved_student(path, plugins),
         "student.safetensors": lambda: load_saved_student(path, plugins),
     }
-    kind = "run directory, something else in a file's place"
+    kind = "run directory, something else in place of a file"
     assert attempt(kind, readers[name]) is None
     attempt(kind, lambda: load_recipe(from_run=path))
     attempt(kind, lambda: load_target(str(path), plugins))
@@ -204,7 +204,7 @@ def test_something_else_in_a_files_place(attempt, copied, name, what):
         ("plan.json", "[" * 100_000, RunDirectory.read_plan),
     ],
 )
-def test_files_that_say_something_else_are_called_torn(copied, name, content, read):
+def test_files_with_unexpected_content_are_refused(copied, name, content, read):
     path = copied()
     (path / name).write_text(content)
     with pytest.raises(RunDirectoryError) as caught:
@@ -216,12 +216,12 @@ def test_files_that_say_something_else_are_called_torn(copied, name, content, re
     ("table", "key", "value"),
     [("options", "width", 2**24), ("options", "image_size", 40_000), ("spec", "classes", 10**9)],
 )
-def test_a_description_of_a_larger_network_than_there_are_weights_for(attempt, copied, table, key, value):
-    """Refused before memory is taken for it."""
+def test_a_student_json_for_a_larger_network_than_the_weights(attempt, copied, table, key, value):
+    """Refused before memory is allocated for it."""
     path = copied()
-    said = json.loads((path / "student.json").read_text())
-    said[table][key] = value
-    (path / "student.json").write_text(json.dumps(said))
+    fields = json.loads((path / "student.json").read_text())
+    fields[table][key] = value
+    (path / "student.json").write_text(json.dumps(fields))
     with pytest.raises(WeightsError) as caught:
         load_saved_student(path, installed_plugins())
     assert re.fullmatch(
@@ -233,9 +233,9 @@ def test_a_description_of_a_larger_network_than_there_are_weights_for(attempt, c
 
 def test_a_network_of_a_million_blocks_is_refused(copied):
     path = copied()
-    said = json.loads((path / "student.json").read_text())
-    said["options"]["depth"] = 10**6
-    (path / "student.json").write_text(json.dumps(said))
+    fields = json.loads((path / "student.json").read_text())
+    fields["options"]["depth"] = 10**6
+    (path / "student.json").write_text(json.dumps(fields))
     with pytest.raises(RecipeError) as caught:
         load_saved_student(path, installed_plugins())
     assert str(caught.value) == "student 'deit-ti': 'depth' is 1000000; it should be less than or equal to 1000"

@@ -1,4 +1,4 @@
-"""Steps that were saved for `distillkit replay`, torn, altered or made up."""
+"""Truncated, altered or made-up steps saved for `distillkit replay`."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def seal(path):
-    """Make the manifest agree with the state that was made up."""
+    """Update the manifest to match the made-up state."""
     manifest = json.loads((path / MANIFEST).read_text())
     content = (path / STATE).read_bytes()
     manifest["files"][STATE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,4 +1,4 @@
-"""Weight files that were torn, altered or made up: their tensors, or one sentence, and never a command."""
+"""Truncated, altered or made-up weight files: their tensors or a one-line error, and no command is run."""
 
 import argparse
 import builtins
@@ -53,10 +53,10 @@ TRAINED = {
     "scaler": {"scale": 65536.0},
     "args": argparse.Namespace(lr=5e-4, model="deit_tiny_patch16_224", data_path="/data", output_dir=""),
 }
-"""As main.py of the authors' DeiT saves it."""
+"""A checkpoint as main.py of facebookresearch/deit saves it."""
 
 
-def spoiled(draw, content: bytes) -> bytes:
+def corrupted(draw, content: bytes) -> bytes:
     how = draw(st.sampled_from(["flip", "flip", "cut", "insert", "splice"]))
     place = draw(st.integers(0, len(content) - 1))
     if how == "cut":
@@ -73,7 +73,7 @@ def spoiled(draw, content: bytes) -> bytes:
 
 @pytest.fixture
 def read(attempt, tmp_path):
-    """`read(kind, name, content)`: the tensors, or None where they are refused; of the header alone likewise."""
+    """`read(kind, name, content)`: the tensors, or None if the file is refused; also reads the header alone."""
 
     def reader(kind: str, name: str, content: bytes):
         path = tmp_path / name
@@ -91,8 +91,8 @@ def read(attempt, tmp_path):
 
 @settings(FUZZ, max_examples=2 * FUZZ.max_examples)
 @given(data=st.data())
-def test_spoiled_safetensors(read, data):
-    read("weight file, .safetensors spoiled", "weights.safetensors", spoiled(data.draw, SAFETENSORS))
+def test_corrupted_safetensors(read, data):
+    read("weight file, .safetensors corrupted", "weights.safetensors", corrupted(data.draw, SAFETENSORS))
 
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
@@ -102,7 +102,7 @@ def test_spoiled_safetensors(read, data):
     tail=st.integers(0, 64),
 )
 def test_made_up_safetensors(read, entries, length, tail):
-    """Announced lengths of terabytes, offsets that overlap, types that nobody knows, one name twice."""
+    """Announced lengths of terabytes, overlapping offsets, unknown types, duplicate names."""
     header = "{" + ", ".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries) + "}"
     announced = len(header.encode()) if length is None else length
     content = struct.pack("<Q", announced) + header.encode() + bytes(tail)
@@ -112,13 +112,13 @@ def test_made_up_safetensors(read, entries, length, tail):
 @pytest.mark.parametrize("as_zip", [True, False])
 @settings(FUZZ, max_examples=3 * FUZZ.max_examples)
 @given(data=st.data())
-def test_spoiled_checkpoints_of_torch(read, as_zip, data):
-    content = spoiled(data.draw, saved(TRAINED, as_zip=as_zip))
-    read(f"weight file, .pth spoiled ({'zip' if as_zip else 'before zip'})", "weights.pth", content)
+def test_corrupted_checkpoints_of_torch(read, as_zip, data):
+    content = corrupted(data.draw, saved(TRAINED, as_zip=as_zip))
+    read(f"weight file, .pth corrupted ({'zip' if as_zip else 'before zip'})", "weights.pth", content)
 
 
 def rewritten(content: bytes, change) -> bytes:
-    """A zip file of torch with its pickle changed, every checksum right."""
+    """A zip file of torch with its pickle changed and valid checksums."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
         for entry in old.infolist():
@@ -129,10 +129,10 @@ def rewritten(content: bytes, change) -> bytes:
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
 @given(data=st.data())
-def test_pickles_that_are_sealed(read, data):
-    """The pickle inside a whole zip file, spoiled: no checksum stands between it and the reader."""
-    content = rewritten(saved(TRAINED, as_zip=True), lambda pickled: spoiled(data.draw, pickled))
-    read("weight file, pickle inside a whole .pth spoiled", "weights.pth", content)
+def test_pickles_with_matching_digests(read, data):
+    """A corrupted pickle in a valid zip file: no checksum protects the reader."""
+    content = rewritten(saved(TRAINED, as_zip=True), lambda pickled: corrupted(data.draw, pickled))
+    read("weight file, pickle inside a valid .pth corrupted", "weights.pth", content)
 
 
 FORBIDDEN = [
@@ -174,7 +174,7 @@ arguments = st.sampled_from(["touch {}", "open({!r}, 'w')", "__import__('os').sy
 
 
 def calling(name: str, argument: str, *, persistent: bool) -> bytes:
-    """A pickle that calls a function, as protocol 2 writes it; nested where a tensor's storage is looked up, too."""
+    """A pickle that calls a function, in protocol 2; `persistent` uses the result as the id of a tensor's storage."""
     module, function = name.split(" ")
     text = argument.encode()
     call = b"c" + f"{module}\n{function}\n".encode() + b"X" + struct.pack("<I", len(text)) + text + b"\x85R"
@@ -208,7 +208,7 @@ def test_planted_calls(read, tmp_path, name, argument, persistent, where):
 
 
 class Command:
-    """Runs a command where it is loaded without care."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, function, argument):
         self.call = (function, (argument,))
@@ -235,11 +235,11 @@ def test_planted_commands_of_real_files(read, tmp_path, as_zip, function, place)
     assert read("weight file, pickle with a planted command", "weights.pth", written) is None
     assert not marker.exists()
     torch.load(io.BytesIO(written), weights_only=False)
-    assert marker.exists(), "the command was planted well"
+    assert marker.exists(), "the planted command runs if loaded unsafely"
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_the_checkpoints_of_the_authors_of_deit_are_read(tmp_path, as_zip):
+def test_checkpoints_of_the_deit_authors_are_read(tmp_path, as_zip):
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(saved(TRAINED, as_zip=as_zip))
     back = read_weights(path)
@@ -254,7 +254,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_checkpoints_with_paths_of_the_authors_are_refused_with_the_way_to_convert_them(tmp_path, as_zip):
+def test_checkpoints_with_pathlib_paths_are_refused_and_the_error_says_how_to_convert_them(tmp_path, as_zip):
     """Some of their scripts put pathlib paths into `args`; Python 3.13 pickles them by the name of a submodule."""
     kind = f"{type(Path()).__module__}.{type(Path()).__qualname__}"
     path = tmp_path / "checkpoint.pth"
@@ -267,7 +267,7 @@ def test_checkpoints_with_paths_of_the_authors_are_refused_with_the_way_to_conve
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_a_pipe_and_a_device_are_not_waited_for(attempt, tmp_path, name):
+def test_a_pipe_and_a_device_are_refused(attempt, tmp_path, name):
     os.mkfifo(tmp_path / name)
     assert attempt("weight file, a pipe or a device", lambda: read_weights(tmp_path / name)) is None
     assert refusal(tmp_path / name) == f"{tmp_path / name} is a pipe, not a file; give a weight file"
@@ -275,27 +275,27 @@ def test_a_pipe_and_a_device_are_not_waited_for(attempt, tmp_path, name):
 
 
 @pytest.mark.parametrize("path", ["x" * 5_000, "a\0b", "/proc/self/mem/x"])
-def test_paths_that_cannot_be(attempt, path):
-    assert attempt("weight file, a path that cannot be", lambda: read_weights(Path(path))) is None
+def test_invalid_paths(attempt, path):
+    assert attempt("weight file, an invalid path", lambda: read_weights(Path(path))) is None
 
 
 @pytest.mark.parametrize("numel", [10**12, 2**62])
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_storages_of_terabytes_are_not_made(read, as_zip, numel):
+def test_storages_of_terabytes_are_not_allocated(read, as_zip, numel):
     """The pickle announces a storage that the file does not have."""
     old, new = struct.pack("<B", 3), b"\x8a\x08" + struct.pack("<q", numel)
     content = saved({"a": torch.ones(3)}, as_zip=as_zip)
 
-    def grown(pickled: bytes) -> bytes:
+    def enlarged(pickled: bytes) -> bytes:
         place = pickled.index(b"cpu") + 5
         return pickled[:place] + pickled[place:].replace(b"K" + old, new)
 
-    changed = rewritten(content, grown) if as_zip else grown(content)
+    changed = rewritten(content, enlarged) if as_zip else enlarged(content)
     assert changed != content
     assert read("weight file, a storage of terabytes", "weights.pth", changed) is None
 
 
-def test_a_bytearray_of_terabytes_is_not_made(read, tmp_path):
+def test_a_bytearray_of_terabytes_is_not_allocated(read, tmp_path):
     pickled = b"\x80\x02}X\x01\0\0\0acbuiltins\nbytearray\n\x8a\x06" + struct.pack("<q", 10**12)[:6] + b"\x85Rs."
     for content in (rewritten(saved(WEIGHTS, as_zip=True), lambda _: pickled), pickled):
         path = tmp_path / "weights.pth"
@@ -310,8 +310,8 @@ def test_a_deep_pickle(read):
 
 
 @pytest.mark.parametrize("wrappers", [("model",), WRAPPERS])
-def test_a_cycle_of_wrappings(read, wrappers):
+def test_a_state_dict_nested_in_itself(read, wrappers):
     """{"model": itself, "net": itself}."""
     content = {}
     content.update(dict.fromkeys(wrappers, content))
-    assert read("weight file, a wrapping of itself", "weights.pth", saved(content, as_zip=True)) is None
+    assert read("weight file, a dict nested in itself", "weights.pth", saved(content, as_zip=True)) is None

@@ -64,11 +64,11 @@ def problems_of(tables):
         ),
         (
             {"teachers": [{"model": "a"}, {"model": "b"}], "losses": [{"loss": "hard"}]},
-            "loss 'hard' must say which teacher it reads (`teacher = ...`): a, b",
+            "loss 'hard' must name its teacher (`teacher = ...`), one of: a, b",
         ),
         (
             {"losses": [{"loss": "hard"}, {"loss": "hard"}]},
-            "losses need unique names; give `name` to one of those called 'hard'",
+            "losses need unique names; set `name` for one of those named 'hard'",
         ),
     ],
 )

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from distillkit.data.order import check_equal_turns
+from distillkit.data.order import check_equal_micro_batches
 from distillkit.errors import RecipeError
 from distillkit.models.precision import keep_cast
 from distillkit.models.sharding import blocks
@@ -130,13 +130,13 @@ def test_one_process_notes_that_nothing_is_sharded(tmp_path: Path) -> None:
 
 
 def test_unequal_numbers_of_forwards_per_process_are_refused() -> None:
-    check_equal_turns(36, 10, 2)  # 18 samples each, in two micro-batches
-    check_equal_turns(34, None, 2)
+    check_equal_micro_batches(36, 10, 2)  # 18 samples each, in two micro-batches
+    check_equal_micro_batches(34, None, 2)
     with pytest.raises(RecipeError) as refused:
-        check_equal_turns(34, 16, 2)  # 17 pairs: 18 samples and 16
+        check_equal_micro_batches(34, 16, 2)  # 17 pairs: 18 samples and 16
     assert str(refused.value) == (
-        "teachers.sharded needs as many micro-batches in every process, and a step of 34 samples gives them 1 to 2 of "
-        "16; set training.batch_size to a multiple of 32"
+        "teachers.sharded needs the same number of micro-batches in every process, and a step of 34 samples gives them "
+        "1 to 2 of 16; set training.batch_size to a multiple of 32"
     )
 
 

@@ -137,7 +137,7 @@ def test_unlabelled_images_are_dropped_where_nobody_comments_on_them(recipe_of: 
     few = {"data": {"labels": 100}}
     made = plan(recipe_of(few), installed_plugins())
     assert len(made.datasets.train) == 100
-    assert "dropped: 1,067 unlabelled images, since no loss reads a teacher" in made.notes
+    assert "dropped: 1,067 unlabelled images, because no loss reads a teacher" in made.notes
     made = plan(recipe_of(few, SOFT, {"teachers": [{"model": teacher_run}]}), installed_plugins())
     assert len(made.datasets.train) == 1167
     assert int(made.datasets.labelled.sum()) == 100

@@ -1,4 +1,4 @@
-"""Recipes from files and the command line, and back."""
+"""Recipes from files and the command line, and written back to files."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ from distillkit.recipe.schema import (
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a recipe file and return its path as the user would type it."""
+    """Write a recipe file and return its path as a user would type it."""
 
     def write_file(text, name="mine.toml"):
         path = tmp_path / name
@@ -41,22 +41,22 @@ def refusal(*arguments, **options):
 
 class TestChoice:
     @pytest.mark.parametrize("overrides", [{}, {"data.train": "digits"}, {"training.epochs": 3}])
-    def test_digits_have_their_own_recipe(self, overrides):
+    def test_digits_get_the_digits_recipe(self, overrides):
         assert load_recipe(**overrides).student.options["image_size"] == 8
 
     @pytest.mark.parametrize("overrides", [{"data.train": "pictures"}, {"data.unlabeled": "pictures"}])
-    def test_other_data_get_the_default_one(self, overrides):
+    def test_other_data_gets_the_default_recipe(self, overrides):
         assert load_recipe(**overrides).about == load_recipe("default").about
 
-    def test_a_setting_chooses_like_an_option(self):
+    def test_an_assignment_selects_the_recipe_like_an_option(self):
         assert load_recipe(assignments=["data.train=pictures"]).about == load_recipe("default").about
 
-    def test_a_file_is_taken_as_it_is(self, write):
+    def test_a_file_has_no_implicit_base(self, write):
         assert load_recipe(write("seed = 3")) == Recipe(seed=3)
 
 
 class TestLayers:
-    def test_a_file_goes_over_its_base(self, write):
+    def test_a_file_overrides_its_base(self, write):
         path = write('base = "deit-ti"\n[training]\nbatch_size = 256\n[student]\npatch = 8\n')
         recipe = load_recipe(path)
         base = load_recipe("deit-ti")
@@ -64,24 +64,24 @@ class TestLayers:
         assert recipe.student.options == {"drop_path": 0.1, "patch": 8}
         assert recipe.augment == base.augment
 
-    def test_a_base_may_be_a_file_beside_it(self, write, tmp_path):
+    def test_a_base_is_relative_to_the_file(self, write, tmp_path):
         (tmp_path / "deeper").mkdir()
         write("seed = 3\n[training]\nepochs = 5", "lowest.toml")
         write('base = "../lowest.toml"\n[training]\nbatch_size = 8', "deeper/middle.toml")
         recipe = load_recipe(write('base = "deeper/middle.toml"\n[data]\nlabels = 10'))
         assert recipe == Recipe(seed=3, training=Training(epochs=5, batch_size=8), data=Data(labels=10))
 
-    def test_the_command_line_goes_over_smoke_and_smoke_over_the_file(self, write):
+    def test_the_command_line_overrides_smoke_and_smoke_overrides_the_file(self, write):
         path = write("[training]\nepochs = 300\nbatch_size = 1024\n[smoke.training]\nsteps = 2\nbatch_size = 8\n")
         assert load_recipe(path).training == Training(epochs=300, batch_size=1024)
         assert load_recipe(path, smoke=True).training == Training(steps=2, batch_size=8)
         assert load_recipe(path, smoke=True, **{"training.batch_size": 4}).training == Training(steps=2, batch_size=4)
 
-    def test_settings_go_over_options(self):
+    def test_assignments_override_options(self):
         recipe = load_recipe(**{"training.epochs": 3, "seed": 1}, assignments=["training.epochs=4"])
         assert (recipe.training.epochs, recipe.seed) == (4, 1)
 
-    def test_the_smoke_tables_of_a_base_count_too(self, write):
+    def test_the_smoke_tables_of_a_base_are_inherited(self, write):
         path = write('base = "deit-ti"\n[smoke]\ntraining.batch_size = 2\n')
         assert load_recipe(path, smoke=True).training == Training(steps=2, batch_size=2)
 
@@ -98,19 +98,19 @@ class TestLayers:
         assert recipe.teachers == (TeacherEntry(model="run:runs/teacher", size="native"),)
         assert recipe.losses == (LossEntry.model_validate({"loss": "soft", "weight": 0.9, "tau": 2}),)
 
-    def test_another_optimiser_leaves_the_options_of_the_one_below_behind(self, write):
+    def test_another_optimiser_drops_the_options_of_the_lower_one(self, write):
         path = write("[optimizer]\nbetas = [0.9, 0.95]\neps = 1e-6\nlr = 0.1\nlr_base_batch = 256\n")
         changed = load_recipe(path, assignments=["optimizer.name=sgd", "optimizer.momentum=0.8"]).optimizer
         assert changed == Optimizer(name="sgd", lr=0.1, lr_base_batch=256, momentum=0.8)
         same = load_recipe(path, assignments=["optimizer.name=adamw", "optimizer.lr=0.2"]).optimizer
         assert same == Optimizer(name="adamw", lr=0.2, lr_base_batch=256, betas=(0.9, 0.95), eps=1e-6)
 
-    def test_what_the_caller_gave_is_left_alone(self):
+    def test_the_arguments_of_the_caller_are_not_changed(self):
         teachers = [{"model": "vit-b"}]
         load_recipe(**{"teachers": teachers, "teacher.size": "native"})
         assert teachers == [{"model": "vit-b"}]
 
-    def test_an_empty_value_brings_the_default_back(self):
+    def test_an_empty_value_resets_a_key_to_its_default(self):
         assert load_recipe("cifar10-few-labels", assignments=["data.labels="]).data == Data()
 
     @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ class TestLayers:
         student = load_recipe("deit-ti", assignments=[assignment]).student
         assert student.model_dump(exclude_none=True) == value
 
-    def test_texts_and_numbers(self):
+    def test_strings_and_numbers(self):
         recipe = load_recipe(assignments=["augment.auto=rand-m9-mstd0.5-inc1", "training.clip=1.0"])
         assert recipe.augment.auto == "rand-m9-mstd0.5-inc1"
         assert recipe.training.clip == 1.0
 
 
 class TestRefusals:
-    def test_everything_that_is_wrong_is_said_at_once(self):
+    def test_all_problems_are_listed_in_one_error(self):
         assert refusal(
             assignments=["foo", "teacher.size=96", "training.epoch=3", "augment.flip=2"],
             **{"evaluation.head": "both"},
@@ -151,15 +151,16 @@ class TestRefusals:
     def test_an_unknown_name(self):
         assert refusal("diet-ti") == (
             "unknown recipe 'diet-ti'; did you mean 'deit-ti'? "
-            "`distillkit recipes` lists those with a name; a file's name ends with .toml"
+            "`distillkit recipes` lists the named recipes; to use a file, give a name that ends with .toml"
         )
         assert refusal("zzz") == (
-            "unknown recipe 'zzz'; `distillkit recipes` lists those with a name; a file's name ends with .toml"
+            "unknown recipe 'zzz'; `distillkit recipes` lists the named recipes; to use a file, give a name that ends "
+            "with .toml"
         )
 
     def test_a_missing_file(self, tmp_path):
         path = tmp_path / "absent.toml"
-        assert refusal(str(path)) == f"recipe '{path}' does not exist; `distillkit recipes` lists those with a name"
+        assert refusal(str(path)) == f"recipe '{path}' does not exist; `distillkit recipes` lists the named recipes"
 
     def test_a_directory(self, tmp_path):
         assert refusal(f"{tmp_path}/") == (
@@ -169,7 +170,7 @@ class TestRefusals:
     def test_a_file_that_is_not_toml(self, write):
         path = write("seed: 3\n")
         assert refusal(path) == (
-            f"recipe '{path}' is not TOML: expected '=' after a key in a key/value pair (at line 1, column 5)"
+            f"recipe '{path}' is not valid TOML: expected '=' after a key in a key/value pair (at line 1, column 5)"
         )
 
     def test_a_file_that_is_not_text(self, tmp_path):
@@ -181,12 +182,15 @@ class TestRefusals:
         path = write("seed = 3") + "/recipe.toml"
         assert refusal(path) == f"recipe '{path}' cannot be read: Not a directory"
 
-    def test_a_base_that_leads_back(self, write):
+    def test_a_cycle_of_bases(self, write):
         write('base = "b.toml"', "a.toml")
         path = write('base = "a.toml"', "b.toml")
-        assert refusal(path) == "recipe 'b.toml' is its own base: b.toml -> a.toml -> b.toml"
+        assert (
+            refusal(path)
+            == "recipe 'b.toml' is its own base: b.toml -> a.toml -> b.toml; remove one of the `base` keys"
+        )
 
-    def test_a_base_that_is_no_name(self, write):
+    def test_a_base_that_is_not_a_name(self, write):
         path = write("base = 3")
         assert refusal(path) == f"recipe '{path}': 'base' is 3; it should be the name or the file of a recipe"
 
@@ -202,7 +206,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 shares = st.floats(0, 1)
 positives = st.floats(1e-9, 1e9)
 counts = st.integers(1, 10**6)
-# What a plugin may own: anything that TOML can say.
+# Options of a plugin: anything that TOML can express.
 options = st.dictionaries(
     st.sampled_from(["tau", "patch", "image size", "ü"]),
     st.recursive(
@@ -248,14 +252,14 @@ def recipes(draw):
 
 
 @given(recipe=recipes())
-def test_what_is_written_loads_to_an_equal_recipe(recipe, tmp_path_factory):
+def test_a_dumped_recipe_loads_to_an_equal_one(recipe, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "round-trip.toml"
     path.write_text(dump(recipe), encoding="utf-8")
     assert load_recipe(str(path)) == recipe
 
 
-def test_none_is_the_default_wherever_a_key_may_be_none():
-    """What `dump` leaves out because it is None must come back as None."""
+def test_optional_keys_default_to_none():
+    """`dump` leaves out keys that are None, so they must load as None."""
 
     def optional_fields(table):
         for name, field in table.model_fields.items():

@@ -1,4 +1,4 @@
-"""What a run hands on to one that goes on from it: `--from`."""
+"""What a run started with `--from` inherits from the finished run."""
 
 import pytest
 
@@ -46,14 +46,14 @@ def refusal(error, *arguments, **options):
     return str(caught.value)
 
 
-def test_everything_goes_on_but_what_describes_the_recipe_and_the_student_starts_from_the_run(taught):
+def test_everything_but_about_is_inherited_and_the_student_starts_from_the_weights_of_the_run(taught):
     before, after = load_recipe(str(taught / "recipe.toml")), load_recipe(from_run=taught)
     assert after == Recipe.model_validate(
         before.model_dump() | {"about": {}, "student": before.student.model_dump() | {"weights": str(taught)}}
     )
 
 
-def test_the_command_line_goes_over_a_recipe_and_a_recipe_over_the_run(taught, tmp_path):
+def test_the_command_line_overrides_a_recipe_and_a_recipe_overrides_the_run(taught, tmp_path):
     (tmp_path / "mine.toml").write_text("[training]\nepochs = 3\nbatch_size = 16\n[student]\nimage_size = 32\n")
     recipe = load_recipe(
         str(tmp_path / "mine.toml"),
@@ -69,7 +69,7 @@ def test_the_command_line_goes_over_a_recipe_and_a_recipe_over_the_run(taught, t
     assert recipe.about.notes == ()
 
 
-def test_a_recipe_for_a_data_set_changes_the_training_alone(taught, tmp_path):
+def test_a_transfer_recipe_changes_the_training_but_not_the_student(taught, tmp_path):
     (tmp_path / "transfer.toml").write_text("[optimizer]\nname = 'sgd'\n[smoke]\ntraining.steps = 1\n")
     recipe = load_recipe(str(tmp_path / "transfer.toml"), from_run=taught, **{"data.train": "cifar10"}, smoke=True)
     assert (recipe.student.model, recipe.student.weights) == ("vit-ti", str(taught))
@@ -77,47 +77,47 @@ def test_a_recipe_for_a_data_set_changes_the_training_alone(taught, tmp_path):
 
 
 class TestOtherImages:
-    def test_leave_behind_what_speaks_of_the_old_ones(self, taught):
+    def test_do_not_inherit_the_keys_about_the_images_of_the_run(self, taught):
         recipe = load_recipe(from_run=taught, **{"data.train": "cars"})
         assert recipe.data.model_dump(exclude_defaults=True) == {"train": "cars", "seed": 5}
         assert recipe.about.notes == (
             (
                 f'trains on other images than {taught}, so data.validation = "flowers/val", data.test = "more/test" '
-                "and data.labels = 100 are left behind"
+                "and data.labels = 100 are not inherited"
             ),
         )
 
-    def test_keep_what_is_given_anew_and_the_share_that_is_held_out(self, run_of):
+    def test_keep_the_keys_that_are_given_and_a_validation_share(self, run_of):
         former = run_of({"data": {"train": "flowers", "validation": 0.2, "labels": 100, "test": "flowers/test"}})
         recipe = load_recipe(from_run=former, **{"data.train": "cars", "data.labels": 100})
         assert recipe.data.model_dump(exclude_defaults=True) == {"train": "cars", "validation": 0.2, "labels": 100}
         assert recipe.about.notes == (
-            f'trains on other images than {former}, so data.test = "flowers/test" is left behind',
+            f'trains on other images than {former}, so data.test = "flowers/test" is not inherited',
         )
 
-    def test_are_labelled_ones_after_a_run_without_labels(self, run_of):
+    def test_replace_the_unlabelled_images_of_the_run(self, run_of):
         former = run_of({"data": {"unlabeled": "pictures"}})
         recipe = load_recipe(from_run=former, **{"data.train": "cars"})
         assert (recipe.data.train, recipe.data.unlabeled) == ("cars", None)
         assert recipe.about.notes == (
-            f'trains on other images than {former}, so data.unlabeled = "pictures" is left behind',
+            f'trains on other images than {former}, so data.unlabeled = "pictures" is not inherited',
         )
 
-    def test_are_not_more_images_beside_the_old_ones(self, taught):
+    def test_are_not_additional_unlabelled_images(self, taught):
         data = load_recipe(from_run=taught, **{"data.unlabeled": "pictures"}).data
         assert (data.labels, data.unlabeled) == (100, "pictures")
 
-    def test_are_not_the_same_digits_by_name(self, run_of):
+    def test_are_not_the_default_digits_given_by_name(self, run_of):
         former = run_of({"data": {"labels": 100}})
         assert load_recipe(from_run=former, **{"data.train": "digits"}).data.labels == 100
 
 
 class TestOtherStudent:
-    def test_of_the_same_plugin_keeps_the_geometry(self, taught):
+    def test_of_the_same_plugin_keeps_the_options(self, taught):
         recipe = load_recipe(from_run=taught, **{"student.model": "deit-ti"}, assignments=["student.patch=8"])
         assert recipe.student == StudentEntry(model="deit-ti", weights=str(taught), **TINY | {"patch": 8})
 
-    def test_of_another_plugin_keeps_the_weights_alone(self, taught):
+    def test_of_another_plugin_keeps_only_the_weights(self, taught):
         recipe = load_recipe(from_run=taught, **{"student.model": "timm:deit_tiny_patch16_224"})
         assert recipe.student == StudentEntry(model="timm:deit_tiny_patch16_224", weights=str(taught))
 
@@ -138,18 +138,18 @@ def test_another_student_of_the_run(taught, kind):
 
 
 class TestRefusals:
-    def test_a_directory_that_is_not_there(self, tmp_path):
+    def test_a_missing_directory(self, tmp_path):
         path = tmp_path / "absent"
         assert refusal(RunDirectoryError, from_run=path) == f"there is no run directory {path}; check the path"
 
-    def test_a_directory_that_is_no_run(self, tmp_path):
+    def test_a_directory_that_is_not_a_run(self, tmp_path):
         assert refusal(RunDirectoryError, from_run=tmp_path) == (
-            f"{tmp_path} is not a run directory (it has no recipe.toml); give one to --from"
+            f"{tmp_path} is not a run directory (it has no recipe.toml); --from needs one"
         )
 
-    def test_a_run_that_has_not_reached_its_end(self, run_of):
+    def test_a_run_that_is_not_finished(self, run_of):
         former = run_of({}, finished=False)
-        sentence = f"{former} has not reached its end; continue it with --resume {former}"
+        sentence = f"the run {former} is not finished; continue it with --resume {former}"
         assert refusal(RunDirectoryError, from_run=former) == sentence
         (former / "best").mkdir()
         assert refusal(RunDirectoryError, from_run=former) == (
@@ -164,9 +164,9 @@ class TestRefusals:
         )
 
     @pytest.mark.parametrize("value", ["a.pth", "none", ""])
-    def test_two_things_to_start_from(self, taught, value):
+    def test_from_together_with_student_weights(self, taught, value):
         assert refusal(RecipeError, from_run=taught, assignments=[f"student.weights={value}"]) == (
-            f"--from {taught} says what the student starts from, and student.weights (--student-weights) does too; "
+            f"--from {taught} and student.weights (--student-weights) both set the initial weights of the student; "
             "leave one of them out"
         )
 

@@ -1,4 +1,4 @@
-"""What keywords change in a recipe: the options of the command line, tables, and dotted keys."""
+"""Keyword arguments of `load_recipe`: options of the command line, tables, and dotted keys."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_a_table_without_a_name_changes_the_only_entry():
     assert recipe.losses[0].weight == 0.3
 
 
-def test_none_is_not_given_but_takes_a_key_of_a_table_away():
+def test_none_means_not_given_for_an_option_and_resets_a_table_key():
     recipe = load_recipe("cifar10-few-labels")
     assert load_recipe("cifar10-few-labels", labels=None, data=None, epochs=None, training=None) == recipe
     assert load_recipe("cifar10-few-labels", **{"data.labels": None}).data == Data()
@@ -88,7 +88,7 @@ def test_a_recipe_is_changed_like_a_named_one():
     assert recipe == load_recipe("deit-s", data="imagenet")
 
 
-def test_a_recipe_made_by_hand_is_taken_as_it_is():
+def test_a_recipe_object_has_no_implicit_base():
     recipe = Recipe(training=Training(steps=5))
     assert load_recipe(recipe) == recipe
 
@@ -98,7 +98,7 @@ def test_a_path_is_a_file(tmp_path):
     assert load_recipe(tmp_path / "mine.toml").seed == 4
 
 
-def test_what_the_caller_gave_stays_as_it_was():
+def test_the_arguments_of_the_caller_are_not_changed():
     training, losses = {"steps": 5}, [{"loss": "soft"}]
     load_recipe(loss=losses, training=training, **{"training.clip": 1.0, "loss.tau": 3})
     assert (training, losses) == ({"steps": 5}, [{"loss": "soft"}])
@@ -122,7 +122,7 @@ def test_a_loss_without_its_name_is_one_problem():
     assert str(caught.value) == "'losses.0.loss' is missing"
 
 
-def test_one_assignment_may_be_given_as_a_text():
+def test_one_assignment_may_be_given_as_a_string():
     assert load_recipe("digits", assignments="training.steps=3").training.steps == 3
 
 

@@ -1,4 +1,4 @@
-"""The recipes that come with the package say what their sources say."""
+"""The named recipes have the settings of their sources."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_they_are_listed_by_name():
 
 
 @pytest.mark.parametrize("recipe", named_recipes(), ids=lambda recipe: recipe.name)
-def test_each_says_what_it_is_where_it_comes_from_and_what_it_costs(recipe):
+def test_each_has_a_summary_a_source_and_a_cost(recipe):
     assert recipe.summary.endswith(".")
     assert recipe.source
     assert recipe.cost
@@ -61,14 +61,14 @@ def test_each_can_be_shortened(name):
     assert short.training.steps <= 4
     assert short.training.batch_size <= full.training.batch_size
     assert (short.teachers, short.losses) == (full.teachers, full.losses)
-    # Weights that come from the network are left out of a trial, which then works without one.
+    # A smoke run does not load pretrained weights, so it needs no network.
     weights = "none" if full.student.weights == "pretrained" else full.student.weights
     assert short.student == full.student.model_copy(update={"weights": weights})
 
 
 @pytest.mark.parametrize("size", ["ti", "s", "b"])
 def test_deit_is_table_9_of_the_paper(size):
-    """Touvron et al. 2021, arXiv:2012.12877, Table 9, row DeiT; main.py of the authors where the table is silent."""
+    """Touvron et al. 2021, arXiv:2012.12877, Table 9, row DeiT; the authors' main.py for what the table leaves open."""
     recipe = load_recipe(f"deit-{size}")
     assert recipe.student.model == f"deit-{size}"
     assert recipe.student.options == {"drop_path": 0.1}
@@ -95,7 +95,7 @@ def test_deit_is_table_9_of_the_paper(size):
     assert recipe.evaluation == Evaluation(head="fused", fusion="logits")
 
 
-def test_digits_are_not_shifted():
+def test_digits_are_not_augmented():
     recipe = load_recipe("digits")
     assert recipe.augment == Augment(crop="none", flip=0.0, eval_crop=1.0)
     assert recipe.student.options == {"image_size": 8, "patch": 4, "width": 64, "depth": 4, "heads": 4}
@@ -122,7 +122,7 @@ def test_the_default_fits_pretrained_weights_and_needs_no_teacher():
 
 
 def test_deit_at_384_px_is_the_authors_command_line():
-    """README_deit.md: lr 5e-6 at a batch of 512, weight decay 1e-8, 30 epochs, least rate 5e-6; the rest: main.py."""
+    """README_deit.md: lr 5e-6 at a batch of 512, weight decay 1e-8, 30 epochs, minimum rate 5e-6; the rest: main.py."""
     recipe = load_recipe("deit-384")
     assert recipe.student.options == {"image_size": 384, "drop_path": 0.0}
     assert recipe.training == Training(epochs=30, batch_size=512)

@@ -1,4 +1,4 @@
-"""`key=value` as people type it, and how layers go over each other."""
+"""`key=value` assignments, and merging of layers."""
 
 import pytest
 
@@ -37,7 +37,7 @@ from distillkit.recipe.overrides import (
         ("a = b", "a = b"),
     ],
 )
-def test_a_value_is_toml_or_else_text(text, value):
+def test_a_value_is_toml_or_else_a_string(text, value):
     parsed = parse_value(text)
     assert parsed == value
     assert type(parsed) is type(value)
@@ -48,12 +48,12 @@ def test_an_assignment_splits_at_the_first_equals_sign():
     assert parse_assignment("data.train=a=b") == Assignment("data.train", "a=b")
 
 
-def test_an_empty_value_takes_the_key_away():
+def test_an_empty_value_unsets_the_key():
     assert parse_assignment("data.labels=").value is UNSET
 
 
 @pytest.mark.parametrize("text", ["training.epochs", "=3", "training..epochs=3", ".epochs=3", "training.=3"])
-def test_what_is_no_assignment_is_refused(text):
+def test_an_invalid_assignment_is_refused(text):
     with pytest.raises(RecipeError) as caught:
         parse_assignment(text)
     assert str(caught.value) == f"'{text}' is not a setting; write key=value, such as training.epochs=20"
@@ -83,7 +83,7 @@ def test_a_loss_without_a_name_is_refused():
     assert str(caught.value) == "a loss needs a name, such as hard or soft:tau=2,weight=0.9"
 
 
-def test_dotted_keys_nest_and_the_last_value_counts():
+def test_dotted_keys_nest_and_the_last_value_wins():
     assignments = [
         Assignment("seed", 1),
         Assignment("training.epochs", 1),
@@ -123,14 +123,14 @@ def test_an_unset_key_disappears():
         # The same student: its options are merged.
         ({"model": "deit-ti", "patch": 2}, {"width": 64}, {"model": "deit-ti", "patch": 2, "width": 64}),
         ({"model": "deit-ti", "patch": 2}, {"model": "deit-ti", "patch": 4}, {"model": "deit-ti", "patch": 4}),
-        # A recipe that names none means deit-ti.
+        # The default student is deit-ti.
         ({"patch": 2}, {"model": "deit-ti"}, {"patch": 2, "model": "deit-ti"}),
-        # Another student: neither options nor weights of the first make sense.
+        # Another student: the options and weights of the first do not apply.
         ({"model": "deit-ti", "patch": 2, "weights": "a.pth"}, {"model": "timm:resnet18"}, {"model": "timm:resnet18"}),
         ({"patch": 2}, {"model": "vit-s", "depth": 3}, {"model": "vit-s", "depth": 3}),
     ],
 )
-def test_another_student_leaves_the_options_of_the_first_behind(lower, upper, student):
+def test_another_student_drops_the_options_of_the_lower_one(lower, upper, student):
     assert layered({"student": lower}, {"student": upper}) == {"student": student}
 
 
@@ -188,7 +188,7 @@ def test_an_entry_is_found_by_its_name_though_names_have_dots():
             TWO,
             "teacher.size=96",
             (
-                "'teacher.size' could mean any of 2 teachers; "
+                "'teacher.size' is ambiguous with 2 teachers; "
                 "write one of teachers.timm:a.b.size, teachers.timm:a.b.c.size"
             ),
         ),
@@ -201,7 +201,7 @@ def test_an_entry_is_found_by_its_name_though_names_have_dots():
         (TWO, "losses.hard=1", "'losses.hard' is a table; write 'losses.hard.KEY=value'"),
     ],
 )
-def test_an_entry_that_is_not_there_is_said_so(recipe, text, sentence):
+def test_a_missing_or_ambiguous_entry_is_an_error(recipe, text, sentence):
     with pytest.raises(RecipeError) as caught:
         assigned(recipe, text)
     assert str(caught.value) == sentence

@@ -1,4 +1,4 @@
-"""The recipes of ADViT, AttnDistill and of fine-tuning on other data sets say what their sources say."""
+"""The recipes of ADViT, AttnDistill and fine-tuning on other data sets have the settings of their sources."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_advit_is_section_4_of_the_paper(size, timm_size):
         ),
     ],
 )
-def test_attndistill_is_the_posters_table(name, teacher, student, options, epochs):
+def test_attndistill_is_the_table_of_the_poster(name, teacher, student, options, epochs):
     """Wang et al. 2022, the poster's tables of networks and settings; weights and temperature of the scripts."""
     recipe = load_recipe(f"attndistill-{name}")
     assert (recipe.student.model, recipe.student.options, recipe.student.weights) == (student, options, None)
@@ -95,7 +95,7 @@ def adamw(lr: float, base: int = 768) -> Optimizer:
         ("inat19", 360, 0.1, adamw(7.5e-5)),
     ],
 )
-def test_transfer_is_what_the_authors_say(data, epochs, erasing, optimizer):
+def test_transfer_recipes_have_the_settings_of_the_authors(data, epochs, erasing, optimizer):
     """DeiT's author in issues 45 and 105 of deit and 144 of dino, Mugs' script for flowers; Table 9 for the rest."""
     recipe = load_recipe(f"transfer-{data}")
     assert recipe.training == Training(epochs=epochs, batch_size=768)
@@ -117,7 +117,7 @@ def test_transfer_is_what_the_authors_say(data, epochs, erasing, optimizer):
 
 
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "flowers102", "cars", "inat18", "inat19"])
-def test_transfer_takes_any_student_and_teacher(data):
+def test_transfer_recipes_accept_any_student_and_teacher(data):
     plain = load_recipe(f"transfer-{data}")
     assert (plain.student.model_fields_set, plain.teachers, plain.losses) == (set(), (), ())
     taught = load_recipe(

@@ -1,7 +1,7 @@
-"""`--smoke` of every recipe of the papers on attention and of fine-tuning, from start to end and without a network.
+"""`--smoke` of every recipe of the attention papers and of fine-tuning, end to end and without a network.
 
-Teachers see 224 pixels, as they do in earnest, and have random weights where their own come from the hub or a file;
-students see fewer and those of AttnDistill are narrow, which costs less.
+Teachers run at 224 pixels, as in the full recipe, with random weights instead of downloaded ones; students run at a
+smaller size, and those of AttnDistill are narrow, to save time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def without_labels(pictures: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes, three pictures each to train and one to test."""
+    """Two classes, each with three training images and one test image."""
     draw, root = np.random.default_rng(0), tmp_path_factory.mktemp("pictures")
     for split, count in (("train", 3), ("test", 1)):
         for number, name in enumerate(("dark", "light")):
@@ -54,7 +54,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def smoke(tmp_path: Path) -> Any:
-    """Run a recipe's smoke with these overrides and settings; its directory."""
+    """`smoke(name, overrides, *settings)`: run the recipe with `--smoke`; the run directory."""
 
     def run_it(name: str, overrides: dict[str, Any], *settings: str) -> Path:
         recipe = load_recipe(name, **overrides, assignments=(*settings, *CHEAP), smoke=True)
@@ -65,7 +65,7 @@ def smoke(tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def vit_of_12_heads(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small ViT that was fine-tuned on the pictures, as the teacher of ADViT's recipes is."""
+    """A small ViT fine-tuned on the images, like the teacher of ADViT's recipes."""
     recipe = load_recipe(
         "transfer-cifar10", **{"data.train": str(pictures), "student": SMALL_VIT}, assignments=CHEAP, smoke=True
     )
@@ -74,7 +74,7 @@ def vit_of_12_heads(pictures: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize("loss", ["advit-l1", "advit-l2", "advit-kl"])
 def test_advit_with_each_of_its_losses(smoke, pictures, vit_of_12_heads, loss):
-    """L1 is the recipe's own, the others are what `--loss` makes of it."""
+    """L1 is the loss of the recipe, the others are set with `--loss`."""
     chosen = {} if loss == "advit-l1" else {"losses": [{"loss": loss}]}
     directory = smoke("advit-ti-cifar10", of_classes(pictures, vit_of_12_heads) | chosen, "student.image_size=32")
     recipe = load_recipe(str(directory / "recipe.toml"))
@@ -95,7 +95,7 @@ def test_attndistill(smoke, pictures, name):
 
 
 def test_attndistill_on_a_subset_with_both_teachers(smoke, pictures):
-    """The student of 6 heads teaches the others."""
+    """The student of 6 heads is the teacher of the others."""
     first = smoke("attndistill-subset-vitt16-6heads", without_labels(pictures), *NARROW, "student.image_size=32")
     taught = {"data.unlabeled": str(pictures / "train"), "teachers": [{"model": f"run:{first}"}]}
     for name, patch, layers in (("16", 16, 12), ("16-8layers", 16, 8), ("32", 32, 12), ("32-8layers", 32, 8)):

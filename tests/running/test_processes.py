@@ -161,8 +161,8 @@ def test_what_cannot_be_is_said_once(tmp_path: Path) -> None:
     code, output = finished(tmp_path / "run", *settings(training__batch_size=2))
     assert code == 2
     assert output == (
-        "error: a step has 2 samples, too few for 2 processes, which need two each; use fewer processes or raise "
-        "training.batch_size to 4 or more\n"
+        "error: a step has 2 samples, too few for 2 processes, which need at least two each; use fewer processes or "
+        "raise training.batch_size to 4 or more\n"
     )
     assert not (tmp_path / "run").exists()
 

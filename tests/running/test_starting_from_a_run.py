@@ -134,7 +134,7 @@ def test_other_classes_get_another_head_and_the_old_labels_are_forgotten(
     assert after["head.weight"].shape == (3, 16)
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before.keys() - set(HEADS))
     notes = (
-        f"trains on other images than {former}, so data.labels = 100 is left behind",
+        f"trains on other images than {former}, so data.labels = 100 is not inherited",
         "the head for 10 classes was not loaded; the one for 3 classes is randomly initialised",
     )
     assert set(notes) <= set(written(out)["notes"])
