@@ -30,8 +30,8 @@ LARGEST_FP8 = 448.0
 QDQ = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
-    "QuantizeBias": False,
-    "AddQDQPairToWeight": True,
+    "QuantizeBias": False,  # TensorRT accepts no int32 DequantizeLinear
+    "AddQDQPairToWeight": True,  # otherwise weights are stored as integers, without QuantizeLinear
     "DedicatedQDQPair": True,
 }
 
@@ -63,7 +63,7 @@ def to_fp8(file: Path, pixels: Pixels) -> tuple[ModelProto, list[str]]:
     largest = scan(file, pixels)
     values = {entry.name: entry for entry in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type != "QuantizeLinear":
+        if node.op_type != "QuantizeLinear":  # DequantizeLinear reads the same scale
             continue
         source, scale = node.input[0], values[node.input[1]]
         weight = values.get(source)

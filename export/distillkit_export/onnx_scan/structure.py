@@ -164,6 +164,7 @@ class _Walk:
         if self.found.tensors > LARGEST_TENSORS:
             raise OnnxStructureError(f"has more than {LARGEST_TENSORS:,} tensors")
         elements = _elements(_numbers(own, 1))
+        # The last value of a singular field counts, as in protobuf parsers.
         kind = next((value for number, value in reversed(own) if number == 2 and isinstance(value, int)), 0)
         self.found.numbers[kind] = self.found.numbers.get(kind, 0) + elements
         self.found.types.update(dict.fromkeys(_texts(own, 8), kind))
@@ -205,7 +206,7 @@ class _Walk:
 
 
 _FIXED = {0: 0, 1: 8, 2: 0, 5: 4}
-"""Size by protobuf wire type: varint, eight bytes, length-delimited, four bytes."""
+"""Size by protobuf wire type: varint, eight bytes, length-delimited, four bytes. ONNX has no groups (3, 4)."""
 
 
 def _varint(data: Message, position: int) -> tuple[int, int]:
@@ -214,7 +215,7 @@ def _varint(data: Message, position: int) -> tuple[int, int]:
     for index, byte in enumerate(data[position : position + 10]):
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, position + index + 1
+            return value & 0xFFFF_FFFF_FFFF_FFFF, position + index + 1  # the tenth byte may exceed 64 bits
     raise OnnxStructureError("ends in the middle of a field, so it is truncated or not an ONNX model")
 
 
@@ -238,6 +239,7 @@ def _numbers(own: list[tuple[int, int | Message]], wanted: int) -> list[int]:
 
 def _texts(own: list[tuple[int, int | Message]], wanted: int) -> list[str]:
     """All values of a string field, which may be given more than once."""
+    # Bounded, since names and paths are short and a field could hold gigabytes.
     texts = [bytes(value[:4096]) for number, value in own if number == wanted and not isinstance(value, int)]
     return [text.decode(errors="replace") for text in texts]
 

@@ -108,6 +108,7 @@ def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+    # Not pyplot, which keeps figures globally and may open a GUI backend.
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -74,7 +74,7 @@ def profile(  # noqa: PLR0913 - the options of the command
     wanted, plan, here = wanted or ProfileSelection(), plan or MeasurementPlan(), machine()
     require_device(wanted.device)
     if out is not None:
-        require_writable(out)
+        require_writable(out)  # before a target is exported or measured, which takes minutes
     with ExitStack() as stack:
         opened = open_targets(list(targets), plugins, stack, weights)
         directory = out or opened.home

@@ -238,6 +238,7 @@ class InterleavedBenchmark:
                 "prepare", within_s=PREPARE_S, shape=shape, dtype=subject.dtype, mode=mode, max_s=plan.warm_up_s
             )
             tallies[name, mode] = Tally(prepared)
+            # Some facts are known only now, such as whether a CUDA graph was captured.
             self.cards[name] = self.cards[name].model_copy(update={"facts": prepared["facts"]})
         except ConfigurationFailedError as error:
             failed.append(self._failed(name, batch, mode, error))
@@ -247,6 +248,7 @@ class InterleavedBenchmark:
         self, name: str, batch: int, mode: Mode, plan: MeasurementPlan, tally: Tally, failed: list[RowCard]
     ) -> None:
         seconds, on_gpu = plan.seconds / plan.rounds, self._on_gpu(name)
+        # Read the clocks in the middle of the round, when the GPU is under load.
         sample = Timer(seconds / 2, lambda: tally.gpus.extend(gpus()[:1]))
         before = self._meter.joules() if on_gpu else None
         min_queries = math.ceil(plan.min_queries / plan.rounds)
@@ -268,6 +270,7 @@ class InterleavedBenchmark:
         tally.milliseconds += found["milliseconds"]
         tally.medians.append(statistics.median(found["milliseconds"]))
         tally.wall_s += found["wall_s"]
+        # The energy counter also covers the discarded queries.
         tally.computed += len(found["milliseconds"]) + found["settled"]
 
     def _finished(self, batch: int, tallies: dict[tuple[str, Mode], Tally], failed: list[RowCard]) -> Iterator[RowCard]:

@@ -52,7 +52,7 @@ def search(
     field = _without_tuned_models(candidates)
     short = replace(
         plan,
-        modes=(plan.modes or ("e2e",))[-1:],
+        modes=(plan.modes or ("e2e",))[-1:],  # one mode is enough for a ranking
         seconds=FIRST_SECONDS,
         rounds=FIRST_ROUNDS,
         warm_up_s=WARM_UP_S,

@@ -122,7 +122,7 @@ def _listen(lines: TextIO, commands: queue.Queue[str]) -> None:
     """Queue the commands; when the input closes, the parent is gone, so exit even in the middle of a round."""
     for line in lines:
         commands.put(line)
-    os._exit(0)
+    os._exit(0)  # sys.exit would end only this thread
 
 
 def main() -> None:

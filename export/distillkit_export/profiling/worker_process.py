@@ -44,6 +44,7 @@ class WorkerProcess:
 
     def __init__(self, module: str = MODULE) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        # A file, because a pipe that is not read would block the worker once it is full.
         self._stderr: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
             [sys.executable, *(["-S"] if sys.flags.no_site else []), "-m", module],

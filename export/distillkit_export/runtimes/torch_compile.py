@@ -33,6 +33,7 @@ class TorchCompile:
         if torch_presence.has_cuda():
             if find_spec("triton") is None:
                 return Availability(works=False, detail="triton is not installed", remedy="pip install triton")
+        # On the CPU torch.compile generates C++.
         elif not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
             detail = "torch.compile found no C++ compiler"
             return Availability(works=False, detail=detail, remedy="install g++, for example with apt install g++")

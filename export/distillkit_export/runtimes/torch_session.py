@@ -88,6 +88,7 @@ class TorchSession:
         shape = tuple(images.shape)
         if shape not in self._pinned:
             scores = self._compute(images.to(self._device)).float()
+            # Asynchronous copies need page-locked memory, which is too slow to allocate per call.
             self._pinned[shape] = (
                 torch.empty_like(images).pin_memory(),
                 torch.empty_like(scores, device="cpu").pin_memory(),
@@ -128,7 +129,7 @@ class CudaTimed:
             self._compute()
             end.record()
             events.append((start, end))
-            if number:
+            if number:  # wait for the previous query, so that at most one is queued
                 events[number - 1][1].synchronize()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in events]

@@ -109,6 +109,7 @@ class Cuda:
 
     def begin_capture(self, stream: Any) -> None:
         """Start recording the work of `stream` into a graph instead of executing it."""
+        # Other threads may use CUDA during the capture.
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._checked(self._runtime.cudaStreamBeginCapture(stream, mode))
 
@@ -118,7 +119,7 @@ class Cuda:
         try:
             return self._checked(self._runtime.cudaGraphInstantiate(graph, 0))
         finally:
-            self._checked(self._runtime.cudaGraphDestroy(graph))
+            self._checked(self._runtime.cudaGraphDestroy(graph))  # the instantiated graph does not need it
 
     def launch(self, graph: Any, stream: Any) -> None:
         self._checked(self._runtime.cudaGraphLaunch(graph, stream))

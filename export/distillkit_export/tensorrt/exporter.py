@@ -80,7 +80,7 @@ class TensorRtExporter:
         cache = self.options.timing_cache or timing_cache(here)
         built = build_in_subprocess(onnx, plan, self.options, cache, source.progress)
         report = built.pop("report")
-        plan.with_suffix(".layers.json").unlink(missing_ok=True)
+        plan.with_suffix(".layers.json").unlink(missing_ok=True)  # of an earlier build
         if self.options.layers:
             write_text(plan.with_suffix(".layers.json"), _indented(report))
         card = EngineCard(

@@ -43,6 +43,7 @@ class Missing:
 
 def find_platform() -> Platform | Missing:
     """The GPU and TensorRT of this machine, or what is missing. Never raises or crashes."""
+    # Without importing TensorRT, so without a subprocess.
     if find_spec("tensorrt") is None:
         return Missing("TensorRT is not installed", INSTALL)
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:

@@ -30,6 +30,7 @@ def trust(plan: bytes, name: str) -> str:
     digest = hashlib.sha256(plan).hexdigest()
     private(store())
     note = {"name": name, "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    # Created with mode 0600, so that it is never accessible to other users.
     with os.fdopen(os.open(_note(digest), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(note, file)
     return digest
