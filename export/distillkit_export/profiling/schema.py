@@ -123,8 +123,8 @@ class RatioCard(ProfilePart):
 class RowCard(ProfilePart):
     """One configuration at one batch size in one mode. `failed` is the reason if it has no figures.
 
-    `caveats` are reasons not to trust the figures; their key in files is "doubts". `round_medians_ms` has one entry per
-    round. `images_per_s` is queries times batch over their total time.
+    `caveats` are reasons not to trust the figures; their key in files is `CAVEATS_KEY`. `round_medians_ms` has one
+    entry per round. `images_per_s` is queries times batch over their total time.
     """
 
     configuration: str

@@ -83,6 +83,13 @@ def test_caveats_of_all_rows_are_shown_once(card):
     assert "10.000*" in markdown(both)
 
 
+def test_caveats_keep_their_key_in_files(card, tmp_path):
+    marked = card.model_copy(update={"rows": (card.rows[0].model_copy(update={"caveats": ("busy",)}),)})
+    (row,) = json.loads(written(marked, tmp_path / "profile.json").read_text())["rows"]
+    assert (row["doubts"], "caveats" in row) == (["busy"], False)
+    assert read_profile(tmp_path / "profile.json") == marked
+
+
 def test_steady_figures_have_no_caveats_and_others_name_the_limit():
     assert caveats_of(summarise([10.0] * 20), [10.0, 10.0], clock="host", steady=True) == ()
     restless = summarise([10.0, 11.0] * 10)  # CV 4.76 %
