@@ -34,11 +34,11 @@ from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.profiling.configurations import Artefact, ProfiledStudent, ProfileSelection, Runtimes
 from distillkit_export.profiling.latency import Ratio, compare
 from distillkit_export.profiling.machine import machine
-from distillkit_export.profiling.markdown import doubt_lines, machine_line, short
+from distillkit_export.profiling.markdown import caveat_lines, machine_line, short
 from distillkit_export.profiling.profile import measure
 from distillkit_export.profiling.rounds import MeasurementPlan
 from distillkit_export.profiling.schema import ProfileCard, RowCard
-from distillkit_export.profiling.subjects import Found, find, of_bundle
+from distillkit_export.profiling.subjects import OpenTargets, bundle_subject, open_targets
 
 MODEL = "timm:deit_tiny_distilled_patch16_224"
 PLAIN = ("torch", "torch-compile", "onnxruntime-cpu")
@@ -52,9 +52,15 @@ def best(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dict[s
     )
     with ExitStack() as stack:
         here = machine()
-        found = find([arguments.model], plugins, stack, weights="none")
+        targets = open_targets([arguments.model], plugins, stack, weights="none")
         card = measure(
-            found, Runtimes(plugins), ProfileSelection(precisions=("fp32",)), plan, tune=True, watch=watch(), here=here
+            targets,
+            Runtimes(plugins),
+            ProfileSelection(precisions=("fp32",)),
+            plan,
+            tune=True,
+            observer=progress(),
+            here=here,
         )
     verdicts = {batch: against_plain(card, int(batch)) for batch in card.best}
     lines = [
@@ -101,13 +107,13 @@ def student(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dic
         options = ExportOptions(fp16=True, int8=True, data=arguments.data, gate_images=arguments.images or "all")
         exported = export(run, Path(folder) / "bundle", options, plugins=plugins)
         gate = exported.as_dict()["parity"]
-        files = of_bundle(open_bundle(exported.directory), "student")
+        files = bundle_subject(open_bundle(exported.directory), "student")
         memory = Artefact(Servable("torch", str(run.resolve())))
         subject = ProfiledStudent(files.card, files.shape, files.dtype, (memory, *files.artefacts))
         wanted = ProfileSelection(runtimes=tuple(name for name in (*PLAIN, "openvino") if works(plugins, name)))
         plan = MeasurementPlan(tuple(arguments.batches), ("e2e",), arguments.seconds, arguments.rounds)
-        found = Found(subjects=[subject])
-        card = measure(found, Runtimes(plugins), wanted, plan, baseline="torch", watch=watch(), here=here)
+        targets = OpenTargets(subjects=[subject])
+        card = measure(targets, Runtimes(plugins), wanted, plan, baseline="torch", observer=progress(), here=here)
     lines = [
         "| file | MB | accuracy % | torch % | agreement | gate |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
@@ -130,7 +136,7 @@ def gate_line(name: str, report: Mapping[str, Any], files: Mapping[str, Any]) ->
 
 
 def tables(card: ProfileCard) -> Iterator[str]:
-    """All rows with their ratio to the baseline, and the warnings."""
+    """All rows with their ratio to the baseline, and the caveats."""
     yield from ["", f"Against {short(card, card.baseline or '')}, round by round:", ""]
     yield "| batch | configuration | p50 ms | p99 ms | images/s | ratio (95 %) | peak MiB |"
     yield "| ---: | --- | ---: | ---: | ---: | --- | ---: |"
@@ -138,11 +144,11 @@ def tables(card: ProfileCard) -> Iterator[str]:
         for row in rows_of(card, batch):
             ratio = "" if row.ratio is None else f"{row.ratio.median:.2f} ({row.ratio.low:.2f} to {row.ratio.high:.2f})"
             yield (
-                f"| {batch} | {short(card, row.configuration)} | {row.p50_ms:.2f}{'*' if row.doubts else ''} "
+                f"| {batch} | {short(card, row.configuration)} | {row.p50_ms:.2f}{'*' if row.caveats else ''} "
                 f"| {row.p99_ms:.2f} | {row.images_per_s:.1f} | {ratio} | {(row.peak_rss_bytes or 0) / 2**20:.0f} |"
             )
     yield from ["", f"On {machine_line(card.machine)}."]
-    yield from (f"\\* {line}" for line in doubt_lines(card))
+    yield from (f"\\* {line}" for line in caveat_lines(card))
 
 
 def rows_of(card: ProfileCard, batch: int) -> list[RowCard]:
@@ -155,7 +161,7 @@ def works(plugins: PluginRegistry, runtime: str) -> bool:
     return bool(Runtimes(plugins).get(runtime).availability().works)
 
 
-def watch() -> Any:
+def progress() -> Any:
     """Progress on stderr."""
     return ProfileProgress(Terminal().progress())
 

@@ -28,11 +28,11 @@ from distillkit_export import ExportOptions, export
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.profiling.configurations import Artefact, Configuration, ProfiledStudent, Runtimes
 from distillkit_export.profiling.machine import machine
-from distillkit_export.profiling.markdown import doubt_lines, machine_line, ratio_text, short
+from distillkit_export.profiling.markdown import caveat_lines, machine_line, ratio_text, short
 from distillkit_export.profiling.profile import card_of
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan
 from distillkit_export.profiling.schema import MachineCard, ProfileCard, SubjectCard
-from distillkit_export.profiling.subjects import of_bundle
+from distillkit_export.profiling.subjects import bundle_subject
 
 MODELS = (
     "deit_tiny_distilled_patch16_224",
@@ -68,7 +68,7 @@ class Deadline:
             raise OutOfTimeError(what)
         print(f"{self.left:4.0f} s left: {what}", file=sys.stderr)
 
-    def done(self, steps: int, of: int) -> None: ...
+    def done(self, steps: int, total: int) -> None: ...
 
     def has(self, seconds: float, what: str) -> bool:
         """Whether `seconds` are left; if not, `what` is recorded as dropped."""
@@ -118,7 +118,7 @@ def exported(
     options = ExportOptions(trt="tensorrt" in working, fp32=True, fp16=device != "cpu", weights="none")
     try:
         made = export(f"timm:{model}", folder, options, plugins=plugins)
-        subject = of_bundle(open_bundle(made.directory), model)
+        subject = bundle_subject(open_bundle(made.directory), model)
     except DistillkitError as error:
         deadline.dropped.append(f"{model} as files: {error}")
         return []
@@ -140,7 +140,7 @@ def profile(
     with ExitStack() as stack:
         subject, chosen = in_memory(model, arguments.device, plugins)
         chosen += exported(model, arguments.device, plugins, deadline, stack)
-        benchmark = InterleavedBenchmark(chosen, plan, baseline=chosen[0].name, watch=deadline)
+        benchmark = InterleavedBenchmark(chosen, plan, baseline=chosen[0].name, observer=deadline)
         try:
             with benchmark:
                 for batch in arguments.batches:
@@ -175,11 +175,11 @@ def page(cards: Sequence[ProfileCard], dropped: Sequence[str], *, gpu: bool) -> 
             memory = "" if row.device_bytes is None else f"{row.device_bytes / 2**20:.0f}"
             energy = "" if row.joules_per_image is None else f"{row.joules_per_image:.3g}"
             yield (
-                f"| {row.batch} | {row.mode} | {name} | {row.p50_ms:.3f}{'*' if row.doubts else ''} | {row.p99_ms:.3f} "
-                f"| {row.images_per_s:,.0f} | {ratio_text(row.ratio)} | {memory} | {energy} |"
+                f"| {row.batch} | {row.mode} | {name} | {row.p50_ms:.3f}{'*' if row.caveats else ''} "
+                f"| {row.p99_ms:.3f} | {row.images_per_s:,.0f} | {ratio_text(row.ratio)} | {memory} | {energy} |"
             )
         yield ""
-        yield from (f"\\* {line}\n" for line in doubt_lines(card))
+        yield from (f"\\* {line}\n" for line in caveat_lines(card))
     if dropped:
         yield from ["", "## Not measured", "", *(f"- {line}" for line in dropped)]
 

@@ -1,12 +1,12 @@
-"""List what TensorRT's real bindings offer of the classes that distillkit uses, for tests and type checks.
+"""List the members of the TensorRT classes that distillkit uses, from the real bindings, for tests and type checks.
 
     python scripts/tensorrt_names.py
 
 reads the bindings in .venv/tensorrt-10 and .venv/tensorrt-11 (`make` puts them there) and writes
-tests/export/tensorrt/api-10.json, api-11.json and typings/tensorrt/__init__.pyi, which holds what both have in common.
+tests/export/tensorrt/api-10.json, api-11.json and typings/tensorrt/__init__.pyi, the stub of what both have in common.
 
-The bindings are a Python extension that is linked against libnvinfer, libnvinfer_plugin and libnvonnxparser. Those need
-a GPU to be of use; three empty libraries in their place are enough to import the extension and to read its signatures.
+The bindings are a Python extension linked against libnvinfer, libnvinfer_plugin and libnvonnxparser. Three empty
+libraries in their place are enough to import the extension and read its signatures, so no GPU is needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNDEFINED = {
         "getNvOnnxParserVersion",
     ),
 }
-"""The symbols that the extension looks for in each library; no C++ of TensorRT is called by importing it."""
+"""The symbols that the extension needs from each library; importing it calls none of them."""
 
 CLASSES = (
     "Builder",
@@ -68,7 +68,7 @@ CLASSES = (
     "Runtime",
     "TensorIOMode",
 )
-"""The classes that distillkit touches; a new one is added here."""
+"""The classes that distillkit uses; add new ones here."""
 
 ENUMS = (
     "BuilderFlag",
@@ -80,10 +80,10 @@ ENUMS = (
     "ProfilingVerbosity",
     "TensorIOMode",
 )
-"""Classes whose instances are values; what is returned of all others is a pointer, which may be null."""
+"""Classes whose instances are values; all others are returned as pointers, which may be null."""
 
 BUFFERS = ("IHostMemory",)
-"""Classes whose instances are buffers, by NVIDIA's documentation: Python 3.11 cannot ask a class."""
+"""Classes whose instances are buffers, by NVIDIA's documentation; Python 3.11 cannot inspect that."""
 
 TYPES = {
     "bool": "bool",
@@ -104,7 +104,7 @@ import json, sys
 import tensorrt_bindings as trt
 
 def plain(text):
-    # pybind names a buffer from Python 3.12 on, and a capsule from 3.13 on, by where Python has them then.
+    # pybind uses the standard library's name of a buffer from Python 3.12, and of a capsule from 3.13.
     text = text.replace("collections.abc.Buffer", "typing_extensions.Buffer")
     text = text.replace("types.CapsuleType", "typing_extensions.CapsuleType")
     return text.strip().replace("tensorrt_bindings.tensorrt.", "")
@@ -138,14 +138,14 @@ print(json.dumps({"version": trt.__version__, "classes": listed}))
 
 
 def installed(major: int) -> Path:
-    """Where `make` puts the bindings of a major version."""
+    """The folder into which `make` installs the bindings of a major version."""
     return Path(sys.prefix) / f"tensorrt-{major}"
 
 
 def read(bindings: Path, major: int) -> dict[str, Any]:
-    """What the bindings in the folder `bindings` offer.
+    """The classes and members of the bindings in the folder `bindings`.
 
-    Raises: FileNotFoundError without a C compiler; CalledProcessError where they cannot be imported.
+    Raises: FileNotFoundError without a C compiler; CalledProcessError if they cannot be imported.
     """
     with tempfile.TemporaryDirectory() as folder:
         for library, symbols in UNDEFINED.items():
@@ -169,13 +169,13 @@ def read(bindings: Path, major: int) -> dict[str, Any]:
 
 
 def as_text(api: dict[str, Any]) -> str:
-    """The file that is committed: a line for each class."""
+    """The content of the committed JSON file: one line per class."""
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(api['classes'][name])}" for name in sorted(api["classes"]))
     return f'{{"version": {json.dumps(api["version"])}, "classes": {{\n{lines}\n}}}}\n'
 
 
 def stub(apis: list[dict[str, Any]]) -> str:
-    """A stub of the members that all `apis` have, with equal signatures: what code for all of them may use."""
+    """A stub of the members that all `apis` have with equal signatures."""
     lines = [
         "# Written by scripts/tensorrt_names.py from the bindings of TensorRT "
         + " and ".join(api["version"] for api in apis)
@@ -194,7 +194,7 @@ def stub(apis: list[dict[str, Any]]) -> str:
 
 
 def _class(name: str, versions: list[dict[str, Any]], indent: str, outer: str = "") -> list[str]:
-    """The lines of one class; `outer` is the class around it, with a dot."""
+    """The lines of one class; `outer` is the enclosing class with a dot."""
     inner = indent + "    "
     lines = [f"{indent}class {name}:"]
     for nested in _common(versions, "classes"):
@@ -224,7 +224,7 @@ def _common(versions: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def _signature(text: str) -> str:
-    """From pybind's signature to Python's; a pointer that is returned may be None.
+    """Convert pybind's signature to Python's; a returned pointer may be None.
 
     >>> _signature("create_network(self: Builder, flags: typing.SupportsInt = 0) -> INetworkDefinition")
     'create_network(self, flags: int = ...) -> INetworkDefinition | None'
@@ -237,17 +237,17 @@ def _signature(text: str) -> str:
     shown = ["self"]
     optional = False
     for parameter in parameters[1:]:
-        optional = optional or "default" in parameter  # pybind lets a parameter without a default follow one that has
+        optional = optional or "default" in parameter  # pybind allows parameters without a default after one with
         kind = _type(parameter["type"], given=True) + (" | None" if parameter.get("default") == "None" else "")
         shown.append(f"{parameter['name']}: {kind}" + (" = ..." if optional else ""))
     return f"{name}({', '.join(shown)}) -> {_type(returned)}{nullable}"
 
 
 def parse(text: str) -> tuple[str, list[dict[str, str]], str]:
-    """Name, parameters (name, type and, where there is one, default) and result of a signature as pybind writes it."""
+    """Parse pybind's signature into name, parameters (name, type and any default) and result."""
     matched = re.fullmatch(r"(\w+)\((.*)\)(?: -> (.*))?", text)
     if matched is None:
-        raise ValueError(f"no signature: {text}")
+        raise ValueError(f"not a signature: {text}")
     parameters = []
     for part in re.split(r", (?=\w+: )", matched[2]):
         declared, _, default = part.partition(" = ")
@@ -257,7 +257,7 @@ def parse(text: str) -> tuple[str, list[dict[str, str]], str]:
 
 
 def _type(text: str, *, given: bool = False) -> str:
-    """A type of the bindings in the words of the stub; classes that distillkit does not use are Any."""
+    """The stub's type for a type of the bindings; classes that distillkit does not use are Any."""
     listed = re.fullmatch(r"list\[(.*)\]", text)
     if listed:
         return f"list[{_type(listed[1], given=given)}]"
@@ -266,7 +266,7 @@ def _type(text: str, *, given: bool = False) -> str:
 
 
 def main() -> None:
-    """Write the listings of all majors, and the stub of what they have in common."""
+    """Write the listing of each major version, and their common stub."""
     apis = []
     for major in MAJORS:
         apis.append(read(installed(major), major))

@@ -115,7 +115,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
             weights=weights,
             tune=tune,
             out=out,
-            watch=ProfileProgress(display),
+            observer=ProfileProgress(display),
         )
     _show(terminal, found, as_json=as_json)
     if found.measured is not None:
@@ -142,10 +142,10 @@ def _show(terminal: Terminal, found: Profile, *, as_json: bool) -> None:
 
 
 def _remarks(found: Profile, drawn: Charts) -> Iterator[str]:
-    from distillkit_export.profiling.markdown import DOUBT, doubt_lines
+    from distillkit_export.profiling.markdown import CAVEAT_MARK, caveat_lines
 
     for card in found.all:
-        yield from (f"{DOUBT} {line}" for line in doubt_lines(card))
+        yield from (f"{CAVEAT_MARK} {line}" for line in caveat_lines(card))
         yield from (f"not measured: {line}" for line in card.skipped)
     yield from (f"note: {note}" for note in (*found.notes, *drawn.notes))
     own = [] if found.measured is None else ["profile.json", "profile.md"]
@@ -157,7 +157,7 @@ def _remarks(found: Profile, drawn: Charts) -> Iterator[str]:
 
 
 def _table(card: ProfileCard) -> Table:
-    from distillkit_export.profiling.markdown import DOUBT, ratio_text, short
+    from distillkit_export.profiling.markdown import CAVEAT_MARK, ratio_text, short
 
     table = Table(box=None, pad_edge=False)
     for heading in ("batch", "mode", "configuration"):
@@ -170,7 +170,7 @@ def _table(card: ProfileCard) -> Table:
             table.add_row(str(row.batch), row.mode, name, "failed")
             continue
         ratio = "baseline" if row.configuration == card.baseline else ratio_text(row.ratio)
-        figures = [f"{row.p50_ms:.2f}{DOUBT if row.doubts else ''}", f"{row.p90_ms:.2f}", f"{row.p99_ms:.2f}"]
+        figures = [f"{row.p50_ms:.2f}{CAVEAT_MARK if row.caveats else ''}", f"{row.p90_ms:.2f}", f"{row.p99_ms:.2f}"]
         rate = "" if row.images_per_s is None else f"{row.images_per_s:,.1f}"
         table.add_row(str(row.batch), row.mode, name, *figures, rate, ratio, _memory(row))
     return table

@@ -32,9 +32,10 @@ class ProfileProgress:
         self._what = what
         self._display.show("step", self._steps, self._of, what)
 
-    def done(self, steps: int, of: int) -> None:
+    def done(self, steps: int, total: int) -> None:
         """Show the number of finished steps."""
-        self._steps, self._of = steps, of
+        self._steps, self._of = steps, total
         rate = 60 * max(steps, 1) / self._display.elapsed_s
-        pace = f"{rate:.0f} steps/min, {self._display.time_left(steps, of - steps)} left"
-        self._display.show("step", steps, of, f"{pace}; {self._what}", line=f"step {steps}/{of}: {self._what}; {pace}")
+        pace = f"{rate:.0f} steps/min, {self._display.time_left(steps, total - steps)} left"
+        line = f"step {steps}/{total}: {self._what}; {pace}"
+        self._display.show("step", steps, total, f"{pace}; {self._what}", line=line)

@@ -156,7 +156,7 @@ def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
         (["--format", "onxx"], "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"),
         (
             ["--bf16", "--opset", "20"],
-            "bf16 needs opset 22 or later, where ONNX has convolutions of it, and 20 was asked for; leave out --opset",
+            "bf16 needs --opset 22 or later, the first with bf16 convolutions, not 20; leave out --opset",
         ),
     ],
 )

@@ -11,12 +11,12 @@ REFUSALS = {
         "'12,5' is no image size; give a number of pixels such as 224, or HEIGHTxWIDTH"
     ),
     ("timm:vit_tiny_patch16_224", "--image-size", "100"): (
-        f"{TIMM_VIT} cannot see images of 100x100 pixels: its patches of 16x16 do not fill them; choose another "
+        f"{TIMM_VIT} cannot run on 100x100 images: they are not a multiple of its 16x16 patches; choose another "
         "--image-size"
     ),
     ("timm:convit_tiny", "--dynamic-size"): (
-        f"{CONVIT} sees images of one size only, so height and width cannot be dynamic; leave out --dynamic-size, or "
-        "write one file per size with --image-size"
+        f"{CONVIT} has a fixed image size, so height and width cannot be dynamic; leave out --dynamic-size, or "
+        "export one file per size with --image-size"
     ),
 }
 

@@ -99,10 +99,10 @@ RUNTIMES = "onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt, openvino, t
         (["--allowed", "-1"], "--allowed is -1; give a percentage from 0 up"),
         (["--threads", "0"], "--threads is 0; give 1 or more, or leave it out for the runtime's own choice"),
         (["--threads", "-3"], "--threads is -3; give 1 or more, or leave it out for the runtime's own choice"),
-        (["--device", "tpu"], "--device is 'tpu'; use cpu, cuda or cuda:1"),
+        (["--device", "tpu"], "--device 'tpu' is invalid; use cpu, cuda or cuda:1"),
         (
             ["--device", "cpu"],
-            "--device says where torch computes, and torch does not run sum, which is made of files; leave it out",
+            "--device applies only to models that torch runs, and sum consists of exported files; leave out --device",
         ),
         (
             ["--runtime", "onnxruntime-cpuu"],
@@ -126,14 +126,14 @@ def test_mistakes_are_one_sentence_and_exit_with_2(distillkit, bundle, arguments
 
 def test_weights_of_a_bundle_are_its_own(distillkit, bundle):
     done = distillkit("profile", str(bundle), "--weights", "none")
-    sentence = f"'{bundle}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
+    sentence = f"'{bundle}' has its own weights; leave out --weights, or name a model such as timm:resnet18"
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
 
 
 @pytest.mark.skipif(cuda_devices() > 0, reason="there is a GPU")
 def test_gpu_that_is_not_there_is_refused(distillkit, bundle):
     done = distillkit("profile", str(bundle), "--device", "cuda")
-    assert (done.code, done.err) == (2, "error: --device is 'cuda' and there is no such device here; use cpu\n")
+    assert (done.code, done.err) == (2, "error: --device 'cuda' does not exist on this machine; use cpu\n")
 
 
 def test_folder_that_cannot_be_written_is_refused_before_measuring(distillkit, bundle):
@@ -158,17 +158,17 @@ def test_baseline_file_is_read_before_anything_is_measured_or_written(distillkit
         assert file.read_text() == before
         return done.err
 
-    assert refusal("{}") == f"error: '{earlier}' is no profile; give a JSON file that `distillkit profile` wrote\n"
+    assert refusal("{}") == f"error: '{earlier}' is not a profile; give a JSON file written by `distillkit profile`\n"
     assert refusal("{") == (
         f"error: profile '{earlier}' cannot be read (Expecting property name enclosed in double quotes: line 1 column "
-        "2 (char 1)); give a JSON file of `distillkit profile`\n"
+        "2 (char 1)); give a JSON file written by `distillkit profile`\n"
     )
     card = json.loads(before)
     machine = card["machine"] | {"processor": "Z80", "cpus": 1, "gpus": []}
     here = f"{card['machine']['processor']} with {card['machine']['cpus']} CPUs"
     here += "".join(f" and {gpu['name']}" for gpu in card["machine"]["gpus"])
     assert refusal(json.dumps(card | {"machine": machine})) == (
-        f"error: the baseline was measured on Z80 with 1 CPUs and this is {here}; measure a baseline here\n"
+        f"error: the baseline was measured on Z80 with 1 CPUs, but this machine is {here}; measure a baseline here\n"
     )
     rows = [row | {"configuration": "other/torch/fp32"} for row in card["rows"]]
     assert refusal(json.dumps(card | {"rows": rows})) == (
@@ -204,7 +204,7 @@ def test_profile_in_which_everything_failed_exits_with_3(distillkit, tmp_path):
     done = distillkit("profile", str(made(tmp_path / "sum", pixels=47)), *SHORT)
     assert done.code == 3
     assert done.err.splitlines()[-1] == (
-        "error: nothing was measured, because every configuration failed; the reasons stand above"
+        "error: nothing was measured, because every configuration failed; see the reasons above"
     )
     assert "* onnxruntime-cpu/fp32: ONNX Runtime cannot load model.onnx: " in done.err
 

@@ -163,7 +163,7 @@ def test_profile_measures_there_and_says_what_it_cannot(on_target, exported, tmp
     assert "Traceback" not in done.stderr
     assert {path.name for path in out.iterdir()} == {"profile.json", "profile.md"}
     assert (
-        'note: the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"'
+        'note: no charts, because matplotlib is not installed; pip install "distillkit[train]"'
         in done.stderr.splitlines()
     )
     done = on_target("profile", exported["plain"].directory, "--runtime", "torch")
@@ -300,7 +300,7 @@ def test_profile_measures_there_in_processes_that_lack_the_same(on_target, expor
     assert 'openvino: openvino is not installed; pip install "distillkit[openvino]"' in profile["skipped"]
     assert not [said for said in profile["skipped"] if said.startswith("torch")]  # it loads no ONNX anywhere
     assert "torch" not in profile["machine"]["software"]
-    assert "the pictures are left out, because matplotlib is not installed" in done.stderr
+    assert "no charts, because matplotlib is not installed" in done.stderr
 
 
 def test_doctor_says_there_what_runs(on_target):

@@ -1,1 +1,1 @@
-"""The student as a PyTorch graph to export: heads fused, attention unfused, at the size chosen."""
+"""The student prepared for export: heads fused, attention unfused, image size set, traced to ONNX."""

@@ -1,4 +1,4 @@
-"""The model as an ONNX graph: torch's exporter around one answer of the student."""
+"""Trace a student to an ONNX graph with torch.onnx.export, one output per file."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_BATCH = 65_536
-"""An upper bound that torch.export asks for; it is not written into the graph."""
+"""An upper bound that torch.export requires; it is not written into the graph."""
 
 
 class Scores(nn.Module):
-    """A model reduced to the one answer that is exported, from images as the file takes them.
+    """A student reduced to its one exported output: preprocessing, network, head fusion.
 
-    Shapes: images [B, C, H, W] normalised, or [B, H, W, C] uint8, to scores [B, K], or to the embedding [B, D] of a
+    Shapes: images [B, C, H, W] normalised, or [B, H, W, C] uint8; returns scores [B, K], or the embedding [B, D] of a
     model without a class head; float32.
     Raises: UserError for probabilities of a model without a class head.
     """
@@ -59,39 +59,37 @@ class Scores(nn.Module):
         spec = model.spec
         heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals]
         if request.softmax and not heads:
-            raise UserError(
-                f"model '{spec.name}' has no class head: it answers with its embedding, which has no probabilities; "
-                "leave out --softmax"
-            )
+            raise UserError(f"model '{spec.name}' has no class head, so it has no probabilities; leave out --softmax")
         self.model = model
         self.wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (spec.layers - 1,)}
         self.request = request
         self.dtype = torch.float32
-        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1) * 255, persistent=False)
+        # Times 255, since uint8 images are not divided by 255 first.
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1) * 255, persistent=False)  # [C, 1, 1]
         self.register_buffer("deviation", torch.tensor(spec.std).view(-1, 1, 1) * 255, persistent=False)
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Compute the model in half precision from now on; pixels are normalised and answers given in float32."""
+        """Run the network in half precision; normalisation and outputs stay float32."""
         cast("nn.Module", self.model).to(dtype)
         self.dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:
         if self.request.uint8:
-            images = (images.permute(0, 3, 1, 2).to(self.mean) - self.mean) / self.deviation
+            images = (images.permute(0, 3, 1, 2).to(self.mean) - self.mean) / self.deviation  # [B, C, H, W]
         if self.dtype != torch.float32:
             images = images.to(self.dtype)
         outputs = self.model(images, self.wanted)
         if outputs.embedding:
             return outputs.embedding[0].float()
-        answer = fuse(outputs, self.request.head, self.request.fusion).float()
-        # Right for every fusion: what `fuse` returns is logits or, for "softmax", the logarithm of probabilities.
-        return answer.softmax(dim=-1) if self.request.softmax else answer
+        scores = fuse(outputs, self.request.head, self.request.fusion).float()  # [B, K]
+        # Correct for every fusion: `fuse` returns logits or, for "softmax", log-probabilities.
+        return scores.softmax(dim=-1) if self.request.softmax else scores
 
 
 def frozen_scores(model: Model, request: ExportRequest) -> Scores:
-    """The answer of a copy of `model` in evaluation mode, on the CPU, in float32. `model` stays as it is.
+    """The exported output of a copy of `model`: evaluation mode, on the CPU, float32. `model` is not changed.
 
-    Raises: UserError for an image size that it cannot see, or for probabilities of a model without a class head.
+    Raises: UserError for an unsupported image size, or for probabilities of a model without a class head.
     """
     sized = at_image_size(model, request.image_size)
     copy = at_any_size(sized) if request.dynamic_size else deepcopy(sized)
@@ -99,30 +97,30 @@ def frozen_scores(model: Model, request: ExportRequest) -> Scores:
 
 
 def torch_scorer(model: Model, request: ExportRequest) -> Scorer:
-    """What torch itself answers, in eager mode: the reference of every gate.
+    """Reference scores of every gate: the model in eager PyTorch.
 
-    Pixels that the file normalises itself are normalised here by NumPy, apart from the model.
+    uint8 images are normalised by NumPy here, so the gate also checks the normalisation inside the file.
     """
     scores = frozen_scores(model, replace(request, uint8=False))
 
     def score(images: NDArray[Any]) -> NDArray[np.float32]:
         pixels = normalised(images, model.spec) if request.uint8 else images
         with torch.inference_mode():
-            answer: Tensor = scores(torch.from_numpy(pixels))
-        return answer.numpy()
+            computed: Tensor = scores(torch.from_numpy(pixels))
+        return computed.numpy()
 
     return score
 
 
 def folded_scores(model: Model, request: ExportRequest) -> Scores:
-    """`frozen_scores` as it is exported: folded where timm can re-parameterise, without fused attention.
+    """`frozen_scores` prepared for export: re-parameterised where timm can, without fused attention.
 
-    Modules that timm can re-parameterise are folded as inference wants them. With fused attention four of forty timm
-    families cannot be written (a view of a strided tensor inside the decomposed attention).
+    With fused attention four of forty timm families fail to export (a view of a strided tensor inside the decomposed
+    attention).
     Raises: as `frozen_scores`.
     """
     scores = frozen_scores(model, request)
-    scores.double()  # in float32 the folding alone can cost more than everything that is computed afterwards
+    scores.double()  # in float32, folding alone can lose more precision than the rest of the export
     reparameterize_model(scores.model.network, inplace=True)
     scores.float()
     for module in scores.modules():
@@ -132,18 +130,18 @@ def folded_scores(model: Model, request: ExportRequest) -> Scores:
 
 
 def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp32") -> ModelProto:
-    """Write one answer of `model` as an ONNX graph whose batch is dynamic, and height and width where asked for.
+    """Export `model` as an ONNX graph with a dynamic batch, and dynamic height and width if requested.
 
-    What is written is a copy, that of `folded_scores`. In `precision` "fp16" or "bf16" weights and activations are of
-    that type, input and output stay float32.
-    Raises: UnavailableError where torch's exporter cannot write the model; UserError as `frozen_scores`.
+    Exports a copy, made by `folded_scores`. In `precision` "fp16" or "bf16" weights and activations have that type;
+    input and output stay float32.
+    Raises: UnavailableError if torch's exporter fails; UserError as `frozen_scores`.
     """
     scores = folded_scores(model, request)
     spec = scores.model.spec
     if precision != "fp32":
         scores.compute_in(HALVES[precision])
     try:
-        with _silence(), _sides_as_floats():
+        with _silence(), _symbolic_floats():
             program = torch.onnx.export(
                 scores,
                 (_example(spec, request),),
@@ -157,19 +155,19 @@ def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp3
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UnavailableError(_refusal(spec, request, error)) from error
+        raise UnavailableError(_export_error(spec, request, error)) from error
     if program is None:
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
-    graph: ModelProto = program.model_proto  # made anew by every look
+    graph: ModelProto = program.model_proto  # a property that serialises the graph anew on every access
     if request.dynamic_size:
         _name_sides(graph, request)
     return graph
 
 
 def _example(spec: ModelSpec, request: ExportRequest) -> Tensor:
-    """A batch of two, since exporters older than torch 2.15 take a batch of one for a constant.
+    """Example input for tracing. A batch of two, since exporters before torch 2.15 specialise a batch of one.
 
-    Of dynamic sides none is the model's own and none is like the other, for the same reason.
+    For the same reason, dynamic height and width differ from the model's image size and from each other.
     """
     sides = spec.image_size
     if request.dynamic_size:
@@ -181,7 +179,7 @@ def _example(spec: ModelSpec, request: ExportRequest) -> Tensor:
 
 
 def _dynamic(spec: ModelSpec, request: ExportRequest) -> dict[int, Any]:
-    """The dynamic dimensions of the input, as torch.export names them."""
+    """The dynamic dimensions of the input, for torch.export."""
     dimensions: dict[int, Any] = {0: torch.export.Dim(BATCH, min=1, max=LARGEST_BATCH)}
     if request.dynamic_size:
         first = 1 if request.uint8 else 2
@@ -192,39 +190,39 @@ def _dynamic(spec: ModelSpec, request: ExportRequest) -> dict[int, Any]:
 
 
 def _name_sides(graph: ModelProto, request: ExportRequest) -> None:
-    """Call the input's dynamic sides by their names, where torch writes "16*height"."""
+    """Rename the input's dynamic dimensions to "height" and "width", where torch writes "16*height"."""
     dimensions = graph.graph.input[0].type.tensor_type.shape.dim
     first = 1 if request.uint8 else 2
     for place, side in enumerate((HEIGHT, WIDTH), first):
         if not dimensions[place].dim_param:
-            raise UnavailableError(f"the exported graph takes images of one {side} only; leave out --dynamic-size")
+            raise UnavailableError(f"the exported graph has a fixed {side}; leave out --dynamic-size")
         dimensions[place].dim_param = side
 
 
-def _refusal(spec: ModelSpec, request: ExportRequest, error: torch.onnx.OnnxExporterError) -> str:
-    """A sentence for what torch's exporter refuses."""
+def _export_error(spec: ModelSpec, request: ExportRequest, error: torch.onnx.OnnxExporterError) -> str:
+    """The message for a failure of torch's exporter."""
     sides = ", height and width" if request.dynamic_size else ""
-    remedy = "; leave out --dynamic-size to write one size" if request.dynamic_size else ""
+    remedy = "; leave out --dynamic-size to export a single size" if request.dynamic_size else ""
     return (
-        f"model '{spec.name}' ({spec.architecture}) cannot be written as ONNX with opset {request.opset}: "
+        f"model '{spec.name}' ({spec.architecture}) cannot be exported to ONNX with opset {request.opset}: "
         f"{_cause(error)}; its forward pass must be traceable by torch.export with a dynamic batch{sides}{remedy}"
     )
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of the innermost cause: torch's own message is a page about its internals."""
+    """The first line of the innermost cause; torch's own message is a page about its internals."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 
 @contextmanager
-def _sides_as_floats() -> Iterator[None]:
-    """Let `float(side)` stay dynamic where timm builds rotary positions: torch.export makes a constant of it, silently.
+def _symbolic_floats() -> Iterator[None]:
+    """Keep `float(side)` symbolic where timm builds rotary positions; torch.export silently makes it a constant.
 
-    timm has no other way in. `torch.sym_float` of a number that is not dynamic is `float` of it.
+    Patches the module because timm offers no other way. For plain numbers `torch.sym_float` equals `float`.
     """
-    setattr(pos_embed_sincos, "float", torch.sym_float)  # noqa: B010 - the module has no such name of its own
+    setattr(pos_embed_sincos, "float", torch.sym_float)  # noqa: B010 - the module does not define this name
     try:
         yield
     finally:
@@ -233,7 +231,7 @@ def _sides_as_floats() -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what the exporter warns, logs and prints about its own internals from people who cannot act on it."""
+    """Suppress the exporter's warnings, logs and prints about its internals; users cannot act on them."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

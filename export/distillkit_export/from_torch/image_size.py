@@ -1,4 +1,4 @@
-"""A student that sees images of another size than its own, or of any size."""
+"""Change a student's input image size before export, or make it dynamic."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from distillkit.models import Described, resize_position_embedding, sincos_posit
 from distillkit.models.checkpoint_conversion import fit_positions
 from distillkit.models.teacher_size import spec_at
 
-GROWING = (VisionTransformer, Eva)
-"""The networks whose positions can be stretched inside the forward pass, where they are not rotary."""
+DYNAMIC_POSITIONS = (VisionTransformer, Eva)
+"""Networks whose position embedding can be resized inside the forward pass, unless it is rotary."""
 LARGEST_SIDE = 16_384
-"""Of a dynamic height or width, in pixels; it is not written into the graph, but fixed positions end there."""
+"""Limit on a dynamic height or width, in pixels. Not written into the graph, but sin-cos positions end there."""
 
 
 def at_image_size(model: Model, size: ImageSize | None) -> Model:
-    """`model` for images of `size`, (height, width); itself where that is its own size or None.
+    """`model` for images of `size` (height, width); `model` itself if `size` is None or already its image size.
 
-    A network that takes any size stays as it is. One that timm can resize is resized in a copy: learned positions are
-    stretched as a student's are that starts from weights of another size, fixed sines and cosines are made anew.
-    Raises: UserError for a size that it cannot see.
+    A network that accepts any size is not changed. Otherwise timm resizes a copy: learned positions are interpolated
+    as when a student starts from weights of another image size, sin-cos positions are recomputed.
+    Raises: UserError for an unsupported size.
     """
     spec = model.spec
     if size is None or size == spec.image_size:
@@ -41,8 +41,8 @@ def at_image_size(model: Model, size: ImageSize | None) -> Model:
         return Described(model, spec_at(spec, size))
     if not hasattr(model.network, "set_input_size"):
         raise UserError(
-            f"model '{spec.name}' ({spec.architecture}) sees images of {_shown(spec.image_size)} pixels only; leave "
-            f"out --image-size, or train a student of {_shown(size)} pixels"
+            f"model '{spec.name}' ({spec.architecture}) accepts only {_shown(spec.image_size)} images; leave out "
+            f"--image-size, or train a student at {_shown(size)}"
         )
     _check_patches(spec, size)
     copy = deepcopy(model)
@@ -52,7 +52,7 @@ def at_image_size(model: Model, size: ImageSize | None) -> Model:
             copy.network.eval()(torch.zeros(1, len(spec.mean), *size, device=next(copy.network.parameters()).device))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise UserError(
-            f"model '{spec.name}' ({spec.architecture}) cannot see images of {_shown(size)} pixels: "
+            f"model '{spec.name}' ({spec.architecture}) cannot run on {_shown(size)} images: "
             f"{first_line(error)}; choose another --image-size"
         ) from error
     copy.network.train(model.network.training)
@@ -64,36 +64,36 @@ def at_image_size(model: Model, size: ImageSize | None) -> Model:
 
 
 def at_any_size(model: Model) -> Model:
-    """A copy of `model` whose network takes images of any height and width that its patches fill.
+    """A copy of `model` for images of any height and width that are multiples of its patch size.
 
-    At every size it is the network that `at_image_size` makes.
-    Raises: UserError for a network that sees one size only.
+    At every size it computes what `at_image_size` would.
+    Raises: UserError for a network with a fixed image size.
     """
     spec = model.spec
     copy = deepcopy(model)
     if spec.flexible_size:
         return copy
     network: Any = copy.network
-    grows = isinstance(network, GROWING) and getattr(network, "rope", None) is None
-    if not grows:
+    is_resizable = isinstance(network, DYNAMIC_POSITIONS) and getattr(network, "rope", None) is None
+    if not is_resizable:
         raise UserError(
-            f"model '{spec.name}' ({spec.architecture}) sees images of one size only, so height and width cannot be "
-            "dynamic; leave out --dynamic-size, or write one file per size with --image-size"
+            f"model '{spec.name}' ({spec.architecture}) has a fixed image size, so height and width cannot be dynamic; "
+            "leave out --dynamic-size, or export one file per size with --image-size"
         )
     network.patch_embed.strict_img_size = False
     network.patch_embed.flatten = False
     network.patch_embed.output_fmt = Format.NHWC
     if _is_sincos(network.pos_embed, network.patch_embed.grid_size, spec.prefix_tokens):
         network.fixed_positions = FixedPositions(network.embed_dim, spec.prefix_tokens, side_multiples(spec))
-    # A bound method, because a copy of the network then has one that is bound to the copy.
-    network._pos_embed = MethodType(_add_positions, network)  # noqa: SLF001 - timm has no other way in
+    # A bound method: deepcopy of the network then rebinds it to the copy, which a closure would not.
+    network._pos_embed = MethodType(_add_positions, network)  # noqa: SLF001 - timm offers no other way
     return Described(copy, replace(spec, flexible_size=True))
 
 
 class FixedPositions(nn.Module):
-    """Sines and cosines of any grid up to `LARGEST_SIDE`: those of a row and of a column, in float64, kept in float32.
+    """Sin-cos position embedding of any grid up to `LARGEST_SIDE`: one table per axis, from float64, kept in float32.
 
-    Shapes: a grid (rows, columns) to [1, P + N, D].
+    Shapes: a grid (rows, columns) to positions [1, P + N, D], with P prefix tokens.
     """
 
     of_row: Tensor
@@ -110,14 +110,16 @@ class FixedPositions(nn.Module):
 
     def forward(self, grid: ImageSize) -> Tensor:
         rows, columns = grid
-        across = self.of_column[:columns].unsqueeze(0).expand(rows, -1, -1)
-        down = self.of_row[:rows].unsqueeze(1).expand(-1, columns, -1)
-        patches = torch.cat([across, down], dim=2).flatten(0, 1)
-        return torch.cat([patches.new_zeros(self.prefix_tokens, patches.shape[-1]), patches]).unsqueeze(0)
+        across = self.of_column[:columns].unsqueeze(0).expand(rows, -1, -1)  # [rows, columns, D / 2]
+        down = self.of_row[:rows].unsqueeze(1).expand(-1, columns, -1)  # [rows, columns, D / 2]
+        patches = torch.cat([across, down], dim=2).flatten(0, 1)  # [N, D]
+        return torch.cat([patches.new_zeros(self.prefix_tokens, patches.shape[-1]), patches]).unsqueeze(
+            0
+        )  # [1, P+N, D]
 
 
 class Overlay:
-    """A module with other values for some of its attributes."""
+    """A view of a module with some attributes replaced; the module itself is not changed."""
 
     def __init__(self, module: nn.Module, **values: Any) -> None:
         self.__dict__.update(values)
@@ -128,7 +130,7 @@ class Overlay:
 
 
 def _add_positions(network: Any, patches: Tensor) -> Any:
-    """The step of timm from patches [B, h, w, D] to tokens, with positions for this grid."""
+    """The network's `_pos_embed`, from patches [B, h, w, D] to tokens [B, P + N, D], with positions for this grid."""
     grid = (patches.shape[1], patches.shape[2])
     positions: Tensor | None = network.pos_embed
     if hasattr(network, "fixed_positions"):
@@ -138,12 +140,12 @@ def _add_positions(network: Any, patches: Tensor) -> Any:
         positions = resize_position_embedding(
             positions, old_grid=network.patch_embed.grid_size, new_grid=grid, prefix_tokens=prefix
         )
-    seen = Overlay(network, pos_embed=positions, dynamic_img_size=False)
-    return type(network)._pos_embed(seen, patches.flatten(1, 2))  # noqa: SLF001 - see above
+    resized = Overlay(network, pos_embed=positions, dynamic_img_size=False)
+    return type(network)._pos_embed(resized, patches.flatten(1, 2))  # noqa: SLF001 - see above; [B, N, D]
 
 
 def _resize(network: Any, size: ImageSize, spec: ModelSpec) -> None:
-    """Let timm resize the network, and the positions be as a student's."""
+    """Let timm resize the network, then replace its positions by those that a student of this size would start from."""
     positions: Tensor | None = getattr(network, "pos_embed", None)
     grid = getattr(network.patch_embed, "grid_size", None)
     network.set_input_size(img_size=size)
@@ -158,7 +160,7 @@ def _resize(network: Any, size: ImageSize, spec: ModelSpec) -> None:
 
 
 def _is_sincos(positions: Tensor | None, grid: ImageSize, prefix_tokens: int) -> bool:
-    """Whether positions are the fixed ones, which are not trained."""
+    """Whether positions [1, P + N, D] are the fixed sin-cos ones."""
     if positions is None or positions.requires_grad or positions.shape[-1] % 4:
         return False
     width = positions.shape[-1]
@@ -167,14 +169,14 @@ def _is_sincos(positions: Tensor | None, grid: ImageSize, prefix_tokens: int) ->
 
 
 def _check_patches(spec: ModelSpec, size: ImageSize) -> None:
-    """Refuse a size that a ViT would cut at its edges without a word."""
+    """Refuse a size that is not a multiple of the patch: a ViT would silently crop the edges."""
     if spec.kind != "vit" or not spec.grids:
         return
     patch = (spec.image_size[0] // spec.grid[0], spec.image_size[1] // spec.grid[1])
     if size[0] % patch[0] or size[1] % patch[1]:
         raise UserError(
-            f"model '{spec.name}' ({spec.architecture}) cannot see images of {_shown(size)} pixels: its patches of "
-            f"{_shown(patch)} do not fill them; choose another --image-size"
+            f"model '{spec.name}' ({spec.architecture}) cannot run on {_shown(size)} images: they are not a multiple "
+            f"of its {_shown(patch)} patches; choose another --image-size"
         )
 
 

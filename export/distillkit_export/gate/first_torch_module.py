@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit_export.from_torch.graph import folded_scores
-from distillkit_export.onnx.first_difference import answer_with, decibels_between, with_decibels
+from distillkit_export.onnx.first_difference import add_outputs, decibels_between, with_decibels
 from distillkit_export.onnx.node_names import values_of
 from distillkit_export.onnx.session import all_outputs
 
@@ -37,7 +37,7 @@ def first_module(model: Model, request: ExportRequest, file: Path, images: NDArr
     graph = onnx.load(file)
     names = values_of(graph, onnx.TensorProto.FLOAT)
     writers = {name: node.name for node in graph.graph.node for name in node.output if name in names}
-    answer_with(graph, list(writers))
+    add_outputs(graph, list(writers))
     found = all_outputs(graph, file.name)(images)
     for module, answer in _answers(model, request, images):
         own = [found[name] for name, node in writers.items() if node.startswith((f"{module}/", f"{module}."))]

@@ -28,22 +28,22 @@ FILES: Mapping[Precision, str] = {
     "fp8": "model.fp8.onnx",
 }
 LARGEST_BYTES = 2_000_000_000
-"""Of float32 weights. One protobuf file holds less than 2 GiB, the rest is room for the graph and its constants."""
+"""Limit on float32 weights. A protobuf file holds less than 2 GiB; the rest is for the graph and its constants."""
 
 
 class OnnxOptions(BaseModel):
-    """How the files beside float32 are made."""
+    """Options of the ONNX exporter; they apply to the files other than float32."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     calibrator: Calibrator = Field(
         "minmax",
-        description="where INT8 ranges of activations end: at the largest value, or where cutting off loses least",
+        description="how INT8 activation ranges are set: by the largest value, or clipped by entropy or percentile",
     )
 
 
 class OnnxExporter:
-    """Write `model.onnx` from the student, `model.bf16.onnx` likewise, and the other precisions from `model.onnx`."""
+    """Export `model.onnx` and `model.bf16.onnx` from the student, and the other precisions from `model.onnx`."""
 
     Options = OnnxOptions
     precisions: tuple[Precision, ...] = PRECISIONS
@@ -56,14 +56,14 @@ class OnnxExporter:
         return f"onnxruntime {version('onnxruntime')}, {PROVIDER}"
 
     def check(self) -> None:
-        """Refuse where a package of the extra `export`, or torch and timm, are absent."""
+        """Refuse if torch, timm or a package of the extra `export` is missing."""
         needed = ("onnx", "onnxscript", "onnxconverter_common", "onnxruntime", "torch", "timm")
         require(*needed, what="the export to ONNX")
 
     def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
-        """Write the graph in `precision`, without traces of this machine, described and checked."""
+        """Write the graph in `precision`: traces of this machine removed, metadata added, checked by onnx."""
         if source.model is None:
-            raise UnavailableError("ONNX is written from the student, not from a bundle; export the run again")
+            raise UnavailableError("ONNX files are exported from a student, not from a bundle; export the run again")
         graph, made_with = self._graph(source, precision)
         metadata.strip_traces(graph)
         metadata.describe_in(graph, source.card)
@@ -77,12 +77,12 @@ class OnnxExporter:
         if precision == "bf16":
             if source.request.opset < BF16_OPSET:
                 raise UserError(
-                    f"bf16 needs opset {BF16_OPSET} or later, where ONNX has convolutions of it, and "
-                    f"{source.request.opset} was asked for; leave out --opset"
+                    f"bf16 needs --opset {BF16_OPSET} or later, the first with bf16 convolutions, not "
+                    f"{source.request.opset}; leave out --opset"
                 )
             return _exported(source, precision), {"tool": "torch.onnx", "float32": []}
         if source.images is None:
-            raise UserError(f"{precision} needs real images to take ranges from; give --data DIR")
+            raise UserError(f"{precision} needs real images for calibration; give --data DIR")
         images = {"images": len(source.images), "images_from": source.images_from}
         if precision == "fp16":
             return _half(source, images)
@@ -94,7 +94,7 @@ class OnnxExporter:
         from distillkit_export.onnx.quantize import to_fp8, to_int8
 
         file, pixels = source.onnx["fp32"], source.images
-        assert pixels is not None  # noqa: S101 - `_graph` looked
+        assert pixels is not None  # noqa: S101 - checked in `_graph`
         if precision == "int8":
             calibrator: str = self.options.calibrator
             graph, nodes = to_int8(file, pixels, self.options.calibrator)
@@ -103,7 +103,7 @@ class OnnxExporter:
             graph, nodes = to_fp8(file, pixels)
         if not nodes:
             raise UnavailableError(
-                f"no product with weights was found that could be {precision}; leave out --{precision}"
+                f"the graph has no MatMul or Conv to quantize to {precision}; leave out --{precision}"
             )
         tool = f"onnxruntime {version('onnxruntime')} quantize_static, explicit Q/DQ, symmetric"
         return graph, {"tool": tool, "calibrator": calibrator, **images, "quantized": nodes, "float32": "all else"}
@@ -116,12 +116,12 @@ class OnnxExporter:
 
 
 def _exported(source: ExportSource, precision: Precision = "fp32") -> ModelProto:
-    """The student as torch's exporter writes it, its nodes called by their modules."""
+    """The student exported by torch, with nodes named after their modules."""
     from distillkit_export.from_torch.graph import onnx_graph
     from distillkit_export.onnx.node_names import name_nodes
 
     model = source.model
-    assert model is not None  # noqa: S101 - `write` looked
+    assert model is not None  # noqa: S101 - checked in `write`
     size = sum(parameter.numel() for parameter in model.network.parameters()) * 4
     if size > LARGEST_BYTES:
         raise UnavailableError(
@@ -140,7 +140,7 @@ def _half(source: ExportSource, images: Mapping[str, Any]) -> tuple[ModelProto, 
     from distillkit_export.onnx.value_ranges import scan
 
     file, pixels = source.onnx["fp32"], source.images
-    assert pixels is not None  # noqa: S101 - `_graph` looked
+    assert pixels is not None  # noqa: S101 - checked in `_graph`
     graph, kept = to_half(onnx.load(file), scan(file, pixels))
     tool = f"onnxconverter-common {version('onnxconverter-common')} convert_float_to_float16"
     return graph, {"tool": tool, **images, "float32": kept}

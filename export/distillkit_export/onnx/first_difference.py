@@ -1,4 +1,4 @@
-"""Which layer first: where an exported graph begins to differ from the float32 graph that it was made from."""
+"""First node at which an exported graph diverges from the float32 graph that it was made from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db: float) -> str | None:
-    """The first node, in the order of computation, whose values have less than `least_db` of signal over noise.
+    """First node, in execution order, whose output has an SQNR below `least_db`; None if the graphs share no value.
 
-    Where none has, the node at which most is lost compared with the worst before it. Both graphs answer with every
-    value that they call by the same name. None where they have no value in common.
-    Raises: GateError or UnavailableError where ONNX Runtime cannot run one of them.
+    If no node is below, the node with the largest loss compared with the worst node before it. Values are compared by
+    name.
+    Shapes: images [B, C, H, W] normalised, or [B, H, W, C] uint8.
+    Raises: GateError or UnavailableError if ONNX Runtime cannot run one of the graphs.
     """
     import onnx
 
@@ -32,7 +33,7 @@ def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db
     if not shared:
         return None
     for model in (exact, other):
-        answer_with(model, shared)
+        add_outputs(model, shared)
     expected, found = all_outputs(exact, reference.name)(images), all_outputs(other, file.name)(images)
     shown = {name: node.name or node.op_type for node in exact.graph.node for name in node.output}
     worst, lost = math.inf, {}
@@ -47,18 +48,18 @@ def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db
 
 
 def decibels_between(expected: NDArray[Any], found: NDArray[Any]) -> float:
-    """Signal over noise of a value inside a graph, less than any number where it is not finite."""
-    signal, answer = expected.astype(np.float64), found.astype(np.float64)
-    return sqnr_db(signal, answer) if np.isfinite(answer).all() else -math.inf
+    """SQNR of a value inside a graph, any shape, in dB; minus infinity if it is not finite."""
+    signal, received = expected.astype(np.float64), found.astype(np.float64)
+    return sqnr_db(signal, received) if np.isfinite(received).all() else -math.inf
 
 
 def with_decibels(layer: str, decibels: float) -> str:
-    """A layer that differs, with how much is left of its signal."""
+    """A layer with its SQNR: "blocks.0.attn.qkv/MatMul (12.3 dB)"."""
     return f"{layer} ({decibels:.1f} dB)" if np.isfinite(decibels) else f"{layer} (not finite)"
 
 
 def _shared(exact: ModelProto, other: ModelProto) -> list[str]:
-    """Float values that nodes of both graphs write under one name, in the order of the first."""
+    """Names of float values that nodes of both graphs write, in execution order of `exact`."""
     from onnx import TensorProto
 
     typed = [values_of(model, TensorProto.FLOAT, TensorProto.FLOAT16) for model in (exact, other)]
@@ -71,8 +72,8 @@ def _shared(exact: ModelProto, other: ModelProto) -> list[str]:
     ]
 
 
-def answer_with(model: ModelProto, names: list[str]) -> None:
-    """Make values inside a graph outputs of it."""
+def add_outputs(model: ModelProto, names: list[str]) -> None:
+    """Add values inside a graph to its outputs."""
     import onnx
 
     there = {value.name for value in model.graph.output}

@@ -1,6 +1,6 @@
-"""The ONNX file: no traces of the machine that wrote it, facts about the model in it, and proof that it is well formed.
+"""Clean, describe, check and save an ONNX file.
 
-Node metadata of torch's exporter holds a stack trace per node, with absolute paths: most of the graph's bytes.
+torch's exporter stores a stack trace per node, with absolute paths: most of the graph's bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PREFIX = "distillkit."
 
 
 def strip_traces(model: ModelProto) -> None:
-    """Remove what the exporter noted about its sources, of the graph, its nodes, its values and its sub-graphs."""
+    """Remove the exporter's source metadata from the graph, its nodes, values and sub-graphs."""
     del model.metadata_props[:]
     model.doc_string = ""
     for graph in _graphs(model.graph):
@@ -32,7 +32,7 @@ def strip_traces(model: ModelProto) -> None:
 
 
 def describe_in(model: ModelProto, card: Mapping[str, str]) -> None:
-    """Write `card` into the model's metadata, where a session reads it without the onnx package."""
+    """Write `card` into the model's metadata; ONNX Runtime reads it without the onnx package."""
     from onnx.helper import set_model_props
 
     set_model_props(model, {PREFIX + key: value for key, value in card.items()})
@@ -41,7 +41,7 @@ def describe_in(model: ModelProto, card: Mapping[str, str]) -> None:
 def save_checked(model: ModelProto, path: Path) -> None:
     """Check the graph, require a dynamic batch on its input and output, and write it as one file.
 
-    Raises: UnavailableError for a graph that is not valid ONNX or has a fixed batch.
+    Raises: UnavailableError if the graph is invalid ONNX or has a fixed batch.
     """
     import onnx
 
@@ -50,15 +50,15 @@ def save_checked(model: ModelProto, path: Path) -> None:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = one_line(error)
-        raise UnavailableError(f"the ONNX checker refuses the exported graph: {reason}") from error
+        raise UnavailableError(f"the ONNX checker rejects the exported graph: {reason}") from error
     _require_dynamic_batch(model.graph)
     onnx.save_model(model, path)
 
 
 def _require_dynamic_batch(graph: GraphProto) -> None:
-    """Input and output must call their first dimension by the same name, and fix all others.
+    """Require the same symbolic name for the first dimension of input and output, and fixed other dimensions.
 
-    An image's height and width alone may be dynamic too, by these very names.
+    Only an image's height and width may be dynamic too, named "height" and "width".
     """
     names = set()
     for value in (*graph.input, *graph.output):
@@ -67,20 +67,20 @@ def _require_dynamic_batch(graph: GraphProto) -> None:
         if not batch.dim_param or not all(each.HasField("dim_value") or each.dim_param in sides for each in rest):
             shape = ", ".join(dimension.dim_param or str(dimension.dim_value) for dimension in (batch, *rest))
             raise UnavailableError(
-                f"the exported graph's '{value.name}' has shape [{shape}], where the batch must be dynamic and beside "
-                "it nothing but an image's height and width may be; the model's forward pass must not use the batch "
-                "size as a Python number"
+                f"the exported graph's '{value.name}' has shape [{shape}]; the batch must be dynamic, and besides it "
+                "only an image's height and width may be; the model's forward pass must not use the batch size as a "
+                "Python number"
             )
         names.add(batch.dim_param)
     if len(names) > 1:
         raise UnavailableError(
-            f"the exported graph calls its batch by several names ({', '.join(sorted(names))}), so input and output "
-            "may differ in length; the model's forward pass must keep one answer per image"
+            f"the exported graph has several batch dimensions ({', '.join(sorted(names))}), so input and output may "
+            "differ in batch size; the model's forward pass must return one row per image"
         )
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """`graph` and every graph inside the attributes of its nodes."""
+    """`graph` and every sub-graph in its nodes' attributes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

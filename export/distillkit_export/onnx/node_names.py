@@ -1,4 +1,4 @@
-"""Nodes of a graph called by the module of the network that they compute, so that a message can name the layer."""
+"""Name a graph's nodes after the modules of the network, so that messages can name the layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NETWORK = "network."
 
 
 def name_nodes(model: ModelProto) -> None:
-    """Give every node a name of its own: "blocks.0.attn.qkv/MatMul". Needs the metadata of torch's exporter."""
+    """Give every node a unique name such as "blocks.0.attn.qkv/MatMul". Needs the metadata of torch's exporter."""
     seen: Counter[str] = Counter()
     for node in model.graph.node:
         name = f"{_module(node)}/{node.op_type}".lstrip("/")
@@ -23,14 +23,14 @@ def name_nodes(model: ModelProto) -> None:
 
 
 def _module(node: NodeProto) -> str:
-    """The innermost module of the student's network that wrote the node, "" for none."""
+    """The innermost module of the student's network that the node belongs to, or ""."""
     text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
     inner = [scope.partition(NETWORK)[2] for scope in ast.literal_eval(text)]
     return next((scope for scope in reversed(inner) if scope), "")
 
 
 def values_of(model: ModelProto, *kinds: int) -> set[str]:
-    """The names of all values that nodes write and whose element type is one of `kinds` (`TensorProto.FLOAT`, ...)."""
+    """Names of the node outputs whose element type is one of `kinds` (`TensorProto.FLOAT`, ...)."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph

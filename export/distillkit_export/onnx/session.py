@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the runtime that every ONNX file is gated in."""
+"""ONNX Runtime session on the CPU, in which every ONNX file is gated."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 PROVIDER = "CPUExecutionProvider"
 FATAL_ONLY = 4
-"""ONNX Runtime's log severity: its warnings are about its own optimiser, and its errors are raised as well."""
+"""ONNX Runtime's log severity: its warnings are about its optimiser, and its errors are raised anyway."""
 NO_KERNEL = "NotImplemented"
-"""The name of what ONNX Runtime raises for an operator that it has no kernel for in this precision."""
+"""Class name of ONNX Runtime's error for an operator without a kernel in this precision."""
 
 MISTYPED = re.compile(r"Type '(?P<kind>[^']+)' of input parameter \([^)]*\) of operator \((?P<operator>\w+)\)")
-"""What ONNX Runtime says where its optimiser made an operator of a type that the operator does not take."""
+"""ONNX Runtime's message when its optimiser gave an operator an input type that the operator does not accept."""
 
 
 class OnnxSession:
-    """One ONNX file, loaded and ready for batches of any size. `threads` of 0 are as many as ONNX Runtime likes.
+    """One ONNX file, loaded and ready for batches of any size. `threads` 0 leaves the number to ONNX Runtime.
 
-    Raises: GateError where ONNX Runtime cannot load it, or run it on a batch; UnavailableError where it has no kernel.
+    Raises: GateError if ONNX Runtime cannot load it, or run it on a batch; UnavailableError if it has no kernel.
     """
 
     def __init__(self, file: Path, threads: int = 0) -> None:
@@ -41,11 +41,11 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
         except Exception as error:
-            raise refused(error, file) from error
+            raise load_error(error, file) from error
         providers = self._session.get_providers()
-        # ONNX Runtime falls back in silence; a gate that ran elsewhere than it says proves nothing.
+        # ONNX Runtime falls back silently; a gate that ran on another provider proves nothing.
         if providers[0] != PROVIDER:
-            raise UnavailableError(f"ONNX Runtime runs on {providers[0]} although {PROVIDER} was asked for")
+            raise UnavailableError(f"ONNX Runtime fell back to {providers[0]}; {PROVIDER} was requested")
         (self._input,) = (value.name for value in self._session.get_inputs())
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -60,17 +60,18 @@ class OnnxSession:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file says about its model, `distillkit.*`."""
+        """The file's custom metadata, keys `distillkit.*`."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
 
 def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Run a graph in memory as it stands, without ONNX Runtime's own optimisations, and return every output by name.
+    """A function that runs a graph in memory, without ONNX Runtime's optimisations, and returns every output by name.
 
-    Raises: GateError where ONNX Runtime cannot load it or run it; UnavailableError where it has no kernel for it.
+    Shapes: images as the graph's input, [B, ...]; outputs of any shape.
+    Raises: GateError if ONNX Runtime cannot load or run it; UnavailableError if it has no kernel for it.
     """
     try:
-        session = _as_it_stands(model.SerializeToString())
+        session = _unoptimised_session(model.SerializeToString())
     except Exception as error:
         if type(error).__name__ == NO_KERNEL:
             raise UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}") from error
@@ -87,27 +88,28 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
     return run
 
 
-def refused(error: Exception, file: Path) -> GateError | UnavailableError:
-    """Why a file was not loaded: for want of a kernel here, or because it is broken.
+def load_error(error: Exception, file: Path) -> GateError | UnavailableError:
+    """The error for a file that did not load: UnavailableError for a missing kernel, GateError for a broken file.
 
-    ONNX Runtime's optimiser writes graphs that are none where its kernels lack a type; what loads without it is whole.
+    Where a kernel lacks a type, ONNX Runtime's optimiser may produce an invalid graph; a file that loads without the
+    optimiser is valid.
     """
-    if type(error).__name__ == NO_KERNEL or _loads_as_it_stands(file):
+    if type(error).__name__ == NO_KERNEL or _loads_unoptimised(file):
         return UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}")
     return GateError(f"ONNX Runtime cannot load {file.name}: {one_line(error)}")
 
 
-def _loads_as_it_stands(file: Path) -> bool:
-    """Whether ONNX Runtime takes the file without its own optimisations."""
+def _loads_unoptimised(file: Path) -> bool:
+    """Whether ONNX Runtime loads the file without its optimisations."""
     try:
-        _as_it_stands(str(file))
-    except Exception:  # noqa: BLE001 - whatever it raises, the file was not taken
+        _unoptimised_session(str(file))
+    except Exception:  # noqa: BLE001 - any error means that the file does not load
         return False
     return True
 
 
-def _as_it_stands(model: str | bytes) -> Any:
-    """A session on a path or a serialised graph without ONNX Runtime's own optimisations. Raises what that raises."""
+def _unoptimised_session(model: str | bytes) -> Any:
+    """A session on a path or a serialised graph without ONNX Runtime's optimisations. Raises ONNX Runtime's errors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -117,9 +119,9 @@ def _as_it_stands(model: str | bytes) -> Any:
 
 
 def _kernel(error: Exception) -> str:
-    """The one sentence of ONNX Runtime's message that names the operator, without its number."""
+    """The sentence of ONNX Runtime's message that names the operator, without the error code."""
     text = one_line(error).replace("This is an invalid model. ", "")
     mistyped = MISTYPED.search(text)
     if mistyped:
-        return f"operator {mistyped['operator']} takes no {mistyped['kind']}"
+        return f"operator {mistyped['operator']} does not accept {mistyped['kind']}"
     return text.rpartition("] : ")[2].split(" : ", 2)[-1].partition(". ")[0].rstrip(".")

@@ -1,7 +1,7 @@
-"""How large the values inside a float32 graph become on real images: what half precision must be able to hold.
+"""Value ranges inside a float32 graph on real images, to find what would overflow in half precision.
 
-ONNX Runtime's CPU computes half precision in float32, so that an overflow which ends in infinity on a GPU stays finite
-there. The range of every tensor shows it all the same.
+ONNX Runtime computes half precision in float32 on the CPU, so a tensor that overflows to infinity on a GPU stays finite
+there. The range of every tensor reveals the overflow.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ PREFIX = "largest of "
 
 
 def scan(file: Path, pixels: Pixels) -> Mapping[str, float]:
-    """The largest absolute value of every float tensor that a node of `file` writes, over all images.
+    """The largest absolute value of every float node output of `file`, over all images.
 
-    Raises: GateError where ONNX Runtime cannot run the graph.
+    Raises: GateError if ONNX Runtime cannot run the graph.
     """
     import onnx
 
     from distillkit_export.onnx.session import all_outputs
 
     model = onnx.load(file)
-    names = _watch(model)
+    names = _add_range_outputs(model)
     largest = dict.fromkeys(names, 0.0)
     run = all_outputs(model, file.name)
     for start in range(0, len(pixels), BATCH):
@@ -48,8 +48,8 @@ def scan(file: Path, pixels: Pixels) -> Mapping[str, float]:
     return largest
 
 
-def _watch(model: ModelProto) -> list[str]:
-    """Let the graph also answer with the largest absolute value of its float tensors; returns their names."""
+def _add_range_outputs(model: ModelProto) -> list[str]:
+    """Add an output with the largest absolute value of each float tensor; returns the tensors' names."""
     from onnx import TensorProto, helper
 
     floats = values_of(model, TensorProto.FLOAT)

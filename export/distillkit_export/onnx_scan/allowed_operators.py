@@ -1,4 +1,4 @@
-"""The operators that a file of ours may use: all that ONNX itself ever had, and two of ONNX Runtime's own."""
+"""Operators allowed in an ONNX file: all of ONNX up to opset 28, and two of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ONNX = frozenset(
     SoftmaxCrossEntropyLoss Softplus Softsign SpaceToDepth Split SplitToSequence Sqrt Squeeze StringConcat
     StringNormalizer StringSplit Sub Sum SwiGLU Swish Tan Tanh TensorScatter TfIdfVectorizer ThresholdedRelu Tile
     TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
-    """.split()  # noqa: SIM905 - a list of so many words is no easier to read
+    """.split()  # noqa: SIM905 - a list literal of 200 strings is no easier to read
 )
-"""Of the domain that ONNX calls "" or "ai.onnx", up to operator set 28."""
+"""Domain "" or "ai.onnx", up to opset 28."""
 
 ONNX_RUNTIME = frozenset({"DequantizeLinear", "QuantizeLinear"})
-"""Of the domain "com.microsoft": ONNX Runtime's quantiser writes them for integers that ONNX has no form for."""
+"""Domain "com.microsoft": ONNX Runtime's quantiser writes them for integer types that ONNX does not support."""
 
 ALLOWED: Mapping[str, frozenset[str]] = {"": ONNX, "ai.onnx": ONNX, "com.microsoft": ONNX_RUNTIME}

@@ -1,4 +1,4 @@
-"""The precision that an ONNX file really has, read from its tensors. Needs no onnx package."""
+"""The actual precision of an ONNX file, read from its tensors without the onnx package."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from distillkit_export.onnx_scan.structure import OnnxStructureError, read_struc
 
 FLOATS: Mapping[int, Precision] = {1: "fp32", 10: "fp16", 16: "bf16"}
 QUANTIZED: Mapping[int, Precision] = {3: "int8", 17: "fp8"}
-"""The element types of ONNX: TensorProto.FLOAT, FLOAT16, BFLOAT16; INT8, FLOAT8E4M3FN."""
+"""ONNX element types: TensorProto.FLOAT, FLOAT16, BFLOAT16; INT8, FLOAT8E4M3FN."""
 
 
 def precision_of(file: Path) -> Precision:
-    """The type in which the weights are multiplied: of Q/DQ pairs the quantised one, else that of most weights.
+    """The type in which weights are multiplied: the quantised type if there are Q/DQ pairs, else that of most weights.
 
-    Raises: GateError for a file that is no ONNX model.
+    Raises: GateError for a file that is not an ONNX model.
     """
     try:
         found = read_structure(file)

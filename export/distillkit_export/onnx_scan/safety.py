@@ -1,4 +1,4 @@
-"""Whether an ONNX file from elsewhere may be given to a runtime at all."""
+"""Safety check of an untrusted ONNX file before a runtime loads it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from distillkit_export.onnx_scan.structure import (
 
 
 def require_safe(file: Path, name: str) -> OnnxStructure:
-    """Refuse an ONNX file that reaches out of itself or holds what no exporter of ours writes.
+    """Refuse an ONNX file with external data, functions, a training graph or unknown operators.
 
-    `name` is its path in the bundle.
+    `name` is the file's path in the bundle.
     Raises: BundleError.
     """
     try:
@@ -25,13 +25,13 @@ def require_safe(file: Path, name: str) -> OnnxStructure:
     except OnnxStructureError as error:
         raise BundleError(f"{name} {error}; export the student again") from error
     if found.functions or found.trainings:
-        what = "functions of its own" if found.functions else "a training graph"
-        raise BundleError(f"{name} holds {what}, which distillkit never writes; export the student again")
+        what = "model-local functions" if found.functions else "a training graph"
+        raise BundleError(f"{name} contains {what}, which distillkit never writes; export the student again")
     for domain, operator in found.operators:
         if domain not in ALLOWED:
             raise BundleError(
-                f"{name} uses operator '{_shown(operator)}' of domain '{_shown(domain)}', whose code is not part of "
-                "ONNX; export the student again"
+                f"{name} uses operator '{_shown(operator)}' of domain '{_shown(domain)}', which is not part of ONNX; "
+                "export the student again"
             )
         if operator not in ALLOWED[domain]:
             raise BundleError(
@@ -41,12 +41,12 @@ def require_safe(file: Path, name: str) -> OnnxStructure:
     if found.external:
         location = found.external[0].get("location", "")
         raise BundleError(
-            f"{name} keeps weights outside itself, in '{_shown(location)}', which distillkit never writes; "
+            f"{name} stores weights in another file, '{_shown(location)}', which distillkit never does; "
             "export the student again"
         )
     return found
 
 
 def _shown(text: str) -> str:
-    """A text from the file, for a terminal."""
+    """A text from the file, safe to print."""
     return visible(text[:100])

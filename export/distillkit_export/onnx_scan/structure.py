@@ -1,8 +1,8 @@
-"""What an ONNX file is made of, read from its bytes without the onnx package and without trusting them.
+"""Structure of an untrusted ONNX file, parsed from its bytes without the onnx package.
 
-An ONNX file is a protobuf message of type ModelProto. The walk below follows the few messages that can hold nodes,
-tensors or shapes and steps over everything else, weights above all, so a file of gigabytes is read in moments. Every
-number that the file gives is bounded before it is used.
+An ONNX file is a protobuf message of type ModelProto. The parser follows the few messages that can hold nodes, tensors
+or shapes and skips everything else, weights above all, so a file of gigabytes takes moments. Every number in the file
+is bounded before it is used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MESSAGES: Mapping[str, Mapping[int, str]] = {
     "Map": {2: "TypeProto"},
     "TensorShapeProto": {1: "Dimension"},
 }
-"""The messages that are followed: of each, which field holds which other message (onnx.proto)."""
+"""The messages that the parser follows: for each, field number to message type (onnx.proto)."""
 
 LARGEST_FIELDS = 1_000_000
 LARGEST_DEPTH = 64
@@ -55,24 +55,24 @@ LARGEST_TENSORS = 100_000
 LARGEST_RANK = 16
 LARGEST_DIMENSION = 2**31
 LARGEST_ELEMENTS = 2**32
-"""DeiT-B has 364 nodes and 86 million weights; nothing that these bounds refuse is a student."""
+"""Limits far above any student: DeiT-B has 364 nodes and 86 million weights."""
 
 ELEMENTS_PER_BYTE = 4
-"""Of the smallest type that ONNX has, two bits."""
+"""Upper bound: ONNX's smallest type has two bits."""
 
 Message: TypeAlias = memoryview
 
 
 class OnnxStructureError(ValueError):
-    """The bytes are no ONNX model, or one that no exporter writes."""
+    """The bytes are not an ONNX model, or not one that an exporter would write."""
 
 
 @dataclass
 class OnnxStructure:
-    """What a model holds: its nodes by (domain, operator), how many of each thing, and where external data lies.
+    """Contents of a model: number of nodes by (domain, operator), other counts, and locations of external data.
 
-    `numbers` are how many it has of each element type of ONNX, over all tensors; `types` the element types by the
-    tensors' names; `zero_points` the names that nodes QuantizeLinear take their type from.
+    `numbers` is the number of elements by ONNX element type, over all tensors; `types` the element type by tensor name;
+    `zero_points` the names of the zero points of QuantizeLinear nodes, which define their output type.
     """
 
     operators: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -91,23 +91,23 @@ class OnnxStructure:
 
 
 def read_structure(file: Path) -> OnnxStructure:
-    """Walk the file from its first to its last byte.
+    """Parse the file.
 
-    Raises: OnnxStructureError, with the end of a sentence that starts with the file's name.
+    Raises: OnnxStructureError; its message continues a sentence that starts with the file's name.
     """
     with file.open("rb") as stream:
         if not file.stat().st_size:
             raise OnnxStructureError("is empty")
-        # Closed with its last reference: an error on its way out still holds pieces of it.
+        # Not closed explicitly: an exception's traceback may still hold slices of it.
         return structure_of(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
 def structure_of(data: Message) -> OnnxStructure:
-    """As `read_structure`, of bytes at hand."""
+    """As `read_structure`, from bytes in memory."""
     walk = _Walk()
     walk.follow("ModelProto", data, 0)
     if not walk.found.graphs:
-        raise OnnxStructureError("holds no graph, so it is no ONNX model")
+        raise OnnxStructureError("contains no graph, so it is not an ONNX model")
     return walk.found
 
 
@@ -117,23 +117,23 @@ class _Walk:
         self._fields = 0
 
     def follow(self, kind: str, data: Message, depth: int) -> None:
-        """Visit a message and all those inside it that `MESSAGES` names."""
+        """Visit a message and the messages inside it that `MESSAGES` lists."""
         if depth > LARGEST_DEPTH:
-            raise OnnxStructureError(f"nests more than {LARGEST_DEPTH} messages in each other")
+            raise OnnxStructureError(f"nests protobuf messages more than {LARGEST_DEPTH} deep")
         inner, own = MESSAGES.get(kind, {}), []
         for number, value in self._read(data):
             if number not in inner:
                 own.append((number, value))
             elif isinstance(value, int):
-                raise OnnxStructureError("is no ONNX model: a number stands where a message belongs")
+                raise OnnxStructureError("is not an ONNX model: it has an integer in place of a message")
             elif inner[number] != "StringStringEntryProto":
                 self.follow(inner[number], value, depth + 1)
             else:
                 own.append((number, value))
-        self._note(kind, own, len(data))
+        self._record(kind, own, len(data))
 
-    def _note(self, kind: str, own: list[tuple[int, int | Message]], size: int) -> None:
-        """Take down what the rest of the walk is for."""
+    def _record(self, kind: str, own: list[tuple[int, int | Message]], size: int) -> None:
+        """Record one message's contents."""
         if kind == "NodeProto":
             self._node(own)
         elif kind == "TensorProto":
@@ -150,7 +150,7 @@ class _Walk:
             self.found.trainings += 1
 
     def _node(self, own: list[tuple[int, int | Message]]) -> None:
-        # A singular field that is given twice: parsers take the last, so every combination counts.
+        # A singular field may be given twice and parsers use the last one, so count every combination.
         for domain in _texts(own, 7) or [""]:
             for operator in _texts(own, 4) or [""]:
                 self.found.operators[domain, operator] = self.found.operators.get((domain, operator), 0) + 1
@@ -164,6 +164,7 @@ class _Walk:
         if self.found.tensors > LARGEST_TENSORS:
             raise OnnxStructureError(f"has more than {LARGEST_TENSORS:,} tensors")
         elements = _elements(_numbers(own, 1))
+        # The last value of a singular field counts, as in protobuf parsers.
         kind = next((value for number, value in reversed(own) if number == 2 and isinstance(value, int)), 0)
         self.found.numbers[kind] = self.found.numbers.get(kind, 0) + elements
         self.found.types.update(dict.fromkeys(_texts(own, 8), kind))
@@ -177,11 +178,11 @@ class _Walk:
         own = list(self._read(data))
         key, value = _texts(own, 1) or [""], _texts(own, 2) or [""]
         if len(key) > 1 or len(value) > 1:
-            raise OnnxStructureError("says twice where its external data lies")
+            raise OnnxStructureError("gives the location of its external data twice")
         return key[0], value[0]
 
     def _read(self, data: Message) -> Iterator[tuple[int, int | Message]]:
-        """The fields of one message: their numbers, and a number or the bytes of each."""
+        """The fields of one message: field number, and an integer or the bytes."""
         position = 0
         while position < len(data):
             self._fields += 1
@@ -190,7 +191,7 @@ class _Walk:
             tag, position = _varint(data, position)
             number, wire = tag >> 3, tag & 7
             if number == 0 or wire not in _FIXED:
-                raise OnnxStructureError("is no ONNX model: it cannot be read as protobuf")
+                raise OnnxStructureError("is not an ONNX model: it is not valid protobuf")
             if wire == 0:
                 value, position = _varint(data, position)
                 yield number, value
@@ -199,27 +200,27 @@ class _Walk:
             if wire == 2:
                 length, position = _varint(data, position)
             if length > len(data) - position:
-                raise OnnxStructureError("ends in the middle of a field, so it is torn or no ONNX model")
+                raise OnnxStructureError("ends in the middle of a field, so it is truncated or not an ONNX model")
             yield number, data[position : position + length]
             position += length
 
 
 _FIXED = {0: 0, 1: 8, 2: 0, 5: 4}
-"""The wire types of protobuf: a varint, eight bytes, bytes with their length before them, four bytes."""
+"""Size by protobuf wire type: varint, eight bytes, length-delimited, four bytes. ONNX has no groups (3, 4)."""
 
 
 def _varint(data: Message, position: int) -> tuple[int, int]:
-    """A number of at most 64 bits, seven in each byte, and the position after it."""
+    """A varint of at most 64 bits, seven per byte, and the position after it."""
     value = 0
     for index, byte in enumerate(data[position : position + 10]):
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, position + index + 1
-    raise OnnxStructureError("ends in the middle of a field, so it is torn or no ONNX model")
+            return value & 0xFFFF_FFFF_FFFF_FFFF, position + index + 1  # the tenth byte may exceed 64 bits
+    raise OnnxStructureError("ends in the middle of a field, so it is truncated or not an ONNX model")
 
 
 def _numbers(own: list[tuple[int, int | Message]], wanted: int) -> list[int]:
-    """A repeated integer field, packed or not."""
+    """The values of a repeated integer field, packed or not."""
     found: list[int] = []
     for number, value in own:
         if number != wanted:
@@ -229,7 +230,7 @@ def _numbers(own: list[tuple[int, int | Message]], wanted: int) -> list[int]:
             continue
         position = 0
         while position < len(value):
-            if len(found) > LARGEST_RANK:
+            if len(found) > LARGEST_RANK:  # enough for `_elements` to refuse it, and bounds the time
                 break
             packed, position = _varint(value, position)
             found.append(packed)
@@ -237,13 +238,14 @@ def _numbers(own: list[tuple[int, int | Message]], wanted: int) -> list[int]:
 
 
 def _texts(own: list[tuple[int, int | Message]], wanted: int) -> list[str]:
-    """The texts of a field, all of them where it is given more than once."""
+    """All values of a string field, which may be given more than once."""
+    # Bounded, since names and paths are short and a field could hold gigabytes.
     texts = [bytes(value[:4096]) for number, value in own if number == wanted and not isinstance(value, int)]
     return [text.decode(errors="replace") for text in texts]
 
 
 def _elements(dimensions: list[int]) -> int:
-    """How many numbers a tensor of this shape holds; a negative dimension reads as one beyond the bound."""
+    """Number of elements of a tensor of this shape. A negative dimension, read as unsigned, exceeds the limit."""
     if len(dimensions) > LARGEST_RANK:
         raise OnnxStructureError(f"has a tensor of more than {LARGEST_RANK} dimensions")
     if max(dimensions, default=0) > LARGEST_DIMENSION or math.prod(dimensions) > LARGEST_ELEMENTS:

@@ -1,4 +1,4 @@
-"""Why a measurement may not be a fact: reasons that stand beside its figures."""
+"""Caveats of a measurement: reasons not to trust its figures."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from collections.abc import Sequence
 from distillkit_export.profiling.latency import Summary
 
 DEVICE_CV, HOST_CV = 2.5, 10.0
-"""Percent. trtexec warns above the first, of times by the GPU's clock; the host's sees the scheduler, too."""
-ROUNDS_APART = 0.10
+"""Limits on the CV in percent. trtexec warns above the first, by the GPU's clock; the host's includes the scheduler."""
+ROUNDS_SPREAD = 0.10
 BUSY = 0.5
-"""The load of the minute before anything was measured, as a share of the CPUs. A quiet machine on which Python has just
-started, or whose last command has just ended, lies below it."""
+"""Limit on the load average of the last minute before measuring, as a share of the CPUs. An idle machine stays below it
+even if Python has just started or a command has just ended."""
 SLOW_CLOCK = 0.8
-"""The share of its highest SM clock below which a GPU is throttled or asleep (the rule of nvbench)."""
+"""Share of the maximum SM clock below which a GPU is throttled or idle (nvbench's rule)."""
 FEW_QUERIES = 10
 
 
-def doubts_of(
+def caveats_of(
     summary: Summary, round_medians: Sequence[float], *, clock: str, steady: bool, sm_share: float | None = None
 ) -> tuple[str, ...]:
-    """What speaks against the figures of one row."""
-    found = []
+    """The caveats of one row."""
+    caveats = []
     limit = DEVICE_CV if clock == "device" else HOST_CV
     if summary.cv > limit:
-        found.append(f"latencies vary by {summary.cv:.1f} % (CV, limit {limit:g} %)")
+        caveats.append(f"latencies vary by {summary.cv:.1f} % (CV, limit {limit:g} %)")
     middle = statistics.median(round_medians)
-    apart = (max(round_medians) - min(round_medians)) / middle if middle else 0.0
-    if apart > ROUNDS_APART:
-        found.append(f"rounds are {100 * apart:.0f} % apart (limit {100 * ROUNDS_APART:.0f} %)")
+    spread = (max(round_medians) - min(round_medians)) / middle if middle else 0.0
+    if spread > ROUNDS_SPREAD:
+        caveats.append(f"round medians differ by {100 * spread:.0f} % (limit {100 * ROUNDS_SPREAD:.0f} %)")
     if not steady:
-        found.append("it was not steady after the warm-up")
+        caveats.append("latency was not steady after the warm-up")
     if summary.queries < FEW_QUERIES:
-        found.append(f"only {summary.queries} queries")
+        caveats.append(f"only {summary.queries} queries")
     if sm_share is not None and sm_share < SLOW_CLOCK:
-        found.append(f"the GPU ran at {100 * sm_share:.0f} % of its highest clock (limit {100 * SLOW_CLOCK:.0f} %)")
-    return tuple(found)
+        caveats.append(f"the GPU ran at {100 * sm_share:.0f} % of its highest clock (limit {100 * SLOW_CLOCK:.0f} %)")
+    return tuple(caveats)
 
 
 def busy_machine(load_average: float | None, cpus: int) -> tuple[str, ...]:
-    """What speaks against everything that is measured: other work on the machine."""
+    """The caveat of all rows on a machine that was busy with other work."""
     if load_average is None or load_average <= BUSY * cpus:
         return ()
-    return (f"the load average was {load_average:.2f} on {cpus} CPUs before it began",)
+    return (f"the load average was {load_average:.2f} on {cpus} CPUs before the measurement",)

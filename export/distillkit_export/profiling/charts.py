@@ -1,4 +1,4 @@
-"""Pictures of profiles: latency against batch, throughput against latency, accuracy against throughput."""
+"""Charts of profiles: latency against batch size, throughput against latency, accuracy against throughput."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from distillkit_export.profiling.schema import Mode, ProfileCard, RowCard
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WITHOUT = 'the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"'
+NO_MATPLOTLIB = 'no charts, because matplotlib is not installed; pip install "distillkit[train]"'
 LATENCY, THROUGHPUT, ACCURACY = "latency.png", "throughput.png", "accuracy.png"
 MARKERS = "osD^vP*X"
-DOUBTFUL = "doubtful"
+WITH_CAVEATS = "with caveats"
 MOST_SHADED = 3
-"""Of more configurations than these the shades up to p99 hide each other."""
+"""With more configurations, the shaded areas up to p99 hide each other."""
 LEAST_RANGE = 4.0
-"""Percentage points that the axis of accuracy spans at least."""
+"""Minimum span of the accuracy axis in percentage points."""
 
 
 @dataclass(frozen=True)
 class Charts:
-    """The files that were drawn, and what could not be."""
+    """The files that were drawn, and notes about charts that were not."""
 
     files: tuple[Path, ...]
     notes: tuple[str, ...]
@@ -34,7 +34,7 @@ class Charts:
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement as pictures need it; `accuracy` in percent where it is known."""
+    """One measurement in a chart; `accuracy` in percent, None if unknown."""
 
     line: str
     subject: str
@@ -43,16 +43,16 @@ class Point:
     p99_ms: float
     images_per_s: float
     accuracy: float | None
-    doubtful: bool
+    has_caveats: bool
 
 
 def draw(profiles: Sequence[ProfileCard], directory: Path) -> Charts:
-    """Draw what the profiles hold. Doubtful points are hollow; without matplotlib there is a note instead."""
+    """Draw charts of the profiles. Points with caveats are hollow; without matplotlib there is a note instead."""
     found = points(profiles)
     if not found:
         return Charts((), ())
     if find_spec("matplotlib") is None:
-        return Charts((), (WITHOUT,))
+        return Charts((), (NO_MATPLOTLIB,))
     directory.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in enumerate(_lines(found))}
     files, notes = [], []
@@ -62,18 +62,18 @@ def draw(profiles: Sequence[ProfileCard], directory: Path) -> Charts:
         notes.append(f"{LATENCY} is not drawn, because only one batch size was measured")
     files.append(_figure(directory / THROUGHPUT, lambda axes: _throughput(axes, found, numbers)))
     best = frontier(found)
-    silent = sorted({point.subject for point in found if point.accuracy is None})
+    unmeasured = sorted({point.subject for point in found if point.accuracy is None})
     if best:
         files.append(_figure(directory / ACCURACY, lambda axes: _accuracy(axes, best, numbers)))
-        if silent:
-            notes.append(f"{ACCURACY} leaves out what has no measured accuracy: {', '.join(silent)}")
+        if unmeasured:
+            notes.append(f"{ACCURACY} leaves out subjects without a measured accuracy: {', '.join(unmeasured)}")
     else:
-        notes.append(f"{ACCURACY} is not drawn, because no accuracy was measured for {', '.join(silent)}")
+        notes.append(f"{ACCURACY} is not drawn, because no accuracy was measured for {', '.join(unmeasured)}")
     return Charts(tuple(files), tuple(notes))
 
 
 def points(profiles: Iterable[ProfileCard]) -> list[Point]:
-    """Every row that was measured; of two modes end to end."""
+    """Every measured row; end to end only, if a configuration was measured in both modes."""
     found: list[Point] = []
     shown = list(profiles)
     alone = len({subject.name for profile in shown for subject in profile.subjects}) == 1
@@ -89,7 +89,7 @@ def points(profiles: Iterable[ProfileCard]) -> list[Point]:
 
 
 def frontier(found: Sequence[Point]) -> list[Point]:
-    """Of every configuration with a known accuracy, the batch size with the highest throughput."""
+    """For each configuration with a known accuracy, the point at the batch size with the highest throughput."""
     best: dict[str, Point] = {}
     for point in found:
         if point.accuracy is not None and point.images_per_s > getattr(best.get(point.line), "images_per_s", 0.0):
@@ -100,7 +100,7 @@ def frontier(found: Sequence[Point]) -> list[Point]:
 def _point(row: RowCard, label: str, subject: str, accuracy: float | None) -> Point:
     figures = (row.p50_ms, row.p99_ms, row.images_per_s)
     p50, p99, rate = (math.nan if value is None else value for value in figures)
-    return Point(label, subject, row.batch, p50, p99, rate, accuracy, bool(row.doubts))
+    return Point(label, subject, row.batch, p50, p99, rate, accuracy, bool(row.caveats))
 
 
 def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
@@ -108,6 +108,7 @@ def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+    # Not pyplot, which keeps figures globally and may open a GUI backend.
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -119,8 +120,8 @@ def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
             axis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(line.get_gid() == DOUBTFUL for line in axes.lines):
-        axes.set_title("hollow markers are doubtful; profile.md says why", fontsize="small", loc="right")
+    if any(line.get_gid() == WITH_CAVEATS for line in axes.lines):
+        axes.set_title("hollow markers have caveats, see profile.md", fontsize="small", loc="right")
     figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
     figure.savefig(file, dpi=130)
     return file
@@ -159,21 +160,21 @@ def _latency(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> 
 
 def _throughput(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> None:
     for name, line in _lines(found).items():
-        across = [point.p50_ms for point in line]
-        _draw_line(axes, numbers[name], name, across, [point.images_per_s for point in line], line)
+        latencies = [point.p50_ms for point in line]
+        _draw_line(axes, numbers[name], name, latencies, [point.images_per_s for point in line], line)
         for point in line:
-            where = (point.p50_ms, point.images_per_s)
-            axes.annotate(str(point.batch), where, (5, 4), textcoords="offset points", fontsize="x-small")
+            position = (point.p50_ms, point.images_per_s)
+            axes.annotate(str(point.batch), position, (5, 4), textcoords="offset points", fontsize="x-small")
     axes.set(xscale="log", yscale="log", xlabel="latency, ms (p50); numbers are batch sizes", ylabel="images/s")
 
 
 def _accuracy(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) -> None:
-    """The figure in which the DeiT paper compares models: accuracy against throughput."""
+    """Accuracy against throughput, as in the DeiT paper's comparison of models."""
     heights = [point.accuracy or 0.0 for point in found]
     for point, height in zip(found, heights, strict=True):
         label = f"{point.line} (batch {point.batch})"
         _draw_line(axes, numbers[point.line], label, [point.images_per_s], [height], [point])
-    # Never so near that the error of a few thousand test images looks like a difference.
+    # A minimum span, so that the sampling error of a few thousand test images does not look like a difference.
     middle = (min(heights) + max(heights)) / 2
     half = max(LEAST_RANGE, 1.2 * (max(heights) - min(heights))) / 2
     axes.set(ylim=(middle - half, middle + half))
@@ -181,12 +182,12 @@ def _accuracy(axes: Axes, found: Sequence[Point], numbers: Mapping[str, int]) ->
 
 
 def _draw_line(
-    axes: Axes, number: int, name: str, across: Sequence[float], up: Sequence[float], line: Sequence[Point]
+    axes: Axes, number: int, name: str, xs: Sequence[float], ys: Sequence[float], line: Sequence[Point]
 ) -> None:
     colour, marker = f"C{number % 10}", MARKERS[number % len(MARKERS)]
-    axes.plot(across, up, color=colour, linewidth=1, label=name, marker=marker, markersize=6)
-    hollow = [(x, y) for x, y, point in zip(across, up, line, strict=True) if point.doubtful]
+    axes.plot(xs, ys, color=colour, linewidth=1, label=name, marker=marker, markersize=6)
+    hollow = [(x, y) for x, y, point in zip(xs, ys, line, strict=True) if point.has_caveats]
     if hollow:
         axes.plot(
-            *zip(*hollow, strict=True), color="white", marker=marker, markersize=3, linestyle="none", gid=DOUBTFUL
+            *zip(*hollow, strict=True), color="white", marker=marker, markersize=3, linestyle="none", gid=WITH_CAVEATS
         )

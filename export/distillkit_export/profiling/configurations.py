@@ -1,4 +1,4 @@
-"""What is measured: one subject's artefact in one runtime with one setting, and which of them there are."""
+"""Configurations to measure: one subject's artefact in one runtime with one setting."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
 
 MEMORY = "torch"
-"""The format of models in memory."""
+"""The format of models in memory, which torch runs."""
 BFLOAT16_OF_FLOAT32 = frozenset({"openvino"})
-"""Runtimes that compute a float32 file in bfloat16 where they are asked to."""
+"""Runtimes that can compute a float32 file in bfloat16 on request."""
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """One thing of a subject that runtimes can execute; `file_bytes` of a file."""
+    """A file or model of a subject that runtimes can execute; `file` and `file_bytes` only for a file."""
 
     servable: Servable
     file: str | None = None
@@ -33,9 +33,9 @@ class Artefact:
 
 @dataclass(frozen=True)
 class ProfiledStudent:
-    """A student to be profiled: what goes into it, and in which forms it is there.
+    """A student to profile: its input and its artefacts.
 
-    `shape` is that of one image as its artefacts take it, without the batch.
+    `shape` is the input shape of one image, without the batch.
     """
 
     card: SubjectCard
@@ -63,14 +63,14 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """What rows and `--baseline` call it: "deit-ti/onnxruntime-cpu/fp32/threads=2"."""
+        """Its name in rows and `--baseline`: "deit-ti/onnxruntime-cpu/fp32/threads=2"."""
         parts = [self.subject.name, self.runtime, self.precision]
         return "/".join(parts + [f"{key}={_shown(value)}" for key, value in self.setting.items()])
 
 
 @dataclass(frozen=True)
 class ProfileSelection:
-    """What the user asked for. Empty means all; `threads` and `device` go where a runtime has such a setting."""
+    """The user's selection. Empty means all; `threads` and `device` apply to runtimes with that setting."""
 
     runtimes: tuple[str, ...] = ()
     precisions: tuple[Precision, ...] = ()
@@ -79,25 +79,25 @@ class ProfileSelection:
 
 
 class Runtimes:
-    """The runtimes that are installed, and which of them work here."""
+    """The installed runtimes, and which of them work on this machine."""
 
     def __init__(self, plugins: PluginRegistry) -> None:
         self._plugins = plugins
-        self._made: dict[str, Runtime] = {}
+        self._runtimes: dict[str, Runtime] = {}
 
     def names(self) -> tuple[str, ...]:
         return tuple(plugin.spec.name for plugin in self._plugins.listing("runtime"))
 
     def get(self, name: str) -> Runtime:
-        """Raises: UnknownPluginError, and what loading the plugin raises."""
-        if name not in self._made:
-            self._made[name] = self._plugins.find("runtime", name).create()
-        return self._made[name]
+        """The runtime of this name. Raises: UnknownPluginError; errors of loading the plugin."""
+        if name not in self._runtimes:
+            self._runtimes[name] = self._plugins.find("runtime", name).create()
+        return self._runtimes[name]
 
     def usable(self, wanted: ProfileSelection, formats: Collection[str]) -> tuple[dict[str, Runtime], list[str]]:
-        """Those that work, and a line for each that does not and would load one of `formats`.
+        """Runtimes that work, and a line for each one that does not but would load one of `formats`.
 
-        Raises: UnavailableError for one that was asked for by name and does not work.
+        Raises: UnavailableError if a runtime requested by name does not work.
         """
         working, skipped = {}, []
         for name in wanted.runtimes or self.names():
@@ -113,7 +113,7 @@ class Runtimes:
 
 
 def require_device(device: str | None) -> None:
-    """Refuse a device that torch does not have, as far as the driver tells.
+    """Refuse a device that does not exist, as reported by the driver, without importing torch.
 
     Raises: UserError.
     """
@@ -121,9 +121,9 @@ def require_device(device: str | None) -> None:
         return
     named = re.fullmatch(r"cuda(?::(\d+))?", device, re.ASCII)
     if named is None:
-        raise UserError(f"--device is '{device}'; use cpu, cuda or cuda:1")
+        raise UserError(f"--device '{device}' is invalid; use cpu, cuda or cuda:1")
     if int(named[1] or 0) >= cuda_devices():
-        raise UserError(f"--device is '{device}' and there is no such device here; use cpu")
+        raise UserError(f"--device '{device}' does not exist on this machine; use cpu")
 
 
 def configurations(
@@ -133,7 +133,7 @@ def configurations(
     *,
     every_setting: bool = False,
 ) -> list[Configuration]:
-    """Every artefact in every runtime that loads its format, with the runtime's default setting or with all of them."""
+    """Every artefact in every runtime that loads its format, with the default setting or every setting."""
     found = []
     for subject in subjects:
         for name, runtime in runtimes.items():
@@ -145,28 +145,32 @@ def configurations(
 
 
 def _artefacts(subject: ProfiledStudent, name: str, runtime: Runtime, wanted: ProfileSelection) -> list[Artefact]:
-    """What of a subject a runtime executes: its files, and models in memory in every precision that was asked for."""
+    """The subject's artefacts that a runtime executes: files, and models in memory in every requested precision."""
     loads = [artefact for artefact in subject.artefacts if artefact.servable.format in runtime.formats]
     found = []
     for artefact in loads:
-        there = artefact.servable.precision
-        precisions = wanted.precisions or (there,)
+        own = artefact.servable.precision
+        precisions = wanted.precisions or (own,)
         if artefact.servable.format == MEMORY:
-            found += [_in(artefact, precision) for precision in precisions if precision in ("fp32", "fp16", "bf16")]
-        elif there in precisions:
+            found += [
+                _with_precision(artefact, precision)
+                for precision in precisions
+                if precision in ("fp32", "fp16", "bf16")
+            ]
+        elif own in precisions:
             found.append(artefact)
     has_bf16 = any(artefact.servable.precision == "bf16" for artefact in loads)
     if name in BFLOAT16_OF_FLOAT32 and "bf16" in wanted.precisions and not has_bf16:
-        found += [_in(artefact, "bf16") for artefact in loads if artefact.servable.precision == "fp32"]
+        found += [_with_precision(artefact, "bf16") for artefact in loads if artefact.servable.precision == "fp32"]
     return found
 
 
-def _in(artefact: Artefact, precision: Precision) -> Artefact:
+def _with_precision(artefact: Artefact, precision: Precision) -> Artefact:
     return replace(artefact, servable=replace(artefact.servable, precision=precision))
 
 
 def _settings(runtime: Runtime, wanted: ProfileSelection) -> Sequence[Setting]:
-    """The runtime's own, but for the device and the number of threads where the user chose."""
+    """The runtime's settings, with the device and number of threads replaced by the user's."""
     offered = list(runtime.settings()) or [{}]
     if wanted.device is not None and MEMORY in runtime.formats:
         offered = [dict(setting) | {"device": wanted.device} for setting in offered]

@@ -1,4 +1,4 @@
-"""What many measured latencies say together, by the definitions of trtexec, and how two configurations compare."""
+"""Latency statistics by trtexec's definitions, and the speed-up of one configuration over another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as the baseline, round by round: the median, and the 95 % interval of that median."""
+    """Speed-up over the baseline, per round: the median and its 95 % confidence interval."""
 
     median: float
     low: float
@@ -38,10 +38,10 @@ class Ratio:
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The value at trtexec's index: no interpolation, and the share above it is rounded down.
+    """Percentile by trtexec's rule: no interpolation, and the number of values above it is rounded down.
 
-    The index is max(n - 1 - int((1 - percent / 100) * n), 0), in single precision as there: in double precision 90 % of
-    ten values would be another one.
+    The index is max(n - 1 - int((1 - percent / 100) * n), 0) in single precision, as in trtexec: double precision gives
+    another index for 90 % of ten values.
 
     >>> percentile([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 90)
     9
@@ -51,7 +51,7 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
 
 
 def summarise(milliseconds: Sequence[float]) -> Summary:
-    """All figures of at least one latency. p50 is the median, the mean of the two in the middle."""
+    """Statistics of at least one latency. p50 is the median: for an even number, the mean of the middle two."""
     ascending = sorted(milliseconds)
     mean = math.fsum(ascending) / len(ascending)
     return Summary(
@@ -67,9 +67,12 @@ def summarise(milliseconds: Sequence[float]) -> Summary:
 
 
 def compare(own: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """Medians of the same rounds: what a round did to both cancels out. The interval resamples the rounds."""
+    """Speed-up from the round medians of two configurations, with a bootstrap interval over rounds.
+
+    Comparing within a round cancels slowdowns that affected both.
+    """
     ratios = np.asarray(baseline, np.float64) / np.asarray(own, np.float64)
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(0)  # a fixed seed, so that equal measurements give equal intervals
     medians = np.median(draw.choice(ratios, (RESAMPLES, len(ratios))), axis=1)
     low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return Ratio(float(np.median(ratios)), float(low), float(high), len(ratios))

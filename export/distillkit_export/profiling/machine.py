@@ -1,4 +1,4 @@
-"""The machine that is measured on: processor, clocks, load, GPUs; what cannot be known is None."""
+"""Description of this machine: processor, clocks, load, GPUs. Unknown values are None."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Command = Callable[[list[str]], str | None]
 
 
 def machine() -> MachineCard:
-    """The machine as it is now, before anything is measured. Names neither the host nor a path."""
+    """Describe this machine as it is now; call it before measuring. Contains neither a host name nor a path."""
     return MachineCard(
         processor=processor(),
         cpus=usable_cpus(),
@@ -51,7 +51,7 @@ def machine() -> MachineCard:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, or that of its architecture; Jetson's boards are named by their device tree."""
+    """The processor's name, or its architecture; on Jetson, the board's name from the device tree."""
     names = {"model name", "Model", "Hardware"}
     for line in (_text(cpuinfo) or "").splitlines():
         key, _, value = line.partition(":")
@@ -62,16 +62,16 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def load_average() -> float | None:
-    """How many processes wanted to run, on average of the last minute."""
+    """Load average of the last minute; None where the system has none."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def gpus(command: Command | None = None) -> tuple[GpuCard, ...]:
-    """Every NVIDIA GPU, as nvidia-smi tells now; none where it is missing or fails."""
+    """Every NVIDIA GPU as nvidia-smi reports it now; empty if nvidia-smi is missing or fails."""
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS.values())}", "--format=csv,noheader,nounits"]
-    answer = (command or _output)(query)
+    csv = (command or _output)(query)
     cards = []
-    for line in (answer or "").splitlines():
+    for line in (csv or "").splitlines():
         values = [value.strip() for value in line.split(",")]
         if len(values) == len(GPU_FIELDS):
             fields = dict(zip(GPU_FIELDS, values, strict=True))
@@ -80,7 +80,7 @@ def gpus(command: Command | None = None) -> tuple[GpuCard, ...]:
 
 
 class EnergyMeter:
-    """The energy that the first GPU has taken, where pynvml is installed and the GPU counts it."""
+    """Energy counter of the first GPU, if pynvml is installed and the GPU has one."""
 
     def __init__(self) -> None:
         self._read: Callable[[], int] | None = None
@@ -90,12 +90,12 @@ class EnergyMeter:
             pynvml.nvmlInit()
             handle = pynvml.nvmlDeviceGetHandleByIndex(0)
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-        except Exception:  # noqa: BLE001 - no package, no driver, no GPU, no counter: all mean that there is no figure
+        except Exception:  # noqa: BLE001 - no package, no driver, no GPU or no counter: no measurement
             return
         self._read = lambda: int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
 
     def joules(self) -> float | None:
-        """Since the driver was loaded."""
+        """Energy in joules since the driver was loaded; None if unknown."""
         return None if self._read is None else self._read() / 1e3
 
 

@@ -1,4 +1,4 @@
-"""A profile as a page: the machine, one table per batch size and mode, what is doubtful and what is missing."""
+"""A profile as a Markdown page: machine, one table per batch size and mode, caveats, and what was not measured."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distillkit_export.profiling.schema import (
 )
 
 MODE_TITLES = {"compute": "compute only", "e2e": "end to end"}
-DOUBT = "*"
-"""Stands after a latency that its row gives reasons not to trust."""
+CAVEAT_MARK = "*"
+"""Marks a latency whose row has caveats."""
 
 
 def markdown(card: ProfileCard) -> str:
-    """The whole page."""
+    """The page."""
     return "\n".join(_lines(card)) + "\n"
 
 
@@ -45,10 +45,10 @@ def _lines(card: ProfileCard) -> Iterator[str]:
     if card.best:
         yield from ["", "## Best setting", ""]
         yield from (f"- {line}" for line in best_lines(card))
-    doubts = list(doubt_lines(card))
-    if doubts:
-        yield from ["", "## Not to be taken as facts", ""]
-        yield from (f"- {line}" for line in doubts)
+    caveats = list(caveat_lines(card))
+    if caveats:
+        yield from ["", "## Caveats", ""]
+        yield from (f"- {line}" for line in caveats)
     if card.skipped:
         yield from ["", "## Not measured", ""]
         yield from (f"- {line}" for line in card.skipped)
@@ -75,25 +75,25 @@ def ratio_text(ratio: RatioCard | None) -> str:
     return "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def doubt_lines(card: ProfileCard) -> Iterator[str]:
-    """What is wrong with all rows, in one line; then one line per doubtful or failed row, and per failed opening."""
+def caveat_lines(card: ProfileCard) -> Iterator[str]:
+    """Failures and caveats: a line per failed configuration, one for the caveats of all rows, one per row with more."""
     for configuration in card.configurations:
         if configuration.failed:
             yield f"{short(card, configuration.name)}: {configuration.failed}"
     measured = [row for row in card.rows if not row.failed]
-    every = [set(row.doubts) for row in measured]
+    every = [set(row.caveats) for row in measured]
     shared = sorted(set.intersection(*every)) if every else []
     if shared:
-        yield f"everything: {'; '.join(shared)}"
+        yield f"all rows: {'; '.join(shared)}"
     for row in card.rows:
         where = f"{short(card, row.configuration)}, batch {row.batch}, {MODE_TITLES[row.mode]}"
-        doubts = [doubt for doubt in row.doubts if doubt not in shared]
-        if row.failed or doubts:
-            yield f"{where}: {row.failed or '; '.join(doubts)}"
+        caveats = [caveat for caveat in row.caveats if caveat not in shared]
+        if row.failed or caveats:
+            yield f"{where}: {row.failed or '; '.join(caveats)}"
 
 
 def best_lines(card: ProfileCard) -> Iterator[str]:
-    """The winner at every batch size, beside the runtimes as they come."""
+    """The fastest configuration at every batch size, compared with the runtimes' default settings."""
     for batch, choice in card.best.items():
         against = [
             f"{ratio_text(ratio)} times as fast as {short(card, name)}" for name, ratio in choice.against.items()
@@ -114,7 +114,7 @@ def _table(card: ProfileCard, rows: list[RowCard]) -> Iterator[str]:
         latencies = (row.p90_ms, row.p95_ms, row.p99_ms, row.mean_ms, row.min_ms)
         figures = " | ".join("" if value is None else f"{value:.3f}" for value in latencies)
         energy = "" if row.joules_per_image is None else f"{row.joules_per_image:.3g}"
-        mark = DOUBT if row.doubts else ""
+        mark = CAVEAT_MARK if row.caveats else ""
         yield (
             f"| {short(card, row.configuration)} | {row.p50_ms:.3f}{mark} | {figures} | {row.images_per_s or 0:.1f} "
             f"| {ratio_text(row.ratio)} | {row.first_ms or 0:.1f} | {_mib(row.peak_rss_bytes)} "
@@ -123,7 +123,7 @@ def _table(card: ProfileCard, rows: list[RowCard]) -> Iterator[str]:
 
 
 def _configurations(card: ProfileCard) -> Iterator[str]:
-    yield "| configuration | what runs | load s | file MB |"
+    yield "| configuration | facts | load s | file MB |"
     yield "| --- | --- | ---: | ---: |"
     for each in card.configurations:
         load = "" if each.load_s is None else f"{each.load_s:.2f}"
@@ -132,7 +132,7 @@ def _configurations(card: ProfileCard) -> Iterator[str]:
 
 
 def facts_text(configuration: ConfigurationCard) -> str:
-    """What the runtime said about itself, in one line."""
+    """The runtime's facts in one line."""
     return ", ".join(f"{key} {value}" for key, value in configuration.facts.items() if value not in (None, ""))
 
 

@@ -1,4 +1,4 @@
-"""The library function behind `distillkit profile`: from targets to a profile, and the files that it is written to."""
+"""Library function of `distillkit profile`: measure targets and write profile.json, profile.md and best.json."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from distillkit_export.profiling.markdown import markdown
 from distillkit_export.profiling.regressions import require_comparable
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, ProfileObserver, baseline_for
 from distillkit_export.profiling.schema import MachineCard, ProfileCard
-from distillkit_export.profiling.subjects import Found, find
-from distillkit_export.profiling.tuning import search, verdicts, write_best
+from distillkit_export.profiling.subjects import OpenTargets, open_targets
+from distillkit_export.profiling.tuning import best_choices, search, write_best
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
@@ -38,7 +38,7 @@ JSON_FILE, MARKDOWN_FILE = "profile.json", "profile.md"
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured, what was measured elsewhere and is shown beside, and where it all was written."""
+    """The result: the new profile, earlier profiles given as targets, the output folder and notes."""
 
     measured: ProfileCard | None
     others: tuple[ProfileCard, ...]
@@ -47,11 +47,11 @@ class Profile:
 
     @property
     def all(self) -> tuple[ProfileCard, ...]:
-        """Every profile that has something to show."""
+        """The new profile, if any, and the earlier ones."""
         return (*(() if self.measured is None else (self.measured,)), *self.others)
 
 
-def profile(  # noqa: PLR0913 - as the command has options
+def profile(  # noqa: PLR0913 - the options of the command
     targets: Sequence[str],
     plugins: PluginRegistry,
     *,
@@ -62,41 +62,41 @@ def profile(  # noqa: PLR0913 - as the command has options
     weights: str | None = None,
     tune: bool = False,
     out: Path | None = None,
-    watch: ProfileObserver | None = None,
+    observer: ProfileObserver | None = None,
 ) -> Profile:
-    """Measure bundles, runs and models by name on this machine, and read profiles that were measured before.
+    """Measure bundles, runs and models by name on this machine, and read earlier profiles given as targets.
 
-    `baseline` is a configuration or a runtime by name; `earlier` is what the result will be compared with. With `tune`,
-    every setting of every runtime is tried first, and the best at each batch size is measured afresh beside the
-    runtimes as they come.
-    Raises: UserError and its kind for targets, names and values; UnavailableError where nothing can be measured.
+    `baseline` names a configuration or a runtime; `earlier` is the profile to compare the result with. With `tune`,
+    every setting of every runtime is tried first, then the best at each batch size is measured again together with the
+    default settings.
+    Raises: UserError and subclasses for targets, names and values; UnavailableError if nothing can be measured.
     """
     wanted, plan, here = wanted or ProfileSelection(), plan or MeasurementPlan(), machine()
     require_device(wanted.device)
     if out is not None:
-        require_writable(out)
+        require_writable(out)  # before a target is exported or measured, which takes minutes
     with ExitStack() as stack:
-        found = find(list(targets), plugins, stack, weights)
-        directory = out or found.home
+        opened = open_targets(list(targets), plugins, stack, weights)
+        directory = out or opened.home
         require_writable(directory)
-        if not found.subjects:
-            return Profile(None, tuple(found.profiles), directory, tuple(found.notes))
-        if tune and len(found.subjects) > 1:
-            raise UserError(f"--tune finds the setting of one student, not of {len(found.subjects)}; give one target")
+        if not opened.subjects:
+            return Profile(None, tuple(opened.profiles), directory, tuple(opened.notes))
+        if tune and len(opened.subjects) > 1:
+            raise UserError(f"--tune works on one student, not {len(opened.subjects)}; give one target")
         runtimes = Runtimes(plugins)
         card = measure(
-            found, runtimes, wanted, plan, baseline=baseline, earlier=earlier, tune=tune, watch=watch, here=here
+            opened, runtimes, wanted, plan, baseline=baseline, earlier=earlier, tune=tune, observer=observer, here=here
         )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / JSON_FILE, card.model_dump(mode="json"))
     write_text(directory / MARKDOWN_FILE, markdown(card))
     if card.best:
         write_best(directory, card)
-    return Profile(card, tuple(found.profiles), directory, tuple(found.notes))
+    return Profile(card, tuple(opened.profiles), directory, tuple(opened.notes))
 
 
-def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
-    found: Found,
+def measure(  # noqa: PLR0913 - targets, selection, plan and options
+    targets: OpenTargets,
     runtimes: Runtimes,
     wanted: ProfileSelection,
     plan: MeasurementPlan,
@@ -104,45 +104,45 @@ def measure(  # noqa: PLR0913 - what was found, what is wanted of it, and how
     baseline: str | None = None,
     earlier: ProfileCard | None = None,
     tune: bool = False,
-    watch: ProfileObserver | None = None,
+    observer: ProfileObserver | None = None,
     here: MachineCard | None = None,
 ) -> ProfileCard:
-    """Measure subjects that are open. `here` is the machine as it was before there was load of our own."""
+    """Measure opened targets. `here` is the machine's state before distillkit put any load on it."""
     here = here or machine()
-    formats = {artefact.servable.format for subject in found.subjects for artefact in subject.artefacts}
+    formats = {artefact.servable.format for subject in targets.subjects for artefact in subject.artefacts}
     if wanted.device is not None and MEMORY not in formats:
         raise UserError(
-            f"--device says where torch computes, and torch does not run {_names(found)}, which is made of files; "
-            "leave it out"
+            f"--device applies only to models that torch runs, and {_names(targets)} consists of exported files; leave "
+            "out --device"
         )
     working, skipped = runtimes.usable(wanted, formats)
-    chosen = configurations(found.subjects, working, wanted)
+    chosen = configurations(targets.subjects, working, wanted)
     if not chosen:
-        raise UnavailableError(_nothing(found, wanted, skipped))
+        raise UnavailableError(_nothing_to_measure(targets, wanted, skipped))
     if earlier is not None:
         require_comparable(earlier, here, None if tune else [each.name for each in chosen])
     winners: dict[int, Configuration] = {}
     if tune:
-        winners = search(configurations(found.subjects, working, wanted, every_setting=True), plan, watch)
+        winners = search(configurations(targets.subjects, working, wanted, every_setting=True), plan, observer)
     compared = list({each.name: each for each in (*chosen, *winners.values())}.values())
     reference = baseline_for([each.name for each in compared], baseline)
     if reference is None:
         raise UserError(
-            f"baseline '{baseline}' is none of the configurations; choose one of "
+            f"baseline '{baseline}' is not one of the configurations; choose one of "
             f"{', '.join(each.name for each in compared)}"
         )
-    with InterleavedBenchmark(compared, plan, baseline=reference, watch=watch) as benchmark:
+    with InterleavedBenchmark(compared, plan, baseline=reference, observer=observer) as benchmark:
         benchmark.sweep()
-    card = card_of(benchmark, here, found.subjects, skipped)
-    return card.model_copy(update={"best": verdicts(winners, chosen, card.rows)})
+    card = card_of(benchmark, here, targets.subjects, skipped)
+    return card.model_copy(update={"best": best_choices(winners, chosen, card.rows)})
 
 
 def card_of(
     benchmark: InterleavedBenchmark, here: MachineCard, subjects: Sequence[ProfiledStudent], skipped: Sequence[str] = ()
 ) -> ProfileCard:
-    """What a benchmark has measured so far, as a profile; `here` is the machine as it was before."""
+    """The benchmark's rows so far as a profile; `here` is the machine's state before it."""
     busy = busy_machine(here.load_average, here.cpus)
-    rows = (row if row.failed else row.model_copy(update={"doubts": row.doubts + busy}) for row in benchmark.rows)
+    rows = (row if row.failed else row.model_copy(update={"caveats": row.caveats + busy}) for row in benchmark.rows)
     return ProfileCard(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=here,
@@ -156,9 +156,9 @@ def card_of(
 
 
 def require_writable(directory: Path) -> None:
-    """Try to write to a folder, and leave nothing behind.
+    """Check before measuring that a folder can be created and written to; leaves nothing behind.
 
-    Raises: UserError where it cannot be made or written to.
+    Raises: UserError if not.
     """
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
@@ -178,37 +178,36 @@ def require_writable(directory: Path) -> None:
 
 
 def require_measured(card: ProfileCard, wanted: ProfileSelection) -> None:
-    """Refuse a profile in which nothing was measured of a runtime or a precision that was asked for by name.
+    """Refuse a profile without a measurement for a runtime or precision requested by name.
 
     Raises: UnavailableError.
     """
     good = {row.configuration for row in card.rows if row.failed is None}
     measured = [each for each in card.configurations if each.name in good]
     if not measured:
-        raise UnavailableError("nothing was measured, because every configuration failed; the reasons stand above")
-    lacking = [f"runtime '{name}'" for name in wanted.runtimes if name not in {each.runtime for each in measured}]
+        raise UnavailableError("nothing was measured, because every configuration failed; see the reasons above")
+    missing = [f"runtime '{name}'" for name in wanted.runtimes if name not in {each.runtime for each in measured}]
     precisions = {each.precision for each in measured}
-    lacking += [f"precision '{name}'" for name in wanted.precisions if name not in precisions]
-    if lacking:
-        raise UnavailableError(
-            f"nothing was measured of {' and '.join(lacking)}, although asked for; the reasons stand above"
-        )
+    missing += [f"precision '{name}'" for name in wanted.precisions if name not in precisions]
+    if missing:
+        raise UnavailableError(f"{' and '.join(missing)} could not be measured; see the reasons above")
 
 
-def _names(found: Found) -> str:
-    return ", ".join(subject.name for subject in found.subjects)
+def _names(targets: OpenTargets) -> str:
+    return ", ".join(subject.name for subject in targets.subjects)
 
 
-def _nothing(found: Found, wanted: ProfileSelection, skipped: Sequence[str]) -> str:
-    subjects = _names(found)
+def _nothing_to_measure(targets: OpenTargets, wanted: ProfileSelection, skipped: Sequence[str]) -> str:
+    """The message when no runtime runs any artefact."""
+    subjects = _names(targets)
     precisions = f" in {', '.join(wanted.precisions)}" if wanted.precisions else ""
-    there = sorted(
+    available = sorted(
         {
             f"{artefact.servable.format} {artefact.servable.precision}"
-            for subject in found.subjects
+            for subject in targets.subjects
             for artefact in subject.artefacts
         }
     )
-    absent = ", ".join(line.partition(":")[0] for line in skipped)
-    reasons = f"; not working here: {absent}; `distillkit doctor` says why" if skipped else ""
-    return f"no runtime here executes {subjects}{precisions}; there is {', '.join(there) or 'no file'}{reasons}"
+    unusable = ", ".join(line.partition(":")[0] for line in skipped)
+    reasons = f"; not working here: {unusable} (see `distillkit doctor`)" if skipped else ""
+    return f"no runtime here can run {subjects}{precisions}; available: {', '.join(available) or 'no file'}{reasons}"

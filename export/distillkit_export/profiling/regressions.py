@@ -1,4 +1,4 @@
-"""Slower than before? A profile against an earlier one of the same machine."""
+"""Compare a profile with an earlier one of the same machine and fail on regressions."""
 
 from __future__ import annotations
 
@@ -9,56 +9,58 @@ from distillkit.errors import GateError, UserError
 from distillkit_export.profiling.schema import MachineCard, Mode, ProfileCard
 
 ALLOWED = 10.0
-"""Percent. Two profiles of the same thing on a quiet machine differ by less."""
+"""Default limit on a regression in percent. Repeated profiles on an idle machine differ by less."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The median latency of one row, then and now, and what speaks against it."""
+    """Median latency of one row in the baseline and now, and the caveats of both."""
 
     configuration: str
     batch: int
     mode: Mode
-    then_ms: float
+    before_ms: float
     now_ms: float
-    doubts: tuple[str, ...]
+    caveats: tuple[str, ...]
 
     @property
     def percent(self) -> float:
-        """How much longer it takes now."""
-        return 100 * (self.now_ms / self.then_ms - 1)
+        """Increase of the latency in percent."""
+        return 100 * (self.now_ms / self.before_ms - 1)
 
     def line(self) -> str:
         """One line of the comparison."""
-        doubt = f"; not judged: {'; '.join(self.doubts)}" if self.doubts else ""
+        not_judged = f"; not judged ({'; '.join(self.caveats)})" if self.caveats else ""
         return (
-            f"{self.configuration}, batch {self.batch}, {self.mode}: {self.then_ms:.3g} -> {self.now_ms:.3g} ms "
-            f"({self.percent:+.1f} %){doubt}"
+            f"{self.configuration}, batch {self.batch}, {self.mode}: {self.before_ms:.3g} -> {self.now_ms:.3g} ms "
+            f"({self.percent:+.1f} %){not_judged}"
         )
 
 
 def changes(before: ProfileCard, now: ProfileCard) -> list[Change]:
-    """Every row that both have.
+    """The changes of all rows that both profiles have.
 
-    Raises: UserError where the machines differ, or nothing is in both.
+    Raises: UserError if the machines differ or no row is in both.
     """
     require_comparable(before, now.machine)
     found = list(_common(before, now))
     if not found:
         raise UserError(
-            f"the baseline has no configuration, batch and mode that was measured now; it has {_has(before)}"
+            f"the baseline and this profile have no configuration, batch and mode in common; the baseline has "
+            f"{_has(before)}"
         )
     return found
 
 
 def require_comparable(before: ProfileCard, here: MachineCard, names: Collection[str] | None = None) -> None:
-    """Refuse a baseline that says nothing of what is about to be measured: of `names`, where they are known.
+    """Refuse a baseline that cannot be compared, before anything is measured.
 
-    Raises: UserError where it is of another machine or has none of the configurations.
+    `names` are the configurations to be measured, if known.
+    Raises: UserError if it is of another machine or has none of the configurations.
     """
     then, now = _hardware(before.machine), _hardware(here)
     if then != now:
-        raise UserError(f"the baseline was measured on {then} and this is {now}; measure a baseline here")
+        raise UserError(f"the baseline was measured on {then}, but this machine is {now}; measure a baseline here")
     if names is not None and not {row.configuration for row in before.rows} & set(names):
         raise UserError(
             f"the baseline has none of the configurations that would be measured, {', '.join(names)}; it has "
@@ -67,8 +69,8 @@ def require_comparable(before: ProfileCard, here: MachineCard, names: Collection
 
 
 def require_no_regression(found: list[Change], allowed: float = ALLOWED) -> None:
-    """Raise GateError naming the worst where something takes more than `allowed` percent longer beyond doubt."""
-    slower = [change for change in found if change.percent > allowed and not change.doubts]
+    """Raise GateError with the worst row if a row without caveats is more than `allowed` percent slower."""
+    slower = [change for change in found if change.percent > allowed and not change.caveats]
     if slower:
         worst = max(slower, key=lambda change: change.percent)
         raise GateError(
@@ -82,8 +84,8 @@ def _common(before: ProfileCard, now: ProfileCard) -> Iterator[Change]:
         then = before.row(row.configuration, row.batch, row.mode)
         if then is None or then.p50_ms is None or row.p50_ms is None:
             continue
-        doubts = tuple(f"then, {doubt}" for doubt in then.doubts) + tuple(f"now, {doubt}" for doubt in row.doubts)
-        yield Change(row.configuration, row.batch, row.mode, then.p50_ms, row.p50_ms, doubts)
+        caveats = [f"baseline: {caveat}" for caveat in then.caveats] + [f"now: {caveat}" for caveat in row.caveats]
+        yield Change(row.configuration, row.batch, row.mode, then.p50_ms, row.p50_ms, tuple(caveats))
 
 
 def _has(card: ProfileCard) -> str:

@@ -1,4 +1,4 @@
-"""Measure configurations in turns: each in its own process, all others idle, round by round, batch by batch."""
+"""Interleaved benchmark: configurations take turns, round by round, each in its own process while the others idle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from threading import Timer
 from typing import Any, Protocol, Self, get_args
 
-from distillkit_export.profiling.caveats import doubts_of
+from distillkit_export.profiling.caveats import caveats_of
 from distillkit_export.profiling.configurations import Configuration
 from distillkit_export.profiling.latency import compare, summarise
 from distillkit_export.profiling.machine import EnergyMeter, gpus
@@ -25,9 +25,9 @@ from distillkit_export.profiling.schema import (
 from distillkit_export.profiling.worker_process import ConfigurationFailedError, MeasuringWorker, WorkerProcess
 
 OPEN_S, PREPARE_S, ROUND_S = 300.0, 900.0, 300.0
-"""How long a worker may take to load, to compile and warm up, and beyond the time of a round that it was given."""
+"""Time limits of a worker: to load, to compile and warm up, and in excess of a round's duration."""
 GAIN = 1.05
-"""A sweep without given batches doubles as long as some configuration gains this much throughput."""
+"""Without `batches`, the batch size doubles while any configuration's throughput grows by this factor."""
 LARGEST_BATCH = 256
 MODES: dict[Mode, str] = {
     "compute": "data transfers off; CUDA graph where the runtime has one; device clock where it has one, at most one "
@@ -39,9 +39,9 @@ MODES: dict[Mode, str] = {
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """How to measure. No `batches` means doubling while it pays; no `modes` both on a GPU and e2e on a CPU.
+    """How to measure. No `batches`: they double while throughput grows. No `modes`: both on a GPU, e2e on a CPU.
 
-    `seconds` are for one configuration at one batch in one mode, shared out over `rounds`.
+    `seconds` are per configuration, batch size and mode, split over `rounds`.
     """
 
     batches: tuple[int, ...] = ()
@@ -49,10 +49,10 @@ class MeasurementPlan:
     seconds: float = 3.0
     rounds: int = 5
     warm_up_s: float = 4.0
-    least_queries: int = 10
+    min_queries: int = 10
 
     def method(self, batches: Sequence[int], modes: Collection[Mode]) -> MethodCard:
-        """What the profile says about it; `modes` are those that it came to."""
+        """The description in the profile; `modes` are those that were measured."""
         return MethodCard(
             seconds=self.seconds,
             rounds=self.rounds,
@@ -64,24 +64,24 @@ class MeasurementPlan:
 
 
 class ProfileObserver(Protocol):
-    """Who follows a profile: told what begins, and how much is done of how much."""
+    """Receives the progress of a profile: the next step, and the number of steps done."""
 
     def begin(self, what: str) -> None: ...
 
-    def done(self, steps: int, of: int) -> None: ...
+    def done(self, steps: int, total: int) -> None: ...
 
 
 class SilentObserver:
-    """Nobody."""
+    """Ignores the progress."""
 
     def begin(self, what: str) -> None: ...
 
-    def done(self, steps: int, of: int) -> None: ...
+    def done(self, steps: int, total: int) -> None: ...
 
 
 @dataclass
 class Tally:
-    """What was measured of one configuration at one batch in one mode so far."""
+    """Measurements so far of one configuration at one batch size in one mode."""
 
     prepared: dict[str, Any]
     milliseconds: list[float] = field(default_factory=list)
@@ -94,9 +94,9 @@ class Tally:
 
 
 class InterleavedBenchmark:
-    """Configurations that are opened once, each in its own process, and measured at one batch size after another.
+    """Opens each configuration once, in its own process, and measures them at one batch size after another.
 
-    As a context it ends all processes, whatever happens; Ctrl-C goes on afterwards.
+    A context manager that ends all processes on exit, also on Ctrl-C, which then propagates.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class InterleavedBenchmark:
         plan: MeasurementPlan,
         *,
         baseline: str | None = None,
-        watch: ProfileObserver | None = None,
+        observer: ProfileObserver | None = None,
         start: Callable[[], MeasuringWorker] = WorkerProcess,
     ) -> None:
         self.configurations = {each.name: each for each in configurations}
@@ -113,7 +113,7 @@ class InterleavedBenchmark:
         self.cards: dict[str, ConfigurationCard] = {}
         self.rows: list[RowCard] = []
         self.batches: list[int] = []
-        self._watch, self._start = watch or SilentObserver(), start
+        self._observer, self._start = observer or SilentObserver(), start
         self._workers: dict[str, MeasuringWorker] = {}
         self._meter = EnergyMeter()
         self._steps = 0
@@ -136,14 +136,14 @@ class InterleavedBenchmark:
             self.add(batch)
 
     def add(self, batch: int, names: Collection[str] | None = None) -> None:
-        """Measure at one batch size and keep the rows."""
+        """Measure at one batch size and add the rows."""
         self.batches.append(batch)
         self.rows += self.measure(batch, names)
 
     def measure(
         self, batch: int, names: Collection[str] | None = None, plan: MeasurementPlan | None = None
     ) -> list[RowCard]:
-        """One row for each configuration, or each of `names`, in each mode, measured in turns."""
+        """Measure in turns; returns one row per configuration, or per one of `names`, and mode."""
         plan = plan or self.plan
         tallies: dict[tuple[str, Mode], Tally] = {}
         failed: list[RowCard] = []
@@ -153,9 +153,10 @@ class InterleavedBenchmark:
                     self._prepare(name, batch, mode, plan, tallies, failed)
         for number in range(plan.rounds):
             order = list(tallies)
+            # Each round starts with another configuration, so that none is always measured first.
             shift = number % max(len(order), 1)
             for name, mode in order[shift:] + order[:shift]:
-                self._watch.begin(f"round {number + 1} of {plan.rounds}, batch {batch}: {name}")
+                self._observer.begin(f"round {number + 1} of {plan.rounds}, batch {batch}: {name}")
                 if name in self._workers:
                     self._round(name, batch, mode, plan, tallies[name, mode], failed)
                 self._step()
@@ -164,7 +165,7 @@ class InterleavedBenchmark:
 
     def _open(self, configuration: Configuration) -> None:
         name, artefact = configuration.name, configuration.artefact
-        self._watch.begin(f"loading {name}")
+        self._observer.begin(f"loading {name}")
         worker = self._start()
         self._stack.callback(worker.close)
         facts: dict[str, Any] = {}
@@ -195,24 +196,24 @@ class InterleavedBenchmark:
         self._step()
 
     def _batches(self) -> Iterator[int]:
-        """The given ones; or 1, 2, 4, ... while some configuration still gains."""
+        """The batch sizes of the plan; or 1, 2, 4, ... while any configuration's throughput grows."""
         if self.plan.batches:
             yield from self.plan.batches
             return
         batch, best = 1, dict.fromkeys(self.cards, 0.0)
         while batch <= LARGEST_BATCH:
             yield batch
-            gained = False
+            has_gained = False
             for row in self.rows:
                 if row.batch == batch and row.images_per_s is not None:
-                    gained |= row.images_per_s > GAIN * best[row.configuration]
+                    has_gained |= row.images_per_s > GAIN * best[row.configuration]
                     best[row.configuration] = max(best[row.configuration], row.images_per_s)
-            if not gained:
+            if not has_gained:
                 return
             batch *= 2
 
     def _modes(self, name: str) -> tuple[Mode, ...]:
-        """Those asked for; of a CPU, where nothing is transferred, only one without being asked."""
+        """The modes of the plan; by default both on a GPU, but only e2e on a CPU, which has no transfers."""
         return self.plan.modes or (get_args(Mode) if self._on_gpu(name) else ("e2e",))
 
     def _on_gpu(self, name: str) -> bool:
@@ -228,15 +229,16 @@ class InterleavedBenchmark:
         failed: list[RowCard],
     ) -> None:
         if name not in self._workers:
-            return  # it has ended in another mode of this batch
-        self._watch.begin(f"warming up at batch {batch}: {name}")
+            return  # its process has ended in another mode of this batch
+        self._observer.begin(f"warming up at batch {batch}: {name}")
         subject = self.configurations[name].subject
         shape = [batch, *subject.shape]
         try:
             prepared = self._workers[name].ask(
-                "prepare", within_s=PREPARE_S, shape=shape, dtype=subject.dtype, mode=mode, most_s=plan.warm_up_s
+                "prepare", within_s=PREPARE_S, shape=shape, dtype=subject.dtype, mode=mode, max_s=plan.warm_up_s
             )
             tallies[name, mode] = Tally(prepared)
+            # Some facts are known only now, such as whether a CUDA graph was captured.
             self.cards[name] = self.cards[name].model_copy(update={"facts": prepared["facts"]})
         except ConfigurationFailedError as error:
             failed.append(self._failed(name, batch, mode, error))
@@ -246,14 +248,15 @@ class InterleavedBenchmark:
         self, name: str, batch: int, mode: Mode, plan: MeasurementPlan, tally: Tally, failed: list[RowCard]
     ) -> None:
         seconds, on_gpu = plan.seconds / plan.rounds, self._on_gpu(name)
+        # Read the clocks in the middle of the round, when the GPU is under load.
         sample = Timer(seconds / 2, lambda: tally.gpus.extend(gpus()[:1]))
         before = self._meter.joules() if on_gpu else None
-        least = math.ceil(plan.least_queries / plan.rounds)
+        min_queries = math.ceil(plan.min_queries / plan.rounds)
         try:
             if on_gpu:
                 sample.start()
             found = self._workers[name].ask(
-                "round", within_s=seconds + ROUND_S, mode=mode, seconds=seconds, least_queries=least
+                "round", within_s=seconds + ROUND_S, mode=mode, seconds=seconds, min_queries=min_queries
             )
         except ConfigurationFailedError as error:
             tally.has_failed = True
@@ -267,13 +270,14 @@ class InterleavedBenchmark:
         tally.milliseconds += found["milliseconds"]
         tally.medians.append(statistics.median(found["milliseconds"]))
         tally.wall_s += found["wall_s"]
+        # The energy counter also covers the discarded queries.
         tally.computed += len(found["milliseconds"]) + found["settled"]
 
     def _finished(self, batch: int, tallies: dict[tuple[str, Mode], Tally], failed: list[RowCard]) -> Iterator[RowCard]:
-        """Turn what was counted into rows."""
+        """Turn the tallies into rows; failures are added to `failed`."""
         for (name, mode), tally in tallies.items():
             if tally.has_failed or name not in self._workers:
-                continue  # the reason is a row
+                continue  # its failure already is a row
             try:
                 memory = self._workers[name].ask("memory", within_s=ROUND_S)
             except ConfigurationFailedError as error:
@@ -300,7 +304,7 @@ class InterleavedBenchmark:
         highest = max((gpu.max_sm_mhz for gpu in tally.gpus if gpu.max_sm_mhz is not None), default=None)
         share = slowest / highest if slowest is not None and highest else None
         joules = [each for each in tally.joules if each is not None]
-        told_all = bool(joules) and len(joules) == len(tally.joules)
+        is_complete = bool(joules) and len(joules) == len(tally.joules)
         return RowCard(
             configuration=name,
             batch=batch,
@@ -311,17 +315,17 @@ class InterleavedBenchmark:
             first_ms=tally.prepared["first_ms"],
             warm_up_s=tally.prepared["seconds"],
             round_medians_ms=tuple(tally.medians),
-            joules_per_image=sum(joules) / (tally.computed * batch) if told_all else None,
+            joules_per_image=sum(joules) / (tally.computed * batch) if is_complete else None,
             sm_mhz=slowest,
             ratio=ratio,
-            doubts=doubts_of(
+            caveats=caveats_of(
                 summary, tally.medians, clock=clock, steady=bool(tally.prepared["steady"]), sm_share=share
             ),
             **memory,
         )
 
     def _failed(self, name: str, batch: int, mode: Mode, error: ConfigurationFailedError) -> RowCard:
-        """A row with a reason; a process that has ended is not asked again."""
+        """A row with the reason for the failure; drops a worker whose process has ended."""
         if error.has_ended:
             self._workers.pop(name).close()
         return RowCard(configuration=name, batch=batch, mode=mode, failed=str(error))
@@ -332,13 +336,13 @@ class InterleavedBenchmark:
         batches = len(self.plan.batches) or max(len(self.batches), 1)
         left = len(self.configurations) - len(self.cards)
         total = len(self.configurations) + batches * per_batch + left * (1 + self.plan.rounds) * batches
-        self._watch.done(self._steps, max(total, self._steps))
+        self._observer.done(self._steps, max(total, self._steps))
 
 
 def baseline_for(names: Sequence[str], baseline: str | None) -> str | None:
-    """The configuration that all others are compared with: that of `baseline`, a name or a runtime, or the first.
+    """Name of the configuration that the others are compared with: by name or runtime, or the first.
 
-    Returns: None where no configuration has this name or runtime.
+    Returns: None if no configuration has this name or runtime.
     """
     if baseline is None:
         return names[0] if names else None

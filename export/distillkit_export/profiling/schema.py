@@ -1,11 +1,19 @@
-"""What a profile says, as it is written and as it is read: the schema of profile JSON files."""
+"""Schema of profile.json."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from distillkit.contracts.exporter import Precision
 from distillkit.errors import UserError
@@ -15,16 +23,18 @@ from distillkit.storage.untrusted import read_json
 SCHEMA_VERSION: Literal[1] = 1
 KIND: Literal["distillkit profile"] = "distillkit profile"
 Mode = Literal["compute", "e2e"]
+CAVEATS_KEY = "doubts"
+"""The key of a row's caveats in files of schema 1."""
 
 
 class ProfilePart(BaseModel):
-    """A part of a profile: no key but these, and none changes."""
+    """Base of the parts of a profile: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class GpuCard(ProfilePart):
-    """One GPU at one moment, as nvidia-smi reports it; what it does not report is None."""
+    """One GPU at one moment, as nvidia-smi reports it; unreported values are None."""
 
     name: str
     driver: str | None = None
@@ -38,7 +48,7 @@ class GpuCard(ProfilePart):
 
 
 class MachineCard(ProfilePart):
-    """The machine, without a name or a path. `load_average` is of the last minute, before anything was measured."""
+    """The machine, without host name or paths. `load_average` is of the last minute before measuring."""
 
     processor: str
     cpus: int
@@ -53,7 +63,7 @@ class MachineCard(ProfilePart):
 
 
 class MethodCard(ProfilePart):
-    """How it was measured, with the four switches in which trtexec's versions differ."""
+    """How it was measured, including the four options whose defaults differ between versions of trtexec."""
 
     seconds: float
     rounds: int
@@ -64,7 +74,7 @@ class MethodCard(ProfilePart):
 
 
 class AccuracyCard(ProfilePart):
-    """Top 1 in percent, measured elsewhere and quoted here: on how many images, and by whom."""
+    """Top-1 accuracy in percent, copied from `source`, and the number of images."""
 
     top1: float
     images: int | None
@@ -72,7 +82,7 @@ class AccuracyCard(ProfilePart):
 
 
 class SubjectCard(ProfilePart):
-    """What was profiled. `accuracy` is by precision, as far as it was measured."""
+    """A profiled student. `accuracy` is by precision, where measured."""
 
     name: str
     architecture: str | None = None
@@ -84,8 +94,8 @@ class SubjectCard(ProfilePart):
 class ConfigurationCard(ProfilePart):
     """One subject in one precision in one runtime with one setting.
 
-    `load_s` is from a fresh process to a loaded model, the import of the runtime included. `failed` says why there are
-    no measurements.
+    `load_s` is the time to import the runtime and load the model in a fresh process. `failed` is the reason if it was
+    not measured.
     """
 
     name: str
@@ -102,7 +112,7 @@ class ConfigurationCard(ProfilePart):
 
 
 class RatioCard(ProfilePart):
-    """How many times as fast as the baseline: median over rounds, and its 95 % interval."""
+    """Speed-up over the baseline: median over rounds, and its 95 % confidence interval."""
 
     median: float
     low: float
@@ -111,9 +121,10 @@ class RatioCard(ProfilePart):
 
 
 class RowCard(ProfilePart):
-    """One configuration at one batch size in one mode. `doubts` are reasons not to trust it; `failed` why it is empty.
+    """One configuration at one batch size in one mode. `failed` is the reason if it has no figures.
 
-    `round_medians_ms` has one entry per round. Throughput is queries times batch by the time they took together.
+    `caveats` are reasons not to trust the figures; their key in files is `CAVEATS_KEY`. `round_medians_ms` has one
+    entry per round. `images_per_s` is queries times batch over their total time.
     """
 
     configuration: str
@@ -137,12 +148,17 @@ class RowCard(ProfilePart):
     joules_per_image: float | None = None
     sm_mhz: float | None = None
     ratio: RatioCard | None = None
-    doubts: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = Field(default=(), validation_alias=AliasChoices(CAVEATS_KEY, "caveats"))
     failed: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _with_key_of_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Not `serialization_alias`, which every caller of model_dump would have to ask for.
+        return {CAVEATS_KEY if key == "caveats" else key: value for key, value in serialize(self).items()}
 
 
 class ChoiceCard(ProfilePart):
-    """The setting that won at one batch size, and its latency beside that of the runtimes as they come."""
+    """The fastest setting at one batch size, and its speed-up over the runtimes' default settings."""
 
     configuration: str
     runtime: str
@@ -155,7 +171,7 @@ class ChoiceCard(ProfilePart):
 
 
 class ProfileCard(ProfilePart):
-    """The whole of a profile's JSON. `best` is by batch size; `skipped` says what was not measured, and why."""
+    """A profile. `best` is by batch size; `skipped` lists what was not measured, and why."""
 
     kind: Literal["distillkit profile"] = KIND
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -178,25 +194,26 @@ class ProfileCard(ProfilePart):
         return next(card for card in self.subjects if card.name == name)
 
     def row(self, configuration: str, batch: int, mode: Mode) -> RowCard | None:
-        """The row of a configuration, where it was measured."""
+        """The row of a configuration; None if it was not measured."""
         key = (configuration, batch, mode)
         found = (row for row in self.rows if (row.configuration, row.batch, row.mode) == key and row.failed is None)
         return next(found, None)
 
 
 def read_profile(path: Path) -> ProfileCard:
-    """Read a profile that was written here or elsewhere.
+    """Read profile.json from this or another machine.
 
-    Raises: UserError for a file that is no profile, is torn, or is of a newer distillkit.
+    Raises: UserError for a file that is not a profile, is invalid, or is of a newer distillkit.
     """
     try:
         data = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"profile '{path}' cannot be read ({error.__cause__ or error}); give a JSON file of `distillkit profile`"
+            f"profile '{path}' cannot be read ({error.__cause__ or error}); give a JSON file written by "
+            "`distillkit profile`"
         ) from None
     if not isinstance(data, dict) or data.get("kind") != KIND:
-        raise UserError(f"'{path}' is no profile; give a JSON file that `distillkit profile` wrote")
+        raise UserError(f"'{path}' is not a profile; give a JSON file written by `distillkit profile`")
     if newer := newer_version(data, "schema_version", SCHEMA_VERSION):
         raise UserError(
             f"profile '{path}' has schema {newer} and this distillkit reads {SCHEMA_VERSION}; upgrade distillkit"
@@ -204,4 +221,4 @@ def read_profile(path: Path) -> ProfileCard:
     try:
         return ProfileCard.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"profile '{path}' is torn: {first_mistake(error)}; measure again") from None
+        raise UserError(f"profile '{path}' is invalid: {first_mistake(error)}; measure again") from None

@@ -1,4 +1,4 @@
-"""What `distillkit profile` may be pointed at: a bundle, a run, a model by name. Only the latter two need torch."""
+"""Targets of `distillkit profile`: bundle, run, model by name, earlier profile. Only runs and models need torch."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ PARITY, RESULT, WEIGHTS = "parity.json", "result.json", "student.safetensors"
 
 
 @dataclass
-class Found:
-    """What the targets of one command line are: subjects to measure, and profiles that were measured elsewhere.
+class OpenTargets:
+    """The opened targets of a command: subjects to measure, and earlier profiles to show.
 
-    `notes` are what the user should know; `home` is where the results go that are given no folder.
+    `notes` are for the user; `home` is the default output folder.
     """
 
     subjects: list[ProfiledStudent] = field(default_factory=list)
@@ -44,42 +44,44 @@ class Found:
     home: Path = Path("profiles")
 
 
-def find(targets: list[str], plugins: PluginRegistry, stack: ExitStack, weights: str | None = None) -> Found:
-    """Open every target; what is exported only to be measured lies in folders that go with `stack`.
+def open_targets(
+    targets: list[str], plugins: PluginRegistry, stack: ExitStack, weights: str | None = None
+) -> OpenTargets:
+    """Open every target. Temporary exports are deleted when `stack` closes.
 
-    Raises: BundleError for a bundle that is not whole; RunDirectoryError for a target that is no run; what reading a
-    profile, loading and exporting a model raise.
+    Raises: BundleError for an invalid bundle; RunDirectoryError for a target that does not exist; errors of reading a
+    profile and of loading and exporting a model.
     """
-    found = Found()
+    opened = OpenTargets()
     if weights is not None:
-        _require_a_name(targets)
+        _require_named_model(targets)
     for target in targets:
         path = Path(target)
         if path.is_file():
-            found.profiles.append(read_profile(path))
+            opened.profiles.append(read_profile(path))
         elif (path / MANIFEST).is_file():
             bundle = open_bundle(path)
-            found.subjects.append(of_bundle(bundle, _free_name(_bundle_name(path, bundle.manifest), found.subjects)))
+            opened.subjects.append(
+                bundle_subject(bundle, _free_name(_bundle_name(path, bundle.manifest), opened.subjects))
+            )
         else:
-            found.subjects.append(_of_model(target, plugins, stack, weights, found))
+            opened.subjects.append(_model_subject(target, plugins, stack, weights, opened))
     if len(targets) == 1:
         alone = Path(targets[0])
         home = alone.parent if alone.is_file() else alone / PROFILE if alone.is_dir() else None
-        found.home = home or Path("profiles") / _name(alone)
-    return found
+        opened.home = home or Path("profiles") / _name(alone)
+    return opened
 
 
-def _require_a_name(targets: list[str]) -> None:
-    """Refuse --weights where every target has weights of its own."""
+def _require_named_model(targets: list[str]) -> None:
+    """Refuse --weights if no target is a model by name, since bundles and runs have their own weights."""
     paths = [target for target in targets if Path(target).exists()]
     if len(paths) == len(targets):
-        raise UserError(
-            f"'{paths[0]}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
-        )
+        raise UserError(f"'{paths[0]}' has its own weights; leave out --weights, or name a model such as timm:resnet18")
 
 
-def of_bundle(bundle: OpenBundle, name: str) -> ProfiledStudent:
-    """The files of a bundle, which was checked."""
+def bundle_subject(bundle: OpenBundle, name: str) -> ProfiledStudent:
+    """The artefacts of a checked bundle."""
     manifest = bundle.manifest
     artefacts = tuple(
         Artefact(
@@ -93,31 +95,31 @@ def of_bundle(bundle: OpenBundle, name: str) -> ProfiledStudent:
     return ProfiledStudent(card, _shape(manifest), manifest.input.dtype, artefacts)
 
 
-def _of_model(
-    target: str, plugins: PluginRegistry, stack: ExitStack, weights: str | None, found: Found
+def _model_subject(
+    target: str, plugins: PluginRegistry, stack: ExitStack, weights: str | None, opened: OpenTargets
 ) -> ProfiledStudent:
-    """A run or a model by name: in memory, and as ONNX, exported for the occasion where there is no fitting export."""
+    """A run or a model by name: in memory, and as ONNX, from its export or from a temporary one."""
     path = Path(target)
     if not path.is_dir() and (path.suffix or "/" in target) and ":" not in target:
         raise RunDirectoryError(
             f"'{target}' does not exist; give a bundle, a run directory, a profile, or a model by name (timm:resnet18)"
         )
     require("torch", "timm", what=f"profiling '{target}'")
-    name = _free_name(_name(path) if path.is_dir() else target.replace(":", "-").replace("/", "-"), found.subjects)
+    name = _free_name(_name(path) if path.is_dir() else target.replace(":", "-").replace("/", "-"), opened.subjects)
     memory = Artefact(Servable("torch", str(path.resolve()) if path.is_dir() else target, weights=weights))
-    folder = _fitting_export(path)
+    folder = _current_export(path)
     try:
         if folder is None:
             from distillkit_export.pipeline.export import export
 
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / "bundle"
             export(target, folder, ExportOptions(weights=weights), plugins=plugins)
-            found.notes.append(f"{name}: exported to ONNX for this profile only")
-        exported = of_bundle(open_bundle(folder), name)
+            opened.notes.append(f"{name}: exported to ONNX for this profile only")
+        exported = bundle_subject(open_bundle(folder), name)
     except RunDirectoryError:
         raise
     except DistillkitError as error:
-        found.notes.append(f"{name}: measured in torch alone, because it cannot be exported: {error}")
+        opened.notes.append(f"{name}: measured only in torch, because it cannot be exported: {error}")
         return _in_memory(target, name, memory, plugins, weights)
     accuracy = {"fp32": run_accuracy} if (run_accuracy := _run_accuracy(path)) else {}
     card = exported.card.model_copy(update={"accuracy": exported.card.accuracy | accuracy})
@@ -137,8 +139,8 @@ def _in_memory(
     return ProfiledStudent(card, shape, "float32", (memory,))
 
 
-def _fitting_export(run: Path) -> Path | None:
-    """The export of a run in its own folder, where it is whole and of the very weights that the run has now."""
+def _current_export(run: Path) -> Path | None:
+    """The export in a run's folder, if it was made from the run's current weights."""
     folder, weights = run / "export", run / WEIGHTS
     if not (folder / MANIFEST).is_file() or not weights.is_file():
         return None
@@ -157,13 +159,13 @@ def _card(name: str, manifest: Bundle, accuracy: dict[str, AccuracyCard]) -> Sub
 
 
 def _shape(manifest: Bundle) -> tuple[int, ...]:
-    """One image as the files take it; of a size that the caller chooses, the one that the student was trained for."""
+    """Input shape of one image; the training size where height and width are dynamic."""
     size = dict(zip(("height", "width"), manifest.input.image_size, strict=True))
     return tuple(size[side] if isinstance(side, str) else side for side in manifest.input.shape[1:])
 
 
 def measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
-    """Top 1 by precision, as the gate measured it on labelled images; empty where the gate had none."""
+    """Top-1 accuracy by precision, from the gate's report; empty if the gate had no labelled images."""
     try:
         files: dict[str, Any] = read_json(folder / PARITY)["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -185,7 +187,7 @@ def _accuracy_in(report: Any) -> AccuracyCard | None:
 
 
 def _run_accuracy(run: Path) -> AccuracyCard | None:
-    """Top 1 of the run's own evaluation at its end, on its test images, else on its validation images."""
+    """Top-1 accuracy of the run's final evaluation, on test images if there were any, else on validation images."""
     try:
         figures: dict[str, Any] = read_json(run / RESULT)["figures"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -199,16 +201,16 @@ def _run_accuracy(run: Path) -> AccuracyCard | None:
 
 
 def _name(path: Path) -> str:
-    """The last part of a path that says something: of "runs/soft/export" that is "soft"."""
+    """The last informative part of a path: "soft" for "runs/soft/export"."""
     parts = [part for part in path.resolve().parts if part not in ("export", "profile")]
     return parts[-1]
 
 
 def _bundle_name(path: Path, manifest: Bundle) -> str:
-    """As the folder is called; one that is called as every bundle might be goes by the run that it was made from."""
+    """The folder's name; for a generic name such as "bundle", the name of the run that it was made from."""
     run = manifest.source.run
-    says_nothing = path.resolve().name in ("export", "profile", "bundle")
-    return run if says_nothing and run and "/" not in run else _name(path)
+    is_generic = path.resolve().name in ("export", "profile", "bundle")
+    return run if is_generic and run and "/" not in run else _name(path)
 
 
 def _free_name(name: str, taken: list[ProfiledStudent]) -> str:
@@ -222,7 +224,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def precisions(names: list[str]) -> tuple[Precision, ...]:
-    """Names of precisions as the user gave them, by comma or one by one."""
+    """Parse the values of --precision, separated by commas or given one by one."""
     from distillkit.contracts.exporter import PRECISIONS
     from distillkit.messages.nearest_name import unknown_name
 

@@ -1,4 +1,4 @@
-"""Find the setting that is fastest on this machine, batch size by batch size, and remember it beside the bundle."""
+"""Find the fastest setting on this machine for each batch size, and save it in the bundle's profile folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from distillkit_export.profiling.schema import ChoiceCard, ProfileCard, ProfileP
 from distillkit_export.profiling.worker_process import MeasuringWorker, WorkerProcess
 
 BEST_FILE = "best.json"
-FIRST_SECONDS, FIRST_ROUNDS, LEAST_QUERIES, WARM_UP_S = 0.3, 2, 4, 1.0
-"""What a candidate gets at first; with every halving of the field the time doubles."""
+FIRST_SECONDS, FIRST_ROUNDS, MIN_QUERIES, WARM_UP_S = 0.3, 2, 4, 1.0
+"""A candidate's first measurement; its time doubles with every halving of the field."""
 
 
 class BestCard(ProfilePart):
-    """The best setting by batch size, on the machine that it was found on."""
+    """best.json: the best setting by batch size, and the machine it is valid on."""
 
     kind: Literal["distillkit best setting"] = "distillkit best setting"
     schema_version: Literal[1] = 1
@@ -41,25 +41,27 @@ class BestCard(ProfilePart):
 def search(
     candidates: Sequence[Configuration],
     plan: MeasurementPlan,
-    watch: ProfileObserver | None = None,
+    observer: ProfileObserver | None = None,
     start: Callable[[], MeasuringWorker] = WorkerProcess,
 ) -> dict[int, Configuration]:
     """The fastest candidate at every batch size of the plan, by successive halving.
 
-    All are measured shortly and in turns; the slower half leaves, the rest is measured for twice as long, until one is
-    left. Models in memory take part as they come: they are what the files are compared with.
+    All are measured briefly and in turns; the slower half is dropped and the rest measured for twice as long, until one
+    is left. Models in memory run only with default settings, since they are the reference for the files.
     """
     field = _without_tuned_models(candidates)
     short = replace(
         plan,
-        modes=(plan.modes or ("e2e",))[-1:],
+        modes=(plan.modes or ("e2e",))[-1:],  # one mode is enough for a ranking
         seconds=FIRST_SECONDS,
         rounds=FIRST_ROUNDS,
         warm_up_s=WARM_UP_S,
-        least_queries=LEAST_QUERIES,
+        min_queries=MIN_QUERIES,
     )
     winners = {}
-    with InterleavedBenchmark(field, short, watch=_Trying(watch or SilentObserver()), start=start) as benchmark:
+    with InterleavedBenchmark(
+        field, short, observer=_TuningObserver(observer or SilentObserver()), start=start
+    ) as benchmark:
         for batch in plan.batches or (1,):
             winner = _fastest(benchmark, batch, short)
             if winner is not None:
@@ -67,15 +69,15 @@ def search(
     return winners
 
 
-def verdicts(
+def best_choices(
     winners: Mapping[int, Configuration], plain: Sequence[Configuration], rows: Sequence[RowCard]
 ) -> dict[str, ChoiceCard]:
-    """What the fresh measurement says of each winner: its latency, and how it compares with the plain ones."""
+    """The latency of each winner in the final measurement, and its speed-up over the default settings `plain`."""
     found = {}
     for batch, winner in winners.items():
         measured = {
             row.configuration: row
-            for row in sorted(rows, key=lambda row: row.mode)  # of two modes, e2e counts
+            for row in sorted(rows, key=lambda row: row.mode)  # e2e overwrites compute
             if row.batch == batch and row.failed is None
         }
         own = measured.get(winner.name)
@@ -100,7 +102,7 @@ def verdicts(
 
 
 def write_best(directory: Path, card: ProfileCard) -> None:
-    """Write `best.json`, which holds on this machine alone."""
+    """Write `best.json`; it is valid only on this machine."""
     best = BestCard(
         processor=card.machine.processor,
         cpus=card.machine.cpus,
@@ -112,9 +114,9 @@ def write_best(directory: Path, card: ProfileCard) -> None:
 
 
 def best_setting(bundle: Path, batch: int) -> ChoiceCard | None:
-    """What `distillkit profile BUNDLE --tune` found fastest on this very machine for this or the next smaller batch.
+    """The setting saved by `distillkit profile BUNDLE --tune` for this or the next smaller batch size.
 
-    Returns None where nothing was found, or on another machine.
+    Returns None if nothing was saved, or by another machine.
     """
     try:
         best = BestCard.model_validate(parse_json(plain_text(bundle, f"{PROFILE}/{BEST_FILE}")))
@@ -129,16 +131,16 @@ def best_setting(bundle: Path, batch: int) -> ChoiceCard | None:
 
 
 @dataclass(frozen=True)
-class _Trying:
-    """Says that what is measured is not yet for the table."""
+class _TuningObserver:
+    """Marks progress as part of the search."""
 
-    watch: ProfileObserver
+    observer: ProfileObserver
 
     def begin(self, what: str) -> None:
-        self.watch.begin(f"trying settings, {what}")
+        self.observer.begin(f"trying settings, {what}")
 
-    def done(self, steps: int, of: int) -> None:
-        self.watch.done(steps, of)
+    def done(self, steps: int, total: int) -> None:
+        self.observer.done(steps, total)
 
 
 def _fastest(benchmark: InterleavedBenchmark, batch: int, short: MeasurementPlan) -> str | None:
@@ -154,7 +156,7 @@ def _fastest(benchmark: InterleavedBenchmark, batch: int, short: MeasurementPlan
 
 
 def _without_tuned_models(candidates: Sequence[Configuration]) -> list[Configuration]:
-    """All settings of files, but of models in memory only the first of each runtime and precision."""
+    """All settings of files, but only the first setting of models in memory, by runtime and precision."""
     seen: set[tuple[str, str]] = set()
     field = []
     for each in candidates:

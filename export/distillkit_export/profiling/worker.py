@@ -1,6 +1,6 @@
-"""The process that holds one loaded model and measures it when asked: one JSON line in, one out.
+"""Worker process: holds one loaded model and measures it on command, one JSON line in, one out.
 
-It ends when its standard input does, so it never outlives the process that started it.
+It exits when its standard input closes, so it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 IMAGE_SEED = 0
 
 
-class Called:
-    """A session asked from host to host, as a service asks: the mode `e2e`."""
+class EndToEnd:
+    """A session called from host to host, as a service would: the mode `e2e`."""
 
     def __init__(self, session: InferenceSession, images: NDArray[Any]) -> None:
         self._session, self._images = session, images
 
     def time(self, queries: int) -> list[float]:
-        """Milliseconds of each query, by the host's clock."""
+        """Latency of each query in milliseconds, by the host's clock."""
         elapsed = []
         for _ in range(queries):
             start = perf_counter()
@@ -43,7 +43,7 @@ class Called:
 
 
 class Worker:
-    """One configuration: a loaded model, and the batch that it is measured on."""
+    """One configuration: a loaded model and the batch to measure it on."""
 
     def __init__(self) -> None:
         self._session: InferenceSession | None = None
@@ -51,13 +51,13 @@ class Worker:
         self._expected_ms: dict[str, float] = {}
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Do what a command says: `open`, `prepare`, `round` or `memory`."""
+        """Execute a command: `open`, `prepare`, `round` or `memory`."""
         given = {key: value for key, value in command.items() if key != "do"}
         found: dict[str, Any] = getattr(self, f"do_{command['do']}")(**given)
         return found
 
     def do_open(self, runtime: str, servable: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
-        """Load the model; the import of the runtime counts."""
+        """Load the model; the time includes the runtime's import."""
         start = perf_counter()
         from distillkit.plugin.registry import installed_plugins
 
@@ -65,25 +65,25 @@ class Worker:
         self._session = executes.open(Servable(**servable), setting)
         return {"load_s": perf_counter() - start, "facts": dict(self._session.facts)}
 
-    def do_prepare(self, shape: list[int], dtype: str, mode: str, most_s: float) -> dict[str, Any]:
-        """Hand a batch over, answer it for the first time, and warm up."""
+    def do_prepare(self, shape: list[int], dtype: str, mode: str, max_s: float) -> dict[str, Any]:
+        """Bind a batch, run it for the first time, and warm up."""
         session = self._opened()
         images = _images(tuple(shape), dtype)
         start = perf_counter()
-        timed: Timed | Bound = Called(session, images) if mode == "e2e" else session.bind(images)
+        timed: Timed | Bound = EndToEnd(session, images) if mode == "e2e" else session.bind(images)
         timed.time(1)
         first_ms = (perf_counter() - start) * 1e3
-        warmed = warm_up(timed, most_s=most_s)
+        warmed = warm_up(timed, max_s=max_s)
         self._timed[mode], self._expected_ms[mode] = timed, warmed.last_ms
         return {"first_ms": first_ms, "facts": dict(session.facts), **asdict(warmed)}
 
-    def do_round(self, mode: str, seconds: float, least_queries: int) -> dict[str, Any]:
-        """Measure for a while."""
-        found = measure(self._timed[mode], seconds, least_queries, self._expected_ms[mode])
+    def do_round(self, mode: str, seconds: float, min_queries: int) -> dict[str, Any]:
+        """Measure one round."""
+        found = measure(self._timed[mode], seconds, min_queries, self._expected_ms[mode])
         return asdict(found)
 
     def do_memory(self) -> dict[str, Any]:
-        """The most memory so far, of the process and, where the runtime tells, of the device."""
+        """Peak memory so far of the process and, if the runtime reports it, of the device."""
         held = getattr(self._session, "device_bytes", None)
         return {"peak_rss_bytes": peak_rss_bytes(), "device_bytes": held() if held else None}
 
@@ -94,8 +94,8 @@ class Worker:
 
 
 def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """The most resident memory of this process so far."""
-    # Not getrusage where it can be helped: on Linux a process starts with the peak of the one that started it.
+    """Peak resident memory of this process so far, in bytes."""
+    # getrusage only as a fallback: on Linux a process inherits the peak of its parent.
     if status.is_file():
         lines = status.read_text(encoding="utf-8").splitlines()
         found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
@@ -109,7 +109,7 @@ def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int | None:
 
 
 def _images(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """Noise: the time of a dense model does not depend on what it sees."""
+    """Noise of the given shape: a dense model's latency does not depend on its input."""
     import numpy as np
 
     draw = np.random.default_rng(IMAGE_SEED)
@@ -119,16 +119,16 @@ def _images(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
 
 
 def _listen(lines: TextIO, commands: queue.Queue[str]) -> None:
-    """Hand commands on; without a parent there is nothing left to do, whatever runs at the moment."""
+    """Queue the commands; when the input closes, the parent is gone, so exit even in the middle of a round."""
     for line in lines:
         commands.put(line)
-    os._exit(0)
+    os._exit(0)  # sys.exit would end only this thread
 
 
 def main() -> None:
-    """Answer commands until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
-    # Whatever a library prints goes to stderr; the parent reads nothing but answers.
+    """Execute commands until standard input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    # Redirect what libraries print to stderr, so that the parent reads only answers from stdout.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         commands: queue.Queue[str] = queue.Queue()
@@ -145,8 +145,8 @@ def _attempt(worker: Worker, line: str) -> dict[str, Any]:
     except DistillkitError as error:
         return {"refused": str(error)}
     except MemoryError:
-        return {"refused": "there is not enough memory"}
-    except Exception as error:  # noqa: BLE001 - a runtime fails in its own ways, and each is a row of the profile
+        return {"refused": "out of memory"}
+    except Exception as error:  # noqa: BLE001 - runtimes raise anything, and each failure is a row of the profile
         return {"refused": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 

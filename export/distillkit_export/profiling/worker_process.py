@@ -1,4 +1,4 @@
-"""A worker seen from the process that started it: asked, waited for, and ended."""
+"""Client side of a worker process: send commands, wait for answers, end it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ END_S = 3.0
 
 
 class ConfigurationFailedError(Exception):
-    """A configuration cannot be measured, or no further; the message is the reason in its row.
+    """A configuration could not be measured; the message is the reason in its row.
 
-    `has_ended` says that its process is gone; one that only refuses can be asked again.
+    `has_ended` is whether its process is gone; otherwise it accepts further commands.
     """
 
     def __init__(self, reason: str, *, has_ended: bool = True) -> None:
@@ -29,21 +29,22 @@ class ConfigurationFailedError(Exception):
 
 
 class MeasuringWorker(Protocol):
-    """What the profile needs of a worker."""
+    """The interface of a worker."""
 
     pid: int
 
     def ask(self, do: str, *, within_s: float, **given: Any) -> dict[str, Any]:
-        """Raises: ConfigurationFailedError."""
+        """Send a command and wait for its answer. Raises: ConfigurationFailedError."""
 
     def close(self) -> None: ...
 
 
 class WorkerProcess:
-    """A fresh process with this interpreter's import path, whose answers come line by line."""
+    """A fresh process with this interpreter's import path, which answers line by line."""
 
     def __init__(self, module: str = MODULE) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        # A file, because a pipe that is not read would block the worker once it is full.
         self._stderr: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
             [sys.executable, *(["-S"] if sys.flags.no_site else []), "-m", module],
@@ -61,8 +62,8 @@ class WorkerProcess:
     def ask(self, do: str, *, within_s: float, **given: Any) -> dict[str, Any]:
         """Send one command and wait for its answer.
 
-        Raises: ConfigurationFailedError where the worker refuses, has died, or does not answer in time; in the latter
-        two cases it is ended.
+        Raises: ConfigurationFailedError if the worker reports an error, has died, or does not answer in time. In the
+        last case it is ended.
         """
         stdin = self._process.stdin
         try:
@@ -77,7 +78,7 @@ class WorkerProcess:
             self.close()
             raise ConfigurationFailedError(f"no answer within {within_s:.0f} s") from None
         if line is None:
-            raise ConfigurationFailedError(self._how_it_died())
+            raise ConfigurationFailedError(self._cause_of_death())
         answer: dict[str, Any] = json.loads(line)
         if "refused" in answer:
             raise ConfigurationFailedError(answer["refused"], has_ended=False)
@@ -85,7 +86,7 @@ class WorkerProcess:
         return found
 
     def close(self) -> None:
-        """End the process: by itself when its input ends, by force when it does not."""
+        """End the process by closing its input; kill it if it does not exit in time."""
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
@@ -100,25 +101,25 @@ class WorkerProcess:
 
     def _read(self) -> None:
         if self._process.stdout is not None:
-            with suppress(ValueError):  # closed while it is read
+            with suppress(ValueError):  # closed while being read
                 for line in self._process.stdout:
                     self._answers.put(line)
         self._answers.put(None)
 
-    def _how_it_died(self) -> str:
-        """The exit code or signal, and the last line of what the process said."""
+    def _cause_of_death(self) -> str:
+        """The exit code or signal, and the last line of stderr."""
         try:
             code = self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             return "its process closed its output"
-        last = self._last_words()
+        last = self._last_line()
         if code < 0:
             name = signal.Signals(-code).name
-            memory = ", perhaps for want of memory" if name == "SIGKILL" else ""
-            return f"its process was ended by {name}{memory}{last}"
+            memory = ", probably out of memory" if name == "SIGKILL" else ""
+            return f"its process was killed by {name}{memory}{last}"
         return f"its process ended with exit code {code}{last}"
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         if self._stderr.closed:
             return ""
         self._stderr.seek(0)

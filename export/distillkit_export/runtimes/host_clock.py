@@ -1,4 +1,4 @@
-"""Time queries by the host's clock: on a CPU, and where a runtime keeps its device's clock to itself."""
+"""Time queries with the host's clock: on a CPU, and for runtimes that do not expose the device's clock."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from time import perf_counter
 
 
 class HostTimed:
-    """A bound batch whose `compute` returns once the answer is there."""
+    """A bound batch whose `compute` returns when its output is complete."""
 
     def __init__(self, compute: Callable[[], object]) -> None:
         self._compute = compute
 
     def time(self, queries: int) -> Sequence[float]:
-        """Milliseconds of each query."""
+        """Latency of each query in milliseconds."""
         elapsed = []
         for _ in range(queries):
             start = perf_counter()

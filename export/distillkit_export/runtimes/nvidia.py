@@ -1,4 +1,4 @@
-"""Whether there is an NVIDIA GPU, asked of the driver alone: nothing here loads a runtime or opens a context."""
+"""Count NVIDIA GPUs through the driver only: loads no runtime and opens no CUDA context."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def cuda_devices(library: str = LIBRARY) -> int:
-    """How many CUDA devices the driver shows; 0 where there is no driver, or it fails. Never raises."""
+    """Number of CUDA devices that the driver reports; 0 if there is no driver or it fails. Never raises."""
     try:
         driver = ctypes.CDLL(library)
         count = ctypes.c_int(0)

@@ -1,4 +1,4 @@
-"""ONNX Runtime, whatever executes it: one session with an execution provider that is the one asked for, or an error."""
+"""ONNX Runtime sessions on one execution provider, without silent fallback to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distillkit.contracts.runtime import Availability, Bound, Servable
 from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
-from distillkit_export.onnx.session import FATAL_ONLY, NO_KERNEL, PROVIDER, refused
+from distillkit_export.onnx.session import FATAL_ONLY, NO_KERNEL, PROVIDER, load_error
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import threads_started
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 CPU, CUDA, TENSORRT = PROVIDER, "CUDAExecutionProvider", "TensorrtExecutionProvider"
 BUILDS = ("onnxruntime", "onnxruntime-gpu")
-"""Two distributions of the same files: whichever was installed last has overwritten the other."""
+"""Two distributions of the same files: the one installed last overwrites the other."""
 
 Provider = tuple[str, Mapping[str, Any]]
 
 
 def installed_builds() -> dict[str, str]:
-    """The versions of ONNX Runtime's distributions that are installed; more than one is a conflict."""
+    """Versions of the installed ONNX Runtime distributions; more than one is a conflict."""
     found = {}
     for name in BUILDS:
         try:
@@ -38,7 +38,7 @@ def installed_builds() -> dict[str, str]:
 
 
 def availability(provider: str, remedy: str) -> Availability:
-    """Whether ONNX Runtime is here and was built with `provider`; no session is opened. Never raises."""
+    """Whether ONNX Runtime is installed and built with `provider`. Opens no session, never raises."""
     builds = installed_builds()
     if find_spec("onnxruntime") is None:
         return Availability(works=False, detail="onnxruntime is not installed", remedy=remedy)
@@ -46,7 +46,7 @@ def availability(provider: str, remedy: str) -> Availability:
         import onnxruntime
 
         built_with = onnxruntime.get_available_providers()
-    except Exception as error:  # noqa: BLE001 - a broken installation fails in many ways, and none may end a listing
+    except Exception as error:  # noqa: BLE001 - a broken installation fails in many ways, none of which may stop a listing
         return Availability(works=False, detail=f"onnxruntime cannot be imported: {one_line(error)}", remedy=remedy)
     named = " and ".join(f"{name} {number}" for name, number in builds.items()) or f"onnxruntime {_own_version()}"
     clash = f"{named} are both installed and overwrite each other" if len(builds) > 1 else ""
@@ -58,17 +58,18 @@ def availability(provider: str, remedy: str) -> Availability:
 
 
 class OnnxRuntimeSession:
-    """One ONNX file in ONNX Runtime, executed by the first of `providers` and nothing slower in its place.
+    """One ONNX file in ONNX Runtime, executed by the first of `providers`, without CPU fallback.
 
-    The answer stays where it is computed: for a provider with a memory of its own `device` is "cuda".
-    Raises: GateError where ONNX Runtime cannot load the file; UnavailableError where it has no kernel for it, or runs
-    on another provider.
+    `device` is where bound batches and their outputs lie: "cuda" for GPU providers.
+    Shapes: images [B, C, H, W], or [B, H, W, C] uint8, as the file expects; returns scores [B, K].
+    Raises: GateError if ONNX Runtime cannot load the file; UnavailableError if it has no kernel, or falls back to
+    another provider.
     """
 
     def __init__(
         self, servable: Servable, providers: Sequence[Provider], options: Mapping[str, Any], device: str = "cpu"
     ) -> None:
-        import onnxruntime  # noqa: F401 - here, because the import starts threads that are not the session's
+        import onnxruntime  # noqa: F401 - before counting, because the import starts threads that are not the session's
 
         file = Path(servable.source)
         self._file, self._device, self._bound = file.name, device, 0
@@ -80,7 +81,7 @@ class OnnxRuntimeSession:
             "provider": self._session.get_providers()[0],
             "precision": servable.precision,
             "input": self._input.type,
-            "threads": started + 1,  # the calling thread works, too
+            "threads": started + 1,  # the calling thread also computes
             "spinning": bool(options.get("spinning", True)),
         }
         if device != "cpu":
@@ -90,24 +91,27 @@ class OnnxRuntimeSession:
     def _load(self, file: Path, providers: Sequence[Provider], options: Mapping[str, Any]) -> None:
         import onnxruntime
 
-        made = onnxruntime.SessionOptions()
-        made.log_severity_level = FATAL_ONLY
-        made.intra_op_num_threads = int(options.get("threads", 0))
-        made.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.get("spinning", True) else "0")
+        session_options = onnxruntime.SessionOptions()
+        session_options.log_severity_level = FATAL_ONLY
+        session_options.intra_op_num_threads = int(options.get("threads", 0))
+        spinning = "1" if options.get("spinning", True) else "0"
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
         wanted = providers[0][0]
         if wanted != CPU:
-            # Otherwise a graph runs on the CPU, in part or whole, and says nothing.
-            made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            # Otherwise nodes, or the whole graph, silently run on the CPU.
+            session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             names, settings = [name for name, _ in providers], [dict(given) for _, given in providers]
-            self._session = onnxruntime.InferenceSession(str(file), made, providers=names, provider_options=settings)
+            self._session = onnxruntime.InferenceSession(
+                str(file), session_options, providers=names, provider_options=settings
+            )
         except Exception as error:
             if wanted != CPU or type(error).__name__ == NO_KERNEL:
                 raise UnavailableError(f"{wanted} cannot execute {file.name} here: {one_line(error)}") from error
-            raise refused(error, file) from error
+            raise load_error(error, file) from error
         runs_on = self._session.get_providers()[0]
         if runs_on != wanted:
-            raise UnavailableError(f"ONNX Runtime runs on {runs_on} although {wanted} was asked for")
+            raise UnavailableError(f"ONNX Runtime fell back to {runs_on}; {wanted} was requested")
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -123,16 +127,16 @@ class OnnxRuntimeSession:
         return scores[0]
 
     def bind(self, images: NDArray[Any]) -> Bound:
-        """Input and output lie on the device; a query ends when the device has nothing left to do."""
+        """Bind images and their output to the device; a query ends when the device has finished."""
         from onnxruntime import OrtValue, RunOptions
 
-        # A captured CUDA graph holds one shape; under the number of another one it would be replayed for this, too.
+        # A captured CUDA graph is valid for one shape only; with a shared id another shape's graph would be replayed.
         self._bound += 1
         run = RunOptions()
         run.add_run_config_entry("gpu_graph_id", str(self._bound))
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input.name, OrtValue.ortvalue_from_numpy(images, self._device))
-        # The first answer tells the output's shape; kept, it is written to again and again, which CUDA graphs need.
+        # The first run allocates the output. It is then bound as a fixed buffer: CUDA graphs need fixed addresses.
         binding.bind_output(self._output, self._device)
 
         def compute() -> None:
@@ -145,12 +149,12 @@ class OnnxRuntimeSession:
             raise GateError(
                 f"ONNX Runtime cannot run {self._file} on a batch of {len(images)}: {one_line(error)}"
             ) from error
-        (answer,) = binding.get_outputs()
-        if answer.shape()[0] != len(images):
+        (output,) = binding.get_outputs()
+        if output.shape()[0] != len(images):
             raise GateError(
-                f"ONNX Runtime answers a batch of {len(images)} of {self._file} with {answer.shape()[0]} rows"
+                f"ONNX Runtime returns {output.shape()[0]} rows for a batch of {len(images)} from {self._file}"
             )
-        binding.bind_ortvalue_output(self._output, answer)
+        binding.bind_ortvalue_output(self._output, output)
         return HostTimed(compute)
 
 

@@ -1,4 +1,4 @@
-"""The runtime called `onnxruntime-cpu`: ONNX Runtime's own CPU kernels."""
+"""The runtime `onnxruntime-cpu`: ONNX Runtime with its CPU kernels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from distillkit_export.runtimes.processors import thread_counts
 class OnnxRuntimeCpu:
     """ONNX files on the CPU.
 
-    Settings: `threads`, of one operator, ONNX Runtime's own choice where it is left out; `spinning`, whether they stay
-    awake between operators, which is faster where the machine has nothing else to do.
+    Settings: `threads` within one operator, chosen by ONNX Runtime by default; `spinning`, whether threads busy-wait
+    between operators, which is faster on an otherwise idle machine.
     """
 
     formats: tuple[str, ...] = ("onnx",)
@@ -23,12 +23,12 @@ class OnnxRuntimeCpu:
         return availability(CPU, 'pip install "distillkit[runtime]"')
 
     def settings(self) -> Sequence[Setting]:
-        tried: list[Setting] = [{}]
+        candidates: list[Setting] = [{}]
         for threads in thread_counts():
-            tried.append({"threads": threads})
+            candidates.append({"threads": threads})
             if threads > 1:
-                tried.append({"threads": threads, "spinning": False})
-        return tuple(tried)
+                candidates.append({"threads": threads, "spinning": False})
+        return tuple(candidates)
 
     def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         if servable.format not in self.formats:

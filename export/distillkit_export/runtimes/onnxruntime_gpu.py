@@ -1,4 +1,4 @@
-"""The runtimes called `onnxruntime-cuda` and `onnxruntime-tensorrt`: ONNX Runtime on an NVIDIA GPU."""
+"""The runtimes `onnxruntime-cuda` and `onnxruntime-tensorrt`: ONNX Runtime on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ REMEDY = 'pip install "distillkit[gpu]"'
 class OnnxRuntimeCuda:
     """ONNX files on ONNX Runtime's CUDA kernels.
 
-    Settings: `cuda_graph`, whether a batch that is computed again and again is launched as one graph. TF32 is off, so
-    that float32 is float32.
+    Settings: `cuda_graph`, whether a bound batch is launched as one CUDA graph. TF32 is off, so float32 stays
+    float32.
     """
 
     formats: tuple[str, ...] = ("onnx",)
@@ -41,8 +41,8 @@ class OnnxRuntimeCuda:
         if found.works and not cuda_devices():
             return Availability(
                 works=False,
-                detail="the NVIDIA driver shows no GPU",
-                remedy="run it on a machine with an NVIDIA GPU and its driver",
+                detail="the NVIDIA driver reports no GPU",
+                remedy="run on a machine with an NVIDIA GPU and its driver",
             )
         return found
 
@@ -60,14 +60,14 @@ class OnnxRuntimeCuda:
         graph = bool(setting.get("cuda_graph", True))
         return _GpuSession(servable, self.providers(servable, graph=graph), graph=graph)
 
-    def providers(self, servable: Servable, *, graph: bool) -> list[Provider]:  # noqa: ARG002 - CUDA takes the file's
+    def providers(self, servable: Servable, *, graph: bool) -> list[Provider]:  # noqa: ARG002 - CUDA runs the file's types
         return [(CUDA, {"enable_cuda_graph": "1" if graph else "0", "use_tf32": "0"})]
 
 
 class OnnxRuntimeTensorrt(OnnxRuntimeCuda):
-    """ONNX files on TensorRT inside ONNX Runtime, which builds an engine for every shape that it meets.
+    """ONNX files on TensorRT inside ONNX Runtime, which builds an engine for every new input shape.
 
-    What TensorRT does not take runs on CUDA. Settings: `cuda_graph` as of onnxruntime-cuda.
+    Operators that TensorRT does not support run on CUDA. Settings: `cuda_graph`, as for onnxruntime-cuda.
     """
 
     name = "onnxruntime-tensorrt"
@@ -82,9 +82,9 @@ class OnnxRuntimeTensorrt(OnnxRuntimeCuda):
 
 
 class _GpuSession(OnnxRuntimeSession):
-    """Copies between host and device are part of a call, and no part of a bound batch.
+    """A session on a GPU. Calls include the copies between host and device; bound batches do not.
 
-    A captured graph has fixed addresses, so a call, which has none, runs in a session without graphs.
+    A CUDA graph needs fixed addresses and a call has none, so calls use a second session without graphs.
     """
 
     def __init__(self, servable: Servable, providers: Sequence[Provider], *, graph: bool) -> None:

@@ -1,4 +1,4 @@
-"""The runtime called `openvino`: Intel's, on the CPU."""
+"""The runtime `openvino`: Intel OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 REMEDY = 'pip install "distillkit[openvino]"'
 ARITHMETIC = {"bf16": "bf16"}
-"""What OpenVINO computes floating point in, by the precision asked for. Everything else is float32: left to itself,
-OpenVINO takes bfloat16 wherever the CPU has it, and says nothing."""
+"""OpenVINO's inference precision by the requested precision, else float32. It must be set: by default OpenVINO silently
+uses bfloat16 wherever the CPU supports it."""
 
 
 class OpenVino:
-    """ONNX files in OpenVINO, with latency as its goal.
+    """ONNX files in OpenVINO, optimised for latency.
 
-    Settings: `threads`, OpenVINO's own choice where it is left out; `pinning`, whether they stay on their CPUs.
+    Settings: `threads`, chosen by OpenVINO by default; `pinning`, whether threads are pinned to CPUs.
     Precision "bf16" computes a float32 file in bfloat16.
     """
 
@@ -39,13 +39,13 @@ class OpenVino:
         try:
             return Availability(works=True, detail=f"openvino {version('openvino')}, CPU")
         except PackageNotFoundError:
-            return Availability(works=False, detail="openvino is installed in part", remedy=REMEDY)
+            return Availability(works=False, detail="openvino is only partly installed", remedy=REMEDY)
 
     def settings(self) -> Sequence[Setting]:
-        tried: list[Setting] = [{}]
+        candidates: list[Setting] = [{}]
         for threads in thread_counts():
-            tried += [{"threads": threads}, {"threads": threads, "pinning": False}]
-        return tuple(tried)
+            candidates += [{"threads": threads}, {"threads": threads, "pinning": False}]
+        return tuple(candidates)
 
     def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         if servable.format not in self.formats:
@@ -57,6 +57,8 @@ class OpenVino:
 
 
 class _OpenVinoSession:
+    """One ONNX file compiled by OpenVINO; images [B, C, H, W] or [B, H, W, C] uint8 to scores [B, K]."""
+
     def __init__(self, servable: Servable, setting: Setting) -> None:
         from openvino import Core
 
@@ -94,18 +96,18 @@ class _OpenVinoSession:
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         try:
-            answer: NDArray[np.float32] = self._request.infer({0: images})[0]
+            scores: NDArray[np.float32] = self._request.infer({0: images})[0]
         except Exception as error:
             raise GateError(
                 f"OpenVINO cannot run {self._file} on a batch of {len(images)}: {one_line(error)}"
             ) from error
-        return answer.copy()
+        return scores.copy()  # the request reuses its output buffer
 
     def bind(self, images: NDArray[Any]) -> Bound:
-        """A request of its own, which keeps a copy of the images and its answer."""
+        """A separate request that holds a copy of the images and its output."""
         from openvino import Tensor
 
         request = self._compiled.create_infer_request()
-        # Of shared memory OpenVINO holds no reference: the images may be gone before the request reads them.
+        # OpenVINO holds no reference to shared memory: the images could be freed before the request reads them.
         request.set_input_tensor(Tensor(images, shared_memory=False))
         return HostTimed(request.infer)

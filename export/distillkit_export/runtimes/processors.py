@@ -1,4 +1,4 @@
-"""How many threads are worth trying on this machine, and how many a process really has."""
+"""Thread counts worth trying on this machine, and the number of threads that a session starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillkit.compute.cpus import physical_cores, usable_cpus
 
 
 def thread_counts() -> tuple[int, ...]:
-    """Numbers of threads worth trying: every usable CPU first, every core, then by halves down to one."""
+    """Thread counts worth trying: all usable CPUs, all physical cores, then halved down to one."""
     counts, count = [usable_cpus(), physical_cores()], physical_cores()
     while count > 1:
         count //= 2
@@ -19,7 +19,7 @@ def thread_counts() -> tuple[int, ...]:
 
 
 def threads_started(start: Callable[[], object]) -> int:
-    """How many threads of this process `start` leaves behind."""
+    """Number of threads that `start` adds to this process."""
     process = psutil.Process()
     before = process.num_threads()
     start()

@@ -1,4 +1,4 @@
-"""The runtime called `torch-compile`: the model as torch.compile makes it, on a GPU as CUDA graphs."""
+"""The runtime `torch-compile`: the model under torch.compile, with CUDA graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ GPU_MODE, CPU_MODE = "reduce-overhead", "default"
 
 
 class TorchCompile:
-    """What `torch` runs, compiled for each batch size that it meets; the first answer takes seconds to minutes.
+    """As `torch`, compiled for each new batch size; the first call takes seconds to minutes.
 
-    Settings: as of `torch`.
+    Settings: as for `torch`.
     """
 
     formats: tuple[str, ...] = (torch_presence.FORMAT,)
@@ -33,8 +33,9 @@ class TorchCompile:
         if torch_presence.has_cuda():
             if find_spec("triton") is None:
                 return Availability(works=False, detail="triton is not installed", remedy="pip install triton")
+        # On the CPU torch.compile generates C++.
         elif not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
-            detail = "torch.compile needs a C++ compiler, and there is none"
+            detail = "torch.compile found no C++ compiler"
             return Availability(works=False, detail=detail, remedy="install g++, for example with apt install g++")
         return found
 
@@ -49,17 +50,17 @@ class TorchCompile:
 
 
 def _read_back() -> Mapping[str, Any]:
-    """The mode, and whether graphs were captured: the compiler leaves them out where a model forbids them."""
+    """The compile mode, and whether CUDA graphs were captured; the compiler skips them if a model prevents them."""
     import torch
     from torch._dynamo.utils import counters
 
     on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    left_out = bool(counters["inductor"]["cudagraph_skips"])
-    return {"compile_mode": GPU_MODE if on_gpu else CPU_MODE, "cuda_graph": on_gpu and not left_out}
+    skipped = bool(counters["inductor"]["cudagraph_skips"])
+    return {"compile_mode": GPU_MODE if on_gpu else CPU_MODE, "cuda_graph": on_gpu and not skipped}
 
 
 def _compiled(module: torch.nn.Module, device: torch.device) -> Any:
     import torch
 
-    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - one graph for each batch size, and sweeps have many
+    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - one graph per batch size, and sweeps exceed the default of 8
     return torch.compile(module, mode=GPU_MODE if device.type == "cuda" else CPU_MODE, dynamic=False)

@@ -1,4 +1,4 @@
-"""The runtime called `torch`: the model as PyTorch runs it by itself."""
+"""The runtime `torch`: the model in eager PyTorch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from distillkit_export.runtimes import torch_presence
 
 
 class TorchEager:
-    """A run, a student or a model by name, in memory, kernel by kernel.
+    """A run, a student or a model by name, in eager mode.
 
-    Settings: `device`, "cpu" or "cuda"; `threads`, of one operator on the CPU, torch's own choice where it is left out.
+    Settings: `device`, "cpu" or "cuda"; `threads` within one operator on the CPU, chosen by torch by default.
     """
 
     formats: tuple[str, ...] = (torch_presence.FORMAT,)

@@ -1,4 +1,4 @@
-"""What the runtimes on PyTorch can say without importing it: whether it is here, and for which device."""
+"""Availability and settings of the PyTorch runtimes, without importing torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = "torch"
 
 
 def availability() -> Availability:
-    """Whether torch and timm are here, and for which device. Imports neither, and never raises."""
+    """Whether torch and timm are installed, and for which device. Imports neither, never raises."""
     for package in ("torch", "timm"):
         if find_spec(package) is None:
             remedy = 'pip install "distillkit[train]"'
@@ -29,7 +29,7 @@ def availability() -> Availability:
 
 
 def has_cuda() -> bool:
-    """Whether there is a GPU and a torch that was built for it; asked without importing torch."""
+    """Whether there is a GPU and a CUDA build of torch, without importing torch."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None or not cuda_devices():
         return False
@@ -37,14 +37,14 @@ def has_cuda() -> bool:
 
 
 def settings() -> Sequence[Setting]:
-    """What torch chooses by itself, which is the GPU where there is one; then the CPU by numbers of threads."""
+    """The default of torch first (the GPU if there is one), then the CPU with several thread counts."""
     cpu: Setting = {"device": "cpu"} if has_cuda() else {}
-    tried: list[Setting] = [{}, cpu, *({**cpu, "threads": count} for count in thread_counts())]
-    return tried if has_cuda() else tried[1:]
+    candidates: list[Setting] = [{}, cpu, *({**cpu, "threads": count} for count in thread_counts())]
+    return candidates if has_cuda() else candidates[1:]
 
 
 def require_torch(servable: Servable, runtime: str, found: Availability) -> None:
-    """Refuse what is not a model in memory, and a machine without torch."""
+    """Raise UnavailableError for a servable that is not a model in memory, and on a machine without torch."""
     if servable.format != FORMAT:
         raise UnavailableError(f"{runtime} runs models in memory, not files such as {servable.format}")
     if not found.works:

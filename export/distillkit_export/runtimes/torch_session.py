@@ -1,4 +1,4 @@
-"""A model in torch, ready to be asked and timed: on the CPU, or on a GPU with its own clock."""
+"""A PyTorch session: run and time a model on the CPU or on a GPU, the GPU by its own clock."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ Compile = Callable[[nn.Module, torch.device], Any]
 
 
 class TorchSession:
-    """One answer of a model in evaluation mode, as `torch_graph.Scores` reduces it, without autograd.
+    """The exported output of a model (`graph.Scores`) in evaluation mode, without autograd.
 
-    `compiled` makes another callable of it; `read_back` says more facts, asked anew each time.
-    Raises: UnavailableError for a precision that torch does not compute in and a GPU that torch does not see.
+    `compiled` wraps the module, for torch.compile; `read_back` adds facts, read anew on each access.
+    Shapes: images [B, C, H, W], or [B, H, W, C] uint8; returns scores [B, K].
+    Raises: UnavailableError for a precision that torch does not support, or if torch finds no GPU.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class TorchSession:
         dtype = PRECISIONS[servable.precision]
         self._device = torch.device(setting.get("device", "cuda" if torch.cuda.is_available() else "cpu"))
         if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise UnavailableError("torch sees no CUDA device here; choose the CPU")
+            raise UnavailableError("torch finds no CUDA device; use --device cpu")
         if "threads" in setting:
             torch.set_num_threads(int(setting["threads"]))
-        self._compute: Any = _answer(servable, dtype).to(self._device)
+        self._compute: Any = _scores_module(servable, dtype).to(self._device)
         if compiled is not None:
             self._compute = compiled(self._compute, self._device)
         self._read_back = read_back
@@ -69,7 +70,7 @@ class TorchSession:
         return {**self._facts, **self._read_back()}
 
     def device_bytes(self) -> int | None:
-        """The most memory that torch has held on the GPU so far."""
+        """Peak memory that torch has reserved on the GPU, in bytes."""
         return torch.cuda.max_memory_reserved(self._device) if self._device.type == "cuda" else None
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -80,13 +81,14 @@ class TorchSession:
                     return scores.copy()
                 return self._through_pinned(torch.from_numpy(images)).numpy().copy()
             except (RuntimeError, AssertionError) as error:
-                raise _refusal(error, len(images)) from error
+                raise _run_error(error, len(images)) from error
 
     def _through_pinned(self, images: Tensor) -> Tensor:
-        """Host to device, compute, device to host; both copies by way of page-locked memory that is kept."""
+        """Copy to the device, compute, copy back; both copies use page-locked buffers, one pair per shape."""
         shape = tuple(images.shape)
         if shape not in self._pinned:
             scores = self._compute(images.to(self._device)).float()
+            # Asynchronous copies need page-locked memory, which is too slow to allocate per call.
             self._pinned[shape] = (
                 torch.empty_like(images).pin_memory(),
                 torch.empty_like(scores, device="cpu").pin_memory(),
@@ -107,19 +109,19 @@ class TorchSession:
         try:
             compute()
         except (RuntimeError, AssertionError) as error:
-            raise _refusal(error, len(images)) from error
+            raise _run_error(error, len(images)) from error
         return HostTimed(compute) if self._device.type == "cpu" else CudaTimed(compute)
 
 
 class CudaTimed:
-    """A bound batch on a GPU, timed by CUDA events round each launch; one query waits while another is computed."""
+    """A bound batch on a GPU, timed by CUDA events around each launch; one query is queued while another computes."""
 
     def __init__(self, compute: Callable[[], object]) -> None:
         self._compute = compute
         torch.cuda.synchronize()
 
     def time(self, queries: int) -> Sequence[float]:
-        """Milliseconds of each query."""
+        """Latency of each query in milliseconds."""
         events = []
         for number in range(queries):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -127,34 +129,34 @@ class CudaTimed:
             self._compute()
             end.record()
             events.append((start, end))
-            if number:
+            if number:  # wait for the previous query, so that at most one is queued
                 events[number - 1][1].synchronize()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in events]
 
 
-def _answer(servable: Servable, dtype: torch.dtype) -> nn.Module:
-    """The model of a servable as one module from images to float32 scores, computed in `dtype`."""
+def _scores_module(servable: Servable, dtype: torch.dtype) -> nn.Module:
+    """The model of a servable as one module from images to float32 scores [B, K], computed in `dtype`."""
     found = load_target(servable.source, installed_plugins(), ExportOptions(weights=servable.weights))
     scores = frozen_scores(found.model, servable.request or found.request)
     if dtype is torch.float32:
         return scores
-    return _In(scores.to(dtype), dtype)
+    return _CastInput(scores.to(dtype), dtype)
 
 
-class _In(nn.Module):
-    """Scores in another dtype than that of the images, which are converted where they are floating point."""
+class _CastInput(nn.Module):
+    """Scores [B, K] in half precision: floating-point images are cast to `dtype`, uint8 images are not."""
 
     def __init__(self, scores: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.scores, self.dtype = scores, dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        answer: Tensor = self.scores(images.to(self.dtype) if images.is_floating_point() else images)
-        return answer
+        computed: Tensor = self.scores(images.to(self.dtype) if images.is_floating_point() else images)
+        return computed
 
 
-def _refusal(error: Exception, batch: int) -> UnavailableError | GateError:
+def _run_error(error: Exception, batch: int) -> UnavailableError | GateError:
     if isinstance(error, torch.OutOfMemoryError):
-        return UnavailableError(f"the GPU has not enough memory for a batch of {batch}")
+        return UnavailableError(f"the GPU has too little memory for a batch of {batch}")
     return GateError(f"torch cannot run the model on a batch of {batch}: {one_line(error)}")

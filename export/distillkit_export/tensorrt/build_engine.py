@@ -1,4 +1,4 @@
-"""Build engines in an interpreter of their own. `python -m` this module is the other half of `engine_from`."""
+"""Build engines in a subprocess. `build_in_subprocess` starts it; `python -m` this module is the child."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from distillkit_export.tensorrt.options import TensorRtOptions
 from distillkit_export.user_dirs import private, user_cache
 
 
-def engine_from(
+def build_in_subprocess(
     onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, progress: ReportProgress | None
 ) -> dict[str, Any]:
-    """Build the engine of `onnx` into `plan`, as `building.build` does, in a process of its own.
+    """Run `building.build` in a subprocess: write the engine of `onnx` to `plan`.
 
-    Raises: UnavailableError where TensorRT cannot, crashes, or takes longer than it may; its log is then kept.
+    Raises: UnavailableError if TensorRT fails, crashes or times out; its log is then kept.
     """
 
     def report(event: Event) -> None:
@@ -30,18 +30,18 @@ def engine_from(
         return result_of(
             "distillkit_export.tensorrt.build_engine", request, timeout_s=options.timeout_s, on_event=report
         )
-    except ChildError as death:
+    except ChildError as error:
         log = private(user_cache() / "tensorrt") / "build.log"
-        write_text(log, death.log)
-        raise UnavailableError(f"the build of the TensorRT engine of {onnx.name} {death}; its log is {log}") from death
+        write_text(log, error.log)
+        raise UnavailableError(f"the build of the TensorRT engine of {onnx.name} {error}; its log is {log}") from error
 
 
 def work(request: dict[str, Any], say: Say) -> dict[str, Any]:
-    """In the other process: look again whether all is there, and build."""
+    """In the subprocess: check the platform again, and build."""
     from distillkit_export.tensorrt.building import build
     from distillkit_export.tensorrt.preflight import Missing, probe
 
-    # Again here: nothing of TensorRT is made before a device was counted in the process that makes it.
+    # Repeated in this process: TensorRT objects must not be created before devices were counted in the same process.
     found = probe()
     if isinstance(found, Missing):
         raise UnavailableError(f"{found.reason}; {found.remedy}")

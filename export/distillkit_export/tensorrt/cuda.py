@@ -1,6 +1,6 @@
-"""The few calls of CUDA's runtime that executing an engine takes, through NVIDIA's cuda-bindings, each one checked.
+"""The CUDA runtime calls needed to execute an engine, through NVIDIA's cuda-bindings, with error checks.
 
-An address, a stream, an event and a graph are whatever cuda-bindings hands out; distillkit only passes them on.
+Addresses, streams, events and graphs are opaque values of cuda-bindings.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from distillkit.errors import UnavailableError
 
 
 class CudaError(UnavailableError):
-    """CUDA refused a call."""
+    """A CUDA call failed."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The device that is used: CUDA's first, so CUDA_VISIBLE_DEVICES chooses. `capability` is (8, 9), say."""
+    """CUDA's first device, so CUDA_VISIBLE_DEVICES chooses it. `capability` is for example (8, 9)."""
 
     name: str
     capability: tuple[int, int]
@@ -25,9 +25,9 @@ class Gpu:
 
 
 class Cuda:
-    """CUDA's runtime. Making one touches no device.
+    """CUDA's runtime. Creating one touches no device.
 
-    Raises: ImportError without cuda-bindings. Every method raises CudaError, with CUDA's own words.
+    Raises: ImportError without cuda-bindings. Every method raises CudaError with CUDA's error message.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Cuda:
         self._runtime = runtime
 
     def devices(self) -> int:
-        """How many devices there are; safe on a machine without a driver."""
+        """Number of devices; safe on a machine without a driver."""
         count: int = self._checked(self._runtime.cudaGetDeviceCount())
         return count
 
@@ -46,31 +46,31 @@ class Cuda:
         return Gpu(name.strip("\0"), (int(facts.major), int(facts.minor)), int(facts.totalGlobalMem))
 
     def driver(self) -> str:
-        """The newest CUDA that the driver serves, "13.0", say."""
+        """The newest CUDA version that the driver supports, such as "13.0"."""
         number: int = self._checked(self._runtime.cudaDriverGetVersion())
         return f"{number // 1000}.{number % 1000 // 10}"
 
     def stream(self) -> Any:
-        """A stream that does not wait for the default one."""
+        """A stream that does not synchronise with the default one."""
         return self._checked(self._runtime.cudaStreamCreateWithFlags(self._runtime.cudaStreamNonBlocking))
 
     def handle(self, stream: Any) -> int:
-        """A stream as TensorRT takes it."""
+        """A stream's handle as an integer, for TensorRT."""
         return int(stream)
 
     def wait(self, stream: Any) -> None:
         self._checked(self._runtime.cudaStreamSynchronize(stream))
 
     def free_memory(self) -> int:
-        """How many bytes of the device nobody uses."""
+        """Free memory of the device in bytes."""
         return int(self._checked(self._runtime.cudaMemGetInfo()))
 
     def allocate(self, size: int) -> int:
-        """Memory of the device, in bytes."""
+        """Allocate `size` bytes on the device."""
         return int(self._checked(self._runtime.cudaMalloc(size)))
 
     def allocate_pinned(self, size: int) -> int:
-        """Memory of the host that the device reads and writes directly, in bytes."""
+        """Allocate `size` bytes of page-locked host memory, which the device accesses directly."""
         return int(self._checked(self._runtime.cudaMallocHost(size)))
 
     def free(self, address: int) -> None:
@@ -97,7 +97,7 @@ class Cuda:
         self._checked(self._runtime.cudaEventSynchronize(event))
 
     def milliseconds(self, start: Any, end: Any) -> float:
-        """From one recorded event to another; waits for the second."""
+        """Time between two recorded events; waits for the second."""
         self.wait_for(end)
         return float(self._checked(self._runtime.cudaEventElapsedTime(start, end)))
 
@@ -108,17 +108,18 @@ class Cuda:
         self._checked(self._runtime.cudaStreamDestroy(stream))
 
     def begin_capture(self, stream: Any) -> None:
-        """From here on the work of `stream` is noted down instead of done."""
+        """Start recording the work of `stream` into a graph instead of executing it."""
+        # Other threads may use CUDA during the capture.
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._checked(self._runtime.cudaStreamBeginCapture(stream, mode))
 
     def end_capture(self, stream: Any) -> Any:
-        """What was noted down, ready to be launched."""
+        """The recorded graph, ready to launch."""
         graph = self._checked(self._runtime.cudaStreamEndCapture(stream))
         try:
             return self._checked(self._runtime.cudaGraphInstantiate(graph, 0))
         finally:
-            self._checked(self._runtime.cudaGraphDestroy(graph))
+            self._checked(self._runtime.cudaGraphDestroy(graph))  # the instantiated graph does not need it
 
     def launch(self, graph: Any, stream: Any) -> None:
         self._checked(self._runtime.cudaGraphLaunch(graph, stream))
@@ -126,10 +127,10 @@ class Cuda:
     def destroy_graph(self, graph: Any) -> None:
         self._checked(self._runtime.cudaGraphExecDestroy(graph))
 
-    def _checked(self, answer: tuple[Any, ...]) -> Any:
-        """The value after the error code that every call answers with; None where there is none."""
-        error, *values = answer
+    def _checked(self, result: tuple[Any, ...]) -> Any:
+        """The first value after the error code in a call's result, or None."""
+        error, *values = result
         if int(error) != 0:
             _, text = self._runtime.cudaGetErrorString(error)
-            raise CudaError(f"CUDA says: {text.decode()} ({error.name})")
+            raise CudaError(f"CUDA error: {text.decode()} ({error.name})")
         return values[0] if values else None

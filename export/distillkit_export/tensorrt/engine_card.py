@@ -1,4 +1,4 @@
-"""What is written beside an engine: what it was made of, on which machine, for which batches, and how it is called."""
+"""Engine card: the JSON file next to an engine with its source, machine and batches; and the engine's file name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ AMPERE = (8, 0)
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("a text holds what cannot be printed")
+        raise ValueError("text contains unprintable characters")
     return text
 
 
 Text = Annotated[str, AfterValidator(_printable)]
-"""The card of a third-party bundle is read, too, and shown on a terminal."""
+"""Printable text: cards of third-party bundles are also read and shown on a terminal."""
 
 
 class TensorCard(BaseModel):
@@ -41,12 +41,11 @@ class TensorCard(BaseModel):
 
 
 class EngineCard(BaseModel):
-    """The JSON file beside an engine.
+    """The JSON file next to an engine.
 
-    `precision` is that of the ONNX file. `network` counts the layers of the strongly typed network that was read from
-    it, by the type of what they answer with; `layers` those that TensorRT made of them, as the engine itself says, and
-    is empty where the engine keeps that to itself. `timing_cache` says whether one was there; an unusable one is of
-    another machine, or spoilt.
+    `precision` is that of the ONNX file. `network` counts the layers of the strongly typed network by output type;
+    `layers` counts the engine's layers as its inspector reports them, empty if it reports none. `timing_cache` is
+    "unusable" if it was invalid or of another machine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,12 +77,12 @@ class EngineCard(BaseModel):
         write_text(engine.with_suffix(".json"), self.model_dump_json(indent=2) + "\n")
 
     def require_match(self, here: Platform) -> None:
-        """Refuse an engine of another machine.
+        """Refuse an engine built for another machine.
 
-        Raises: UnavailableError that says what differs and what to do.
+        Raises: UnavailableError with the differences.
         """
         differing = [
-            f"{what} {there}, and here is {now}"
+            f"{what} {there}, not {now}"
             for what, there, now, fits in (
                 ("GPU", self.gpu, here.gpu, self.hardware_compatible or self.gpu == here.gpu),
                 (
@@ -115,7 +114,7 @@ class EngineCard(BaseModel):
 
 
 def engine_name(here: Platform, precision: Precision, batch: BatchProfile) -> str:
-    """Everything that an engine is bound to, in its name.
+    """File name of an engine, with everything that the engine is specific to.
 
     >>> engine_name(Platform("NVIDIA H200", "9.0", "11.4.0.106", "13.0"), "fp16", BatchProfile(1, 8, 64))
     'h200-sm90-trt11.4.0.106-fp16-b1x8x64.plan'
@@ -124,23 +123,23 @@ def engine_name(here: Platform, precision: Precision, batch: BatchProfile) -> st
 
 
 def machine_name(here: Platform) -> str:
-    """GPU, compute capability and TensorRT, fit for a file name."""
+    """GPU, compute capability and TensorRT version as part of a file name."""
     gpu = re.sub(r"[^a-z0-9]+", "-", here.gpu.lower().removeprefix("nvidia ")).strip("-")
     return f"{gpu}-sm{here.compute_capability.replace('.', '')}-trt{here.tensorrt}"
 
 
 def read_card(engine: Path) -> EngineCard:
-    """The card beside an engine.
+    """Read the card of an engine.
 
-    Raises: GateError where it is missing or does not fit the schema.
+    Raises: GateError if it is missing or invalid.
     """
     file = engine.with_suffix(".json")
     try:
         return EngineCard.model_validate_json(read_plain_text(file))
     except FileNotFoundError:
-        raise GateError(f"engine {engine.name} comes without {file.name}, which says what it was built for") from None
+        raise GateError(f"engine {engine.name} has no {file.name}, which describes what it was built for") from None
     except ValueError as error:
-        raise GateError(f"{file.name} does not describe an engine; build it again") from error
+        raise GateError(f"{file.name} is not a valid engine card; build the engine again") from error
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The exporter called `tensorrt`: an engine for this machine's GPU, from the ONNX file of the same precision."""
+"""The exporter `tensorrt`: an engine for this machine's GPU, from the ONNX file of the same precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Pr
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import sha256, write_text
-from distillkit_export.tensorrt.build_engine import engine_from
+from distillkit_export.tensorrt.build_engine import build_in_subprocess
 from distillkit_export.tensorrt.engine_card import FOLDER, EngineCard, engine_name, read_card
 from distillkit_export.tensorrt.layers import precision_of_layers
 from distillkit_export.tensorrt.options import TensorRtOptions
@@ -26,13 +26,13 @@ FLAGS = {
     "version_compatible": "--version-compatible",
     "layers": "--layers",
 }
-"""The options that have a flag of their own; the others are set by `--set tensorrt.NAME=VALUE`."""
+"""Options with their own flag; the others are set by `--set tensorrt.NAME=VALUE`."""
 
-CACHE_STAYS = "--timing-cache names a file of this machine and is no part of the command, so name one there again"
+CACHE_NOT_IN_COMMAND = "--timing-cache is a path on this machine, so the command leaves it out; add it on the target"
 
 
 class TensorRtExporter:
-    """Build an engine in a process of its own, and remember that this machine did."""
+    """Build an engine in a subprocess, and record that this machine built it."""
 
     Options = TensorRtOptions
     precisions: tuple[Precision, ...] = PRECISIONS
@@ -46,7 +46,7 @@ class TensorRtExporter:
         return "tensorrt" if isinstance(found, Missing) else str(found)
 
     def flags(self) -> Sequence[str]:
-        """How the command line of another machine asks for the same engine."""
+        """The flags that build the same engine on another machine."""
         given = self.options.model_dump(mode="json", exclude_defaults=True)
         flags = ["--trt"]
         for option, value in given.items():
@@ -57,30 +57,30 @@ class TensorRtExporter:
         return flags
 
     def check(self) -> None:
-        """Refuse where TensorRT or a GPU is missing: UnavailableError, since the target machine may well have both."""
+        """Raise UnavailableError if TensorRT or a GPU is missing; the target machine may still have both."""
         try:
             require_platform()
         except UnavailableError as error:
             if self.options.timing_cache is None:
                 raise
-            raise UnavailableError(f"{error}; {CACHE_STAYS}") from error
+            raise UnavailableError(f"{error}; {CACHE_NOT_IN_COMMAND}") from error
 
     def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
-        """Write `trt/<machine>-<precision>-<batches>.plan`, its card, and the layers where they were asked for."""
+        """Write `trt/<machine>-<precision>-<batches>.plan`, its card and, with --layers, its layers."""
         here = require_platform()
         onnx = source.onnx.get(precision)
         if onnx is None:
             raise UnavailableError(
-                f"an engine is built from the ONNX file in its precision, and there is none in {precision}; "
+                f"there is no ONNX file in {precision} to build the engine from; "
                 f"export the run again{'' if precision == 'fp32' else f' with --{precision}'}"
             )
         name = engine_name(here, precision, self.options.batch)
         plan = directory / FOLDER / name
         plan.parent.mkdir(exist_ok=True)
         cache = self.options.timing_cache or timing_cache(here)
-        built = engine_from(onnx, plan, self.options, cache, source.progress)
+        built = build_in_subprocess(onnx, plan, self.options, cache, source.progress)
         report = built.pop("report")
-        plan.with_suffix(".layers.json").unlink(missing_ok=True)
+        plan.with_suffix(".layers.json").unlink(missing_ok=True)  # of an earlier build
         if self.options.layers:
             write_text(plan.with_suffix(".layers.json"), _indented(report))
         card = EngineCard(
@@ -114,18 +114,17 @@ class TensorRtExporter:
         )
 
     def precision_of(self, file: Path) -> Precision:
-        """The narrowest type that a layer of the engine answers in, as the engine's own inspector says.
+        """The narrowest output type of the engine's layers, from its inspector.
 
-        Where the inspector keeps that to itself, it is the narrowest type of the network that was built: it is strongly
-        typed, so TensorRT must keep to it. INT8 counts only if the network has it, because some versions speak of the
-        INT64 of shapes as INT8.
-        Raises: GateError where neither says so.
+        If the inspector reports none, the narrowest type of the network: it is strongly typed, so TensorRT must keep
+        its types. INT8 counts only if the network has it, because some versions report the INT64 of shapes as INT8.
+        Raises: GateError if neither has a type.
         """
         card = read_card(file)
         layers = {kind: count for kind, count in card.layers.items() if kind != "int8" or "int8" in card.network}
         found = precision_of_layers(layers) or precision_of_layers(card.network)
         if found is None:
-            raise GateError(f"engine {file.name} does not say in which precision its layers are")
+            raise GateError(f"engine {file.name} does not report the precision of its layers")
         return found
 
     def open(self, file: Path) -> Scorer:
@@ -133,7 +132,7 @@ class TensorRtExporter:
 
 
 def _indented(report: str) -> str:
-    """The inspector's JSON for people; as it is where it is none."""
+    """The inspector's report indented; unchanged if it is not JSON."""
     try:
         return json.dumps(json.loads(report), indent=1) + "\n"
     except json.JSONDecodeError:

@@ -1,7 +1,7 @@
-"""What TensorRT made of a graph: its layers and their types, from the JSON of its engine inspector.
+"""Layers and layer types of an engine, from the JSON report of TensorRT's inspector.
 
-The fields of that JSON are not promised by NVIDIA and have changed between versions. So types are looked for wherever a
-field whose name speaks of a type or format says one, and where none is found that is said.
+NVIDIA does not document the report's fields and has changed them between versions. So types are read from every field
+whose name contains "type" or "format"; without such a field the result is empty.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ TYPES: tuple[tuple[str, str], ...] = (
     (r"int8", "int8"),
     (r"fp32|float", "fp32"),
 )
-"""How the inspector speaks of a type, the first match counts: "Half", "Row major linear FP16 format"."""
+"""The inspector's names of types, such as "Half" or "Row major linear FP16 format"; the first match counts."""
 
 NARROWEST_FIRST: tuple[Precision, ...] = ("fp8", "int8", "bf16", "fp16")
 
 
 def layers_of(report: str) -> list[Mapping[str, Any]]:
-    """The layers of an inspector report; a layer that is only named has its name alone."""
+    """The layers of an inspector report; a layer reported as text has only a name."""
     try:
         layers = json.loads(report).get("Layers", [])
     except (json.JSONDecodeError, AttributeError):
@@ -36,7 +36,7 @@ def layers_of(report: str) -> list[Mapping[str, Any]]:
 
 
 def types_of(report: str) -> dict[str, int]:
-    """How many layers answer in which type. A layer with outputs of several types counts for each of them."""
+    """Number of layers by output type. A layer with outputs of several types counts once for each."""
     found: Counter[str] = Counter()
     for layer in layers_of(report):
         found.update({kind for text in _formats(layer.get("Outputs", [])) if (kind := type_named(text))})
@@ -44,12 +44,12 @@ def types_of(report: str) -> dict[str, int]:
 
 
 def precision_of_layers(types: Mapping[str, int]) -> Precision | None:
-    """The precision that an engine really has: the narrowest type that a layer answers in; None where none is known."""
+    """The actual precision of an engine: the narrowest output type of its layers; None if unknown."""
     return next((kind for kind in NARROWEST_FIRST if types.get(kind)), "fp32" if types else None)
 
 
 def _formats(value: Any, key: str = "") -> Iterator[str]:
-    """Every text below a key that speaks of a type or format."""
+    """Every string under a key that contains "type" or "format"."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             yield from _formats(part, str(name))
@@ -61,5 +61,5 @@ def _formats(value: Any, key: str = "") -> Iterator[str]:
 
 
 def type_named(text: str) -> str | None:
-    """The type that TensorRT speaks of, as distillkit calls it; None for indices, truths and the rest."""
+    """Map the name of a TensorRT type to distillkit's; None for integer, boolean and other types."""
     return next((kind for pattern, kind in TYPES if re.search(pattern, text, re.IGNORECASE)), None)

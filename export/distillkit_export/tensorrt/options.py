@@ -1,4 +1,4 @@
-"""What a user may say about an engine."""
+"""Options of the TensorRT exporter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST_BATCH = 65_536
 
 
 class BatchProfile(NamedTuple):
-    """The batches that an engine takes, and the one that it is tuned for."""
+    """The range of batch sizes that an engine accepts, and the one that it is tuned for."""
 
     smallest: int
     typical: int
@@ -24,7 +24,7 @@ class BatchProfile(NamedTuple):
 
 
 def batch_profile(given: object) -> BatchProfile:
-    """Read "1:8:64", or "8" for an engine that takes this batch alone.
+    """Parse "1:8:64", or "8" for an engine that accepts only this batch size.
 
     >>> batch_profile("1:8:64")
     BatchProfile(smallest=1, typical=8, largest=64)
@@ -33,17 +33,21 @@ def batch_profile(given: object) -> BatchProfile:
         return given
     parts = str(given).split(":")
     if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
-        raise ValueError(f"'{given}' is no batch profile; give the smallest, typical and largest batch as 1:8:64")
+        raise ValueError(f"'{given}' is not a batch profile; give the smallest, typical and largest batch as 1:8:64")
     profile = BatchProfile(*map(int, parts * 3 if len(parts) == 1 else parts))
     if not 1 <= profile.smallest <= profile.typical <= profile.largest:
-        raise ValueError(f"'{given}' is no batch profile; its numbers must grow from at least 1, as in 1:8:64")
+        raise ValueError(
+            f"'{given}' is not a batch profile; its numbers must be at least 1 and not decrease, as in 1:8:64"
+        )
     if profile.largest > LARGEST_BATCH:
-        raise ValueError(f"'{given}' is no batch profile; its numbers are at most {LARGEST_BATCH:,}, as in 1:8:64")
+        raise ValueError(
+            f"'{given}' is not a batch profile; its numbers must be at most {LARGEST_BATCH:,}, as in 1:8:64"
+        )
     return profile
 
 
 def bytes_of(given: object) -> int | None:
-    """Read "4G", "512M" or a number of bytes.
+    """Parse "4G", "512M" or a number of bytes.
 
     >>> bytes_of("4G")
     4294967296
@@ -52,12 +56,12 @@ def bytes_of(given: object) -> int | None:
         return None
     matched = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", str(given))
     if matched is None or int(matched[1]) == 0:
-        raise ValueError(f"'{given}' is no amount of memory; write 4G or 512M")
+        raise ValueError(f"'{given}' is not an amount of memory; write 4G or 512M")
     return int(matched[1]) * UNITS[matched[2]]
 
 
 def amount(size: int | None) -> str | None:
-    """Write a number of bytes as `bytes_of` reads it.
+    """Format a number of bytes so that `bytes_of` can parse it.
 
     >>> amount(4294967296), amount(1000)
     ('4G', '1000')
@@ -69,7 +73,7 @@ def amount(size: int | None) -> str | None:
 
 
 class TensorRtOptions(BaseModel):
-    """How engines are built. What widens the machines that an engine runs on costs speed."""
+    """How engines are built. Options that make an engine run on more machines cost speed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,7 +83,7 @@ class TensorRtOptions(BaseModel):
         PlainSerializer(str),
         WithJsonSchema({"type": "string"}),
         Field(
-            description="the smallest batch, the one that the engine is tuned for, and the largest",
+            description="the smallest batch size, the one that the engine is tuned for, and the largest",
             json_schema_extra={"default": "1:8:64"},
         ),
     ] = BatchProfile(1, 8, 64)
@@ -88,19 +92,19 @@ class TensorRtOptions(BaseModel):
         BeforeValidator(bytes_of),
         PlainSerializer(amount),
         WithJsonSchema({"type": "string"}),
-        Field(description="the scratch memory that a layer may take, as 4G; all of the GPU where it is not set"),
+        Field(description="limit on scratch memory per layer, such as 4G; by default all of the GPU"),
     ] = None
-    # Never written down: a path of this machine means nothing on another, and no bundle may name a file to be written.
+    # Not serialised: the path means nothing on another machine, and a bundle must not be able to name a file to write.
     timing_cache: Path | None = Field(
         default=None,
         exclude=True,
-        description="the file that keeps what was learnt about kernels; in the user's cache by default",
+        description="the file for TensorRT's kernel timings; in the user's cache by default",
     )
-    hardware_compatible: bool = Field(default=False, description="the engine also runs on other GPUs, from Ampere on")
+    hardware_compatible: bool = Field(default=False, description="the engine also runs on other GPUs, Ampere or newer")
     version_compatible: bool = Field(
         default=False, description="the engine also runs with newer TensorRT of the same major version"
     )
-    optimization_level: int = Field(default=3, ge=0, le=5, description="how long the builder looks for fast kernels")
-    layers: bool = Field(default=False, description="write the layers that TensorRT made beside the engine")
+    optimization_level: int = Field(default=3, ge=0, le=5, description="higher levels search longer for fast kernels")
+    layers: bool = Field(default=False, description="write the engine's layers to a JSON file next to it")
     tf32: bool = Field(default=False, description="let float32 layers compute in TF32, with 10 bits of mantissa")
-    timeout_s: float = Field(default=7200.0, gt=0, description="how long a build may take")
+    timeout_s: float = Field(default=7200.0, gt=0, description="time limit of a build, in seconds")

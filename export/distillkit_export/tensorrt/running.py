@@ -1,6 +1,6 @@
-"""Run an engine: memory, addresses, one stream, CUDA graphs and events, through TensorRT and CUDA's runtime alone.
+"""Run an engine: memory, one stream, CUDA graphs and events, with only TensorRT and CUDA's runtime.
 
-This module imports TensorRT; `runtime` imports it once `preflight` has found TensorRT and a GPU.
+This module imports TensorRT; `runtime` imports this one after `preflight` has found TensorRT and a GPU.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ DTYPES: Mapping[str, Any] = {"float": np.float32, "half": np.float16, "uint8": n
 
 
 class Engine:
-    """An engine in the memory of the GPU, with room for its largest batch.
+    """An engine loaded on the GPU, with its execution context and stream.
 
-    Raises: UnavailableError for an engine that this machine did not build, or that TensorRT refuses.
+    Raises: UnavailableError for an engine that this machine did not build, or that TensorRT cannot load.
     """
 
     def __init__(self, file: Path) -> None:
         plan = file.read_bytes()
-        require_trusted(plan, file.name)  # the very bytes that are loaded below
+        require_trusted(plan, file.name)  # the bytes that are loaded below, so the file cannot change in between
         self._name = file.name
         self.cuda = Cuda()
         if self.cuda.devices() == 0:
-            raise UnavailableError("there is no GPU that CUDA can use")
+            raise UnavailableError("CUDA finds no usable GPU")
         self.free_before = self.cuda.free_memory()
         self._logger = Logger()
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise UnavailableError(f"TensorRT {trt.__version__} does not load {file.name}: {self._logger.last_error()}")
+            raise UnavailableError(f"TensorRT {trt.__version__} cannot load {file.name}: {self._logger.last_error()}")
         context = engine.create_execution_context()
         if context is None:
             raise UnavailableError(f"TensorRT {trt.__version__} cannot run {file.name}: {self._logger.last_error()}")
@@ -53,55 +53,55 @@ class Engine:
         self.input, self.output = _one_of_each(engine, file.name)
         self.batch = BatchProfile(*(shape[0] for shape in engine.get_tensor_profile_shape(self.input.name, 0)))
         self.stream = self.cuda.stream()
-        self._require(context.set_optimization_profile_async(0, self.cuda.handle(self.stream)), "choose its profile")
+        self._require(context.set_optimization_profile_async(0, self.cuda.handle(self.stream)), "select its profile")
         self.cuda.wait(self.stream)
-        self._user: weakref.ref[Batch] | None = None
+        self._bound: weakref.ref[Batch] | None = None
         weakref.finalize(self, self.cuda.destroy_stream, self.stream)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the engine says of itself, its precision included."""
+        """The engine's properties, with the precision that its inspector reports."""
         return {
             "device": "cuda:0",
             "clock": "device",
             "provider": f"tensorrt {trt.__version__}",
             "gpu": self.cuda.gpu().name,
-            "precision": precision_of_layers(self.types) or "unknown: the engine does not say",
+            "precision": precision_of_layers(self.types) or "unknown: not reported by the engine",
             "layers": self.types,
             "batch": str(self.batch),
             "scratch_bytes": self._engine.device_memory_size_v2,
         }
 
-    def use(self, user: Batch) -> None:
-        """Point the engine at the memory of `user`, unless that is what it was pointed at last."""
-        if self.is_used_by(user):
+    def bind(self, batch: Batch) -> None:
+        """Bind the engine to the memory of `batch`, unless it already is."""
+        if self.is_bound_to(batch):
             return
-        shape = (user.size, *self.input.shape)
-        self._require(self._context.set_input_shape(self.input.name, shape), f"take images {list(shape)}")
+        shape = (batch.size, *self.input.shape)
+        self._require(self._context.set_input_shape(self.input.name, shape), f"accept images {list(shape)}")
         missing = self._context.infer_shapes()
         if missing:
-            raise GateError(f"engine {self._name} does not know the shape of {', '.join(missing)}")
-        for tensor, address in ((self.input, user.device_input), (self.output, user.device_output)):
+            raise GateError(f"engine {self._name} cannot infer the shape of {', '.join(missing)}")
+        for tensor, address in ((self.input, batch.device_input), (self.output, batch.device_output)):
             self._require(self._context.set_tensor_address(tensor.name, address), f"use memory for {tensor.name}")
-        self._user = weakref.ref(user)
+        self._bound = weakref.ref(batch)
 
-    def is_used_by(self, user: Batch) -> bool:
-        return self._user is not None and self._user() is user
+    def is_bound_to(self, batch: Batch) -> bool:
+        return self._bound is not None and self._bound() is batch
 
     def enqueue(self) -> None:
         self._require(self._context.execute_async_v3(self.cuda.handle(self.stream)), "run")
 
-    def _require(self, done: bool, what: str) -> None:  # noqa: FBT001 - what TensorRT answers with
+    def _require(self, done: bool, what: str) -> None:  # noqa: FBT001 - a result of TensorRT
         if not done:
             raise GateError(f"engine {self._name} cannot {what}: {self._logger.last_error()}")
 
 
 class Tensor:
-    """An input or output of an engine: `shape` without the batch."""
+    """An input or output of an engine; `shape` is without the batch."""
 
     def __init__(self, name: str, dtype: str, shape: Sequence[int]) -> None:
         if dtype not in DTYPES:
-            raise UnavailableError(f"tensor '{name}' of the engine is {dtype}, and images and scores are float32")
+            raise UnavailableError(f"tensor '{name}' of the engine has type {dtype}, not {', '.join(DTYPES)}")
         self.name, self.dtype, self.shape = name, np.dtype(DTYPES[dtype]), tuple(shape[1:])
 
     def bytes(self, batch: int) -> int:
@@ -109,7 +109,10 @@ class Tensor:
 
 
 class Batch:
-    """Room for `size` images and their scores, on the device and, pinned, on the host."""
+    """Buffers for `size` images and their scores, on the device and page-locked on the host.
+
+    Shapes: images [B, C, H, W], or [B, H, W, C] uint8, as the engine expects; scores [B, K], or embeddings [B, D].
+    """
 
     def __init__(self, engine: Engine, size: int) -> None:
         self._engine, self.size = engine, size
@@ -124,12 +127,12 @@ class Batch:
         values = np.ascontiguousarray(images, dtype=self._engine.input.dtype)
         if values.shape != (self.size, *self._engine.input.shape):
             expected = " x ".join(map(str, self._engine.input.shape))
-            raise GateError(f"the engine takes images {expected}, not {' x '.join(map(str, values.shape[1:]))}")
+            raise GateError(f"the engine expects images {expected}, not {' x '.join(map(str, values.shape[1:]))}")
         ctypes.memmove(self.host_input, values.ctypes.data, values.nbytes)
         self._engine.cuda.to_device(self.device_input, self.host_input, values.nbytes, self._engine.stream)
 
     def scores(self) -> NDArray[np.float32]:
-        """Copy the scores to the host, and wait for them."""
+        """Copy the scores to the host and wait for them."""
         engine = self._engine
         engine.cuda.to_host(self.host_output, self.device_output, engine.output.bytes(self.size), engine.stream)
         engine.cuda.wait(engine.stream)
@@ -138,46 +141,49 @@ class Batch:
         return values.astype(np.float32)
 
     def compute(self) -> None:
-        self._engine.use(self)
+        self._engine.bind(self)
         self._engine.enqueue()
 
     def _owned(self, address: int, free: Callable[[int], None]) -> int:
-        """Memory that is given back with this batch, or when the process ends."""
+        """An address that is freed with this batch, or when the process ends."""
         weakref.finalize(self, free, address)
         return address
 
 
 class TensorRtSession:
-    """An engine as a session: any number of images, batches bound to the device, and what really runs."""
+    """A session on an engine: scores any number of images, binds batches to the device, and reports facts.
+
+    Shapes: images [B, C, H, W], or [B, H, W, C] uint8, as the engine expects; returns scores [B, K].
+    """
 
     def __init__(self, file: Path, *, cuda_graph: bool) -> None:
         self._engine = Engine(file)
         self._graphs = cuda_graph
-        self._no_graph = "" if cuda_graph else "not asked for"
+        self._no_graph = "" if cuda_graph else "not requested"
         self._batches: dict[int, Batch] = {}
 
     def device_bytes(self) -> int:
-        """How much less memory of the GPU is free than before the engine was loaded, whoever took it."""
+        """Decrease of free GPU memory since before the engine was loaded; includes other processes."""
         return max(0, self._engine.free_before - self._engine.cuda.free_memory())
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """`cuda_graph` is what was asked for until a batch was timed, and after that what happened."""
+        """The engine's facts. `cuda_graph` is the setting until a batch is timed, then whether one was captured."""
         reason = {"no_cuda_graph": self._no_graph} if self._no_graph else {}
         return {**self._engine.facts, "cuda_graph": self._graphs, **reason}
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Images as the engine takes them to scores [B, K].
+        """Scores [B, K] of any number of images.
 
-        More than its largest batch are run in several; fewer than its smallest are filled up.
+        More images than the largest batch are split; fewer than the smallest are padded by repetition.
         """
-        return np.concatenate([self._scores(part) for part in self._parts(images)])
+        return np.concatenate([self._scores(part) for part in self._split(images)])  # [B, K]
 
     def bind(self, images: NDArray[Any]) -> TimedBatch:
         profile = self._engine.batch
         if not profile.smallest <= len(images) <= profile.largest:
             raise UnavailableError(
-                f"the engine takes batches from {profile.smallest} to {profile.largest}, not {len(images)}; build one "
+                f"the engine accepts batches of {profile.smallest} to {profile.largest}, not {len(images)}; build one "
                 f"with --batch {min(len(images), profile.smallest)}:{profile.typical}:"
                 f"{max(len(images), profile.largest)}"
             )
@@ -187,7 +193,7 @@ class TensorRtSession:
         return TimedBatch(self._engine, batch, self)
 
     def capture(self, batch: Batch) -> Any | None:
-        """A CUDA graph of one computation; None where CUDA cannot, which the facts then say."""
+        """A CUDA graph of one run; None if it is off or CUDA cannot capture it, as the facts then report."""
         if not self._graphs:
             return None
         cuda, stream = self._engine.cuda, self._engine.stream
@@ -203,34 +209,35 @@ class TensorRtSession:
         weakref.finalize(batch, cuda.destroy_graph, graph)
         return graph
 
-    def _parts(self, images: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    def _split(self, images: NDArray[Any]) -> Iterator[NDArray[Any]]:
         largest = self._engine.batch.largest
         for start in range(0, max(len(images), 1), largest):
             yield images[start : start + largest]
 
     def _scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
         size = max(len(images), self._engine.batch.smallest)
-        filled = np.take(images, range(size), axis=0, mode="wrap") if size > len(images) else images
+        padded = np.take(images, range(size), axis=0, mode="wrap") if size > len(images) else images
         if size not in self._batches:
-            self._batches.clear()  # one at a time: a check asks for many sizes
+            self._batches.clear()  # keep only one: a parity check uses many sizes
             self._batches[size] = Batch(self._engine, size)
         batch = self._batches[size]
-        batch.put(filled)
+        batch.put(padded)
         batch.compute()
         return batch.scores()[: len(images)]
 
 
 class TimedBatch:
-    """A batch on the device, computed again and again, timed by CUDA's events round each launch."""
+    """A batch bound to the device, timed by CUDA events around each launch."""
 
     def __init__(self, engine: Engine, batch: Batch, session: TensorRtSession) -> None:
         self._engine, self._batch, self._session = engine, batch, session
         self._graph: Any | None = None
 
     def time(self, queries: int) -> Sequence[float]:
+        """Latency of each query in milliseconds."""
         cuda, stream = self._engine.cuda, self._engine.stream
-        if not self._engine.is_used_by(self._batch):
-            # The engine was at work elsewhere. The first run is plain: TensorRT may only be captured after one.
+        if not self._engine.is_bound_to(self._batch):
+            # Another batch was bound since. TensorRT requires one plain run before it can be captured.
             self._batch.compute()
             cuda.wait(stream)
             self._graph = self._session.capture(self._batch)
@@ -238,7 +245,7 @@ class TimedBatch:
         try:
             for number, (start, end) in enumerate(events):
                 if number > 1:
-                    cuda.wait_for(events[number - 2][1])  # one query waits while another is computed, never two
+                    cuda.wait_for(events[number - 2][1])  # at most one query is queued while another computes
                 cuda.record(start, stream)
                 if self._graph is None:
                     self._batch.compute()
@@ -254,10 +261,12 @@ class TimedBatch:
 
 
 def _one_of_each(engine: trt.ICudaEngine, name: str) -> tuple[Tensor, Tensor]:
-    """The input and the output; an exported student has one of each."""
+    """The input and the output of an engine, which must have one of each."""
     found: dict[str, list[Tensor]] = {"input": [], "output": []}
     for tensor in tensors_of(engine):
         found.setdefault(tensor["mode"], []).append(Tensor(tensor["name"], tensor["dtype"], tensor["shape"]))
     if len(found["input"]) != 1 or len(found["output"]) != 1:
-        raise UnavailableError(f"engine {name} has {len(found['input'])} inputs and {len(found['output'])} outputs")
+        raise UnavailableError(
+            f"engine {name} has {len(found['input'])} inputs and {len(found['output'])} outputs, not one of each"
+        )
     return found["input"][0], found["output"][0]

@@ -1,4 +1,4 @@
-"""The runtime called `tensorrt`: engines that this machine built, on its first GPU."""
+"""The runtime `tensorrt`: runs engines built on this machine, on its first GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distillkit_export.tensorrt.preflight import Missing, find_platform, require
 
 
 class TensorRt:
-    """Engines, with CUDA graphs or without. Needs no torch."""
+    """TensorRT engines, with or without CUDA graphs. Needs no torch."""
 
     formats: tuple[str, ...] = ("tensorrt",)
 
@@ -26,7 +26,7 @@ class TensorRt:
         return ({"cuda_graph": True}, {"cuda_graph": False})
 
     def open(self, servable: Servable, setting: Setting) -> InferenceSession:
-        """Load an engine that was built for this GPU and this TensorRT, on this machine."""
+        """Load an engine that was built on this machine, for this GPU and TensorRT."""
         if servable.format not in self.formats:
             raise UnavailableError(f"tensorrt loads {', '.join(self.formats)}, not {servable.format}")
         here = require_platform()

@@ -1,6 +1,6 @@
-"""What TensorRT learnt about the speed of kernels on this machine, kept so that the next build takes less time.
+"""TensorRT's timing cache: kernel timings on this machine, which make the next build faster.
 
-One file for each GPU and version, in the user's cache directory; never from a bundle.
+One file per GPU and TensorRT version in the user's cache directory; never from a bundle.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from distillkit_export.user_dirs import private, user_cache
 
 
 def timing_cache(here: Platform) -> Path:
-    """Where the cache of this machine is kept."""
+    """Path of this machine's timing cache."""
     return user_cache() / "tensorrt" / f"{machine_name(here)}.cache"
 
 
 def read_cache(file: Path) -> bytes:
-    """The cache, or nothing where there is none yet."""
+    """The cache's content, empty if there is no file yet."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -27,6 +27,6 @@ def read_cache(file: Path) -> bytes:
 
 
 def write_cache(file: Path, content: bytes) -> None:
-    """Replace the cache as a whole, so that builds side by side spoil nothing."""
+    """Replace the cache atomically, so that concurrent builds do not corrupt it."""
     private(file.parent)
     write_bytes(file, content)

@@ -1,7 +1,7 @@
-"""Which engines this machine has built. Loading an engine is running it, so no other one is loaded.
+"""Trust in engines: only engines built on this machine are loaded, since loading an engine runs its code.
 
-For every engine of our own a file named by its digest lies in the user's data directory, where nobody else can write.
-An engine that came with a bundle, or was changed since, has none.
+For every engine built here there is a file named by its SHA-256 in the user's data directory, which only the user can
+write. An engine that came with a bundle, or was changed, has none.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from distillkit.errors import UnavailableError
 from distillkit_export.user_dirs import private, user_data
 
 VARIABLE = "DISTILLKIT_TRUST_ENGINE"
-"""The way round, for engines that were built by somebody the user knows: one or more digests, separated by commas."""
+"""Environment variable to trust other engines: one or more SHA-256 digests, separated by commas."""
 
 
 def store() -> Path:
-    """The folder with a file for each of our own engines."""
+    """The folder with a file for each engine built here."""
     return user_data() / "engines"
 
 
 def trust(plan: bytes, name: str) -> str:
-    """Remember an engine that was just built here; returns its digest."""
+    """Record an engine that was just built here; returns its SHA-256."""
     digest = hashlib.sha256(plan).hexdigest()
     private(store())
     note = {"name": name, "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    # Created with mode 0600, so that it is never accessible to other users.
     with os.fdopen(os.open(_note(digest), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(note, file)
     return digest
@@ -57,9 +58,10 @@ def _note(digest: str) -> Path:
 
 
 def _require_private(path: Path) -> None:
-    """Refuse what somebody else could have written, where the system can say so."""
+    """Refuse a file that other users can access, on POSIX systems."""
     facts = path.stat()
     if os.name == "posix" and (facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o077):
         raise UnavailableError(
-            f"{path} is open to others, so it does not prove who built an engine; remove it and build the engine again"
+            f"{path} is accessible to other users, so it does not prove who built the engine; remove it and build the "
+            "engine again"
         )

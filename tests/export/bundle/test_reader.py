@@ -339,7 +339,7 @@ def add_external(location, **entries):
         (
             add_node("Own", "com.stranger"),
             (
-                "model.onnx uses operator 'Own' of domain 'com.stranger', whose code is not part of ONNX; "
+                "model.onnx uses operator 'Own' of domain 'com.stranger', which is not part of ONNX; "
                 "export the student again"
             ),
         ),
@@ -353,17 +353,17 @@ def add_external(location, **entries):
         ),
         (
             add_function,
-            "model.onnx holds functions of its own, which distillkit never writes; export the student again",
+            "model.onnx contains model-local functions, which distillkit never writes; export the student again",
         ),
         (
             add_training,
-            "model.onnx holds a training graph, which distillkit never writes; export the student again",
+            "model.onnx contains a training graph, which distillkit never writes; export the student again",
         ),
         *(
             (
                 add_external(location, **entries),
                 (
-                    f"model.onnx keeps weights outside itself, in '{location}', which distillkit never writes; "
+                    f"model.onnx stores weights in another file, '{location}', which distillkit never does; "
                     "export the student again"
                 ),
             )

@@ -1,4 +1,4 @@
-"""Norms and activations leave as one operator each, which TensorRT and ONNX Runtime know how to keep precise."""
+"""Norms and activations are exported as one operator each, which TensorRT and ONNX Runtime compute precisely."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def called(model):
-    """How often each kind of module is called for one image, by torch itself."""
+def module_calls(model):
+    """How often torch calls each kind of module for one image."""
     calls: Counter[str] = Counter()
     for module in model.network.modules():
-        kind = "LayerNorm" if isinstance(module, nn.LayerNorm) else type(module).__name__  # timm has a GELU of its own
+        kind = "LayerNorm" if isinstance(module, nn.LayerNorm) else type(module).__name__  # timm has its own GELU
         module.register_forward_hook(lambda *_, kind=kind: calls.update([kind]))
     with torch.inference_mode():
         model.network.eval()(torch.zeros(1, 3, *model.spec.image_size))
@@ -41,12 +41,12 @@ def operators(model, **asked):
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_norm_and_gelu_is_one_operator(architecture):
     model = small_student(architecture, **FAMILIES[architecture])
-    written, calls = operators(model), called(model)
+    written, calls = operators(model), module_calls(model)
     assert calls["LayerNorm"] > 0
     assert written["LayerNormalization"] == calls["LayerNorm"]
     assert written["Gelu"] == calls["GELU"]
 
 
-def test_gelu_is_spelt_out_where_the_operator_set_has_none(plain):
+def test_gelu_is_decomposed_in_an_opset_without_it(plain):
     written = operators(plain, opset=19)
     assert (written["LayerNormalization"], written["Gelu"], written["Erf"]) == (3, 0, 1)

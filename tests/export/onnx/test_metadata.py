@@ -1,4 +1,4 @@
-"""What every ONNX file goes through before it is written, shown on graphs made by hand."""
+"""Cleaning, describing and checking ONNX graphs, on graphs made by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refusal(model, path):
     return str(error.value)
 
 
-def test_traces_go_from_every_corner_also_inside_branches(tmp_path):
+def test_traces_are_removed_everywhere_including_sub_graphs(tmp_path):
     model = relu(["batch", 2], ["batch", 2])
     branch = helper.make_graph(
         [helper.make_node("Relu", ["images"], ["inner"])],
@@ -58,24 +58,22 @@ def test_card_is_read_by_a_session(tmp_path):
 
 def test_fixed_batch_is_refused(tmp_path):
     assert refusal(relu(["batch", 2], [1, 2]), tmp_path / "model.onnx") == (
-        "the exported graph's 'logits' has shape [1, 2], where the batch must be dynamic and beside it nothing "
-        "but an image's height and width may be; the model's forward pass must not use the batch size as a Python "
-        "number"
+        "the exported graph's 'logits' has shape [1, 2]; the batch must be dynamic, and besides it only an image's "
+        "height and width may be; the model's forward pass must not use the batch size as a Python number"
     )
 
 
 def test_other_dynamic_dimension_is_refused(tmp_path):
     assert refusal(relu(["batch", "rows"], ["batch", "rows"]), tmp_path / "model.onnx") == (
-        "the exported graph's 'images' has shape [batch, rows], where the batch must be dynamic and beside it nothing "
-        "but an image's height and width may be; the model's forward pass must not use the batch size as a Python "
-        "number"
+        "the exported graph's 'images' has shape [batch, rows]; the batch must be dynamic, and besides it only an "
+        "image's height and width may be; the model's forward pass must not use the batch size as a Python number"
     )
 
 
-def test_height_and_width_may_be_dynamic_in_the_input_alone(tmp_path):
+def test_only_the_inputs_height_and_width_may_be_dynamic(tmp_path):
     model = relu(["batch", 3, "height", "width"], ["batch", 3, "height", "width"])
     assert refusal(model, tmp_path / "model.onnx").startswith(
-        "the exported graph's 'logits' has shape [batch, 3, height, width], where the batch must be dynamic "
+        "the exported graph's 'logits' has shape [batch, 3, height, width]; the batch must be dynamic, "
     )
     save_checked(relu(["batch", "height", "width"], ["batch", 2, 3]), tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").is_file()
@@ -84,14 +82,14 @@ def test_height_and_width_may_be_dynamic_in_the_input_alone(tmp_path):
 def test_two_names_for_the_batch_are_refused(tmp_path):
     model = relu(["batch", 2], ["rows", 2])
     assert refusal(model, tmp_path / "model.onnx") == (
-        "the exported graph calls its batch by several names (batch, rows), so input and output may differ in length; "
-        "the model's forward pass must keep one answer per image"
+        "the exported graph has several batch dimensions (batch, rows), so input and output may differ in batch size; "
+        "the model's forward pass must return one row per image"
     )
 
 
 def test_graph_that_is_not_onnx_is_refused(tmp_path):
     message = refusal(relu(["batch", 2], ["batch", 2], operator="Frobnicate"), tmp_path / "model.onnx")
-    assert message.startswith("the ONNX checker refuses the exported graph: No Op registered for Frobnicate")
+    assert message.startswith("the ONNX checker rejects the exported graph: No Op registered for Frobnicate")
     assert "\n" not in message
 
 

@@ -72,8 +72,8 @@ def test_half_precision_halves_the_file(every, precision):
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_quantised_graphs_are_what_tensorrts_parser_takes(every, precision):
-    """Symmetric ranges, weights behind a pair of their own, no quantised bias, and head and patches left in float."""
+def test_quantised_graphs_fit_tensorrts_parser(every, precision):
+    """Symmetric ranges, a separate Q/DQ pair for weights, no quantised bias; head and patch embedding stay in float."""
     graph = load(every, precision).graph
     values = {entry.name: entry for entry in graph.initializer}
     written = {output: node for node in graph.node for output in node.output}
@@ -115,7 +115,7 @@ def test_fp8_scales_put_the_largest_value_on_448(every):
         assert np.abs(values[node.input[0]]).max() / values[node.input[1]] == pytest.approx(448, rel=1e-5)
 
 
-def test_what_runs_here_passes_and_what_does_not_is_ungated(every):
+def test_precisions_that_run_here_pass_and_the_others_are_ungated(every):
     assert {each.artifact.precision: each.outcome for each in every.verdicts} == {
         "fp32": "passed",
         "fp16": "passed",
@@ -127,7 +127,7 @@ def test_what_runs_here_passes_and_what_does_not_is_ungated(every):
     assert verdict(every, "int8").parity.overall.sqnr_db > 20
 
 
-def test_what_does_not_run_here_is_checked_all_the_same(every):
+def test_precisions_that_do_not_run_here_are_still_checked(every):
     found = {precision: {check.name: check.passed for check in verdict(every, precision).checks} for precision in FILES}
     assert found == {
         "fp32": {},
@@ -169,18 +169,18 @@ def test_manifest_says_how_each_file_was_made(every):
     assert cards["fp16"]["made_with"]["float32"] == []
 
 
-def test_report_holds_siblings_beside_each_other(every):
-    said = json.loads((every.directory / "parity.json").read_text())["files"]
-    assert list(said) == list(FILES.values())
-    assert said["model.onnx"]["relative_latency"] == 1.0
-    assert said["model.int8.onnx"]["relative_latency"] > 0
-    assert said["model.fp8.onnx"]["relative_latency"] is None
+def test_report_compares_all_precisions(every):
+    report = json.loads((every.directory / "parity.json").read_text())["files"]
+    assert list(report) == list(FILES.values())
+    assert report["model.onnx"]["relative_latency"] == 1.0
+    assert report["model.int8.onnx"]["relative_latency"] > 0
+    assert report["model.fp8.onnx"]["relative_latency"] is None
     page = (every.directory / "parity.md").read_text()
     assert "| model.bf16.onnx | " in page
     assert "| int8 | - | 20 | 0.98 | 0.95 | 1 |" in page
 
 
-def test_samples_are_images_of_the_gate_with_the_models_own_answers(every, plain):
+def test_samples_are_gate_images_with_the_models_outputs(every, plain):
     with np.load(every.directory / SAMPLES, allow_pickle=False) as stored:
         images, answers, labels = stored["images"], stored["answers"], stored["labels"]
     assert (len(images), answers.shape, labels.tolist()) == (48, (48, 7), [-1] * 48)
@@ -191,7 +191,7 @@ def test_samples_are_images_of_the_gate_with_the_models_own_answers(every, plain
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_8_bit_file_brings_its_float16_sibling_into_the_report(plain, tmp_path):
+def test_int8_export_reports_float16_too(plain, tmp_path):
     pixels = photographs(plain.spec, "x").pixels
     result = export_onnx(plain, tmp_path / "bundle", images=pixels, options=ExportOptions(int8=True))
     assert [(each.artifact.precision, each.kept) for each in result.verdicts] == [
@@ -207,7 +207,7 @@ def test_8_bit_file_brings_its_float16_sibling_into_the_report(plain, tmp_path):
     assert [card["precision"] for card in result.manifest["artifacts"]] == ["fp32", "int8"]
 
 
-def test_two_photographs_are_no_calibration_set(plain, tmp_path):
+def test_two_photographs_are_not_enough_for_calibration(plain, tmp_path):
     with pytest.raises(UserError) as error:
         export_onnx(plain, tmp_path / "bundle", options=ExportOptions(int8=True))
     assert str(error.value) == (
@@ -217,17 +217,17 @@ def test_two_photographs_are_no_calibration_set(plain, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bf16_needs_an_opset_that_has_its_convolutions(plain, tmp_path):
+def test_bf16_needs_an_opset_with_bf16_convolutions(plain, tmp_path):
     with pytest.raises(UserError) as error:
         export_onnx(plain, tmp_path / "bundle", ExportRequest(opset=20), options=ExportOptions(bf16=True))
     assert str(error.value) == (
-        "bf16 needs opset 22 or later, where ONNX has convolutions of it, and 20 was asked for; leave out --opset"
+        "bf16 needs --opset 22 or later, the first with bf16 convolutions, not 20; leave out --opset"
     )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("precision", "opset"), [("fp16", 20), ("bf16", 22)])
-def test_whole_pixels_are_normalised_in_float32(plain, tmp_path, precision, opset):
+def test_uint8_pixels_are_normalised_in_float32(plain, tmp_path, precision, opset):
     pixels = photographs(plain.spec, "x").pixels
     request, options = ExportRequest(opset=opset, uint8=True), ExportOptions(**{precision: True})
     result = export_onnx(plain, tmp_path / "bundle", request, pixels, options)
@@ -237,7 +237,7 @@ def test_whole_pixels_are_normalised_in_float32(plain, tmp_path, precision, opse
     assert [types[node.output[0]] for node in graph.node if node.op_type in {"Sub", "Div"}] == [TensorProto.FLOAT] * 2
 
 
-def test_student_without_a_class_head_is_not_spoken_of_by_class(plain, tmp_path):
+def test_report_of_a_student_without_a_class_head_has_no_class_metrics(plain, tmp_path):
     headless = TimmModel(plain.network, replace(plain.spec, signals=frozenset({Signal.EMBEDDING})), {})
     pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs", labels=np.zeros(54, np.int64))
     options = OnnxExporter.Options()
@@ -249,6 +249,6 @@ def test_student_without_a_class_head_is_not_spoken_of_by_class(plain, tmp_path)
     assert result.lines()[1].split("  ")[-1] == "gate"
     for text in ("\n".join(result.lines()), (tmp_path / "bundle" / "parity.md").read_text().partition("## Limits")[0]):
         assert not any(word in text for word in ("top-1", "agreement", "accuracy"))
-    said = json.loads((tmp_path / "bundle" / "parity.json").read_text())["files"]["model.int8.onnx"]
-    assert (said["top1_agreement"], said["accuracy"]) == (None, None)
-    assert said["min_cosine"] > 0.98
+    int8 = json.loads((tmp_path / "bundle" / "parity.json").read_text())["files"]["model.int8.onnx"]
+    assert (int8["top1_agreement"], int8["accuracy"]) == (None, None)
+    assert int8["min_cosine"] > 0.98

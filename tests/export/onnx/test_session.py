@@ -13,7 +13,7 @@ from distillkit_export.onnx.session import OnnxSession, _kernel
 
 @pytest.fixture
 def file_for_three(tmp_path):
-    """A graph that says its batch is dynamic and works for one and three images only."""
+    """A graph that declares a dynamic batch but works only for one or three images."""
     graph = helper.make_graph(
         [helper.make_node("Add", ["images", "rows"], ["logits"])],
         "graph",
@@ -26,12 +26,12 @@ def file_for_three(tmp_path):
     return tmp_path / "model.onnx"
 
 
-def test_operator_that_takes_no_such_type_is_said_in_one_clause(tmp_path):
-    said = (
+def test_unsupported_operator_type_is_reported_in_one_clause(tmp_path):
+    message = (
         "[ONNXRuntimeError] : 10 : INVALID_GRAPH : This is an invalid model. Type Error: Type 'tensor(float8e4m3fn)' "
         "of input parameter (norm_QuantizeLinear_Output) of operator (QLinearMatMul) in node (qkv/MatMul) is invalid."
     )
-    assert _kernel(RuntimeError(said)) == "operator QLinearMatMul takes no tensor(float8e4m3fn)"
+    assert _kernel(RuntimeError(message)) == "operator QLinearMatMul does not accept tensor(float8e4m3fn)"
 
 
 def test_scores_of_a_batch(file_for_three):

@@ -1,4 +1,4 @@
-"""The walk over an ONNX file finds what the onnx package finds, and survives every file that is none."""
+"""The parser of ONNX files finds what the onnx package finds, and rejects invalid files."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_a_real_file_has_the_operators_that_onnx_reads_from_it(exported, kind):
     }
 
 
-def test_the_messages_that_are_followed_are_those_of_onnx():
-    """Every field that holds a node, a graph, a tensor or a function somewhere is in the table."""
+def test_followed_messages_match_onnx():
+    """Every field that can hold a node, graph, tensor or function is in the table."""
     protos = [getattr(onnx, name) for name in ("ModelProto", *WALKED, "FunctionProto", "ValueInfoProto")]
     descriptors = {proto.DESCRIPTOR.name: proto.DESCRIPTOR for proto in protos}
     descriptors |= {inner.name: inner for inner in onnx.TypeProto.DESCRIPTOR.nested_types}
@@ -124,7 +124,7 @@ def test_types_of_tensors_and_of_quantisers_are_found():
     }
 
 
-def test_the_types_that_tell_the_precision_are_those_of_onnx():
+def test_element_types_of_precisions_match_onnx():
     known = {**precision.FLOATS, **precision.QUANTIZED}
     assert {precision: TensorProto.DataType.Name(kind) for kind, precision in known.items()} == {
         "fp32": "FLOAT",
@@ -164,8 +164,8 @@ def shaped(*dims):
     ("proto", "sentence"),
     [
         (helper.make_model(onnx.GraphProto()), None),
-        (onnx.ModelProto(ir_version=9), "holds no graph, so it is no ONNX model"),
-        (nested(30), "nests more than 64 messages in each other"),
+        (onnx.ModelProto(ir_version=9), "contains no graph, so it is not an ONNX model"),
+        (nested(30), "nests protobuf messages more than 64 deep"),
         (model(tensors=[claimed(1000, 1000)]), "has a tensor that claims 1,000,000 numbers in 21 bytes"),
         (model(tensors=[claimed(2**20, 2**20)]), "has a tensor of 1048576 x 1048576 numbers"),
         (model(tensors=[claimed(-1)]), "has a tensor of 18446744073709551615 numbers"),
@@ -206,7 +206,7 @@ def test_counts_are_bounded(monkeypatch, limit, sentence):
     assert str(refused.value) == sentence
 
 
-def test_empty_and_torn_files_are_refused(tmp_path, exported):
+def test_empty_and_truncated_files_are_refused(tmp_path, exported):
     file = tmp_path / "model.onnx"
     file.write_bytes(b"")
     with pytest.raises(OnnxStructureError, match=r"^is empty$"):
@@ -215,7 +215,7 @@ def test_empty_and_torn_files_are_refused(tmp_path, exported):
     for share in (0.3, 0.7, 0.999):
         file.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(
-            OnnxStructureError, match=r"^ends in the middle of a field, so it is torn or no ONNX model$"
+            OnnxStructureError, match=r"^ends in the middle of a field, so it is truncated or not an ONNX model$"
         ):
             read_structure(file)
 
@@ -230,7 +230,7 @@ WHOLE = model(tensors=[numpy_helper.from_array(np.arange(6, dtype=np.float32).re
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 255), st.integers(0, 20))
-def test_any_damage_is_read_or_refused(place, byte, cut):
+def test_any_corruption_is_read_or_refused(place, byte, cut):
     data = bytearray(WHOLE)
     data[place] = byte
     with suppress(OnnxStructureError):

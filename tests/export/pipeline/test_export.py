@@ -313,7 +313,7 @@ def test_model_that_cannot_be_traced_is_a_sentence(plain, tmp_path, capfd):
     with pytest.raises(UnavailableError) as error:
         export_onnx(model, tmp_path / "export")
     assert str(error.value).startswith(
-        "model 'student' (vit_tiny_patch16_224) cannot be written as ONNX with opset 20: "
+        "model 'student' (vit_tiny_patch16_224) cannot be exported to ONNX with opset 20: "
     )
     assert str(error.value).endswith("its forward pass must be traceable by torch.export with a dynamic batch")
     assert "\n" not in str(error.value)

@@ -189,7 +189,7 @@ def test_onnx_itself_is_not_written_from_a_bundle(tmp_path):
 
     with pytest.raises(UnavailableError) as error:
         OnnxExporter(OnnxExporter.Options()).write(ExportSource(ExportRequest()), tmp_path, "fp32")
-    assert str(error.value) == "ONNX is written from the student, not from a bundle; export the run again"
+    assert str(error.value) == "ONNX files are exported from a student, not from a bundle; export the run again"
 
 
 def test_format_speaks_its_own_flags():

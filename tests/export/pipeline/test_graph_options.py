@@ -157,16 +157,15 @@ def refusal(model, **asked):
 
 def test_patches_that_do_not_fill_the_image_are_a_sentence(plain, tmp_path):
     assert refusal(plain, image_size=(48, 44), folder=tmp_path) == (
-        "model 'student' (vit_tiny_patch16_224) cannot see images of 48x44 pixels: its patches of 8x8 do not fill "
-        "them; choose another --image-size"
+        "model 'student' (vit_tiny_patch16_224) cannot run on 48x44 images: they are not a multiple of its 8x8 "
+        "patches; choose another --image-size"
     )
 
 
 def test_probabilities_without_a_class_head_are_a_sentence(plain, tmp_path):
     headless = type(plain)(plain.network, replace(plain.spec, signals=frozenset({Signal.EMBEDDING})), {})
     assert refusal(headless, softmax=True, folder=tmp_path) == (
-        "model 'student' has no class head: it answers with its embedding, which has no probabilities; leave "
-        "out --softmax"
+        "model 'student' has no class head, so it has no probabilities; leave out --softmax"
     )
 
 
@@ -213,12 +212,11 @@ def test_copy_of_a_model_of_any_size_reads_its_own_positions():
 def test_network_of_one_size_is_a_sentence(tmp_path):
     model = small_student("convit_tiny")
     assert refusal(model, image_size=(64, 64), folder=tmp_path) == (
-        "model 'student' (convit_tiny) sees images of 224x224 pixels only; leave out --image-size, or train a student "
-        "of 64x64 pixels"
+        "model 'student' (convit_tiny) accepts only 224x224 images; leave out --image-size, or train a student at 64x64"
     )
     assert refusal(model, dynamic_size=True, folder=tmp_path) == (
-        "model 'student' (convit_tiny) sees images of one size only, so height and width cannot be dynamic; leave "
-        "out --dynamic-size, or write one file per size with --image-size"
+        "model 'student' (convit_tiny) has a fixed image size, so height and width cannot be dynamic; leave "
+        "out --dynamic-size, or export one file per size with --image-size"
     )
 
 

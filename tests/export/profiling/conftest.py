@@ -1,4 +1,4 @@
-"""False workers whose latencies are known, and small profiles made from them."""
+"""Fake workers with known latencies, and small profiles made from them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import itertools
 import pytest
 
 from distillkit.contracts.runtime import Availability, Servable
-from distillkit_export.profiling import rounds as campaigns
+from distillkit_export.profiling import rounds
 from distillkit_export.profiling.configurations import Artefact, Configuration, ProfiledStudent
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan
 from distillkit_export.profiling.schema import AccuracyCard, MachineCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.worker_process import ConfigurationFailedError
 
 
-class FalseWorker:
-    """Answers as a worker does: `latency(batch, round)` milliseconds for each query, or a reason to fail."""
+class FakeWorker:
+    """A fake worker: `latency(name, batch, round)` gives the milliseconds of each query, or an exception to raise."""
 
     pids = itertools.count(1000)
 
@@ -37,12 +37,12 @@ class FalseWorker:
             raise ConfigurationFailedError("the file is broken", has_ended=False)
         return {"load_s": 0.5, "facts": self.facts}
 
-    def do_prepare(self, shape, dtype, mode, most_s):
+    def do_prepare(self, shape, dtype, mode, max_s):
         self.batch, self.round = shape[0], 0
         self._latency()
         return {"first_ms": 9.0, "facts": self.facts, "seconds": 0.2, "queries": 9, "last_ms": 1.0, "steady": True}
 
-    def do_round(self, mode, seconds, least_queries):
+    def do_round(self, mode, seconds, min_queries):
         latency = self._latency()
         self.round += 1
         return {"milliseconds": [latency] * 10, "wall_s": latency / 100, "settled": 1}
@@ -60,7 +60,7 @@ class FalseWorker:
         self.closed = True
 
 
-class FalseRuntime:
+class FakeRuntime:
     formats = ("onnx",)
 
     def __init__(self, settings=({},), works=True, formats=("onnx",)):
@@ -82,9 +82,9 @@ def make_subject(name="student", *, shape=(3, 8, 8), precisions=("fp32",), accur
     return ProfiledStudent(SubjectCard(name=name, accuracy=known), shape, "float32", artefacts)
 
 
-def make_configuration(runtime, of=None, **setting):
-    of = of or make_subject()
-    return Configuration(of, runtime, of.artefacts[0], setting)
+def make_configuration(runtime, subject=None, **setting):
+    subject = subject or make_subject()
+    return Configuration(subject, runtime, subject.artefacts[0], setting)
 
 
 @pytest.fixture
@@ -94,17 +94,17 @@ def diary():
 
 @pytest.fixture
 def measured(diary):
-    """Run a benchmark of runtimes by name over false workers."""
+    """Run a benchmark of runtimes by name on fake workers."""
 
-    def run(latency, *configurations, plan=None, baseline=None, facts=None, watch=None):
+    def run(latency, *configurations, plan=None, baseline=None, facts=None, observer=None):
         made = []
 
         def start():
-            made.append(FalseWorker(latency, diary, facts))
+            made.append(FakeWorker(latency, diary, facts))
             return made[-1]
 
         plan = plan or MeasurementPlan(batches=(1,), rounds=3, seconds=0.3)
-        with InterleavedBenchmark(configurations, plan, baseline=baseline, start=start, watch=watch) as benchmark:
+        with InterleavedBenchmark(configurations, plan, baseline=baseline, start=start, observer=observer) as benchmark:
             benchmark.sweep()
         assert all(worker.closed for worker in made)
         return benchmark
@@ -113,8 +113,8 @@ def measured(diary):
 
 
 @pytest.fixture(autouse=True)
-def _no_gpu_is_asked(monkeypatch):
-    monkeypatch.setattr(campaigns, "gpus", lambda: ())
+def _no_gpus(monkeypatch):
+    monkeypatch.setattr(rounds, "gpus", lambda: ())
 
 
 def make_machine(**changes):
@@ -137,20 +137,20 @@ def make_machine(**changes):
 def profile_of(measured):
     """A profile whose latencies are `milliseconds` by runtime, times the batch."""
 
-    def make(milliseconds, *, batches=(1, 8), of=None, machine=None, best=None):
-        of = of or make_subject()
+    def make(milliseconds, *, batches=(1, 8), subject=None, machine=None, best=None):
+        subject = subject or make_subject()
         found = measured(
             lambda name, batch, number: milliseconds[name] * batch,
-            *(make_configuration(runtime, of) for runtime in milliseconds),
+            *(make_configuration(runtime, subject) for runtime in milliseconds),
             plan=MeasurementPlan(batches=batches, rounds=3, seconds=0.3),
-            baseline=f"{of.name}/{next(iter(milliseconds))}/fp32",
+            baseline=f"{subject.name}/{next(iter(milliseconds))}/fp32",
         )
         return ProfileCard(
             made="2026-01-01T00:00:00+00:00",
             machine=machine or make_machine(),
             method=found.plan.method(found.batches, {"e2e"}),
             baseline=found.baseline,
-            subjects=(of.card,),
+            subjects=(subject.card,),
             configurations=tuple(found.cards.values()),
             rows=tuple(found.rows),
             best=best or {},
@@ -161,7 +161,7 @@ def profile_of(measured):
 
 @pytest.fixture
 def subject():
-    """Make a subject; nothing of it has to exist for false workers."""
+    """Make a subject; its files need not exist for fake workers."""
     return make_subject
 
 
@@ -173,17 +173,17 @@ def configuration():
 
 @pytest.fixture
 def machine():
-    """Make a machine that differs as asked."""
+    """Make a machine with the given changes."""
     return make_machine
 
 
 @pytest.fixture
-def false_worker():
-    """The class of false workers."""
-    return FalseWorker
+def fake_worker():
+    """The class of fake workers."""
+    return FakeWorker
 
 
 @pytest.fixture
-def false_runtime():
-    """The class of false runtimes."""
-    return FalseRuntime
+def fake_runtime():
+    """The class of fake runtimes."""
+    return FakeRuntime

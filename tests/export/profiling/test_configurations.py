@@ -1,4 +1,4 @@
-"""Which subjects meet which runtimes, in which precision and setting."""
+"""Which artefacts are measured in which runtimes, precisions and settings."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def run(subject):
 
 
 @pytest.fixture
-def runtimes(false_runtime):
+def runtimes(fake_runtime):
     threads = ({}, {"threads": 2}, {"threads": 2, "spinning": False})
     return {
-        "ort": false_runtime(threads),
-        "torch": false_runtime(({}, {"threads": 4}), formats=("torch",)),
-        "openvino": false_runtime(),
-        "tensorrt": false_runtime(formats=("tensorrt",)),
+        "ort": fake_runtime(threads),
+        "torch": fake_runtime(({}, {"threads": 4}), formats=("torch",)),
+        "openvino": fake_runtime(),
+        "tensorrt": fake_runtime(formats=("tensorrt",)),
     }
 
 
-def test_each_artefact_meets_each_runtime_that_loads_its_format(run, runtimes):
+def test_each_artefact_runs_in_each_runtime_that_loads_its_format(run, runtimes):
     assert names(configurations([run], runtimes, ProfileSelection())) == [
         "ort/fp32",
         "ort/int8",
@@ -44,7 +44,7 @@ def test_each_artefact_meets_each_runtime_that_loads_its_format(run, runtimes):
     ]
 
 
-def test_bfloat16_is_computed_from_float32_only_when_asked(run, runtimes):
+def test_bfloat16_is_computed_from_float32_only_on_request(run, runtimes):
     assert names(configurations([run], runtimes, ProfileSelection(precisions=("bf16",)))) == [
         "torch/bf16",
         "openvino/bf16",
@@ -53,26 +53,26 @@ def test_bfloat16_is_computed_from_float32_only_when_asked(run, runtimes):
     assert found.artefact.file == "fp32.onnx"
 
 
-def test_a_bfloat16_file_goes_before_a_float32_file_computed_in_bfloat16(subject, runtimes):
+def test_a_bfloat16_file_is_preferred_to_a_float32_file_computed_in_bfloat16(subject, runtimes):
     both = subject(precisions=("fp32", "bf16"))
     found = configurations([both], {"openvino": runtimes["openvino"]}, ProfileSelection(precisions=("bf16",)))
     assert [each.artefact.file for each in found] == ["bf16.onnx"]
 
 
-def test_threads_go_where_a_runtime_has_them(run, runtimes):
+def test_threads_apply_to_runtimes_with_that_setting(run, runtimes):
     found = configurations([run], runtimes, ProfileSelection(precisions=("fp32",), threads=3))
     assert names(found) == ["ort/fp32/threads=3", "torch/fp32/threads=3", "openvino/fp32"]
     every = configurations([run], {"ort": runtimes["ort"]}, ProfileSelection(threads=3), every_setting=True)
     assert names(every)[:2] == ["ort/fp32/threads=3", "ort/fp32/threads=3/spinning=off"]
 
 
-def test_device_is_where_models_in_memory_compute(run, runtimes):
+def test_device_applies_to_models_in_memory(run, runtimes):
     found = configurations([run], runtimes, ProfileSelection(precisions=("fp32",), device="cpu"))
     assert names(found) == ["ort/fp32", "torch/fp32/device=cpu", "openvino/fp32"]
 
 
-def test_runtime_that_does_not_work_is_a_line_unless_it_was_asked_for(false_runtime, registry_of):
-    factories = {"here": false_runtime, "absent": lambda: false_runtime(works=False)}
+def test_runtime_that_does_not_work_is_skipped_unless_requested(fake_runtime, registry_of):
+    factories = {"here": fake_runtime, "absent": lambda: fake_runtime(works=False)}
     found = Runtimes(registry_of("runtime", factories))
     assert found.usable(ProfileSelection(), {"tensorrt"})[1] == []  # it would not load that format anyway
     working, skipped = found.usable(ProfileSelection(), {"onnx", "tensorrt"})
@@ -82,7 +82,7 @@ def test_runtime_that_does_not_work_is_a_line_unless_it_was_asked_for(false_runt
     assert str(error.value) == "runtime 'absent' does not work here: it is absent; install it"
 
 
-def test_precisions_come_by_comma_or_one_by_one():
+def test_precisions_are_separated_by_commas_or_given_one_by_one():
     assert precisions(["fp32,fp16", "fp16"]) == ("fp32", "fp16")
     with pytest.raises(UserError, match=r"fp23.*fp32"):
         precisions(["fp23"])

@@ -1,4 +1,4 @@
-"""The statistics, against values worked out by hand and trtexec's rule in single precision."""
+"""Latency statistics, against values computed by hand and trtexec's rule in single precision."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from distillkit_export.profiling.latency import compare, percentile, summarise
 TIMES = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=300)
 
 
-def test_summary_worked_out_by_hand():
+def test_summary_computed_by_hand():
     # Sorted 1 2 3 4 5 6 7 8 9 55: mean 10, median 5.5. Variance: sum of squares 3310 / 10 - 100 = 231.
     found = summarise([55, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     assert (found.queries, found.mean_ms, found.min_ms, found.p50_ms) == (10, 10, 1, 5.5)
-    # One tenth of ten is excluded for p90; of p95 and p99 nothing, since half a query is rounded down.
+    # p90 excludes one of ten values; p95 and p99 exclude none, since half a query is rounded down.
     assert (found.p90_ms, found.p95_ms, found.p99_ms) == (9, 55, 55)
     assert found.cv == pytest.approx(100 * math.sqrt(231) / 10)
 
@@ -41,7 +41,7 @@ def test_percentile_is_at_the_index_of_trtexec(count, percent, index):
 
 
 @given(TIMES)
-def test_figures_are_in_order_and_are_measured_ones(times):
+def test_percentiles_are_ordered_and_are_measured_values(times):
     found = summarise(times)
     assert found.min_ms <= found.p50_ms <= found.p90_ms <= found.p95_ms <= found.p99_ms <= max(times)
     assert {found.p90_ms, found.p95_ms, found.p99_ms} <= set(times)
@@ -49,13 +49,13 @@ def test_figures_are_in_order_and_are_measured_ones(times):
     assert found.cv == pytest.approx(100 * np.std(times) / np.mean(times), abs=1e-6)
 
 
-def test_ratio_is_taken_inside_rounds_so_that_what_slows_all_cancels_out():
+def test_ratio_within_rounds_cancels_common_slowdowns():
     slow_down = np.array([1.0, 3.0, 1.5, 9.0, 2.0])
     found = compare(2 * slow_down, 5 * slow_down)
     assert (found.median, found.low, found.high, found.rounds) == (2.5, 2.5, 2.5, 5)
 
 
-def test_interval_of_the_ratio_widens_with_the_rounds_spread_and_holds_the_median():
+def test_interval_of_the_ratio_widens_with_the_spread_and_contains_the_median():
     narrow = compare([1.0] * 7, [1.0, 1.01, 0.99, 1.0, 1.0, 1.01, 0.99])
     wide = compare([1.0] * 7, [1.0, 1.5, 0.5, 1.1, 0.9, 1.5, 0.5])
     assert narrow.low <= narrow.median <= narrow.high

@@ -1,4 +1,4 @@
-"""The library function on real students, runtimes and processes; short, so that nothing here says how fast they are."""
+"""profile() on real students, runtimes and processes; too short to give meaningful latencies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distillkit_export.profiling.configurations import ProfileSelection
 from distillkit_export.profiling.profile import profile, require_measured, require_writable
 from distillkit_export.profiling.rounds import MeasurementPlan
 from distillkit_export.profiling.schema import AccuracyCard, read_profile
-from distillkit_export.profiling.subjects import find, measured_accuracy, of_bundle
+from distillkit_export.profiling.subjects import bundle_subject, measured_accuracy, open_targets
 
 SHORT = MeasurementPlan(batches=(1, 2), seconds=0.05, rounds=2, warm_up_s=0.2)
 ORT = ProfileSelection(runtimes=("onnxruntime-cpu",))
@@ -32,7 +32,7 @@ ORT = ProfileSelection(runtimes=("onnxruntime-cpu",))
 
 @pytest.fixture(scope="module")
 def student(plugins, tmp_path_factory):
-    """A run as far as this needs one: the saved student and its result."""
+    """A run with only what these tests need: the saved student and its result."""
     folder = tmp_path_factory.mktemp("runs") / "tonight"
     folder.mkdir()
     plugin = plugins.find("student", "deit-ti")
@@ -56,7 +56,7 @@ def bundle(written, tmp_path):
     return shutil.copytree(written, tmp_path / "student")
 
 
-def test_bundle_is_measured_into_its_own_folder_and_stays_whole(plugins, bundle):
+def test_profile_is_written_into_the_bundle_which_stays_valid(plugins, bundle):
     found = profile([str(bundle)], plugins, wanted=ORT, plan=SHORT)
     assert found.directory == bundle / "profile"
     assert read_profile(bundle / "profile" / "profile.json") == found.measured
@@ -66,7 +66,7 @@ def test_bundle_is_measured_into_its_own_folder_and_stays_whole(plugins, bundle)
     assert configuration.file_bytes == (bundle / "model.onnx").stat().st_size
     assert [row.batch for row in found.measured.rows] == [1, 2]
     assert all(row.p50_ms > 0 and row.failed is None for row in found.measured.rows)
-    assert open_bundle(bundle).manifest.files  # profiles have no digest, so it is as whole as before
+    assert open_bundle(bundle).manifest.files  # profiles have no digest, so the bundle is still valid
 
 
 def test_altered_bundle_is_refused_before_anything_is_measured(plugins, bundle):
@@ -76,7 +76,7 @@ def test_altered_bundle_is_refused_before_anything_is_measured(plugins, bundle):
         profile([str(bundle)], plugins, wanted=ORT, plan=SHORT)
 
 
-def test_run_is_measured_in_memory_and_as_onnx_exported_for_the_occasion(plugins, student, tmp_path):
+def test_run_is_measured_in_memory_and_as_a_temporary_onnx_export(plugins, student, tmp_path):
     wanted = ProfileSelection(runtimes=("torch", "onnxruntime-cpu"))
     found = profile([str(student)], plugins, wanted=wanted, plan=SHORT, out=tmp_path / "out", baseline="torch")
     measured = found.measured
@@ -91,14 +91,14 @@ def test_run_is_measured_in_memory_and_as_onnx_exported_for_the_occasion(plugins
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_export_of_a_run_is_used_only_while_it_has_its_weights(plugins, student, bundle, tmp_path, fits):
+def test_export_of_a_run_is_used_only_if_its_weights_are_current(plugins, student, bundle, tmp_path, fits):
     run = shutil.copytree(student, tmp_path / "run")
     shutil.copytree(bundle, run / "export")
     manifest = json.loads((run / "export" / "bundle.json").read_text())
     manifest["source"]["weights_sha256"] = sha256(run / "student.safetensors") if fits else "0" * 64
     (run / "export" / "bundle.json").write_text(json.dumps(manifest))
     with ExitStack() as stack:
-        found = find([str(run)], plugins, stack)
+        found = open_targets([str(run)], plugins, stack)
     assert found.notes == ([] if fits else ["run: exported to ONNX for this profile only"])
     assert [artefact.servable.format for artefact in found.subjects[0].artefacts] == ["torch", "onnx"]
 
@@ -123,9 +123,9 @@ def test_tuned_setting_is_what_predict_uses_afterwards(plugins, bundle):
         assert predictor._session.facts["threads"] == choice.setting["threads"]
 
 
-def test_accuracy_is_quoted_from_the_gates_report_where_it_has_one(bundle):
+def test_accuracy_is_read_from_the_gates_report(bundle):
     manifest = open_bundle(bundle).manifest
-    assert of_bundle(open_bundle(bundle), "a").card.accuracy == {}
+    assert bundle_subject(open_bundle(bundle), "a").card.accuracy == {}
     report = {"model.onnx": {"accuracy": {"images": 10_000, "model": 53.7, "file": 53.62}}}
     (bundle / "parity.json").write_text(json.dumps({"files": report}))
     assert measured_accuracy(bundle, manifest) == {
@@ -133,14 +133,14 @@ def test_accuracy_is_quoted_from_the_gates_report_where_it_has_one(bundle):
     }
 
 
-def test_names_of_equal_folders_are_told_apart(plugins, bundle, tmp_path):
+def test_folders_with_equal_names_get_numbers(plugins, bundle, tmp_path):
     again = shutil.copytree(bundle, tmp_path / "again" / "student")
     with ExitStack() as stack:
-        found = find([str(bundle), str(again)], plugins, stack)
+        found = open_targets([str(bundle), str(again)], plugins, stack)
     assert [subject.name for subject in found.subjects] == ["student", "student-2"]
 
 
-def test_folder_called_bundle_goes_by_its_run_or_else_by_its_own_name(plugins, bundle, tmp_path):
+def test_folder_named_bundle_is_named_after_its_run_if_known(plugins, bundle, tmp_path):
     path = shutil.copytree(bundle, tmp_path / "elsewhere" / "bundle")
     named = []
     for run in (None, "soft"):
@@ -148,7 +148,7 @@ def test_folder_called_bundle_goes_by_its_run_or_else_by_its_own_name(plugins, b
         manifest["source"]["run"] = run
         (path / "bundle.json").write_text(json.dumps(manifest))
         with ExitStack() as stack:
-            named += [subject.name for subject in find([str(path)], plugins, stack).subjects]
+            named += [subject.name for subject in open_targets([str(path)], plugins, stack).subjects]
     assert named == ["bundle", "soft"]
 
 
@@ -158,42 +158,40 @@ def refusal(error, *arguments, **named):
     return str(raised.value)
 
 
-def test_what_cannot_be_measured_is_one_sentence(plugins, bundle, tmp_path):
+def test_targets_that_cannot_be_measured_are_one_sentence(plugins, bundle, tmp_path):
     assert refusal(RunDirectoryError, ["nowhere/at/all"], plugins) == (
         "'nowhere/at/all' does not exist; give a bundle, a run directory, a profile, or a model by name (timm:resnet18)"
     )
     assert refusal(UserError, [str(bundle)] * 2, plugins, tune=True) == (
-        "--tune finds the setting of one student, not of 2; give one target"
+        "--tune works on one student, not 2; give one target"
     )
     wanted = ProfileSelection(runtimes=("onnxruntime-cpu",), precisions=("int8",))
     assert refusal(UnavailableError, [str(bundle)], plugins, wanted=wanted) == (
-        "no runtime here executes student in int8; there is onnx fp32"
+        "no runtime here can run student in int8; available: onnx fp32"
     )
     assert refusal(UserError, [str(bundle)], plugins, wanted=ORT, plan=SHORT, out=Path("/dev/null/x")) == (
         "the profile cannot be written to '/dev/null/x' (Not a directory); give another folder with --out"
     )
     assert refusal(UserError, [str(bundle)], plugins, wanted=ORT, plan=SHORT, baseline="tensorrt") == (
-        "baseline 'tensorrt' is none of the configurations; choose one of student/onnxruntime-cpu/fp32"
+        "baseline 'tensorrt' is not one of the configurations; choose one of student/onnxruntime-cpu/fp32"
     )
 
 
-def test_trying_to_write_leaves_nothing_behind(tmp_path):
+def test_check_for_writing_leaves_nothing_behind(tmp_path):
     require_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_asked_for_by_name_and_failed_everywhere_is_said(profile_of):
+def test_requested_runtime_or_precision_without_measurement_is_an_error(profile_of):
     card = profile_of({"torch": 10.0, "ort": 4.0})
-    reason = {"failed": "its process was ended by SIGSEGV"}
+    reason = {"failed": "its process was killed by SIGSEGV"}
     rows = tuple(row.model_copy(update=reason) if "/ort/" in row.configuration else row for row in card.rows)
     some, none = (card.model_copy(update={"rows": each}) for each in (rows, ()))
     require_measured(some, ProfileSelection())
     require_measured(card, ProfileSelection(("torch", "ort"), ("fp32",)))
     with pytest.raises(UnavailableError) as one:
         require_measured(some, ProfileSelection(("torch", "ort"), ("int8",)))
-    assert str(one.value) == (
-        "nothing was measured of runtime 'ort' and precision 'int8', although asked for; the reasons stand above"
-    )
+    assert str(one.value) == ("runtime 'ort' and precision 'int8' could not be measured; see the reasons above")
     with pytest.raises(UnavailableError) as every:
         require_measured(none, ProfileSelection())
-    assert str(every.value) == ("nothing was measured, because every configuration failed; the reasons stand above")
+    assert str(every.value) == ("nothing was measured, because every configuration failed; see the reasons above")

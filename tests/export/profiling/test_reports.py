@@ -1,4 +1,4 @@
-"""Profiles as JSON, Markdown, pictures and regressions."""
+"""Profiles as JSON, Markdown and charts; regressions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 
 from distillkit.errors import GateError, UserError
 from distillkit_export.profiling import charts, machine
-from distillkit_export.profiling.caveats import busy_machine, doubts_of
+from distillkit_export.profiling.caveats import busy_machine, caveats_of
 from distillkit_export.profiling.charts import draw, frontier, points
 from distillkit_export.profiling.latency import summarise
-from distillkit_export.profiling.markdown import doubt_lines, markdown
+from distillkit_export.profiling.markdown import caveat_lines, markdown
 from distillkit_export.profiling.regressions import changes, require_no_regression
 from distillkit_export.profiling.schema import GpuCard, read_profile
 
@@ -36,12 +36,12 @@ def test_profile_is_read_as_it_was_written(card, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"kind": "something"}, r"^'[^']+' is no profile; give a JSON file that `distillkit profile` wrote$"),
+        ({"kind": "something"}, r"^'[^']+' is not a profile; give a JSON file written by `distillkit profile`$"),
         ({"schema_version": 2}, r"^profile '[^']+' has schema 2 and this distillkit reads 1; upgrade distillkit$"),
-        ({"rows": [{}]}, r"^profile '[^']+' is torn: rows\.0\.configuration: Field required; measure again$"),
+        ({"rows": [{}]}, r"^profile '[^']+' is invalid: rows\.0\.configuration: Field required; measure again$"),
     ],
 )
-def test_what_is_no_profile_is_refused(card, tmp_path, change, sentence):
+def test_files_that_are_not_profiles_are_refused(card, tmp_path, change, sentence):
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(card.model_dump(mode="json") | change))
     with pytest.raises(UserError, match=sentence):
@@ -50,16 +50,16 @@ def test_what_is_no_profile_is_refused(card, tmp_path, change, sentence):
 
 def test_unreadable_profile_is_refused(tmp_path):
     (tmp_path / "profile.json").write_text("{")
-    with pytest.raises(UserError, match=r"^profile '[^']+' cannot be read \([^\n]+\); give a JSON file of"):
+    with pytest.raises(UserError, match=r"^profile '[^']+' cannot be read \([^\n]+\); give a JSON file written by"):
         read_profile(tmp_path / "profile.json")
 
 
-def test_a_pipe_in_the_place_of_a_profile_is_refused(tmp_path):
+def test_a_pipe_instead_of_a_profile_is_refused(tmp_path):
     os.mkfifo(tmp_path / "profile.json")
     with pytest.raises(UserError) as refusal:
         read_profile(tmp_path / "profile.json")
     assert str(refusal.value) == (
-        f"profile '{tmp_path}/profile.json' cannot be read (is a pipe, not a file); give a JSON file of "
+        f"profile '{tmp_path}/profile.json' cannot be read (is a pipe, not a file); give a JSON file written by "
         "`distillkit profile`"
     )
 
@@ -75,33 +75,40 @@ def test_page_has_a_table_per_batch_with_the_ratio_to_the_baseline(card):
     assert {row.count("|") for row in rows[:2]} == {header.count("|")}
 
 
-def test_doubts_that_hold_for_everything_are_said_once(card):
+def test_caveats_of_all_rows_are_shown_once(card):
     first, second, *rest = card.rows
-    marked = [row.model_copy(update={"doubts": ("busy",)}) for row in (second, *rest)]
-    both = card.model_copy(update={"rows": (first.model_copy(update={"doubts": ("busy", "restless")}), *marked)})
-    assert list(doubt_lines(both)) == ["everything: busy", "torch/fp32, batch 1, end to end: restless"]
+    marked = [row.model_copy(update={"caveats": ("busy",)}) for row in (second, *rest)]
+    both = card.model_copy(update={"rows": (first.model_copy(update={"caveats": ("busy", "restless")}), *marked)})
+    assert list(caveat_lines(both)) == ["all rows: busy", "torch/fp32, batch 1, end to end: restless"]
     assert "10.000*" in markdown(both)
 
 
-def test_steady_figures_are_not_doubted_and_others_are_with_their_limit():
-    assert doubts_of(summarise([10.0] * 20), [10.0, 10.0], clock="host", steady=True) == ()
+def test_caveats_keep_their_key_in_files(card, tmp_path):
+    marked = card.model_copy(update={"rows": (card.rows[0].model_copy(update={"caveats": ("busy",)}),)})
+    (row,) = json.loads(written(marked, tmp_path / "profile.json").read_text())["rows"]
+    assert (row["doubts"], "caveats" in row) == (["busy"], False)
+    assert read_profile(tmp_path / "profile.json") == marked
+
+
+def test_steady_figures_have_no_caveats_and_others_name_the_limit():
+    assert caveats_of(summarise([10.0] * 20), [10.0, 10.0], clock="host", steady=True) == ()
     restless = summarise([10.0, 11.0] * 10)  # CV 4.76 %
-    assert doubts_of(restless, [10.0, 10.0], clock="host", steady=True) == ()
-    assert doubts_of(restless, [10.0, 10.0], clock="device", steady=True) == (
+    assert caveats_of(restless, [10.0, 10.0], clock="host", steady=True) == ()
+    assert caveats_of(restless, [10.0, 10.0], clock="device", steady=True) == (
         "latencies vary by 4.8 % (CV, limit 2.5 %)",
     )
-    assert doubts_of(summarise([1.0] * 4), [1.0, 1.2], clock="host", steady=False, sm_share=0.5) == (
-        "rounds are 18 % apart (limit 10 %)",
-        "it was not steady after the warm-up",
+    assert caveats_of(summarise([1.0] * 4), [1.0, 1.2], clock="host", steady=False, sm_share=0.5) == (
+        "round medians differ by 18 % (limit 10 %)",
+        "latency was not steady after the warm-up",
         "only 4 queries",
         "the GPU ran at 50 % of its highest clock (limit 80 %)",
     )
 
 
-def test_other_work_on_more_than_half_of_the_cpus_is_a_doubt():
+def test_load_on_more_than_half_of_the_cpus_is_a_caveat():
     assert busy_machine(0.72, 2) == busy_machine(1.0, 2) == busy_machine(None, 2) == ()
-    assert busy_machine(1.01, 2) == ("the load average was 1.01 on 2 CPUs before it began",)
-    assert busy_machine(1.5, 2) == ("the load average was 1.50 on 2 CPUs before it began",)
+    assert busy_machine(1.01, 2) == ("the load average was 1.01 on 2 CPUs before the measurement",)
+    assert busy_machine(1.5, 2) == ("the load average was 1.50 on 2 CPUs before the measurement",)
 
 
 class TestRegressions:
@@ -117,51 +124,52 @@ class TestRegressions:
         )
         require_no_regression(found, allowed=60)
 
-    def test_doubtful_measurements_are_not_judged(self, profile_of):
+    def test_measurements_with_caveats_are_not_judged(self, profile_of):
         before, now = profile_of({"ort": 4.0}), profile_of({"ort": 8.0})
-        doubtful = [row.model_copy(update={"doubts": ("busy",)}) for row in now.rows]
-        found = changes(before, now.model_copy(update={"rows": tuple(doubtful)}))
-        assert found[0].line() == "student/ort/fp32, batch 1, e2e: 4 -> 8 ms (+100.0 %); not judged: now, busy"
+        marked = [row.model_copy(update={"caveats": ("busy",)}) for row in now.rows]
+        found = changes(before, now.model_copy(update={"rows": tuple(marked)}))
+        assert found[0].line() == "student/ort/fp32, batch 1, e2e: 4 -> 8 ms (+100.0 %); not judged (now: busy)"
         require_no_regression(found)
 
-    def test_another_machine_is_no_baseline(self, profile_of, machine):
+    def test_baseline_of_another_machine_is_refused(self, profile_of, machine):
         before = profile_of({"ort": 4.0}, machine=machine(cpus=16, gpus=(GpuCard(name="H200"),)))
         with pytest.raises(UserError) as error:
             changes(before, profile_of({"ort": 4.0}))
         assert str(error.value) == (
-            "the baseline was measured on Zen 5 with 16 CPUs and H200 and this is Zen 5 with 2 CPUs; measure a "
-            "baseline here"
+            "the baseline was measured on Zen 5 with 16 CPUs and H200, but this machine is Zen 5 with 2 CPUs; measure "
+            "a baseline here"
         )
 
-    def test_nothing_in_common_is_said(self, profile_of):
+    def test_profiles_with_nothing_in_common_are_refused(self, profile_of):
         with pytest.raises(UserError) as error:
             changes(profile_of({"torch": 4.0}), profile_of({"ort": 4.0}))
         assert str(error.value) == (
-            "the baseline has no configuration, batch and mode that was measured now; it has student/torch/fp32"
+            "the baseline and this profile have no configuration, batch and mode in common; the baseline has "
+            "student/torch/fp32"
         )
 
 
-class TestPictures:
-    def test_three_pictures_where_an_accuracy_is_known(self, profile_of, subject, tmp_path):
-        known = profile_of({"ort": 4.0}, of=subject("a", accuracy={"fp32": 72.2}))
-        unknown = profile_of({"ort": 5.0}, of=subject("b"))
+class TestCharts:
+    def test_three_charts_if_an_accuracy_is_known(self, profile_of, subject, tmp_path):
+        known = profile_of({"ort": 4.0}, subject=subject("a", accuracy={"fp32": 72.2}))
+        unknown = profile_of({"ort": 5.0}, subject=subject("b"))
         drawn = draw([known, unknown], tmp_path)
         assert [file.name for file in drawn.files] == ["latency.png", "throughput.png", "accuracy.png"]
         assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn.files)
-        assert drawn.notes == ("accuracy.png leaves out what has no measured accuracy: b",)
+        assert drawn.notes == ("accuracy.png leaves out subjects without a measured accuracy: b",)
 
-    def test_trade_off_takes_the_batch_of_highest_throughput(self, profile_of, subject):
-        card = profile_of({"ort": 4.0}, of=subject("a", accuracy={"fp32": 72.2}))
+    def test_accuracy_chart_uses_the_batch_of_highest_throughput(self, profile_of, subject):
+        card = profile_of({"ort": 4.0}, subject=subject("a", accuracy={"fp32": 72.2}))
         rows = tuple(row.model_copy(update={"images_per_s": 1000.0}) if row.batch == 8 else row for row in card.rows)
         (best,) = frontier(points([card.model_copy(update={"rows": rows})]))
         assert (best.batch, best.images_per_s, best.accuracy) == (8, 1000.0, 72.2)
 
-    def test_without_any_accuracy_a_note_says_so(self, card, tmp_path):
+    def test_no_accuracy_is_a_note(self, card, tmp_path):
         drawn = draw([card], tmp_path)
         assert [file.name for file in drawn.files] == ["latency.png", "throughput.png"]
         assert drawn.notes == ("accuracy.png is not drawn, because no accuracy was measured for student",)
 
-    def test_one_batch_size_makes_no_picture_of_latency_against_batch(self, profile_of, tmp_path):
+    def test_one_batch_size_makes_no_chart_of_latency_against_batch(self, profile_of, tmp_path):
         drawn = draw([profile_of({"ort": 4.0}, batches=(1,))], tmp_path)
         assert [file.name for file in drawn.files] == ["throughput.png"]
         assert drawn.notes == (
@@ -170,36 +178,36 @@ class TestPictures:
         )
 
     @pytest.mark.parametrize("many", [1, 4])
-    def test_shades_up_to_p99_are_left_out_where_they_would_hide_each_other(self, profile_of, many):
+    def test_shades_up_to_p99_are_left_out_for_many_configurations(self, profile_of, many):
         card = profile_of({f"runtime-{number}": 4.0 for number in range(many)})
         axes, found = Figure().subplots(), points([card])
         charts._latency(axes, found, {point.line: 0 for point in found})
         expected = "latency, ms (p50, shaded to p99)" if many == 1 else "latency, ms (p50)"
         assert (axes.get_ylabel(), len(axes.collections)) == (expected, 1 if many == 1 else 0)
 
-    def test_without_matplotlib_one_sentence_stands_for_all(self, card, tmp_path, monkeypatch):
+    def test_without_matplotlib_there_is_one_note(self, card, tmp_path, monkeypatch):
         monkeypatch.setattr(charts, "find_spec", lambda name: None)
         assert draw([card], tmp_path / "new").notes == (
-            'the pictures are left out, because matplotlib is not installed; pip install "distillkit[train]"',
+            'no charts, because matplotlib is not installed; pip install "distillkit[train]"',
         )
         assert not (tmp_path / "new").exists()
 
 
-class TestSurroundings:
-    def test_this_machine_describes_itself_without_naming_host_or_path(self):
-        told = machine.machine()
-        assert told.cpus >= told.cores >= 1
-        assert told.processor
-        text = json.dumps(told.model_dump(mode="json"))
+class TestMachine:
+    def test_description_of_this_machine_has_no_host_name_or_path(self):
+        here = machine.machine()
+        assert here.cpus >= here.cores >= 1
+        assert here.processor
+        text = json.dumps(here.model_dump(mode="json"))
         assert not re.search(r"/(home|tmp|work|root)/", text)
 
-    def test_gpus_are_read_from_nvidia_smi_and_what_it_does_not_tell_is_none(self):
+    def test_gpus_are_read_from_nvidia_smi_with_none_for_unknown_values(self):
         line = "NVIDIA H200, 580.65, 143771, 345, 1980, [N/A], 31, 0x0000000000000001, Enabled\n"
         (gpu,) = machine.gpus(lambda command: line)
         assert (gpu.name, gpu.sm_mhz, gpu.max_sm_mhz, gpu.power_w) == ("NVIDIA H200", 345, 1980, None)
         assert machine.gpus(lambda command: None) == ()
         assert machine.gpus(lambda command: "Failed to initialize NVML\n") == ()
 
-    def test_energy_is_none_where_nothing_counts_it(self):
+    def test_energy_without_a_counter_is_unknown(self):
         if not machine.gpus():
             assert machine.EnergyMeter().joules() is None

@@ -1,4 +1,4 @@
-"""The best setting: found by halving, measured afresh, remembered for this machine."""
+"""--tune: successive halving, final measurement, and best.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distillkit.contracts.runtime import Servable
 from distillkit_export.profiling import tuning
 from distillkit_export.profiling.configurations import Artefact, Configuration
 from distillkit_export.profiling.rounds import MeasurementPlan
-from distillkit_export.profiling.tuning import best_setting, search, verdicts, write_best
+from distillkit_export.profiling.tuning import best_choices, best_setting, search, write_best
 
 PLAN = MeasurementPlan(batches=(1, 32), rounds=3, seconds=0.3)
 MILLISECONDS = {"a": 9.0, "a/threads=1": 8.0, "a/threads=2": 3.0, "b": 7.0, "b/threads=2": 6.0}
@@ -29,12 +29,12 @@ def candidates(configuration):
 
 
 @pytest.fixture
-def found(candidates, false_worker, diary):
+def found(candidates, fake_worker, diary):
     def latency(name, batch, number):
         turned = {"a/threads=2": 30.0} if batch == 32 else {}
         return (MILLISECONDS | turned)[name]
 
-    return search(candidates, PLAN, start=lambda: false_worker(latency, diary))
+    return search(candidates, PLAN, start=lambda: fake_worker(latency, diary))
 
 
 def test_fastest_setting_wins_at_every_batch_size(found):
@@ -44,36 +44,36 @@ def test_fastest_setting_wins_at_every_batch_size(found):
     }
 
 
-def test_slower_half_leaves_and_the_rest_is_measured_for_longer(found, diary):
+def test_slower_half_is_dropped_and_the_rest_measured_longer(found, diary):
     prepared = [given["shape"][0] for _, do, given in diary if do == "prepare"]
     assert prepared == [1] * (5 + 3 + 2) + [32] * (5 + 3 + 2)
     seconds = sorted({round(given["seconds"], 3) for _, do, given in diary if do == "round"})
     assert seconds == [0.15, 0.2, 0.3]
 
 
-def test_candidate_that_dies_cannot_win(configuration, false_worker, diary):
+def test_candidate_that_dies_cannot_win(configuration, fake_worker, diary):
     candidates = [configuration("broken"), configuration("b")]
-    found = search(candidates, replace(PLAN, batches=(1,)), start=lambda: false_worker(lambda *given: 1.0, diary))
+    found = search(candidates, replace(PLAN, batches=(1,)), start=lambda: fake_worker(lambda *given: 1.0, diary))
     assert found[1].name == "student/b/fp32"
 
 
-def test_models_in_memory_take_part_as_they_come(subject, false_worker, diary):
+def test_models_in_memory_run_with_default_settings_only(subject, fake_worker, diary):
     memory = Artefact(Servable("torch", "runs/a"))
     candidates = [Configuration(subject(), "torch", memory, setting) for setting in ({}, {"threads": 1})]
-    search(candidates, replace(PLAN, batches=(1,)), start=lambda: false_worker(lambda *given: 1.0, diary))
+    search(candidates, replace(PLAN, batches=(1,)), start=lambda: fake_worker(lambda *given: 1.0, diary))
     assert sum(do == "open" for _, do, _ in diary) == 1
 
 
 @pytest.fixture
 def tuned(profile_of, configuration):
-    """A fresh measurement of a winner that is twice as fast as the plain one."""
+    """The final measurement of a winner that is twice as fast as the default setting."""
     card = profile_of({"plain": 10.0, "winner": 5.0}, batches=(1, 32))
     winner = configuration("winner")
-    best = verdicts({1: winner, 32: winner}, [configuration("plain"), winner], card.rows)
+    best = best_choices({1: winner, 32: winner}, [configuration("plain"), winner], card.rows)
     return card.model_copy(update={"best": best})
 
 
-def test_verdict_compares_the_winner_with_the_plain_ones_round_by_round(tuned):
+def test_winner_is_compared_with_the_default_settings_round_by_round(tuned):
     choice = tuned.best["32"]
     assert (choice.runtime, choice.file, choice.p50_ms) == ("winner", "fp32.onnx", 160.0)
     assert list(choice.against) == ["student/plain/fp32"]
@@ -98,7 +98,7 @@ def test_best_setting_is_that_of_the_batch_or_the_next_smaller(tuned, tmp_path):
 
 
 @pytest.mark.usefixtures("here")
-def test_best_setting_of_another_machine_or_none_or_a_torn_one_counts_for_nothing(tuned, tmp_path, monkeypatch):
+def test_missing_or_invalid_best_setting_or_that_of_another_machine_is_ignored(tuned, tmp_path, monkeypatch):
     assert best_setting(tmp_path, 1) is None
     (tmp_path / "profile").mkdir()
     write_best(tmp_path / "profile", tuned)

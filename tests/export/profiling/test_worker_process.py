@@ -1,4 +1,4 @@
-"""Real worker processes: measured, crashed, silenced, and gone when their parent is."""
+"""Real worker processes: measurements, crashes, timeouts, and exit with the parent."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def gone(pid, within_s=10.0):
 
 
 def test_worker_loads_warms_up_and_measures_in_both_modes(worker, file):
-    told = opened(worker, file, threads=1)
-    assert told["load_s"] > 0
-    assert told["facts"]["provider"] == "CPUExecutionProvider"
+    answer = opened(worker, file, threads=1)
+    assert answer["load_s"] > 0
+    assert answer["facts"]["provider"] == "CPUExecutionProvider"
     for mode in ("compute", "e2e"):
-        prepared = worker.ask("prepare", within_s=60, shape=[4, 2], dtype="float32", mode=mode, most_s=0.3)
+        prepared = worker.ask("prepare", within_s=60, shape=[4, 2], dtype="float32", mode=mode, max_s=0.3)
         assert prepared["first_ms"] > 0
-        found = worker.ask("round", within_s=60, mode=mode, seconds=0.05, least_queries=3)
+        found = worker.ask("round", within_s=60, mode=mode, seconds=0.05, min_queries=3)
         assert len(found["milliseconds"]) >= 3
         assert found["wall_s"] >= 0.05
     memory = worker.ask("memory", within_s=60)
@@ -70,10 +70,10 @@ def test_worker_loads_warms_up_and_measures_in_both_modes(worker, file):
     assert memory["device_bytes"] is None
 
 
-def test_refusal_is_a_reason_and_the_worker_lives_on(worker, file, tmp_path):
-    (tmp_path / "torn.onnx").write_bytes(b"torn")
-    with pytest.raises(ConfigurationFailedError, match=r"^ONNX Runtime cannot load torn\.onnx: [^\n]+$") as refusal:
-        opened(worker, tmp_path / "torn.onnx")
+def test_error_is_reported_and_the_worker_stays_alive(worker, file, tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"broken")
+    with pytest.raises(ConfigurationFailedError, match=r"^ONNX Runtime cannot load broken\.onnx: [^\n]+$") as refusal:
+        opened(worker, tmp_path / "broken.onnx")
     assert not refusal.value.has_ended
     assert opened(worker, file)["load_s"] > 0
 
@@ -81,11 +81,11 @@ def test_refusal_is_a_reason_and_the_worker_lives_on(worker, file, tmp_path):
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (signal.SIGSEGV, "its process was ended by SIGSEGV"),
-        (signal.SIGKILL, "its process was ended by SIGKILL, perhaps for want of memory"),
+        (signal.SIGSEGV, "its process was killed by SIGSEGV"),
+        (signal.SIGKILL, "its process was killed by SIGKILL, probably out of memory"),
     ],
 )
-def test_crash_is_a_reason_that_names_the_signal(worker, file, number, sentence):
+def test_crash_is_reported_with_the_signal(worker, file, number, sentence):
     opened(worker, file)
     os.kill(worker.pid, number)
     with pytest.raises(ConfigurationFailedError, match=f"^{sentence}") as failure:
@@ -95,7 +95,7 @@ def test_crash_is_a_reason_that_names_the_signal(worker, file, number, sentence)
         worker.ask("memory", within_s=60)
 
 
-def test_process_that_cannot_even_start_says_its_last_words():
+def test_process_that_does_not_start_is_reported_with_its_last_line():
     worker = WorkerProcess("distillkit_export.profiling.nowhere")
     with pytest.raises(ConfigurationFailedError, match=r"^its process ended with exit code 1: .*No module named"):
         worker.ask("memory", within_s=60)
@@ -104,15 +104,15 @@ def test_process_that_cannot_even_start_says_its_last_words():
 
 def test_worker_that_does_not_answer_in_time_is_ended(worker, file):
     opened(worker, file)
-    worker.ask("prepare", within_s=60, shape=[1, 2], dtype="float32", mode="e2e", most_s=0.1)
+    worker.ask("prepare", within_s=60, shape=[1, 2], dtype="float32", mode="e2e", max_s=0.1)
     with pytest.raises(ConfigurationFailedError, match=r"^no answer within 0 s$"):
-        worker.ask("round", within_s=0.2, mode="e2e", seconds=30, least_queries=1)
+        worker.ask("round", within_s=0.2, mode="e2e", seconds=30, min_queries=1)
     assert gone(worker.pid)
 
 
-def test_what_libraries_print_does_not_disturb_the_answers(tmp_path, monkeypatch):
+def test_prints_of_libraries_do_not_disturb_the_answers(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("")
-    (tmp_path / "talkative.py").write_text(
+    (tmp_path / "printing.py").write_text(
         "import distillkit_export.profiling.worker as worker\n"
         "def memory(self):\n"
         "    print('from Python', flush=True)\n"
@@ -122,12 +122,12 @@ def test_what_libraries_print_does_not_disturb_the_answers(tmp_path, monkeypatch
         "worker.main()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    worker = WorkerProcess("talkative")
+    worker = WorkerProcess("printing")
     assert worker.ask("memory", within_s=60)["peak_rss_bytes"] == 1
     worker.close()
 
 
-def test_closed_worker_is_gone_even_in_the_middle_of_a_round(worker, file):
+def test_closed_worker_is_gone(worker, file):
     opened(worker, file)
     worker.close()
     assert gone(worker.pid)
@@ -141,9 +141,9 @@ from distillkit_export.profiling.worker_process import WorkerProcess
 worker = WorkerProcess()
 servable = {"format": "onnx", "source": sys.argv[1], "precision": "fp32", "weights": None}
 worker.ask("open", within_s=60, runtime="onnxruntime-cpu", servable=servable, setting={})
-worker.ask("prepare", within_s=60, shape=[1, 2], dtype="float32", mode="e2e", most_s=0.1)
+worker.ask("prepare", within_s=60, shape=[1, 2], dtype="float32", mode="e2e", max_s=0.1)
 print(worker.pid, flush=True)
-worker.ask("round", within_s=60, mode="e2e", seconds=60, least_queries=1)
+worker.ask("round", within_s=60, mode="e2e", seconds=60, min_queries=1)
 """
 
 
@@ -163,13 +163,13 @@ def test_no_worker_outlives_its_parent(file, number):
     assert gone(pid)
 
 
-def test_interrupt_of_the_whole_terminal_is_the_parents_to_hear(worker, file):
+def test_interrupt_is_left_to_the_parent(worker, file):
     opened(worker, file)
     os.kill(worker.pid, signal.SIGINT)
     assert worker.ask("memory", within_s=60)["peak_rss_bytes"] > 0
 
 
-def test_peak_memory_is_the_systems_own_figure(tmp_path):
+def test_peak_memory_is_read_from_the_system(tmp_path):
     (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  12345 kB\nVmRSS:\t 100 kB\n")
     assert peak_rss_bytes(tmp_path / "status") == 12345 * 1024
     assert peak_rss_bytes(tmp_path / "absent") > 2**20

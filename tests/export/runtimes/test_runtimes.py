@@ -1,4 +1,4 @@
-"""Every built-in runtime: the same answers as torch, facts read back from what runs, and a sentence where it cannot."""
+"""Every built-in runtime: the same scores as torch, facts read back from the session, and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GPU_NAMES = {"onnxruntime-cuda": OnnxRuntimeCuda, "onnxruntime-tensorrt": OnnxRu
 
 @pytest.fixture(scope="module")
 def student(plugins, tmp_path_factory):
-    """A saved student with two heads, as a run leaves it."""
+    """A saved student with two heads, as a run saves it."""
     folder = tmp_path_factory.mktemp("student")
     given = {"image_size": 32, "patch": 8, "width": 48, "depth": 2, "heads": 3}
     request = ModelRequest("deit-ti", None, plugins.find("student", "deit-ti").options(given), classes=7)
@@ -55,7 +55,7 @@ def file(plugins, student, tmp_path_factory):
 
 
 @pytest.fixture
-def pictures():
+def images():
     return np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
 
 
@@ -64,7 +64,7 @@ def opened(runtime, servable, setting=None):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_runtime_says_whether_it_works_and_what_to_do_where_it_does_not(plugins, name):
+def test_every_runtime_reports_availability_and_a_remedy(plugins, name):
     runtime = plugins.find("runtime", name).create()
     found = runtime.availability()
     assert found.detail
@@ -73,7 +73,7 @@ def test_every_runtime_says_whether_it_works_and_what_to_do_where_it_does_not(pl
 
 
 @pytest.mark.parametrize("blocked", ["torch", "openvino", "onnxruntime"])
-def test_availability_answers_in_an_environment_without_the_package(blocked):
+def test_availability_in_an_environment_without_the_package(blocked):
     code = (
         "import sys, importlib.abc\n"
         "class Absent(importlib.abc.MetaPathFinder):\n"
@@ -100,17 +100,17 @@ def test_availability_answers_in_an_environment_without_the_package(blocked):
     assert lines[name] == sentence
 
 
-def test_onnx_runtime_answers_as_the_exported_file_does_called_and_bound(file, pictures):
+def test_onnx_runtime_scores_and_times_a_bound_batch(file, images):
     session = opened(OnnxRuntimeCpu(), file)
-    expected = session(pictures)
+    expected = session(images)
     assert expected.shape == (3, 7)
-    elapsed = session.bind(pictures).time(4)
+    elapsed = session.bind(images).time(4)
     assert len(elapsed) == 4
     assert min(elapsed) > 0
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_of_onnx_runtime_are_counted_in_the_process_rather_than_repeated(file, threads):
+def test_onnx_runtime_threads_are_counted_in_the_process(file, threads):
     facts = opened(OnnxRuntimeCpu(), file, {"threads": threads, "spinning": False}).facts
     assert (facts["threads"], facts["spinning"], facts["provider"]) == (threads, False, CPU)
 
@@ -124,7 +124,7 @@ def test_broken_file_is_refused_in_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("runtime", [OnnxRuntimeCpu(), OpenVino(), TorchEager()])
-def test_wrong_batch_is_a_sentence_of_the_runtime(file, student, runtime):
+def test_wrong_batch_is_an_error_of_the_runtime(file, student, runtime):
     session = opened(runtime, file if runtime.formats == ("onnx",) else student)
     with pytest.raises(GateError, match=r"^(ONNX Runtime|OpenVINO|torch) cannot run [^\n]+ on a batch of 2: [^\n]+$"):
         session(np.zeros((2, 4, 8, 8), np.float32))
@@ -140,46 +140,46 @@ def test_formats_that_a_runtime_does_not_load_are_refused():
 
 @pytest.mark.skipif(not OpenVino().availability().works, reason="OpenVINO is not installed")
 class TestOpenVino:
-    def test_float32_is_float32_although_openvino_would_choose_otherwise(self, file, pictures):
+    def test_float32_is_computed_in_float32_not_in_bfloat16(self, file, images):
         session = opened(OpenVino(), file)
-        expected = opened(OnnxRuntimeCpu(), file)(pictures)
-        np.testing.assert_allclose(session(pictures), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        expected = opened(OnnxRuntimeCpu(), file)(images)
+        np.testing.assert_allclose(session(images), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
         assert session.facts["arithmetic"] == "f32"
         assert session.facts["hint"] == "LATENCY"
 
-    def test_bfloat16_happens_only_under_its_own_name(self, file, pictures):
-        expected = opened(OnnxRuntimeCpu(), file)(pictures)
+    def test_bfloat16_is_used_only_on_request(self, file, images):
+        expected = opened(OnnxRuntimeCpu(), file)(images)
         try:
             session = opened(OpenVino(), Servable("onnx", file.source, "bf16"))
         except UnavailableError as refusal:
             assert str(refusal).endswith("on this CPU, not in bf16")  # noqa: PT017 - either is right, by the CPU
             return
         assert session.facts["arithmetic"] == session.facts["precision"] == "bf16"
-        difference = np.abs(session(pictures) - expected).max() / np.abs(expected).max()
+        difference = np.abs(session(images) - expected).max() / np.abs(expected).max()
         assert 1e-4 < difference < 0.1
 
-    def test_threads_are_those_asked_for(self, file, pictures):
+    def test_threads_are_those_requested(self, file, images):
         session = opened(OpenVino(), file, {"threads": 1, "pinning": False})
         assert (session.facts["threads"], session.facts["pinning"]) == (1, False)
-        assert len(session.bind(pictures).time(2)) == 2
+        assert len(session.bind(images).time(2)) == 2
 
-    def test_answers_do_not_change_when_the_next_batch_comes(self, file, pictures):
+    def test_scores_are_not_overwritten_by_the_next_batch(self, file, images):
         session = opened(OpenVino(), file)
-        first = session(pictures)
+        first = session(images)
         kept = first.copy()
-        session(-pictures)
+        session(-images)
         np.testing.assert_array_equal(first, kept)
 
-    def test_bound_batches_compute_their_own_images_whatever_becomes_of_the_callers(self, file, pictures):
+    def test_bound_batches_copy_the_callers_images(self, file, images):
         session = opened(OpenVino(), file)
-        expected, given = session(pictures), pictures.copy()
+        expected, given = session(images), images.copy()
         bound, other = session.bind(given), session.bind(np.zeros((1, 3, 32, 32), np.float32))
         given[:] = np.nan
         bound.time(2), other.time(2)
         np.testing.assert_array_equal(bound._compute.__self__.get_output_tensor().data, expected)
 
     def test_bound_batches_outlive_their_images(self, file):
-        """In a process of its own, because memory that is read after it was freed ends it by a signal."""
+        """In a subprocess, because reading freed memory would crash this one."""
         code = (
             "import gc, sys, numpy as np\n"
             "from distillkit.contracts.runtime import Servable\n"
@@ -202,26 +202,26 @@ class TestOpenVino:
 
 
 class TestTorch:
-    def test_answers_are_those_of_the_exported_file(self, student, file, pictures):
+    def test_scores_equal_those_of_the_exported_file(self, student, file, images):
         session = opened(TorchEager(), student)
-        expected = opened(OnnxRuntimeCpu(), file)(pictures)
-        np.testing.assert_allclose(session(pictures), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        expected = opened(OnnxRuntimeCpu(), file)(images)
+        np.testing.assert_allclose(session(images), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
         assert session.facts["parameters_in"] == "float32"
-        assert len(session.bind(pictures).time(3)) == 3
+        assert len(session.bind(images).time(3)) == 3
 
-    def test_the_request_says_which_head_answers(self, student, pictures):
+    def test_the_request_chooses_the_head(self, student, images):
         answers = [
-            opened(TorchEager(), Servable("torch", student.source, request=ExportRequest(head)))(pictures)
+            opened(TorchEager(), Servable("torch", student.source, request=ExportRequest(head)))(images)
             for head in ("class", "distill", "fused")
         ]
         np.testing.assert_allclose((answers[0] + answers[1]) / 2, answers[2], rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16")])
-    def test_lower_precision_is_that_of_the_weights(self, student, pictures, precision, dtype):
+    def test_half_precision_applies_to_the_weights(self, student, images, precision, dtype):
         session = opened(TorchEager(), Servable("torch", student.source, precision))
         assert session.facts["parameters_in"] == dtype
-        exact = opened(TorchEager(), student)(pictures)
-        difference = np.abs(session(pictures) - exact).max() / np.abs(exact).max()
+        exact = opened(TorchEager(), student)(images)
+        difference = np.abs(session(images) - exact).max() / np.abs(exact).max()
         assert 0 < difference < 0.1
 
     def test_int8_is_refused(self, student):
@@ -237,31 +237,31 @@ class TestTorch:
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_gpu_that_is_not_there_is_refused(self, student):
-        with pytest.raises(UnavailableError, match=r"^torch sees no CUDA device here; choose the CPU$"):
+        with pytest.raises(UnavailableError, match=r"^torch finds no CUDA device; use --device cpu$"):
             opened(TorchEager(), student, {"device": "cuda"})
 
     @pytest.mark.slow
-    def test_compiled_answers_are_those_of_eager(self, student, pictures):
+    def test_compiled_scores_equal_those_of_eager(self, student, images):
         session = opened(TorchCompile(), student, {"device": "cpu"})
-        exact = opened(TorchEager(), student)(pictures)
-        np.testing.assert_allclose(session(pictures), exact, rtol=0, atol=1e-4 * np.abs(exact).max())
+        exact = opened(TorchEager(), student)(images)
+        np.testing.assert_allclose(session(images), exact, rtol=0, atol=1e-4 * np.abs(exact).max())
         assert session.facts["compile_mode"] == "default"
 
-    def test_compiler_that_is_missing_is_said(self, monkeypatch):
+    def test_missing_compiler_is_reported(self, monkeypatch):
         monkeypatch.setattr(torch_presence, "has_cuda", lambda: False)
         monkeypatch.setattr("shutil.which", lambda name: None)
         found = TorchCompile().availability()
-        assert (found.works, found.detail) == (False, "torch.compile needs a C++ compiler, and there is none")
+        assert (found.works, found.detail) == (False, "torch.compile found no C++ compiler")
 
 
 class TestGpu:
     @pytest.mark.parametrize("name", sorted(GPU_NAMES))
     @pytest.mark.skipif(nvidia.cuda_devices() > 0, reason="there is a GPU")
-    def test_without_gpu_or_gpu_build_opening_says_why(self, name, file):
+    def test_opening_without_gpu_or_gpu_build_is_an_error(self, name, file):
         with pytest.raises(UnavailableError, match=rf"^{name} does not work here: [^\n]+; [^\n]+$"):
             opened(GPU_NAMES[name](), file)
 
-    def test_two_builds_of_onnx_runtime_are_a_conflict_that_is_named(self, monkeypatch):
+    def test_two_builds_of_onnx_runtime_are_reported_as_a_conflict(self, monkeypatch):
         monkeypatch.setattr(onnx_runtime, "version", lambda name: "1.31.1")
         found = OnnxRuntimeCuda().availability()
         if not nvidia.cuda_devices() and not found.works:
@@ -278,7 +278,7 @@ class TestGpu:
     @pytest.mark.skipif(nvidia.cuda_devices() > 0, reason="there is a GPU")
     def test_provider_that_falls_back_is_refused(self, file):
         with pytest.raises(
-            UnavailableError, match=r"^CUDAExecutionProvider cannot execute model\.onnx here: |although"
+            UnavailableError, match=r"^CUDAExecutionProvider cannot execute model\.onnx here: |fell back"
         ):
             OnnxRuntimeSession(file, [("CUDAExecutionProvider", {})], {}, device="cuda")
 
@@ -292,18 +292,18 @@ class TestGpu:
 
     @pytest.mark.gpu
     @pytest.mark.parametrize("device", ["cuda"])
-    def test_torch_on_the_gpu_is_timed_by_the_device(self, device, student, pictures):
+    def test_torch_on_the_gpu_is_timed_by_the_device(self, device, student, images):
         for runtime in (TorchEager(), TorchCompile()):
             session = opened(runtime, student, {"device": device})
-            exact = opened(TorchEager(), student, {"device": "cpu"})(pictures)
-            np.testing.assert_allclose(session(pictures), exact, rtol=0, atol=2e-2 * np.abs(exact).max())
+            exact = opened(TorchEager(), student, {"device": "cpu"})(images)
+            np.testing.assert_allclose(session(images), exact, rtol=0, atol=2e-2 * np.abs(exact).max())
             assert session.facts["clock"] == "device"
-            assert min(session.bind(pictures).time(5)) > 0
+            assert min(session.bind(images).time(5)) > 0
             assert session.device_bytes() > 0
 
 
-def test_bound_batch_writes_the_answer_that_a_call_gives(tmp_path):
-    """The path of a GPU, on the CPU's provider: input and output bound, the answer in place."""
+def test_bound_batches_of_several_sizes_do_not_disturb_calls(tmp_path):
+    """The code path of a GPU on the CPU provider: bound input and output, output written in place."""
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Mul", ["images", "images"], ["squares"])],
         "square",
@@ -318,23 +318,23 @@ def test_bound_batch_writes_the_answer_that_a_call_gives(tmp_path):
         np.testing.assert_array_equal(session(np.full((batch, 2), 3, np.float32)), np.full((batch, 2), 9))
 
 
-def test_host_clock_times_every_query_by_itself():
-    asked = []
-    elapsed = HostTimed(lambda: asked.append(1)).time(3)
-    assert (len(elapsed), len(asked)) == (3, 3)
+def test_host_clock_times_every_query():
+    calls = []
+    elapsed = HostTimed(lambda: calls.append(1)).time(3)
+    assert (len(elapsed), len(calls)) == (3, 3)
 
 
 @pytest.mark.parametrize(
     ("usable", "cores", "counts"),
     [(8, 4, (8, 4, 2, 1)), (2, 2, (2, 1)), (1, 1, (1,)), (6, 3, (6, 3, 1))],
 )
-def test_threads_worth_trying_are_all_cpus_all_cores_and_halves(monkeypatch, usable, cores, counts):
+def test_thread_counts_are_all_cpus_all_cores_and_halves(monkeypatch, usable, cores, counts):
     monkeypatch.setattr(processors, "usable_cpus", lambda: usable)
     monkeypatch.setattr(processors, "physical_cores", lambda: cores)
     assert processors.thread_counts() == counts
 
 
-def test_threads_that_a_call_leaves_behind_are_counted():
+def test_threads_started_by_a_call_are_counted():
     stop = threading.Event()
     threads = [threading.Thread(target=stop.wait) for _ in range(3)]
 

@@ -1,4 +1,4 @@
-"""TensorRT's double in place of TensorRT, in this process and in those that it starts."""
+"""Fixtures that replace TensorRT by its double, in this process and in subprocesses."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ REPLACED = ("tensorrt", "cuda", "distillkit_export.tensorrt.building", "distillk
 
 @pytest.fixture(autouse=True)
 def _own_folders(monkeypatch, tmp_path):
-    """Trust and caches of this test alone."""
+    """Trust and caches separate for each test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("DISTILLKIT_TRUST_ENGINE", raising=False)
 
 
 @pytest.fixture
-def forgotten():
-    """Imports of TensorRT and CUDA begin anew, and what was there before comes back."""
+def fresh_imports():
+    """TensorRT and CUDA are imported anew; the previous modules are restored afterwards."""
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_replaced(name)}
     yield
     for name in [name for name in sys.modules if _is_replaced(name)]:
@@ -39,8 +39,8 @@ def forgotten():
 
 
 @pytest.fixture(params=MAJORS, ids=["tensorrt 10", "tensorrt 11"])
-def double(request, monkeypatch, forgotten, tmp_path):
-    """A machine with a GPU and TensorRT of one major version; `calls` are those that were made of TensorRT."""
+def double(request, monkeypatch, fresh_imports, tmp_path):
+    """A machine with a GPU and TensorRT of one major version; `calls` lists the calls of TensorRT."""
     return Double(request.param, monkeypatch, tmp_path)
 
 
@@ -66,7 +66,7 @@ def _is_replaced(name):
 
 
 def linear(shape, *, half):
-    """Images to three scores: their sum, their first pixel twice, and one; by hand, without weights of a network."""
+    """A graph from images to three scores: the sum of the pixels, twice the first pixel, and one."""
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     pixels = 1
     for size in shape[1:]:
@@ -106,8 +106,8 @@ def onnx_file(write_onnx):
 
 
 @pytest.fixture
-def build_apart(tmp_path):
-    """Build an engine into the test's folder, in a process of its own; returns its artifact."""
+def build_in_subprocess(tmp_path):
+    """Build an engine into the test's folder in a subprocess; returns its artifact."""
 
     def built(onnx_path, precision="fp32", progress=None, **options):
         source = ExportSource(ExportRequest(), onnx={precision: onnx_path}, progress=progress)
@@ -117,12 +117,12 @@ def build_apart(tmp_path):
 
 
 @pytest.fixture
-def build(build_apart, double, monkeypatch):
-    """The same in this process, which is quicker."""
-    importlib.import_module("tensorrt")  # then the GPU is looked for in this process, too
+def build(build_in_subprocess, double, monkeypatch):
+    """As `build_in_subprocess`, but in this process, which is faster."""
+    importlib.import_module("tensorrt")  # makes find_platform probe in this process too
 
     def run(module, request, *, timeout_s, on_event):
         return json.loads(json.dumps(build_engine.work(json.loads(json.dumps(request)), on_event)))
 
     monkeypatch.setattr(build_engine, "result_of", run)
-    return build_apart
+    return build_in_subprocess

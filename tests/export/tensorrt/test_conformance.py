@@ -1,4 +1,4 @@
-"""The exporter and the runtime keep the contract that a stranger's must keep."""
+"""The exporter and the runtime pass the conformance checks for third-party plugins."""
 
 from __future__ import annotations
 

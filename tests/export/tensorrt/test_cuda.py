@@ -1,5 +1,5 @@
-"""Our calls of CUDA's runtime, made of the real cuda-bindings: without a driver each answers with an error, and a wrong
-name, number or type of arguments would raise something else."""
+"""Our calls of CUDA's runtime on the real cuda-bindings: without a driver each returns an error, while a wrong name,
+number or type of arguments would raise something else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from distillkit_export.tensorrt.cuda import Cuda, CudaError
 
-NO_DRIVER = "CUDA says: CUDA driver version is insufficient for CUDA runtime version (cudaErrorInsufficientDriver)"
+NO_DRIVER = "CUDA error: CUDA driver version is insufficient for CUDA runtime version (cudaErrorInsufficientDriver)"
 CALLS = {
     "devices": lambda cuda, stream, event: cuda.devices(),
     "gpu": lambda cuda, stream, event: cuda.gpu(),
@@ -43,7 +43,7 @@ SAFE_WITHOUT_DRIVER = {"handle", "driver"}
 def real():
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-bindings")
     if int(runtime.cudaGetDeviceCount()[0]) == 0:
-        pytest.skip("this machine has a CUDA driver; tests with the marker gpu make these calls in earnest")
+        pytest.skip("this machine has a CUDA driver; the gpu tests make these calls")
     return runtime
 
 
@@ -53,14 +53,14 @@ def test_every_method_is_called_here():
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_real_bindings_take_the_call(method, real):
+def test_real_bindings_accept_the_call(method, real):
     with pytest.raises(CudaError) as refusal:
         CALLS[method](Cuda(), real.cudaStream_t(), real.cudaEvent_t())
     assert str(refusal.value) == NO_DRIVER
 
 
 def test_further_graph_calls_have_the_names_and_arguments_that_we_use(real):
-    """They follow one that fails without a driver."""
+    """Calls that follow one that fails without a driver."""
     none = real.cudaError_t.cudaErrorInsufficientDriver
     assert real.cudaGraphInstantiate(real.cudaGraph_t(), 0)[0] == none
     assert real.cudaGraphDestroy(real.cudaGraph_t())[0] == none
@@ -70,7 +70,7 @@ def test_further_graph_calls_have_the_names_and_arguments_that_we_use(real):
     assert (properties.major, properties.minor, properties.totalGlobalMem) == (0, 0, 0)
 
 
-def test_stream_is_handed_to_tensorrt_by_its_handle(real):
+def test_handle_of_a_stream_is_an_integer(real):
     assert Cuda().handle(real.cudaStream_t(4096)) == 4096
 
 

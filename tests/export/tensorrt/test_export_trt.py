@@ -1,4 +1,4 @@
-"""`distillkit export --trt`: without TensorRT the ONNX stays and the rest is pending; on the target it is finished."""
+"""`distillkit export --trt`: without TensorRT the ONNX file is kept and the engine pending; the target builds it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """An export with an engine asked for, on this machine, which has no TensorRT; and what it said."""
+    """An export with --trt on this machine, which has no TensorRT; and its output."""
     folder = tmp_path_factory.mktemp("export") / "bundle"
     options = ["--out", folder, "--trt", "--batch", "1:2:8", "--workspace", "2G", "--gate-images", "8"]
     return folder, run("export", "timm:test_vit", "--weights", "none", "--image-size", "32", *options)
@@ -38,7 +38,7 @@ def manifest(folder):
     return json.loads((folder / "bundle.json").read_text())
 
 
-def test_without_tensorrt_the_onnx_is_kept_and_gated_and_the_command_for_the_target_is_said(exported):
+def test_without_tensorrt_the_onnx_is_kept_and_the_command_for_the_target_is_shown(exported):
     folder, (code, out, err) = exported
     assert code == 3
     assert err == (
@@ -60,12 +60,12 @@ def test_without_tensorrt_the_onnx_is_kept_and_gated_and_the_command_for_the_tar
     assert not (folder / "trt").exists()
 
 
-def test_timing_cache_is_told_to_be_named_again_and_stays_out_of_the_bundle(bundle):
+def test_timing_cache_is_left_out_of_the_command_and_the_bundle(bundle):
     code, _, err = run("export", bundle, "--trt", "--timing-cache", "/nowhere/d/x")
     assert code == 3
     reason = (
-        'TensorRT is not installed; pip install "distillkit[trt]"; --timing-cache names a file of this machine and is '
-        "no part of the command, so name one there again"
+        'TensorRT is not installed; pip install "distillkit[trt]"; --timing-cache is a path on this machine, so the '
+        "command leaves it out; add it on the target"
     )
     assert err == (
         f"error: tensorrt fp32 is pending: {reason}; on the target run: distillkit export {bundle} --trt "
@@ -75,7 +75,7 @@ def test_timing_cache_is_told_to_be_named_again_and_stays_out_of_the_bundle(bund
     assert "/nowhere" not in (bundle / "bundle.json").read_text()
 
 
-def test_target_finishes_what_is_pending_as_it_was_asked_for(bundle, double):
+def test_target_builds_the_pending_engine_with_its_options(bundle, double):
     code, out, err = run("export", bundle, "--trt")
     assert (code, err) == (0, "Building Engine: 0 of 3\n")
     name = f"trt/double-1-sm89-trt{double.version}-fp32-b1x2x8"
@@ -93,7 +93,7 @@ def test_target_finishes_what_is_pending_as_it_was_asked_for(bundle, double):
     assert (code, err) == (2, f"error: bundle '{bundle}' has {name}.plan already; give --force to replace it\n")
 
 
-def test_engine_of_another_precision_than_asked_for_is_rejected_with_all_its_files(bundle, double):
+def test_engine_of_another_precision_is_rejected_with_all_its_files(bundle, double):
     double.set(TENSORRT_DOUBLE_FORMAT="Half")
     code, _, err = run("export", bundle, "--trt", "--layers")
     name = f"trt/double-1-sm89-trt{double.version}-fp32-b1x2x8"
@@ -104,7 +104,7 @@ def test_engine_of_another_precision_than_asked_for_is_rejected_with_all_its_fil
     assert not list((bundle / "trt").iterdir())
 
 
-def test_engine_answers_here_and_is_not_run_where_it_was_not_built(bundle, double, tmp_path):
+def test_engine_runs_here_but_not_where_it_was_not_built(bundle, double, tmp_path):
     assert run("export", bundle, "--trt")[0] == 0
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     code, out, err = run("predict", bundle, tmp_path / "red.png", "--runtime", "tensorrt", "--json")
@@ -116,7 +116,7 @@ def test_engine_answers_here_and_is_not_run_where_it_was_not_built(bundle, doubl
     assert "was not built on this machine, and loading an engine runs its code; build your own" in err
 
 
-def test_option_of_an_engine_without_one_is_a_mistake(bundle):
+def test_engine_option_without_trt_is_an_error(bundle):
     code, out, err = run("export", bundle, "--timing-cache", "here")
     assert (code, out) == (2, "")
     assert err == "error: --timing-cache is about a TensorRT engine, and none was asked for; add --trt\n"

@@ -1,4 +1,4 @@
-"""Engines are built as they were asked for, from the ONNX file of the bundle, and every failure is a sentence."""
+"""Engines are built from the bundle's ONNX file with the given options; every failure is one sentence."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def values(double, name):
     return [given for called, given in double.calls if called == name]
 
 
-def test_engine_is_built_from_the_very_file_and_says_what_it_is_bound_to(double, build_apart, onnx_file, tmp_path):
-    artifact = build_apart(onnx_file, batch="2:3:4", workspace="1G")
+def test_engine_is_built_from_the_file_and_described_by_its_card(double, build_in_subprocess, onnx_file, tmp_path):
+    artifact = build_in_subprocess(onnx_file, batch="2:3:4", workspace="1G")
     name = f"double-1-sm89-trt{double.version}-fp32-b2x3x4"
     assert (artifact.format, artifact.file, artifact.precision) == ("tensorrt", f"trt/{name}.plan", "fp32")
     plan = tmp_path / artifact.file
@@ -59,7 +59,7 @@ def test_engine_is_built_from_the_very_file_and_says_what_it_is_bound_to(double,
     assert sorted(path.name for path in plan.parent.iterdir()) == [f"{name}.json", f"{name}.plan"]
 
 
-def test_network_is_strongly_typed_and_nothing_else_decides_on_precision(double, build, onnx_file, tmp_path):
+def test_network_is_strongly_typed_and_nothing_else_sets_the_precision(double, build, onnx_file, tmp_path):
     build(onnx_file, batch="2:3:4")
     import tensorrt as trt
 
@@ -83,7 +83,7 @@ def test_options_reach_the_builder(double, build, onnx_file, tmp_path):
     assert values(double, "IBuilderConfig.hardware_compatibility_level=") == [
         {"value": "HardwareCompatibilityLevel.AMPERE_PLUS"}
     ]
-    # The lean runtime would be code of the host inside the engine.
+    # The lean runtime would be host code inside the engine.
     assert values(double, "IBuilderConfig.set_flag") == [
         {"flag": "BuilderFlag.VERSION_COMPATIBLE"},
         {"flag": "BuilderFlag.EXCLUDE_LEAN_RUNTIME"},
@@ -99,20 +99,20 @@ def test_version_compatible_engine_that_cannot_be_loaded_here_is_kept(double, bu
     with pytest.raises(UnavailableError) as refusal:
         build(onnx_file)
     assert str(refusal.value) == (
-        f"TensorRT {double.version} does not load the engine that it has just built: the lean runtime is missing"
+        f"TensorRT {double.version} cannot load the engine that it just built: the lean runtime is missing"
     )
 
 
-def test_layers_are_written_where_they_were_asked_for(double, build, onnx_file, tmp_path):
+def test_layers_are_written_on_request(double, build, onnx_file, tmp_path):
     artifact = build(onnx_file, layers=True)
     report = json.loads((tmp_path / artifact.file).with_suffix(".layers.json").read_text())
     assert [layer["Name"] for layer in report["Layers"]] == ["Gemm_0"]
 
 
-def test_progress_is_told_phase_by_phase(double, build_apart, onnx_file, tmp_path):
-    heard = []
-    build_apart(onnx_file, progress=lambda *what: heard.append(what))
-    assert heard == [
+def test_progress_is_reported_phase_by_phase(double, build_in_subprocess, onnx_file, tmp_path):
+    reported = []
+    build_in_subprocess(onnx_file, progress=lambda *what: reported.append(what))
+    assert reported == [
         ("Building Engine", 0, 3),
         ("Tactic Selection", 0, 3),
         ("Tactic Selection", 1, 3),
@@ -127,7 +127,7 @@ def timing(directory, artifact):
     return json.loads((directory / artifact.file).with_suffix(".json").read_text())["timing_cache"]
 
 
-def test_timing_cache_is_kept_for_the_machine_and_begun_anew_for_another(double, build, onnx_file, tmp_path):
+def test_timing_cache_is_kept_and_replaced_if_unusable(double, build, onnx_file, tmp_path):
     assert timing(tmp_path, build(onnx_file)) == "new"
     (cache,) = (tmp_path / "cache" / "distillkit" / "tensorrt").iterdir()
     assert cache.name == f"double-1-sm89-trt{double.version}.cache"
@@ -140,14 +140,14 @@ def test_timing_cache_is_kept_for_the_machine_and_begun_anew_for_another(double,
         assert cache.read_bytes() == f"cache of {double.version} and one build more".encode()
 
 
-def test_timing_cache_may_be_a_file_of_the_users_choice(double, build, onnx_file, tmp_path):
+def test_timing_cache_may_be_a_given_file(double, build, onnx_file, tmp_path):
     mine = tmp_path / "mine" / "here.cache"
     build(onnx_file, timing_cache=mine)
     assert mine.is_file()
     assert not (tmp_path / "cache" / "distillkit" / "tensorrt").exists()
 
 
-def test_engine_is_remembered_where_only_this_user_can_write(double, build, onnx_file, tmp_path):
+def test_trust_is_recorded_where_only_this_user_can_write(double, build, onnx_file, tmp_path):
     artifact = build(onnx_file)
     digest = hashlib.sha256((tmp_path / artifact.file).read_bytes()).hexdigest()
     (note,) = store().iterdir()
@@ -167,11 +167,13 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_failures_are_one_sentence_and_leave_no_engine_to_trust(failure, double, build_apart, onnx_file, tmp_path):
+def test_failures_are_one_sentence_and_leave_no_engine_to_trust(
+    failure, double, build_in_subprocess, onnx_file, tmp_path
+):
     double.set(TENSORRT_DOUBLE_FAILS=failure)
     log = tmp_path / "cache" / "distillkit" / "tensorrt" / "build.log"
     with pytest.raises(UnavailableError) as refusal:
-        build_apart(onnx_file, timeout_s=1.5 if failure == "hang" else 60)
+        build_in_subprocess(onnx_file, timeout_s=1.5 if failure == "hang" else 60)
     assert str(refusal.value) == FAILURES[failure].format(version=double.version, log=log)
     assert log.is_file() is ("{log}" in FAILURES[failure])
     assert not list((tmp_path / "trt").iterdir())
@@ -183,12 +185,12 @@ def test_failures_are_one_sentence_and_leave_no_engine_to_trust(failure, double,
     [((2, 3, 4, 4), "2 x 3 x 4 x 4"), (("batch", 3, "height", "width"), "? x 3 x ? x ?")],
     ids=["fixed batch", "any image size"],
 )
-def test_graph_that_no_profile_fits_is_refused(shape, shown, double, build, write_onnx):
+def test_graph_without_dynamic_batch_or_fixed_size_is_refused(shape, shown, double, build, write_onnx):
     with pytest.raises(UnavailableError) as refusal:
         build(write_onnx(*shape))
     assert str(refusal.value) == (
-        f"input 'images' is {shown}, and an engine takes any batch of images of one size; export the ONNX file with a "
-        "dynamic batch and a fixed image size"
+        f"input 'images' has shape {shown}, but an engine needs a dynamic batch and a fixed image size; "
+        "export the ONNX file that way"
     )
 
 
@@ -196,13 +198,12 @@ def test_precision_without_its_onnx_file_is_refused(double, build, onnx_file, tm
     with pytest.raises(UnavailableError) as refusal:
         exporter().write(ExportSource(ExportRequest(), onnx={"fp32": onnx_file}), tmp_path, "fp16")
     assert str(refusal.value) == (
-        "an engine is built from the ONNX file in its precision, and there is none in fp16; export the run again with "
-        "--fp16"
+        "there is no ONNX file in fp16 to build the engine from; export the run again with --fp16"
     )
 
 
 @pytest.mark.parametrize(
-    ("of_the_engine", "precision"),
+    ("reported_format", "precision"),
     [
         ("Row major linear FP32 format", "fp32"),
         ("Half", "fp16"),
@@ -212,21 +213,19 @@ def test_precision_without_its_onnx_file_is_refused(double, build, onnx_file, tm
         ("FP8", "fp8"),
     ],
 )
-def test_precision_is_read_from_the_engine(of_the_engine, precision, double, build, onnx_file, tmp_path):
-    double.set(TENSORRT_DOUBLE_FORMAT=of_the_engine, TENSORRT_DOUBLE_TYPE="INT8" if precision == "int8" else "FLOAT")
+def test_precision_is_read_from_the_engine(reported_format, precision, double, build, onnx_file, tmp_path):
+    double.set(TENSORRT_DOUBLE_FORMAT=reported_format, TENSORRT_DOUBLE_TYPE="INT8" if precision == "int8" else "FLOAT")
     artifact = build(onnx_file)
     assert exporter().precision_of(tmp_path / artifact.file) == precision
 
 
-def test_int64_that_is_called_int8_makes_no_int8_engine(double, build, onnx_file, tmp_path):
+def test_int64_reported_as_int8_does_not_make_an_int8_engine(double, build, onnx_file, tmp_path):
     double.set(TENSORRT_DOUBLE_FORMAT="Row major linear INT8 format (kLINEAR)")
     artifact = build(onnx_file)
     assert exporter().precision_of(tmp_path / artifact.file) == "fp32"
 
 
-def test_precision_of_an_engine_that_does_not_tell_is_that_of_its_strongly_typed_network(
-    double, build, onnx_file, tmp_path
-):
+def test_precision_of_an_engine_without_report_is_that_of_its_network(double, build, onnx_file, tmp_path):
     double.set(TENSORRT_DOUBLE_FAILS="inspector", TENSORRT_DOUBLE_TYPE="BF16")
     artifact = build(onnx_file)
     card = json.loads((tmp_path / artifact.file).with_suffix(".json").read_text())
@@ -234,19 +233,19 @@ def test_precision_of_an_engine_that_does_not_tell_is_that_of_its_strongly_typed
     assert exporter().precision_of(tmp_path / artifact.file) == "bf16"
 
 
-def test_precision_that_nobody_tells_is_an_error(double, build, onnx_file, tmp_path):
+def test_unknown_precision_is_an_error(double, build, onnx_file, tmp_path):
     double.set(TENSORRT_DOUBLE_FAILS="inspector", TENSORRT_DOUBLE_TYPE="INT64")
     artifact = build(onnx_file)
     plan = tmp_path / artifact.file
     with pytest.raises(GateError) as refusal:
         exporter().precision_of(plan)
-    assert str(refusal.value) == f"engine {plan.name} does not say in which precision its layers are"
+    assert str(refusal.value) == f"engine {plan.name} does not report the precision of its layers"
 
 
-def test_without_tensorrt_nothing_is_written(build_apart, onnx_file, tmp_path):
-    for refused in (exporter().check, lambda: build_apart(onnx_file)):
+def test_without_tensorrt_nothing_is_written(build_in_subprocess, onnx_file, tmp_path):
+    for call in (exporter().check, lambda: build_in_subprocess(onnx_file)):
         with pytest.raises(UnavailableError) as refusal:
-            refused()
+            call()
         assert str(refusal.value) == 'TensorRT is not installed; pip install "distillkit[trt]"'
     assert exporter().runtime == "tensorrt"
     assert not (tmp_path / "trt").exists()

@@ -1,4 +1,4 @@
-"""TensorRT itself, on a GPU: what the double cannot show. `make gpu` runs these; without TensorRT they skip."""
+"""The real TensorRT on a GPU, for what the double cannot test. `make gpu` runs these; without TensorRT they skip."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def platform():
 
 @pytest.fixture
 def engine(distilled, tmp_path):
-    """Build the engine of a small DeiT with two heads in a precision; returns its file and what it was built from."""
+    """Build the engine of a small DeiT with two heads; returns its file, its exporter and the scores' reference."""
 
     def built(precision="fp32", **options):
         request = ExportRequest(opset=OPSETS[precision])
-        images = pictures(distilled, 8)
+        images = random_images(distilled, 8)
         files = {}
         for each in dict.fromkeys(["fp32", precision]):
             source = ExportSource(request, distilled, onnx=files, images=images, images_from="random")
@@ -54,7 +54,7 @@ def engine(distilled, tmp_path):
     return built
 
 
-def pictures(model, count):
+def random_images(model, count):
     return np.random.default_rng(count).standard_normal((count, 3, *model.spec.image_size)).astype(np.float32)
 
 
@@ -71,21 +71,21 @@ def session(file, **setting):
 
 
 @pytest.mark.parametrize("precision", LARGEST_RELATIVE_DIFFERENCE)
-def test_engine_answers_as_torch_does_and_is_of_the_precision_asked_for(precision, engine, distilled, capsys):
+def test_engine_scores_as_torch_does_in_the_requested_precision(precision, engine, distilled, capsys):
     file, exporter, reference = engine(precision)
     scores = exporter.open(file)
     for batch in (1, 2, 7, 8, 19):
-        images = pictures(distilled, batch)
+        images = random_images(distilled, batch)
         difference = relative(scores(images), reference(images))
         assert difference <= LARGEST_RELATIVE_DIFFERENCE[precision], f"batch {batch} differs by {difference:.2g}"
     assert card(file)["network"], "the types of the network can be read"
     assert exporter.precision_of(file) == precision
-    assert card(file)["layers"], "the engine's inspector speaks of types as layers.py expects"
+    assert card(file)["layers"], "the engine's inspector reports types as layers.py expects"
 
 
-def test_cuda_graph_is_captured_and_gives_the_same_answer(engine, distilled):
+def test_cuda_graph_is_captured_and_gives_the_same_scores(engine, distilled):
     file, _, reference = engine()
-    loaded, images = session(file, cuda_graph=True), pictures(distilled, 8)
+    loaded, images = session(file, cuda_graph=True), random_images(distilled, 8)
     bound = loaded.bind(images)
     times = bound.time(20)
     assert loaded.facts["cuda_graph"] is True, loaded.facts.get("no_cuda_graph")
@@ -99,7 +99,7 @@ def test_cuda_graph_is_captured_and_gives_the_same_answer(engine, distilled):
     assert loaded.device_bytes() > 0
 
 
-def test_timing_cache_is_taken_up_again(engine, tmp_path):
+def test_timing_cache_is_reused(engine, tmp_path):
     cache = tmp_path / "timing.cache"
     first, _, _ = engine(timing_cache=cache)
     assert card(first)["timing_cache"] == "new"
@@ -108,34 +108,34 @@ def test_timing_cache_is_taken_up_again(engine, tmp_path):
     assert card(again)["timing_cache"] == "reused"
     session(again)
     cache.write_bytes(b"not a timing cache")
-    spoilt, _, _ = engine(timing_cache=cache)
-    assert card(spoilt)["timing_cache"] == "unusable"
+    invalid, _, _ = engine(timing_cache=cache)
+    assert card(invalid)["timing_cache"] == "unusable"
 
 
-def test_progress_is_heard_and_layers_are_written(engine, distilled, tmp_path):
+def test_progress_is_reported_and_layers_are_written(engine, distilled, tmp_path):
     file, exporter, _ = engine(layers=True)
     assert json.loads(file.with_suffix(".layers.json").read_text())["Layers"]
-    heard = []
+    reported = []
     source = ExportSource(
-        ExportRequest(), onnx={"fp32": tmp_path / "model.onnx"}, progress=lambda *what: heard.append(what)
+        ExportRequest(), onnx={"fp32": tmp_path / "model.onnx"}, progress=lambda *what: reported.append(what)
     )
     exporter.write(source, tmp_path, "fp32")
-    assert {done for _, done, _ in heard} > {0}
+    assert {done for _, done, _ in reported} > {0}
 
 
 @pytest.mark.parametrize("option", ["hardware_compatible", "version_compatible", "tf32"])
-def test_options_are_taken_by_the_builder(option, engine):
+def test_builder_accepts_the_options(option, engine):
     file, _, _ = engine(**{option: True})
     assert card(file)[option] is True
 
 
 def test_without_a_visible_gpu_nothing_crashes(platform):
-    """TensorRT's own objects end the process there; ours must not come to that."""
+    """TensorRT's objects crash the process there; the check must avoid creating any."""
     code = "from distillkit_export.tensorrt.preflight import find_platform; print(find_platform().reason)"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("there is no GPU that CUDA can use")
+    assert done.stdout.startswith("CUDA finds no usable GPU")
 
 
 def test_doctor_runs_an_engine():
@@ -151,12 +151,12 @@ class OnlyTensorRt:
 
 
 def test_torch_and_tensorrt_share_the_gpu(engine, distilled):
-    """Both in one process, as the gate of an export has them."""
+    """Both in one process, as in the gate of an export."""
     file, _, reference = engine()
     network = distilled.network.to("cuda")
     try:
         network(torch.zeros(1, 3, *distilled.spec.image_size, device="cuda"))
-        images = pictures(distilled, 2)
+        images = random_images(distilled, 2)
         scores = session(file)(images)
     finally:
         distilled.network.to("cpu")

@@ -1,4 +1,4 @@
-"""Every name of TensorRT that distillkit uses is in the real bindings of both major versions, and called rightly."""
+"""Every name of TensorRT that distillkit uses is in the real bindings of both major versions, and called correctly."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def committed(major):
 
 
 @pytest.mark.parametrize("major", [10, 11])
-def test_listing_is_what_the_real_bindings_say(major, names):
+def test_listing_matches_the_real_bindings(major, names):
     if shutil.which("gcc") is None:
-        pytest.skip("needs gcc, to stand in for TensorRT's libraries")
+        pytest.skip("needs gcc, to build empty libraries in place of TensorRT's")
     if not (names.installed(major) / "tensorrt_bindings").is_dir():
         pytest.skip(f"needs the bindings of TensorRT {major}; make puts them into {names.installed(major)}")
     if not list((names.installed(major) / "tensorrt_bindings").glob("tensorrt*.so")):
@@ -40,14 +40,14 @@ def test_listing_is_what_the_real_bindings_say(major, names):
     assert names.as_text(names.read(names.installed(major), major)) == committed(major)
 
 
-def test_stub_is_what_the_listings_have_in_common(names):
+def test_stub_has_what_the_listings_have_in_common(names):
     stub = names.stub([json.loads(committed(major)) for major in names.MAJORS])
     assert names.STUB.read_text(encoding="utf-8") == stub
 
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
-    """Run mypy on files with the stub alone: everything else is any type."""
+    """Run mypy on files with only the stub; all other imports are Any."""
     cache = tmp_path_factory.mktemp("mypy")
 
     def check(*files):
@@ -88,7 +88,7 @@ MISTAKES = {
 }
 
 
-def test_mistakes_in_a_name_a_keyword_or_a_number_are_found(checked, tmp_path):
+def test_wrong_names_keywords_and_numbers_are_found(checked, tmp_path):
     head = [
         "import tensorrt as trt",
         "def use(",
@@ -106,7 +106,7 @@ def test_mistakes_in_a_name_a_keyword_or_a_number_are_found(checked, tmp_path):
         assert complaint in found[number], (kind, found.get(number))
 
 
-def test_double_knows_only_what_its_version_knows(double):
+def test_double_has_only_the_names_of_its_version(double):
     import tensorrt as trt
 
     assert trt.__version__ == double.version

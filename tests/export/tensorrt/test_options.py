@@ -1,4 +1,4 @@
-"""What a user may say about an engine, and what is wrong with the rest."""
+"""Options of the TensorRT exporter: valid and invalid values; layer types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_batches(text, profile):
 
 @pytest.mark.parametrize("text", ["", "0:1:2", "8:1:64", "1:8", "1:2:3:4", "-1:2:3", "a:b:c", "1.5"])
 def test_other_batches_are_refused(text):
-    with pytest.raises(ValidationError, match=f"'{text}' is no batch profile; "):
+    with pytest.raises(ValidationError, match=f"'{text}' is not a batch profile; "):
         TensorRtOptions(batch=text)
 
 
@@ -28,7 +28,7 @@ def test_batch_is_bounded():
         TensorRtOptions(batch="1:8:65537")
     (mistake,) = error.value.errors()
     assert mistake["msg"] == (
-        "Value error, '1:8:65537' is no batch profile; its numbers are at most 65,536, as in 1:8:64"
+        "Value error, '1:8:65537' is not a batch profile; its numbers must be at most 65,536, as in 1:8:64"
     )
 
 
@@ -41,11 +41,11 @@ def test_workspace(text, size):
 
 @pytest.mark.parametrize("text", ["", "4X", "-1G", "0", "1.5G", "G"])
 def test_other_workspaces_are_refused(text):
-    with pytest.raises(ValidationError, match=f"'{text}' is no amount of memory; write 4G or 512M"):
+    with pytest.raises(ValidationError, match=f"'{text}' is not an amount of memory; write 4G or 512M"):
         TensorRtOptions(workspace=text)
 
 
-def test_options_survive_the_way_to_another_process():
+def test_options_survive_serialisation():
     options = TensorRtOptions(batch="1:2:3", workspace="1G", layers=True)
     assert options.model_dump(mode="json", exclude_defaults=True) == {
         "batch": "1:2:3",
@@ -63,7 +63,7 @@ SEVERAL = """{"Layers": [
 ]}"""
 
 
-def test_file_of_this_machine_is_not_written_down():
+def test_path_of_the_timing_cache_is_not_serialised():
     assert TensorRtOptions(timing_cache="a/b").model_dump(mode="json", exclude_defaults=True) == {}
 
 
@@ -77,7 +77,7 @@ def test_file_of_this_machine_is_not_written_down():
         (SEVERAL, {"bf16": 1, "fp32": 1, "int8": 1}),
     ],
 )
-def test_types_of_layers_are_found_wherever_the_report_says_them(report, types):
+def test_types_of_layers_are_found_in_any_field_of_the_report(report, types):
     assert types_of(report) == types
 
 

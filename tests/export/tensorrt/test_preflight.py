@@ -1,4 +1,4 @@
-"""What is missing for an engine is found out in the right order, and never ends the process."""
+"""The preflight check finds what is missing in the right order and never crashes this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillkit.errors import UnavailableError
 from distillkit_export.tensorrt.preflight import INSTALL, Missing, Platform, find_platform, require_platform
 from distillkit_export.tensorrt.runtime import TensorRt
 
-NO_DRIVER = "CUDA says: CUDA driver version is insufficient for CUDA runtime version (cudaErrorInsufficientDriver)"
+NO_DRIVER = "CUDA error: CUDA driver version is insufficient for CUDA runtime version (cudaErrorInsufficientDriver)"
 
 
 def test_everything_is_there(double):
@@ -44,11 +44,11 @@ def test_library_is_missing(double):
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
-        ("none", "there is no GPU that CUDA can use"),
-        ("driver", f"there is no GPU that CUDA can use: {NO_DRIVER}"),
+        ("none", "CUDA finds no usable GPU"),
+        ("driver", f"CUDA finds no usable GPU: {NO_DRIVER}"),
     ],
 )
-def test_no_gpu_is_seen_before_anything_of_tensorrt_is_made(failure, reason, double):
+def test_missing_gpu_is_found_before_tensorrt_objects_are_created(failure, reason, double):
     double.set(CUDA_DOUBLE_FAILS=failure, TENSORRT_DOUBLE_FAILS="crash", TENSORRT_DOUBLE_VERSION="9.3.0")
     assert find_platform() == Missing(reason, "run this on a machine with an NVIDIA GPU")
     assert not double.log.exists()
@@ -56,23 +56,23 @@ def test_no_gpu_is_seen_before_anything_of_tensorrt_is_made(failure, reason, dou
 
 def test_other_major_version_is_refused(double):
     double.set(TENSORRT_DOUBLE_VERSION="12.0.1")
-    assert find_platform() == Missing("TensorRT 12.0.1 is installed, and 10 or 11 is needed", INSTALL)
+    assert find_platform() == Missing("TensorRT 12.0.1 is installed, but 10 or 11 is needed", INSTALL)
 
 
-def test_crash_of_the_import_is_a_message(monkeypatch, forgotten, tmp_path):
+def test_crash_of_the_import_is_a_message(monkeypatch, fresh_imports, tmp_path):
     (tmp_path / "tensorrt.py").write_text("import ctypes; ctypes.string_at(0)")
     monkeypatch.syspath_prepend(tmp_path)
     assert find_platform() == Missing("importing TensorRT ended with signal SIGSEGV", f"install it again: {INSTALL}")
 
 
-def test_file_in_the_current_folder_is_not_taken_for_tensorrt(monkeypatch, tmp_path, double):
+def test_file_in_the_current_folder_is_not_imported_as_tensorrt(monkeypatch, tmp_path, double):
     (tmp_path / "tensorrt.py").write_text("raise SystemExit('not me')")
     monkeypatch.chdir(tmp_path)
     assert isinstance(find_platform(), Platform)
 
 
-def test_real_bindings_without_libraries_are_a_message(monkeypatch, forgotten, tmp_path):
-    """The wheel of the bindings alone, as it is left behind where the libraries could not be installed."""
+def test_real_bindings_without_libraries_are_a_message(monkeypatch, fresh_imports, tmp_path):
+    """Only the wheel of the bindings, as after a failed installation of the libraries."""
     import sys
 
     bindings = Path(sys.prefix) / "tensorrt-11"

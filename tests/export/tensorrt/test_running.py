@@ -1,4 +1,4 @@
-"""Engines answer as their ONNX file does, are timed with and without CUDA graphs, and are loaded with care."""
+"""Engines give the scores of their ONNX file, are timed with and without CUDA graphs, and only trusted ones load."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def images(count):
 
 
 def expected(batch):
-    """What the test's model answers, by hand: the sum, the first pixel twice, one."""
+    """The scores of the test's model: the sum of the pixels, twice the first pixel, one."""
     return np.stack([batch.sum((1, 2, 3)), 2 * batch[:, 0, 0, 0], np.ones(len(batch))], axis=1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 11], ids="{} images".format)
-def test_any_number_of_images_is_answered(count, engine):
+def test_any_number_of_images_is_scored(count, engine):
     scores = session(engine.plan)(images(count))
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected(images(count)), atol=1e-5)
 
 
-def test_half_precision_goes_in_and_float32_comes_out(double, build, write_onnx, tmp_path):
+def test_half_precision_engine_returns_float32(double, build, write_onnx, tmp_path):
     plan = tmp_path / build(write_onnx(half=True), "fp16", batch="1").file
     scores = session(plan)(images(2))
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected(images(2)), atol=2e-2)
 
 
-def test_facts_are_what_the_engine_says(engine):
+def test_facts_are_those_of_the_engine(engine):
     assert session(engine.plan, cuda_graph=False).facts == {
         "device": "cuda:0",
         "clock": "device",
@@ -60,7 +60,7 @@ def test_facts_are_what_the_engine_says(engine):
         "batch": "2:3:4",
         "scratch_bytes": 4096,
         "cuda_graph": False,
-        "no_cuda_graph": "not asked for",
+        "no_cuda_graph": "not requested",
     }
 
 
@@ -73,7 +73,7 @@ def test_timing_launches_a_graph_that_was_captured_once(engine):
     bound = loaded.bind(images(3))
     before = runs(engine)
     assert len(bound.time(5)) == 5
-    assert runs(engine) - before == 2  # one to get ready, one to be captured
+    assert runs(engine) - before == 2  # one plain run, one to be captured
     assert all(milliseconds >= 0 for milliseconds in bound.time(7))
     assert runs(engine) - before == 2
     assert loaded.facts["cuda_graph"] is True
@@ -87,15 +87,15 @@ def test_timing_without_a_graph_runs_every_query(engine):
     assert runs(engine) - before == 6
 
 
-def test_graph_that_cannot_be_captured_is_done_without_and_said(engine):
+def test_failed_capture_falls_back_to_plain_runs_and_is_reported(engine):
     engine.set(CUDA_DOUBLE_FAILS="graph")
     loaded = session(engine.plan)
     assert len(loaded.bind(images(3)).time(5)) == 5
     assert loaded.facts["cuda_graph"] is False
-    assert loaded.facts["no_cuda_graph"] == "CUDA says: not supported (cudaErrorStreamCaptureUnsupported)"
+    assert loaded.facts["no_cuda_graph"] == "CUDA error: not supported (cudaErrorStreamCaptureUnsupported)"
 
 
-def test_batches_and_answers_in_turn_do_not_disturb_each_other(engine):
+def test_bound_batches_and_calls_do_not_disturb_each_other(engine):
     loaded = session(engine.plan)
     two, four = loaded.bind(images(2)), loaded.bind(images(4))
     for bound in (two, four, two):
@@ -106,7 +106,7 @@ def test_batches_and_answers_in_turn_do_not_disturb_each_other(engine):
         np.testing.assert_allclose(bound._batch.scores(), expected(images(count)), atol=1e-5)
 
 
-def test_memory_is_given_back(engine):
+def test_memory_is_freed(engine):
     loaded = session(engine.plan)
     from cuda.bindings import runtime
 
@@ -124,17 +124,17 @@ def test_batch_outside_the_profile_cannot_be_timed(count, profile, engine):
     with pytest.raises(UnavailableError) as refusal:
         session(engine.plan).bind(images(count))
     assert str(refusal.value) == (
-        f"the engine takes batches from 2 to 4, not {count}; build one with --batch {profile}"
+        f"the engine accepts batches of 2 to 4, not {count}; build one with --batch {profile}"
     )
 
 
 def test_images_of_another_size_are_refused(engine):
     with pytest.raises(GateError) as refusal:
         session(engine.plan)(np.zeros((2, 3, 5, 4), np.float32))
-    assert str(refusal.value) == "the engine takes images 3 x 4 x 4, not 3 x 5 x 4"
+    assert str(refusal.value) == "the engine expects images 3 x 4 x 4, not 3 x 5 x 4"
 
 
-def test_failure_to_run_is_a_sentence(engine):
+def test_failed_run_is_a_sentence(engine):
     engine.set(TENSORRT_DOUBLE_FAILS="run")
     with pytest.raises(GateError) as refusal:
         session(engine.plan)(images(2))
@@ -165,13 +165,14 @@ def test_engine_that_was_changed_is_not_loaded(engine):
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o620])
-def test_trust_that_others_could_have_written_is_none(mode, engine):
+def test_trust_that_other_users_could_have_written_is_refused(mode, engine):
     (note,) = store().iterdir()
     note.chmod(mode)
     with pytest.raises(UnavailableError) as refusal:
         session(engine.plan)
     assert str(refusal.value) == (
-        f"{note} is open to others, so it does not prove who built an engine; remove it and build the engine again"
+        f"{note} is accessible to other users, so it does not prove who built the engine; remove it and build the "
+        "engine again"
     )
 
 
@@ -181,18 +182,18 @@ def changed_card(plan, **changes):
 
 
 MISMATCHES = {
-    "GPU": ({"gpu": "NVIDIA H200"}, "GPU NVIDIA H200, and here is NVIDIA Double 1"),
-    "capability": ({"compute_capability": "9.0"}, "compute capability 9.0, and here is 8.9"),
-    "TensorRT": ({"tensorrt": "10.3.0"}, "TensorRT 10.3.0, and here is {version}"),
+    "GPU": ({"gpu": "NVIDIA H200"}, "GPU NVIDIA H200, not NVIDIA Double 1"),
+    "capability": ({"compute_capability": "9.0"}, "compute capability 9.0, not 8.9"),
+    "TensorRT": ({"tensorrt": "10.3.0"}, "TensorRT 10.3.0, not {version}"),
     "both": (
         {"gpu": "NVIDIA H200", "compute_capability": "9.0"},
-        "GPU NVIDIA H200, and here is NVIDIA Double 1; compute capability 9.0, and here is 8.9",
+        "GPU NVIDIA H200, not NVIDIA Double 1; compute capability 9.0, not 8.9",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", MISMATCHES)
-def test_engine_is_loaded_only_where_it_matches(kind, engine):
+def test_engine_of_another_platform_is_not_loaded(kind, engine):
     changes, differs = MISMATCHES[kind]
     changed_card(engine.plan, **changes)
     with pytest.raises(UnavailableError) as refusal:
@@ -209,7 +210,7 @@ def test_compatible_engines_match_more(engine):
     changed_card(engine.plan, tensorrt=f"{engine.major}.1.0", version_compatible=True)
     session(engine.plan)
     changed_card(engine.plan, tensorrt=f"{engine.major}.99.0")
-    with pytest.raises(UnavailableError, match=rf"TensorRT {engine.major}.99.0, and here is"):
+    with pytest.raises(UnavailableError, match=rf"TensorRT {engine.major}.99.0, not"):
         session(engine.plan)
 
 
@@ -218,8 +219,8 @@ def test_engine_without_its_card_is_refused(engine):
     with pytest.raises(GateError) as refusal:
         session(engine.plan)
     assert str(refusal.value) == (
-        f"engine {engine.plan.name} comes without {engine.plan.with_suffix('.json').name}, which says what it was "
-        "built for"
+        f"engine {engine.plan.name} has no {engine.plan.with_suffix('.json').name}, which describes what it "
+        "was built for"
     )
 
 
@@ -228,12 +229,12 @@ def test_engine_without_its_card_is_refused(engine):
     [{"gpu": "\x1b[2J"}, {"batch": [1, 2]}, {"more": 1}, {"schema_version": 2}],
     ids=lambda given: next(iter(given)),
 )
-def test_card_that_is_none_is_refused(changes, engine):
+def test_invalid_card_is_refused(changes, engine):
     changed_card(engine.plan, **changes)
     with pytest.raises(GateError) as refusal:
         session(engine.plan)
     card = engine.plan.with_suffix(".json").name
-    assert str(refusal.value) == f"{card} does not describe an engine; build it again"
+    assert str(refusal.value) == f"{card} is not a valid engine card; build the engine again"
 
 
 def test_engine_that_tensorrt_refuses_is_a_sentence(engine):
@@ -242,7 +243,7 @@ def test_engine_that_tensorrt_refuses_is_a_sentence(engine):
     with pytest.raises(UnavailableError) as refusal:
         session(engine.plan)
     assert str(refusal.value) == (
-        f"TensorRT {engine.major}.99.0 does not load {engine.plan.name}: The engine plan file is not compatible with "
+        f"TensorRT {engine.major}.99.0 cannot load {engine.plan.name}: The engine plan file is not compatible with "
         "this version of TensorRT."
     )
 

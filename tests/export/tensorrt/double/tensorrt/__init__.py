@@ -1,9 +1,9 @@
-"""TensorRT for tests, made from what its real bindings say of themselves.
+"""TensorRT's double for tests, generated from the listing of its real bindings.
 
 The environment variable TENSORRT_DOUBLE names the listing of a version (api-10.json, api-11.json). Every class has the
 members of that version and no others; every call is checked against the real signature: number and names of arguments,
-and their types as far as pybind checks them. What the calls do stands in `behaviour`: an engine is the ONNX file, which
-ONNX Runtime executes on the addresses that it is given.
+and their types as far as pybind checks them. `behaviour` implements the calls: an engine is the ONNX file, which ONNX
+Runtime executes on the given addresses.
 """
 
 import enum
@@ -40,7 +40,7 @@ def _accepts(kind, value):
 
 
 def _bind(text, arguments, keywords):
-    """The arguments by name, or None where this signature does not take them."""
+    """The arguments by name, or None if they do not fit this signature."""
     _, parameters, _ = _names.parse(text)
     expected = parameters[1:]
     if len(arguments) > len(expected):
@@ -100,7 +100,7 @@ def _property(owner, name, facts):
 
 
 def _frozen(cls):
-    """Objects of the bindings take no attributes of their own; those of classes derived in Python do."""
+    """Instances of the bindings' classes accept no new attributes; instances of Python subclasses do."""
 
     def put(self, name, value):
         if type(self) is cls and not isinstance(getattr(cls, name, None), property):

@@ -1,4 +1,4 @@
-"""What the double's calls do. A function is named by class and member; members without one cannot be called."""
+"""The double's implementation: one function per class and member; members without one cannot be called."""
 
 import ctypes
 import json
@@ -16,12 +16,12 @@ OF_ORT = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": 
 
 
 def fails(how):
-    """Whether the test wants this to go wrong."""
+    """Whether the test makes this fail."""
     return os.environ.get("TENSORRT_DOUBLE_FAILS") == how
 
 
 def note(name, given):
-    """Keep what was called, for the tests to read."""
+    """Log a call, for tests to read."""
     if os.environ.get("TENSORRT_DOUBLE_LOG"):
         with Path(os.environ["TENSORRT_DOUBLE_LOG"]).open("a", encoding="utf-8") as file:
             shown = {key: str(value) if len(str(value)) < 200 else "..." for key, value in given.items()}
@@ -29,7 +29,7 @@ def note(name, given):
 
 
 def begin(self, **given):
-    """Every constructor: keep what it was given."""
+    """Every constructor: keep its arguments."""
     self.__dict__.update({f"_{key}": value for key, value in given.items()})
     if isinstance(self, (trt.Builder, trt.Runtime)) and fails("crash"):
         ctypes.string_at(0)
@@ -46,7 +46,7 @@ def complain(logger, text):
 
 
 def load(content):
-    import onnxruntime  # not at the top: looking for a GPU takes no time then
+    import onnxruntime  # not at the top, so that the search for a GPU stays fast
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -62,7 +62,7 @@ def shape_of(value):
 
 def Builder_create_network(self, flags=0):
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    assert int(flags) & strongly_typed, "weakly typed networks are not for us"
+    assert int(flags) & strongly_typed, "distillkit builds only strongly typed networks"
     return made(trt.INetworkDefinition, logger=self._logger)
 
 

@@ -1,1 +1,1 @@
-"""Takes the place of NVIDIA's cuda-bindings in tests, where there is no GPU."""
+"""NVIDIA's cuda-bindings in tests on machines without a GPU."""

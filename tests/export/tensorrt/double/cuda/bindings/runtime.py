@@ -1,6 +1,6 @@
-"""CUDA's runtime for tests: the host's memory is the device's, and a stream does its work at once.
+"""CUDA's runtime for tests: host memory serves as device memory, and streams execute immediately.
 
-Names, arguments and the shape of answers are those that test_cuda.py sees in the real cuda-bindings.
+Names, arguments and results are those of the real cuda-bindings, as test_cuda.py checks.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ cudaStreamNonBlocking = 1
 living = {}
 """Addresses of allocated memory, by kind."""
 captured = None
-"""The work noted down for a graph, or None where no stream is captured."""
+"""The work recorded for a graph, or None if no stream is being captured."""
 
 
 class cudaError_t(enum.IntEnum):
@@ -48,7 +48,7 @@ OK = cudaError_t.cudaSuccess
 
 
 def _fails(how):
-    """Whether the test wants this to go wrong."""
+    """Whether the test makes this fail."""
     return os.environ.get("CUDA_DOUBLE_FAILS") == how
 
 
