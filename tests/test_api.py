@@ -105,7 +105,7 @@ class TestRun:
         with pytest.raises(RunDirectoryError) as caught:
             distillkit.resume(str(trained.directory))
         assert str(caught.value) == (
-            f"{trained.directory} is finished; evaluate or export it, or give a new run more epochs"
+            f"{trained.directory} is finished; evaluate or export it, or start a new run with more epochs"
         )
 
 
@@ -216,7 +216,7 @@ class TestReadMetrics:
         with pytest.raises(distillkit.MissingExtraError) as caught:
             distillkit.read_metrics(trained.directory, as_frame=True)
         assert str(caught.value) == (
-            'a frame of metrics needs pandas, which is not installed; pip install "distillkit[pandas]"'
+            'read_metrics(as_frame=True) needs pandas, which is not installed; pip install "distillkit[pandas]"'
         )
 
     def test_a_missing_directory_is_refused(self, tmp_path):

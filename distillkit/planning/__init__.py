@@ -1,1 +1,1 @@
-"""The plan: everything about a run that can be known before any weights are loaded."""
+"""The plan: models, classes, losses, steps and cost of a run, resolved before any weights are loaded."""

@@ -1,4 +1,4 @@
-"""What a run will take, from counted arithmetic and a short measurement of this device."""
+"""The cost of a run: counted FLOPs and memory, and a short measurement of the device."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ADAM_BYTES = 16
 
 @dataclass(frozen=True)
 class Cost:
-    """Arithmetic and memory, counted; a multiply-add is two operations.
+    """FLOPs and memory of a run; a multiply-add counts as two operations.
 
-    `student_flops` and `teacher_flops` are one image's forward; a training step takes three student forwards' worth
+    `student_flops` and `teacher_flops` are for the forward of one image. A training step costs three student forwards
     (one forward, two for the gradients) and one teacher forward. `memory_bytes` counts weights, gradients and
     optimiser state, not activations.
     """
@@ -28,25 +28,26 @@ class Cost:
 
     @property
     def total_flops(self) -> int:
-        """Operations of the whole run, evaluation left out."""
+        """FLOPs of the run, without evaluation."""
         return self.images * (3 * self.student_flops + self.teacher_flops)
 
     @property
     def memory_bytes(self) -> int:
-        """Weights, gradients and optimiser state."""
+        """Bytes of weights, gradients and optimiser state."""
+        # The teacher is frozen: its float32 weights only, 4 bytes each.
         return ADAM_BYTES * self.student_parameters + 4 * self.teacher_parameters
 
 
 def matmul_rate(device: torch.device, seconds: float = 0.2) -> float:
-    """Floating-point operations per second that this device reaches in a float32 matrix product, measured.
+    """Measured FLOP/s of this device in a float32 matrix multiplication.
 
-    No model reaches it, so that a time derived from it is a lower bound.
+    No model reaches this rate, so a time derived from it is a lower bound.
     """
     side = 1024
     left, right = torch.rand(side, side, device=device), torch.rand(side, side, device=device)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        float((left @ right)[0, 0])
+        float((left @ right)[0, 0])  # reading one element waits for the device
         best = max(best, 2 * side**3 / (time.perf_counter() - start))
     return best

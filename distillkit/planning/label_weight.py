@@ -1,4 +1,4 @@
-"""Who decides how much the labels count."""
+"""The weight of the label term: set by the recipe, else by its losses."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from distillkit.errors import DataError, RecipeError
 
 
-def resolve_label_weight(given: float | None, asked: Mapping[str, float], *, labelled: int) -> float:
-    """The factor of the label term: `labels.weight` where given, else what all losses agree on, 1 without any loss.
+def resolve_label_weight(given: float | None, by_loss: Mapping[str, float], *, labelled: int) -> float:
+    """The weight of the label term: `labels.weight` if set, else the weight that all losses agree on, else 1.
 
-    `asked` maps loss names to their papers' label weights. Where nothing is labelled the term is dropped, unless the
-    recipe insists on it.
-    Raises: RecipeError where the losses disagree; DataError where labels are asked for, or needed, and there are none.
+    `by_loss` maps loss names to the label weights of their papers. Without labelled images the weight is 0, unless the
+    recipe sets one.
+    Raises: RecipeError where the losses disagree; DataError where labels are required and no image has one.
     """
     if not labelled:
         if given:
-            raise DataError(f"labels.weight is {given:g} and no image has a label; give labels or set labels.weight=0")
-        if not asked:
+            raise DataError(f"labels.weight is {given:g}, but no image has a label; give labels or set labels.weight=0")
+        if not by_loss:
             raise DataError(
                 "no image has a label and no loss reads a teacher, so there is nothing to learn from; "
                 "give --teacher and --loss, or labels"
@@ -25,9 +25,9 @@ def resolve_label_weight(given: float | None, asked: Mapping[str, float], *, lab
         return 0.0
     if given is not None:
         return given
-    if not asked:
+    if not by_loss:
         return 1.0
-    if len(set(asked.values())) > 1:
-        wishes = ", ".join(f"{name} wants {weight:g}" for name, weight in asked.items())
-        raise RecipeError(f"the losses disagree on the weight of the label term ({wishes}); set labels.weight")
-    return next(iter(asked.values()))
+    if len(set(by_loss.values())) > 1:
+        weights = ", ".join(f"{name} wants {weight:g}" for name, weight in by_loss.items())
+        raise RecipeError(f"the losses disagree on the weight of the label term ({weights}); set labels.weight")
+    return next(iter(by_loss.values()))

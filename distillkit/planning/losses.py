@@ -1,4 +1,4 @@
-"""Build each loss for its pair of models and refuse what they cannot reveal."""
+"""Plan the losses: build each on the meta device and check the signals that it reads."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def plan_loss(
     teachers: Mapping[str, ModelSpec],
     alternatives: Mapping[str, frozenset[Signal]],
 ) -> LossPlan:
-    """Build a loss on the meta device, then hold what it reads against what its models reveal.
+    """Build a loss on the meta device and check that its models reveal the signals that it reads.
 
-    A loss whose teacher reveals none of the signals it may read is refused before it is built, so that `build` may
-    rely on at least one. `alternatives` are the losses that a refusal may propose, see `signals_by_loss`.
-    Raises: RecipeError without a teacher; SignalError; BrokenPluginError where `build` itself fails.
+    `alternatives` are the losses that an error may suggest, see `signals_by_loss`.
+    Raises: RecipeError without a teacher; SignalError; BrokenPluginError where `build` fails.
     """
     teacher = recipe.teacher_of(entry)
     if teacher is None and plugin.spec.signals:
-        raise RecipeError(f"loss '{entry.name}' reads a teacher and the recipe has none; give --teacher")
+        raise RecipeError(f"loss '{entry.name}' needs a teacher, but the recipe has none; give --teacher")
     spec = teachers[teacher.name] if teacher is not None else student
+    # Before `build`, which may rely on at least one of the signals in its PluginSpec.
     if teacher is not None and plugin.spec.signals and not plugin.spec.signals & spec.signals:
         possible = {Read(signal) for signal in plugin.spec.signals}
         check_reads(entry.name, possible, role="teacher", spec=spec, alternatives=alternatives)
@@ -44,7 +44,7 @@ def plan_loss(
         loss: Loss = plugin.call("build", options, student, spec)
     check_declarations(loss, str(plugin))
     if loss.reads_teacher and teacher is None:
-        raise RecipeError(f"loss '{entry.name}' reads a teacher and the recipe has none; give --teacher")
+        raise RecipeError(f"loss '{entry.name}' needs a teacher, but the recipe has none; give --teacher")
     check_reads(entry.name, loss.reads_teacher, role="teacher", spec=spec, alternatives=alternatives)
     check_reads(entry.name, loss.reads_student, role="student", spec=student, alternatives=alternatives)
     return LossPlan(
@@ -59,12 +59,12 @@ def plan_loss(
 
 
 def build_loss(plan: LossPlan, student: ModelSpec) -> nn.Module:
-    """Build a planned loss again, on torch's current device and under its current seed."""
+    """Build a planned loss with real weights, on torch's current default device and from its current seed."""
     loss: nn.Module = plan.plugin.call("build", plan.options, student, plan.teacher_spec)
     return loss
 
 
 def signals_by_loss(losses: Iterable[Plugin]) -> dict[str, frozenset[Signal]]:
-    """What each loss reads of a teacher, to propose one that would work; the built-in ones first."""
+    """The teacher signals that each loss reads, built-in losses first; errors suggest alternatives from it."""
     built_in_first = sorted(losses, key=lambda plugin: plugin.owner.distribution != OURS)
     return {plugin.spec.name: plugin.spec.signals for plugin in built_in_first}

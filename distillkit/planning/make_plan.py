@@ -1,4 +1,4 @@
-"""From a recipe to a plan. Names first, then folders, then models on the meta device; no weight is loaded."""
+"""Make the plan of a run: look up names, open data, build models on the meta device. Loads no weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from distillkit.planning.losses import build_loss, plan_loss, signals_by_loss
 from distillkit.planning.models import (
     describe_student,
     describe_teacher,
-    place_in_space,
-    shared_classes,
-    starting_notes,
-    teachers_of_logits,
+    initial_weight_notes,
+    logit_teachers,
+    map_to_classes,
+    resolve_classes,
 )
 from distillkit.planning.names import RecipePlugins, find_plugins
 from distillkit.planning.plan import LossPlan, Plan, StudentPlan, TeacherPlan
@@ -40,29 +40,30 @@ DEFAULT_EPOCHS = 20
 
 
 def make_plan(
-    recipe: Recipe, plugins: PluginRegistry, found: RecipePlugins | None = None, *, goes_on: bool = False
+    recipe: Recipe, plugins: PluginRegistry, recipe_plugins: RecipePlugins | None = None, *, resuming: bool = False
 ) -> Plan:
-    """Resolve and match everything that `recipe` names; `found` are its plugins, where they were looked up already.
+    """Make the plan of a recipe; `recipe_plugins` are its plugins, if they were already looked up.
 
-    A run that `goes_on` from a checkpoint does without the weights that it started from where they are gone.
-    Raises: a UserError with one sentence for the first thing that cannot work.
+    With `resuming`, the student's initial weights may be missing: the checkpoint replaces them.
+    Raises: a UserError with one sentence for the first problem.
     """
-    found = found or find_plugins(recipe, plugins)
+    found = recipe_plugins or find_plugins(recipe, plugins)
     distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
-    taught = any(found.losses[entry.name].spec.signals for entry in distilling)
-    datasets = _open(recipe, plugins, needs_labels=not taught)
+    reads_teacher = any(found.losses[entry.name].spec.signals for entry in distilling)
+    datasets = _open(recipe, plugins, needs_labels=not reads_teacher)
     described = {entry.name: describe_teacher(found.teachers[entry.name], entry) for entry in recipe.teachers}
-    answering = teachers_of_logits(recipe, distilling, found.losses)
-    space = shared_classes(datasets, {name: described[name].native for name in answering}, reads_features=taught)
-    teachers = {name: place_in_space(teacher, space, mapped=name in answering) for name, teacher in described.items()}
+    mapped = logit_teachers(recipe, distilling, found.losses)
+    space = resolve_classes(datasets, {name: described[name].native for name in mapped}, reads_features=reads_teacher)
+    teachers = {name: map_to_classes(teacher, space, mapped=name in mapped) for name, teacher in described.items()}
     request, student = describe_student(found.student, recipe.student, space)
     try:
-        start_notes = starting_notes(found.student, request)
+        start_notes = initial_weight_notes(found.student, request)
     except (WeightsError, RunDirectoryError):
-        if not goes_on:
+        if not resuming:
             raise
         request, start_notes = replace(request, weights=None), ()
-    teachers = {name: teacher.facing(student) for name, teacher in teachers.items()}
+    # After the student is described: a teacher without a fixed input size takes the student's.
+    teachers = {name: teacher.sized_for(student) for name, teacher in teachers.items()}
     specs = {name: teacher.spec for name, teacher in teachers.items()}
     alternatives = signals_by_loss(plugins.listing("loss"))
     losses = {
@@ -70,7 +71,7 @@ def make_plan(
         for entry in distilling
     }
     if recipe.labels.weight is None and not datasets.labelled.any():
-        _refuse_attention_alone(losses)
+        _refuse_attention_only(losses)
     label_weight = resolve_label_weight(
         recipe.labels.weight,
         {name: plan.loss.label_weight for name, plan in losses.items()},
@@ -78,7 +79,7 @@ def make_plan(
     )
     wanted = demand(_student_reads(losses, label_weight), student)
     probe = probe_task(_builder(found.student, request, losses, student), student, wanted, label_term=label_weight > 0)
-    head, head_notes = answering_head(recipe.evaluation.head, student, probe.untrained)
+    head, head_notes = prediction_head(recipe.evaluation.head, student, probe.untrained)
     student_plan = StudentPlan(found.student, request, student, wanted, head, probe.untrained, probe.fixed)
     head_notes += _head_notes(student_plan)
     planned = {name: teacher.plan(losses) for name, teacher in teachers.items()}
@@ -108,72 +109,73 @@ def make_plan(
     )
 
 
-def answering_head(asked: str, spec: ModelSpec, untrained: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The head that a student answers with: never one that no term trains, unless none is trained.
+def prediction_head(configured: str, spec: ModelSpec, untrained: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The prediction head of a student: `evaluation.head`, unless that one is untrained and the other is trained.
 
-    Returns the head and, where it is not the one asked for, a note that says why.
+    Returns the head, and a note where it is not the configured one.
     """
     if Signal.DISTILL_LOGITS not in spec.signals:
         return "class", ()
     class_trains, distill_trains = (f"{module}.weight" not in untrained for module in spec.head_modules[:2])
     if class_trains == distill_trains:
-        return asked, ()
-    trained, idle = ("class", "distillation") if class_trains else ("distill", "class")
-    if asked == trained:
-        return asked, ()
-    return trained, (f"no term trains the {idle} head, so the student answers with the other one alone",)
+        return configured, ()
+    trained, other, idle = ("class", "class", "distillation") if class_trains else ("distill", "distillation", "class")
+    if configured == trained:
+        return configured, ()
+    return trained, (f"no loss term trains the {idle} head, so predictions use the {other} head only",)
 
 
 def _open(recipe: Recipe, plugins: PluginRegistry, *, needs_labels: bool) -> DataSets:
-    """Open the data; without a teacher to comment on them, images without labels are dropped."""
+    """Open the data; unlabelled images are dropped where no loss reads a teacher."""
     datasets = open_datasets(recipe.data, plugins)
     if needs_labels and datasets.labelled.any() and not datasets.labelled.all():
         return datasets.only_labelled()
     return datasets
 
 
-def _refuse_attention_alone(losses: Mapping[str, LossPlan]) -> None:
-    """Refuse to teach where a student looks and nothing of what it makes of it, which its paper leaves to the labels.
+def _refuse_attention_only(losses: Mapping[str, LossPlan]) -> None:
+    """Refuse to match attention maps without any term that trains the heads; the papers train those on labels.
 
     Raises: DataError.
     """
     read = {read.signal for plan in losses.values() for read in plan.loss.reads_student}
     if read == {Signal.CLS_ATTENTION} and any(plan.loss.label_weight for plan in losses.values()):
         raise DataError(
-            f"no image has a label, and loss '{next(iter(losses))}' teaches where the student looks, not what it "
-            "answers; give labels, add --loss hard or attndistill, or set labels.weight=0"
+            f"no image has a label, and loss '{next(iter(losses))}' matches attention maps only, so no head would be "
+            "trained; give labels, add --loss hard or --loss attndistill, or set labels.weight=0"
         )
 
 
 def _notes(
     recipe: Recipe, datasets: DataSets, losses: Mapping[str, LossPlan], *, steps: int, per_epoch: int
 ) -> tuple[str, ...]:
-    """What was asked for and does not come about, or not as one would think."""
+    """Warnings about settings that have no effect, or an unexpected one."""
     notes = []
     dropped = max((plan.loss.label_weight for plan in losses.values()), default=0.0)
     if not datasets.labelled.any() and dropped and recipe.labels.weight is None:
-        notes.append(f"no image has a label, so the label term ({dropped:g}) is left out")
+        notes.append(f"no image has a label, so the label term (weight {dropped:g}) is dropped")
     if recipe.about.goes_on and recipe.student.weights in (None, "none"):
         notes.append(
-            "this recipe is for a student that has learnt before, and this one starts at random; "
+            "this recipe is for a student that is already trained, but this one starts from random weights; "
             "give --from RUN or --student-weights"
         )
     if recipe.data.labeled_fraction is not None and datasets.labelled.all():
-        notes.append("every image has a label, so data.labeled_fraction changes nothing")
+        notes.append("every image has a label, so data.labeled_fraction has no effect")
     few = fewer_than_a_batch(len(datasets.train), recipe.training.batch_size)
     if few is not None:
         notes.append(few)
     if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:
-        notes.append("the warm-up takes all steps; lower schedule.warmup_epochs or train longer")
+        notes.append("warm-up covers all steps; lower schedule.warmup_epochs or train longer")
     return tuple(notes)
 
 
 def _head_notes(student: StudentPlan) -> tuple[str, ...]:
-    """That accuracy is not measured, and why."""
+    """A note where accuracy is not measured, with the reason."""
     if student.learns_classes:
         return ()
-    why = "no term trains a class head" if Signal.LOGITS in student.spec.signals else "the student has no class head"
-    return (f"{why}, so top-1 is not measured; what is learnt is the embedding",)
+    has_head = Signal.LOGITS in student.spec.signals
+    why = "no loss term trains a class head" if has_head else "the student has no class head"
+    return (f"{why}, so top-1 is not measured; the student learns an embedding",)
 
 
 def _student_reads(losses: Mapping[str, LossPlan], label_weight: float) -> set[Read]:
@@ -184,9 +186,10 @@ def _student_reads(losses: Mapping[str, LossPlan], label_weight: float) -> set[R
 
 
 def _builder(plugin: Plugin, request: ModelRequest, losses: Mapping[str, LossPlan], student: ModelSpec) -> Build:
-    """How to make the student and its losses anew; leaves torch's random state as it was."""
+    """A function that builds the student with random weights, and its losses, on a device."""
 
     def build(device: torch.device) -> tuple[nn.Module, dict[str, nn.Module]]:
+        # Building on the CPU draws random weights; a plan must not change the caller's random state.
         with device, torch.random.fork_rng(devices=[]):
             model = build_model(plugin, replace(request, weights=None))
             return cast("nn.Module", model), {name: build_loss(plan, student) for name, plan in losses.items()}
@@ -205,8 +208,8 @@ def _cost(probe: Probe, student: ModelSpec, teachers: Mapping[str, TeacherPlan],
 
 
 def _teacher_flops(plan: TeacherPlan) -> int:
-    if not plan.wanted:
+    if not plan.wanted:  # no loss reads it, so the run does not build it
         return 0
     with torch.device("meta"):
         model = build_model(plan.plugin, replace(plan.request, weights="none"))
-    return forward_flops(cast("nn.Module", model), spec_at(plan.native, plan.sees), plan.wanted)
+    return forward_flops(cast("nn.Module", model), spec_at(plan.native, plan.input_size), plan.wanted)

@@ -1,4 +1,4 @@
-"""Describe the models of a recipe and agree on the classes they speak of."""
+"""Describe the models of a recipe and resolve the classes of the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distillkit.recipe.schema import LossEntry, Recipe, StudentEntry, TeacherEnt
 
 @dataclass(frozen=True)
 class ClassSpace:
-    """The classes that labels and logits speak of, and whose they are; 0 where neither labels nor logits teach."""
+    """The classes of labels and logits, and their source for messages; 0 classes for training on features only."""
 
     classes: int
     names: tuple[str, ...] | None
@@ -33,9 +33,9 @@ class ClassSpace:
 
 @dataclass(frozen=True)
 class DescribedTeacher:
-    """A teacher described by its plugin (`native`), and as the losses see it (`spec`).
+    """A teacher as its plugin describes it (`native`), and as the losses see it (`spec`).
 
-    `class_map` is set once the classes are known, `sees` once the student is.
+    `class_map` is set once the classes are known, `input_size` once the student is known.
     """
 
     plugin: Plugin
@@ -44,25 +44,25 @@ class DescribedTeacher:
     native: ModelSpec
     spec: ModelSpec
     class_map: ClassMap
-    sees: tuple[int, int]
+    input_size: tuple[int, int]
 
     def in_space(self, space: ClassSpace, *, mapped: bool) -> DescribedTeacher:
-        """The teacher answering in `space`; one whose logits nobody reads (`mapped` false) stays as it is.
+        """The teacher with its logits mapped to the classes of the run; unchanged where no loss reads its logits.
 
-        Raises: ClassSpaceError where it cannot.
+        Raises: ClassSpaceError where the teacher lacks some of the classes.
         """
         if not mapped:
             return self
         class_map = match_classes(self.native, space.names, space.classes, mode=self.entry.class_map, data=space.source)
         return replace(self, spec=class_map.apply(self.spec), class_map=class_map)
 
-    def facing(self, student: ModelSpec) -> DescribedTeacher:
-        """The teacher at the size at which it will see the student's images; its grids may change."""
-        sees = teacher_size(self.native, student, self.entry.size)
-        return replace(self, spec=self.class_map.apply(spec_at(self.native, sees)), sees=sees)
+    def sized_for(self, student: ModelSpec) -> DescribedTeacher:
+        """The teacher at its input size for this student; its grids may change."""
+        size = teacher_size(self.native, student, self.entry.size)
+        return replace(self, spec=self.class_map.apply(spec_at(self.native, size)), input_size=size)
 
     def plan(self, losses: Mapping[str, LossPlan]) -> TeacherPlan:
-        """What this teacher must reveal to the losses that listen to it."""
+        """The plan of this teacher, with the signals that its losses read."""
         reads: set[Read] = set()
         for loss in losses.values():
             if loss.teacher == self.entry.name:
@@ -75,12 +75,12 @@ class DescribedTeacher:
             spec=self.spec,
             class_map=self.class_map,
             wanted=demand(reads, self.spec),
-            sees=self.sees,
+            input_size=self.input_size,
         )
 
 
-def place_in_space(teacher: DescribedTeacher, space: ClassSpace, *, mapped: bool) -> DescribedTeacher:
-    """`teacher.in_space`, whose refusal also says where the weights are missing, so that both are known at once."""
+def map_to_classes(teacher: DescribedTeacher, space: ClassSpace, *, mapped: bool) -> DescribedTeacher:
+    """`teacher.in_space`; its error also reports missing weights, so that the user sees both problems at once."""
     try:
         return teacher.in_space(space, mapped=mapped)
     except ClassSpaceError as error:
@@ -88,13 +88,13 @@ def place_in_space(teacher: DescribedTeacher, space: ClassSpace, *, mapped: bool
         reason = why_unavailable(teacher.request) if why_unavailable else None
         if reason is None:
             raise
-        raise ClassSpaceError(f"{error}; besides, {reason}: give --teacher-weights FILE") from None
+        raise ClassSpaceError(f"{error}; also, {reason}: give --teacher-weights FILE") from None
 
 
 def describe_teacher(plugin: Plugin, entry: TeacherEntry) -> DescribedTeacher:
-    """Describe a teacher without its weights.
+    """Describe a teacher without loading its weights.
 
-    Raises: ClassSpaceError where `classes` lists another number of names than the teacher has outputs.
+    Raises: ClassSpaceError where the number of names in `classes` is not the number of outputs.
     """
     request = ModelRequest(plugin.name, plugin.argument, plugin.options(entry.options), weights=entry.weights)
     spec = describe_model(plugin, request)
@@ -102,15 +102,15 @@ def describe_teacher(plugin: Plugin, entry: TeacherEntry) -> DescribedTeacher:
         names = read_class_names(Path(entry.classes))
         if len(names) != spec.classes:
             raise ClassSpaceError(
-                f"{entry.classes} lists {len(names)} classes and teacher '{entry.name}' has {spec.classes} outputs; "
-                "list one class a line, in the order of the outputs"
+                f"{entry.classes} lists {len(names)} classes, but teacher '{entry.name}' has {spec.classes} outputs; "
+                "list one class per line, in the order of the outputs"
             )
         spec = replace(spec, class_names=names)
     return DescribedTeacher(plugin, entry, request, spec, spec, ClassMap(), spec.image_size)
 
 
 def describe_student(plugin: Plugin, entry: StudentEntry, space: ClassSpace) -> tuple[ModelRequest, ModelSpec]:
-    """Describe the student in the class space of the run."""
+    """Describe the student with the classes of the run."""
     request = ModelRequest(
         plugin.name,
         plugin.argument,
@@ -123,11 +123,12 @@ def describe_student(plugin: Plugin, entry: StudentEntry, space: ClassSpace) -> 
     return request, replace(spec, class_names=space.names)
 
 
-def starting_notes(plugin: Plugin, request: ModelRequest) -> tuple[str, ...]:
-    """What becomes of the weights that a student starts from, by their shapes; published ones are left to the run.
+def initial_weight_notes(plugin: Plugin, request: ModelRequest) -> tuple[str, ...]:
+    """Notes on the student's initial weights: resized positions, new heads, tensors left out.
 
     Raises: WeightsError, RunDirectoryError for weights that cannot be read or do not fit.
     """
+    # Published weights may have to be downloaded, which a plan does not do; the run adds their notes.
     if request.weights in (None, "none", PUBLISHED):
         return ()
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -135,8 +136,8 @@ def starting_notes(plugin: Plugin, request: ModelRequest) -> tuple[str, ...]:
     return load_notes(model)
 
 
-def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: Mapping[str, Plugin]) -> set[str]:
-    """The teachers whose logits some loss may read; only these must speak of the data's classes."""
+def logit_teachers(recipe: Recipe, losses: Iterable[LossEntry], plugins: Mapping[str, Plugin]) -> set[str]:
+    """Names of the teachers whose logits some loss may read; only these need the classes of the data."""
     names: set[str] = set()
     for entry in losses:
         teacher = recipe.teacher_of(entry)
@@ -145,12 +146,12 @@ def teachers_of_logits(recipe: Recipe, losses: Iterable[LossEntry], plugins: Map
     return names
 
 
-def shared_classes(datasets: DataSets, teachers: Mapping[str, ModelSpec], *, reads_features: bool) -> ClassSpace:
-    """The classes of the data or, where nothing is labelled, of the teachers whose logits are read.
+def resolve_classes(datasets: DataSets, teachers: Mapping[str, ModelSpec], *, reads_features: bool) -> ClassSpace:
+    """The classes of the run: those of the data or, without labels, those of the teachers whose logits are read.
 
-    Where `reads_features` says that some loss reads a teacher, and none reads logits, there are no classes: the student
-    then has no class head.
-    Raises: DataError where nothing teaches; ClassSpaceError where two teachers differ and no data decides.
+    `reads_features` is true where some loss reads a teacher. If none reads logits, there are no classes and the student
+    has no class head.
+    Raises: DataError without labels and teachers; ClassSpaceError for teachers that differ, without labels to decide.
     """
     if datasets.classes is not None:
         return ClassSpace(datasets.classes, datasets.class_names, datasets.train.name)
@@ -165,7 +166,7 @@ def shared_classes(datasets: DataSets, teachers: Mapping[str, ModelSpec], *, rea
     different = next((other for other, its in teachers.items() if its.classes != spec.classes), None)
     if different is not None:
         raise ClassSpaceError(
-            f"no image has a label, and teachers '{name}' and '{different}' know different numbers of classes "
-            f"({spec.classes} and {teachers[different].classes}); use one of them"
+            f"no image has a label, and teachers '{name}' and '{different}' have different numbers of classes "
+            f"({spec.classes} and {teachers[different].classes}); use only one of them"
         )
     return ClassSpace(spec.classes, spec.class_names, f"teacher '{name}'")

@@ -1,4 +1,4 @@
-"""Find the plugins of a recipe before anything heavy is imported, opened or built."""
+"""Look up the plugins of a recipe. This comes first: before torch is imported and data is opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distillkit.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class RecipePlugins:
-    """The plugins that a recipe names; teachers and losses by their names in the recipe."""
+    """The plugins of a recipe; teachers and losses are keyed by their names in the recipe."""
 
     student: Plugin
     teachers: Mapping[str, Plugin]
@@ -22,7 +22,7 @@ class RecipePlugins:
 
 
 def find_plugins(recipe: Recipe, plugins: PluginRegistry) -> RecipePlugins:
-    """Find every plugin that a recipe names, but for data sets, which may be folders.
+    """Find every plugin of a recipe except data sets, which may be folders.
 
     Raises: as `PluginRegistry.find`; RecipeError for a teacher that no loss reads.
     """
@@ -34,7 +34,7 @@ def find_plugins(recipe: Recipe, plugins: PluginRegistry) -> RecipePlugins:
     )
     if recipe.teachers and not recipe.losses:
         raise RecipeError(
-            f"teacher '{recipe.teachers[0].name}' is given and no loss that listens to it; "
-            "add --loss hard or --loss soft, or say --loss ce to learn from labels alone"
+            f"teacher '{recipe.teachers[0].name}' is given, but no loss uses it; "
+            "add --loss hard or --loss soft, or give --loss ce to train on labels only"
         )
     return found

@@ -1,4 +1,4 @@
-"""The plan of a run: what was asked for, resolved and matched."""
+"""The plan of a run: the recipe with all names, models, classes and steps resolved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """A teacher: `spec` is what the losses see, after the class map; `native` is the model's own description."""
+    """A teacher. `native` describes the model itself, `spec` its outputs as losses see them, after the class map.
+
+    `input_size` is the (height, width) of the images that it sees.
+    """
 
     plugin: Plugin
     entry: TeacherEntry
@@ -29,14 +32,14 @@ class TeacherPlan:
     spec: ModelSpec
     class_map: ClassMap
     wanted: Wanted
-    sees: tuple[int, int]
+    input_size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class LossPlan:
-    """A loss, built on the meta device, with its resolved weight and what it takes to build it for real.
+    """A loss with its weight, built on the meta device; `plugin`, `options` and `teacher_spec` build the real one.
 
-    `teacher_spec` is the teacher as the loss sees it, or the student where the loss reads no teacher.
+    `teacher_spec` is the teacher after the class map, or the student where the loss reads no teacher.
     """
 
     name: str
@@ -50,9 +53,9 @@ class LossPlan:
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """The student, what it must reveal, which head answers, and which parameters no term trains.
+    """The student, the signals that it must reveal, its prediction head, and its untrained parameters.
 
-    `fixed` names those that the student itself never lets train.
+    `untrained` names the parameters that no loss term reaches, `fixed` those that the student itself freezes.
     """
 
     plugin: Plugin
@@ -65,19 +68,19 @@ class StudentPlan:
 
     @property
     def idle_heads(self) -> tuple[str, ...]:
-        """The heads ("class", "distill") that no term trains."""
+        """The heads ("class", "distill") that no loss term trains."""
         heads = zip(("class", "distill"), self.spec.head_modules, strict=False)
         return tuple(name for name, module in heads if f"{module}.weight" in self.untrained)
 
     @property
     def learns_classes(self) -> bool:
-        """Whether it has a class head that some term trains, so that its accuracy means something."""
+        """Whether some loss term trains a class head; accuracy is meaningless otherwise."""
         return Signal.LOGITS in without_idle_heads(self.spec, self.idle_heads).signals
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, resolved. `label_weight` is 0 where no image is labelled."""
+    """The plan of a run. `label_weight` is 0 where no image is labelled."""
 
     recipe: Recipe
     datasets: DataSets
@@ -96,12 +99,12 @@ class Plan:
 
     @property
     def answer(self) -> Answer:
-        """How the student answers."""
+        """Prediction head, fusion and idle heads of the student."""
         return Answer(self.student.head, self.recipe.evaluation.fusion, self.student.idle_heads)
 
     @property
     def starts_from(self) -> str | None:
-        """The weights that the student starts from: a file, a run, "pretrained"; None where it starts at random."""
+        """The initial weights of the student: a file, a run, "pretrained"; None for random weights."""
         weights = self.recipe.student.weights
         return None if weights == "none" else weights
 
@@ -114,5 +117,5 @@ class Plan:
 
     @property
     def trains_on_labels(self) -> bool:
-        """Whether the loop adds the label term."""
+        """Whether the training loss has a label term."""
         return self.label_weight > 0

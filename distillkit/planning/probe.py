@@ -1,4 +1,4 @@
-"""One forward and backward on the meta device: which parameters train, and how much arithmetic it takes."""
+"""Probe the student and losses with one forward and backward: untrained parameters, gradients and FLOPs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from distillkit.plugin.runtime_checks import (
 )
 from distillkit.training.task import DistillationTask, Objective, batch_averages
 
+# Not 1: BatchNorm in training mode can fail on a single sample, and some losses compare samples.
 PROBE_SAMPLES = 2
 
 
 @dataclass(frozen=True)
 class Probe:
-    """`untrained` names the student network's parameters that no term reads, `fixed` those that it never lets train.
+    """Result of a probe: `untrained` names student parameters that no loss term reaches, `fixed` those it freezes.
 
-    `student_flops` is one image's forward.
+    `student_flops` is for the forward of one image.
     """
 
     untrained: tuple[str, ...]
@@ -43,11 +44,11 @@ Build = Callable[[torch.device], tuple[nn.Module, Mapping[str, nn.Module]]]
 
 
 def probe_task(build: Build, spec: ModelSpec, wanted: Wanted, *, label_term: bool) -> Probe:
-    """Run the task on tensors without memory or, where an operation of it knows no such tensors, on the CPU."""
+    """Run the task on the meta device, or on the CPU where an operation does not support meta tensors."""
     try:
         return _probe(build, spec, wanted, torch.device("meta"), label_term=label_term)
     except (NotImplementedError, BrokenPluginError) as error:
-        # Raised in a plugin, torch's own refusal is the cause of ours.
+        # torch's NotImplementedError from inside a plugin arrives wrapped in a BrokenPluginError.
         if not isinstance(error, NotImplementedError) and not isinstance(error.__cause__, NotImplementedError):
             raise
         return _probe(build, spec, wanted, torch.device("cpu"), label_term=label_term)
@@ -72,24 +73,25 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
             loss, _, name = term.partition("/")
             check_gradients(losses.get(loss, student), {f"term '{name}'": value})
     averages = batch_averages(terms, samples=PROBE_SAMPLES, labelled=PROBE_SAMPLES, micro_samples=PROBE_SAMPLES)
+    # Weights of 1, not those of the recipe: only whether a parameter gets a gradient matters here.
     with blamed_on_the_way_back((student, *losses.values())):
         Objective(dict.fromkeys(losses, 1.0), 1.0).total(averages).backward()  # type: ignore[no-untyped-call]
-    inside = "student.network."
+    prefix = "student.network."
     parameters = [
-        (name.removeprefix(inside), each) for name, each in task.named_parameters() if name.startswith(inside)
+        (name.removeprefix(prefix), parameter) for name, parameter in task.named_parameters() if name.startswith(prefix)
     ]
     return Probe(
-        untrained=tuple(name for name, each in parameters if each.requires_grad and each.grad is None),
-        fixed=tuple(name for name, each in parameters if not each.requires_grad),
+        untrained=tuple(name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None),
+        fixed=tuple(name for name, parameter in parameters if not parameter.requires_grad),
         student_flops=counter.get_total_flops() // PROBE_SAMPLES,
     )
 
 
 def forward_flops(model: nn.Module, spec: ModelSpec, wanted: Wanted) -> int:
-    """Floating-point operations of one image's forward (a multiply-add counts as two).
+    """FLOPs of the forward of one image; a multiply-add counts as two.
 
-    `spec` describes the model at the size that it sees.
-    Raises: BrokenPluginError where the model does not reveal what it describes.
+    `spec` describes the model at its input size.
+    Raises: BrokenPluginError where the outputs do not match `spec`.
     """
     images = torch.empty(1, 3, *spec.image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

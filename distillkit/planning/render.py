@@ -1,4 +1,4 @@
-"""A plan for people and for programs."""
+"""Show a plan: as JSON data for programs, as lines of text for people."""
 
 from __future__ import annotations
 
@@ -60,31 +60,31 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def plan_lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[str, str]]:
-    """The plan as pairs of a heading and one line of text; empty headings continue the line above.
+    """The plan as (heading, line of text) pairs; a pair without a heading continues the one above.
 
-    `matmul_flops_per_s` is what `distillkit.planning.cost.matmul_rate` measured on the device that will train.
+    `matmul_flops_per_s` is the result of `distillkit.planning.cost.matmul_rate` on the training device.
     """
     rows = [
         ("data", _data(plan)),
         ("classes", f"{plan.classes:,}{_first_names(plan.class_names)}" if plan.classes else "none"),
         ("student", _describe(plan.student.spec)),
-        ("", f"reveals {_signals(plan.student.wanted)}; {_answer(plan)}"),
+        ("", f"reveals {_signals(plan.student.wanted)}; {_prediction(plan)}"),
     ]
     if plan.starts_from:
         rows.append(("", f"starts from {plan.starts_from}"))
     for name, teacher in plan.teachers.items():
         rows.append((f"teacher {name}" if len(plan.teachers) > 1 else "teacher", _describe(teacher.native)))
-        rows.append(("", _view(plan, teacher)))
+        rows.append(("", _teacher_use(plan, teacher)))
     rows.append(("loss", plan.formula))
     coupled = [loss.name for loss in plan.losses.values() if getattr(loss.loss, "couples_batch", False)]
     if coupled:
-        rows.append(("", f"{', '.join(coupled)} compares the samples of a micro-batch: accumulation changes it"))
+        rows.append(("", f"{', '.join(coupled)} compares samples within a micro-batch: accumulation changes the loss"))
     rows += [
         ("batch", _batch(plan)),
         ("learning rate", _learning_rate(plan)),
-        ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch)"),
+        ("steps", f"{plan.steps:,} ({plan.steps_per_epoch:,} per epoch)"),
         ("never trained", _untrained(plan)),
-        ("arithmetic", _arithmetic(plan.cost)),
+        ("compute", _compute(plan.cost)),
         (
             "memory",
             f"{plan.cost.memory_bytes / 2**20:,.0f} MiB for weights, gradients and optimiser, without activations",
@@ -92,7 +92,7 @@ def plan_lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[t
     ]
     if matmul_flops_per_s:
         least, rate = plan.cost.total_flops / matmul_flops_per_s, matmul_flops_per_s / 1e9
-        rows.append(("time", f"at least {_duration(least)}: a matrix product reaches {rate:,.0f} GFLOP/s here"))
+        rows.append(("time", f"at least {_duration(least)} (a matrix product reaches {rate:,.0f} GFLOP/s here)"))
     return rows + [("note", note) for note in plan.notes]
 
 
@@ -109,10 +109,10 @@ def _learning_rate(plan: Plan) -> str:
     return f"{effective_lr(plan.recipe):g} after {counted(warmup, 'step')} of warm-up, {plan.recipe.schedule.name}"
 
 
-def _arithmetic(cost: Cost) -> str:
+def _compute(cost: Cost) -> str:
     return (
-        f"student {cost.student_flops / 1e9:.3g} GFLOP an image forward, teacher {cost.teacher_flops / 1e9:.3g}; "
-        f"run {cost.total_flops / 1e15:.3g} PFLOP"
+        f"forward of one image: student {cost.student_flops / 1e9:.3g} GFLOP, teacher "
+        f"{cost.teacher_flops / 1e9:.3g} GFLOP; run {cost.total_flops / 1e15:.3g} PFLOP"
     )
 
 
@@ -138,7 +138,7 @@ def _teacher(name: str, teacher: TeacherPlan) -> dict[str, Any]:
     indices = teacher.class_map.indices
     return _model(teacher.native, teacher.wanted) | {
         "recipe_name": name,
-        "sees": list(teacher.sees),
+        "sees": list(teacher.input_size),
         "class_map": list(indices) if indices is not None else None,
         "weights": teacher.request.weights or "its own",
     }
@@ -153,41 +153,41 @@ def _describe(spec: ModelSpec) -> str:
     )
 
 
-def _view(plan: Plan, teacher: TeacherPlan) -> str:
+def _teacher_use(plan: Plan, teacher: TeacherPlan) -> str:
     readers = [loss.name for loss in plan.losses.values() if loss.teacher == teacher.entry.name]
     if not readers:
         return "no loss reads it"
     same = teacher.native.mean == plan.student.spec.mean and teacher.native.std == plan.student.spec.std
-    pixels = "the student's pixels" if same else "the student's pixels, renormalised"
+    images = "the student's images" if same else "the student's images, renormalised,"
     indices = teacher.class_map.indices
     classes = f", {len(indices)} of its {teacher.native.classes:,} classes" if indices is not None else ""
-    return (
-        f"reveals {_signals(teacher.wanted)} to {', '.join(readers)}; sees {pixels} at {_size(teacher.sees)}{classes}"
-    )
+    size = _size(teacher.input_size)
+    return f"reveals {_signals(teacher.wanted)} to {', '.join(readers)}; sees {images} at {size}{classes}"
 
 
 def _batch(plan: Plan) -> str:
     training = plan.recipe.training
     micro = training.micro_batch_size
-    split = f", {micro} at a time" if micro and micro < plan.samples_per_step else ""
-    fewer = f", all there are (training.batch_size is {training.batch_size:,})"
-    everything = fewer if plan.samples_per_step < training.batch_size else ""
-    return f"{counted(plan.samples_per_step, 'image')} an optimiser step{everything}{split}"
+    split = f", in micro-batches of {micro}" if micro and micro < plan.samples_per_step else ""
+    all_images = f", the whole training set (training.batch_size is {training.batch_size:,})"
+    fewer = all_images if plan.samples_per_step < training.batch_size else ""
+    return f"{counted(plan.samples_per_step, 'image')} per optimiser step{fewer}{split}"
 
 
-def _answer(plan: Plan) -> str:
+def _prediction(plan: Plan) -> str:
     if not plan.student.learns_classes:
-        return "answers with its embedding"
+        return "returns its embedding"
     if Signal.DISTILL_LOGITS not in plan.student.spec.signals:
-        return "answers with its only head"
+        return "predicts with its only head"
     names = {"class": "the class head", "distill": "the distillation head"}
-    return f"answers with {names.get(plan.student.head, f'both heads, fused by {plan.recipe.evaluation.fusion}')}"
+    return f"predicts with {names.get(plan.student.head, f'both heads, fused by {plan.recipe.evaluation.fusion}')}"
 
 
 def _untrained(plan: Plan) -> str:
-    kinds = (("that no term reads", plan.student.untrained), ("that the student keeps fixed", plan.student.fixed))
+    kinds = (("no loss term trains", plan.student.untrained), ("the student keeps fixed", plan.student.fixed))
     return (
-        "; ".join(f"{counted(len(names), 'tensor')} {why}: {_few(names)}" for why, names in kinds if names) or "nothing"
+        "; ".join(f"{counted(len(names), 'tensor')} that {why}: {_few(names)}" for why, names in kinds if names)
+        or "nothing"
     )
 
 

@@ -1,1 +1,1 @@
-"""One training run: session, directory, checkpoints, stop signals, incident log, progress, replay."""
+"""A training run: session, run directory, checkpoints, stop signals, incident log, progress, replay."""

@@ -1,7 +1,7 @@
-"""Checkpoints in safetensors and JSON, never a pickle; written completely or not at all.
+"""Checkpoints in safetensors and JSON, without pickle; written atomically and verified when read.
 
 A checkpoint is a directory ``step-00000042`` with one safetensors file per part, ``state.json``, and ``manifest.json``,
-which is written last and holds size and digest of every other file. Checkpoints exist at optimiser steps only.
+which is written last and lists the size and SHA-256 of every other file. Checkpoints are taken after optimiser steps.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LEFT_OVER = re.compile(r"\.?step-\d{8,}(\.tmp|\.old)?")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run at the end of optimiser step `step`: tensors by part and name, and the rest as plain data."""
+    """The state of a run after optimiser step `step`: tensors by part and name, and the rest as plain data."""
 
     step: int
     parts: Mapping[str, Mapping[str, Tensor]]
@@ -46,16 +46,16 @@ class Checkpoint:
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint below `directory`; delete all but the `keep` newest, and what a killed process left.
+    """Write a checkpoint below `directory`, then delete partial ones and all but the `keep` newest.
 
-    Those of later steps are deleted, too: they are damaged, and the run was resumed before them.
-    Raises: TrainingError where the disk is full; the earlier checkpoints are then as they were.
+    Raises: TrainingError where the disk is full; earlier checkpoints are unchanged.
     """
     final = checkpoint_at(directory, checkpoint.step)
     try:
         write_files(directory, checkpoint)
     except (OSError, SafetensorError) as error:
-        raise _no_room(directory, checkpoint, error) or error from error
+        raise _disk_full(directory, checkpoint, error) or error from error
+    # Checkpoints of later steps are damaged: otherwise the run would have resumed from one of them.
     for path in checkpoints(directory):
         if _step(path) > checkpoint.step:
             _delete(path)
@@ -63,18 +63,19 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
     return final
 
 
-def write_files(directory: Path, checkpoint: Checkpoint, *, written: Mapping[str, Path] | None = None) -> None:
-    """Write the files of a checkpoint, all or none. `written` are the files of further parts, which are moved there.
+def write_files(directory: Path, checkpoint: Checkpoint, *, moved: Mapping[str, Path] | None = None) -> None:
+    """Write the files of a checkpoint atomically. `moved` are existing files of further parts, moved into it.
 
-    Raises: OSError or SafetensorError where one cannot be written.
+    Raises: OSError or SafetensorError where a file cannot be written.
     """
     with whole_directory(checkpoint_at(directory, checkpoint.step)) as temporary:
         for part, tensors in checkpoint.parts.items():
             write_tensors(temporary / f"{part}.safetensors", _separate(tensors))
-        for part, file in (written or {}).items():
+        for part, file in (moved or {}).items():
             file.replace(temporary / f"{part}.safetensors")
         write_json(temporary / STATE, {"step": checkpoint.step, "state": dict(checkpoint.state)})
         files = {file.name: _fingerprint(file) for file in sorted(temporary.iterdir())}
+        # Last: a directory without a manifest is a partial checkpoint.
         write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
 
 
@@ -94,19 +95,17 @@ def _step(path: Path) -> int:
 
 
 def _delete(path: Path) -> None:
-    """Delete a checkpoint, its manifest first: what is left where that is cut short is deleted the next time.
-
-    A file that cannot be deleted is no reason to end a run.
-    """
+    """Delete a checkpoint; a file that cannot be deleted does not stop the run."""
+    # The manifest first: if the process is killed here, the rest counts as partial and is deleted next time.
     with suppress(OSError):
         (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
 def delete_leftovers(directory: Path, *, keep: int, newest: int) -> None:
-    """Delete partial checkpoints, which a killed process was writing or deleting, and all but the `keep` newest.
+    """Delete partial checkpoints, left by a killed process, and all but the `keep` newest.
 
-    The checkpoint of step `newest`, from which the run is resumed, and later ones stay.
+    `newest` is the step that the run resumes from. Later checkpoints, which are damaged, stay until the next write.
     """
     complete = checkpoints(directory)
     old = [path for path in complete if _step(path) <= newest][:-keep]
@@ -117,9 +116,9 @@ def delete_leftovers(directory: Path, *, keep: int, newest: int) -> None:
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:
-    """The newest undamaged checkpoint, or None where there are none; and what is wrong with newer ones.
+    """The newest intact checkpoint, or None without any checkpoints; and the errors of newer, damaged ones.
 
-    Raises: CheckpointError where there are checkpoints and none can be read.
+    Raises: CheckpointError where all checkpoints are damaged.
     """
     damaged: list[CheckpointError] = []
     for path in reversed(checkpoints(directory)):
@@ -129,23 +128,24 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, tuple[Checkpo
             damaged.append(error)
     if damaged:
         raise CheckpointError(
-            f"no checkpoint in {directory} can be read: {'; '.join(map(str, damaged))}; restore one from a copy, or "
-            "delete them all to begin the run again"
+            f"no checkpoint in {directory} can be read: {'; '.join(map(str, damaged))}; restore one from a backup, or "
+            "delete them all to restart the run"
         )
     return None, ()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint into CPU tensors, after every file was checked against the manifest.
+    """Read a checkpoint into CPU tensors, after checking every file against the manifest.
 
-    Raises: CheckpointError where a file is missing, truncated or altered, or the format is another.
+    Raises: CheckpointError where a file is missing, truncated or altered, or the format is unsupported.
     """
     try:
         parts = _verified_parts(path)
         content = _checked(path / STATE, read_json)
         if checkpoint_at(path.parent, content["step"]).name != path.resolve().name:
             raise CheckpointError(
-                f"checkpoint {path} is damaged: it holds step {shortened(str(content['step']))}; give it its own name"
+                f"checkpoint {path} is damaged: it holds step {shortened(str(content['step']))}, which is not the step "
+                "in its name; rename it"
             )
         return Checkpoint(
             content["step"], {part: load_file(file) for part, file in parts.items()}, dict(content["state"])
@@ -159,21 +159,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def restoring(step: int) -> Iterator[None]:
-    """Turn every error while the checkpoint of a step is restored into one that says it belongs to another recipe.
-
-    Raises: CheckpointError.
-    """
+    """Turn errors while the checkpoint of a step is restored into a CheckpointError: it belongs to another recipe."""
     try:
         yield
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(
-            f"the checkpoint of step {step} does not fit this recipe ({shortened(one_line(error))}); recipe.toml of a "
-            "started run must not be changed"
+            f"the checkpoint of step {step} does not fit this recipe ({shortened(one_line(error))}); restore the "
+            "recipe.toml with which the run was started"
         ) from error
 
 
 def _verified_parts(path: Path) -> dict[str, Path]:
-    """The file of each part, after all files in the manifest were checked; others are ignored."""
+    """The file of each part, after checking all files in the manifest; files that it does not list are ignored."""
     manifest = _checked(path / MANIFEST, read_json)
     if manifest["format"] != FORMAT:
         raise CheckpointError(
@@ -185,16 +182,18 @@ def _verified_parts(path: Path) -> dict[str, Path]:
         raise CheckpointError(f"checkpoint {path} is damaged: its {MANIFEST} does not list {STATE}")
     for name, fingerprint in fingerprints.items():
         if name != STATE and not PART.fullmatch(name):
-            raise CheckpointError(f"checkpoint {path} lists {shortened(repr(name))}, which is no part of a checkpoint")
+            raise CheckpointError(f"checkpoint {path} lists {shortened(repr(name))}, which is not a checkpoint file")
         _checked(path / name, require_plain)
-        # The size first: a file that grew is not worth reading to its end.
+        # The size first: hashing a file that was replaced by a huge one would take long.
         if (path / name).stat().st_size != fingerprint["bytes"] or _fingerprint(path / name) != fingerprint:
-            raise CheckpointError(f"checkpoint {path} is damaged: {name} is not as it was written")
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: {name} does not match the size and SHA-256 in {MANIFEST}"
+            )
     return {name.removesuffix(".safetensors"): path / name for name in fingerprints if name != STATE}
 
 
 def _checked(file: Path, read: Callable[[Path], Content]) -> Content:
-    """What `read` makes of a file of a checkpoint."""
+    """Read a checkpoint file with `read`; its ValueError becomes a CheckpointError that names the file."""
     try:
         return read(file)
     except ValueError as error:
@@ -202,28 +201,29 @@ def _checked(file: Path, read: Callable[[Path], Content]) -> Content:
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    """Size and digest of a file, by which damage is found."""
+    """Size and SHA-256 of a file, to detect damage."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
-def _no_room(directory: Path, checkpoint: Checkpoint, error: Exception) -> TrainingError | None:
-    """The sentence for a full disk, or None where something else went wrong."""
+def _disk_full(directory: Path, checkpoint: Checkpoint, error: Exception) -> TrainingError | None:
+    """The error for a full disk, or None for any other cause."""
     if not is_disk_full(error):
         return None
     needed = sum(tensor.nbytes for tensors in checkpoint.parts.values() for tensor in tensors.values())
     kept = checkpoints(directory)
     return TrainingError(
-        f"no room for the checkpoint of step {checkpoint.step}: it needs {needed / 1e6:,.1f} MB and "
+        f"no disk space for the checkpoint of step {checkpoint.step}: it needs {needed / 1e6:,.1f} MB and "
         f"{shutil.disk_usage(directory).free / 1e6:,.1f} MB are free in {directory}; "
-        + (f"the one of {kept[-1].name} is whole; " if kept else "")
-        + f"make room, then continue with --resume {directory.parent}"
+        + (f"checkpoint {kept[-1].name} is intact; " if kept else "")
+        + f"free some space, then continue with --resume {directory.parent}"
     )
 
 
 def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's `state_dict` as named tensors and plain data, in which a tensor is {"tensor": its name}.
+    """Split an optimiser's `state_dict` into named tensors (any shape) and plain data.
 
-    Optimisers keep tensors and dtypes at any depth: a step in a group (Lamb), lists of preconditioners (Kron).
+    In the plain data, {"tensor": name} stands for a tensor. Optimisers keep tensors and dtypes at any depth: the step
+    in a parameter group (Lamb), lists of preconditioners (Kron).
     """
     tensors: dict[str, Tensor] = {}
     state_of = {str(index): _plain(entries, str(index), tensors) for index, entries in state["state"].items()}
@@ -232,9 +232,13 @@ def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split_optimizer_state`. Raises many errors for other data; see `restoring`."""
+    """Join an optimiser's `state_dict` from tensors (any shape) and plain data; inverse of `split_optimizer_state`.
+
+    Raises: many kinds of errors for invalid data; use it inside `restoring`.
+    """
     state = {int(index): _joined(entries, tensors) for index, entries in rest["state"].items()}
     groups = [
+        # JSON turned this tuple into a list.
         {key: tuple(value) if key == "betas" else value for key, value in _joined(group, tensors).items()}
         for group in rest["param_groups"]
     ]
@@ -242,7 +246,7 @@ def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any])
 
 
 def _plain(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON can hold it; the tensors in it go into `tensors`, by names that begin with `name`."""
+    """`value` as JSON data; its tensors are added to `tensors` under names that start with `name`."""
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
@@ -266,7 +270,7 @@ def _joined(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors of which no two share memory, as safetensors asks for."""
+    """Contiguous CPU tensors (any shape), no two of which share memory: safetensors requires both."""
     seen: set[int] = set()
     separate: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Where a run goes that is given no directory."""
+"""The default run directory, where `--out` is not given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RUNS = Path("runs")
 
 
 def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
-    """The first free of runs/<student>-<data>-001, -002 and so on, after the highest that is there."""
+    """The next free directory runs/<student>-<data>-NNN: one more than the highest existing number."""
     data = recipe.data.train or recipe.data.unlabeled or "digits"
     stem = "-".join(_file_name(part) for part in (recipe.student.model, Path(data).resolve().name) if part)
     taken = [
@@ -21,5 +21,5 @@ def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
 
 
 def _file_name(text: str) -> str:
-    """A name without the characters that mean something in paths: "timm:resnet18" becomes "timm-resnet18"."""
+    """A name with special characters replaced by a hyphen: "timm:resnet18" becomes "timm-resnet18"."""
     return re.sub(r"[^\w.-]+", "-", text)

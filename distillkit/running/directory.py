@@ -1,4 +1,4 @@
-"""The run directory: its files, its lock, and what is read back from it."""
+"""The run directory: its files, its lock, and reading its results back."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "sa
 
 
 class WrittenResult(BaseModel, strict=True):
-    """What is read of result.json."""
+    """The part of result.json that is read back."""
 
     figures: dict[str, float]
 
 
 class WrittenStudent(BaseModel, strict=True):
-    """What is read of the student in plan.json."""
+    """The part of the student in plan.json that is read back."""
 
     answers_with: Literal["fused", "class", "distill"]
 
 
 class WrittenTeacher(BaseModel, strict=True):
-    """What is read of a teacher in plan.json."""
+    """The part of a teacher in plan.json that is read back."""
 
     name: str
     architecture: str
@@ -44,7 +44,7 @@ class WrittenTeacher(BaseModel, strict=True):
 
 
 class WrittenPlan(BaseModel, strict=True):
-    """What is read of plan.json."""
+    """The part of plan.json that is read back."""
 
     notes: list[str]
     classes: NonNegativeInt | None
@@ -54,20 +54,20 @@ class WrittenPlan(BaseModel, strict=True):
 
 
 class RunDirectory:
-    """The files of a run; none is overwritten silently.
+    """The files of a run; nothing is overwritten silently.
 
     recipe.toml           the resolved recipe
-    plan.json             what was matched before the run
+    plan.json             the plan of the run
     environment.json      versions and device
     metrics.jsonl         one line per log interval and epoch
     checkpoints/          the latest checkpoints, for --resume
     student.safetensors   the student after the last step, with student.json
-    best/                 the student that was best on the validation images
-    ema/                  the moving average of the student, where the recipe asks for one
-    incidents.json        images that could not be read and steps that were skipped, where there are any
+    best/                 the student with the best validation top-1
+    ema/                  the EMA of the student, with `training.ema`
+    incidents.json        unreadable images and skipped steps, if any
     incidents/            the step at which a run gave up, for `distillkit replay`
-    report.md             the report and its pictures
-    evaluations.jsonl     one line for every `distillkit evaluate`
+    report.md             the report, with figures as PNG files
+    evaluations.jsonl     one line per `distillkit evaluate`
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,8 +84,8 @@ class RunDirectory:
         self.lock = path / ".lock"
 
     def check_free(self) -> None:
-        """Raise RunDirectoryError where something is there already."""
-        # A process that was killed while it wrote the recipe has left nothing else.
+        """Raise RunDirectoryError where the directory exists and is not empty, or is a file."""
+        # The recipe is the first file: a process killed while writing it leaves only this temporary file.
         if self.path.is_dir() and any(path.name != f".{self.recipe.name}.tmp" for path in self.path.iterdir()):
             unfinished = self.recipe.is_file() and not self.result.is_file()
             remedy = f"continue it with --resume {self.path}" if unfinished else "delete it"
@@ -94,35 +94,36 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.path} is a file; give another --out")
 
     def create(self, recipe: Recipe, plan: dict[str, Any], device: torch.device) -> None:
-        """Make the directory with what is known before the first step."""
+        """Create the directory and write recipe, plan and environment."""
         self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunDirectoryError(f"{self.path} cannot be made ({error.strerror}); give another --out") from None
+            raise RunDirectoryError(f"cannot create {self.path} ({error.strerror}); give another --out") from None
         write_text(self.recipe, dump(recipe))
         self.describe(plan, device)
 
     def require_exists(self) -> None:
-        """Raise FileNotFoundError where the directory was deleted meanwhile: it must not be made again, half empty."""
+        """Raise FileNotFoundError where the directory was deleted during the run."""
+        # Without this check, writing a checkpoint would create the directory again, without its other files.
         self.recipe.stat()
 
     def describe(self, plan: dict[str, Any], device: torch.device) -> None:
-        """Write the plan, the versions and the device; again where a run starts again without a checkpoint."""
+        """Write plan and environment; also when a run restarts without a checkpoint."""
         write_json(self.plan, plan)
         write_json(self.environment, environment(device))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from training in this directory; the system releases the lock when the process ends.
+        """Lock the directory for training; the system releases the lock when the process ends.
 
-        Raises: RunDirectoryError where another one does.
+        Raises: RunDirectoryError where another process has the lock.
         """
         try:
             lock = acquire(self.lock)
         except LockedError as error:
             raise RunDirectoryError(
-                f"{self.path} is being trained by process {error.pid} already; wait for its end, or give another --out"
+                f"process {error.pid} is already training in {self.path}; wait until it ends, or give another --out"
             ) from None
         with lock:
             yield
@@ -130,38 +131,38 @@ class RunDirectory:
             self.lock.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
-        """The resolved recipe of a run that was started.
+        """The resolved recipe of the run.
 
         Raises: RunDirectoryError where this is not a run directory.
         """
         if not self.recipe.is_file():
-            raise RunDirectoryError(f"{self.path} is not a run directory (it has no recipe.toml); give one that is")
+            raise RunDirectoryError(f"{self.path} is not a run directory: it has no recipe.toml; check the path")
         return load_recipe(str(self.recipe))
 
     def require_recipe(self, recipe: Recipe) -> None:
-        """Raise where the run in this directory was started with another recipe.
+        """Check that the run in this directory was started with this recipe.
 
         Raises: RunDirectoryError naming the keys that differ.
         """
-        mine, given = _keys(self.read_recipe().model_dump()), _keys(recipe.model_dump())
-        differing = sorted(key for key in mine.keys() | given.keys() if mine.get(key) != given.get(key))
+        started, given = _by_dotted_key(self.read_recipe().model_dump()), _by_dotted_key(recipe.model_dump())
+        differing = sorted(key for key in started.keys() | given.keys() if started.get(key) != given.get(key))
         if differing:
             raise RunDirectoryError(
-                f"{self.path} was begun with another recipe (it differs in {', '.join(differing)}); give the same "
-                "options again, or another --out"
+                f"{self.path} was started with another recipe (different: {', '.join(differing)}); give the same "
+                "options, or another --out"
             )
 
     def read_result(self) -> dict[str, Any]:
-        """The figures of a finished run.
+        """The content of result.json: the figures of a finished run.
 
-        Raises: RunDirectoryError where they are missing or damaged.
+        Raises: RunDirectoryError where the file is missing or damaged.
         """
         return self._read(self.result, WrittenResult)
 
     def read_plan(self) -> dict[str, Any]:
-        """The plan as it was written when the run started.
+        """The content of plan.json: the plan at the start of the run.
 
-        Raises: RunDirectoryError where it is missing or damaged.
+        Raises: RunDirectoryError where the file is missing or damaged.
         """
         return self._read(self.plan, WrittenPlan)
 
@@ -170,36 +171,37 @@ class RunDirectory:
             content: dict[str, Any] = read_json(file)
             written.model_validate(content)
         except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{file} is missing or torn; run the training again or restore it") from error
+            raise RunDirectoryError(f"{file} is missing or damaged; restore it or run the training again") from error
         return content
 
 
 def check_same_start(processes: Processes, state: str, path: Path) -> None:
-    """Raise where one process starts a run and another one continues it: machines that do not share a disk.
+    """Check that all processes find the run in the same state, "new" or "started".
 
-    Raises: RunDirectoryError.
+    Raises: RunDirectoryError where they differ, as on machines that do not share a disk.
     """
     states = processes.gather(state)
     if len(set(states)) > 1:
         raise RunDirectoryError(
-            f"the run in {path} is begun for process {states.index('begun')} of {processes.world} and new for process "
-            f"{states.index('new')}; give --out on a disk that all machines see, and the same options on each"
+            f"process {states.index('started')} of {processes.world} finds a run in {path}, process "
+            f"{states.index('new')} does not; give --out on a disk that all machines share, and the same options on "
+            "each"
         )
 
 
-def _keys(tables: Any, prefix: str = "") -> dict[str, Any]:
-    """Every value of nested tables by its dotted key."""
+def _by_dotted_key(tables: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables by dotted key."""
     if not isinstance(tables, dict):
         return {prefix: tables}
     return {
         key: value
         for name, inner in tables.items()
-        for key, value in _keys(inner, f"{prefix}.{name}" if prefix else name).items()
+        for key, value in _by_dotted_key(inner, f"{prefix}.{name}" if prefix else name).items()
     }
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and threads; nothing that names a person, a host or a path."""
+    """Versions, device and threads for environment.json; no user name, host name or path."""
     versions: dict[str, str] = {}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Records what goes wrong in a run without ending it, in incidents.json and as notes for trackers."""
+"""Incident log of a run: unreadable images and skipped steps, in incidents.json and as notes for trackers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from distillkit.contracts.incidents import BrokenImage, Incidents, notes_on_brok
 from distillkit.data.batches import Window
 from distillkit.data.splits import DataSets
 from distillkit.errors import DataError, TrainingError
-from distillkit.messages.text import counted
 from distillkit.running.directory import RunDirectory
 from distillkit.running.saved_step import save_step
 from distillkit.running.session import TrainingSession
@@ -19,9 +18,9 @@ from distillkit.training.skipped_steps import Skipped
 
 
 class IncidentLog:
-    """Adds to `incidents`; the first process writes them to the run directory and passes sentences to `note`.
+    """Adds to `incidents`; the first process writes incidents.json and calls `note` with a step and a sentence.
 
-    Of several processes each calls every method, at the same points. `note` takes a step and a sentence.
+    With several processes, each calls every method at the same points of the run.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class IncidentLog:
         self._note = note
 
     def collect_broken(self, step: int) -> None:
-        """Add the images that any process could not read since the last call; `step` steps are done.
+        """Add the unreadable images of all processes since the last call; `step` steps are done.
 
         Raises: DataError, in all processes, where more images are unreadable than `data.broken` allows.
         """
@@ -54,12 +53,13 @@ class IncidentLog:
     def add_skipped(self, skipped: Skipped) -> None:
         """Add a skipped step, with a note for the first in a row."""
         earlier = self._incidents.skipped
+        # A scale search does not count as "in a row", so its first step is found from the step before.
         is_first = skipped.in_a_row == 1 or (skipped.is_scale_search and earlier[-1:] != [skipped.step - 1])
         earlier.append(skipped.step)
         self._write(skipped.step, [skipped.note] if is_first else [])
 
     def give_up(self, window: Window, skipped: Skipped) -> NoReturn:
-        """Save the step at hand, and end the run.
+        """Save the current step for `distillkit replay`, and end the run.
 
         Raises: TrainingError, in all processes.
         """
@@ -72,8 +72,8 @@ class IncidentLog:
             else f"to see why: distillkit replay {self._directory.path}"
         )
         raise TrainingError(
-            f"{steps} {skipped.step:,}: {skipped.reason}; begin another run with a lower optimizer.lr, training.clip, "
-            f"or training.precision=bf16 or fp32; {why}"
+            f"{steps} {skipped.step:,}: {skipped.reason}; start a new run with a lower optimizer.lr, with "
+            f"training.clip, or with training.precision=bf16 or fp32; {why}"
         )
 
     def _write(self, step: int, sentences: Sequence[str]) -> None:
@@ -85,9 +85,9 @@ class IncidentLog:
 
 
 def check_broken(incidents: Incidents, datasets: DataSets, share: float) -> None:
-    """Raise where more than `share` of the images of a set cannot be read.
+    """Check that at most `share` of the images of each split are unreadable.
 
-    Raises: DataError with the counts by kind.
+    Raises: DataError with the counts by kind of fault.
     """
     sizes = {"train": datasets.train, "validation": datasets.validation, "test": datasets.test}
     for split, kinds in incidents.counts().items():
@@ -96,7 +96,7 @@ def check_broken(incidents: Incidents, datasets: DataSets, share: float) -> None
             counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
             first = next(image for image in incidents.broken if image.split == split)
             raise DataError(
-                f"{counted(broken, 'image')} of the {images:,} of {split} cannot be read ({counts}), more than "
-                f"data.broken = {share:g} allows; the first is '{first.key}': {first.reason}; look at them all with "
-                "`distillkit data check`, and repair or remove them, or raise data.broken"
+                f"{broken:,} of {images:,} {split} images cannot be read ({counts}), more than "
+                f"data.broken = {share:g} allows; the first is '{first.key}': {first.reason}; list them all with "
+                "`distillkit data check`, then repair or remove them, or raise data.broken"
             )

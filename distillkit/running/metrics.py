@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, one JSON object a line; its `kind` is steps, epoch, note, end or failed."""
+"""metrics.jsonl: the metrics of a run, one JSON object per line, of `kind` steps, epoch, note, end or failed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ def read_metrics(run: str | PathLike[str], *, as_frame: Literal[False] = False) 
 @overload
 def read_metrics(run: str | PathLike[str], *, as_frame: Literal[True]) -> DataFrame: ...
 def read_metrics(run: str | PathLike[str], *, as_frame: bool = False) -> list[dict[str, Any]] | DataFrame:
-    """Read what a run measured, in order; also while it trains.
+    """Read the metrics of a run, in order; also while it trains.
 
     `run` is a run directory. The `kind` of a row is steps (one per log interval), epoch, note, end (the final figures)
-    or failed. Rows of steps and epochs have `step` and `epoch`; losses stand as `loss` and `loss/<loss>/<term>`,
-    accuracies in percent as `<split>/top1`, times in seconds, rates in images per second. `as_frame` returns a pandas
-    frame with a column for every name, NaN where a row has none. Lines that are torn, such as one that was cut short,
-    are left out; a run without the tracker `metrics` has no rows.
+    or failed. Rows of steps and epochs have `step` and `epoch`; losses are named `loss` and `loss/<loss>/<term>`,
+    accuracies in percent `<split>/top1`; times are in seconds, rates in images per second. `as_frame` returns a pandas
+    DataFrame with a column per name, NaN where a row has no value. Truncated lines are left out. A run without the
+    tracker `metrics` has no rows.
 
-    Raises: RunDirectoryError where there is no directory; MissingExtraError where a frame is asked for and pandas is
-    not installed.
+    Raises: RunDirectoryError where there is no directory; MissingExtraError for `as_frame` without pandas.
 
     For example:
         >>> rows = distillkit.read_metrics("runs/first")
@@ -43,7 +42,7 @@ def read_metrics(run: str | PathLike[str], *, as_frame: bool = False) -> list[di
     rows = list(_rows(Path(run) / METRICS))
     if not as_frame:
         return rows
-    require("pandas", what="a frame of metrics")
+    require("pandas", what="read_metrics(as_frame=True)")
     import pandas as pd
 
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Progress of a run: what it will do, its first step, its epochs, and what is logged in between."""
+"""Progress of a run on the terminal: opening lines, a progress bar, lines for epochs and log intervals."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from distillkit.contracts.run import Record, RunInfo
 from distillkit.messages.progress import ProgressDisplay
 from distillkit.messages.text import counted
 
-EPOCHS_APART_S = 1.0
+MIN_S_BETWEEN_EPOCH_LINES = 1.0
 
 
 class RunProgress:
-    """Follows a run through its life-cycle hooks. Of epochs shorter than a second, one a second gets a line."""
+    """Shows the progress of a run, as an observer of its life-cycle hooks; at most one epoch line per second."""
 
     def __init__(self, display: ProgressDisplay) -> None:
         self._display = display
         self._latest: Record = {}
-        self._epoch_line_s = -EPOCHS_APART_S
+        self._epoch_line_s = -MIN_S_BETWEEN_EPOCH_LINES
 
     def distillkit_run_started(self, run: RunInfo) -> None:
-        for line in _opening(run):
+        for line in _opening_lines(run):
             self._display.note(line)
         self._display.restart()
         self._display.show("step", run.start_step, run.steps)
@@ -36,7 +36,7 @@ class RunProgress:
 
     def distillkit_epoch_ended(self, run: RunInfo, record: Record) -> None:
         now_s = self._display.elapsed_s
-        if now_s - self._epoch_line_s >= EPOCHS_APART_S or record["step"] >= run.steps:
+        if now_s - self._epoch_line_s >= MIN_S_BETWEEN_EPOCH_LINES or record["step"] >= run.steps:
             self._epoch_line_s = now_s
             self._write_line(run, record)
 
@@ -50,14 +50,14 @@ class RunProgress:
         self._display.close()
 
     def _write_line(self, run: RunInfo, record: Record) -> None:
-        """Where the run is, how accurate the student is, and what was logged since the last line."""
+        """Write a line: epoch and step, accuracy, and the last log record unless an earlier line has it."""
         logged, self._latest = self._latest, {}
         parts = _accuracies(record) + ([_losses(logged)] if logged else []) + self._pace(run, record, logged)
-        self._display.line(f"{_place(run, record)}: {'; '.join(parts) or 'done'}")
+        self._display.line(f"{_position(run, record)}: {'; '.join(parts) or 'done'}")
 
     def _pace(self, run: RunInfo, record: Record, logged: Record) -> list[str]:
-        """Images per second and the time left, evaluations included; neither after the first step, which warms up."""
-        if _is_first(record):
+        """Throughput and time left, evaluations included."""
+        if _is_first(record):  # warm-up makes the first step slow
             return []
         step = record["step"]
         left = [f"{self._display.time_left(step - run.start_step, run.steps - step)} left"] if step < run.steps else []
@@ -69,7 +69,7 @@ def _licensed(teacher: Mapping[str, Any]) -> str:
     return f"{teacher['name']} (weights {licence})" if licence else str(teacher["name"])
 
 
-def _opening(run: RunInfo) -> list[str]:
+def _opening_lines(run: RunInfo) -> list[str]:
     plan: Mapping[str, Any] = run.plan
     data, student = plan["data"], plan["student"]
     used = {loss["teacher"] for loss in plan["losses"]}
@@ -86,34 +86,34 @@ def _opening(run: RunInfo) -> list[str]:
 
 
 def _accuracies(record: Record) -> list[str]:
-    """Accuracy of the student and of its moving average, where they were evaluated; the heads are for the report."""
-    figures = {"validation": "validation/top1", "moving average": "validation/ema/top1"}
-    return [f"{word} {record[key]:.2f} %" for word, key in figures.items() if key in record]
+    """Validation accuracy of the student and of its EMA, where evaluated; the report has the single heads."""
+    figures = {"validation": "validation/top1", "EMA": "validation/ema/top1"}
+    return [f"{name} {record[key]:.2f} %" for name, key in figures.items() if key in record]
 
 
 def _is_first(record: Record) -> bool:
     return record["step"] == 1
 
 
-def _place(run: RunInfo, record: Record) -> str:
-    epochs = -(-run.steps // run.steps_per_epoch)
+def _position(run: RunInfo, record: Record) -> str:
+    epochs = -(-run.steps // run.steps_per_epoch)  # rounded up
     return f"epoch {record['epoch']:.4g}/{epochs}, step {record['step']:,.0f}/{run.steps:,}"
 
 
 def _losses(record: Record) -> str:
     terms = [f"{_term(key)} {value:.4f}" for key, value in record.items() if key.startswith("loss/")]
     parts = f" ({', '.join(terms)})" if len(terms) > 1 else ""
-    return f"loss {record['loss']:.4f}{parts}, lr {record['lr']:.2e}{_balance(record)}{_skips(record)}"
+    return f"loss {record['loss']:.4f}{parts}, lr {record['lr']:.2e}{_gradient_shares(record)}{_skipped(record)}"
 
 
-def _skips(record: Record) -> str:
-    """How many steps of the interval moved nothing."""
+def _skipped(record: Record) -> str:
+    """The number of skipped steps in the interval."""
     skipped = int(record.get("skipped_steps", 0))
     return f"; {counted(skipped, 'step')} skipped" if skipped else ""
 
 
-def _balance(record: Record) -> str:
-    """How much each of several terms pulls at the student: its share of the sum of their gradient norms."""
+def _gradient_shares(record: Record) -> str:
+    """The share of each loss term in the sum of the gradient norms on the student; nothing for a single term."""
     prefix = "grad_norm/"
     norms = {_term(key): value for key, value in record.items() if key.startswith(prefix)}
     total = sum(norms.values())
@@ -123,13 +123,13 @@ def _balance(record: Record) -> str:
 
 
 def _percent(share: float) -> str:
-    """Two digits, as a small share is what one looks for: 62 %, 3.8 %, 0.0021 %."""
+    """A share with two significant digits, since small ones matter most: 62 %, 3.8 %, 0.0021 %."""
     percent = 100 * share
     return f"{percent:.0f} %" if percent >= 9.95 or not percent else f"{percent:.2g} %"
 
 
 def _term(key: str) -> str:
-    """A term without its prefix, and without the name of its loss where it has the same: "loss/hard/hard" is "hard"."""
+    """The short name of a term: "loss/hard/hard" is "hard", "loss/crd/pairs" is "crd/pairs"."""
     return "/".join(dict.fromkeys(key.split("/")[1:]))
 
 

@@ -1,4 +1,4 @@
-"""Take a saved step again, and find where its numbers stop being finite. Nothing on the disk is changed."""
+"""`distillkit replay`: repeat a saved step and find the first module, samples and gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample whose own value of a term is not finite; `index` is its place in the training set, where it has one."""
+    """A sample with a loss term that is not finite; `index` is its index in the training set, None in a stream."""
 
     term: str
     key: str
@@ -37,10 +37,10 @@ class BadSample:
 
 @dataclass(frozen=True)
 class Replay:
-    """The result of taking a saved step again.
+    """The result of replaying a saved step.
 
-    `terms` have each term's average over the window, then and now, and so have the `loss`. `output` is the first that
-    was not finite, and `parameters` are those whose gradient was not, of `trained` in all.
+    `terms` maps each term, and `loss`, to its average over the window in the run and in the replay. `output` is the
+    first module output that is not finite. `parameters` are those whose gradient is not finite, of `trained` in total.
     """
 
     directory: Path
@@ -57,11 +57,11 @@ class Replay:
 
     @property
     def reproduced(self) -> bool:
-        """Whether loss or gradient was not finite this time either."""
+        """Whether loss or gradient is not finite in the replay too."""
         return not math.isfinite(self.terms["loss"][1]) or not math.isfinite(self.gradient_norm)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, with numbers that are not finite as text, as JSON has none."""
+        """The replay as plain data; JSON has no NaN or infinity, so these are strings."""
         output = self.output
         return {
             "directory": str(self.directory),
@@ -70,8 +70,10 @@ class Replay:
             "device": self.device,
             "precision": self.precision,
             "reproduced": self.reproduced,
-            "terms": {name: {"then": _plain(then), "now": _plain(now)} for name, (then, now) in self.terms.items()},
-            "gradient_norm": _plain(self.gradient_norm),
+            "terms": {
+                name: {"then": _json_number(then), "now": _json_number(now)} for name, (then, now) in self.terms.items()
+            },
+            "gradient_norm": _json_number(self.gradient_norm),
             "samples": [vars(sample) for sample in self.samples],
             "output": output and {"module": output.module, "kind": output.kind, "input_range": output.input_range},
             "parameters": list(self.parameters),
@@ -87,23 +89,24 @@ def replay(
     precision: str | None = None,
     device: str | None = None,
 ) -> Replay:
-    """Take the last saved step of a run again, or that of `step`, in its precision or another.
+    """Replay the last saved step of a run, or `step`, in the precision of the run or another. Writes nothing.
 
-    The batches of all processes are taken one after the other, each with the model noise it had.
+    The batches of all processes run one after the other, each with the model noise of its process.
     Raises: RunDirectoryError where the run has no such step; CheckpointError where it is damaged.
     """
     directory = RunDirectory(run)
     recipe = directory.read_recipe()
-    saved = read_saved_step(_found(directory, step))
+    saved = read_saved_step(_saved_step_path(directory, step))
+    # Not compiled: the hooks of NonFiniteFinder have to see every module.
     changes = {"compile": False, "precision": precision or PRECISIONS[saved.incident.precision]}
     changes |= {"device": device} if device else {}
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
-    session = build_session(make_plan(recipe, plugins, goes_on=True))
+    session = build_session(make_plan(recipe, plugins, resuming=True))
     return _Replayer(session, saved).run()
 
 
-def _found(directory: RunDirectory, step: int | None) -> Path:
-    """The folder of a saved step."""
+def _saved_step_path(directory: RunDirectory, step: int | None) -> Path:
+    """The folder of a saved step, of the last one where `step` is None."""
     found = checkpoints(directory.saved_steps)
     if not found:
         raise RunDirectoryError(
@@ -113,12 +116,12 @@ def _found(directory: RunDirectory, step: int | None) -> Path:
         return found[-1]
     if checkpoint_at(directory.saved_steps, step) not in found:
         known = ", ".join(str(int(path.name.removeprefix("step-"))) for path in found)
-        raise RunDirectoryError(f"{directory.path} has not saved step {step}; it has: {known}")
+        raise RunDirectoryError(f"{directory.path} has no saved step {step}; saved steps: {known}")
     return checkpoint_at(directory.saved_steps, step)
 
 
 class _Replayer:
-    """Takes one saved step again in its own session."""
+    """Replays one saved step in its own session."""
 
     def __init__(self, session: TrainingSession, saved: SavedStep) -> None:
         self.session = session
@@ -131,7 +134,7 @@ class _Replayer:
         task, scaler = session.task, session.optimisation.scaler
         state = saved.before.state
         if scaler.is_enabled() and not state["scaler"]:
-            state = {**state, "scaler": scaler.state_dict()}  # of a run that had none
+            state = {**state, "scaler": scaler.state_dict()}  # the run was not in fp16 and saved none
         before = replace(saved.before, state=state)
         finder = NonFiniteFinder()
         modules = {
@@ -142,7 +145,7 @@ class _Replayer:
         trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
         with finder.watching(modules, trained):
             for rank in range(len(saved.windows)):
-                session.restore(before)  # statistics of BatchNorm are every process's own
+                session.restore(before)  # BatchNorm statistics are separate in each process
                 self._accumulate(rank)
         scaler.unscale_(session.optimisation.optimizer)
         then = self._saved_averages()
@@ -161,37 +164,38 @@ class _Replayer:
         )
 
     def _accumulate(self, rank: int) -> None:
-        """Forward and backward of what one process saw."""
+        """Forward and backward of the micro-batches of one process."""
         window, stepper = self.saved.windows[rank], self.session.stepper
         for number, saved in enumerate(window.micro_batches):
-            batch = _on(self.session.device, saved)
+            batch = _to_device(saved, self.session.device)
             terms = stepper.terms(window, number, batch, rank=rank)
             averages = averages_in(window, terms, batch)
             loss = stepper.objective.total(averages)
             for name, value in (*averages.items(), ("loss", loss)):
                 self.values[name] = self.values.get(name, 0.0) + float(value.detach())
             self._find_bad_samples(terms, self.saved.incident.micro_batches[rank][number])
+            # Gradients add up over processes, as DDP would do it; a loss may reach no parameter.
             if loss.requires_grad:
                 self.session.optimisation.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
 
     def _find_bad_samples(self, terms: Mapping[str, Tensor], part: SavedMicroBatch) -> None:
-        """Add the samples whose own value of a term is not finite."""
+        """Add the samples with a value that is not finite in a per-sample term."""
         for name, values in terms.items():
-            if values.dim() == 0:
+            if values.dim() == 0:  # a loss that couples its batch has no values per sample
                 continue
             for place in torch.isfinite(values).logical_not().nonzero().flatten().tolist():
                 self.samples.append(BadSample(name, part.keys[place], part.indices[place]))
 
     def _saved_averages(self) -> dict[str, float]:
-        """The averages that were saved."""
+        """The average of each term in the run, summed over micro-batches and processes."""
         parts = [part.terms for parts in self.saved.incident.micro_batches for part in parts]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _on(device: torch.device, batch: MicroBatch) -> MicroBatch:
+def _to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
     labels = None if batch.labels is None else batch.labels.to(device)
     return MicroBatch(batch.images.to(device), labels, batch.label_mass.to(device), batch.keys)
 
 
-def _plain(value: float) -> float | str:
+def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)

@@ -1,6 +1,6 @@
-"""A skipped step that ends a run, saved so that `replay` can take it again without the data.
+"""Saved step: the skipped step at which a run gave up, saved so that `replay` needs no data set.
 
-It is a checkpoint below ``incidents/``, named after the step, of the state before it. Its further parts are the
+It is a checkpoint of the state before the step, below ``incidents/`` and named after the step. Additional parts are the
 micro-batches as the models saw them, ``rank-0000.safetensors`` for the first process and so on; ``incident`` in
 ``state.json`` has the rest.
 """
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
 
 
 class SavedMicroBatch(BaseModel):
-    """A micro-batch: its images by key and by index in the training set, and what each term adds to its average.
+    """A micro-batch: keys and training set indices of its images, and its contribution to the average of each term."""
 
-    Numbers that are not finite are text, as JSON has none.
-    """
-
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # JSON has no NaN or infinity
 
     keys: tuple[str, ...]
     indices: tuple[int | None, ...]
@@ -70,7 +67,7 @@ _MICRO_BATCHES = TypeAdapter(tuple[SavedMicroBatch, ...])
 
 @dataclass(frozen=True)
 class SavedStep:
-    """A saved step as it was read: the state before it, and by rank what each process saw."""
+    """A saved step: the state before it, and the windows of all processes by rank."""
 
     directory: Path
     incident: SavedIncident
@@ -79,9 +76,9 @@ class SavedStep:
 
 
 def save_step(directory: Path, session: TrainingSession, window: Window, skipped: Skipped) -> str:
-    """Save the step at hand below `directory`. Every process calls it; each writes its batch, the first one the rest.
+    """Save the current step below `directory`. Every process calls this and writes its batch, the first one the rest.
 
-    Returns: why it could not be saved, or nothing; the run ends in any case, for another reason.
+    Returns: why it could not be saved, or "". Not an exception: the run is about to end with a more important error.
     """
     processes = session.processes
     files = [directory / f".step-{skipped.step:08d}.{_part(rank)}" for rank in range(processes.world)]
@@ -93,6 +90,7 @@ def save_step(directory: Path, session: TrainingSession, window: Window, skipped
         micro_batches = _MICRO_BATCHES.dump_json(_described(session, window, skipped)).decode()
     except (OSError, SafetensorError) as error:
         problem = _sentence(error)
+    # Also after a problem: the other processes wait here, and no file of theirs may be moved before it is written.
     gathered = processes.gather(json.dumps([problem, micro_batches]))
     if processes.is_first:
         problems, by_rank = zip(*map(json.loads, gathered), strict=True)
@@ -103,20 +101,20 @@ def save_step(directory: Path, session: TrainingSession, window: Window, skipped
                 write_files(
                     directory,
                     _checkpoint(session, window, skipped, incident),
-                    written={_part(rank): file for rank, file in enumerate(files)},
+                    moved={_part(rank): file for rank, file in enumerate(files)},
                 )
         except (OSError, SafetensorError) as error:
             problem = _sentence(error)
     problem = processes.from_first(problem)
     with suppress(OSError):
-        own.unlink(missing_ok=True)  # where it was not moved into the checkpoint
+        own.unlink(missing_ok=True)  # there only if it was not moved into the checkpoint
     return problem
 
 
 def read_saved_step(path: Path) -> SavedStep:
     """Read a saved step into CPU tensors.
 
-    Raises: CheckpointError as `read_checkpoint`, and where the saved step in it is missing or has another form.
+    Raises: CheckpointError as `read_checkpoint`, and where `incident` or a micro-batch is missing or invalid.
     """
     checkpoint = read_checkpoint(path)
     try:
@@ -126,9 +124,7 @@ def read_saved_step(path: Path) -> SavedStep:
             for rank in range(len(incident.micro_batches))
         )
     except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be replayed: its saved step is missing or not as it was written"
-        ) from error
+        raise CheckpointError(f"checkpoint {path} cannot be replayed: its saved step is missing or invalid") from error
     return SavedStep(path, incident, checkpoint, windows)
 
 
@@ -137,7 +133,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _checkpoint(session: TrainingSession, window: Window, skipped: Skipped, incident: SavedIncident) -> Checkpoint:
-    """The state before the step: a skipped step changes none of it but the scale of fp16, which it lowered."""
+    """The state before the step. A skipped step changes only the fp16 loss scale, which is set back here."""
     before = session.checkpoint(window.step, {})
     state = {**before.state, "incident": json.loads(incident.model_dump_json())}
     scaler = session.optimisation.scaler
@@ -163,7 +159,7 @@ def _incident(
 
 
 def _described(session: TrainingSession, window: Window, skipped: Skipped) -> tuple[SavedMicroBatch, ...]:
-    """The micro-batches of this process."""
+    """Description of the micro-batches of this process."""
     indices = _indices(session, {key for batch in window.micro_batches for key in batch.keys})
     return tuple(
         SavedMicroBatch(
@@ -176,7 +172,7 @@ def _described(session: TrainingSession, window: Window, skipped: Skipped) -> tu
 
 
 def _indices(session: TrainingSession, keys: set[str]) -> dict[str, int]:
-    """The indices of images in the training set, by key; none in a stream."""
+    """Training set indices of images by key; empty for a stream."""
     source = session.plan.datasets.train
     if not isinstance(source, Selection):
         return {}
@@ -196,7 +192,7 @@ def _tensors(window: Window) -> Iterator[tuple[str, Tensor]]:
 
 
 def _window(step: int, incident: SavedIncident, rank: int, tensors: Mapping[str, Tensor]) -> Window:
-    """What one process saw."""
+    """The window of one process."""
     micro_batches = tuple(
         MicroBatch(
             tensors[f"{number}.images"], tensors.get(f"{number}.labels"), tensors[f"{number}.label_mass"], saved.keys

@@ -1,4 +1,4 @@
-"""A plan turned into models, data and an optimiser, on the device that trains."""
+"""Training session: models, data and optimiser of a plan, on the training device."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTa
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """Everything that a run needs in memory.
+    """Models, losses, data and optimiser of a run in memory.
 
-    `broken` collects the images that this process could not read, until the run adds them to its incidents.
+    `broken` collects the unreadable images of this process until the run adds them to its incidents.
     """
 
     plan: Plan
@@ -61,7 +61,7 @@ class TrainingSession:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the loaded weights of the student that are not in the plan, and on those of the teachers."""
+        """Notes on the loaded weights of student and teachers that are not in the plan."""
         of_student = (note for note in load_notes(self.task.student) if note not in self.plan.notes)
         of_teachers = (
             f"teacher '{name}': {note}"
@@ -72,14 +72,14 @@ class TrainingSession:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The plan as plain data, with what building the models settled: device, precision, and further notes."""
+        """The plan as plain data, with device, precision, seed and the notes on loaded weights."""
         facts = plan_as_dict(self.plan)
         precision = str(self.precision).removeprefix("torch.")
         settled = {"device": str(self.device), "precision": precision, "seed": self.plan.recipe.seed}
         return facts | settled | {"notes": [*facts["notes"], *self.notes]}
 
     def evaluate(self, model: nn.Module, split: Literal["validation", "test"]) -> dict[str, float]:
-        """Figures of `model` on a set; none where the run has no such set, or no class head that learns.
+        """Figures of `model` on a split; empty where the run has no such split or trains no class head.
 
         Raises: DataError, in all processes, where none of the images can be read.
         """
@@ -87,7 +87,7 @@ class TrainingSession:
         if source is None or not self.plan.student.learns_classes:
             return {}
         recipe, spec = self.plan.recipe, self.plan.student.spec
-        # With fewer images than processes every process evaluates all: one without images would have nothing to add up.
+        # With fewer images than processes, each process evaluates all: one without images would have no sums to add.
         processes = self.processes if len(source) >= self.processes.world else ALONE
         data = EvaluationData(
             source,
@@ -113,18 +113,18 @@ class TrainingSession:
         if not self.plan.teachers[name].entry.sharded:
             return ()
         if self.processes.is_alone:
-            return ("nothing of it is shared out, because there is one process (teachers.sharded)",)
+            return ("not sharded, because there is only one process (teachers.sharded)",)
         held, everything = parameter_bytes(self._teachers[name])
-        here = f"{held / 1e6:,.1f} of {everything / 1e6:,.1f} MB in the first one"
-        return (f"its weights are shared out to {self.processes.world} processes, {here}; no picture shows it",)
+        first = f"{held / 1e6:,.1f} of {everything / 1e6:,.1f} MB in the first"
+        return (f"its weights are sharded over {self.processes.world} processes, {first}; it is left out of figures",)
 
     @property
     def models(self) -> RunModels:
-        """The models that trackers get when the run has ended."""
+        """The models that trackers receive at the end of the run."""
         spec, augment = self.plan.student.spec, self.plan.recipe.augment
         return RunModels(
             student=cast("Model", self.task.student),
-            # A sharded teacher cannot be called by one process alone.
+            # Trackers run in the first process, and a sharded teacher needs all processes for a forward.
             teachers={name: teacher for name, teacher in self._teachers.items() if not teacher.sharded},
             samples=lambda count: evaluation_samples(
                 self.plan.datasets, spec, augment, count=count, device=self.device
@@ -132,7 +132,7 @@ class TrainingSession:
         )
 
     def checkpoint(self, step: int, progress: Mapping[str, Any]) -> Checkpoint:
-        """The state after optimiser step `step`; `progress` is kept as it is."""
+        """The state after optimiser step `step`; `progress` is stored unchanged."""
         tensors, rest = split_optimizer_state(self.optimisation.optimizer.state_dict())
         parts: dict[str, dict[str, Tensor]] = {"task": self.task.state_dict(), "optimizer": tensors}
         if self.ema is not None:
@@ -155,19 +155,22 @@ class TrainingSession:
             self.optimisation.scaler.load_state_dict(checkpoint.state["scaler"])
 
 
-def _check_types(own: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
-    """Raise TypeError where a setting of the optimiser is of another type than its own; torch accepts anything."""
-    for mine, theirs in zip(own, given, strict=True):
-        for key, value in mine.items():
+def _check_types(current: Sequence[Mapping[str, Any]], restored: Sequence[Mapping[str, Any]]) -> None:
+    """Raise TypeError where a restored optimiser setting has another type than the current one.
+
+    torch's `load_state_dict` accepts any type.
+    """
+    for current_group, restored_group in zip(current, restored, strict=True):
+        for key, value in current_group.items():
             kind = int | float if isinstance(value, float) else type(value)
-            if value is not None and not isinstance(theirs[key], kind):
-                raise TypeError(f"{key} of the optimiser is {theirs[key]!r}")
+            if value is not None and not isinstance(restored_group[key], kind):
+                raise TypeError(f"{key} of the optimiser is {restored_group[key]!r}")
 
 
 def build_session(plan: Plan, processes: Processes = ALONE) -> TrainingSession:
     """Build the models with their weights, the losses, the data and the optimiser.
 
-    Every process builds the same models, and reads its own share of the data.
+    Every process builds the same models and reads its share of the data.
     """
     recipe = plan.recipe
     check_optimizer_name(recipe.optimizer)
@@ -182,6 +185,7 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> TrainingSession:
         for name, teacher in plan.teachers.items()
         if teacher.wanted
     }
+    # After the teachers: how they are built must not change the student's random weights.
     torch.manual_seed(recipe.seed)
     task = _build_task(plan, precision).to(device)
     task.train()
@@ -207,9 +211,10 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> TrainingSession:
 
 
 def _build_task(plan: Plan, precision: torch.dtype) -> DistillationTask:
-    """Build the student with its weights, and the losses; parameters that no term reads are not trained."""
+    """Build the student with its weights, and the losses; parameters that no loss term reaches are frozen."""
     student: Any = build_model(plan.student.plugin, plan.student.request)
     losses = {name: build_loss(loss, plan.student.spec) for name, loss in plan.losses.items()}
+    # DDP fails on parameters without a gradient unless they are frozen.
     untrained = set(plan.student.untrained)
     for name, parameter in student.network.named_parameters():
         if name in untrained:
@@ -246,9 +251,9 @@ def _build_stepper(
 
 
 def _build_teacher(teacher: TeacherPlan, plan: Plan, device: torch.device, processes: Processes) -> TeacherSlot:
-    """Build a teacher with its weights, frozen, for the student's images.
+    """Build a frozen teacher with its weights, for the student's images.
 
-    Raises: RecipeError where it is to be sharded and a step cannot be split equally.
+    Raises: RecipeError for a sharded teacher where a step cannot be split equally.
     """
     model = build_model(teacher.plugin, teacher.request)
     frozen = FrozenTeacher(

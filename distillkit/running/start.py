@@ -1,4 +1,4 @@
-"""The library calls: plan, run, resume."""
+"""Plan, run and resume: the library calls behind `distillkit plan` and `distillkit run`."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from distillkit.running.training_run import RunResult, TrainingRun
 __all__ = ["RunResult", "plan", "resume", "run"]
 
 
-def plan(recipe: Recipe, plugins: PluginRegistry, found: RecipePlugins | None = None) -> Plan:
-    """Match everything that a recipe names; loads no weight and trains nothing."""
-    return make_plan(recipe, plugins, found)
+def plan(recipe: Recipe, plugins: PluginRegistry, recipe_plugins: RecipePlugins | None = None) -> Plan:
+    """Make the plan of a recipe; loads no weights and trains nothing."""
+    return make_plan(recipe, plugins, recipe_plugins)
 
 
 def run(
     recipe: Recipe,
     out: Path,
     plugins: PluginRegistry,
-    found: RecipePlugins | None = None,
+    recipe_plugins: RecipePlugins | None = None,
     *,
     observers: Sequence[object] = (),
 ) -> RunResult:
     """Train a student. Nothing is written before models, weights and data are known to work.
 
-    `found` are the plugins of the recipe, where they were looked up already. `observers` are objects with life-cycle
-    hooks that follow this run, in addition to the recipe's trackers.
-    Raises: RunDirectoryError where `out` holds something already, and whatever planning and building raise;
-    RunInterrupted where a signal asked for an end, once the step is saved.
+    `recipe_plugins` are the plugins of the recipe, if they were already looked up. `observers` are objects with
+    life-cycle hooks, called in addition to the recipe's trackers.
+    Raises: RunDirectoryError where `out` is not empty; all errors of planning and building; RunInterrupted after a
+    stop signal, once the step is saved.
     """
     with _processes(recipe, out, "new") as processes:
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
             directory.check_free()
-        session = build_session(make_plan(recipe, plugins, found), processes)
+        session = build_session(make_plan(recipe, plugins, recipe_plugins), processes)
         facts = session.facts
         if processes.is_first:
             directory.create(recipe, facts, session.device)
@@ -55,29 +55,30 @@ def run(
         try:
             return TrainingRun(session, directory, plugins, observers, facts).run()
         except RunDirectoryError:
-            raise  # another process trains there: the files are its own
+            raise  # another process trains there, and the files belong to it
         except UserError:
-            # A broken image, say. Before the first checkpoint there is nothing to continue, so nothing is left behind.
+            # For example an unreadable image. Without a checkpoint there is nothing to continue: leave nothing behind.
             if processes.is_first and not checkpoints(directory.checkpoints):
                 shutil.rmtree(directory.path)
             raise
 
 
 def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] = ()) -> RunResult:
-    """Continue a run from its newest checkpoint, or from the start where it has none; exact on one kind of device.
+    """Continue a run from its newest checkpoint, or from the start without one; exact on the same kind of device.
 
-    With a checkpoint, the weights that the student started from are no longer needed; notes on them are in plan.json.
+    With a checkpoint, the student's initial weights are no longer needed; notes on them are in plan.json.
     Raises: RunDirectoryError where `path` is not a run, or is finished.
     """
     directory = RunDirectory(path)
     recipe = directory.read_recipe()
     if directory.result.is_file():
-        raise RunDirectoryError(f"{path} is finished; evaluate or export it, or give a new run more epochs")
-    with _processes(recipe, path, "begun") as processes:
+        raise RunDirectoryError(f"{path} is finished; evaluate or export it, or start a new run with more epochs")
+    with _processes(recipe, path, "started") as processes:
         has_checkpoint = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
-        session = build_session(make_plan(recipe, plugins, goes_on=has_checkpoint), processes)
+        session = build_session(make_plan(recipe, plugins, resuming=has_checkpoint), processes)
         facts = session.facts
         if has_checkpoint:
+            # The initial weights may be gone, so that a new plan lacks the notes on them.
             facts["notes"] = directory.read_plan()["notes"]
         elif processes.is_first:
             directory.describe(facts, session.device)
@@ -85,8 +86,8 @@ def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] =
 
 
 @contextmanager
-def _processes(recipe: Recipe, path: Path, state: Literal["new", "begun"]) -> Iterator[Processes]:
-    """The processes of this run, all of which find the run in `path` in the same state."""
+def _processes(recipe: Recipe, path: Path, state: Literal["new", "started"]) -> Iterator[Processes]:
+    """Join the processes of this run, after checking that all find the run in `path` in the same state."""
     with joined(recipe.training.device, patience=recipe.training.patience) as processes:
         check_same_start(processes, state, path)
         yield processes

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes the step, saves, and says how to continue."""
+"""Stop signals: on SIGINT, SIGTERM or SIGUSR1 a run finishes its step, saves a checkpoint and exits."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Ctrl-C; what schedulers and torchrun send before they kill; what SLURM sends beforehand (`--signal=USR1@120`)."""
+"""Ctrl-C; the signal of schedulers and torchrun before SIGKILL; the early warning of SLURM (`--signal=USR1@120`)."""
 
 
 class StopRequest:
-    """The first signal that asked the run to stop. Ctrl-C after that ends the process at once."""
+    """The first stop signal that was received. Ctrl-C after that ends the process at once."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Handle `SIGNALS` while the block runs, then restore the earlier handlers. Only in the main thread.
+        """Handle `SIGNALS` in the `with` block, then restore the previous handlers. Only in the main thread.
 
         Handlers that other code has installed stay in place.
         """
+        # Python allows signal handlers to be set only in the main thread.
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        former = {number: signal.getsignal(number) for number in SIGNALS}
-        mine = [number for number, handler in former.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
-        for number in mine:
+        defaults = (signal.SIG_DFL, signal.default_int_handler)
+        previous = {number: signal.getsignal(number) for number in SIGNALS}
+        handled = [number for number, handler in previous.items() if handler in defaults]
+        for number in handled:
             signal.signal(number, self._receive)
         try:
             yield self
         finally:
-            for number in mine:
-                signal.signal(number, former[number])
+            for number in handled:
+                signal.signal(number, previous[number])
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        # torchrun answers Ctrl-C, which reached this process as well, with SIGTERM: that is the same request.
+        # Ctrl-C reaches this process and torchrun, which then sends SIGTERM: both are the same request.
         self.received = self.received or signal.Signals(number)

@@ -1,4 +1,4 @@
-"""Errors that the system causes: the run directory is gone, the disk is full, a loader process was killed."""
+"""System faults: full disk, deleted run directory, killed data loader worker."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from pathlib import Path
 
 from distillkit.errors import DistillkitError, TrainingError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# torch raises it wherever the main thread happens to be when the process ends.
-_LOADER = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal|exited)")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# torch raises this from a signal handler, so it can surface anywhere in the main thread.
+_WORKER_DIED = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal|exited)")
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the disk is full, or a quota or a limit of the system is reached."""
-    if getattr(error, "errno", None) in NO_ROOM:
+    """Whether the disk is full, or a disk quota or file size limit is reached."""
+    if getattr(error, "errno", None) in DISK_FULL:
         return True
-    # safetensors names the system's error in its message alone.
-    return any(f"os error {number}" in str(error) for number in NO_ROOM)
+    # safetensors reports the system's error only in its message.
+    return any(f"os error {number}" in str(error) for number in DISK_FULL)
 
 
 def system_fault(error: BaseException, directory: Path) -> TrainingError | None:
-    """The error to report for one that the system caused, through any plugin; None where it is another one.
+    """The TrainingError for a system fault in `error` or its causes, also through a plugin; None for other errors.
 
-    `directory` is that of the run.
+    `directory` is the run directory.
     """
     if isinstance(error, TrainingError):
         return None
     again = f"continue with --resume {directory}"
     for cause in _causes(error):
-        # A process that is killed while it hands over a batch leaves a broken pipe.
-        if _LOADER.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
+        # A worker that is killed while it sends a batch leaves a broken pipe.
+        if _WORKER_DIED.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
             return TrainingError(
-                "a loader process was killed, as when memory runs out; the last checkpoint is as it was; lower "
+                "a data loader worker was killed, probably out of memory; the last checkpoint is intact; lower "
                 f"data.workers or free memory, then {again}"
             )
         if isinstance(cause, DistillkitError):
             continue
         if is_disk_full(cause):
-            return TrainingError(f"no room left for {_file(cause, directory)}; make room, then {again}")
+            return TrainingError(f"no disk space left for {_file(cause, directory)}; free some space, then {again}")
         if isinstance(cause, OSError) and directory in Path(str(cause.filename)).parents:
             return TrainingError(
-                f"the run directory cannot be written any more: {_file(cause, directory)} ({cause.strerror}); "
+                f"cannot write to the run directory any more: {_file(cause, directory)} ({cause.strerror}); "
                 f"restore it, then {again}"
             )
     return None
@@ -54,8 +54,8 @@ def _file(error: BaseException, directory: Path) -> Path:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, its cause, the cause of that, and so on."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+    """An error and the chain of its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

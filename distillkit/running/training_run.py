@@ -1,4 +1,4 @@
-"""One run in its directory: restore the newest checkpoint, train, evaluate, save the student."""
+"""A training run in its directory: restore the newest checkpoint, train, evaluate, save the student."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from distillkit.training.skipped_steps import SkippedSteps
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run is and what its student achieves; `figures` are in percent, as `<split>/<figure>`.
+    """The run directory and the student's figures, named `<split>/<figure>`; accuracies are in percent.
 
-    `skipped` of its `steps` changed no weight, since loss or gradient was not finite.
+    `skipped` counts the steps, of `steps`, with a loss or gradient that was not finite; they changed no weight.
     """
 
     directory: Path
@@ -53,9 +53,9 @@ class RunResult:
 
 
 class TrainingRun:
-    """Train in a run directory, from its newest checkpoint to `result.json`; `facts` are the plan as plain data.
+    """Trains in a run directory, from its newest checkpoint to `result.json`; `facts` are the plan as plain data.
 
-    Of several processes each has one and calls `run`. The first one alone locks, writes and calls the hooks.
+    Each process has one and calls `run`. Only the first process locks the directory, writes and calls the hooks.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TrainingRun:
         observers: Sequence[object],
         facts: Mapping[str, Any],
     ) -> None:
-        made, training = session.plan, session.plan.recipe.training
+        plan, training = session.plan, session.plan.recipe.training
         self.session = session
         self.directory = directory
         self.plugins = plugins
@@ -77,10 +77,10 @@ class TrainingRun:
         self.incidents = Incidents()
         self.info = RunInfo(
             directory.path,
-            made.recipe.model_dump(mode="json"),
+            plan.recipe.model_dump(mode="json"),
             facts,
-            steps=made.steps,
-            steps_per_epoch=made.steps_per_epoch,
+            steps=plan.steps,
+            steps_per_epoch=plan.steps_per_epoch,
             incidents=self.incidents,
         )
         self.stop_request = StopRequest()
@@ -94,21 +94,21 @@ class TrainingRun:
             processes=self.processes,
         )
         self.intervals = Intervals(
-            made.steps, made.steps_per_epoch, training.log_every, training.evaluate_every, training.checkpoint_every
+            plan.steps, plan.steps_per_epoch, training.log_every, training.evaluate_every, training.checkpoint_every
         )
 
     def run(self) -> RunResult:
-        """Restore the newest checkpoint, train, and leave a finished directory.
+        """Restore the newest checkpoint, train, evaluate, and write the results.
 
-        Raises: RunDirectoryError where another process trains there; RunInterrupted where a signal asked for an end,
-        once the step is saved; TrainingError where steps fail in a row, or the system takes something away.
+        Raises: RunDirectoryError where another process trains there; RunInterrupted after a stop signal, once the step
+        is saved; TrainingError after too many skipped steps in a row, or for a system fault.
         """
         session = self.session
         lock = self.directory.locked() if self.processes.is_first else nullcontext()
         with lock, self.stop_request.listening():
             try:
                 self._restore()
-                with self._followed():
+                with self._observed():
                     done = train(
                         session.data.windows(self.info.start_step, self.info.steps),
                         session.stepper,
@@ -128,12 +128,13 @@ class TrainingRun:
                 fault = system_fault(error, self.directory.path)
                 if fault is None:
                     raise
-            # Without the error, whose frames would keep loader processes: their end would be raised again and again.
+            # Outside the `except` block: the original error's frames would keep the loader workers alive, and torch
+            # would raise their death again.
             raise fault
 
     @contextmanager
-    def _followed(self) -> Iterator[None]:
-        """Call the hooks of the recipe's trackers and of the observers: started, and at the end ended or failed."""
+    def _observed(self) -> Iterator[None]:
+        """Register trackers and observers; call their hooks for the start and the end or failure of the run."""
         if not self.processes.is_first:
             yield
             return
@@ -151,24 +152,24 @@ class TrainingRun:
             self.plugins.unfollow(*trackers, *self.observers)
 
     def _restore(self) -> None:
-        """Restore the newest whole checkpoint, if there is one; damaged ones and other process counts become notes."""
+        """Restore the newest intact checkpoint, if any; add notes on damaged ones and on another process count."""
         checkpoint, damaged = self._newest_checkpoint()
         if checkpoint is None:
             return
         self.session.restore(checkpoint)
         with restoring(checkpoint.step):
             before = self._restore_progress(checkpoint.state["progress"])
-        notes = [f"{error}; the run goes on from step {checkpoint.step} instead" for error in damaged]
+        notes = [f"{error}; the run continues from step {checkpoint.step} instead" for error in damaged]
         if before != self.processes.world:
             notes.append(
-                f"it was begun by {counted(before, 'process')} and goes on with {self.processes.world}: the same "
-                "batches, but sums that may differ in their last bits"
+                f"the run was started with {counted(before, 'process')} and continues with {self.processes.world}: "
+                "same batches, but results may differ in the last bits"
             )
         facts = {**self.info.plan, "notes": [*self.info.plan["notes"], *notes]}
         self.info = replace(self.info, plan=facts, start_step=checkpoint.step)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:
-        """The newest whole checkpoint, as the first process finds it, and what is wrong with newer ones."""
+        """The newest intact checkpoint, chosen by the first process, and the errors of newer, damaged ones."""
         checkpoint: Checkpoint | None = None
         damaged: tuple[CheckpointError, ...] = ()
         if self.processes.is_first:
@@ -179,13 +180,14 @@ class TrainingRun:
                 keep=self.session.plan.recipe.training.keep,
                 newest=checkpoint.step if checkpoint else 0,
             )
+        # All processes must restore the same step: the first one chooses it, the others read that checkpoint.
         step = self.processes.from_first(str(checkpoint.step) if checkpoint else "")
         if step and checkpoint is None:
             checkpoint = read_checkpoint(checkpoint_at(self.directory.checkpoints, int(step)))
         return checkpoint, damaged
 
     def _progress(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the session; `interval` has the sums of every process, by rank."""
+        """The state of the run in a checkpoint, besides the session; `interval` has the sums by rank."""
         return {
             "best": self.best,
             "figures": self.figures,
@@ -195,7 +197,7 @@ class TrainingRun:
         }
 
     def _restore_progress(self, progress: Mapping[str, Any]) -> int:
-        """The inverse of `_progress`; returns how many processes there were."""
+        """The inverse of `_progress`; returns the number of processes that wrote it."""
         self.best = dict(progress["best"])
         self.figures = dict(progress["figures"])
         saved = Incidents.from_dict(progress["incidents"])
@@ -203,12 +205,13 @@ class TrainingRun:
         self.incidents.skipped += saved.skipped
         self.skipped_steps.in_a_row = int(progress["skipped_in_a_row"])
         interval = list(progress["interval"])
+        # With another number of processes the interval restarts: its averages are only logged.
         if len(interval) == self.processes.world:
             self.averages.restore(interval[self.processes.rank])
         return len(interval)
 
     def _should_stop(self) -> bool:
-        """Whether a signal reached any of the processes; all of them then stop after the same step."""
+        """Whether any process received a stop signal; then all stop after the same step."""
         number = self.processes.largest(self.stop_request.received or 0)
         self.stop_request.received = signal.Signals(number) if number else None
         return number > 0
@@ -216,10 +219,10 @@ class TrainingRun:
     def _raise_if_stopped(self, done: int) -> None:
         received, steps = self.stop_request.received, self.info.steps
         if received is not None and done < steps:
-            # A launcher ends all processes once one has ended, and the first one may still be saving.
+            # A launcher kills all processes once one has ended, and the first one may still be saving.
             self.processes.wait()
             raise RunInterrupted(
-                f"stopped by {received.name} after step {done} of {steps}, which is saved; "
+                f"stopped by {received.name} after step {done} of {steps}; a checkpoint is saved; "
                 f"to continue: distillkit run --resume {self.directory.path}{self.processes.option}",
                 signal_number=received,
             )
@@ -238,7 +241,7 @@ class TrainingRun:
             self.plugins.epoch_ended(self.info, record)
 
     def _evaluate(self, step: int) -> Record:
-        """Evaluate on the validation images; save the student in best/ where it is the best so far."""
+        """Evaluate on the validation images; save the student in best/ if its top-1 is the best so far."""
         self.figures = self._figures("validation")
         score = self.figures.get("validation/top1")
         if score is not None and score > self.best.get("top1", -1.0):
@@ -257,7 +260,7 @@ class TrainingRun:
         write_checkpoint(self.directory.checkpoints, checkpoint, keep=self.session.plan.recipe.training.keep)
 
     def _finish(self) -> None:
-        """Evaluate on the test images, and save the student."""
+        """Evaluate on the test images and save the student and its EMA."""
         self.figures |= self._figures("test")
         if self.best:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
@@ -270,7 +273,7 @@ class TrainingRun:
         self._write_student(self.directory.path, self.session.task.student)
 
     def _write_result(self) -> None:
-        """Write the file that marks a run as finished: the last one, when nothing is left to do."""
+        """Write result.json, which marks the run as finished, as the last file."""
         if not self.processes.is_first:
             return
         result: dict[str, Any] = {"steps": self.info.steps, "figures": self.figures}
@@ -279,7 +282,7 @@ class TrainingRun:
         write_json(self.directory.result, result)
 
     def _figures(self, split: Literal["validation", "test"]) -> dict[str, float]:
-        """Figures of the student, and of its EMA if there is one, on a split."""
+        """Figures of the student and of its EMA, if any, on a split."""
         session = self.session
         figures = _prefixed(split, session.evaluate(session.task.student, split))
         if session.ema is not None:
@@ -291,9 +294,9 @@ class TrainingRun:
             self._write_student(temporary, student)
 
     def _write_student(self, directory: Path, student: nn.Module) -> None:
-        made = self.session.plan
-        request, names = made.student.request, made.class_names
-        save_student(directory, cast("Model", student), request, made.answer, class_names=names)
+        plan = self.session.plan
+        request, names = plan.student.request, plan.class_names
+        save_student(directory, cast("Model", student), request, plan.answer, class_names=names)
 
 
 def _prefixed(split: str, figures: Mapping[str, float]) -> dict[str, float]:

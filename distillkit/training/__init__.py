@@ -1,1 +1,1 @@
-"""The training loop: step, task, teacher targets, accuracy, gradient norms, steps that are not finite."""
+"""The training loop: step, task, teacher targets, optimisation, accuracy, gradient norms, skipped steps."""

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of every head of a model and of their fusions."""
+"""Top-1 and top-5 accuracy of the heads of a model and of their fusions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillkit.models.heads import Answer, fuse
 from distillkit.plugin.runtime_checks import forward_signals
 
 Scored: TypeAlias = tuple[Mapping[str, Tensor], Tensor]
-"""The scores [B, K] of every answer to a batch, of the chosen one as "answer", and the labels [B]."""
+"""The scores [B, K] of each head and fusion by name, of the chosen one as "answer", and the labels [B]."""
 
 CHOICES: dict[str, tuple[str, str]] = {
     "class": ("class", "logits"),
@@ -24,11 +24,11 @@ CHOICES: dict[str, tuple[str, str]] = {
     "fused_logits": ("fused", "logits"),
     "fused_softmax": ("fused", "softmax"),
 }
-"""Figure name to (head, fusion); a student with one head has the first alone."""
+"""Figure name to (head, fusion); a student with one head has only the first."""
 
 
 def answers(outputs: Outputs, answer: Answer) -> dict[str, Tensor]:
-    """The scores [B, K] of every answer that `outputs` allows, and of the chosen one as "answer"."""
+    """The scores [B, K] of each head and fusion that `outputs` allows, and of the chosen one as "answer"."""
     choices = CHOICES if outputs.distill_logits is not None else {"class": CHOICES["class"]}
     scores = {name: fuse(outputs, *choice) for name, choice in choices.items()}
     return scores | {"answer": fuse(outputs, answer.head, answer.fusion)}
@@ -43,7 +43,7 @@ def scored(
     *,
     precision: torch.dtype = torch.float32,
 ) -> Iterator[Scored]:
-    """Scores of a model in evaluation mode for batches of (images [B, C, H, W], labels [B]), with the labels."""
+    """Scores [B, K] and labels for batches of (images [B, C, H, W], labels [B]); the model is in evaluation mode."""
     wanted: Wanted = {signal: () for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in spec.signals}
     for images, labels in batches:
         with torch.autocast(images.device.type, dtype=precision, enabled=precision is not torch.float32):
@@ -62,7 +62,7 @@ def top1(
 ) -> dict[str, float]:
     """Accuracy in percent over batches of (images [B, C, H, W], labels [B]): the figures of `tally`.
 
-    The model is in evaluation mode meanwhile.
+    The model is evaluated in evaluation mode; its mode is restored afterwards.
     """
     training = model.training
     model.eval()
@@ -73,12 +73,11 @@ def top1(
 
 
 def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Processes = ALONE) -> dict[str, float]:
-    """Accuracy in percent of scores, those of all processes together.
+    """Accuracy in percent over batches of (scores [B, K], labels [B]), over all processes.
 
     Returns `class_top1` and, with two heads, `distill_top1`, `fused_logits_top1`, `fused_softmax_top1`; `top1` and
-    `top5` (where there are more than five classes) of the chosen answer; `loss`, its mean cross-entropy in nats; and
-    `images`. Figures are summed on the device and read once. Figures of idle heads and of fusions with them
-    are left out; so is a loss that is not finite.
+    `top5` (with more than five classes) of the chosen answer; `loss`, its mean cross-entropy in nats; and `images`.
+    Figures of idle heads and of fusions with them are left out, as is a loss that is not finite.
     Source: late fusion is DeiT (Touvron et al. 2021, arXiv:2012.12877), section 4.
     """
     totals: dict[str, Tensor] = {}
@@ -87,7 +86,8 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
         for name, value in _correct(scores, labels).items():
             totals[name] = totals[name] + value if name in totals else value
         images_seen += len(labels)
-    read = torch.stack(list(totals.values())).tolist() if totals else []
+    # One read for all figures: each one waits for the device.
+    read = torch.stack(list(totals.values())).tolist() if totals else []  # [figures]
     sums, images_seen = _sum_over(processes, dict(zip(totals, read, strict=True)), images_seen)
     if not images_seen:
         return {"images": 0.0}
@@ -100,21 +100,22 @@ def tally(batches: Iterable[Scored], *, idle: Sequence[str] = (), processes: Pro
 
 
 def _sum_over(processes: Processes, sums: Mapping[str, float], images: int) -> tuple[dict[str, float], int]:
-    """Sums and number of images over all processes; a process may have seen no image."""
+    """Sums and number of images over all processes; a process without images has no sums."""
     gathered = [json.loads(text) for text in processes.gather(json.dumps([sums, images]))]
-    names = dict.fromkeys(name for their, _ in gathered for name in their)
-    together = {name: sum(their.get(name, 0.0) for their, _ in gathered) for name in names}
-    return together, sum(count for _, count in gathered)
+    names = dict.fromkeys(name for of_process, _ in gathered for name in of_process)
+    totals = {name: sum(of_process.get(name, 0.0) for of_process, _ in gathered) for name in names}
+    return totals, sum(count for _, count in gathered)
 
 
 def _correct(scores: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Counts of right answers, and the summed cross-entropy of the chosen one. Each []."""
+    """Counts of correct predictions, and the summed cross-entropy of the chosen answer. Each []."""
     counts = {
         "top1" if name == "answer" else f"{name}_top1": (score.argmax(dim=-1) == labels).sum().double()
         for name, score in scores.items()
     }
     answer = scores["answer"]
     if answer.shape[-1] > 5:
+        # indices [B, 5] against labels [B, 1]
         counts["top5"] = (answer.topk(5, dim=-1).indices == labels[:, None]).any(dim=-1).sum().double()
     counts["loss"] = nn.functional.cross_entropy(answer.float(), labels, reduction="sum").double()
     return counts

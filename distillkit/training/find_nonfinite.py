@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class BadOutput:
-    """The first module whose output was not finite, and the range of its input; None where that was not finite either.
+    """The first module whose output was not finite, and the range of its input.
 
-    Then a function between two modules made the number.
+    The range is None where the input was not finite either: the value then comes from a function between two modules.
     """
 
     module: str
@@ -24,10 +24,10 @@ class BadOutput:
 
 
 class NonFiniteFinder:
-    """Checks every module's output and every parameter's gradient inside `watching`; waits for the device at each.
+    """Checks the output of every module and the gradient of every parameter inside `watching`. Slow: each check syncs.
 
-    `output` is the first that was not finite, in the order of the forward, inner modules before those around them.
-    `parameters` are the names of those whose gradient was not finite, in the order of the backward.
+    `output` is the first output that was not finite, in forward order, inner modules first. `parameters` names the
+    parameters with a gradient that was not finite, in backward order.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class NonFiniteFinder:
 
     @contextmanager
     def watching(self, modules: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-        """Check modules with all their sub-modules, and parameters, by the names given to them."""
+        """Check modules with all their submodules, and parameters (any shape), under the given names."""
         with ExitStack() as hooks:
             for prefix, root in modules.items():
                 for name, module in root.named_modules(prefix=prefix):
@@ -73,7 +73,7 @@ def _range(tensors: Sequence[Tensor]) -> tuple[float, float] | None:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in what a module takes or returns."""
+    """The tensors in the arguments or the output of a module."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

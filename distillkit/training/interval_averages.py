@@ -1,4 +1,4 @@
-"""Averages over the steps between two log lines; the device is waited for once per interval."""
+"""Averages of loss terms, throughput and data wait over a log interval; waits for the device once per interval."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ Item = TypeVar("Item")
 
 
 class IntervalAverages:
-    """Sums terms on the device, counts images, and times the wait for data.
+    """Sums loss terms [] on the device, counts images and measures the time spent waiting for data.
 
-    `state` goes into a checkpoint, so that a resumed run reads the same averages. The rates then cover
-    the time since the resumption alone. `clock` returns seconds.
+    `state` goes into a checkpoint, so that a resumed run logs the same averages; its rates cover only the time since
+    it resumed. `clock` returns seconds.
+
+    Shapes: averages, `skipped` and `extra` [].
     """
 
     def __init__(self, processes: Processes = ALONE, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -30,7 +32,7 @@ class IntervalAverages:
         self._reset()
 
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield `items` and add up the time spent waiting for them."""
+        """Yield `items` and measure the time spent waiting for them."""
         iterator = iter(items)
         self._start = self._clock()
         while True:
@@ -43,11 +45,12 @@ class IntervalAverages:
             yield item
 
     def add(self, averages: Mapping[str, Tensor], images: int, skipped: Tensor) -> None:
-        """Count one optimiser step: this process's part of the averages, the images of all, and whether it was skipped.
+        """Add one optimiser step: `averages` of this process, `images` of all processes.
 
-        The terms of a skipped step, some of which are not finite, are left out of the averages.
+        Terms of a skipped step are left out of the averages.
         """
         for name, value in averages.items():
+            # Masked on the device: reading `skipped` would wait for it. A factor of 0 would keep NaN.
             counted = value.float().masked_fill(skipped, 0.0)
             self._sums[name] = self._sums[name] + counted if name in self._sums else counted
         self._skipped = self._skipped + skipped
@@ -55,20 +58,22 @@ class IntervalAverages:
         self._images += images
 
     def read(self, extra: Mapping[str, Tensor]) -> dict[str, float] | None:
-        """The averages over the steps that were not skipped, and the rates, then reset; None where all were skipped.
+        """The averages over the steps that were not skipped, and the rates, then reset; None if all were skipped.
 
-        An interval in which every step was skipped is merged into the next one. `extra` are [] tensors that are read
-        in the same wait as the averages. Keys: `loss`, `loss/<term>`, `images_per_s`, `data_wait` (share of the
-        time), those of `extra` where all are finite, and `skipped_steps` where there were some.
+        An interval in which every step was skipped is merged into the next one. `extra` are [] tensors, read in the
+        same wait for the device. Keys: `loss`, `loss/<term>`, `images_per_s`, `data_wait` (share of the time), those of
+        `extra` if all are finite, and `skipped_steps` if there were any.
         """
-        averages = torch.stack(list(self._sums.values())) / (self._steps - self._skipped)
+        averages = torch.stack(list(self._sums.values())) / (self._steps - self._skipped)  # [terms]
         others = [value.float() for value in extra.values()]
-        skipped, *read = torch.stack([self._skipped, *self._processes.sum(averages), *others]).tolist()
+        skipped, *read = torch.stack(
+            [self._skipped, *self._processes.sum(averages), *others]
+        ).tolist()  # [1 + terms + extra]
         if skipped == self._steps:
             return None
         names = [name if name == "loss" else f"loss/{name}" for name in self._sums]
         measured = read[len(names) :]
-        elapsed = max(self._clock() - self._start, 1e-9)
+        elapsed = max(self._clock() - self._start, 1e-9)  # never 0, whatever the resolution of the clock
         record = dict(zip(names, read, strict=False)) | {
             "images_per_s": self._images / elapsed,
             "data_wait": min(self._waited / elapsed, 1.0),
@@ -81,12 +86,13 @@ class IntervalAverages:
         return record
 
     def state(self) -> dict[str, Any]:
-        """The sums of this process over the interval so far, as exact plain data. Waits for the device."""
+        """The sums of this process in the current interval, as plain data. Waits for the device."""
+        # A float32 sum is exact as a Python float, and in JSON.
         sums = {name: float(total) for name, total in self._sums.items()}
         return {"steps": self._steps, "skipped": float(self._skipped), "sums": sums}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue the interval that `state` describes."""
+        """Continue the interval of a checkpoint."""
         self._steps = int(state["steps"])
         self._skipped = torch.tensor(float(state["skipped"]))
         self._sums = {name: torch.tensor(total, dtype=torch.float32) for name, total in state["sums"].items()}

@@ -1,4 +1,4 @@
-"""The loop: windows of data in, a trained student out. Read it from top to bottom."""
+"""The training loop: take steps, log, evaluate, save checkpoints. Read it from top to bottom."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Intervals:
     """When the loop logs, evaluates and saves, in optimiser steps and epochs.
 
-    The first step is logged by itself: it shows how the terms of the loss are balanced while that can still be
-    changed, and takes the warm-up out of the first interval, whose averages begin with the second step.
+    The first step is logged by itself. It shows the balance of the loss terms before time is spent on a bad one, and
+    keeps the slow first step out of the averages of the first interval.
     """
 
     steps: int
@@ -32,20 +32,20 @@ class Intervals:
     checkpoint_every: int | None
 
     def logs_after(self, done: int) -> bool:
-        """Whether the record of an interval is due after `done` steps of the run, the resumed ones counted."""
+        """Whether to log after `done` steps of the run, including those before a resume."""
         return done == 1 or done % self.log_every == 0 or done == self.steps
 
     def saves_after(self, done: int) -> bool:
-        """Whether a checkpoint is due after `done` steps, besides those at the end of an epoch."""
+        """Whether to save a checkpoint after `done` steps, in addition to the end of each epoch."""
         return self.checkpoint_every is not None and done % self.checkpoint_every == 0
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What happens around the loop.
+    """Callbacks of the loop.
 
-    `evaluate` returns the figures of an evaluation, `should_stop` whether the run shall end after this step; the
-    others report or save.
+    `evaluate` returns the figures of an evaluation, `should_stop` whether to end the run after this step; the others
+    log or save.
     """
 
     logged: Callable[[Record], None]
@@ -66,9 +66,9 @@ def train(  # noqa: PLR0913, PLR0917 - what a run is made of
 ) -> int:
     """Train on every window in turn; return the number of steps done, fewer than planned where the run was stopped.
 
-    The device is waited for at log intervals and evaluations only. A step whose loss or gradient is not finite changes
-    no weight; EMA is then updated with the unchanged weights. An interval in which every step was skipped has no
-    record: it is merged into the next one.
+    Waits for the device only at log intervals and evaluations. A step whose loss or gradient is not finite changes no
+    weight; EMA is then updated with the unchanged weights. An interval in which every step was skipped is not logged:
+    it is merged into the next one.
     """
     done = intervals.steps
     averages = averages or IntervalAverages(stepper.processes)
@@ -90,7 +90,7 @@ def train(  # noqa: PLR0913, PLR0917 - what a run is made of
             _end_epoch(window.epoch + 1, done, intervals, callbacks)
         stop = callbacks.should_stop()
         if ends_epoch or stop or intervals.saves_after(done):
-            skipped_steps.read(window)
+            skipped_steps.read(window)  # the checkpoint stores the number of steps skipped in a row
             callbacks.save(done)
         if stop:
             break

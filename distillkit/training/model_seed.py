@@ -1,4 +1,4 @@
-"""The model's own randomness (stochastic depth, dropout) as a pure function of where the run stands."""
+"""Seeds for stochastic depth and dropout, as a function of seed, step, micro-batch and rank."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 
 
 def seed_model_noise(seed: int, *, step: int, micro_batch: int, rank: int, device: torch.device) -> None:
-    """Seed torch just before a student's forward, so that nothing has to be saved to resume exactly.
+    """Seed torch before a student's forward, so that an exact resume needs no saved random state.
 
-    The CPU's default generator is always seeded and the accelerator's too. Results are equal between runs on
-    one kind of device; a GPU draws other numbers than a CPU.
+    Seeds the default generator of the CPU and that of `device`. Results are equal between runs on the same kind of
+    device; a GPU draws other numbers than a CPU.
     """
     key = f"{seed}/{step}/{micro_batch}/{rank}".encode()
+    # Shifted by one bit: a seed must fit a signed 64-bit integer.
     value = int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 1
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":

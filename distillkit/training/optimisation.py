@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and moving average: timm's, counted in optimiser steps."""
+"""Optimiser, learning-rate schedule and loss scaler; those of timm and torch, counted in optimiser steps."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from distillkit.recipe.schema import Optimizer, Recipe
 from distillkit.training.task import DistillationTask
 
 FUSED = frozenset({"adam", "adamw", "sgd"})
-"""torch's own optimisers that have a fused step on every device."""
+"""Optimisers of torch with a fused step on every device."""
 SECOND_ORDER = frozenset({"adahessian"})
-"""Those that differentiate the gradient."""
+"""Optimisers that need second derivatives."""
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """Optimiser, schedule and loss scaler: `schedule` sets the learning rate from the number of the step alone."""
+    """Optimiser, schedule and loss scaler; `schedule` computes the learning rate from the step number only."""
 
     optimizer: torch.optim.Optimizer
     schedule: Scheduler
@@ -37,25 +37,25 @@ class Optimisation:
 
 
 def effective_lr(recipe: Recipe) -> float:
-    """The peak learning rate: scaled by the effective batch where the recipe says so.
+    """The peak learning rate, scaled by the effective batch where the recipe sets `optimizer.lr_base_batch`.
 
     Source: DeiT (Touvron et al. 2021, arXiv:2012.12877), section 6: lr = 5e-4 * batch / 512.
-    Differs: the authors' code leaves gradient accumulation out of the batch; here it is in.
+    Differs: the authors' code does not count gradient accumulation in the batch; this does.
     """
     base = recipe.optimizer.lr_base_batch
     return recipe.optimizer.lr * (recipe.training.batch_size / base if base else 1.0)
 
 
 def warmup_steps(recipe: Recipe, *, steps: int, steps_per_epoch: int) -> int:
-    """Optimiser steps of linear warm-up, at most all of them."""
+    """The number of linear warm-up steps, at most `steps`."""
     return min(steps, math.ceil(recipe.schedule.warmup_epochs * steps_per_epoch))
 
 
 def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, steps_per_epoch: int) -> Optimisation:
-    """Optimiser, schedule and scaler for the parameters of `task` that train.
+    """Optimiser, schedule and scaler for the trainable parameters of `task`.
 
-    Differs: DeiT's code decays the distillation token, because its model does not list it; timm's list has it, and
-    here no token is decayed. DeiT steps the cosine once per epoch; here every step does.
+    Differs: DeiT's code applies weight decay to the distillation token, because its model does not list the token in
+    `no_weight_decay`; here no token is decayed. DeiT steps the cosine once per epoch; this does at every step.
     """
     table = recipe.optimizer
     groups = param_groups_weight_decay(task, table.weight_decay, no_weight_decay_list=tuple(task.no_weight_decay()))
@@ -64,13 +64,13 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
             cast("Any", [group for group in groups if group["params"]]),
             opt=table.name,
             lr=effective_lr(recipe),
-            weight_decay=0.0,
+            weight_decay=0.0,  # the groups have it
             **_given_options(table),
         )
     except (TypeError, ValueError, AssertionError, ImportError) as error:
         raise RecipeError(
-            f"optimizer '{table.name}' cannot be made with these settings here ({one_line(error)}); look at the other "
-            "keys of [optimizer], or name another one"
+            f"optimizer '{table.name}' does not accept these settings ({one_line(error)}); change the other keys of "
+            "[optimizer], or use another optimizer"
         ) from error
     if table.name == "sgd":
         _start_momentum_at_zero(optimizer)
@@ -84,7 +84,7 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
         schedule: Scheduler = CosineLRScheduler(
             optimizer, t_initial=max(steps, warmup + 1), lr_min=recipe.schedule.min_lr, cycle_limit=1, **shared
         )
-    else:
+    else:  # constant: a step decay that is never reached, for its warm-up
         schedule = StepLRScheduler(optimizer, decay_t=steps + 1, decay_rate=1.0, **shared)
     device = next(task.parameters()).device.type
     scaler = torch.amp.GradScaler(device, enabled=task.precision is torch.float16)
@@ -92,9 +92,10 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
 
 
 def _start_momentum_at_zero(optimizer: torch.optim.Optimizer) -> None:
-    """Give SGD a momentum of 0, with which its first step is the same as without.
+    """Initialise SGD's momentum buffers with 0, which does not change its first step.
 
-    torch leaves the momentum of a fused first step that is skipped uninitialised, and reads it in the second.
+    Works around torch: if the first fused step is skipped, it leaves the buffers uninitialised and reads them in the
+    second step.
     """
     for group in optimizer.param_groups:
         if group["momentum"]:
@@ -103,16 +104,19 @@ def _start_momentum_at_zero(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_optimizer_name(table: Optimizer) -> None:
-    """Raise RecipeError for a name that timm does not know, or that needs another loop."""
+    """Raise RecipeError for an optimiser that timm does not have, or that needs second derivatives."""
     known = [str(name) for name in list_optimizers()]
     if table.name not in known:
         raise RecipeError(f"optimizer.name: {unknown_name('optimizer', table.name, known)}")
     if table.name in SECOND_ORDER:
-        raise RecipeError(f"optimizer.name: '{table.name}' needs second derivatives, which a step here does not take")
+        raise RecipeError(
+            f"optimizer.name: '{table.name}' needs second derivatives, which distillkit does not compute; use another "
+            "optimizer"
+        )
 
 
 def _given_options(table: Optimizer) -> dict[str, Any]:
-    """The options that were given, and the fused step where torch has one."""
+    """The options in the recipe, and `fused` where torch has a fused step."""
     options: dict[str, Any] = {}
     if table.betas is not None:
         options["betas"] = table.betas

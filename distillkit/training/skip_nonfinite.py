@@ -1,7 +1,7 @@
-"""Skip a step whose loss or gradient is not finite: weights, buffers and the optimiser's state stay as they were.
+"""Skip a step whose loss or gradient is not finite: weights, buffers and optimiser state stay unchanged.
 
-Whether a step is taken is decided on the device, from the gradients as the optimiser gets them. Of several processes
-these are the same in all, so all decide alike without another message.
+The decision is made on the device, from the gradients that the optimiser receives. These are equal in all processes, so
+all decide the same without communication.
 """
 
 from __future__ import annotations
@@ -13,52 +13,54 @@ from distillkit.training.optimisation import Optimisation
 
 
 def anchored(loss: Tensor, anchor: nn.Parameter) -> Tensor:
-    """The loss, bit for bit; where it is not finite, the gradient of `anchor` is NaN, whatever else it reaches.
+    """The loss, bit-equal; if it is not finite, the gradient of `anchor` (any shape) is NaN.
 
-    A finite x has x - x = 0, and inf - inf and NaN - NaN are NaN. Without this an infinite loss could have a finite
-    gradient, or none (a clamp, a mask), and the other processes would not know.
+    x - x is 0 for a finite x, and NaN for infinity and NaN. Without this, an infinite loss could have a finite gradient
+    or none (a clamp, a mask), and the other processes would not skip the step.
     Shapes: loss [].
     """
     return loss + (loss - loss).detach() * anchor.sum()
 
 
 class Buffers:
-    """The buffers of a module (the statistics of BatchNorm, the memory of a loss), restored after a skipped step.
+    """The buffers of a module (BatchNorm statistics, the memory of a loss), any shape, restored after a skipped step.
 
-    They are found once: most students have none, and a step then costs nothing here.
+    They are looked up once: most students have none, and then a step costs nothing extra.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._places = [(owner, name) for owner in module.modules() for name, _ in owner.named_buffers(recurse=False)]
+        self._locations = [
+            (owner, name) for owner in module.modules() for name, _ in owner.named_buffers(recurse=False)
+        ]
         self._saved: list[Tensor] = []
 
     def save(self) -> None:
-        """Copy what the step is about to change."""
+        """Copy the buffers before the step changes them."""
         self._saved = [buffer.clone() for buffer in self._current()]
 
     @torch.no_grad()
     def restore(self, skipped: Tensor) -> None:
-        """Undo the changes where `skipped` [] is true; on the device, which is not waited for."""
+        """Restore the copies if `skipped` [] is true, on the device and without waiting for it."""
         for saved, buffer in zip(self._saved, self._current(), strict=True):
             torch.where(skipped, saved, buffer, out=buffer)
         self._saved = []
 
     def _current(self) -> list[Tensor]:
-        """The buffers by their places, as a module may put another tensor there."""
-        return [getattr(owner, name) for owner, name in self._places]
+        """The current buffers; looked up by name, since a module may assign a new tensor."""
+        return [getattr(owner, name) for owner, name in self._locations]
 
 
 def step_if_finite(optimisation: Optimisation, norm: Tensor | None) -> Tensor:
-    """Take the optimiser's step unless the gradient is not finite. Returns whether it was skipped, [] bool.
+    """Take the optimiser step if the gradient is finite. Returns whether it was skipped, [] bool.
 
-    `norm` is that of the whole gradient, []; it may be None with a loss scaler, which has its own verdict. A fused
-    optimiser reads the verdict on the device (`found_inf`, which torch made for the scaler); for any other one the
-    host waits for it.
+    `norm` is the gradient norm, []; it may be None with a loss scaler, which checks the gradients itself. A fused
+    optimiser reads the decision on the device (`found_inf`, which torch added for the scaler); for others the host
+    waits for it.
     """
     optimizer, scaler = optimisation.optimizer, optimisation.scaler
     if norm is None or scaler.is_enabled():
         scaler.step(optimizer)
-        skipped = torch.stack(list(scaler._found_inf_per_device(optimizer).values())).sum() > 0  # noqa: SLF001 - torch has no public word for it
+        skipped = torch.stack(list(scaler._found_inf_per_device(optimizer).values())).sum() > 0  # noqa: SLF001 - torch has no public name for it
         scaler.update()
         return skipped
     skipped = ~torch.isfinite(norm)

@@ -1,4 +1,4 @@
-"""Which steps were skipped, read without keeping the device waiting; ends a run after too many in a row."""
+"""Skipped steps: report them without stalling the device, and end the run after too many in a row."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A step that was not taken.
+    """A skipped step.
 
-    `step` counts from 1. `terms` are those that were not finite in some process; there are none where the gradient
-    alone was not. `in_a_row` counts this one too; it is 0 where the gradient was merely too large for the loss scale,
-    which is how fp16 finds its scale. `outcome` is that of this process.
+    `step` counts from 1. `terms` are those that were not finite in some process; empty if only the gradient was not
+    finite. `in_a_row` includes this step; it is 0 if the gradient only overflowed the fp16 loss scale, as it does while
+    the scaler searches for its scale. `outcome` is the result of the step in this process.
     """
 
     step: int
@@ -33,35 +33,33 @@ class Skipped:
 
     @property
     def is_scale_search(self) -> bool:
-        """Whether this is merely how fp16 finds its loss scale."""
+        """Whether fp16 was only searching for its loss scale."""
         return self.in_a_row == 0
 
     @property
     def note(self) -> str:
-        """The sentence for the first of several skipped steps."""
+        """The note for the first of several skipped steps."""
         if self.is_scale_search:
-            return (
-                f"step {self.step:,} was skipped: the gradient overflowed, and fp16 goes on with a smaller loss scale"
-            )
+            return f"step {self.step:,} was skipped: the gradient overflowed; fp16 continues with a smaller loss scale"
         return f"step {self.step:,} was skipped: {self.reason}"
 
     @property
     def reason(self) -> str:
-        """What was not finite, in words."""
+        """The reason for the skip, as text."""
         if not self.terms:
-            return "the gradient is not finite, though the loss is"
+            return "the loss is finite, but its gradient is not"
         return f"the loss is not finite ({', '.join(self.terms)})"
 
 
 class SkippedSteps:
-    """Reads whether a step was skipped once the next one was handed to the device.
+    """Counts skipped steps in a row and ends the run at `limit`.
 
-    So the host is at most one step ahead, and a device that has work to do is not waited for. While steps are being
-    skipped, or a single one would be too many, it is read at once: the last of `limit` skipped in a row is then the
-    step at hand. `in_a_row` is how many were skipped up to where a run is continued.
+    Whether a step was skipped is read after the next step was submitted, which keeps the device busy. While steps
+    are being skipped, or if `limit` is 1, it is read immediately: the last of `limit` skipped steps is then still the
+    current one, and `give_up` can save it. `in_a_row` is the count at the step from which a run resumes.
 
-    `on_skipped` is called for every skipped step. `give_up` ends the run, by an exception, at the one that is too many.
-    Each of several processes calls `add` and `read` at the same steps.
+    `on_skipped` is called for every skipped step. `give_up` ends the run by an exception.
+    All processes call `add` and `read` at the same steps.
     """
 
     def __init__(
@@ -83,14 +81,14 @@ class SkippedSteps:
         self._unread: tuple[int, StepResult, _Flag] | None = None
 
     def add(self, window: Window, outcome: StepResult) -> None:
-        """Add the step at hand, and read the one before."""
-        self.read(window)  # the step before cannot be one too many: it would have been read at once
+        """Add the current step, and read the previous one."""
+        self.read(window)  # the previous step cannot reach the limit: it would have been read immediately
         self._unread = window.step + 1, outcome, _Flag(outcome.skipped)
         if self.in_a_row or self.limit == 1:
             self.read(window)
 
     def read(self, window: Window) -> None:
-        """Read the step that is still unread, if any; `window` is the step at hand."""
+        """Read the step that is still unread, if any; `window` is that of the current step."""
         if self._unread is None:
             return
         step, outcome, flag = self._unread
@@ -107,31 +105,32 @@ class SkippedSteps:
             self._give_up(window, skipped)
 
     def _terms(self, outcome: StepResult) -> tuple[str, ...]:
-        """The terms that were not finite in some process, or their sum where all of them were."""
+        """The terms that were not finite in some process, or "the sum of all terms" if only that was not finite."""
         bad = [name for name, value in outcome.averages.items() if not math.isfinite(value)]
         gathered = self._processes.gather("\n".join(bad))
-        everywhere = dict.fromkeys(name for names in gathered for name in names.splitlines())
-        named = tuple(name for name in everywhere if name != "loss")
-        return named or (("their sum",) if everywhere else ())
+        all_bad = dict.fromkeys(name for names in gathered for name in names.splitlines())
+        named = tuple(name for name in all_bad if name != "loss")
+        return named or (("the sum of all terms",) if all_bad else ())
 
     def _scale_can_shrink(self) -> bool:
-        """Whether the loss scaler can still answer a gradient that is too large with a smaller scale."""
+        """Whether the loss scaler can still lower its scale after an overflow."""
         return self._scaler is not None and self._scaler.is_enabled() and self._scaler.get_scale() > 1
 
 
 class _Flag:
-    """A truth value on its way from the device to the host."""
+    """A boolean that is copied asynchronously from the device to the host."""
 
     def __init__(self, value: Tensor) -> None:
         self._value = value
         self._arrived: torch.cuda.Event | None = None
         if value.device.type == "cuda":
+            # Only a copy to pinned memory is asynchronous.
             self._value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch does not type it
             self._arrived.record(torch.cuda.current_stream(value.device))
 
     def read(self) -> bool:
-        """The value; waits until it has arrived. A device other than CUDA is waited for."""
+        """The value; waits for the copy, or for the device if it is not CUDA."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return bool(self._value)

@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches in, updated weights and averaged terms out."""
+"""One optimiser step: forward and backward of its micro-batches, clipping, weight update."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The run's optimiser steps, the seed of the model's noise, the largest gradient norm, and the processes."""
+    """Number of optimiser steps of the run, seed of the model noise, gradient clipping norm, and processes."""
 
     steps: int
     seed: int
@@ -36,12 +36,11 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of a step, on the device.
+    """The result of a step, on the device. All tensors are [].
 
-    `averages` is what this process adds to the average of every term and of `loss` over the effective batch: of one
-    process alone they are whole, else `Processes.sum` makes them so. `parts` are those of each micro-batch, which add
-    up to them. `skipped`, [] bool and the same in all processes, is whether loss or gradient was not finite; then
-    no weight was changed.
+    `averages` is this process's contribution to the average of each term and of `loss` over the effective batch; the
+    sum over processes is the average. `parts` are the contributions of the micro-batches, which add up to `averages`.
+    `skipped` is bool and equal in all processes: loss or gradient was not finite, and no weight was changed.
     """
 
     averages: Mapping[str, Tensor]
@@ -50,10 +49,10 @@ class StepResult:
 
 
 class Stepper:
-    """What a step needs; keeps nothing between steps but the gradient norms of the last one measured.
+    """Takes optimiser steps. Its only state between steps is `norms`, the gradient norms of the last measured step.
 
-    `norms` has them, [] each: `grad_norm` of everything that trains, before clipping, and `grad_norm/<term>` of every
-    weighted term on the student alone.
+    `norms`, [] each: `grad_norm` of all trainable parameters, before clipping, and `grad_norm/<term>` of each weighted
+    term on the student only.
     """
 
     def __init__(
@@ -75,19 +74,20 @@ class Stepper:
         self.student_parameters = _trained(task.student)
         self.norms: dict[str, Tensor] = {}
         self._buffers = Buffers(task)
+        # The smallest parameter, since anchoring the loss costs a sum over it.
         self._anchor = min(self.parameters, key=lambda parameter: parameter.numel())
 
     def step(self, window: Window, *, measure: bool = False) -> StepResult:
         """Update the weights from one window, unless loss or gradient is not finite.
 
-        `measure` sets `norms`, and does not change the update. Only an optimiser without a fused step waits for the
-        device.
+        `measure` sets `norms` and does not change the update. Waits for the device only if the optimiser has no fused
+        step.
         """
         optimizer, scaler, clip = self.optimisation.optimizer, self.optimisation.scaler, self.settings.clip
         self.optimisation.schedule.step_update(window.step)
         term_norms = TermGradientNorms(self.student_parameters, scaler, self.processes)
         parts: list[dict[str, Tensor]] = []
-        self._buffers.save()
+        self._buffers.save()  # before the forward, which changes BatchNorm statistics
         for number, micro_batch in enumerate(window.micro_batches):
             with self._without_sync(until_last=number + 1 < len(window.micro_batches)):
                 averages = self._averages(window, number, micro_batch)
@@ -113,7 +113,7 @@ class Stepper:
         return StepResult(_summed(parts), tuple(parts), skipped)
 
     def terms(self, window: Window, number: int, micro_batch: MicroBatch, *, rank: int) -> dict[str, Tensor]:
-        """Every term of a micro-batch, [b] or [] each, with the model noise of the process `rank`."""
+        """The terms of a micro-batch of b images, [b] or [] each, with the model noise of process `rank`."""
         images = micro_batch.images
         targets = self.teacher_targets(images)
         seed_model_noise(self.settings.seed, rank=rank, step=window.step, micro_batch=number, device=images.device)
@@ -126,12 +126,12 @@ class Stepper:
         return averages_in(window, terms, micro_batch)
 
     def _without_sync(self, *, until_last: bool) -> AbstractContextManager[None]:
-        """Of several micro-batches only the last one sums the gradients over processes."""
+        """Let DDP sum gradients over processes only in the backward of the last micro-batch."""
         return self.parallel.no_sync() if self.parallel is not None and until_last else nullcontext()
 
 
 def averages_in(window: Window, terms: Mapping[str, Tensor], micro_batch: MicroBatch) -> dict[str, Tensor]:
-    """What one micro-batch's terms add to the averages over its window, [] each."""
+    """The contribution of one micro-batch's terms to the averages over its window, [] each."""
     samples, labelled = window.samples, window.labelled
     return batch_averages(terms, samples=samples, labelled=labelled, micro_samples=len(micro_batch.images))
 

@@ -1,4 +1,4 @@
-"""The one module that trains: the student and the losses, from pixels to named terms."""
+"""The distillation task: one module with the student and the losses, from images to named loss terms."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from distillkit.plugin.runtime_checks import (
 )
 
 Targets: TypeAlias = Mapping[str, Mapping[str, Tensor]]
-"""By loss name, what that loss's `target` returned."""
+"""The result of each loss's `target`, by loss name."""
 
 LABEL_TERM = "labels"
 
 
 class DistillationTask(nn.Module):
-    """The student and its losses; `forward` is what DDP wraps and the optimiser takes its parameters from.
+    """The student and its losses in one module: DDP wraps it, and the optimiser trains its parameters.
 
     Shapes: images [B, C, H, W]; every returned term is [B], or [] for a loss that couples its batch. The label term is
-    0 for an unlabelled sample and always touches the class head.
-    `precision` is the autocast dtype of the student's forward; the losses run in float32 at least.
-    Student and losses are checked against their contracts at the first batch of every size.
+    0 for an unlabelled sample and always reaches the class head.
+    `precision` is the autocast dtype of the student's forward; the losses run in float32 or higher precision.
+    Student and losses are checked against their contracts at the first batch of each size.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DistillationTask(nn.Module):
         self._checked: set[int] = set()
 
     def forward(self, images: Tensor, targets: Targets, batch: BatchInfo) -> dict[str, Tensor]:
-        """One student forward, then every loss on what it reads."""
+        """One student forward on images [B, C, H, W], then every loss on the signals that it reads."""
         is_new = len(images) not in self._checked
         given = {"the images": images} if is_new else {}
         with unchanged(self.student, "forward", given), self._autocast(images.device.type):
@@ -96,7 +96,7 @@ class DistillationTask(nn.Module):
         return terms
 
     def no_weight_decay(self) -> set[str]:
-        """The student's own list (tokens, position embeddings), under the names that they have in this module."""
+        """Names, in this module, of the parameters that the student excludes from weight decay (tokens, positions)."""
         network: Any = self.student.network
         names = network.no_weight_decay() if hasattr(network, "no_weight_decay") else set()
         return {f"student.network.{name}" for name in names}
@@ -108,25 +108,27 @@ class DistillationTask(nn.Module):
 
 
 def label_cross_entropy(outputs: Outputs, batch: BatchInfo) -> Tensor:
-    """Cross-entropy of the class head against smoothed and mixed labels, 0 where a sample has none. Shape [B]."""
+    """Cross-entropy of the class head with smoothed and mixed labels [B, K]; 0 for unlabelled samples. Shape [B]."""
     logits = outputs.logits
     if logits is None or batch.labels is None:
         raise BrokenPluginError("the label term needs the student's logits and a batch with labels")
-    return -(batch.labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1) * batch.label_mass
+    # A factor, not a selection: the class head then gets a gradient, of 0, also from unlabelled samples. DDP needs it.
+    return -(batch.labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1) * batch.label_mass  # [B]
 
 
 def batch_averages(
     terms: Mapping[str, Tensor], *, samples: int, labelled: int, micro_samples: int
 ) -> dict[str, Tensor]:
-    """What one micro-batch contributes to the average of each term over the effective batch; contributions add up.
+    """The contribution of one micro-batch to the average of each term over the effective batch, [] each.
 
-    `samples` and `labelled` count the whole effective batch, over all micro-batches and ranks. The label term is
-    divided by `labelled`, a [B] term by `samples`; a [] term counts by the micro-batch's share of the samples.
+    Contributions add up. `samples` and `labelled` count the effective batch, over all micro-batches and ranks. The
+    label term [B] is divided by `labelled`, other [B] terms by `samples`; a [] term is weighted by the micro-batch's
+    share of the samples.
     """
     averages: dict[str, Tensor] = {}
     for name, value in terms.items():
         if name == LABEL_TERM:
-            averages[name] = value.sum() / max(labelled, 1)
+            averages[name] = value.sum() / max(labelled, 1)  # a batch may have no label
         elif value.dim():
             averages[name] = value.sum() / samples
         else:
@@ -136,13 +138,13 @@ def batch_averages(
 
 @dataclass(frozen=True)
 class Objective:
-    """How much every term counts; `weights` are by loss name."""
+    """The weights of the loss terms: `weights` by loss name, and `label_weight`."""
 
     weights: Mapping[str, float]
     label_weight: float
 
     def weighted(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every term times its weight, by its name."""
+        """Each term [] times its weight, by name."""
         return {
             name: value * (self.label_weight if name == LABEL_TERM else self.weights[name.partition("/")[0]])
             for name, value in averages.items()

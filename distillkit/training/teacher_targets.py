@@ -1,4 +1,4 @@
-"""The targets of the losses: every teacher's outputs for a batch, reduced to what each loss reads."""
+"""Teacher targets: run the teachers on a batch, and compute each loss's target from the signals that it reads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from distillkit.training.task import Targets
 
 @dataclass(frozen=True)
 class LossSlot:
-    """A loss and the name of its teacher, None where the loss reads no teacher."""
+    """A loss and the name of its teacher, None if it reads no teacher."""
 
     loss: Loss
     teacher: str | None
@@ -34,7 +34,7 @@ class LossSlot:
 
 @dataclass(frozen=True)
 class TeacherSlot:
-    """A built teacher, its own description, and the signals that the losses together read from it."""
+    """A built teacher, its description, and all signals that losses read from it."""
 
     model: nn.Module
     spec: ModelSpec
@@ -42,9 +42,9 @@ class TeacherSlot:
 
 
 class TeacherTargets:
-    """Run every teacher once per batch, and compute every loss's target from its teacher's outputs.
+    """Runs every teacher once per batch, and computes every loss's target from its teacher's outputs.
 
-    At the first batch of every size teachers and losses are checked against their contracts, and types at every batch.
+    Types are checked at every batch, the rest of the contracts of teachers and losses at the first batch of each size.
     """
 
     def __init__(self, teachers: Mapping[str, TeacherSlot], losses: Mapping[str, LossSlot]) -> None:
@@ -54,7 +54,7 @@ class TeacherTargets:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Targets:
-        """The targets of one micro-batch: images [B, C, H, W] as the student sees them."""
+        """The targets of one micro-batch; images [B, C, H, W] are normalised and sized for the student."""
         is_new = len(images) not in self._checked
         outputs = {name: self._outputs(slot, images, check=is_new) for name, slot in self.teachers.items()}
         targets = {name: self._target(slot, outputs, images, check=is_new) for name, slot in self.losses.items()}

@@ -81,10 +81,10 @@ def test_a_folder_without_labels_is_planned_without_classes(label_free):
     assert made.student.untrained == ()
     assert made.teachers["finer"].spec.grid == (4, 6)
     assert made.student.spec.grid == (2, 3)
-    assert "the student has no class head, so top-1 is not measured; what is learnt is the embedding" in made.notes
+    assert "the student has no class head, so top-1 is not measured; the student learns an embedding" in made.notes
     lines = dict(plan_lines(made))
     assert lines["classes"] == "none"
-    assert "reveals embedding of layers 0, CLS attention of layers 0; answers with its embedding" in [
+    assert "reveals embedding of layers 0, CLS attention of layers 0; returns its embedding" in [
         text for _, text in plan_lines(made)
     ]
 
@@ -208,7 +208,7 @@ def test_a_head_that_nothing_trains_is_neither_measured_nor_exported(install, re
     made = plan(recipe, installed_plugins())
     assert {name.partition(".")[0] for name in made.student.untrained} <= {"head", "head_dist"}
     assert [note for note in made.notes if "head" in note] == [
-        "no term trains a class head, so top-1 is not measured; what is learnt is the embedding"
+        "no loss term trains a class head, so top-1 is not measured; the student learns an embedding"
     ]
     result = run(recipe, tmp_path / "run", installed_plugins())
     assert dict(result.figures) == {}
@@ -280,4 +280,4 @@ def test_labels_that_are_asked_for_and_missing_are_refused(label_free):
     recipe = label_free().model_copy(update={"labels": Labels(weight=1.0)})
     with pytest.raises(DataError) as refusal:
         plan(recipe, installed_plugins())
-    assert str(refusal.value) == "labels.weight is 1 and no image has a label; give labels or set labels.weight=0"
+    assert str(refusal.value) == "labels.weight is 1, but no image has a label; give labels or set labels.weight=0"

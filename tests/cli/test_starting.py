@@ -39,8 +39,8 @@ def known(*roles):
         (
             ["run", "--teacher", "vit-b"],
             (
-                "teacher 'vit-b' is given and no loss that listens to it; "
-                "add --loss hard or --loss soft, or say --loss ce to learn from labels alone"
+                "teacher 'vit-b' is given, but no loss uses it; "
+                "add --loss hard or --loss soft, or give --loss ce to train on labels only"
             ),
         ),
     ],
@@ -82,7 +82,8 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_it_is_starte
     assert process.wait() == code
     assert "Traceback" not in rest
     said = re.fullmatch(
-        rf"stopped by {sent} after step (\d+) of \d+, which is saved; to continue: distillkit run --resume stopped",
+        rf"stopped by {sent} after step (\d+) of \d+; a checkpoint is saved; "
+        "to continue: distillkit run --resume stopped",
         rest.splitlines()[-1],
     )
     newest = max((tmp_path / "stopped" / "checkpoints").iterdir())
@@ -126,7 +127,7 @@ def test_auto_resume_with_another_recipe_is_refused(tmp_path, distillkit):
     given = ["run", "--auto-resume", "--out", str(tmp_path / "run"), "--recipe", "digits", "--seed", "3"]
     done = distillkit(*given)
     assert done.code == 2
-    assert done.err.startswith(f"error: {tmp_path / 'run'} was begun with another recipe (it differs in ")
+    assert done.err.startswith(f"error: {tmp_path / 'run'} was started with another recipe (different: ")
     assert ", seed, " in done.err
     assert done.err.endswith("); give the same options again, or another --out\n")
 

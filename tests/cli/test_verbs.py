@@ -26,8 +26,8 @@ def test_plan_shows_what_will_be_done(distillkit, monkeypatch, tiny):
     code, out, err = distillkit("plan", *tiny)
     assert (code, err) == (0, "")
     assert without_time(out) == [f"{heading:13}  {text}" for heading, text in rows]
-    assert "steps          2 (18 an epoch)" in out.splitlines()
-    time = r"^time           at least \d+ seconds?: a matrix product reaches [\d,]+ GFLOP/s here$"
+    assert "steps          2 (18 per epoch)" in out.splitlines()
+    time = r"^time           at least \d+ seconds? \(a matrix product reaches [\d,]+ GFLOP/s here\)$"
     assert re.search(time, out, re.MULTILINE)
 
 
@@ -87,7 +87,7 @@ def test_a_finished_run_is_not_resumed(distillkit, trained):
     assert distillkit("run", "--resume", str(trained)) == (
         2,
         "",
-        f"error: {trained} is finished; evaluate or export it, or give a new run more epochs\n",
+        f"error: {trained} is finished; evaluate or export it, or start a new run with more epochs\n",
     )
 
 
@@ -204,7 +204,7 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
         ),
         (["run", "--loss", "soft:2"], "loss 'soft' takes nothing after a colon; write 'soft' instead of 'soft:2'"),
         (["run", "--set", "student.pathc=3"], "student 'deit-ti': unknown key 'pathc'; did you mean 'patch'?"),
-        (["run", "--loss", "hard"], "loss 'hard' reads a teacher and the recipe has none; give --teacher"),
+        (["run", "--loss", "hard"], "loss 'hard' needs a teacher, but the recipe has none; give --teacher"),
         (
             ["evaluate", "runs/nothing"],
             (
@@ -214,7 +214,7 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
         ),
         (
             ["run", "--resume", "runs/nothing"],
-            "runs/nothing is not a run directory (it has no recipe.toml); give one that is",
+            "runs/nothing is not a run directory: it has no recipe.toml; check the path",
         ),
     ],
 )

@@ -69,7 +69,7 @@ def test_more_unreadable_images_than_the_recipe_bears_end_the_run() -> None:
     with pytest.raises(DataError) as refused:
         check_broken(Incidents([*borne, image("test", "last", "damaged")]), datasets, 0.1)
     assert str(refused.value) == (
-        f"{len(borne) + 1} images of the {size} of test cannot be read (1 damaged, {len(borne)} empty), more than "
-        "data.broken = 0.1 allows; the first is '0': it has no bytes; look at them all with `distillkit data check`, "
-        "and repair or remove them, or raise data.broken"
+        f"{len(borne) + 1} of {size} test images cannot be read (1 damaged, {len(borne)} empty), more than "
+        "data.broken = 0.1 allows; the first is '0': it has no bytes; list them all with `distillkit data check`, "
+        "then repair or remove them, or raise data.broken"
     )

@@ -215,7 +215,7 @@ def test_a_manifest_names_files_of_its_folder_alone(tmp_path, name):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": 1, "sha256": ""}
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert refusal(path) == f"checkpoint {path} lists {name!r}, which is no part of a checkpoint"
+    assert refusal(path) == f"checkpoint {path} lists {name!r}, which is not a checkpoint file"
 
 
 def test_a_manifest_lists_the_state(tmp_path):
@@ -256,7 +256,9 @@ def test_a_link_that_leads_to_itself_is_refused(attempt, tmp_path):
 
 def test_a_checkpoint_that_was_renamed_is_refused(tmp_path):
     path = written(tmp_path, 1).rename(tmp_path / "step-00000009")
-    assert refusal(path) == f"checkpoint {path} is damaged: it holds step 1; give it its own name"
+    assert (
+        refusal(path) == f"checkpoint {path} is damaged: it holds step 1, which is not the step in its name; rename it"
+    )
 
 
 def test_json_that_is_nested_too_deeply_is_refused(tmp_path):

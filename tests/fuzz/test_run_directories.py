@@ -209,7 +209,7 @@ def test_files_with_unexpected_content_are_refused(copied, name, content, read):
     (path / name).write_text(content)
     with pytest.raises(RunDirectoryError) as caught:
         read(RunDirectory(path))
-    assert str(caught.value) == f"{path / name} is missing or torn; run the training again or restore it"
+    assert str(caught.value) == f"{path / name} is missing or damaged; restore it or run the training again"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_teacher_sharded_over_two_processes_is_equal_bit_for_bit_and_each_hold
     alone = load_file(tmp_path / "alone" / "student.safetensors")
     assert max(float((alone[name] - sharded[name]).abs().max()) for name in alone) < 1e-5
     notes = json.loads((tmp_path / "sharded" / "plan.json").read_text())["notes"]
-    assert len([note for note in notes if "its weights are shared out to 2 processes, 0.1 of 0.2 MB" in note]) == 1
+    assert len([note for note in notes if "its weights are sharded over 2 processes, 0.1 of 0.2 MB" in note]) == 1
     assert not [
         name for path in tmp_path.glob("sharded/checkpoints/*") for name in path.iterdir() if "teach" in name.name
     ]
@@ -123,10 +123,7 @@ def test_one_process_notes_that_nothing_is_sharded(tmp_path: Path) -> None:
     teacher = {"model": f"run:{tmp_path / 'teacher'}", "sharded": True}
     run(Recipe.model_validate(TABLES | HARD | {"teachers": [teacher]}), tmp_path / "run", installed_plugins())
     notes = json.loads((tmp_path / "run" / "plan.json").read_text())["notes"]
-    assert (
-        f"teacher '{teacher['model']}': nothing of it is shared out, because there is one process (teachers.sharded)"
-        in notes
-    )
+    assert f"teacher '{teacher['model']}': not sharded, because there is only one process (teachers.sharded)" in notes
 
 
 def test_unequal_numbers_of_forwards_per_process_are_refused() -> None:

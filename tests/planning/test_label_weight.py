@@ -1,4 +1,4 @@
-"""Who decides how much the labels count."""
+"""The weight of the label term: set by the recipe, else by its losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_precedence() -> None:
     assert resolve_label_weight(None, {"hard": 0.5}, labelled=0) == 0.0
 
 
-def test_losses_that_disagree_need_a_word() -> None:
+def test_losses_that_disagree_need_labels_weight() -> None:
     with pytest.raises(RecipeError) as caught:
         resolve_label_weight(None, {"hard": 0.5, "soft": 0.9}, labelled=5)
     assert str(caught.value) == (
@@ -24,13 +24,15 @@ def test_losses_that_disagree_need_a_word() -> None:
     )
 
 
-def test_labels_that_do_not_exist() -> None:
-    with pytest.raises(DataError) as asked:
+def test_without_labels_a_label_weight_or_no_teacher_is_an_error() -> None:
+    with pytest.raises(DataError) as weight_given:
         resolve_label_weight(0.5, {"hard": 0.5}, labelled=0)
-    assert str(asked.value) == ("labels.weight is 0.5 and no image has a label; give labels or set labels.weight=0")
-    with pytest.raises(DataError) as nothing:
+    assert str(weight_given.value) == (
+        "labels.weight is 0.5, but no image has a label; give labels or set labels.weight=0"
+    )
+    with pytest.raises(DataError) as no_teacher:
         resolve_label_weight(None, {}, labelled=0)
-    assert str(nothing.value) == (
+    assert str(no_teacher.value) == (
         "no image has a label and no loss reads a teacher, so there is nothing to learn from; "
         "give --teacher and --loss, or labels"
     )

@@ -1,4 +1,4 @@
-"""What a plan says, and what it refuses before a weight is loaded."""
+"""Plans: their content and notes, and the errors that come before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SOFT = {"losses": [{"loss": "soft"}]}
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Twelve digits as a flat folder of pictures without labels."""
+def unlabelled(tmp_path: Path) -> Path:
+    """A flat folder of twelve unlabelled images of digits."""
     from PIL import Image
 
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "unlabelled"
     folder.mkdir()
     for number, image in enumerate(load_digits().images[:12]):
         Image.fromarray((image * 15).astype("uint8")).save(folder / f"{number}.png")
@@ -34,31 +34,33 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_hard_distillation_onto_a_token(recipe_of: Any, teacher_run: str) -> None:
-    made = plan(recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}]}), installed_plugins())
-    assert made.formula == "0.5 * labels + 0.5 * hard"
-    assert made.student.head == "fused"
-    assert made.student.untrained == ()
-    assert made.steps_per_epoch == 18
-    assert made.cost.total_flops == made.cost.images * (3 * made.cost.student_flops + made.cost.teacher_flops)
-    rows = dict(plan_lines(made))
+    run_plan = plan(recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}]}), installed_plugins())
+    assert run_plan.formula == "0.5 * labels + 0.5 * hard"
+    assert run_plan.student.head == "fused"
+    assert run_plan.student.untrained == ()
+    assert run_plan.steps_per_epoch == 18
+    assert run_plan.cost.total_flops == run_plan.cost.images * (
+        3 * run_plan.cost.student_flops + run_plan.cost.teacher_flops
+    )
+    rows = dict(plan_lines(run_plan))
     assert rows["data"] == "digits: 1,167 images, 1,167 labelled; validation 130, test 500; resumes exactly"
     assert rows["classes"] == "10: 0, 1, 2, 3, 4, ..."
     assert rows["loss"] == "0.5 * labels + 0.5 * hard"
-    assert rows["batch"] == "64 images an optimiser step"
+    assert rows["batch"] == "64 images per optimiser step"
     assert rows["never trained"] == "nothing"
-    assert rows["steps"] == "24 (18 an epoch)"
+    assert rows["steps"] == "24 (18 per epoch)"
 
 
 def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}]})
-    registry, found = installed_plugins(), []
+    registry, looked_up = installed_plugins(), []
 
     def find(role: PluginRole, name: str) -> Plugin:
-        found.append((role, name))
+        looked_up.append((role, name))
         return PluginRegistry.find(registry, role, name)
 
     monkeypatch.setattr(registry, "find", find)
-    made = distillkit.plan(recipe, plugins=registry)
+    run_plan = distillkit.plan(recipe, plugins=registry)
     expected = [
         ("student", "deit-ti"),
         ("teacher", teacher_run),
@@ -67,9 +69,9 @@ def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeyp
         ("tracker", "report"),
         ("dataset", "digits"),
     ]
-    assert found == expected
-    build_session(made)
-    assert found == expected
+    assert looked_up == expected
+    build_session(run_plan)
+    assert looked_up == expected
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeyp
         ),
     ],
 )
-def test_a_plan_refuses_what_a_run_would_where_the_weights_are_nowhere_but_in_a_file(
+def test_plan_and_run_give_the_same_error_for_teacher_weights_that_need_a_file(
     recipe_of: Any, tmp_path: Path, teacher: str, loss: str, sentence: str
 ) -> None:
     recipe = recipe_of({"losses": [{"loss": loss}]}, {"teachers": [{"model": teacher}]})
@@ -101,21 +103,21 @@ def test_a_plan_refuses_what_a_run_would_where_the_weights_are_nowhere_but_in_a_
     assert str(planned.value) == str(started.value) == sentence
 
 
-def test_the_head_that_nothing_trains_does_not_answer(recipe_of: Any) -> None:
-    made = plan(recipe_of(), installed_plugins())
-    assert made.formula == "1 * labels"
-    assert made.student.head == "class"
-    assert {"head_dist.weight", "head_dist.bias"} <= set(made.student.untrained)
-    assert "no term trains the distillation head, so the student answers with the other one alone" in made.notes
+def test_an_untrained_head_is_not_used_for_predictions(recipe_of: Any) -> None:
+    run_plan = plan(recipe_of(), installed_plugins())
+    assert run_plan.formula == "1 * labels"
+    assert run_plan.student.head == "class"
+    assert {"head_dist.weight", "head_dist.bias"} <= set(run_plan.student.untrained)
+    assert "no loss term trains the distillation head, so predictions use the class head only" in run_plan.notes
 
 
-def test_a_weight_given_for_a_loss_does_not_move_the_labels(recipe_of: Any, teacher_run: str) -> None:
+def test_the_weight_of_a_loss_does_not_change_the_label_weight(recipe_of: Any, teacher_run: str) -> None:
     losses = {"losses": [{"loss": "hard", "weight": 0.9}]}
-    made = plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
-    assert made.formula == "0.5 * labels + 0.9 * hard"
+    run_plan = plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert run_plan.formula == "0.5 * labels + 0.9 * hard"
     losses = {"losses": [{"loss": "soft", "lambda": 0.9}]}
-    made = plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
-    assert made.formula == "0.1 * labels + 0.9 * soft"
+    run_plan = plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert run_plan.formula == "0.1 * labels + 0.9 * soft"
 
 
 def test_losses_that_disagree_on_the_labels(recipe_of: Any, teacher_run: str) -> None:
@@ -130,34 +132,34 @@ def test_losses_that_disagree_on_the_labels(recipe_of: Any, teacher_run: str) ->
 def test_a_loss_without_a_teacher(recipe_of: Any) -> None:
     with pytest.raises(RecipeError) as caught:
         plan(recipe_of(HARD), installed_plugins())
-    assert str(caught.value) == "loss 'hard' reads a teacher and the recipe has none; give --teacher"
+    assert str(caught.value) == "loss 'hard' needs a teacher, but the recipe has none; give --teacher"
 
 
-def test_unlabelled_images_are_dropped_where_nobody_comments_on_them(recipe_of: Any, teacher_run: str) -> None:
+def test_unlabelled_images_are_dropped_where_no_loss_reads_a_teacher(recipe_of: Any, teacher_run: str) -> None:
     few = {"data": {"labels": 100}}
-    made = plan(recipe_of(few), installed_plugins())
-    assert len(made.datasets.train) == 100
-    assert "dropped: 1,067 unlabelled images, because no loss reads a teacher" in made.notes
-    made = plan(recipe_of(few, SOFT, {"teachers": [{"model": teacher_run}]}), installed_plugins())
-    assert len(made.datasets.train) == 1167
-    assert int(made.datasets.labelled.sum()) == 100
+    run_plan = plan(recipe_of(few), installed_plugins())
+    assert len(run_plan.datasets.train) == 100
+    assert "dropped: 1,067 unlabelled images, because no loss reads a teacher" in run_plan.notes
+    run_plan = plan(recipe_of(few, SOFT, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert len(run_plan.datasets.train) == 1167
+    assert int(run_plan.datasets.labelled.sum()) == 100
 
 
-def test_without_labels_the_student_takes_the_teachers_classes(
-    recipe_of: Any, teacher_run: str, pictures: Path
+def test_without_labels_the_student_has_the_teachers_classes(
+    recipe_of: Any, teacher_run: str, unlabelled: Path
 ) -> None:
-    unlabelled = {"data": {"train": None, "unlabeled": str(pictures)}}
-    made = plan(recipe_of(HARD, unlabelled, {"teachers": [{"model": teacher_run}]}), installed_plugins())
-    assert made.classes == 10
-    assert made.class_names == tuple("0123456789")
-    assert made.formula == "0.5 * hard"
-    assert made.student.head == "distill"
-    assert "no term trains the class head, so the student answers with the other one alone" in made.notes
+    data = {"data": {"train": None, "unlabeled": str(unlabelled)}}
+    run_plan = plan(recipe_of(HARD, data, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert run_plan.classes == 10
+    assert run_plan.class_names == tuple("0123456789")
+    assert run_plan.formula == "0.5 * hard"
+    assert run_plan.student.head == "distill"
+    assert "no loss term trains the class head, so predictions use the distillation head only" in run_plan.notes
 
 
-def test_without_labels_and_without_a_teacher_there_is_nothing(recipe_of: Any, pictures: Path) -> None:
+def test_without_labels_and_teacher_there_are_no_classes(recipe_of: Any, unlabelled: Path) -> None:
     with pytest.raises(DataError) as caught:
-        plan(recipe_of({"data": {"train": None, "unlabeled": str(pictures)}}), installed_plugins())
+        plan(recipe_of({"data": {"train": None, "unlabeled": str(unlabelled)}}), installed_plugins())
     assert str(caught.value) == (
         "no image has a label and no loss reads a teacher's logits, so the student has no classes; "
         "give --teacher and --loss, or labels"
@@ -165,41 +167,41 @@ def test_without_labels_and_without_a_teacher_there_is_nothing(recipe_of: Any, p
 
 
 @pytest.mark.parametrize("loss", ["hard", "attndistill"])
-def test_without_labels_a_loss_needs_its_teacher(recipe_of: Any, pictures: Path, loss: str) -> None:
+def test_without_labels_a_loss_needs_its_teacher(recipe_of: Any, unlabelled: Path, loss: str) -> None:
     with pytest.raises(RecipeError) as caught:
         plan(
-            recipe_of({"losses": [{"loss": loss}], "data": {"train": None, "unlabeled": str(pictures)}}),
+            recipe_of({"losses": [{"loss": loss}], "data": {"train": None, "unlabeled": str(unlabelled)}}),
             installed_plugins(),
         )
-    assert str(caught.value) == f"loss '{loss}' reads a teacher and the recipe has none; give --teacher"
+    assert str(caught.value) == f"loss '{loss}' needs a teacher, but the recipe has none; give --teacher"
 
 
-def test_attention_alone_without_labels_teaches_no_answer(recipe_of: Any, pictures: Path) -> None:
-    unlabelled = {"data": {"train": None, "unlabeled": str(pictures)}, "losses": [{"loss": "advit-l1"}]}
+def test_matching_attention_only_without_labels_is_refused(recipe_of: Any, unlabelled: Path) -> None:
+    attention = {"data": {"train": None, "unlabeled": str(unlabelled)}, "losses": [{"loss": "advit-l1"}]}
     dino = {"teachers": [{"model": "dino-vits16", "weights": "none"}]}
     with pytest.raises(DataError) as caught:
-        plan(recipe_of(unlabelled, dino), installed_plugins())
+        plan(recipe_of(attention, dino), installed_plugins())
     assert str(caught.value) == (
-        "no image has a label, and loss 'advit-l1' teaches where the student looks, not what it answers; "
-        "give labels, add --loss hard or attndistill, or set labels.weight=0"
+        "no image has a label, and loss 'advit-l1' matches attention maps only, so no head would be trained; "
+        "give labels, add --loss hard or --loss attndistill, or set labels.weight=0"
     )
-    made = plan(recipe_of(unlabelled, dino, {"labels": {"weight": 0.0}}), installed_plugins())
-    assert made.formula == "1 * advit-l1"
+    run_plan = plan(recipe_of(attention, dino, {"labels": {"weight": 0.0}}), installed_plugins())
+    assert run_plan.formula == "1 * advit-l1"
 
 
-def test_a_recipe_for_who_has_learnt_before_is_noted(recipe_of: Any, tmp_path: Path) -> None:
+def test_random_weights_are_noted_where_the_recipe_is_for_a_trained_student(recipe_of: Any, tmp_path: Path) -> None:
     note = (
-        "this recipe is for a student that has learnt before, and this one starts at random; "
+        "this recipe is for a student that is already trained, but this one starts from random weights; "
         "give --from RUN or --student-weights"
     )
-    going_on = {"about": {"goes_on": True}}
-    assert note in plan(recipe_of(going_on), installed_plugins()).notes
+    for_trained = {"about": {"goes_on": True}}
+    assert note in plan(recipe_of(for_trained), installed_plugins()).notes
     run(recipe_of({"training": {"steps": 1}}), tmp_path / "run", installed_plugins())
-    learnt = {"student": {"weights": str(tmp_path / "run")}}
-    assert note not in plan(recipe_of(going_on, learnt), installed_plugins()).notes
+    trained = {"student": {"weights": str(tmp_path / "run")}}
+    assert note not in plan(recipe_of(for_trained, trained), installed_plugins()).notes
 
 
-def test_regnety16gf_on_the_default_data_is_refused_with_every_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regnety16gf_on_the_default_data_is_refused_with_all_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distillkit.models.hub._is_reachable", lambda host: False)
     recipe = Recipe.model_validate(HARD | {"teachers": [{"model": "regnety16gf"}]})
     with pytest.raises(ClassSpaceError) as caught:
@@ -210,15 +212,15 @@ def test_regnety16gf_on_the_default_data_is_refused_with_every_way_out(monkeypat
         "as WordNet IDs or words, "
         "use --unlabeled DIR without labels to train a student for the teacher's classes, "
         "or fine-tune the teacher on this data (distillkit finetune regnety16gf --data DIR) "
-        "and use --teacher run:DIR; besides, the published weights of 'regnety_160.deit_in1k' are not in the local "
+        "and use --teacher run:DIR; also, the published weights of 'regnety_160.deit_in1k' are not in the local "
         "cache and huggingface.co cannot be reached: give --teacher-weights FILE"
     )
 
 
-def test_a_loss_that_needs_real_memory_is_probed_on_the_cpu(
+def test_a_loss_that_does_not_run_on_the_meta_device_is_probed_on_the_cpu(
     recipe_of: Any, teacher_run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """multi_margin_loss has no backward for tensors without memory."""
+    """multi_margin_loss has no backward on the meta device."""
     from torch.nn import functional
 
     from distillkit_plugins.losses.hard import HardDistillation
@@ -227,44 +229,44 @@ def test_a_loss_that_needs_real_memory_is_probed_on_the_cpu(
         return {"hard": functional.multi_margin_loss(student.distill_logits, target["class"], reduction="none")}
 
     monkeypatch.setattr(HardDistillation, "forward", forward)
-    made = plan(recipe_of(HARD, {"teachers": [{"model": teacher_run}]}), installed_plugins())
-    assert made.student.untrained == ()
-    assert made.cost.student_flops > 0
+    run_plan = plan(recipe_of(HARD, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    assert run_plan.student.untrained == ()
+    assert run_plan.cost.student_flops > 0
 
 
-def test_what_was_asked_for_and_does_not_come_about_is_noted(recipe_of: Any, teacher_run: str, pictures: Path) -> None:
+def test_settings_without_effect_are_noted(recipe_of: Any, teacher_run: str, unlabelled: Path) -> None:
     hard = {"teachers": [{"model": teacher_run}], "losses": [{"loss": "hard"}]}
-    made = plan(recipe_of(hard, {"data": {"train": None, "unlabeled": str(pictures)}}), installed_plugins())
-    assert "no image has a label, so the label term (0.5) is left out" in made.notes
-    made = plan(recipe_of({"data": {"labeled_fraction": 0.5}}), installed_plugins())
-    assert "every image has a label, so data.labeled_fraction changes nothing" in made.notes
-    made = plan(recipe_of({"training": {"steps": 5}}, {"schedule": {"warmup_epochs": 1.0}}), installed_plugins())
-    assert "the warm-up takes all steps; lower schedule.warmup_epochs or train longer" in made.notes
+    run_plan = plan(recipe_of(hard, {"data": {"train": None, "unlabeled": str(unlabelled)}}), installed_plugins())
+    assert "no image has a label, so the label term (weight 0.5) is dropped" in run_plan.notes
+    run_plan = plan(recipe_of({"data": {"labeled_fraction": 0.5}}), installed_plugins())
+    assert "every image has a label, so data.labeled_fraction has no effect" in run_plan.notes
+    run_plan = plan(recipe_of({"training": {"steps": 5}}, {"schedule": {"warmup_epochs": 1.0}}), installed_plugins())
+    assert "warm-up covers all steps; lower schedule.warmup_epochs or train longer" in run_plan.notes
 
 
-def test_a_batch_that_takes_all_images_says_so(recipe_of: Any) -> None:
+def test_a_batch_larger_than_the_training_set_is_shown_as_the_whole_set(recipe_of: Any) -> None:
     recipe = recipe_of({"data": {"labels": 100}}, {"training": {"batch_size": 256, "steps": 1}})
-    made = plan(recipe, installed_plugins())
-    rows = dict(plan_lines(made, matmul_flops_per_s=1e15))
-    assert rows["batch"] == "100 images an optimiser step, all there are (training.batch_size is 256)"
-    assert rows["time"] == "at least 1 second: a matrix product reaches 1,000,000 GFLOP/s here"
+    run_plan = plan(recipe, installed_plugins())
+    rows = dict(plan_lines(run_plan, matmul_flops_per_s=1e15))
+    assert rows["batch"] == "100 images per optimiser step, the whole training set (training.batch_size is 256)"
+    assert rows["time"] == "at least 1 second (a matrix product reaches 1,000,000 GFLOP/s here)"
     assert rows["learning rate"].endswith(" after 1 step of warm-up, cosine")
 
 
-def test_names_are_resolved_before_anything_is_opened(recipe_of: Any) -> None:
+def test_names_are_resolved_before_data_is_opened(recipe_of: Any) -> None:
     with pytest.raises(UnknownPluginError) as caught:
         plan(recipe_of({"teachers": [{"model": "regnet16gf"}]}, {"data": {"train": "nowhere"}}), installed_plugins())
     assert str(caught.value).startswith("unknown teacher 'regnet16gf'; did you mean 'regnety16gf'? (known: ")
 
 
-def test_a_teacher_that_nobody_listens_to(recipe_of: Any, teacher_run: str) -> None:
+def test_a_teacher_that_no_loss_uses(recipe_of: Any, teacher_run: str) -> None:
     teachers = {"teachers": [{"model": teacher_run, "name": "cnn"}]}
     with pytest.raises(RecipeError) as caught:
         plan(recipe_of(teachers), installed_plugins())
     assert str(caught.value) == (
-        "teacher 'cnn' is given and no loss that listens to it; "
-        "add --loss hard or --loss soft, or say --loss ce to learn from labels alone"
+        "teacher 'cnn' is given, but no loss uses it; "
+        "add --loss hard or --loss soft, or give --loss ce to train on labels only"
     )
-    made = plan(recipe_of(teachers, {"losses": [{"loss": "ce"}]}), installed_plugins())
-    assert made.formula == "1 * labels"
-    assert made.cost.teacher_flops == 0
+    run_plan = plan(recipe_of(teachers, {"losses": [{"loss": "ce"}]}), installed_plugins())
+    assert run_plan.formula == "1 * labels"
+    assert run_plan.cost.teacher_flops == 0

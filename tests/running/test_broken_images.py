@@ -1,4 +1,4 @@
-"""Runs on folders with broken images: they end, count every one once, and are as exact as any other."""
+"""Runs on folders with unreadable images: they finish, count each image once, and resume exactly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 class StopAt:
-    """An interrupt when a step is logged, as from the keyboard."""
+    """A KeyboardInterrupt when a step is logged."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -40,7 +40,7 @@ class StopAt:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits as PNG files, in folders of classes, in three sets."""
+    """Digits as PNG files, in class folders, in three splits."""
     root = tmp_path_factory.mktemp("digits")
     shades, labels = load_digits(return_X_y=True)
     pixels = np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def broken(folder: Path) -> dict[tuple[str, str], str]:
-    """The same with some broken: how, by set and key."""
+    """Breaks some images of `folder`; the kinds of faults by split and key."""
     return {
         (SPLITS[name], key): kind
         for name, (_, count) in SETS.items()
@@ -65,7 +65,10 @@ def broken(folder: Path) -> dict[tuple[str, str], str]:
 
 
 def counts(broken: dict[tuple[str, str], str]) -> dict[str, dict[str, int]]:
-    return {split: dict(Counter(kind for (of, _), kind in broken.items() if of == split)) for split in SPLITS.values()}
+    return {
+        split: dict(Counter(kind for (broken_split, _), kind in broken.items() if broken_split == split))
+        for split in SPLITS.values()
+    }
 
 
 def incidents(directory: Path) -> dict[tuple[str, str], str]:
@@ -74,7 +77,7 @@ def incidents(directory: Path) -> dict[tuple[str, str], str]:
     return {(entry["split"], entry["key"]): entry["kind"] for entry in entries}
 
 
-def test_a_run_ends_and_its_ledger_and_report_count_every_broken_image_once(
+def test_a_run_finishes_and_counts_every_unreadable_image_once_in_incidents_and_report(
     recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
     recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": {"batch_size": 50}})
@@ -90,10 +93,10 @@ def test_a_run_ends_and_its_ledger_and_report_count_every_broken_image_once(
         assert f"| {kind} | {of_kind} |" in report
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights_and_the_same_ledger(
+def test_a_stopped_run_resumes_to_the_same_weights_and_incidents(
     recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
-    """Stopped at step 10, after the checkpoint of step 7, in the second epoch of steps 5 to 8."""
+    """Stopped at step 10, after the checkpoint of step 7, which is inside the second epoch, steps 5 to 8."""
     training = {"batch_size": 50, "checkpoint_every": 7, "log_every": 10, "steps": 14}
     recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": training, "augment": {"repeats": 2}})
     run(recipe, tmp_path / "whole", installed_plugins())
@@ -107,7 +110,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights_and_the_same_ledger(
     assert incidents(tmp_path / "stopped").items() <= broken.items()
 
 
-def test_a_strict_run_fails_at_the_first_one_and_leaves_nothing(
+def test_with_data_broken_0_a_run_fails_at_the_first_unreadable_image_and_leaves_nothing(
     recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
     recipe = recipe_of({"data": {"train": str(folder), "broken": 0.0}})
@@ -119,8 +122,7 @@ def test_a_strict_run_fails_at_the_first_one_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def two(out: Path, recipe: Any, tmp_path: Path) -> None:
-    """Run a recipe in two processes."""
+def run_in_two_processes(out: Path, recipe: Any, tmp_path: Path) -> None:
     import tomli_w
 
     values = recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
@@ -138,10 +140,10 @@ def two(out: Path, recipe: Any, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_two_processes_count_as_one_and_either_may_have_nothing_to_measure(
+def test_two_processes_count_like_one_also_if_one_has_no_readable_test_image(
     recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
-    """The second process is dealt the images 1, 3, 5, ... of a set; of the test images these are all broken."""
+    """The second process evaluates images 1, 3, 5, ... of a split; of the test images all of these are unreadable."""
     half = tmp_path / "half"
     for place, path in enumerate(sorted((folder / "val").rglob("*.png"))):
         copy = half / path.relative_to(folder / "val")
@@ -152,7 +154,7 @@ def test_two_processes_count_as_one_and_either_may_have_nothing_to_measure(
     training = {"batch_size": 50, "steps": 8, "precision": "fp32", "device": "cpu"}
     recipe = recipe_of({"data": data, "training": training, "trackers": ["metrics", "report"]})
     alone = run(recipe, tmp_path / "alone", installed_plugins()).figures
-    two(tmp_path / "pair", recipe, tmp_path)
+    run_in_two_processes(tmp_path / "pair", recipe, tmp_path)
     expected = {place: kind for place, kind in broken.items() if place[0] != "test"}
     expected |= {("test", key): "empty" for key in keys[1::2]}
     assert incidents(tmp_path / "pair") == incidents(tmp_path / "alone") == expected
@@ -162,7 +164,7 @@ def test_two_processes_count_as_one_and_either_may_have_nothing_to_measure(
 
 
 def check_and_run(folder: Path, out: Path, *, batch_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `data check` finds in a folder, and the result of a run on it, both as somebody whom permissions bind."""
+    """The output of `data check` for a folder, and the result of a run on it, both as a user without root's rights."""
     student = ("image_size=32", "patch=8", "width=48", "heads=3", "depth=2")
     settings = [part for value in student for part in ("--set", f"student.{value}")]
     settings += ["--set", "data.workers=1", "--set", f"training.batch_size={batch_size}", "--epochs", "1"]
@@ -177,10 +179,10 @@ def check_and_run(folder: Path, out: Path, *, batch_size: int) -> tuple[dict[str
     return json.loads(checked.stdout), json.loads((out / "result.json").read_text())
 
 
-def both_count(folder: Path, tmp_path: Path, *, batch_size: int) -> None:
-    """Break 5 % of the images of each set in all eight ways, and let the check and the report of a run count them.
+def assert_check_and_run_count_all(folder: Path, tmp_path: Path, *, batch_size: int) -> None:
+    """Break 5 % of the images of each split in all eight ways; `data check` and the report of a run must count them.
 
-    The batches fill an epoch, so that one epoch meets every image.
+    `batch_size` divides the number of training images, so that one epoch reads every image.
     """
     planted = {
         name: break_some(folder / name, len(list((folder / name).rglob("*.png"))) // 20, kinds=tuple(BREAKERS))
@@ -197,19 +199,19 @@ def both_count(folder: Path, tmp_path: Path, *, batch_size: int) -> None:
     report = (tmp_path / "run/report.md").read_text()
     for kind in BREAKERS:
         assert f"| {kind} | {' | '.join(str(counted[split].get(kind, 0)) for split in sorted(counted))} |" in report
-    met = {
+    found_in_run = {
         (split if split == "test" else "train", key): kind for (split, key), kind in incidents(tmp_path / "run").items()
     }
-    assert met == {(name, key): kind for name, found in planted.items() for key, kind in found.items()}
+    assert found_in_run == {(name, key): kind for name, found in planted.items() for key, kind in found.items()}
 
 
 needs_a_user = pytest.mark.skipif(
-    why_not_as_user() is not None, reason=f"cannot drop what root may: {why_not_as_user()}"
+    why_not_as_user() is not None, reason=f"cannot drop root's rights: {why_not_as_user()}"
 )
 
 
 @needs_a_user
-def test_of_a_folder_of_digits_with_five_percent_broken_in_eight_ways_the_report_counts_each_exactly(
+def test_check_and_report_count_five_percent_broken_digits_of_eight_kinds(
     tmp_path: Path,
 ) -> None:
     shades, labels = load_digits(return_X_y=True)
@@ -218,7 +220,7 @@ def test_of_a_folder_of_digits_with_five_percent_broken_in_eight_ways_the_report
         path = tmp_path / "data" / ("test" if number % 2 else "train") / str(labels[number]) / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[number]).save(path)
-    both_count(tmp_path / "data", tmp_path, batch_size=48)
+    assert_check_and_run_count_all(tmp_path / "data", tmp_path, batch_size=48)
 
 
 @needs_a_user
@@ -226,11 +228,11 @@ def test_of_a_folder_of_digits_with_five_percent_broken_in_eight_ways_the_report
 @pytest.mark.skipif(
     CIFAR10 is None, reason="DISTILLKIT_CIFAR10 names no folder with CIFAR-10 as train/ and test/ of PNG files"
 )
-def test_of_cifar_10_with_five_percent_broken_in_eight_ways_the_report_counts_each_exactly(tmp_path: Path) -> None:
-    """Of every class 500 images to train and 100 to test."""
+def test_check_and_report_count_five_percent_broken_cifar10_images_of_eight_kinds(tmp_path: Path) -> None:
+    """On 500 training and 100 test images per class."""
     for name, count in (("train", 500), ("test", 100)):
         for group in sorted((Path(CIFAR10 or "") / name).iterdir()):
             (tmp_path / "cifar" / name / group.name).mkdir(parents=True)
             for path in sorted(group.glob("*.png"))[:count]:
                 (tmp_path / "cifar" / name / group.name / path.name).write_bytes(path.read_bytes())
-    both_count(tmp_path / "cifar", tmp_path, batch_size=50)
+    assert_check_and_run_count_all(tmp_path / "cifar", tmp_path, batch_size=50)

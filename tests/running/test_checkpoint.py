@@ -1,4 +1,4 @@
-"""Checkpoints: whole, kept in number, and readable as they were written."""
+"""Checkpoints: atomic writes, the number kept, detection of damage, exact restore."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from distillkit.storage.atomic import recover_directory, whole_directory
 from distillkit.training.optimisation import SECOND_ORDER
 
 
-def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
-    whole = torch.rand(3, 4)
-    tensors = {"a": whole, "view": whole[:, 1], "same": whole, "double": torch.rand(2, dtype=torch.float64)}
+def test_a_checkpoint_is_restored_bit_by_bit(tmp_path: Path) -> None:
+    base = torch.rand(3, 4)
+    tensors = {"a": base, "view": base[:, 1], "same": base, "double": torch.rand(2, dtype=torch.float64)}
     write_checkpoint(tmp_path, Checkpoint(7, {"task": tensors}, {"best": {"top1": 0.1}}), keep=1)
     back = read_checkpoint(tmp_path / "step-00000007")
     assert back.step == 7
@@ -74,10 +74,12 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["task.safetensors", "state.json"])
-def test_a_torn_file_is_named(tmp_path: Path, name: str) -> None:
+def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
     (path,) = written(tmp_path, 3)
     (path / name).write_bytes((path / name).read_bytes()[:-5])
-    assert refusal(path) == f"checkpoint {path} is damaged: {name} is not as it was written"
+    assert refusal(path) == (
+        f"checkpoint {path} is damaged: {name} does not match the size and SHA-256 in manifest.json"
+    )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     place=st.floats(0, 1),
     bit=st.integers(0, 7),
 )
-def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, place: float, bit: int) -> None:
+def test_every_flipped_bit_is_detected(tmp_path: Path, name: str, place: float, bit: int) -> None:
     (path,) = written(tmp_path, 3)
     content = bytearray((path / name).read_bytes())
     content[int(place * (len(content) - 1))] ^= 1 << bit
@@ -106,15 +108,15 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, name: str, place: float, 
         assert (back.step, back.state, back.parts["task"]["a"].tolist()) == (3, {"n": 3}, [3.0] * 8)
 
 
-def test_the_newest_whole_one_is_taken_and_the_damage_is_told(tmp_path: Path) -> None:
+def test_the_newest_intact_checkpoint_is_used_and_damage_is_reported(tmp_path: Path) -> None:
     first, second, third = written(tmp_path, 1, 2, 3)
-    (third / "task.safetensors").write_bytes(b"torn")
+    (third / "task.safetensors").write_bytes(b"half")
     (second / "manifest.json").write_text("{}")
     checkpoint, damaged = newest_checkpoint(tmp_path)
     assert checkpoint is not None
     assert checkpoint.step == 1
     assert [str(error) for error in damaged] == [
-        f"checkpoint {third} is damaged: task.safetensors is not as it was written",
+        f"checkpoint {third} is damaged: task.safetensors does not match the size and SHA-256 in manifest.json",
         f"checkpoint {second} cannot be read (KeyError: 'format')",
     ]
     (first / "state.json").unlink()
@@ -122,23 +124,23 @@ def test_the_newest_whole_one_is_taken_and_the_damage_is_told(tmp_path: Path) ->
         newest_checkpoint(tmp_path)
     assert str(caught.value) == (
         f"no checkpoint in {tmp_path} can be read: {damaged[0]}; {damaged[1]}; checkpoint {first} is damaged: "
-        "state.json is missing; restore one from a copy, or delete them all to begin the run again"
+        "state.json is missing; restore one from a backup, or delete them all to restart the run"
     )
 
 
-def test_without_checkpoints_there_is_none(tmp_path: Path) -> None:
+def test_without_checkpoints_there_is_no_newest_one(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) == (None, ())
 
 
-def test_another_format_says_so(tmp_path: Path) -> None:
+def test_another_format_is_refused(tmp_path: Path) -> None:
     (path,) = written(tmp_path, 3)
     manifest = path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 4', '"format": 9'))
     assert refusal(path) == f"checkpoint {path} has format 9; this version of distillkit reads format 4"
 
 
-def test_a_replacement_that_was_cut_short_is_put_back(tmp_path: Path) -> None:
-    """The process ended between the two renames: the new one is not there yet, the old one not any more."""
+def test_an_interrupted_replacement_of_a_directory_is_undone(tmp_path: Path) -> None:
+    """The process was killed between the two renames: the old directory is moved away, the new one not yet in place."""
     (tmp_path / ".best.old").mkdir()
     (tmp_path / ".best.old" / "student.json").write_text("earlier")
     recover_directory(tmp_path / "best")
@@ -147,8 +149,8 @@ def test_a_replacement_that_was_cut_short_is_put_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_full_disk_leaves_the_last_one_whole_and_says_how_much_room_is_needed(tmp_path: Path) -> None:
-    """No file may grow beyond 4 MB in that process, which is how a quota answers."""
+def test_a_full_disk_leaves_the_last_checkpoint_intact_and_reports_the_space_needed(tmp_path: Path) -> None:
+    """The process may not write files larger than 4 MB, which fails like a disk quota."""
     program = f"""
 import resource, signal
 from pathlib import Path
@@ -167,8 +169,8 @@ except TrainingError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     folder = tmp_path / "run" / "checkpoints"
     assert re.fullmatch(
-        rf"no room for the checkpoint of step 2: it needs 8\.0 MB and [\d,.]+ MB are free in {folder}; the one of "
-        rf"step-00000001 is whole; make room, then continue with --resume {tmp_path / 'run'}\n",
+        rf"no disk space for the checkpoint of step 2: it needs 8\.0 MB and [\d,.]+ MB are free in {folder}; "
+        rf"checkpoint step-00000001 is intact; free some space, then continue with --resume {tmp_path / 'run'}\n",
         done.stdout,
     )
     assert [path.name for path in folder.iterdir()] == ["step-00000001"]
@@ -176,7 +178,7 @@ except TrainingError as error:
 
 
 @given(name=st.sampled_from(["AdamW", "SGD", "Adam", "RMSprop"]), steps=st.integers(0, 2))
-def test_optimiser_states_survive_the_split(name: str, steps: int) -> None:
+def test_optimiser_states_survive_split_and_join(name: str, steps: int) -> None:
     model = torch.nn.Linear(2, 2)
     options = {"momentum": 0.9} if name in {"SGD", "RMSprop"} else {}
     optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1, **options)
@@ -192,8 +194,8 @@ def test_optimiser_states_survive_the_split(name: str, steps: int) -> None:
             assert torch.equal(torch.as_tensor(joined["state"][index][key]), torch.as_tensor(value))
 
 
-def test_what_a_killed_process_did_not_come_to_is_cleared_away(tmp_path: Path) -> None:
-    """It was writing 9 and deleting 1; 7 is damaged, so the run goes on from 5, which stays in any case."""
+def test_leftovers_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
+    """It was writing 9 and deleting 1; 7 is damaged, so the run continues from 5, which must stay."""
     first, second, third, fourth, fifth = written(tmp_path, 1, 2, 3, 5, 7)
     (first / "manifest.json").unlink()
     (tmp_path / ".step-00000009.tmp").mkdir()
@@ -208,13 +210,13 @@ def test_what_a_killed_process_did_not_come_to_is_cleared_away(tmp_path: Path) -
 OPTIMISERS = [
     name
     for name in map(str, list_optimizers())
-    if not name.startswith(("bnb", "fused")) and name not in SECOND_ORDER  # those of CUDA alone
+    if not name.startswith(("bnb", "fused")) and name not in SECOND_ORDER  # these run on CUDA only
 ]
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_every_optimiser_goes_on_from_what_json_and_safetensors_hold_as_if_it_had_not_stopped(name: str) -> None:
-    """Also those that keep tensors in their groups (lamb), lists of them (kron), or a dtype (adafactorbv)."""
+def test_every_optimiser_resumes_exactly_from_json_and_tensors(name: str) -> None:
+    """Also those with tensors in their parameter groups (lamb), lists of tensors (kron), or a dtype (adafactorbv)."""
     networks = [nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)) for _ in range(2)]
     first, second = (create_optimizer_v2(network, opt=name, lr=1e-3, weight_decay=0.01) for network in networks)
     for seed in range(2):
@@ -226,7 +228,7 @@ def test_every_optimiser_goes_on_from_what_json_and_safetensors_hold_as_if_it_ha
     for network, optimizer in zip(networks, (first, second), strict=True):
         _step(network, optimizer, seed=2)
     pairs = zip(networks[0].parameters(), networks[1].parameters(), strict=True)
-    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+    assert all(torch.equal(uninterrupted, resumed) for uninterrupted, resumed in pairs)
 
 
 def _step(network: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:

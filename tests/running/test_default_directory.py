@@ -1,4 +1,4 @@
-"""Where a run goes that is given no directory."""
+"""The default run directory, where `--out` is not given."""
 
 import pytest
 
@@ -10,16 +10,16 @@ from distillkit.running.default_directory import next_directory
     ("student", "data", "name"),
     [
         ("deit-ti", Data(), "deit-ti-digits-001"),
-        ("deit-ti", Data(train="/pictures/my flowers/"), "deit-ti-my-flowers-001"),
+        ("deit-ti", Data(train="/images/my flowers/"), "deit-ti-my-flowers-001"),
         ("timm:resnet18.a1_in1k", Data(unlabeled="loose"), "timm-resnet18.a1_in1k-loose-001"),
         ("vit-s", Data(train="timm:hfds/cats"), "vit-s-cats-001"),
     ],
 )
-def test_it_is_called_by_student_and_data(tmp_path, student, data, name):
+def test_it_is_named_after_student_and_data(tmp_path, student, data, name):
     assert next_directory(Recipe(student=StudentEntry(model=student), data=data), tmp_path) == tmp_path / name
 
 
-def test_this_folder_has_a_name_too(tmp_path, monkeypatch):
+def test_the_current_folder_is_named_by_its_path(tmp_path, monkeypatch):
     (tmp_path / "flowers").mkdir()
     monkeypatch.chdir(tmp_path / "flowers")
     assert next_directory(Recipe(data=Data(train="."))).as_posix() == "runs/deit-ti-flowers-001"

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and that nothing is overwritten or left half made."""
+"""The run directory: its files, no overwriting, no partial runs, locking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillkit.running.directory import RunDirectory
 from distillkit.running.start import resume, run
 
 
-def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:
+def test_a_finished_run_has_all_files(recipe_of: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = run(recipe_of({"training": {"steps": 20, "ema": 0.9}}), out, installed_plugins())
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -54,7 +54,7 @@ def test_a_finished_run_has_everything(recipe_of: Any, tmp_path: Path) -> None:
     assert {"validation/class_top1", "test/top1", "test/ema/top1", "best/validation_top1"} <= figures.keys()
     report = (out / "report.md").read_text()
     assert "![loss and accuracy over the run](curves.png)" in report
-    assert "no term trains the distillation head, so the student answers with the other one alone" in report
+    assert "no loss term trains the distillation head, so predictions use the class head only" in report
 
 
 def test_one_set_of_plugins_serves_several_runs(recipe_of: Any, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_file_is_not_a_directory(recipe_of: Any, tmp_path: Path) -> None:
     assert str(caught.value) == f"{path} is a file; give another --out"
 
 
-def test_an_impossible_run_leaves_nothing(recipe_of: Any, tmp_path: Path) -> None:
+def test_a_run_that_fails_while_building_leaves_nothing(recipe_of: Any, tmp_path: Path) -> None:
     bad = recipe_of(
         {"teachers": [{"model": "timm:resnet10t", "weights": str(tmp_path / "no")}]}, {"losses": [{"loss": "hard"}]}
     )
@@ -97,13 +97,13 @@ def test_an_impossible_run_leaves_nothing(recipe_of: Any, tmp_path: Path) -> Non
     assert issubclass(SignalError, DistillkitError)
 
 
-def test_a_broken_image_before_the_first_checkpoint_leaves_nothing(recipe_of: Any, tmp_path: Path) -> None:
+def test_an_unreadable_image_before_the_first_checkpoint_leaves_nothing(recipe_of: Any, tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name in ("ant", "bee"):
         (data / name).mkdir(parents=True)
         for number in range(4):
             Image.new("RGB", (8, 8)).save(data / name / f"{number}.png")
-    (data / "bee" / "0.png").write_bytes(b"no picture")
+    (data / "bee" / "0.png").write_bytes(b"not an image")
     recipe = recipe_of({"data": {"train": str(data), "validation": 0.0}}, {"training": {"batch_size": 8}})
     with pytest.raises(DataError) as caught:
         run(recipe, tmp_path / "out", installed_plugins())
@@ -114,7 +114,7 @@ def test_a_broken_image_before_the_first_checkpoint_leaves_nothing(recipe_of: An
 def test_only_a_run_directory_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         resume(tmp_path, installed_plugins())
-    assert str(caught.value) == (f"{tmp_path} is not a run directory (it has no recipe.toml); give one that is")
+    assert str(caught.value) == f"{tmp_path} is not a run directory: it has no recipe.toml; check the path"
 
 
 def test_a_finished_run_is_not_resumed(recipe_of: Any, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_finished_run_is_not_resumed(recipe_of: Any, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         resume(tmp_path / "run", installed_plugins())
     assert str(caught.value) == (
-        f"{tmp_path / 'run'} is finished; evaluate or export it, or give a new run more epochs"
+        f"{tmp_path / 'run'} is finished; evaluate or export it, or start a new run with more epochs"
     )
 
 
@@ -140,30 +140,31 @@ with RunDirectory(Path({str(tmp_path)!r})).locked():
         with pytest.raises(RunDirectoryError) as caught, RunDirectory(tmp_path).locked():
             pass
         assert str(caught.value) == (
-            f"{tmp_path} is being trained by process {other.pid} already; wait for its end, or give another --out"
+            f"process {other.pid} is already training in {tmp_path}; wait until it ends, or give another --out"
         )
         other.kill()
     with RunDirectory(tmp_path).locked():
         pass
 
 
-def test_what_a_killed_process_left_of_its_first_file_stops_nobody(tmp_path: Path) -> None:
+def test_a_directory_with_only_a_partial_recipe_is_free(tmp_path: Path) -> None:
+    """A process was killed while it wrote the recipe, its first file."""
     (tmp_path / ".recipe.toml.tmp").write_text("ha")
     RunDirectory(tmp_path).check_free()
 
 
-def test_a_run_that_another_process_has_begun_meanwhile_is_left_alone(
+def test_a_run_that_another_process_started_meanwhile_is_not_deleted(
     recipe_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both were started at once: the other one takes the lock after this one looked whether the directory was free."""
+    """Two processes start at once: the other one locks the directory after this one found it free."""
     out = tmp_path / "run"
 
     @contextmanager
-    def taken(directory: RunDirectory) -> Iterator[None]:
-        raise RunDirectoryError("taken")
+    def locked_by_another(directory: RunDirectory) -> Iterator[None]:
+        raise RunDirectoryError("locked")
         yield
 
-    monkeypatch.setattr(RunDirectory, "locked", taken)
+    monkeypatch.setattr(RunDirectory, "locked", locked_by_another)
     with pytest.raises(RunDirectoryError):
         run(recipe_of({"training": {"steps": 1}}), out, installed_plugins())
     assert (out / "recipe.toml").is_file()

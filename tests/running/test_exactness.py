@@ -1,4 +1,4 @@
-"""Same recipe, same weights: whatever the number of workers, and wherever a run was stopped."""
+"""Exactness: the same recipe gives the same weights, for any number of workers and after a resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HARD = {"losses": [{"loss": "hard"}]}
 
 
 class StopAt:
-    """An interrupt when a step is logged, as from the keyboard."""
+    """A KeyboardInterrupt when a step is logged."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -33,7 +33,7 @@ class StopAt:
 
 
 def assert_equal_weights(left: Path, right: Path) -> None:
-    """Bit-equal student files."""
+    """Assert that two student files are bit-equal."""
     first, second = load_file(left), load_file(right)
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
@@ -70,12 +70,12 @@ def test_a_run_stopped_inside_an_epoch_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_stopped_run_comes_to_the_same_in_every_file(
+def test_a_stopped_run_ends_bit_equal_in_every_file(
     recipe_of: Any, attentive_run: str, tmp_path: Path, precision: str
 ) -> None:
     """Mixup, cutmix, erasing, repeats, stochastic depth, accumulation, clipping, EMA and a projector, all at once.
 
-    Stopped inside an epoch, a log interval and the time between two checkpoints. In fp16 the scaler counts steps.
+    Stopped inside an epoch and a log interval, and between two checkpoints. In fp16 the scaler counts steps.
     """
     recipe = recipe_of(
         {"teachers": [{"model": attentive_run}], "losses": [{"loss": "hard"}, {"loss": "attndistill"}]},
@@ -92,7 +92,7 @@ def test_a_stopped_run_comes_to_the_same_in_every_file(
 
 
 class StopAtTheEnd:
-    """The process ends while the trackers hear of the end."""
+    """A KeyboardInterrupt in the hook for the end of the run."""
 
     def distillkit_run_ended(self) -> None:
         raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def test_metrics_have_no_step_twice_after_a_resume(recipe_of: Any, tmp_path: Pat
     assert [record["kind"] for record in records].count("end") == 1
 
 
-def test_the_seed_decides(recipe_of: Any, tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed(recipe_of: Any, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(recipe_of({"seed": seed, "training": {"steps": 3}}), tmp_path / name, installed_plugins())
     assert_equal_weights(tmp_path / "a/student.safetensors", tmp_path / "b/student.safetensors")
@@ -127,7 +127,7 @@ def test_the_seed_decides(recipe_of: Any, tmp_path: Path) -> None:
 
 
 @aot_config.patch(donated_buffer=True)
-def test_a_compiled_run_may_keep_its_graphs_for_the_gradients_of_the_terms(recipe_of: Any) -> None:
+def test_a_compiled_run_keeps_graphs_for_the_gradient_norms(recipe_of: Any) -> None:
     plugins = installed_plugins()
     build_session(plan(recipe_of(), plugins))
     assert aot_config.donated_buffer

@@ -1,4 +1,4 @@
-"""`run --nproc`: where its processes meet, and what becomes of them when their launcher is asked to end or killed."""
+"""`run --nproc`: rendezvous address, and the processes after a signal to their launcher or its death."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The launcher of two processes that train in tmp_path/run and have taken a step."""
+    """The launcher of two processes that train in tmp_path/run; both have taken a step."""
     given = [part for setting in LONG for part in ("--set", setting)]
     process = subprocess.Popen(
         [sys.executable, "-m", "distillkit_cli", "run", "--out", str(tmp_path / "run"), "--nproc", "2", *given],
@@ -37,7 +37,7 @@ def launcher(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     yield process
-    for pid in workers(tmp_path / "run"):  # there are none, unless a test failed
+    for pid in workers(tmp_path / "run"):  # left over only if a test failed
         os.kill(pid, signal.SIGKILL)
     process.kill()
     process.wait()
@@ -53,17 +53,17 @@ def workers(out: Path) -> list[int]:
 
 
 def listening(pids: list[int]) -> set[str]:
-    """The addresses at which processes wait for others."""
+    """The addresses on which processes listen."""
     connections = [each for pid in pids for each in psutil.Process(pid).net_connections("tcp")]
     return {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
 
 
-def test_the_processes_meet_where_nobody_else_reaches_them_and_end_with_their_launcher(
+def test_the_processes_listen_on_loopback_only_and_end_with_their_launcher(
     launcher: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    there = workers(tmp_path / "run")
-    assert len(there) == 2
-    addresses = listening([launcher.pid, *there])
+    pids = workers(tmp_path / "run")
+    assert len(pids) == 2
+    addresses = listening([launcher.pid, *pids])
     assert addresses
     assert addresses <= LOOPBACK
     launcher.kill()
@@ -73,15 +73,13 @@ def test_the_processes_meet_where_nobody_else_reaches_them_and_end_with_their_la
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0] is not None
 
 
-def test_what_a_scheduler_sends_to_the_launcher_reaches_the_processes(
-    launcher: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_a_signal_to_the_launcher_reaches_the_processes(launcher: subprocess.Popen[str], tmp_path: Path) -> None:
     launcher.send_signal(signal.SIGUSR1)
     output, _ = launcher.communicate()
     assert launcher.returncode == 128 + signal.SIGUSR1
     last = output.splitlines()[-1]
     assert re.fullmatch(
-        r"stopped by SIGUSR1 after step \d+ of 4000, which is saved; "
+        r"stopped by SIGUSR1 after step \d+ of 4000; a checkpoint is saved; "
         rf"to continue: distillkit run --resume {tmp_path / 'run'} --nproc 2",
         last,
     )

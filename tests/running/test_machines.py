@@ -1,4 +1,4 @@
-"""Machines that do not share a disk: two processes of which one alone sees the run."""
+"""Machines that do not share a disk: two processes, only one of which sees the run."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ sys.exit(command_line(given))
 """
 
 
-def test_a_run_that_one_machine_alone_sees_is_not_continued(tmp_path):
+def test_a_run_that_only_one_machine_sees_is_not_continued(tmp_path):
     arguments = ["--set", "training.steps=2", "--set", "data.workers=0", "--set", "training.device='cpu'"]
     assert command_line(["--quiet", "run", "--out", str(tmp_path / "run0"), *arguments]) == 0
     (tmp_path / "run0" / "result.json").unlink()
@@ -29,7 +29,7 @@ def test_a_run_that_one_machine_alone_sees_is_not_continued(tmp_path):
         timeout=120,
     )
     sentence = (
-        f"error: the run in {tmp_path / 'run0'} is begun for process 0 of 2 and new for process 1; give --out on a "
-        "disk that all machines see, and the same options on each"
+        f"error: process 0 of 2 finds a run in {tmp_path / 'run0'}, process 1 does not; give --out on a "
+        "disk that all machines share, and the same options on each"
     )
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [sentence]

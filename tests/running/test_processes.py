@@ -1,4 +1,4 @@
-"""Several processes of one run: the same curve as one, one voice, and an end that loses nothing."""
+"""Several processes of one run: the curve of one process, messages once, exact resume after signals and kills."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# Stochastic depth off, since every process draws its own; of 100 labels, some micro-batches get none.
+# Without stochastic depth, which is drawn per process. With 100 labels, some micro-batches have none.
 SMALL = {
     "data.train": '"digits"',
     "data.labels": 100,
@@ -73,7 +73,7 @@ def records(out: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes."""
+    """A finished run of two processes."""
     out = tmp_path_factory.mktemp("pair") / "run"
     code, output = finished(out, *settings())
     assert code == 0, output
@@ -92,11 +92,11 @@ def test_two_processes_have_the_curve_of_one(pair: Path, tmp_path: Path) -> None
         assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-5)
     first, second = (json.loads((out / "result.json").read_text())["figures"] for out in (tmp_path / "run", pair))
     assert first["validation/images"] == second["validation/images"]
-    assert second == pytest.approx(first, abs=0.8)  # one image of the validation set may tip over
+    assert second == pytest.approx(first, abs=0.8)  # one validation image may be classified differently
 
 
 def test_three_processes_in_micro_batches_have_the_curve_of_one(tmp_path: Path) -> None:
-    """Of 24 images of a step two are labelled, and these are a pair: the other two processes never have a label."""
+    """Two of the 24 images of a step are labelled, both in one process: the other two never have a label."""
     small = {"training__steps": 6, "training__batch_size": 24, "training__log_every": 1}
     given = settings(**small)
     code, output = finished(tmp_path / "one", *given, processes=1)
@@ -121,7 +121,9 @@ def kill_one(process: subprocess.Popen[str], out: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems hide the environment of a process")
-def test_a_process_that_is_killed_costs_nothing_but_the_steps_since_the_checkpoint(pair: Path, tmp_path: Path) -> None:
+def test_after_a_process_is_killed_the_run_restarts_from_its_checkpoint_and_ends_bit_equal(
+    pair: Path, tmp_path: Path
+) -> None:
     process = started(tmp_path / "run", *settings(training__checkpoint_every=2))
     kill_one(process, tmp_path / "run")
     output, _ = process.communicate(timeout=300)
@@ -133,15 +135,15 @@ def test_a_process_that_is_killed_costs_nothing_but_the_steps_since_the_checkpoi
         assert [key for key in undisturbed if not torch.equal(undisturbed[key], disturbed[key])] == []
 
 
-def test_processes_that_are_asked_to_end_save_and_go_on(pair: Path, tmp_path: Path) -> None:
-    """As by Ctrl-C: the signal reaches the launcher and every process."""
+def test_processes_save_on_sigterm_and_resume_bit_equal(pair: Path, tmp_path: Path) -> None:
+    """The signal reaches the launcher and every process, as with Ctrl-C."""
     process = started(tmp_path / "run", *settings())
     while not (tmp_path / "run" / "metrics.jsonl").exists() or not records(tmp_path / "run"):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
-    if "which is saved" in output:
+    if "a checkpoint is saved" in output:
         assert process.returncode == 128 + signal.SIGTERM
         assert "Traceback" not in output
         again = subprocess.run(
@@ -157,7 +159,7 @@ def test_processes_that_are_asked_to_end_save_and_go_on(pair: Path, tmp_path: Pa
     assert [key for key in undisturbed if not torch.equal(undisturbed[key], disturbed[key])] == []
 
 
-def test_what_cannot_be_is_said_once(tmp_path: Path) -> None:
+def test_an_error_in_all_processes_is_printed_once(tmp_path: Path) -> None:
     code, output = finished(tmp_path / "run", *settings(training__batch_size=2))
     assert code == 2
     assert output == (
@@ -179,7 +181,7 @@ def test_what_cannot_be_is_said_once(tmp_path: Path) -> None:
     ],
     ids=["while it builds, with --nproc", "before it joins, under torchrun"],
 )
-def test_a_process_that_fails_at_the_start_ends_all_with_its_sentence_once(
+def test_a_process_that_fails_at_the_start_ends_all_with_its_error_once(
     tmp_path: Path, launcher: list[str], fault: str, sentence: str
 ) -> None:
     path = os.pathsep.join([str(Path(__file__).parent / "faulty_rank"), *(entry for entry in sys.path if entry)])

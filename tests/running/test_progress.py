@@ -1,4 +1,4 @@
-"""Progress of a run: lines with a clock that the test sets, and the bar on a console that keeps what it is sent."""
+"""Progress of a run: lines, with a fake clock, and the progress bar, on a recording console."""
 
 import io
 from pathlib import Path
@@ -56,7 +56,7 @@ def clock():
 
 @pytest.fixture
 def progress(clock, monkeypatch):
-    """Progress on stderr, which is no terminal."""
+    """Progress on stderr, which is not a terminal."""
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     return RunProgress(ProgressDisplay(clock=clock))
 
@@ -71,7 +71,7 @@ def shown(capsys):
     return err.splitlines()
 
 
-def test_the_opening_says_what_will_be_done(capsys, progress):
+def test_the_opening_describes_the_run(capsys, progress):
     progress.distillkit_run_started(a_run())
     assert shown(capsys) == [
         "deit-ti (205,524 parameters) learns 0.5 * labels + 0.5 * hard from small-cnn",
@@ -81,11 +81,11 @@ def test_the_opening_says_what_will_be_done(capsys, progress):
     ]
 
 
-def test_the_opening_names_whose_weights_are_used(capsys, progress):
+def test_the_opening_names_initial_weights_and_licences(capsys, progress):
     student = PLAN["student"] | {"starts_from": "runs/a"}
     teacher = {"name": "mae-vitb16", "recipe_name": "mae", "licence": "cc-by-nc-4.0"}
-    nobody_listens_to = {"name": "vit-b", "recipe_name": "b", "licence": "apache-2.0"}
-    run = a_run(student=student, teachers=[teacher, nobody_listens_to], losses=[{"name": "hard", "teacher": "mae"}])
+    unused = {"name": "vit-b", "recipe_name": "b", "licence": "apache-2.0"}
+    run = a_run(student=student, teachers=[teacher, unused], losses=[{"name": "hard", "teacher": "mae"}])
     progress.distillkit_run_started(run)
     assert shown(capsys)[0] == (
         "deit-ti (205,524 parameters), from runs/a, learns 0.5 * labels + 0.5 * hard from mae-vitb16 "
@@ -102,7 +102,7 @@ def test_a_resumed_run_without_a_teacher(capsys, progress):
     ]
 
 
-def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, progress, clock):
+def test_lines_are_written_at_epochs_and_at_most_every_ten_seconds_between(capsys, progress, clock):
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -131,8 +131,8 @@ def test_lines_come_at_epochs_and_at_most_every_ten_seconds_between(capsys, prog
     assert shown(capsys) == []
 
 
-def test_the_first_step_is_said_at_once_with_the_balance_of_the_terms(capsys, progress, clock):
-    """Shares of the sum of the norms: 3.2 and 0.05 of 3.25. What the first step took says nothing of the others."""
+def test_the_first_step_gets_a_line_at_once_with_gradient_shares_and_without_throughput(capsys, progress, clock):
+    """Shares of the sum of the norms: 3.2 and 0.05 of 3.25. The first step is slow, so its time is not shown."""
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -154,7 +154,7 @@ def test_the_first_step_is_said_at_once_with_the_balance_of_the_terms(capsys, pr
 
 
 @pytest.mark.parametrize("norms", [(1.0,), (float("inf"), 1.0), (float("nan"), 1.0), (0.0, 0.0)])
-def test_no_balance_is_said_of_one_term_or_of_norms_that_have_no_shares(capsys, progress, norms):
+def test_no_gradient_shares_for_one_term_or_for_zero_or_non_finite_norms(capsys, progress, norms):
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -164,8 +164,8 @@ def test_no_balance_is_said_of_one_term_or_of_norms_that_have_no_shares(capsys, 
     assert shown(capsys) == [line]
 
 
-def test_a_loss_is_said_once(capsys, progress, clock):
-    """Of three epochs the first logs, the second does not, and the last ends the run."""
+def test_a_loss_is_shown_once(capsys, progress, clock):
+    """Three epochs: the first has a log record, the second has none, the last ends the run."""
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -193,7 +193,7 @@ def test_one_image_is_not_called_images(capsys, progress):
     assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image each, in runs/a"]
 
 
-def test_an_epoch_that_was_neither_logged_nor_evaluated(capsys, progress, clock):
+def test_an_epoch_without_log_and_evaluation(capsys, progress, clock):
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -203,7 +203,7 @@ def test_an_epoch_that_was_neither_logged_nor_evaluated(capsys, progress, clock)
     assert shown(capsys) == ["epoch 1/5, step 20/100: 0:00:20 left", "epoch 5/5, step 100/100: done"]
 
 
-def test_the_moving_average_is_evaluated_beside_the_student(capsys, progress, clock):
+def test_the_accuracy_of_the_ema_is_shown_after_that_of_the_student(capsys, progress, clock):
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -211,10 +211,10 @@ def test_the_moving_average_is_evaluated_beside_the_student(capsys, progress, cl
     progress.distillkit_epoch_ended(
         run, {"step": 20.0, "epoch": 1.0, "validation/top1": 50.0, "validation/ema/top1": 51.0}
     )
-    assert shown(capsys) == ["epoch 1/5, step 20/100: validation 50.00 %; moving average 51.00 %; 0:00:20 left"]
+    assert shown(capsys) == ["epoch 1/5, step 20/100: validation 50.00 %; EMA 51.00 %; 0:00:20 left"]
 
 
-def test_one_term_is_not_said_twice(capsys, progress, clock):
+def test_a_single_term_is_not_listed_next_to_the_loss(capsys, progress, clock):
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -226,18 +226,18 @@ def test_one_term_is_not_said_twice(capsys, progress, clock):
     ]
 
 
-@pytest.mark.parametrize(("skipped", "said"), [(1.0, "1 step skipped"), (3.0, "3 steps skipped")])
-def test_skipped_steps_of_an_interval_are_said(capsys, progress, clock, skipped, said):
+@pytest.mark.parametrize(("skipped", "text"), [(1.0, "1 step skipped"), (3.0, "3 steps skipped")])
+def test_skipped_steps_of_an_interval_are_shown(capsys, progress, clock, skipped, text):
     run = a_run()
     progress.distillkit_run_started(run)
     shown(capsys)
     clock.seconds = 30.0
     progress.distillkit_steps_logged(run, STEPS | {"skipped_steps": skipped})
     (line,) = shown(capsys)
-    assert f", lr 1.00e-03; {said}; 2,346 images/s" in line
+    assert f", lr 1.00e-03; {text}; 2,346 images/s" in line
 
 
-def test_a_resumed_run_reckons_from_where_it_resumed(capsys, progress, clock):
+def test_a_resumed_run_estimates_its_time_left_from_the_steps_since_the_resume(capsys, progress, clock):
     run = a_run(start_step=90)
     progress.distillkit_run_started(run)
     shown(capsys)
@@ -246,7 +246,7 @@ def test_a_resumed_run_reckons_from_where_it_resumed(capsys, progress, clock):
     assert shown(capsys)[0].endswith("; 0:00:25 left")
 
 
-def test_quiet_says_nothing(capsys, clock):
+def test_quiet_prints_nothing(capsys, clock):
     progress, run = RunProgress(ProgressDisplay(silent=True, clock=clock)), a_run()
     progress.distillkit_run_started(run)
     clock.seconds = 60.0
@@ -255,7 +255,7 @@ def test_quiet_says_nothing(capsys, clock):
     assert shown(capsys) == []
 
 
-def test_it_follows_a_run_like_any_tracker(capsys, progress):
+def test_progress_is_called_like_any_tracker(capsys, progress):
     plugins = installed_plugins()
     plugins.follow(progress)
     plugins.run_started(a_run())
@@ -265,33 +265,33 @@ def test_it_follows_a_run_like_any_tracker(capsys, progress):
     assert len(shown(capsys)) == 5
 
 
-def test_on_a_terminal_a_bar_moves_and_goes_away(clock):
-    sent = io.StringIO()
-    console = Console(file=sent, force_terminal=True, width=100, color_system=None, highlight=False)
+def test_on_a_terminal_a_progress_bar_is_shown_and_removed(clock):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None, highlight=False)
     display, run = ProgressDisplay(console, clock=clock), a_run()
     progress = RunProgress(display)
     progress.distillkit_run_started(run)
     progress.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 0.05})
     display._bars.refresh()
-    frame = sent.getvalue().splitlines()[-2:]
+    frame = screen.getvalue().splitlines()[-2:]
     assert "1/100" in frame[0]
     assert "images/s" not in frame[0]
     clock.seconds = 18.0
     progress.distillkit_steps_logged(run, STEPS)
     display._bars.refresh()
-    frame = sent.getvalue().splitlines()[-2:]
+    frame = screen.getvalue().splitlines()[-2:]
     assert frame[0].split("step")[1].split()[0] == "30/100"
     assert "2,346 images/s, data wait 3%; 0:00:42 left; 0:00:" in frame[0]
     assert frame[1].strip().startswith("loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03")
     progress.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
-    assert "epoch 2/5, step 40/100: validation 50.00 %; loss 1.5000" in sent.getvalue()
+    assert "epoch 2/5, step 40/100: validation 50.00 %; loss 1.5000" in screen.getvalue()
     progress.distillkit_run_failed()
     assert not display._bars.live.is_started
     display.close()
 
 
-def test_very_short_epochs_share_a_line(capsys, progress, clock):
-    """Epochs of 0.3 s: the first, the fifth (1.2 s later) and the last speak."""
+def test_very_short_epochs_get_at_most_one_line_per_second(capsys, progress, clock):
+    """Epochs of 0.3 s: the first, the fifth (1.2 s later) and the last get a line."""
     progress.distillkit_run_started(a_run(notes=[]))
     shown(capsys)
     for epoch in range(1, 6):

@@ -1,6 +1,6 @@
-"""`--teacher regnety16gf --loss hard` with a file of the published layout, in the three ways that can work.
+"""`--teacher regnety16gf --loss hard` with a weight file of the published layout, in the three ways that work.
 
-The weights are random, the layout is that of regnety_160-a5fe301d.pth: the network's tensors under "model".
+The weights are random. The layout is that of regnety_160-a5fe301d.pth: the network's tensors under "model".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALL_STUDENT += ["--set", "student.heads=2", "--set", "student.image_size=112"]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file of 1,000 classes in the published layout; 335 MB, gone afterwards."""
+    """A weight file for 1,000 classes in the published layout; 335 MB, deleted afterwards."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "regnety_160.pth"
     torch.save({"model": timm.create_model("regnety_160").state_dict()}, path)
@@ -35,8 +35,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.unlink()
 
 
-def pictures(folder: Path, names: tuple[str, ...] = ("",), each: int = 6) -> Path:
-    """Crops of two real photographs, 224 pixels, in one folder per name."""
+def save_images(folder: Path, names: tuple[str, ...] = ("",), each: int = 6) -> Path:
+    """Save crops of two photographs, 224 x 224 pixels, in one folder per name."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     for number, name in enumerate(names):
         (folder / name).mkdir(parents=True)
@@ -47,11 +47,11 @@ def pictures(folder: Path, names: tuple[str, ...] = ("",), each: int = 6) -> Pat
     return folder
 
 
-def test_unlabelled_pictures_and_the_teachers_own_classes(
+def test_unlabelled_images_with_the_teachers_classes(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    unlabelled = str(pictures(tmp_path / "pictures"))
+    unlabelled = str(save_images(tmp_path / "images"))
     typed = ["run", "--teacher", "regnety16gf", "--teacher-weights", str(weights), "--loss", "hard"]
     assert command_line([*typed, "--unlabeled", unlabelled, *SMALL_STUDENT, *SHORT, "--out", str(out)]) == 0
     plan = json.loads((out / "plan.json").read_text())
@@ -64,10 +64,10 @@ def test_unlabelled_pictures_and_the_teachers_own_classes(
     capsys.readouterr()
 
 
-def test_a_folder_whose_classes_are_some_of_the_teachers(weights: Path, tmp_path: Path) -> None:
-    """A WordNet number, and two words for classes: outputs 1, 0 and 207 of the teacher, in the folder's order."""
+def test_a_folder_whose_classes_are_a_subset_of_the_teachers(weights: Path, tmp_path: Path) -> None:
+    """A WordNet id and two class names: outputs 207, 1 and 0 of the teacher, in the order of the folder."""
     out = tmp_path / "run"
-    folder = pictures(tmp_path / "classes", ("golden retriever", "n01443537", "tench"), each=4)
+    folder = save_images(tmp_path / "classes", ("golden retriever", "n01443537", "tench"), each=4)
     typed = ["run", "--teacher", "regnety16gf", "--teacher-weights", str(weights), "--loss", "hard"]
     assert command_line([*typed, "--data", str(folder), *SMALL_STUDENT, *SHORT, "--out", str(out)]) == 0
     plan = json.loads((out / "plan.json").read_text())
@@ -75,9 +75,9 @@ def test_a_folder_whose_classes_are_some_of_the_teachers(weights: Path, tmp_path
     assert plan["teachers"][0]["class_map"] == [207, 1, 0]
 
 
-def test_fine_tuned_to_ones_own_classes_it_teaches(weights: Path, tmp_path: Path) -> None:
+def test_a_teacher_fine_tuned_on_the_classes_of_the_data(weights: Path, tmp_path: Path) -> None:
     names = tuple(f"class-{number}" for number in range(10))
-    folder = pictures(tmp_path / "classes", names, each=2)
+    folder = save_images(tmp_path / "classes", names, each=2)
     tuned, out = tmp_path / "tuned", tmp_path / "run"
     typed = ["finetune", "regnety16gf", "--weights", str(weights), "--data", str(folder)]
     assert command_line([*typed, "--set", "student.image_size=64", *SHORT, "--out", str(tuned)]) == 0

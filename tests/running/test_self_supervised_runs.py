@@ -1,4 +1,4 @@
-"""A teacher without classes in a run and under evaluation: DINO's ViT-S/16 by name, with random weights."""
+"""A self-supervised teacher, without classes, in a run and in evaluation: DINO ViT-S/16 with random weights."""
 
 import json
 
@@ -31,9 +31,9 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Two classes, four pictures each to train and two to test."""
-    draw, root = np.random.default_rng(0), tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """Two classes, four images each to train and two to test."""
+    draw, root = np.random.default_rng(0), tmp_path_factory.mktemp("images")
     for split, count in (("train", 4), ("test", 2)):
         for number, name in enumerate(("dark", "light")):
             (root / split / name).mkdir(parents=True)
@@ -44,10 +44,10 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def recipe(checkpoint, pictures):
+def recipe(checkpoint, images):
     return Recipe.model_validate(
         {
-            "data": {"train": None, "unlabeled": str(pictures / "train"), "workers": 0},
+            "data": {"train": None, "unlabeled": str(images / "train"), "workers": 0},
             "teachers": [{"model": "dino-vits16", "weights": str(checkpoint)}],
             "student": STUDENT,
             "losses": [{"loss": "attndistill"}],
@@ -65,27 +65,27 @@ def recipe(checkpoint, pictures):
 
 
 def test_plan_shows_the_licence_and_what_is_fixed(recipe):
-    made = plan(recipe, PLUGINS)
-    lines = dict(plan_lines(made))
+    run_plan = plan(recipe, PLUGINS)
+    lines = dict(plan_lines(run_plan))
     assert lines["teacher"].endswith("std 0.229/0.224/0.225; weights apache-2.0")
     assert lines["never trained"] == "1 tensor that the student keeps fixed: pos_embed"
-    assert plan_as_dict(made)["student"]["fixed"] == ["pos_embed"]
-    assert plan_as_dict(made)["student"]["untrained"] == []
+    assert plan_as_dict(run_plan)["student"]["fixed"] == ["pos_embed"]
+    assert plan_as_dict(run_plan)["student"]["untrained"] == []
 
 
-def test_run_leaves_fixed_positions_as_they_are_and_says_what_was_left_out(recipe, tmp_path):
+def test_run_does_not_train_fixed_positions_and_notes_the_tensors_left_out(recipe, tmp_path):
     directory = run(recipe, tmp_path / "run", PLUGINS).directory
     torch.manual_seed(recipe.seed)
-    started = PLUGINS.find("student", "deit-ti").call("build", plan(recipe, PLUGINS).student.request).network
+    initial = PLUGINS.find("student", "deit-ti").call("build", plan(recipe, PLUGINS).student.request).network
     for file in ("student.safetensors", "ema/student.safetensors"):
         weights = load_file(directory / file)
-        assert torch.equal(weights["pos_embed"], started.pos_embed)
-        assert not torch.equal(weights["cls_token"], started.cls_token)
+        assert torch.equal(weights["pos_embed"], initial.pos_embed)
+        assert not torch.equal(weights["cls_token"], initial.cls_token)
     assert "teacher 'dino-vits16': left out: head" in json.loads((directory / "plan.json").read_text())["notes"]
 
 
 class StopAt:
-    """An interrupt when a step is logged, as from the keyboard."""
+    """A KeyboardInterrupt when a step is logged."""
 
     def __init__(self, step):
         self.step = step
@@ -107,16 +107,14 @@ def test_resuming_with_fixed_positions_is_exact(recipe_of, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
-def test_teacher_without_classes_is_evaluated_by_its_embedding(checkpoint, pictures, protocol):
-    found = evaluate(
-        "dino-vits16", PLUGINS, protocol=protocol, data=str(pictures), weights=str(checkpoint), device="cpu"
-    )
+def test_teacher_without_classes_is_evaluated_by_its_embedding(checkpoint, images, protocol):
+    found = evaluate("dino-vits16", PLUGINS, protocol=protocol, data=str(images), weights=str(checkpoint), device="cpu")
     assert any("top1" in name for name in found.measurement.figures)
 
 
-def test_teacher_without_classes_has_no_top1(checkpoint, pictures):
+def test_teacher_without_classes_has_no_top1(checkpoint, images):
     with pytest.raises(SignalError) as error:
-        evaluate("dino-vits16", PLUGINS, data=str(pictures), weights=str(checkpoint), device="cpu")
+        evaluate("dino-vits16", PLUGINS, data=str(images), weights=str(checkpoint), device="cpu")
     assert str(error.value) == (
         "protocol 'top1' reads the logits of a model; 'dino-vits16' is a ViT and reveals embedding, CLS attention, "
         "patch tokens; use --protocol few-label, knn or linear"

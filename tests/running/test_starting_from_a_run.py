@@ -1,4 +1,4 @@
-"""Runs that go on from a run: higher resolution, other classes, other heads, and where the weights come from."""
+"""Runs that start from a finished run (`--from`): higher resolution, other classes, other heads, initial weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADS = "head.weight", "head.bias"
 
 @pytest.fixture(scope="module")
 def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run: a ViT of two blocks that saw a few of the digits, 2 x 2 patches each."""
+    """A finished run: a ViT with two blocks, trained on a few digits of 2 x 2 patches."""
     student = {"model": "vit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2}
     settings = {"steps": 2, "batch_size": 32, "device": "cpu", "precision": "fp32", "threads": 1}
     recipe = load_recipe(
@@ -47,13 +47,13 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def larger(former: Path) -> Path:
-    """The former run taken to 16 px on labels alone: a teacher for that resolution."""
-    return gone_on(former, former.parent / "larger", "student.image_size=16")
+    """The former run, continued at 16 px on labels only: a teacher for that resolution."""
+    return continued(former, former.parent / "larger", "student.image_size=16")
 
 
 @pytest.fixture
 def letters(tmp_path: Path) -> Path:
-    """Twelve digits as pictures, in folders of other names than the digits have."""
+    """Twelve images of digits in class folders a, b and c."""
     images, labels = load_digits(return_X_y=True)
     for index in range(12):
         folder = tmp_path / "letters" / "abc"[index % 3]
@@ -63,7 +63,7 @@ def letters(tmp_path: Path) -> Path:
     return tmp_path / "letters"
 
 
-def gone_on(former: Path, out: Path, *assignments: str, **overrides: Any) -> Path:
+def continued(former: Path, out: Path, *assignments: str, **overrides: Any) -> Path:
     run(load_recipe(from_run=former, assignments=assignments, **overrides), out, installed_plugins())
     return out
 
@@ -81,9 +81,9 @@ def test_outputs_before_training_are_those_of_a_network_resized_by_hand(former: 
     student = build_session(plan(recipe, installed_plugins())).task.student.eval()
     weights = load_file(former / "student.safetensors")
     prefix, patches = weights["pos_embed"][:, :1], weights["pos_embed"][:, 1:]
-    square = patches.reshape(1, 2, 2, 16).permute(0, 3, 1, 2)
-    resized = functional.interpolate(square, size=(6, 6), mode="bicubic", align_corners=False)
-    weights["pos_embed"] = torch.cat([prefix, resized.permute(0, 2, 3, 1).reshape(1, 36, 16)], dim=1)
+    square = patches.reshape(1, 2, 2, 16).permute(0, 3, 1, 2)  # [1, D, 2, 2]
+    resized = functional.interpolate(square, size=(6, 6), mode="bicubic", align_corners=False)  # [1, D, 6, 6]
+    weights["pos_embed"] = torch.cat([prefix, resized.permute(0, 2, 3, 1).reshape(1, 36, 16)], dim=1)  # [1, 37, D]
     network = timm.create_model("deit_tiny_patch16_224", img_size=24, num_classes=10, **GEOMETRY).eval()
     network.load_state_dict(weights)
     images = torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))
@@ -92,9 +92,9 @@ def test_outputs_before_training_are_those_of_a_network_resized_by_hand(former: 
 
 
 @pytest.mark.parametrize("loss", ["hard", "advit-l1"])
-def test_the_teacher_goes_on_teaching_at_its_own_size(former: Path, tmp_path: Path, loss: str) -> None:
-    """A ViT sees one size only; the loss brings its 2 x 2 patches to the student's 4 x 4."""
-    out = gone_on(former, tmp_path / "run", "student.image_size=16", **taught(former, loss))
+def test_the_teacher_keeps_its_input_size(former: Path, tmp_path: Path, loss: str) -> None:
+    """A ViT has a fixed input size; the loss resizes its 2 x 2 patches to the student's 4 x 4."""
+    out = continued(former, tmp_path / "run", "student.image_size=16", **taught(former, loss))
     facts = written(out)
     assert (facts["student"]["image_size"], facts["student"]["grid"]) == ([16, 16], [4, 4])
     assert (facts["teachers"][0]["sees"], facts["teachers"][0]["grid"]) == ([8, 8], [2, 2])
@@ -102,20 +102,20 @@ def test_the_teacher_goes_on_teaching_at_its_own_size(former: Path, tmp_path: Pa
     assert read_student(out).spec.image_size == (16, 16)
 
 
-def test_a_teacher_that_has_gone_on_too_sees_the_same_patches(former: Path, larger: Path, tmp_path: Path) -> None:
+def test_a_teacher_continued_at_the_same_size_has_the_same_patches(former: Path, larger: Path, tmp_path: Path) -> None:
     overrides = taught(larger, "advit-l1") | {"losses": [{"loss": "advit-l1", "interpolation": "none"}]}
-    facts = written(gone_on(former, tmp_path / "run", "student.image_size=16", **overrides))
+    facts = written(continued(former, tmp_path / "run", "student.image_size=16", **overrides))
     assert (facts["teachers"][0]["sees"], facts["teachers"][0]["grid"]) == ([16, 16], [4, 4])
 
 
-def test_a_teacher_without_a_fixed_size_sees_the_students(former: Path, teacher_run: str) -> None:
+def test_a_teacher_without_a_fixed_size_takes_the_students(former: Path, teacher_run: str) -> None:
     overrides = {"teachers": [{"model": teacher_run}], "losses": [{"loss": "hard"}]}
     recipe = load_recipe(from_run=former, **overrides, assignments=["student.image_size=16"])
     (teacher,) = plan(recipe, installed_plugins()).teachers.values()
-    assert (teacher.native.image_size, teacher.sees) == ((8, 8), (16, 16))
+    assert (teacher.native.image_size, teacher.input_size) == ((8, 8), (16, 16))
 
 
-def test_grids_that_the_loss_may_not_bring_together(former: Path) -> None:
+def test_unequal_grids_without_interpolation_are_refused(former: Path) -> None:
     overrides = taught(former, "advit-l1") | {"losses": [{"loss": "advit-l1", "interpolation": "none"}]}
     recipe = load_recipe(from_run=former, **overrides, assignments=["student.image_size=16"])
     with pytest.raises(RecipeError) as caught:
@@ -126,10 +126,12 @@ def test_grids_that_the_loss_may_not_bring_together(former: Path) -> None:
     )
 
 
-def test_other_classes_get_another_head_and_the_old_labels_are_forgotten(
+def test_other_classes_get_a_new_head_and_data_labels_is_not_inherited(
     former: Path, letters: Path, tmp_path: Path
 ) -> None:
-    out = gone_on(former, tmp_path / "run", **{"data.train": str(letters), "training.steps": 1, "optimizer.lr": 1e-12})
+    out = continued(
+        former, tmp_path / "run", **{"data.train": str(letters), "training.steps": 1, "optimizer.lr": 1e-12}
+    )
     before, after = load_file(former / "student.safetensors"), load_file(out / "student.safetensors")
     assert after["head.weight"].shape == (3, 16)
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before.keys() - set(HEADS))
@@ -152,19 +154,19 @@ def test_a_teacher_of_the_old_classes_is_refused(former: Path, letters: Path) ->
     )
 
 
-def test_attention_is_taught_whatever_the_classes(former: Path, letters: Path) -> None:
+def test_attention_is_matched_also_with_other_classes(former: Path, letters: Path) -> None:
     overrides = taught(former, "advit-l1") | {"data.train": str(letters), "data.labels": 6}
     assert plan(load_recipe(from_run=former, **overrides), installed_plugins()).formula == ("1 * labels + 1 * advit-l1")
 
 
 def test_a_distillation_token_is_added_as_a_copy_of_the_class_token(former: Path) -> None:
     recipe = load_recipe(from_run=former, **taught(former, "hard") | {"student.model": "deit-ti"})
-    made = plan(recipe, installed_plugins())
-    assert made.notes.count(
+    run_plan = plan(recipe, installed_plugins())
+    assert run_plan.notes.count(
         "the distillation token and its position start as copies of the class token's, its head as a copy of the class "
         "head"
     )
-    network: Any = build_session(made).task.student.network
+    network: Any = build_session(run_plan).task.student.network
     weights = load_file(former / "student.safetensors")
     for copy, source in (
         (network.dist_token, weights["cls_token"]),
@@ -179,11 +181,11 @@ def test_fixed_positions_are_computed_for_the_new_grid(former: Path) -> None:
     assert "pos_embed is not loaded: the student keeps its own" in plan(recipe, installed_plugins()).notes
 
 
-def test_the_plan_says_what_the_run_starts_from(former: Path) -> None:
+def test_the_plan_shows_the_initial_weights(former: Path) -> None:
     recipe = load_recipe(from_run=former / "best", assignments=["student.image_size=16"])
-    made = plan(recipe, installed_plugins())
-    assert ("", f"starts from {former / 'best'}") in plan_lines(made)
-    assert plan_as_dict(made)["student"]["starts_from"] == str(former / "best")
+    run_plan = plan(recipe, installed_plugins())
+    assert ("", f"starts from {former / 'best'}") in plan_lines(run_plan)
+    assert plan_as_dict(run_plan)["student"]["starts_from"] == str(former / "best")
 
 
 def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path: Path) -> None:
@@ -198,11 +200,11 @@ def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_resumes_without_the_run_that_it_started_from(former: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_the_run_that_it_started_from_was_deleted(former: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(former, tmp_path / "former")
-    out = gone_on(moved, tmp_path / "run", "student.image_size=16", "training.checkpoint_every=1")
+    out = continued(moved, tmp_path / "run", "student.image_size=16", "training.checkpoint_every=1")
     whole, report = load_file(out / "student.safetensors"), (out / "report.md").read_text()
-    # As if the process had ended after its first checkpoint.
+    # As if the process had been killed after its first checkpoint.
     for name in ("result.json", "student.safetensors", "student.json", "report.md"):
         (out / name).unlink()
     shutil.rmtree(max((out / "checkpoints").iterdir()))

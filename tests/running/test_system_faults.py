@@ -1,4 +1,4 @@
-"""Errors that the system causes are reported in a sentence, whichever code raised them."""
+"""System faults are reported in one sentence, whichever code raised them."""
 
 import errno
 from pathlib import Path
@@ -14,7 +14,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/best/student.jso
 KILLED = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
 EXITED = RuntimeError("DataLoader worker (pid(s) 4711, 4712) exited unexpectedly")
 LOADER = (
-    "a loader process was killed, as when memory runs out; the last checkpoint is as it was; lower data.workers or "
+    "a data loader worker was killed, probably out of memory; the last checkpoint is intact; lower data.workers or "
     "free memory, then continue with --resume runs/a"
 )
 
@@ -29,17 +29,17 @@ def because(error, cause):
     [
         (KILLED, LOADER),
         (EXITED, LOADER),
-        (FULL, "no room left for runs/a/best/student.json; make room, then continue with --resume runs/a"),
+        (FULL, "no disk space left for runs/a/best/student.json; free some space, then continue with --resume runs/a"),
         (
             because(BrokenPluginError("plugin 'x' failed"), MISSING),
             (
-                "the run directory cannot be written any more: runs/a/metrics.jsonl (No such file or directory); "
+                "cannot write to the run directory any more: runs/a/metrics.jsonl (No such file or directory); "
                 "restore it, then continue with --resume runs/a"
             ),
         ),
     ],
 )
-def test_it_is_said_in_a_sentence(error, sentence):
+def test_a_system_fault_is_one_sentence(error, sentence):
     assert str(system_fault(error, RUN)) == sentence
 
 
@@ -47,9 +47,9 @@ def test_it_is_said_in_a_sentence(error, sentence):
     "error",
     [
         ValueError("a bug"),
-        TrainingError("no room for the checkpoint"),
-        because(DataError("'a.png' is no image"), FileNotFoundError(errno.ENOENT, "No such file", "data/a.png")),
+        TrainingError("no disk space for the checkpoint"),
+        because(DataError("'a.png' is not an image"), FileNotFoundError(errno.ENOENT, "No such file", "data/a.png")),
     ],
 )
-def test_other_errors_are_what_they_are(error):
+def test_other_errors_are_not_system_faults(error):
     assert system_fault(error, RUN) is None

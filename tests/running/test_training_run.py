@@ -1,4 +1,4 @@
-"""From `run` and `resume` to the loop: how many frames it takes, and when the hooks are called."""
+"""`TrainingRun`: the stack from `run` and `resume` to the loop, and the order of the hooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY = {"training": {"steps": 2, "log_every": 1}, "trackers": []}
 
 
 class Frames:
-    """The functions on the stack from the loop to the library call, when a step is logged; `stop_at` ends the run."""
+    """Records the functions on the stack from the loop to the library call at a logged step; `stop_at` ends the run."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.stop_at = stop_at
@@ -47,7 +47,7 @@ def test_from_the_library_call_to_the_loop_there_is_one_frame(recipe_of: Any, tm
 
 
 class Calls:
-    """The life-cycle hooks in the order of their calls, with the files that are there; `fail_at` one of them fails."""
+    """Records the calls of life-cycle hooks, and whether student and result exist; the hook `fail_at` fails."""
 
     def __init__(self, fail_at: str = "") -> None:
         self.fail_at = fail_at
@@ -85,7 +85,7 @@ ENDED = ("ended", True, False)
         ("ended", [STARTED, LOGGED, LOGGED, ENDED]),
     ],
 )
-def test_a_run_ends_once_its_student_is_saved_and_its_result_comes_last(
+def test_run_ended_is_called_after_the_student_is_saved_and_before_the_result_is_written(
     recipe_of: Any, tmp_path: Path, fail_at: str, seen: list[tuple[str, bool, bool]]
 ) -> None:
     calls = Calls(fail_at)
@@ -98,4 +98,4 @@ def test_a_run_ends_once_its_student_is_saved_and_its_result_comes_last(
     assert calls.seen == seen
     assert (tmp_path / "run" / "result.json").is_file() == (not fail_at)
     start.run(recipe_of(TINY), tmp_path / "next", plugins)
-    assert calls.seen == seen  # the observers of the first run do not follow the second
+    assert calls.seen == seen  # observers of the first run are not called for the second

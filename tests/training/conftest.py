@@ -1,4 +1,4 @@
-"""A loss that goes wrong, put on the path as pip would."""
+"""A plugin with a faulty loss, installed on the path as pip would."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ FAULTY = Path(__file__).parent / "plugins/training_faulty.py"
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch):
-    """A folder in which the plugin is installed; it is on the path of this process."""
+    """The folder in which the plugin is installed; it is on the path of this process."""
     site = tmp_path / "site"
     metadata = site / "training_faulty-0.1.dist-info"
     metadata.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Accuracy of every answer, counted by hand."""
+"""Accuracy of every head and fusion, counted by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distillkit.training.accuracy import top1
 
 
 class Fixed(nn.Module):
-    """Returns rows of two tables, image by image: the pixel is the row's number."""
+    """A model that returns a row of each of two tables per image; the pixel value is the row number."""
 
     def __init__(self, logits: Tensor, distill: Tensor | None) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ def spec(*signals: Signal) -> ModelSpec:
     return ModelSpec("m", "m", "other", 3, frozenset(signals), (1, 1))
 
 
-def test_every_answer_is_counted_and_the_mode_is_kept() -> None:
+def test_every_head_and_fusion_is_counted_and_the_mode_is_kept() -> None:
     """Labels 0, 1, 2, 0. Class head right on images 0 and 3, distillation head on 0, 1 and 2."""
     logits = torch.tensor([[5.0, 0, 0], [5, 0, 0], [5, 0, 0], [5, 0, 0]])
     distill = torch.tensor([[1.0, 0, 0], [0, 9, 0], [0, 0, 4], [0, 9, 0]])
@@ -50,7 +50,7 @@ def test_every_answer_is_counted_and_the_mode_is_kept() -> None:
     assert model.training
 
 
-def test_one_head_has_one_answer() -> None:
+def test_a_model_with_one_head_has_no_fused_figures() -> None:
     model = Fixed(torch.eye(3), None)
     images = torch.arange(3.0).view(3, 1, 1, 1)
     figures = top1(model, spec(Signal.LOGITS), [(images, torch.tensor([0, 1, 1]))], Answer("fused", "softmax"))
@@ -58,7 +58,7 @@ def test_one_head_has_one_answer() -> None:
     assert abs(figures["top1"] - 200 / 3) < 1e-9
 
 
-def test_no_images_no_accuracy() -> None:
+def test_without_images_there_is_no_accuracy() -> None:
     assert top1(Fixed(torch.eye(3), None), spec(Signal.LOGITS), [], Answer("class")) == {"images": 0.0}
 
 

@@ -1,4 +1,4 @@
-"""Where numbers first go wrong, in networks small enough to say so by hand."""
+"""Finding the first output and the gradients that are not finite, in networks small enough to check by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Root(nn.Module):
 
 
 class Chain(nn.Module):
-    """A factor, the square root inside a block, and a factor again; `between` divides by 0 before the last."""
+    """Linear, square root inside a block, linear; with `between`, a division by 0 before the last layer."""
 
     def __init__(self, *, between: bool = False) -> None:
         super().__init__()
@@ -30,37 +30,37 @@ class Chain(nn.Module):
         return self.last(rooted / 0 if self.between else rooted)
 
 
-def diagnosed(network: Chain, values: list[float]) -> NonFiniteFinder:
-    diagnosis = NonFiniteFinder()
-    with diagnosis.watching({"student": network}, dict(network.named_parameters())):
+def watched(network: Chain, values: list[float]) -> NonFiniteFinder:
+    finder = NonFiniteFinder()
+    with finder.watching({"student": network}, dict(network.named_parameters())):
         network(torch.tensor([values])).sum().backward()
-    return diagnosis
+    return finder
 
 
-def test_the_inner_module_is_named_with_the_range_of_what_went_in() -> None:
-    found = diagnosed(Chain(), [-1.5, 4.0])
-    assert found.output == BadOutput("student.block.1", "Root", (-3.0, 8.0))
-    assert sorted(found.parameters) == ["first.weight", "last.weight"]
+def test_the_innermost_module_is_named_with_the_range_of_its_input() -> None:
+    finder = watched(Chain(), [-1.5, 4.0])
+    assert finder.output == BadOutput("student.block.1", "Root", (-3.0, 8.0))
+    assert sorted(finder.parameters) == ["first.weight", "last.weight"]
 
 
-def test_a_number_that_a_function_made_between_modules_is_told_apart() -> None:
-    assert diagnosed(Chain(between=True), [1.0, 4.0]).output == BadOutput("student.last", "Linear", None)
+def test_a_value_from_a_function_between_modules_has_no_input_range() -> None:
+    assert watched(Chain(between=True), [1.0, 4.0]).output == BadOutput("student.last", "Linear", None)
 
 
 def test_a_finite_output_may_have_a_gradient_that_is_not() -> None:
-    """The square root of 0; what comes behind it in the forward has a gradient."""
-    found = diagnosed(Chain(), [0.0, 4.0])
-    assert found.output is None
-    assert found.parameters == ["first.weight"]
+    """The square root of 0; later layers have a finite gradient."""
+    finder = watched(Chain(), [0.0, 4.0])
+    assert finder.output is None
+    assert finder.parameters == ["first.weight"]
 
 
-def test_all_is_well() -> None:
-    found = diagnosed(Chain(), [1.0, 4.0])
-    assert (found.output, found.parameters) == (None, [])
+def test_finite_outputs_and_gradients_are_not_reported() -> None:
+    finder = watched(Chain(), [1.0, 4.0])
+    assert (finder.output, finder.parameters) == (None, [])
 
 
-def test_nothing_is_heard_afterwards() -> None:
+def test_hooks_are_removed_afterwards() -> None:
     network = Chain()
-    diagnosis = diagnosed(network, [1.0, 4.0])
+    finder = watched(network, [1.0, 4.0])
     network(torch.tensor([[-1.0, 1.0]])).sum().backward()
-    assert (diagnosis.output, diagnosis.parameters) == (None, [])
+    assert (finder.output, finder.parameters) == (None, [])

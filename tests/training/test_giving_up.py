@@ -1,4 +1,4 @@
-"""Whole runs with steps that are not finite: what is counted, when they give up, and what they leave behind."""
+"""Runs with steps that are not finite: counting skipped steps, giving up, saving and replaying the step."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from distillkit.running.start import resume, run
 from distillkit.storage.atomic import write_tensors
 
 STEPS = 12
-ADVICE = "begin another run with a lower optimizer.lr, training.clip, or training.precision=bf16 or fp32"
+ADVICE = "start a new run with a lower optimizer.lr, with training.clip, or with training.precision=bf16 or fp32"
 
 
 def recipe_of(at: tuple[int, ...], *, training: Mapping[str, Any] | None = None, **options: Any) -> Recipe:
-    """Digits, with a loss that goes wrong at these steps; no noise that several processes would draw differently."""
+    """A recipe on digits with a faulty loss at these steps, and without noise that differs between processes."""
     return Recipe.model_validate(
         {
             "data": {"train": "digits", "workers": 0, "labels": 100},
@@ -56,14 +56,14 @@ def lines(directory: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in records if record["kind"] == kind]
 
 
-def ended(recipe: Recipe, out: Path) -> str:
+def training_error(recipe: Recipe, out: Path) -> str:
     with pytest.raises(TrainingError) as caught:
         run(recipe, out, installed_plugins())
     return str(caught.value)
 
 
 def command(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command line of its own, in which the loss is installed."""
+    """`distillkit` in a new process, in which the faulty loss is installed."""
     path = os.pathsep.join([str(site), *filter(None, sys.path)])
     return subprocess.run(
         [sys.executable, "-m", "distillkit_cli", *arguments],
@@ -75,8 +75,8 @@ def command(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("faulty")
-def test_skipped_steps_are_counted_noted_and_in_no_average(tmp_path: Path) -> None:
-    """Steps 1, 5, 6 and 9; of the interval 5-6 nothing is left, so that 7-8 speaks for it."""
+def test_skipped_steps_are_counted_noted_and_left_out_of_averages(tmp_path: Path) -> None:
+    """Steps 1, 5, 6 and 9. All of the interval 5-6 is skipped, so it is merged into 7-8."""
     run(recipe_of((1, 5, 6, 9)), tmp_path / "run", installed_plugins())
     records = lines(tmp_path / "run", "steps")
     assert [(record["step"], record.get("skipped_steps")) for record in records] == [
@@ -96,7 +96,7 @@ def test_skipped_steps_are_counted_noted_and_in_no_average(tmp_path: Path) -> No
 
 
 def test_a_step_that_is_not_finite_in_one_of_two_processes_is_skipped_in_both(faulty: Path, tmp_path: Path) -> None:
-    """The second alone meets it; afterwards the curve is that of one process that skipped the same steps."""
+    """Only the second process has the fault; afterwards the curve is that of one process that skipped these steps."""
     (tmp_path / "pair.toml").write_text(dump(recipe_of((3, 4, 8), kinds=["nan", "inf", "root"], rank=1)))
     pair = command(
         faulty, "run", "--recipe", str(tmp_path / "pair.toml"), "--nproc", "2", "--out", str(tmp_path / "pair")
@@ -111,7 +111,7 @@ def test_a_step_that_is_not_finite_in_one_of_two_processes_is_skipped_in_both(fa
         assert {key: two[key] for key in compared} == pytest.approx({key: one[key] for key in compared}, rel=1e-5)
 
 
-def test_two_processes_give_up_together_and_leave_a_step_that_can_be_replayed(faulty: Path, tmp_path: Path) -> None:
+def test_two_processes_give_up_together_and_save_a_step_that_can_be_replayed(faulty: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = recipe_of((3, 4, 5, 6), of_class=3, training={"max_skipped": 4, "micro_batch_size": 10})
     (tmp_path / "recipe.toml").write_text(dump(recipe))
@@ -149,10 +149,10 @@ def test_two_processes_give_up_together_and_leave_a_step_that_can_be_replayed(fa
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_run_continued_among_skipped_steps_counts_on(tmp_path: Path) -> None:
-    """From its last checkpoint, one step before the end, and from each before it, back to before the row."""
+def test_a_run_resumed_between_skipped_steps_keeps_the_count(tmp_path: Path) -> None:
+    """Resumed from the last checkpoint, one step before the end, and from each one back to before the row."""
     every = {"max_skipped": 4, "checkpoint_every": 1, "keep": 9}
-    message = ended(recipe_of((2, 5, 6, 7, 8), training=every), tmp_path / "run")
+    message = training_error(recipe_of((2, 5, 6, 7, 8), training=every), tmp_path / "run")
     assert message == (
         "4 steps in a row were skipped, up to step 8: the loss is not finite (faulty/square); "
         f"{ADVICE}; to see why: distillkit replay {tmp_path / 'run'}"
@@ -170,10 +170,10 @@ def test_a_run_continued_among_skipped_steps_counts_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_single_step_can_be_too_many(tmp_path: Path) -> None:
+def test_with_max_skipped_1_a_single_step_ends_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert ended(recipe_of((2,), kinds=["root"], training={"max_skipped": 1}), out) == (
-        f"skipped step 2: the gradient is not finite, though the loss is; {ADVICE}; to see why: distillkit replay {out}"
+    assert training_error(recipe_of((2,), kinds=["root"], training={"max_skipped": 1}), out) == (
+        f"skipped step 2: the loss is finite, but its gradient is not; {ADVICE}; to see why: distillkit replay {out}"
     )
     found = replay(out, installed_plugins())
     assert found.reproduced
@@ -187,9 +187,11 @@ def test_a_single_step_can_be_too_many(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize(("trained_in", "replayed_in"), [("fp16", "fp16"), ("fp16", "fp32"), ("fp32", "fp16")])
-def test_a_step_can_be_replayed_in_another_arithmetic(tmp_path: Path, trained_in: str, replayed_in: str) -> None:
-    """The scaler begins with 65,536 and halves it at step 2; the state of before has the first of them again."""
-    ended(recipe_of((2,), kinds=["inf"], training={"max_skipped": 1, "precision": trained_in}), tmp_path / "run")
+def test_a_step_can_be_replayed_in_another_precision(tmp_path: Path, trained_in: str, replayed_in: str) -> None:
+    """The loss scale starts at 65,536 and is halved at step 2; the saved state has the first value."""
+    training_error(
+        recipe_of((2,), kinds=["inf"], training={"max_skipped": 1, "precision": trained_in}), tmp_path / "run"
+    )
     if trained_in == "fp16":
         saved = read_saved_step(tmp_path / "run/incidents/step-00000002")
         assert saved.before.state["scaler"]["scale"] == 65_536
@@ -204,11 +206,11 @@ def test_a_step_can_be_replayed_in_another_arithmetic(tmp_path: Path, trained_in
 
 
 def test_a_run_that_diverges_is_traced_to_the_first_module(tmp_path: Path) -> None:
-    """Nothing planted: a learning rate of 1e30."""
+    """Without a faulty loss: a learning rate of 1e30."""
     recipe = recipe_of((), training={"max_skipped": 3}).model_copy(update={"losses": ()})
     recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lr": 1e30})})
     out = tmp_path / "run"
-    message = ended(recipe, out)
+    message = training_error(recipe, out)
     assert message.startswith("3 steps in a row were skipped, up to step ")
     found = replay(out, installed_plugins())
     assert found.reproduced
@@ -219,7 +221,7 @@ def test_a_run_that_diverges_is_traced_to_the_first_module(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("faulty")
-def test_what_cannot_be_replayed_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_errors_of_replay_are_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(recipe_of((2,)), out, installed_plugins())
     with pytest.raises(RunDirectoryError) as none:
@@ -228,15 +230,17 @@ def test_what_cannot_be_replayed_is_said_in_a_sentence(tmp_path: Path) -> None:
         f"{out} has no step to replay; one is saved when training.max_skipped steps in a row are skipped"
     )
     other = tmp_path / "other"
-    ended(recipe_of((2,), training={"max_skipped": 1}), other)
+    training_error(recipe_of((2,), training={"max_skipped": 1}), other)
     with pytest.raises(RunDirectoryError) as unknown:
         replay(other, installed_plugins(), step=3)
-    assert str(unknown.value) == f"{other} has not saved step 3; it has: 2"
+    assert str(unknown.value) == f"{other} has no saved step 3; saved steps: 2"
     saved = other / "incidents/step-00000002"
-    (saved / "rank-0000.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError) as torn:
+    (saved / "rank-0000.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError) as truncated:
         replay(other, installed_plugins())
-    assert str(torn.value) == f"checkpoint {saved} is damaged: rank-0000.safetensors is not as it was written"
+    assert str(truncated.value) == (
+        f"checkpoint {saved} is damaged: rank-0000.safetensors does not match the size and SHA-256 in manifest.json"
+    )
     (saved / "rank-0000.safetensors").unlink()
     with pytest.raises(CheckpointError) as missing:
         replay(other, installed_plugins())
@@ -245,21 +249,19 @@ def test_what_cannot_be_replayed_is_said_in_a_sentence(tmp_path: Path) -> None:
     shutil.copytree(out / "checkpoints" / ordinary.name, ordinary)
     with pytest.raises(CheckpointError) as not_saved:
         replay(other, installed_plugins())
-    assert str(not_saved.value) == (
-        f"checkpoint {ordinary} cannot be replayed: its saved step is missing or not as it was written"
-    )
+    assert str(not_saved.value) == (f"checkpoint {ordinary} cannot be replayed: its saved step is missing or invalid")
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_step_that_cannot_be_saved_ends_the_run_with_its_own_reason_all_the_same(tmp_path: Path) -> None:
-    class InTheWay:
-        """A file where the folder of saved steps would be."""
+def test_a_step_that_cannot_be_saved_ends_the_run_with_the_reason_for_the_skip(tmp_path: Path) -> None:
+    class Blocks:
+        """Creates a file where the folder of saved steps would be."""
 
         def distillkit_run_started(self, run: Any) -> None:
             (run.directory / "incidents").write_text("")
 
     with pytest.raises(TrainingError) as caught:
-        run(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run", installed_plugins(), observers=[InTheWay()])
+        run(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run", installed_plugins(), observers=[Blocks()])
     assert str(caught.value) == (
         f"skipped step 2: the loss is not finite (faulty/square); {ADVICE}; the step could not be saved "
         f"([Errno 17] File exists: '{tmp_path / 'run/incidents'}')"
@@ -267,8 +269,8 @@ def test_a_step_that_cannot_be_saved_ends_the_run_with_its_own_reason_all_the_sa
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_disk_without_room_for_the_step_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch has room, the state before it has none."""
+def test_a_full_disk_leaves_no_partial_saved_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch fits on the disk, the state before it does not."""
 
     def full(path: Path, tensors: Mapping[str, Any]) -> None:
         write_tensors(path, tensors)
@@ -276,6 +278,6 @@ def test_a_disk_without_room_for_the_step_leaves_nothing_of_it(tmp_path: Path, m
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("distillkit.running.checkpoint.write_tensors", full)
-    message = ended(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run")
+    message = training_error(recipe_of((2,), training={"max_skipped": 1}), tmp_path / "run")
     assert message.endswith(f"; {ADVICE}; the step could not be saved (the disk is full)")
     assert list((tmp_path / "run/incidents").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Gradient norms of the terms, against independent backward passes; and the training that must not notice them."""
+"""Gradient norms of the loss terms, against separate backward passes; measuring must not change training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WANTED = {Signal.LOGITS: (), Signal.EMBEDDING: (1,)}
 
 
 class Align(nn.Module):
-    """Pulls a projected embedding to ones; `own` is a term of the projector alone."""
+    """Squared distance of a projected embedding to ones; `own` is a term of the projector only."""
 
     reads_teacher: frozenset[Read] = frozenset()
     reads_student = frozenset({Read(Signal.EMBEDDING, "last")})
@@ -53,7 +53,7 @@ class Align(nn.Module):
 
 
 class Spread(Align):
-    """A term of the whole batch: minus the variance of the logits; the projector goes unused."""
+    """A scalar term that couples the batch: minus the variance of the logits. No projector."""
 
     reads_student = frozenset({Read(Signal.LOGITS)})
     couples_batch = True
@@ -66,8 +66,8 @@ class Spread(Align):
         return {"variance": -student.logits.var(dim=0).mean()}
 
 
-class Silent(Spread):
-    """Says nothing of a micro-batch of fewer than four images, not even to autograd."""
+class NoGradient(Spread):
+    """A constant 0, without a graph, for a micro-batch of fewer than four images."""
 
     couples_batch = False
 
@@ -102,7 +102,7 @@ def a_stepper(
     dtype: torch.dtype = torch.float32,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Stepper:
-    """The real thing, of a small ViT and the given losses."""
+    """A stepper of a small ViT and the given losses."""
     student = student or a_student()
     task = DistillationTask(
         student, losses, spec=student.spec, wanted=WANTED, label_term=True, precision=precision
@@ -114,7 +114,7 @@ def a_stepper(
         task,
         TeacherTargets({}, {name: LossSlot(loss, None) for name, loss in losses.items()}),  # type: ignore[arg-type]
         replace(optimisation, scaler=scaler) if scaler else optimisation,
-        Objective({**WEIGHTS, "silent": 1.0}, LABEL_WEIGHT),
+        Objective({**WEIGHTS, "no_gradient": 1.0}, LABEL_WEIGHT),
         StepSettings(STEPS, seed=3, clip=clip),
     )
 
@@ -125,7 +125,7 @@ def two_losses() -> dict[str, nn.Module]:
 
 
 def a_window(parts: Sequence[int], *, step: int = 0, labelled: int = 6, dtype: torch.dtype = torch.float32) -> Window:
-    """Sixteen images, six of them labelled, in micro-batches of these sizes."""
+    """Images in micro-batches of these sizes, the first `labelled` of them labelled."""
     generator = torch.Generator().manual_seed(10 + step)
     samples = sum(parts)
     images = torch.randn(samples, 3, 8, 8, generator=generator, dtype=torch.float64).to(dtype)
@@ -147,7 +147,7 @@ def measured(stepper: Stepper, window: Window) -> dict[str, float]:
 
 
 def separate_gradients(parts: Sequence[int]) -> dict[str, Tensor]:
-    """By hand: for every weighted term a forward and a backward of its own; the student's gradients in one vector."""
+    """The student's gradient [P] of each weighted term, from a separate forward and backward per term."""
     window = a_window(parts, dtype=torch.float64)
     student, losses = a_student().double().train(), two_losses()
     align, spread = losses["align"].double(), losses["spread"].double()
@@ -171,8 +171,8 @@ def separate_gradients(parts: Sequence[int]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("parts", [(16,), (6, 6, 4), (2, 14)], ids=str)
-def test_every_norm_is_that_of_a_backward_of_its_own(parts: tuple[int, ...]) -> None:
-    """Per-sample terms, a term of the whole batch, and one of the projector alone, which pulls at no student."""
+def test_every_norm_is_that_of_a_separate_backward(parts: tuple[int, ...]) -> None:
+    """Per-sample terms, a term that couples the batch, and one of the projector only, with norm 0 on the student."""
     expected = {name: float(vector.norm()) for name, vector in separate_gradients(parts).items()}
     found = measured(a_stepper(two_losses(), dtype=torch.float64), a_window(parts, dtype=torch.float64))
     assert {name: found[f"grad_norm/{name}"] for name in expected} == pytest.approx(expected, rel=1e-6)
@@ -180,8 +180,8 @@ def test_every_norm_is_that_of_a_backward_of_its_own(parts: tuple[int, ...]) -> 
     assert min(found[f"grad_norm/{name}"] for name in ("labels", "align/cls", "spread/variance")) > 1e-4
 
 
-def test_the_gradients_of_the_terms_add_up_to_the_one_that_trains() -> None:
-    """The norm of their sum is that of the student's own gradient; the projector's comes on top in `grad_norm`."""
+def test_the_gradients_of_the_terms_add_up_to_that_of_the_step() -> None:
+    """Their sum is the student's gradient; `grad_norm` also includes the projector."""
     gradients = separate_gradients((10, 6))
     stepper = a_stepper(two_losses(), dtype=torch.float64)
     kept: list[Tensor] = []
@@ -195,7 +195,7 @@ def test_the_gradients_of_the_terms_add_up_to_the_one_that_trains() -> None:
     assert found["grad_norm"] > float(of_student.norm())
 
 
-def test_accumulation_measures_what_one_batch_does() -> None:
+def test_accumulation_gives_the_norms_of_one_batch() -> None:
     losses = {"align": two_losses()["align"]}
     whole = measured(a_stepper(copy.deepcopy(losses), dtype=torch.float64), a_window((16,), dtype=torch.float64))
     parts = measured(a_stepper(copy.deepcopy(losses), dtype=torch.float64), a_window((5, 1, 10), dtype=torch.float64))
@@ -203,10 +203,11 @@ def test_accumulation_measures_what_one_batch_does() -> None:
     assert parts == pytest.approx(whole, rel=1e-10)
 
 
-def test_a_loss_that_is_silent_on_a_micro_batch_is_measured_on_the_others() -> None:
-    """Four images of sixteen give it a gradient of their own: alone they give the same, twelve of them being zero."""
+def test_a_loss_without_a_graph_on_one_micro_batch_is_measured_on_the_others() -> None:
+    """Only the second micro-batch of 4, of 7 images in total, has a gradient."""
     window = a_window((3, 4), dtype=torch.float64)
-    found = measured(a_stepper({"silent": Silent()}, dtype=torch.float64), window)["grad_norm/silent/square"]
+    stepper = a_stepper({"no_gradient": NoGradient()}, dtype=torch.float64)
+    found = measured(stepper, window)["grad_norm/no_gradient/square"]
     student = a_student().double().train()
     outputs = student(window.micro_batches[1].images, WANTED)
     (outputs.logits.square().sum() / 7).backward()
@@ -215,7 +216,7 @@ def test_a_loss_that_is_silent_on_a_micro_batch_is_measured_on_the_others() -> N
 
 
 def trained(stepper: Stepper, *, measure: bool) -> list[Tensor]:
-    """Every parameter and the optimiser's state after all steps, in micro-batches."""
+    """All parameters and the optimiser state (any shape) after `STEPS` accumulated steps."""
     for step in range(STEPS):
         stepper.step(a_window((6, 6, 4), step=step), measure=measure)
     state = [value for entry in stepper.optimisation.optimizer.state.values() for value in entry.values()]
@@ -224,8 +225,8 @@ def trained(stepper: Stepper, *, measure: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["free", "clipped"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_training_is_the_same_bit_for_bit_whether_measured_or_not(precision: torch.dtype, clip: float | None) -> None:
-    """Six accumulated steps with dropout and stochastic depth; fp16 with a scaler that finds its scale on the way."""
+def test_training_is_bit_equal_with_and_without_measuring(precision: torch.dtype, clip: float | None) -> None:
+    """Six accumulated steps with dropout and stochastic depth; in fp16 the scaler has to search for its scale."""
     results = []
     for measure in (False, True):
         student = a_student(drop_rate=0.1, drop_path_rate=0.3)
@@ -242,20 +243,20 @@ def test_training_is_the_same_bit_for_bit_whether_measured_or_not(precision: tor
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**10, 2.0**16])
-def test_the_loss_scale_does_not_show_in_the_norms(scale: float) -> None:
+def test_the_loss_scale_does_not_change_the_norms(scale: float) -> None:
     plain = measured(a_stepper(two_losses()), a_window((10, 6)))
     scaled = a_stepper(two_losses(), scaler=torch.amp.GradScaler("cpu", init_scale=scale))
     assert measured(scaled, a_window((10, 6))) == pytest.approx(plain, rel=1e-6)
 
 
-def test_half_precision_measures_what_single_does_to_its_accuracy() -> None:
+def test_norms_in_fp16_are_close_to_those_in_fp32() -> None:
     plain = measured(a_stepper(two_losses()), a_window((10, 6)))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**6)
     half = measured(a_stepper(two_losses(), precision=torch.float16, scaler=scaler), a_window((10, 6)))
     assert half == pytest.approx(plain, rel=0.02)
 
 
-def test_a_single_term_takes_no_second_backward_and_two_take_one_each() -> None:
+def test_a_single_term_costs_no_extra_backward_and_two_cost_one_each() -> None:
     def backwards(losses: Mapping[str, nn.Module]) -> tuple[int, dict[str, float]]:
         stepper, seen = a_stepper(losses), []
         blocks: Any = stepper.task.student.network
@@ -272,7 +273,7 @@ def test_a_single_term_takes_no_second_backward_and_two_take_one_each() -> None:
     assert backwards({"spread": Spread()})[0] == 2 * (2 + 1)
 
 
-def test_a_checkpointed_student_is_measured_and_trains_alike() -> None:
+def test_gradient_checkpointing_changes_neither_norms_nor_training() -> None:
     results, norms = [], []
     for checkpointed in (False, True):
         student = a_student(drop_path_rate=0.3)
@@ -286,8 +287,8 @@ def test_a_checkpointed_student_is_measured_and_trains_alike() -> None:
 
 
 @aot_config.patch(donated_buffer=True)
-def test_what_was_compiled_is_measured_after_steps_that_were_not() -> None:
-    """torch compiles the backward as the first step asks for it; a later one has to be able to keep the graph."""
+def test_a_compiled_model_can_be_measured_after_steps_without_measuring() -> None:
+    """torch compiles the backward for the first step, which does not retain its graph; a later one needs to."""
     torch.compiler.reset()
     keep_compiled_graphs()
     norms = []

@@ -1,4 +1,4 @@
-"""When the loop logs, evaluates and saves, and when it gives up."""
+"""The training loop: when it logs, evaluates, saves and gives up."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from distillkit.training.step import StepResult
 
 
 class Counter:
-    """A stepper that only counts: its loss is the step's number, but NaN at the steps `bad`, which count from 1.
+    """A stepper whose loss is the step number from 0, or NaN at the steps `bad`, counted from 1.
 
-    It was asked to measure at `measured`.
+    `measured` lists the steps, from 1, with `measure=True`.
     """
 
     norms: ClassVar = {"grad_norm": torch.tensor(1.0)}
@@ -51,7 +51,7 @@ def windows(start: int, steps: int, per_epoch: int) -> Iterator[Window]:
 
 
 class TooManyError(Exception):
-    """What the tests give up with: the step at hand, counted from 1, and the skipped step."""
+    """Raised by `give_up` with the current step, counted from 1, and the skipped step."""
 
 
 def give_up(window: Window, skipped: Skipped) -> NoReturn:
@@ -78,7 +78,7 @@ def events_of(
 
 
 def test_the_intervals_of_a_run_that_ends_inside_an_epoch() -> None:
-    """Five steps, epochs of three, logs every two and of the first by itself: means of steps 0, 1, 2-3 and 4."""
+    """Five steps, epochs of three, logs after the first and every two: means of steps 0, 1, 2-3 and 4."""
     assert events_of(Intervals(5, 3, log_every=2, evaluate_every=2, checkpoint_every=None)) == [
         ("log", 0.0),
         ("log", 1.0),
@@ -92,7 +92,7 @@ def test_the_intervals_of_a_run_that_ends_inside_an_epoch() -> None:
     ]
 
 
-def test_norms_are_measured_at_the_logged_steps_alone_and_a_resumed_run_has_no_second_first_step() -> None:
+def test_norms_are_measured_at_logged_steps_only_and_a_resumed_run_has_no_second_first_step() -> None:
     intervals = Intervals(11, 4, log_every=5, evaluate_every=9, checkpoint_every=None)
     logged: list[float] = []
     callbacks = Callbacks(
@@ -124,8 +124,8 @@ def test_the_last_step_is_always_logged_evaluated_and_saved(steps: int, per_epoc
     assert events[-1] == ("save", float(steps))
 
 
-def test_an_interval_averages_the_steps_that_were_taken_and_one_without_any_goes_on() -> None:
-    """Nine steps, logs every two; 3 and 4 are skipped, and 6, so that 5 is the mean of steps 3 to 6."""
+def test_an_interval_averages_the_steps_taken_and_an_empty_one_is_merged_into_the_next() -> None:
+    """Nine steps, logs every two; 3, 4 and 6 are skipped, so only step 5, with loss 4, counts for steps 3 to 6."""
     events = events_of(Intervals(9, 9, log_every=2, evaluate_every=1, checkpoint_every=None), bad={3, 4, 6})
     assert [event for event in events if event[0] in ("log", "skipped")] == [
         ("log", 0.0),
@@ -154,7 +154,7 @@ def test_a_skipped_step_is_known_before_anything_is_saved() -> None:
 def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
     bad: set[int], limit: int, every: int, start: int, save: int
 ) -> None:
-    """Against a count by hand over all steps, whenever the run was continued, logged and saved."""
+    """Against a plain count over all steps, for any step of resuming, logging and saving."""
     in_a_row = fatal = 0
     rows = [0]
     for step in range(1, 41):
@@ -163,7 +163,7 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
         if not fatal and step > start and in_a_row >= limit:
             fatal = step
     if rows[start] >= limit:
-        return  # no checkpoint is made of such a step
+        return  # the run gives up before a checkpoint of this step is written
     found: list[Skipped] = []
     saved: dict[int, int] = {}
     callbacks = Callbacks(
@@ -178,8 +178,8 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
     try:
         train(windows(start, 40, 13), stepper, skipped_steps, intervals, callbacks)
     except TooManyError as error:
-        at_hand, skipped = error.args
-        assert at_hand == skipped.step == fatal
+        current, skipped = error.args
+        assert current == skipped.step == fatal
         assert skipped.in_a_row == limit
         assert skipped.note == f"step {fatal} was skipped: the loss is not finite (hard/hard)"
     else:
@@ -191,28 +191,28 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
     assert saved == {step: rows[step] for step in saved}
 
 
-def test_the_search_of_fp16_for_its_scale_is_no_streak() -> None:
-    """Down to a scale of 1 a gradient that overflows is no fault; below, it is. A loss that is NaN always is."""
+def test_the_fp16_scale_search_does_not_count_as_skipped_in_a_row() -> None:
+    """An overflow down to a scale of 1 is not counted, below 1 it is. A loss that is not finite always counts."""
     found: list[Skipped] = []
     scale = [4.0]
     scaler: Any = SimpleNamespace(is_enabled=lambda: True, get_scale=lambda: scale[0])
     skipped_steps = SkippedSteps(4, on_skipped=found.append, give_up=give_up, scaler=scaler)
     (window,) = windows(0, 1, 1)
-    fine, bad = {"loss": torch.tensor(1.0)}, {"a/b": torch.tensor(1.0), "loss": torch.tensor(math.inf)}
-    for averages, after in ((fine, 2.0), (fine, 1.0), (bad, 0.5), (fine, 0.25)):
+    finite, bad = {"loss": torch.tensor(1.0)}, {"a/b": torch.tensor(1.0), "loss": torch.tensor(math.inf)}
+    for averages, after in ((finite, 2.0), (finite, 1.0), (bad, 0.5), (finite, 0.25)):
         scale[0] = after
         skipped_steps.add(window, StepResult(averages, (averages,), torch.tensor(True)))
         skipped_steps.read(window)
     assert [(skipped.in_a_row, skipped.note) for skipped in found] == [
-        (0, "step 1 was skipped: the gradient overflowed, and fp16 goes on with a smaller loss scale"),
-        (1, "step 1 was skipped: the gradient is not finite, though the loss is"),
-        (2, "step 1 was skipped: the loss is not finite (their sum)"),
-        (3, "step 1 was skipped: the gradient is not finite, though the loss is"),
+        (0, "step 1 was skipped: the gradient overflowed; fp16 continues with a smaller loss scale"),
+        (1, "step 1 was skipped: the loss is finite, but its gradient is not"),
+        (2, "step 1 was skipped: the loss is not finite (the sum of all terms)"),
+        (3, "step 1 was skipped: the loss is finite, but its gradient is not"),
     ]
 
 
-def test_interval_averages_count_and_time() -> None:
-    """Of eight seconds for two items of ten images, six are spent waiting for data."""
+def test_interval_averages_with_throughput_and_data_wait() -> None:
+    """Two steps of ten images in eight seconds, six of them waiting for data."""
     now = [100.0]
     averages = IntervalAverages(clock=lambda: now[0])
 
@@ -233,7 +233,7 @@ def test_interval_averages_count_and_time() -> None:
     }
 
 
-def test_model_noise_is_a_function_of_where_the_run_stands() -> None:
+def test_model_noise_depends_on_seed_step_micro_batch_and_rank() -> None:
     def draw(seed: int, step: int, micro_batch: int, rank: int) -> float:
         seed_model_noise(seed, step=step, micro_batch=micro_batch, rank=rank, device=torch.device("cpu"))
         return float(torch.rand(()))

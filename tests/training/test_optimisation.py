@@ -1,4 +1,4 @@
-"""Learning rates by hand, and which parameters decay."""
+"""Learning rates computed by hand, and the parameters with weight decay."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def task() -> DistillationTask:
     return DistillationTask(student, {}, spec=student.spec, wanted=wanted, label_term=True)
 
 
-def test_the_rate_follows_the_effective_batch() -> None:
+def test_the_learning_rate_scales_with_the_effective_batch() -> None:
     """DeiT: 5e-4 * 1024 / 512."""
     deit = recipe(optimizer={"lr": 5e-4, "lr_base_batch": 512}, training={"batch_size": 1024, "micro_batch_size": 64})
     assert effective_lr(deit) == 1e-3
@@ -45,10 +45,10 @@ def test_the_rate_follows_the_effective_batch() -> None:
 
 
 def test_warm_up_and_cosine_by_hand(task: DistillationTask) -> None:
-    """10 steps, 2 of warm-up from 0.01 to 0.1, cosine over all ten down to 0.02."""
-    made = recipe(optimizer={"lr": 0.1}, schedule={"warmup_epochs": 0.4, "warmup_lr": 0.01, "min_lr": 0.02})
-    assert warmup_steps(made, steps=10, steps_per_epoch=5) == 2
-    optimisation = build_optimisation(task, made, steps=10, steps_per_epoch=5)
+    """10 steps, 2 of them warm-up from 0.01 to 0.1; the cosine goes over all 10 steps down to 0.02."""
+    resolved = recipe(optimizer={"lr": 0.1}, schedule={"warmup_epochs": 0.4, "warmup_lr": 0.01, "min_lr": 0.02})
+    assert warmup_steps(resolved, steps=10, steps_per_epoch=5) == 2
+    optimisation = build_optimisation(task, resolved, steps=10, steps_per_epoch=5)
     rates = []
     for step in (0, 1, 2, 5, 9):
         optimisation.schedule.step_update(step)
@@ -57,9 +57,9 @@ def test_warm_up_and_cosine_by_hand(task: DistillationTask) -> None:
     assert rates == pytest.approx([0.01, 0.055, *cosine])
 
 
-def test_a_constant_rate_warms_up_and_stays(task: DistillationTask) -> None:
-    made = recipe(optimizer={"lr": 0.1}, schedule={"name": "constant", "warmup_epochs": 1.0, "warmup_lr": 0.0})
-    optimisation = build_optimisation(task, made, steps=10, steps_per_epoch=2)
+def test_a_constant_schedule_warms_up_and_stays(task: DistillationTask) -> None:
+    resolved = recipe(optimizer={"lr": 0.1}, schedule={"name": "constant", "warmup_epochs": 1.0, "warmup_lr": 0.0})
+    optimisation = build_optimisation(task, resolved, steps=10, steps_per_epoch=2)
     rates = []
     for step in (0, 1, 2, 9):
         optimisation.schedule.step_update(step)
@@ -93,7 +93,7 @@ def test_optimisers_of_timm_by_name(task: DistillationTask, name: str) -> None:
     assert isinstance(optimisation.optimizer, torch.optim.Optimizer)
 
 
-def test_an_unknown_optimiser_gets_the_nearest() -> None:
+def test_an_unknown_optimiser_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(RecipeError) as caught:
         check_optimizer_name(recipe(optimizer={"name": "adamww"}).optimizer)
     assert re.fullmatch(
@@ -103,11 +103,11 @@ def test_an_unknown_optimiser_gets_the_nearest() -> None:
     )
 
 
-def test_settings_that_an_optimiser_does_not_take_are_a_sentence(task: DistillationTask) -> None:
-    stubborn = recipe(optimizer={"name": "sgd", "momentum": 0.0})
+def test_settings_that_an_optimiser_does_not_accept_are_one_sentence(task: DistillationTask) -> None:
+    without_momentum = recipe(optimizer={"name": "sgd", "momentum": 0.0})
     with pytest.raises(RecipeError) as refused:
-        build_optimisation(task, stubborn, steps=4, steps_per_epoch=2)
+        build_optimisation(task, without_momentum, steps=4, steps_per_epoch=2)
     assert str(refused.value) == (
-        "optimizer 'sgd' cannot be made with these settings here (Nesterov momentum requires a momentum and zero "
-        "dampening); look at the other keys of [optimizer], or name another one"
+        "optimizer 'sgd' does not accept these settings (Nesterov momentum requires a momentum and zero "
+        "dampening); change the other keys of [optimizer], or use another optimizer"
     )

@@ -1,4 +1,4 @@
-"""A step that is not finite leaves no trace: the same bits as a run from which it was left out."""
+"""Skipped steps: weights, buffers and optimiser state are bit-equal to a run without the step."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from distillkit.training.skipped_steps import SkippedSteps
 
 STEPS = 8
 FAULTS = {1: "nan", 3: "root", 4: "inf", 6: "overflow"}
-"""The first step, where an optimiser begins its state; two in a row; a loss and a gradient of each kind."""
+"""The first step, where an optimiser creates its state; two in a row; a loss and a gradient of each kind."""
 VIT = {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 12, "depth": 1, "heads": 2, "drop_path": 0.3}
 CNN = {"model": "small-cnn", "width": 4, "image_size": 8}
 
 
 def session_of(faults: Mapping[int, str], **tables: Mapping[str, Any]) -> TrainingSession:
-    """A real one, of digits; its loss goes wrong at these steps."""
+    """A training session on digits with a faulty loss at these steps."""
     faulty = {"loss": "faulty", "kinds": list(faults.values()) or ["nan"], "at": list(faults), "steps": STEPS}
     data: dict[str, Any] = {
         "data": {"train": "digits", "workers": 0},
@@ -44,9 +44,9 @@ def session_of(faults: Mapping[int, str], **tables: Mapping[str, Any]) -> Traini
 
 
 def trained(session: TrainingSession, *, left_out: Collection[int] = ()) -> tuple[dict[str, Tensor], list[int]]:
-    """Everything that a checkpoint keeps after all steps, and those that were skipped.
+    """All tensors (any shape) of a checkpoint after the last step, and the skipped steps.
 
-    Of steps left out only the moving average hears, and the scaler, where there is one.
+    Steps left out update only the EMA, and the loss scaler, if any.
     """
     skipped = []
     scaler = session.optimisation.scaler
@@ -80,18 +80,18 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_that_is_not_finite_leaves_no_trace(case: str) -> None:
-    """Weights, buffers, moving average and the optimiser's state are those of a run from which it was left out."""
+    """Weights, buffers, EMA and optimiser state are those of a run from which the step was left out."""
     found, skipped = trained(session_of(FAULTS, **CASES[case]))
-    expected, none = trained(session_of({}, **CASES[case]), left_out=FAULTS)
+    expected, skipped_without_faults = trained(session_of({}, **CASES[case]), left_out=FAULTS)
     assert skipped == list(FAULTS)
-    assert none == []
+    assert skipped_without_faults == []
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
     assert all(bool(torch.isfinite(tensor).all()) for tensor in found.values())
 
 
 class Reads(TorchDispatchMode):
-    """Counts how often the host reads a number of the device, which is when it waits for it."""
+    """Counts how often the host reads a number from the device, for which it has to wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,10 +104,10 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize("case", ["adamw", "sgd", "batch norm, accumulated and clipped", "fp16"])
-def test_the_host_reads_nothing_of_a_step_whose_optimiser_is_fused(case: str) -> None:
-    """Of two steps, one measured, with all that the loop does of a step that is neither logged nor saved.
+def test_a_step_with_a_fused_optimiser_does_not_wait_for_the_device(case: str) -> None:
+    """Two steps, one of them measured, with everything that the loop does for a step that is not logged or saved.
 
-    The step before is known, the one at hand is not: the second call reads the first step alone.
+    `SkippedSteps` reads a step when the next one is added: the second call reads the first step only.
     """
     session = session_of({}, **CASES[case])
     averages = IntervalAverages()
@@ -129,7 +129,7 @@ def test_the_host_reads_nothing_of_a_step_whose_optimiser_is_fused(case: str) ->
 @pytest.mark.gpu
 @pytest.mark.usefixtures("faulty")
 @pytest.mark.parametrize("case", ["adamw", "sgd", "clipped", "fp16"])
-def test_on_a_gpu_a_step_waits_for_nothing_and_leaves_no_trace(case: str) -> None:
+def test_on_a_gpu_a_skipped_step_does_not_sync_and_leaves_no_trace(case: str) -> None:
     tables = {**CASES[case], "training": {**CASES[case].get("training", {}), "device": "cuda"}}
     session = session_of(FAULTS, **tables)
     found: list[int] = []
@@ -150,12 +150,12 @@ def test_on_a_gpu_a_step_waits_for_nothing_and_leaves_no_trace(case: str) -> Non
 
 @pytest.mark.parametrize("value", [0.1, -3.0, 1e-30, 1e38, -1e-45])
 def test_the_anchor_changes_no_bit_of_a_finite_loss(value: float) -> None:
-    """Nor of its gradients: the anchor's own is that of the loss plus 0."""
+    """Nor of its gradient: anchoring adds 0 to it."""
     gradients, losses = [], []
-    for tie in (False, True):
+    for is_anchored in (False, True):
         weight = nn.Parameter(torch.tensor([0.3, -0.7]))
         loss = torch.tensor(value) * weight.exp().sum() / weight.detach().exp().sum()
-        loss = anchored(loss, weight) if tie else loss
+        loss = anchored(loss, weight) if is_anchored else loss
         loss.backward()
         losses.append(loss.detach())
         gradients.append(weight.grad)
@@ -166,8 +166,8 @@ def test_the_anchor_changes_no_bit_of_a_finite_loss(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_and_reaches_nothing_makes_the_gradient_of_the_anchor_nan(value: float) -> None:
-    """As behind a clamp or a mask, whose gradient is 0."""
+def test_a_non_finite_loss_with_zero_gradients_makes_the_gradient_of_the_anchor_nan(value: float) -> None:
+    """As with a clamp or a mask, whose gradient is 0."""
     anchor, other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     loss = torch.where(torch.tensor(True), torch.tensor(value), other.sum())
     anchored(loss, anchor).backward()

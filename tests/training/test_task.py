@@ -1,4 +1,4 @@
-"""The task and the arithmetic of the effective batch, against plain formulas."""
+"""The distillation task and averages over the effective batch, against plain formulas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPEC = ModelSpec(
 
 
 class TwoHeads(nn.Module):
-    """A student of two linear heads on raw pixels."""
+    """A student with two linear heads on raw pixels."""
 
     spec = SPEC
 
@@ -63,7 +63,7 @@ class Match(nn.Module):
 
 
 def mixed_batch(samples: int, labelled: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [B, 1, 1, W], soft labels [B, K] with zero rows where unlabelled, and the mass [B]."""
+    """Images [B, 1, 1, W], soft labels [B, K] with zero rows for unlabelled images, and the label mass [B]."""
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(samples, 1, 1, WIDTH, generator=generator)
     labels = torch.rand(samples, CLASSES, generator=generator).softmax(dim=1)
@@ -72,7 +72,7 @@ def mixed_batch(samples: int, labelled: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients(micro_batch_size: int, dtype: torch.dtype, samples: int = 16, labelled: int = 3) -> list[Tensor]:
-    """The gradient of the effective batch, accumulated over micro-batches of this size."""
+    """The gradients (any shape) of the effective batch, accumulated over micro-batches of this size."""
     torch.set_default_dtype(dtype)
     try:
         images, labels, mass = mixed_batch(samples, labelled)
@@ -92,18 +92,18 @@ def gradients(micro_batch_size: int, dtype: torch.dtype, samples: int = 16, labe
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("micro_batch_size", [2, 6, 10])
-def test_accumulated_gradients_equal_the_whole_batchs(
+def test_accumulated_gradients_equal_those_of_the_full_batch(
     dtype: torch.dtype, tolerance: float, micro_batch_size: int
 ) -> None:
-    """16 samples of which 3 are labelled, with soft labels, a ragged last micro-batch, some without any label."""
+    """16 samples, 3 labelled, with soft labels, a smaller last micro-batch, and micro-batches without labels."""
     whole, parts = gradients(16, dtype), gradients(micro_batch_size, dtype)
     assert len(whole) == 4
     for left, right in zip(whole, parts, strict=True):
         assert float((left - right).abs().max()) <= tolerance * float(left.abs().max())
 
 
-def test_the_whole_loss_by_hand() -> None:
-    """Label term over labelled samples, distillation term over all, weighted."""
+def test_the_total_loss_by_hand() -> None:
+    """The label term is averaged over labelled samples, the distillation term over all; both are weighted."""
     images, labels, mass = mixed_batch(4, 2)
     student = TwoHeads()
     task = DistillationTask(
@@ -113,8 +113,8 @@ def test_the_whole_loss_by_hand() -> None:
         wanted={Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()},
         label_term=True,
     )
-    taught = torch.ones(4, CLASSES)
-    terms = task(images, {"match": {"logits": taught}}, BatchInfo(labels, mass))
+    target = torch.ones(4, CLASSES)
+    terms = task(images, {"match": {"logits": target}}, BatchInfo(labels, mass))
     assert terms["labels"].tolist()[2:] == [0.0, 0.0]
     loss = Objective({"match": 2.0}, 0.25).total(batch_averages(terms, samples=4, labelled=2, micro_samples=4))
     pixels = images.flatten(1)
@@ -124,7 +124,7 @@ def test_the_whole_loss_by_hand() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_a_micro_batch_without_labels_touches_the_class_head() -> None:
+def test_a_micro_batch_without_labels_gives_the_class_head_a_zero_gradient() -> None:
     images, labels, _ = mixed_batch(4, 2)
     task = DistillationTask(TwoHeads(), {}, spec=SPEC, wanted={Signal.LOGITS: ()}, label_term=True)
     terms = task(images, {}, BatchInfo(torch.zeros_like(labels), torch.zeros(4)))
@@ -135,21 +135,21 @@ def test_a_micro_batch_without_labels_touches_the_class_head() -> None:
     assert float(gradient.abs().max()) == 0.0
 
 
-def test_a_scalar_term_counts_by_its_share_of_the_samples() -> None:
+def test_a_scalar_term_is_weighted_by_its_share_of_the_samples() -> None:
     averages = batch_averages({"crd/pairs": torch.tensor(8.0)}, samples=16, labelled=0, micro_samples=4)
     assert float(averages["crd/pairs"]) == 2.0
 
 
-class Flat(Match):
-    """Averages by itself."""
+class Averaged(Match):
+    """Returns a scalar instead of one value per sample."""
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
         return {"match": super().forward(student, target, batch)["match"].mean()}
 
 
-def test_a_term_of_the_wrong_shape_names_its_loss() -> None:
+def test_a_term_of_the_wrong_shape_is_refused_with_the_name_of_its_loss() -> None:
     images, labels, mass = mixed_batch(4, 2)
-    loss = sign(Flat(), "loss 'flat' of acme 1.0")
+    loss = sign(Averaged(), "loss 'flat' of acme 1.0")
     wanted = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
     task = DistillationTask(TwoHeads(), {"mine": loss}, spec=SPEC, wanted=wanted, label_term=True)
     target = {"mine": {"logits": torch.ones(4, CLASSES)}}
@@ -163,7 +163,7 @@ def test_a_term_of_the_wrong_shape_names_its_loss() -> None:
     assert task(images, target, BatchInfo(labels, mass))["mine/match"].shape == ()
 
 
-def test_targets_that_differ_from_what_was_announced_are_refused() -> None:
+def test_targets_that_differ_from_their_declaration_are_refused() -> None:
     class Teacher(nn.Module):
         def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
             return Outputs(logits=torch.zeros(len(images), CLASSES))

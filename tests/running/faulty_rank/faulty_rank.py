@@ -1,7 +1,7 @@
-"""A stranger's plugins that know nothing of processes.
+"""Third-party plugins that are not written for several processes.
 
-A loss that is sound but for one process: FAULT="<where>:<rank>" makes it fail there. An evaluator that asks for the
-features of as many images as the number of its process says, which no two processes agree on.
+A loss that fails in one process: FAULT="<where>:<rank>" says where. An evaluator that reads the features of another
+number of images in each process.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pydantic import BaseModel
 
 from distillkit import PluginSpec, UserError
 
-WHERE, _, WHOSE = os.environ.get("FAULT", ":").partition(":")
-IS_MINE = os.environ.get("RANK", "0") == WHOSE
+WHERE, _, RANK = os.environ.get("FAULT", ":").partition(":")
+FAILS_HERE = os.environ.get("RANK", "0") == RANK
 
 
 def distillkit_losses():
-    if IS_MINE and WHERE == "missing":
+    if FAILS_HERE and WHERE == "missing":
         return ()
     return (PluginSpec(name="faulty", summary="fails in one process", factory="faulty_rank:loss"),)
 
@@ -55,16 +55,16 @@ def __getattr__(name):
         def build(cls, options, student, teacher):
             import torch
 
-            really = torch.get_default_device().type != "meta"
-            if IS_MINE and WHERE == "sentence" and really:
+            is_real = torch.get_default_device().type != "meta"  # the plan builds on the meta device
+            if FAILS_HERE and WHERE == "sentence" and is_real:
                 raise UserError("this process has no licence; buy one")
-            if IS_MINE and WHERE == "bug" and really:
+            if FAILS_HERE and WHERE == "bug" and is_real:
                 raise ZeroDivisionError("a bug")
             return cls()
 
         def target(self, teacher):
             self.steps = getattr(self, "steps", 0) + 1
-            if IS_MINE and self.steps == 3:
+            if FAILS_HERE and self.steps == 3:
                 if WHERE == "killed":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if WHERE == "stopped":

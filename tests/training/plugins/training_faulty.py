@@ -1,4 +1,4 @@
-"""A loss whose numbers go wrong at chosen steps, in chosen processes, for chosen classes."""
+"""A faulty loss: NaN, infinite or overflowing at chosen steps, in chosen processes, for chosen classes."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -13,11 +13,10 @@ Kind = Literal["nan", "inf", "root", "overflow"]
 
 
 class Faulty(nn.Module):
-    """The mean square of the logits, one value per sample, until it goes wrong.
+    """The mean square of the logits, one value per sample; faulty at the steps `at`.
 
-    `kinds` say how, each at one of the steps `at` and then from the first again. "nan" and "inf" are added to the value
-    and leave the gradient finite; "root" has a finite value and a gradient that is NaN, "overflow" one that is too
-    large for float32.
+    `kinds` are the faults, one per step in turn. "nan" and "inf" are added to the value and leave the gradient finite;
+    "root" has a finite value and a NaN gradient, "overflow" a gradient that is too large for float32.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -38,7 +37,7 @@ class Faulty(nn.Module):
     def __init__(self, options: Options) -> None:
         super().__init__()
         self.options = options
-        self.register_buffer("heard", torch.zeros(()))
+        self.register_buffer("total", torch.zeros(()))
 
     @classmethod
     def build(cls, options: Options, student: ModelSpec, teacher: ModelSpec | None) -> "Faulty":
@@ -49,7 +48,7 @@ class Faulty(nn.Module):
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
         square = student.logits.square().mean(dim=1)
-        self.heard += square.detach().sum()
+        self.total += square.detach().sum()
         options = self.options
         step = round(batch.progress * options.steps) + 1
         if step not in options.at or options.rank not in (-1, rank()):
@@ -58,10 +57,10 @@ class Faulty(nn.Module):
         chosen = torch.ones(len(square), dtype=torch.bool, device=square.device)
         if options.of_class >= 0:
             chosen = (batch.labels.argmax(dim=1) == options.of_class) & (batch.label_mass > 0)
-        return {"square": torch.where(chosen, wrong(square, kind), square)}
+        return {"square": torch.where(chosen, with_fault(square, kind), square)}
 
 
-def wrong(square: Tensor, kind: Kind) -> Tensor:
+def with_fault(square: Tensor, kind: Kind) -> Tensor:
     match kind:
         case "nan" | "inf":
             return square + float(kind)
@@ -78,7 +77,7 @@ def distillkit_losses() -> list[PluginSpec]:
     return [
         PluginSpec(
             name="faulty",
-            summary="goes wrong when it is told to",
+            summary="not finite at the chosen steps",
             factory="training_faulty:Faulty",
         )
     ]
