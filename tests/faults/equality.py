@@ -1,4 +1,4 @@
-"""Whether a run directory can be read, and whether two runs came to the same."""
+"""Checks of run directories: readable after a kill, and bit-equal to another run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from distillkit.running.checkpoint import newest_checkpoint
 from distillkit.running.directory import RunDirectory
 
 TIMES = {"images_per_s", "data_wait"}
-"""What of metrics.jsonl says how fast a run was."""
+"""Keys of metrics.jsonl that depend on the speed of a run."""
 DIFFERS = {"report.md", "curves.png", ".lock"}
-"""Shows times, or names the process."""
+"""Files that contain times or a process id."""
 
 
 def require_readable(out: Path, *, since: int) -> int:
-    """Read everything that a run directory has at this moment; the step of its newest checkpoint, or 0.
+    """Read all files of an unfinished run directory; returns the step of its newest checkpoint, or 0.
 
-    Raises: whatever reading raises; AssertionError where a checkpoint is damaged or the newest one is older than
-    `since`, the newest one of before.
+    Raises: all errors of reading; AssertionError where a checkpoint is damaged or the newest one is older than `since`,
+    the newest step so far.
     """
     directory = RunDirectory(out)
     if not directory.recipe.is_file():
@@ -46,17 +46,17 @@ def require_readable(out: Path, *, since: int) -> int:
 
 
 def differences(undisturbed: Path, disturbed: Path, *, apart_from: Container[str] = ()) -> list[str]:
-    """The files that two finished runs do not share bit by bit, apart from what depends on time and place."""
+    """The files of two finished runs that are not bit-equal, ignoring what depends on time and place."""
     one, two = (
         {name: content for name, content in _files(out).items() if name not in apart_from}
         for out in (undisturbed, disturbed)
     )
-    missing = [f"{name} is in one of them alone" for name in sorted(one.keys() ^ two.keys())]
+    missing = [f"{name} is in only one of them" for name in sorted(one.keys() ^ two.keys())]
     return missing + [name for name in sorted(one.keys() & two.keys()) if one[name] != two[name]]
 
 
 def _files(out: Path) -> dict[str, Any]:
-    """What is compared of every file of a run, by its name."""
+    """The content to compare of each file of a run, by name; None where only its presence is compared."""
     return {
         path.relative_to(out).as_posix(): None if path.name in DIFFERS else _content(path)
         for path in out.rglob("*")

@@ -1,12 +1,12 @@
-"""Kill a run at random moments, let it go on, and hold what it comes to against a run that nothing disturbed.
+"""Kill harness: SIGKILL runs at random moments, resume them, and compare the results with an undisturbed run.
 
     python -m tests.faults.kills --runs 50 --seed 0 --parallel 2 --out kills.json
 
 Every run is a small distillation on digits with everything random or stateful on (`victim.EVERYTHING`). It is killed
-with SIGKILL up to six times: while it starts, between steps, inside the writing of a checkpoint, while the best student
-is exchanged, and while it writes its results; after every kill its directory must be readable. Then it goes on to its
-end, and every file must be that of the undisturbed run, bit by bit. The first start is a new interpreter; later ones,
-with `--short` all of them are forked from a process that has imported the same modules and computed nothing.
+up to six times: while it starts, between steps, while it writes a checkpoint, replaces the best student or writes its
+results. After every kill its directory must be readable. Then it runs to its end, and every file must be bit-equal to
+that of the undisturbed run. The first start is a new interpreter; later ones, with `--short` all of them, are forked
+from a process that has imported the same modules and computed nothing.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from tests.faults.scene import SHORT, Scene, Start
 from tests.faults.victim import environment, forked, fresh, warm
 
 WARM_SHARE = 0.35
-"""About what is left of a start without its imports."""
+"""Approximate share of the start-up time without imports."""
 ATTEMPTS = 5
-"""How often a run is begun that ends before it was killed."""
+"""The number of attempts for a run that ends before it was killed."""
 
 
 def moments(scene: Scene, number: int, seed: int, attempt: int) -> list[Moment]:
-    """When the run of this number is killed."""
+    """The moments at which the run of this number is killed."""
     random_of, warm_s = random.Random(f"{seed} {number} {attempt}"), scene.start_s * WARM_SHARE
     return drawn(random_of, start_s=scene.start_s, warm_s=warm_s)
 
 
 def killed_run(number: int, seed: int, scene: Scene, first: Start) -> dict[str, Any]:
-    """One run, killed and continued to its end; one that ended before its first moment came is begun again."""
+    """One run, killed and resumed to its end; repeated if it ended before the first kill."""
     for attempt in range(ATTEMPTS):
         record = attempted(number, seed, scene, first, attempt)
         if record["kills"] or not record["equal"]:
@@ -52,33 +52,33 @@ def killed_run(number: int, seed: int, scene: Scene, first: Start) -> dict[str, 
 
 
 def attempted(number: int, seed: int, scene: Scene, first: Start, attempt: int) -> dict[str, Any]:
-    """A run that `first` starts, with the moments of one attempt; what happened, and whether it is bit-equal."""
-    began = time.monotonic()
+    """One attempt of a run that `first` starts: its kills, and whether it is bit-equal."""
+    started_at = time.monotonic()
     undisturbed = scene.undisturbed
     out = undisturbed.parent / f"run-{number:03d}"
     record: dict[str, Any] = {"run": number, "attempt": attempt, "kills": [], "starts": 0}
     newest = 0
     for moment in [*moments(scene, number, seed, attempt), NEVER]:
         record["starts"] += 1
-        was = left_behind(out)
+        earlier = left_behind(out)
         given, log = scene.arguments(out), out.with_suffix(".log")
-        starts_anew = record["starts"] == 1 and not moment.inside
-        victim = first(given, log) if starts_anew else forked(given, log, moment.arm(out))
+        is_new = record["starts"] == 1 and not moment.inside  # only a forked process can kill itself
+        victim = first(given, log) if is_new else forked(given, log, moment.arm(out))
         killed = moment.strike(victim, out)
         if not killed:
             record["code"] = victim.code
             if victim.code != 0:
-                record["said"] = victim.said()[-2000:]
+                record["said"] = victim.output()[-2000:]
             break
-        record["kills"].append({"aim": moment.kind, "hit": place(out, victim.pid, was=was)} | _rounded(moment))
+        record["kills"].append({"aim": moment.kind, "hit": place(out, victim.pid, earlier=earlier)} | _rounded(moment))
         try:
             newest = require_readable(out, since=newest)
-        except Exception as error:  # noqa: BLE001 - any of them is the finding
+        except Exception as error:  # noqa: BLE001 - any error is a finding
             record["unreadable"] = f"{type(error).__name__}: {error}"
             break
     record["differences"] = differences(undisturbed, out) if record.get("code") == 0 else ["the run did not end"]
     record["equal"] = not record["differences"]
-    record["seconds"] = round(time.monotonic() - began, 1)
+    record["seconds"] = round(time.monotonic() - started_at, 1)
     if record["equal"]:
         shutil.rmtree(out)
         out.with_suffix(".log").unlink()
@@ -90,7 +90,7 @@ def _rounded(moment: Moment) -> dict[str, Any]:
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of the table."""
+    """The figures for the table in docs/reliability.md."""
     kills = [kill for run in runs for kill in run["kills"]]
     return {
         "runs": len(runs),
@@ -102,7 +102,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def in_turn(numbers: Iterable[int], seed: int, scene: Scene, first: Start = fresh) -> list[dict[str, Any]]:
-    """The runs of these numbers, one after the other."""
+    """The runs with these numbers, in sequence."""
     records = []
     for number in numbers:
         records.append(killed_run(number, seed, scene, first))
@@ -110,8 +110,8 @@ def in_turn(numbers: Iterable[int], seed: int, scene: Scene, first: Start = fres
     return records
 
 
-def shared_out(runs: int, seed: int, parallel: int, folder: Path) -> list[dict[str, Any]]:
-    """All runs, in `parallel` processes that import what they fork once."""
+def in_processes(runs: int, seed: int, parallel: int, folder: Path) -> list[dict[str, Any]]:
+    """All runs, split between `parallel` processes, each of which imports once and forks."""
     scene = Scene.prepared(folder)
     scene_file = folder / "scene.json"
     scene_file.write_text(json.dumps(asdict(scene), default=str), encoding="utf-8")
@@ -125,7 +125,7 @@ def shared_out(runs: int, seed: int, parallel: int, folder: Path) -> list[dict[s
     ]
     codes = [process.wait() for process in processes]
     if any(codes):
-        raise SystemExit("a part of the harness failed")
+        raise SystemExit("a process of the harness failed")
     records = [record for file in parts for record in json.loads(file.read_text(encoding="utf-8"))]
     return sorted(records, key=lambda record: record["run"])
 
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--short", action="store_true", help="shorter runs, in turn, and every start forked")
+    parser.add_argument("--short", action="store_true", help="shorter runs, in sequence, all starts forked")
     parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", default="0/1", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -150,19 +150,19 @@ def main() -> None:
         records = in_turn(range(part, given.runs, parts), given.seed, scene)
         given.out.write_text(json.dumps(records), encoding="utf-8")
         return
-    began = time.monotonic()
+    started_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="distillkit-kills-"))
     if given.short:
         warm()
         runs = in_turn(range(given.runs), given.seed, Scene.prepared(folder, forked, **SHORT), forked)
     else:
-        runs = shared_out(given.runs, given.seed, given.parallel, folder)
+        runs = in_processes(given.runs, given.seed, given.parallel, folder)
     found = summary(runs)
-    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - began), **found}
+    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at), **found}
     given.out.write_text(json.dumps(whole | {"records": runs}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
     if found["equal"] < found["runs"]:
-        raise SystemExit(f"not all runs came to the same; see {folder}")
+        raise SystemExit(f"not all runs are bit-equal; see {folder}")
     shutil.rmtree(folder)
 
 

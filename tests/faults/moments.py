@@ -1,4 +1,4 @@
-"""When a run is killed: moments drawn from a seed, and what the run was doing, read from what it left behind."""
+"""Moments at which a run is killed, drawn from a seed, and what the run was doing, from the files it left."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmo
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of one start of a run.
+    """A moment at which to kill a process of a run.
 
-    `start` comes `after_s` seconds after the start; `steps` so long after `count` new checkpoints, of which there may
-    be none; `checkpoint` and `results` so long after the `count`-th time that such files were seen being written.
-    An `-operation` comes right before the `count`-th operation on files of that kind, by the process's own hand.
+    `start` is `after_s` seconds after its start; `steps` is `after_s` after its `count`-th new checkpoint (0: after it
+    locked the directory); `checkpoint` and `results` are `after_s` after such files were seen being written for the
+    `count`-th time. At an `-operation` the process kills itself before its `count`-th operation on files of that kind.
     """
 
     kind: str
@@ -43,11 +43,11 @@ class Moment:
         return self.kind.endswith("-operation")
 
     def arm(self, out: Path) -> Callable[[], None]:
-        """What the process does first, so that it ends at this moment."""
+        """The function that the process calls first, so that it kills itself at this moment if it has to."""
         return (lambda: _end_before(self, out)) if self.inside else (lambda: None)
 
     def strike(self, victim: Victim, out: Path) -> bool:
-        """Wait for the moment and kill; whether the process was still there."""
+        """Wait for the moment and kill the process, or wait for its end; returns whether it was killed."""
         limit = time.monotonic() + START_LIMIT_S
         due = time.monotonic() + self.after_s if self.kind == "start" else None
         seen: set[str] = set()
@@ -58,30 +58,30 @@ class Moment:
                 raise TimeoutError(f"a start of {out} did not end in {START_LIMIT_S:.0f} s")
             if due is not None and time.monotonic() >= due:
                 victim.send(signal.SIGKILL)
-            elif due is None and self._begins(victim, out, seen, before):
+            elif due is None and self._has_started(victim, out, seen, before):
                 due = time.monotonic() + self.after_s
                 continue
             time.sleep(POLL_S)
         return victim.code == -signal.SIGKILL
 
-    def _begins(self, victim: Victim, out: Path, seen: set[str], before: set[str]) -> bool:
-        """Whether what this moment waits for has begun; `seen` are the names that were met since the start."""
+    def _has_started(self, victim: Victim, out: Path, seen: set[str], before: set[str]) -> bool:
+        """Whether the event that this moment waits for has started; `seen` collects file names since the start."""
         if self.kind == "steps":
             seen |= {path.name for path in (out / "checkpoints").glob("step-*")} - before
             return trains(out, victim.pid) and len(seen) >= self.count
         if self.kind == "checkpoint":
             seen |= {path.name for path in (out / "checkpoints").glob(".step-*.tmp")}
             return trains(out, victim.pid) and len(seen) >= self.count
-        return self.kind == "results" and (out / ".ema.tmp").exists()  # "never" is waited for until the run ends
+        return self.kind == "results" and (out / ".ema.tmp").exists()  # "never" waits until the run ends
 
 
 NEVER = Moment("never")
 
 
 def drawn(random_of: random.Random, *, start_s: float, warm_s: float) -> list[Moment]:
-    """The moments of one run, in an order in which they can come.
+    """The moments of one run, in a possible order.
 
-    `start_s` is what the first start takes until its first step, `warm_s` a later one.
+    `start_s` is the time from the first start to the first step, `warm_s` that of later starts.
     """
     kinds = random_of.choices(KINDS[:5], (3, 4, 4, 4, 3), k=4) + random_of.sample(KINDS[5:], random_of.randint(0, 2))
     return [_draw(random_of, kind, warm_s if number else start_s) for number, kind in enumerate(kinds)]
@@ -102,16 +102,16 @@ def _draw(random_of: random.Random, kind: str, start_s: float) -> Moment:
 
 
 def trains(out: Path, pid: int) -> bool:
-    """Whether this very process holds the run's lock: it restores, trains or writes its results."""
+    """Whether this process holds the run's lock: it restores, trains or writes its results."""
     try:
         return (out / ".lock").read_text(encoding="utf-8").strip() == str(pid)
     except OSError:
         return False
 
 
-def place(out: Path, pid: int, *, was: set[str]) -> str:
-    """What a killed process was doing, from what it left; `was` is what `left_behind` said before it started."""
-    new = left_behind(out) - was
+def place(out: Path, pid: int, *, earlier: set[str]) -> str:
+    """What a killed process was doing, from the files it left; `earlier` is `left_behind` before its start."""
+    new = left_behind(out) - earlier
     if any(name.startswith("checkpoints/.step-") for name in new):
         return "writing a checkpoint"
     if any(name.startswith(".best") for name in new):
@@ -124,13 +124,13 @@ def place(out: Path, pid: int, *, was: set[str]) -> str:
 
 
 def left_behind(out: Path) -> set[str]:
-    """Temporary names below a run directory, each with its inode: one that is made anew is another one."""
+    """Names of temporary files in a run directory, with inodes, so that a file that was created again differs."""
     found = [*out.glob(".*"), *(out / "checkpoints").glob(".*")]
     return {f"{path.relative_to(out)}#{path.stat().st_ino}" for path in found if path.name != ".lock"}
 
 
 def _end_before(moment: Moment, out: Path) -> None:
-    """Let this process kill itself right before an operation on the run's files."""
+    """Make this process kill itself right before an operation on the run's files."""
     below, count = str(out), 0
 
     def hook(event: str, details: tuple[Any, ...]) -> None:

@@ -1,9 +1,9 @@
-"""What else befalls a run, each once: signals, a full disk, damaged checkpoints, a lost loader process or directory.
+"""Other faults, each once: signals, a full disk, damaged checkpoints, a lost loader worker or run directory.
 
     python -m tests.faults.others --seed 0 --out others.json
 
-Every run is the small distillation of `kills`, disturbed at a moment drawn from the seed. Where it can go on it does,
-and must end bit-equal to the undisturbed run; where it ends, it says so in one sentence, with a documented exit code.
+Every run is the small distillation of `kills`, disturbed at a moment drawn from the seed. It either continues and ends
+bit-equal to the undisturbed run, or ends with one sentence and a documented exit code.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tests.faults.scene import SHORT, Scene
 from tests.faults.victim import START_LIMIT_S, Victim, forked, warm
 
 ROOM = 20_000
-"""Bytes that a file may have once the disk is full: less than the student's."""
+"""Largest file size in bytes once the disk is full: less than the student needs."""
 
 
 @dataclass
 class Case:
-    """One disturbed run: where it lies, and what has drawn its moments."""
+    """One disturbed run: its directory, and the random generator of its moments."""
 
     scene: Scene
     out: Path
@@ -45,7 +45,7 @@ class Case:
         return forked(self.scene.arguments(self.out, **changes), self.out.with_suffix(".log"))
 
     def trained(self, victim: Victim) -> Victim:
-        """Wait until the run has a checkpoint of a step that is drawn, and a few random milliseconds longer."""
+        """Wait until the run has a checkpoint of a random step, and a few random milliseconds more."""
         limit, goal = time.monotonic() + START_LIMIT_S, self.random_of.randrange(3, 16)
         while victim.poll() is None and time.monotonic() < limit:
             if self._step() >= goal and trains(self.out, victim.pid):
@@ -59,7 +59,7 @@ class Case:
         return max((int(path.name.removeprefix("step-")) for path in checkpoints(self.out / "checkpoints")), default=0)
 
     def saved(self, victim: Victim, count: int = 2) -> Victim:
-        """Wait until the run has so many checkpoints."""
+        """Wait until the run has `count` checkpoints."""
         limit = time.monotonic() + START_LIMIT_S
         while victim.poll() is None and len(checkpoints(self.out / "checkpoints")) < count and time.monotonic() < limit:
             time.sleep(0.002)
@@ -70,24 +70,24 @@ class Case:
         assert victim.code is not None
         return victim.code
 
-    def sentence(self, victim: Victim, code: int, *words: str) -> str:
-        """Hold an ending against its exit code and its words. Returns the last line that was said."""
-        assert self.ended(victim) == code, f"exit code {victim.code}: {victim.said()[-600:]}"
-        assert "Traceback" not in victim.said(), victim.said()[-1500:]
-        last = victim.said().splitlines()[-1]
+    def assert_error(self, victim: Victim, code: int, *words: str) -> str:
+        """Assert the exit code and the words of the last line of output; returns that line."""
+        assert self.ended(victim) == code, f"exit code {victim.code}: {victim.output()[-600:]}"
+        assert "Traceback" not in victim.output(), victim.output()[-1500:]
+        last = victim.output().splitlines()[-1]
         assert all(word in last for word in words), last
         return last
 
-    def goes_on(self, *apart_from: str, step: int | None = None, **changes: Any) -> None:
-        """Continue, from this step where it is given, to the end, which must be that of the undisturbed run."""
+    def continues(self, *apart_from: str, step: int | None = None, **changes: Any) -> None:
+        """Continue to the end, from `step` if given, and assert that the run equals the undisturbed one."""
         victim = self.start(**changes)
-        assert self.ended(victim) == 0, victim.said()[-600:]
-        assert step is None or f"from step {step} to" in victim.said(), victim.said()[-600:]
+        assert self.ended(victim) == 0, victim.output()[-600:]
+        assert step is None or f"from step {step} to" in victim.output(), victim.output()[-600:]
         found = differences(self.scene.undisturbed, self.out, apart_from=apart_from)
         assert found == [], found
 
     def damages(self, damage: Callable[[list[Path]], None]) -> None:
-        """Kill the run once it has two checkpoints, damage the newest one's files, and go on from the one before."""
+        """Kill the run once it has two checkpoints, damage files of the newest, and continue from the one before."""
         victim = self.saved(self.start())
         victim.send(signal.SIGKILL)
         self.ended(victim)
@@ -96,25 +96,25 @@ class Case:
         assert damaged == ()
         before, newest = checkpoints(self.out / "checkpoints")[-2:]
         damage(sorted(newest.iterdir()))
-        self.goes_on(step=int(before.name.removeprefix("step-")))
+        self.continues(step=int(before.name.removeprefix("step-")))
 
 
 def signalled(case: Case) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         victim = case.trained(case.start())
         victim.send(number)
-        if case.ended(victim) == 0:  # it came too late
+        if case.ended(victim) == 0:  # the signal came too late
             break
-        case.sentence(victim, 128 + number, f"stopped by {number.name} after step", "--resume")
-    case.goes_on()
+        case.assert_error(victim, 128 + number, f"stopped by {number.name} after step", "--resume")
+    case.continues()
 
 
 def full_disk(case: Case) -> None:
     victim = case.saved(case.start(), count=1)
     resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (ROOM, resource.RLIM_INFINITY))
-    case.sentence(victim, 1, "no room", "make room, then continue with --resume")
+    case.assert_error(victim, 1, "no disk space", "free some space, then continue with --resume")
     assert newest_checkpoint(case.out / "checkpoints")[1] == ()
-    case.goes_on()
+    case.continues()
 
 
 def flipped_bit(case: Case) -> None:
@@ -142,19 +142,19 @@ def missing_file(case: Case) -> None:
 def lost_loader(case: Case) -> None:
     victim = case.trained(case.start(data__workers=2))
     loaders = psutil.Process(victim.pid).children()
-    assert loaders, "there is no loader process"
+    assert loaders, "there is no loader worker"
     case.random_of.choice(loaders).kill()
-    case.sentence(victim, 1, "a loader process was killed", "--resume")
-    case.goes_on("recipe.toml", data__workers=2)
+    case.assert_error(victim, 1, "a data loader worker was killed", "--resume")
+    case.continues("recipe.toml", data__workers=2)
 
 
 def lost_directory(case: Case) -> None:
     victim = case.trained(case.start())
     shutil.rmtree(case.out, ignore_errors=True)
     shutil.rmtree(case.out, ignore_errors=True)
-    case.sentence(victim, 1, "the run directory cannot be written any more", "restore it")
+    case.assert_error(victim, 1, "cannot write to the run directory any more", "restore it")
     shutil.rmtree(case.out, ignore_errors=True)
-    case.goes_on()
+    case.continues()
 
 
 def no_folder_for_checkpoints(case: Case) -> None:
@@ -162,10 +162,10 @@ def no_folder_for_checkpoints(case: Case) -> None:
     moved = case.out / "checkpoints-moved"
     (case.out / "checkpoints").rename(moved)
     (case.out / "checkpoints").write_bytes(b"")
-    case.sentence(victim, 1, "the run directory cannot be written any more", "restore it")
+    case.assert_error(victim, 1, "cannot write to the run directory any more", "restore it")
     (case.out / "checkpoints").unlink()
     moved.rename(case.out / "checkpoints")
-    case.goes_on()
+    case.continues()
 
 
 def a_second_process(case: Case) -> None:
@@ -173,21 +173,21 @@ def a_second_process(case: Case) -> None:
     while first.poll() is None and not trains(case.out, first.pid):
         time.sleep(0.005)
     second = forked(case.scene.arguments(case.out), case.out.with_suffix(".second.log"))
-    case.sentence(second, 2, f"is being trained by process {first.pid} already", "wait for its end")
-    assert case.ended(first) == 0, first.said()[-600:]
-    case.goes_on()
+    case.assert_error(second, 2, f"process {first.pid} is already training in", "wait until it ends")
+    assert case.ended(first) == 0, first.output()[-600:]
+    case.continues()
 
 
 def two_at_once(case: Case) -> None:
     both = [case.start(), forked(case.scene.arguments(case.out), case.out.with_suffix(".second.log"))]
     codes = sorted(case.ended(victim) for victim in both)
     assert codes == [0, 2], codes
-    assert not any("Traceback" in victim.said() for victim in both)
-    case.goes_on()
+    assert not any("Traceback" in victim.output() for victim in both)
+    case.continues()
 
 
 def killed_at_every_operation(case: Case) -> str:
-    """Of one checkpoint: before its first file operation, its second, and so on to the next checkpoint."""
+    """Kill the run before the first file operation of a checkpoint, the second, and so on to the next checkpoint."""
     for count in range(1, 200):
         moment = Moment("checkpoint-operation", count=count)
         given, log = case.scene.arguments(case.out), case.out.with_suffix(".log")
@@ -197,51 +197,51 @@ def killed_at_every_operation(case: Case) -> str:
         assert damaged == (), damaged
         if found is not None and found.step > 3:
             break
-    case.goes_on()
+    case.continues()
     return f"killed before {count - 1} operations"
 
 
-GOES_ON = "it goes on and ends bit-equal to the undisturbed run"
+CONTINUES = "the run continues and ends bit-equal to the undisturbed run"
 CASES: dict[str, tuple[Callable[[Case], str | None], str, str]] = {
-    "a scheduler or a person asks for an end": (
+    "a scheduler or a user stops the run": (
         signalled,
         "SIGINT, SIGTERM and SIGUSR1, one after the other, each at a random step",
-        f"the step is saved, one sentence, exit code 130, 143, 138; {GOES_ON}",
+        f"the step is saved, one sentence, exit code 130, 143, 138; {CONTINUES}",
     ),
     "the disk is full": (
         full_disk,
         "no file may grow beyond 20 kB from a random moment on (RLIMIT_FSIZE)",
-        f"one sentence, exit code 1, the last checkpoint whole; {GOES_ON}",
+        f"one sentence, exit code 1, the last checkpoint intact; {CONTINUES}",
     ),
     "a bit of the newest checkpoint has flipped": (
         flipped_bit,
         "a random bit of a random safetensors file",
-        f"the one before is used; {GOES_ON}",
+        f"the previous checkpoint is used; {CONTINUES}",
     ),
-    "a file of the newest checkpoint is cut short": (
+    "a file of the newest checkpoint is truncated": (
         truncated_file,
         "a random file, to a random length",
-        f"the one before is used; {GOES_ON}",
+        f"the previous checkpoint is used; {CONTINUES}",
     ),
     "a file of the newest checkpoint is missing": (
         missing_file,
         "a random file is deleted",
-        f"the one before is used; {GOES_ON}",
+        f"the previous checkpoint is used; {CONTINUES}",
     ),
-    "a loader process is killed": (
+    "a data loader worker is killed": (
         lost_loader,
-        "SIGKILL to one of two loader processes at a random moment",
-        f"one sentence, exit code 1, the last checkpoint whole; {GOES_ON}",
+        "SIGKILL to one of two workers at a random moment",
+        f"one sentence, exit code 1, the last checkpoint intact; {CONTINUES}",
     ),
     "the run directory is deleted while it is in use": (
         lost_directory,
         "all of it, at a random moment",
-        "one sentence, exit code 1; begun anew it ends bit-equal",
+        "one sentence, exit code 1; started again, the run ends bit-equal",
     ),
     "checkpoints cannot be written": (
         no_folder_for_checkpoints,
-        "a file in the place of their folder",
-        f"one sentence, exit code 1; once restored, {GOES_ON}",
+        "a file in place of their folder",
+        f"one sentence, exit code 1; once restored, {CONTINUES}",
     ),
     "a second process is started in the run directory": (
         a_second_process,
@@ -251,27 +251,27 @@ CASES: dict[str, tuple[Callable[[Case], str | None], str, str]] = {
     "two processes are started in one run directory at once": (
         two_at_once,
         "both before the directory is there",
-        "one trains and ends bit-equal, the other one says so, exit code 2",
+        "one trains and ends bit-equal, the other reports it, exit code 2",
     ),
-    "the process ends at any file operation of a checkpoint": (
+    "the process is killed at any file operation of a checkpoint": (
         killed_at_every_operation,
-        "SIGKILL before the first operation, the second, and so on until a checkpoint is through",
-        f"no damaged checkpoint after any of them; {GOES_ON}",
+        "SIGKILL before the first operation, the second, and so on until a checkpoint is complete",
+        f"no damaged checkpoint after any kill; {CONTINUES}",
     ),
 }
 
 
 def tried(name: str, seed: int, scene: Scene) -> dict[str, Any]:
-    """One case; whether its promise held, and if not, why."""
+    """Run one case; the record has whether its promise held, and if not, why."""
     case, injected, promised = CASES[name]
-    began = time.monotonic()
+    started_at = time.monotonic()
     out = scene.undisturbed.parent / case.__name__
     record: dict[str, Any] = {"fault": name, "injected": injected, "promised": promised, "held": True}
     try:
         record["detail"] = case(Case(scene, out, random.Random(f"{seed} {name}"))) or ""
-    except Exception as error:  # noqa: BLE001 - any of them is the finding
+    except Exception as error:  # noqa: BLE001 - any error is a finding
         record |= {"held": False, "why": f"{type(error).__name__}: {error}"}
-    return record | {"seconds": round(time.monotonic() - began, 1)}
+    return record | {"seconds": round(time.monotonic() - started_at, 1)}
 
 
 def main() -> None:
@@ -283,7 +283,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     warm()
-    began = time.monotonic()
+    started_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="distillkit-faults-"))
     scene = Scene.prepared(folder, forked, **SHORT)
     records = []
@@ -291,7 +291,7 @@ def main() -> None:
         if not given.only or case.__name__ in given.only:
             records.append(tried(name, given.seed, scene))
             print(f"{name}: {'held' if records[-1]['held'] else records[-1]['why']}", flush=True)
-    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - began)}
+    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at)}
     held = sum(record["held"] for record in records)
     whole |= {"cases": len(records), "held": held, "records": records}
     given.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

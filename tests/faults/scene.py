@@ -1,4 +1,4 @@
-"""What every harness begins with: a teacher, and a run that nothing disturbs."""
+"""The starting point of every harness: a teacher, and an undisturbed run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SHORT = {"training__steps": 24, "trackers": '["metrics"]'}
 
 @dataclass(frozen=True)
 class Scene:
-    """A teacher, the run that nothing disturbed, how long that took to start and to train, and its settings.
+    """A teacher and the undisturbed run, the latter's start-up and training time, and its settings.
 
-    `changes` are of `victim.EVERYTHING`.
+    `changes` override `victim.EVERYTHING`.
     """
 
     teacher: Path
@@ -30,16 +30,16 @@ class Scene:
 
     @classmethod
     def prepared(cls, folder: Path, start: Start = fresh, **changes: Any) -> Scene:
-        """Both runs, each in a new interpreter, or as `start` has it."""
+        """Train both, each in a new interpreter or as `start` does it."""
         teacher, undisturbed = folder / "teacher", folder / "undisturbed"
         for given in (["run", "--out", str(teacher), *settings(TEACHER)], arguments(teacher, undisturbed, **changes)):
-            began = time.time()
+            started_at = time.time()
             victim = start(given, folder / "prepared.log")
             NEVER.strike(victim, undisturbed)
             if victim.code:
-                raise SystemExit(f"the undisturbed run failed: {victim.said()}")
+                raise SystemExit(f"the undisturbed run failed: {victim.output()}")
         made, trained = ((undisturbed / name).stat().st_mtime for name in ("recipe.toml", "student.safetensors"))
-        return cls(teacher, undisturbed, round(made - began, 3), round(trained - made, 3), changes)
+        return cls(teacher, undisturbed, round(made - started_at, 3), round(trained - made, 3), changes)
 
     def arguments(self, out: Path, **changes: Any) -> list[str]:
         """The command line of the same run in another directory."""

@@ -1,4 +1,4 @@
-"""A short run of the harness; the full one is `python -m tests.faults.kills --runs 50`."""
+"""A short run of the kill harness; the full one is `python -m tests.faults.kills --runs 50`."""
 
 import json
 import subprocess
@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_at_random_moments_end_bit_equal_to_one_that_was_not(tmp_path):
+def test_runs_killed_at_random_moments_end_bit_equal_to_an_undisturbed_run(tmp_path):
     found = tmp_path / "kills.json"
     command = [sys.executable, "-m", "tests.faults.kills", "--short", "--runs", "2", "--seed", "2", "--out", str(found)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    said = json.loads(found.read_text())
-    assert (said["runs"], said["equal"], said["unreadable"]) == (2, 2, 0)
-    assert said["kills"] > 2
+    results = json.loads(found.read_text())
+    assert (results["runs"], results["equal"], results["unreadable"]) == (2, 2, 0)
+    assert results["kills"] > 2

@@ -1,4 +1,4 @@
-"""Some of the other faults of the harness; all of them are `python -m tests.faults.others`."""
+"""Some of the other faults; all of them run with `python -m tests.faults.others`."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_what_the_system_takes_away_costs_a_sentence_and_no_checkpoint(tmp_path):
+def test_system_faults_end_a_run_with_one_sentence_and_an_intact_checkpoint(tmp_path):
     found = tmp_path / "others.json"
     only = ["full_disk", "lost_loader", "lost_directory"]
     command = [sys.executable, "-m", "tests.faults.others", "--out", str(found), "--only", *only]

@@ -1,4 +1,4 @@
-"""torchrun starts all processes again when one was killed, and they find each other."""
+"""torchrun restarts all processes after one was killed, and they connect again."""
 
 import subprocess
 import sys
@@ -14,14 +14,14 @@ from distillkit.compute.distributed import joined
 with joined("cpu") as processes:
     if processes.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    said = processes.gather(f"{processes.rank} of attempt " + os.environ["TORCHELASTIC_RESTART_COUNT"])
+    gathered = processes.gather(f"{processes.rank} of attempt " + os.environ["TORCHELASTIC_RESTART_COUNT"])
     if processes.is_first:
-        print(said)
+        print(gathered)
 """
 
 
 @pytest.mark.slow
-def test_processes_that_are_started_again_do_not_wait_for_the_dead(tmp_path):
+def test_restarted_processes_do_not_wait_for_killed_ones(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, *TORCHRUN, str(program)]

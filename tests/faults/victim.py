@@ -1,4 +1,4 @@
-"""The run that is disturbed: a small distillation on digits with everything random or stateful on at once."""
+"""The run under test: a small distillation on digits with everything random or stateful on at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 START_LIMIT_S = 120.0
-"""No start of the victim may take longer; one that does hangs."""
+"""Time limit of one start of the run; a longer one hangs."""
 
 TEACHER = {
     "student.model": '"vit-ti"',
@@ -58,8 +58,8 @@ EVERYTHING = {
     "training.checkpoint_every": 3,
     "training.device": '"cpu"',
 }
-"""Mixup, cutmix, erasing, repeated augmentation, stochastic depth, accumulation, clipping, a moving average, and two
-losses, one of which trains a projector. Log intervals, checkpoints and epochs (of 10 steps) end at different steps."""
+"""Mixup, cutmix, erasing, repeated augmentation, stochastic depth, accumulation, clipping, EMA, and two losses, one of
+which trains a projector. Log intervals, checkpoints and epochs (of 10 steps) end at different steps."""
 
 
 def settings(*tables: Mapping[str, Any]) -> list[str]:
@@ -69,7 +69,7 @@ def settings(*tables: Mapping[str, Any]) -> list[str]:
 
 
 def arguments(teacher: Path, out: Path, **changes: Any) -> list[str]:
-    """The victim's command line, the same for its start and for every time it goes on."""
+    """The command line of the run, the same for its start and for every resume."""
     changed = {key.replace("__", "."): value for key, value in changes.items()}
     given = ["run", "--auto-resume", "--out", str(out), "--teacher", f"run:{teacher}"]
     return [*given, "--loss", "hard", "--loss", "attndistill", *settings(EVERYTHING, changed)]
@@ -80,7 +80,7 @@ def environment() -> dict[str, str]:
 
 
 def fresh(given: list[str], log: Path, *, launcher: tuple[str, ...] = ("-m", "distillkit_cli")) -> Victim:
-    """Start a new interpreter in a session of its own."""
+    """Start a new interpreter in a new session."""
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, *launcher, *given],
@@ -94,9 +94,9 @@ def fresh(given: list[str], log: Path, *, launcher: tuple[str, ...] = ("-m", "di
 
 
 def forked(given: list[str], log: Path, prepare: Callable[[], None] = lambda: None) -> Victim:
-    """Start a copy of this process, which has the modules that a run needs and has computed nothing yet.
+    """Start the run in a fork of this process, which has imported the modules of a run and computed nothing yet.
 
-    It is a process of its own like any other, without the seconds that imports take. `prepare` runs in it first.
+    This saves the seconds of the imports. `prepare` runs first in the fork.
     """
     pid = os.fork()
     if pid:
@@ -122,7 +122,7 @@ def forked(given: list[str], log: Path, prepare: Callable[[], None] = lambda: No
 
 
 def warm() -> None:
-    """Import what a run imports, for `forked`."""
+    """Import the modules of a run, for `forked`."""
     for name in (
         "matplotlib.backends.backend_agg",
         "sklearn.datasets",
@@ -137,14 +137,14 @@ def warm() -> None:
 
 @dataclass
 class Victim:
-    """A process that was started here."""
+    """A process of the run under test, started here."""
 
     pid: int
     log: Path
     code: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit code, minus the signal where one killed it, or None while it runs."""
+        """Its exit code, minus the signal number if a signal killed it, or None while it runs."""
         if self.code is None:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             if ended:
@@ -155,5 +155,5 @@ class Victim:
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")

@@ -1,9 +1,9 @@
-"""What docs/reliability.md shows beside `make fuzz`: the three harnesses, and the tests of all other faults.
+"""The results in docs/reliability.md, without `make fuzz`: the three fault harnesses and the tests of other faults.
 
     python -m tests.faults.whole --out docs/benchmarks/reliability.json
 
-About 20 minutes on two quiet cores. `--kills`, `--worker-kills` and `--others` take what those programs have written
-instead of running them again.
+About 20 minutes on two idle cores. `--kills`, `--worker-kills` and `--others` read the output of an earlier run of
+those harnesses instead of running them again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TESTS = (
     (
         "broken images",
         "truncated, empty, no image, wrong mode, decompression bomb, vanished, forbidden",
-        "reported once, replaced deterministically, counted by kind; a sentence above data.broken",
+        "reported once, replaced deterministically, counted by kind; one sentence above data.broken",
         (
             "tests/running/test_broken_images.py",
             "tests/data/test_image_faults.py",
@@ -34,12 +34,12 @@ TESTS = (
     (
         "a loss or a gradient that is not finite",
         "a loss that returns NaN at chosen steps, in one process and in two",
-        "the step is skipped by all, counted, and reproduced by distillkit replay",
+        "the step is skipped by all processes, counted, and reproduced by distillkit replay",
         ("tests/training/test_skip_nonfinite.py", "tests/training/test_giving_up.py"),
     ),
     (
         "a process that fails at its start",
-        "a plugin that raises in one rank alone",
+        "a plugin that raises in one rank only",
         "all end with its message, no hang",
         ("tests/cli/test_failure_report.py", "tests/running/test_processes.py"),
     ),
@@ -53,7 +53,7 @@ TESTS = (
 
 
 def harness(name: str, written: Path | None, *options: str) -> dict[str, Any]:
-    """What one of the programs beside this one writes."""
+    """The output of one of the fault harnesses."""
     with tempfile.TemporaryDirectory() as folder:
         out = written or Path(folder) / "out.json"
         if written is None:
@@ -64,7 +64,7 @@ def harness(name: str, written: Path | None, *options: str) -> dict[str, Any]:
 
 
 def tested(files: tuple[str, ...]) -> dict[str, int]:
-    """How many tests of these files ran, and how many failed."""
+    """The numbers of tests in these files that ran and that passed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *files]

@@ -1,10 +1,10 @@
-"""Kill one process of a run of two at random moments; its launcher starts both again, and nobody else does.
+"""Worker kill harness: SIGKILL one process of a run of two at random moments; only the launcher restarts them.
 
     python -m tests.faults.worker_kills --runs 10 --seed 0 --out worker-kills.json
 
-The same distillation as in `kills`, in two processes, started in turn by `distillkit run --nproc 2` and by
-`torchrun --max-restarts 3`. One process or the other is killed with SIGKILL once or twice. The command must end by
-itself, leave no process behind, and every file must be that of two processes that nothing disturbed, bit by bit.
+The same distillation as in `kills`, in two processes, started alternately by `distillkit run --nproc 2` and
+`torchrun --max-restarts 3`. One of the processes is killed with SIGKILL once or twice. The command must end without
+help and leave no process behind, and every file must be bit-equal to that of an undisturbed run of two processes.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def workers(out: Path) -> dict[int, int]:
 
 
 def processes_of(out: Path) -> list[tuple[int, dict[str, str]]]:
-    """Every process that has `out` on its command line, and its environment."""
+    """All processes with `out` on their command line, and their environments."""
     running = psutil.process_iter(["cmdline", "environ"])
     return [(each.pid, each.info["environ"] or {}) for each in running if str(out) in (each.info["cmdline"] or ())]
 
 
 def disturbed_run(number: int, seed: int, scene: Scene) -> dict[str, Any]:
-    """One run whose processes are killed; one that ended before its first moment came is begun again."""
+    """One run whose processes are killed; repeated if it ended before the first kill."""
     for attempt in range(ATTEMPTS):
         record = attempted(number, seed, scene, attempt)
         if record["kills"] or not record["equal"]:
@@ -64,8 +64,8 @@ def disturbed_run(number: int, seed: int, scene: Scene) -> dict[str, Any]:
 
 
 def attempted(number: int, seed: int, scene: Scene, attempt: int) -> dict[str, Any]:
-    """A run with the moments of one attempt; what happened, and whether it is bit-equal."""
-    began = time.monotonic()
+    """One attempt of a run: its kills, and whether it is bit-equal."""
+    started_at = time.monotonic()
     out = scene.undisturbed.parent / f"pair-{number:03d}"
     random_of = random.Random(f"{seed} pair {number} {attempt}")
     record: dict[str, Any] = {"run": number, "attempt": attempt, "launcher": LAUNCHERS[number % 2], "kills": []}
@@ -77,26 +77,29 @@ def attempted(number: int, seed: int, scene: Scene, attempt: int) -> dict[str, A
         hit = _kill(launcher, out, rank, killed, from_start=from_start, after_s=after_s)
         if hit:
             record["kills"].append({"rank": rank, "hit": hit, "after_s": round(after_s, 3)})
-    while launcher.poll() is None and time.monotonic() - began < LIMIT_S:
+    while launcher.poll() is None and time.monotonic() - started_at < LIMIT_S:
         time.sleep(0.05)
     record["code"] = launcher.code
     record["left_behind"] = len(_left(out))
     try:
         require_readable(out, since=0)
-    except Exception as error:  # noqa: BLE001 - any of them is the finding
+    except Exception as error:  # noqa: BLE001 - any error is a finding
         record["unreadable"] = f"{type(error).__name__}: {error}"
     record["differences"] = differences(scene.undisturbed, out) if launcher.code == 0 else ["the run did not end well"]
-    record["equal"] = not record["differences"] and not record["left_behind"] and "Traceback" not in launcher.said()
-    record["seconds"] = round(time.monotonic() - began, 1)
+    record["equal"] = not record["differences"] and not record["left_behind"] and "Traceback" not in launcher.output()
+    record["seconds"] = round(time.monotonic() - started_at, 1)
     if record["equal"]:
         shutil.rmtree(out)
     else:
-        record["said"] = launcher.said()[-2000:]
+        record["said"] = launcher.output()[-2000:]
     return record
 
 
 def _kill(launcher: Victim, out: Path, rank: int, killed: set[int], *, from_start: bool, after_s: float) -> str:
-    """Kill the process of a rank, `after_s` seconds after it is there or trains; what the run was doing, if it was."""
+    """Kill the process of a rank, `after_s` seconds after it exists or trains.
+
+    Returns what the run was doing, or "" if it ended before.
+    """
     limit = time.monotonic() + LIMIT_S
     due = None
     while launcher.poll() is None and time.monotonic() < limit:
@@ -128,7 +131,7 @@ def _place(out: Path, first: int | None) -> str:
 
 
 def _left(out: Path) -> list[int]:
-    """The processes that outlive their launcher by ten seconds."""
+    """The processes that still run ten seconds after their launcher ended."""
     end = time.monotonic() + 10
     while time.monotonic() < end and processes_of(out):
         time.sleep(0.2)
@@ -136,7 +139,7 @@ def _left(out: Path) -> list[int]:
 
 
 def pair(folder: Path) -> Scene:
-    """Two processes that nothing disturbs."""
+    """An undisturbed run of two processes."""
     return Scene.prepared(folder, _first, data__workers=0)
 
 
@@ -145,7 +148,7 @@ def _first(given: list[str], log: Path) -> Victim:
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of the table."""
+    """The figures for the table in docs/reliability.md."""
     return of_kills(runs) | {"left_behind": sum(run["left_behind"] for run in runs)}
 
 
@@ -157,7 +160,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    began = time.monotonic()
+    started_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="distillkit-worker-kills-"))
     scene = pair(folder)
     records = []
@@ -166,11 +169,11 @@ def main() -> None:
         hits = ", ".join(kill["hit"] for kill in records[-1]["kills"])
         print(f"run {number}: {hits}: {'equal' if records[-1]['equal'] else records[-1]}", flush=True)
     found = summary(records)
-    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - began), **found}
+    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at), **found}
     given.out.write_text(json.dumps(whole | {"records": records}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
     if found["equal"] < found["runs"]:
-        raise SystemExit(f"not all runs came to the same; see {folder}")
+        raise SystemExit(f"not all runs are bit-equal; see {folder}")
     shutil.rmtree(folder)
 
 
