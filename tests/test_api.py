@@ -74,7 +74,7 @@ class TestRun:
         distillkit.run(out="shown", progress=True, **TINY)
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.splitlines()[0] == "deit-ti (4,564 parameters) learns 1 * labels"
+        assert err.splitlines()[0] == "student deit-ti (4,564 parameters); loss 1 * labels"
         assert err.splitlines()[-1].startswith("epoch 1/1, step 2/2: ")
 
     def test_observers_follow_it(self, here):

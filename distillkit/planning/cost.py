@@ -49,5 +49,6 @@ def matmul_rate(device: torch.device, seconds: float = 0.2) -> float:
     while time.perf_counter() < end:
         start = time.perf_counter()
         float((left @ right)[0, 0])  # reading one element waits for the device
+        # The fastest one: the first includes start-up, and others may be interrupted.
         best = max(best, 2 * side**3 / (time.perf_counter() - start))
     return best

@@ -43,6 +43,7 @@ def plan_loss(
     with torch.device("meta"):
         loss: Loss = plugin.call("build", options, student, spec)
     check_declarations(loss, str(plugin))
+    # Options may decide what a loss reads, so the built loss is checked too.
     if loss.reads_teacher and teacher is None:
         raise RecipeError(f"loss '{entry.name}' needs a teacher, but the recipe has none; give --teacher")
     check_reads(entry.name, loss.reads_teacher, role="teacher", spec=spec, alternatives=alternatives)

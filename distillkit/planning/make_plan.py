@@ -48,6 +48,7 @@ def make_plan(
     Raises: a UserError with one sentence for the first problem.
     """
     found = recipe_plugins or find_plugins(recipe, plugins)
+    # `ce` stands for the label term, which is part of every plan with labels.
     distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
     reads_teacher = any(found.losses[entry.name].spec.signals for entry in distilling)
     datasets = _open(recipe, plugins, needs_labels=not reads_teacher)
@@ -164,6 +165,7 @@ def _notes(
     few = fewer_than_a_batch(len(datasets.train), recipe.training.batch_size)
     if few is not None:
         notes.append(few)
+    # A single step is always within the warm-up.
     if steps > 1 and warmup_steps(recipe, steps=steps, steps_per_epoch=per_epoch) >= steps:
         notes.append("warm-up covers all steps; lower schedule.warmup_epochs or train longer")
     return tuple(notes)

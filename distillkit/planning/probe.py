@@ -62,10 +62,12 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
         labels = torch.full((PROBE_SAMPLES, spec.classes), 1 / spec.classes) if label_term else None
         batch = BatchInfo(labels, torch.full((PROBE_SAMPLES,), float(label_term)))
         targets = {name: _zero_target(cast("Loss", loss)) for name, loss in losses.items()}
+    # The task returns terms only; the checks below also need the outputs.
     recorded: list[Outputs] = []
     student.register_forward_hook(lambda _module, _inputs, outputs: recorded.append(outputs))
     with FlopCounterMode(display=False) as counter:
         terms = task(images, targets, batch)
+    # A frozen student has no gradients to check.
     if any(parameter.requires_grad for parameter in student.parameters()):
         revealed = tensors_of(recorded[0])
         check_gradients(student, {name: revealed[name] for name in revealed_shapes(spec, wanted, PROBE_SAMPLES)})

@@ -275,6 +275,7 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     separate: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         host = tensor.detach().to(torch.device("cpu")).contiguous()
+        # Tied weights share their storage; a view has a larger storage than it needs.
         pointer = host.untyped_storage().data_ptr()
         separate[name] = host.clone() if pointer in seen or host.nbytes != host.untyped_storage().nbytes() else host
         seen.add(pointer)

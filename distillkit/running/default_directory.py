@@ -12,6 +12,7 @@ RUNS = Path("runs")
 
 def next_directory(recipe: Recipe, parent: Path = RUNS) -> Path:
     """The next free directory runs/<student>-<data>-NNN: one more than the highest existing number."""
+    # The path is resolved, so that `--data .` gets the name of the folder.
     data = recipe.data.train or recipe.data.unlabeled or "digits"
     stem = "-".join(_file_name(part) for part in (recipe.student.model, Path(data).resolve().name) if part)
     taken = [

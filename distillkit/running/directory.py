@@ -66,7 +66,7 @@ class RunDirectory:
     ema/                  the EMA of the student, with `training.ema`
     incidents.json        unreadable images and skipped steps, if any
     incidents/            the step at which a run gave up, for `distillkit replay`
-    report.md             the report, with figures as PNG files
+    report.md             the report and its plots
     evaluations.jsonl     one line per `distillkit evaluate`
     """
 
@@ -100,6 +100,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(f"cannot create {self.path} ({error.strerror}); give another --out") from None
+        # First: with the recipe alone the run can be resumed.
         write_text(self.recipe, dump(recipe))
         self.describe(plan, device)
 

@@ -51,6 +51,7 @@ def read_metrics(run: str | PathLike[str], *, as_frame: bool = False) -> list[di
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
+    # The last line of a killed run may end inside a character.
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:

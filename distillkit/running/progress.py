@@ -74,13 +74,13 @@ def _opening_lines(run: RunInfo) -> list[str]:
     data, student = plan["data"], plan["student"]
     used = {loss["teacher"] for loss in plan["losses"]}
     teachers = ", ".join(_licensed(teacher) for teacher in plan["teachers"] if teacher["recipe_name"] in used)
-    start = f", from {student['starts_from']}," if student["starts_from"] else ""
+    start = f", from {student['starts_from']}" if student["starts_from"] else ""
     resumed = f"from step {run.start_step:,} " if run.start_step else ""
     return [
-        f"{student['name']} ({student['parameters']:,} parameters){start} learns {plan['loss']}"
-        + (f" from {teachers}" if teachers else ""),
+        f"student {student['name']} ({student['parameters']:,} parameters){start}; loss {plan['loss']}"
+        + (f"; teacher {teachers}" if teachers else ""),
         f"{counted(data['images'], 'image')} of {data['train']}, {data['labelled']:,} labelled",
-        f"{resumed}to step {run.steps:,}, {counted(plan['samples_per_step'], 'image')} each, in {run.directory}",
+        f"{resumed}to step {run.steps:,}, {counted(plan['samples_per_step'], 'image')} per step, in {run.directory}",
         *(f"note: {note}" for note in plan["notes"]),
     ]
 

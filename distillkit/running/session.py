@@ -97,6 +97,7 @@ class TrainingSession:
             workers=recipe.data.workers,
             device=self.device,
             split=split,
+            # With data.broken=0 the first unreadable image is an error.
             broken=self.broken if recipe.data.broken else None,
         ).shard_images(processes.rank, processes.world)
         figures = top1(model, spec, data, self.plan.answer, precision=self.precision, processes=processes)
@@ -116,7 +117,8 @@ class TrainingSession:
             return ("not sharded, because there is only one process (teachers.sharded)",)
         held, everything = parameter_bytes(self._teachers[name])
         first = f"{held / 1e6:,.1f} of {everything / 1e6:,.1f} MB in the first"
-        return (f"its weights are sharded over {self.processes.world} processes, {first}; it is left out of figures",)
+        sharded = f"its weights are sharded over {self.processes.world} processes, {first}"
+        return (f"{sharded}; no attention figure shows it",)
 
     @property
     def models(self) -> RunModels:
@@ -173,13 +175,14 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> TrainingSession:
     Every process builds the same models and reads its share of the data.
     """
     recipe = plan.recipe
-    check_optimizer_name(recipe.optimizer)
+    check_optimizer_name(recipe.optimizer)  # before models are built, which takes long
     device = pick_device(recipe.training.device, processes.local_rank)
     precision = pick_precision(recipe.training.precision, device)
     if recipe.training.threads:
         torch.set_num_threads(recipe.training.threads)
     if device.type == "cpu":
         keep_freed_memory()
+    # A teacher that no loss reads is not built.
     teachers = {
         name: _build_teacher(teacher, plan, device, processes)
         for name, teacher in plan.teachers.items()

@@ -46,12 +46,12 @@ def run(
     with _processes(recipe, out, "new") as processes:
         directory = RunDirectory(Path(processes.from_first(str(out))))
         if processes.is_first:
-            directory.check_free()
+            directory.check_free()  # before models are built, which takes long; `create` checks again
         session = build_session(make_plan(recipe, plugins, recipe_plugins), processes)
         facts = session.facts
         if processes.is_first:
             directory.create(recipe, facts, session.device)
-        processes.wait()
+        processes.wait()  # the other processes need the directory
         try:
             return TrainingRun(session, directory, plugins, observers, facts).run()
         except RunDirectoryError:

@@ -109,6 +109,7 @@ def _sum_over(processes: Processes, sums: Mapping[str, float], images: int) -> t
 
 def _correct(scores: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
     """Counts of correct predictions, and the summed cross-entropy of the chosen answer. Each []."""
+    # All in float64: sums stay exact, and `tally` stacks them.
     counts = {
         "top1" if name == "answer" else f"{name}_top1": (score.argmax(dim=-1) == labels).sum().double()
         for name, score in scores.items()

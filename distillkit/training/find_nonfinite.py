@@ -55,6 +55,7 @@ class NonFiniteFinder:
 
     def _gradient_hook(self, name: str) -> Any:
         def hook(parameter: Tensor) -> None:
+            # Called once per micro-batch, on the sum of the gradients so far.
             if parameter.grad is not None and not _is_finite(parameter.grad) and name not in self.parameters:
                 self.parameters.append(name)
 

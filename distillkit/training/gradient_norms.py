@@ -64,6 +64,7 @@ class TermGradientNorms:
     def _gradients(self, value: Tensor) -> Sequence[Tensor]:
         if not value.requires_grad:  # a loss may return a constant, and autograd.grad would raise
             return [torch.zeros_like(parameter) for parameter in self.parameters]
+        # The graph is kept for the backward of the step; parameters that the term does not reach get zeros.
         return torch.autograd.grad(value, self.parameters, retain_graph=True, materialize_grads=True)
 
 

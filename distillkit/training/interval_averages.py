@@ -34,7 +34,7 @@ class IntervalAverages:
     def timed(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield `items` and measure the time spent waiting for them."""
         iterator = iter(items)
-        self._start = self._clock()
+        self._start = self._clock()  # restoring a checkpoint after the constructor is not part of the interval
         while True:
             start = self._clock()
             try:

@@ -70,7 +70,7 @@ def train(  # noqa: PLR0913, PLR0917 - what a run is made of
     weight; EMA is then updated with the unchanged weights. An interval in which every step was skipped is not logged:
     it is merged into the next one.
     """
-    done = intervals.steps
+    done = intervals.steps  # if there are no windows: the run was killed after its last step
     averages = averages or IntervalAverages(stepper.processes)
     for window in averages.timed(windows):
         done = window.step + 1

@@ -68,6 +68,6 @@ def step_if_finite(optimisation: Optimisation, norm: Tensor | None) -> Tensor:
         optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]  # as GradScaler.step does
         optimizer.step()
         del optimizer.found_inf  # type: ignore[attr-defined]
-    elif not skipped:
+    elif not skipped:  # waits for the device
         optimizer.step()
     return skipped

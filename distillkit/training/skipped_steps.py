@@ -107,6 +107,7 @@ class SkippedSteps:
     def _terms(self, outcome: StepResult) -> tuple[str, ...]:
         """The terms that were not finite in some process, or "the sum of all terms" if only that was not finite."""
         bad = [name for name, value in outcome.averages.items() if not math.isfinite(value)]
+        # All processes get here: `skipped` is the same in all of them.
         gathered = self._processes.gather("\n".join(bad))
         all_bad = dict.fromkeys(name for names in gathered for name in names.splitlines())
         named = tuple(name for name in all_bad if name != "loss")

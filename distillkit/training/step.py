@@ -84,7 +84,7 @@ class Stepper:
         step.
         """
         optimizer, scaler, clip = self.optimisation.optimizer, self.optimisation.scaler, self.settings.clip
-        self.optimisation.schedule.step_update(window.step)
+        self.optimisation.schedule.step_update(window.step)  # the learning rate of this step, also after a resume
         term_norms = TermGradientNorms(self.student_parameters, scaler, self.processes)
         parts: list[dict[str, Tensor]] = []
         self._buffers.save()  # before the forward, which changes BatchNorm statistics
@@ -98,9 +98,11 @@ class Stepper:
                     if measure:
                         term_norms.add(self.objective.weighted(averages))
                     scaled.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+            # Detached: otherwise the graphs of all micro-batches would stay in memory.
             parts.append({name: value.detach() for name, value in (*averages.items(), ("loss", loss))})
         if clip is not None or measure:
-            scaler.unscale_(optimizer)
+            scaler.unscale_(optimizer)  # without a scaler this does nothing
+        # A scaler checks the gradients itself, so that the norm is only needed for clipping and measuring.
         norm = gradient_norm(self.parameters) if clip is not None or measure or not scaler.is_enabled() else None
         if norm is not None and measure:
             terms = {f"grad_norm/{name}": value for name, value in term_norms.norms().items()}
@@ -110,12 +112,13 @@ class Stepper:
         skipped = step_if_finite(self.optimisation, norm)
         self._buffers.restore(skipped)
         optimizer.zero_grad(set_to_none=True)
-        return StepResult(_summed(parts), tuple(parts), skipped)
+        return StepResult(_sum_parts(parts), tuple(parts), skipped)
 
     def terms(self, window: Window, number: int, micro_batch: MicroBatch, *, rank: int) -> dict[str, Tensor]:
         """The terms of a micro-batch of b images, [b] or [] each, with the model noise of process `rank`."""
         images = micro_batch.images
         targets = self.teacher_targets(images)
+        # After the teachers, whose forward may draw random numbers.
         seed_model_noise(self.settings.seed, rank=rank, step=window.step, micro_batch=number, device=images.device)
         batch = BatchInfo(micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps)
         terms: dict[str, Tensor] = (self.parallel or self.task)(images, targets, batch)
@@ -136,7 +139,7 @@ def averages_in(window: Window, terms: Mapping[str, Tensor], micro_batch: MicroB
     return batch_averages(terms, samples=samples, labelled=labelled, micro_samples=len(micro_batch.images))
 
 
-def _summed(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _sum_parts(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     first, *others = parts
     return {name: sum((part[name] for part in others), start=value) for name, value in first.items()}
 

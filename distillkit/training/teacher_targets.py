@@ -52,6 +52,7 @@ class TeacherTargets:
         self.losses = dict(losses)
         self._checked: set[int] = set()
 
+    # Not inference_mode: autograd cannot save inference tensors for the backward of the losses.
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Targets:
         """The targets of one micro-batch; images [B, C, H, W] are normalised and sized for the student."""

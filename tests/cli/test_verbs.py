@@ -55,7 +55,7 @@ def test_run_shows_where_the_run_is_and_what_it_achieves(distillkit, tmp_path, m
     assert lines[1].startswith(f"validation  {figures['validation/top1']:.2f} % of 130 images (top 5 ")
     assert f"\ntest        {figures['test/top1']:.2f} % of 500 images (top 5 " in out
     assert lines[-1] == f"best        {figures['best/validation_top1']:.2f} % on validation, after step 2"
-    assert err.splitlines()[2] == "to step 2, 64 images each, in runs/deit-ti-digits-001"
+    assert err.splitlines()[2] == "to step 2, 64 images per step, in runs/deit-ti-digits-001"
     assert re.fullmatch(
         r"epoch 1/1, step 2/2: validation \d+\.\d\d %; loss \d\.\d{4}, lr \d\.\d\de-\d\d; "
         r"[\d,]+ images/s, data wait \d+%",
@@ -104,7 +104,7 @@ def test_resume_goes_on_to_the_same_student(distillkit, trained, tmp_path, tiny)
     code, shown, err = distillkit("run", "--resume", str(out))
     assert code == 0
     assert shown.splitlines()[0] == f"run         {out}"
-    assert f"from step 1 to step 2, 64 images each, in {out}\n" in err
+    assert f"from step 1 to step 2, 64 images per step, in {out}\n" in err
     resumed, whole = load_file(out / "student.safetensors"), load_file(trained / "student.safetensors")
     assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
 

@@ -74,9 +74,9 @@ def shown(capsys):
 def test_the_opening_describes_the_run(capsys, progress):
     progress.distillkit_run_started(a_run())
     assert shown(capsys) == [
-        "deit-ti (205,524 parameters) learns 0.5 * labels + 0.5 * hard from small-cnn",
+        "student deit-ti (205,524 parameters); loss 0.5 * labels + 0.5 * hard; teacher small-cnn",
         "1,167 images of digits, 100 labelled",
-        "to step 100, 64 images each, in runs/a",
+        "to step 100, 64 images per step, in runs/a",
         "note: kept: 100 of 1,167 labels, 10 of each class",
     ]
 
@@ -88,7 +88,7 @@ def test_the_opening_names_initial_weights_and_licences(capsys, progress):
     run = a_run(student=student, teachers=[teacher, unused], losses=[{"name": "hard", "teacher": "mae"}])
     progress.distillkit_run_started(run)
     assert shown(capsys)[0] == (
-        "deit-ti (205,524 parameters), from runs/a, learns 0.5 * labels + 0.5 * hard from mae-vitb16 "
+        "student deit-ti (205,524 parameters), from runs/a; loss 0.5 * labels + 0.5 * hard; teacher mae-vitb16 "
         "(weights cc-by-nc-4.0)"
     )
 
@@ -96,9 +96,9 @@ def test_the_opening_names_initial_weights_and_licences(capsys, progress):
 def test_a_resumed_run_without_a_teacher(capsys, progress):
     progress.distillkit_run_started(a_run(start_step=40, teachers=[], losses=[], loss="1 * labels", notes=[]))
     assert shown(capsys) == [
-        "deit-ti (205,524 parameters) learns 1 * labels",
+        "student deit-ti (205,524 parameters); loss 1 * labels",
         "1,167 images of digits, 100 labelled",
-        "from step 40 to step 100, 64 images each, in runs/a",
+        "from step 40 to step 100, 64 images per step, in runs/a",
     ]
 
 
@@ -190,7 +190,7 @@ def test_a_loss_is_shown_once(capsys, progress, clock):
 def test_one_image_is_not_called_images(capsys, progress):
     run = a_run(data={"train": "few", "images": 1, "labelled": 1}, samples_per_step=1, teachers=[], notes=[])
     progress.distillkit_run_started(run)
-    assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image each, in runs/a"]
+    assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image per step, in runs/a"]
 
 
 def test_an_epoch_without_log_and_evaluation(capsys, progress, clock):
