@@ -158,12 +158,12 @@ class TrainingRun:
             return
         self.session.restore(checkpoint)
         with restoring(checkpoint.step):
-            before = self._restore_progress(checkpoint.state["progress"])
+            started_with = self._restore_progress(checkpoint.state["progress"])
         notes = [f"{error}; the run continues from step {checkpoint.step} instead" for error in damaged]
-        if before != self.processes.world:
+        if started_with != self.processes.world:
             notes.append(
-                f"the run was started with {counted(before, 'process')} and continues with {self.processes.world}: "
-                "same batches, but results may differ in the last bits"
+                f"the run was started with {counted(started_with, 'process')} and continues with "
+                f"{self.processes.world}: same batches, but results may differ in the last bits"
             )
         facts = {**self.info.plan, "notes": [*self.info.plan["notes"], *notes]}
         self.info = replace(self.info, plan=facts, start_step=checkpoint.step)
