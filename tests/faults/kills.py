@@ -158,8 +158,8 @@ def main() -> None:
     else:
         runs = in_processes(given.runs, given.seed, given.parallel, folder)
     found = summary(runs)
-    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at), **found}
-    given.out.write_text(json.dumps(whole | {"records": runs}, indent=1) + "\n", encoding="utf-8")
+    results = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at), **found}
+    given.out.write_text(json.dumps(results | {"records": runs}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
     if found["equal"] < found["runs"]:
         raise SystemExit(f"not all runs are bit-equal; see {folder}")

@@ -291,10 +291,10 @@ def main() -> None:
         if not given.only or case.__name__ in given.only:
             records.append(tried(name, given.seed, scene))
             print(f"{name}: {'held' if records[-1]['held'] else records[-1]['why']}", flush=True)
-    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at)}
+    results = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at)}
     held = sum(record["held"] for record in records)
-    whole |= {"cases": len(records), "held": held, "records": records}
-    given.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    results |= {"cases": len(records), "held": held, "records": records}
+    given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if held < len(records):
         raise SystemExit(f"not every promise held; see {folder}")
     shutil.rmtree(folder)

@@ -38,8 +38,8 @@ class Scene:
             NEVER.strike(victim, undisturbed)
             if victim.code:
                 raise SystemExit(f"the undisturbed run failed: {victim.output()}")
-        made, trained = ((undisturbed / name).stat().st_mtime for name in ("recipe.toml", "student.safetensors"))
-        return cls(teacher, undisturbed, round(made - started_at, 3), round(trained - made, 3), changes)
+        created, trained = ((undisturbed / name).stat().st_mtime for name in ("recipe.toml", "student.safetensors"))
+        return cls(teacher, undisturbed, round(created - started_at, 3), round(trained - created, 3), changes)
 
     def arguments(self, out: Path, **changes: Any) -> list[str]:
         """The command line of the same run in another directory."""

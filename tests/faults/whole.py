@@ -84,7 +84,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--without-tests", action="store_true", help="leave out the tests of other faults")
     given = parser.parse_args()
-    whole = {
+    results = {
         "kills": harness("kills", given.kills, "--runs", str(given.runs)),
         "worker_kills": harness("worker_kills", given.worker_kills, "--runs", str(given.pairs)),
         "others": harness("others", given.others),
@@ -93,7 +93,7 @@ def main() -> None:
             for fault, injected, promised, files in (() if given.without_tests else TESTS)
         ],
     }
-    given.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

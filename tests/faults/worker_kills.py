@@ -169,8 +169,8 @@ def main() -> None:
         hits = ", ".join(kill["hit"] for kill in records[-1]["kills"])
         print(f"run {number}: {hits}: {'equal' if records[-1]['equal'] else records[-1]}", flush=True)
     found = summary(records)
-    whole = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at), **found}
-    given.out.write_text(json.dumps(whole | {"records": records}, indent=1) + "\n", encoding="utf-8")
+    results = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at), **found}
+    given.out.write_text(json.dumps(results | {"records": records}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
     if found["equal"] < found["runs"]:
         raise SystemExit(f"not all runs are bit-equal; see {folder}")

@@ -99,13 +99,15 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_incidents(
     """Stopped at step 10, after the checkpoint of step 7, which is inside the second epoch, steps 5 to 8."""
     training = {"batch_size": 50, "checkpoint_every": 7, "log_every": 10, "steps": 14}
     recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": training, "augment": {"repeats": 2}})
-    run(recipe, tmp_path / "whole", installed_plugins())
+    run(recipe, tmp_path / "uninterrupted", installed_plugins())
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(10)])
     resume(tmp_path / "stopped", installed_plugins())
-    whole, stopped = (load_file(tmp_path / name / "student.safetensors") for name in ("whole", "stopped"))
-    assert [name for name in whole if not torch.equal(whole[name], stopped[name])] == []
-    first, second = ((tmp_path / name / "incidents.json").read_text() for name in ("whole", "stopped"))
+    uninterrupted, stopped = (
+        load_file(tmp_path / name / "student.safetensors") for name in ("uninterrupted", "stopped")
+    )
+    assert [name for name in uninterrupted if not torch.equal(uninterrupted[name], stopped[name])] == []
+    first, second = ((tmp_path / name / "incidents.json").read_text() for name in ("uninterrupted", "stopped"))
     assert first == second
     assert incidents(tmp_path / "stopped").items() <= broken.items()
 

@@ -50,7 +50,7 @@ def test_the_number_of_workers_changes_nothing(recipe_of: Any, teacher_run: str,
     assert_equal_weights(tmp_path / "0/student.safetensors", tmp_path / "3/student.safetensors")
 
 
-@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 24}], ids=["whole", "accumulated"])
+@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 24}], ids=["one batch", "accumulated"])
 def test_a_run_stopped_inside_an_epoch_ends_with_the_same_weights(
     recipe_of: Any, teacher_run: str, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -58,14 +58,16 @@ def test_a_run_stopped_inside_an_epoch_ends_with_the_same_weights(
     teachers = {"teachers": [{"model": teacher_run}]}
     rest = {"training": {"checkpoint_every": 7, **changes}, "augment": {"repeats": 3}}
     recipe = recipe_of(HARD, teachers, EMA, rest)
-    run(recipe, tmp_path / "whole", installed_plugins())
+    run(recipe, tmp_path / "uninterrupted", installed_plugins())
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(10)])
     steps = sorted(path.name for path in (tmp_path / "stopped/checkpoints").iterdir())
     assert steps == ["step-00000007"]
     result = resume(tmp_path / "stopped", installed_plugins())
-    assert_equal_weights(tmp_path / "whole/student.safetensors", tmp_path / "stopped/student.safetensors")
-    assert_equal_weights(tmp_path / "whole/ema/student.safetensors", tmp_path / "stopped/ema/student.safetensors")
+    assert_equal_weights(tmp_path / "uninterrupted/student.safetensors", tmp_path / "stopped/student.safetensors")
+    assert_equal_weights(
+        tmp_path / "uninterrupted/ema/student.safetensors", tmp_path / "stopped/ema/student.safetensors"
+    )
     assert result.steps == 24
 
 
@@ -82,12 +84,12 @@ def test_a_stopped_run_ends_bit_equal_in_every_file(
         {"labels": {"weight": 0.5}, "augment": {"repeats": 3}, "trackers": ["metrics"]},
         {"training": {"checkpoint_every": 3, "micro_batch_size": 24, "clip": 1.0, "ema": 0.9, "precision": precision}},
     )
-    run(recipe, tmp_path / "whole", installed_plugins())
+    run(recipe, tmp_path / "uninterrupted", installed_plugins())
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(10)])
     resume(tmp_path / "stopped", installed_plugins())
-    assert differences(tmp_path / "whole", tmp_path / "stopped") == []
-    state = json.loads((tmp_path / "whole/checkpoints/step-00000024/state.json").read_text())["state"]
+    assert differences(tmp_path / "uninterrupted", tmp_path / "stopped") == []
+    state = json.loads((tmp_path / "uninterrupted/checkpoints/step-00000024/state.json").read_text())["state"]
     assert state["scaler"] == {} if precision == "fp32" else state["scaler"]["_growth_tracker"] == 24
 
 
@@ -100,12 +102,12 @@ class StopAtTheEnd:
 
 def test_a_run_is_finished_once_its_report_is_written(recipe_of: Any, tmp_path: Path) -> None:
     recipe = recipe_of({"training": {"steps": 2}})
-    run(recipe, tmp_path / "whole", installed_plugins())
+    run(recipe, tmp_path / "uninterrupted", installed_plugins())
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAtTheEnd()])
     assert not (tmp_path / "stopped" / "result.json").exists()
     resume(tmp_path / "stopped", installed_plugins())
-    assert differences(tmp_path / "whole", tmp_path / "stopped") == []
+    assert differences(tmp_path / "uninterrupted", tmp_path / "stopped") == []
 
 
 def test_metrics_have_no_step_twice_after_a_resume(recipe_of: Any, tmp_path: Path) -> None:

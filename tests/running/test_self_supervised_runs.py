@@ -97,13 +97,15 @@ class StopAt:
 
 def test_resuming_with_fixed_positions_is_exact(recipe_of, tmp_path):
     fixed = {"student": {"position": "sincos"}, "training": {"steps": 6, "log_every": 1, "checkpoint_every": 3}}
-    run(recipe_of(fixed), tmp_path / "whole", PLUGINS)
+    run(recipe_of(fixed), tmp_path / "uninterrupted", PLUGINS)
     with pytest.raises(KeyboardInterrupt):
         run(recipe_of(fixed), tmp_path / "stopped", PLUGINS, observers=[StopAt(4)])
     resume(tmp_path / "stopped", PLUGINS)
-    whole, stopped = (load_file(tmp_path / name / "student.safetensors") for name in ("whole", "stopped"))
-    assert whole.keys() == stopped.keys()
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    uninterrupted, stopped = (
+        load_file(tmp_path / name / "student.safetensors") for name in ("uninterrupted", "stopped")
+    )
+    assert uninterrupted.keys() == stopped.keys()
+    assert all(torch.equal(uninterrupted[name], stopped[name]) for name in uninterrupted)
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])

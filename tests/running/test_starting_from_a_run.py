@@ -203,7 +203,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_plan(former: Path, tmp_path:
 def test_a_run_resumes_after_the_run_that_it_started_from_was_deleted(former: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(former, tmp_path / "former")
     out = continued(moved, tmp_path / "run", "student.image_size=16", "training.checkpoint_every=1")
-    whole, report = load_file(out / "student.safetensors"), (out / "report.md").read_text()
+    uninterrupted, report = load_file(out / "student.safetensors"), (out / "report.md").read_text()
     # As if the process had been killed after its first checkpoint.
     for name in ("result.json", "student.safetensors", "student.json", "report.md"):
         (out / name).unlink()
@@ -211,7 +211,7 @@ def test_a_run_resumes_after_the_run_that_it_started_from_was_deleted(former: Pa
     shutil.rmtree(moved)
     resume(out, installed_plugins())
     resumed = load_file(out / "student.safetensors")
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
     notes = "## Notes"
     assert (out / "report.md").read_text().partition(notes)[2] == report.partition(notes)[2]
     assert f'weights = "{moved}"' in (out / "recipe.toml").read_text()

@@ -197,10 +197,10 @@ def test_the_gradients_of_the_terms_add_up_to_that_of_the_step() -> None:
 
 def test_accumulation_gives_the_norms_of_one_batch() -> None:
     losses = {"align": two_losses()["align"]}
-    whole = measured(a_stepper(copy.deepcopy(losses), dtype=torch.float64), a_window((16,), dtype=torch.float64))
+    full = measured(a_stepper(copy.deepcopy(losses), dtype=torch.float64), a_window((16,), dtype=torch.float64))
     parts = measured(a_stepper(copy.deepcopy(losses), dtype=torch.float64), a_window((5, 1, 10), dtype=torch.float64))
-    assert set(whole) == {"grad_norm", "grad_norm/labels", "grad_norm/align/cls", "grad_norm/align/own"}
-    assert parts == pytest.approx(whole, rel=1e-10)
+    assert set(full) == {"grad_norm", "grad_norm/labels", "grad_norm/align/cls", "grad_norm/align/own"}
+    assert parts == pytest.approx(full, rel=1e-10)
 
 
 def test_a_loss_without_a_graph_on_one_micro_batch_is_measured_on_the_others() -> None:

@@ -96,9 +96,9 @@ def test_accumulated_gradients_equal_those_of_the_full_batch(
     dtype: torch.dtype, tolerance: float, micro_batch_size: int
 ) -> None:
     """16 samples, 3 labelled, with soft labels, a smaller last micro-batch, and micro-batches without labels."""
-    whole, parts = gradients(16, dtype), gradients(micro_batch_size, dtype)
-    assert len(whole) == 4
-    for left, right in zip(whole, parts, strict=True):
+    full, parts = gradients(16, dtype), gradients(micro_batch_size, dtype)
+    assert len(full) == 4
+    for left, right in zip(full, parts, strict=True):
         assert float((left - right).abs().max()) <= tolerance * float(left.abs().max())
 
 
