@@ -129,7 +129,7 @@ def test_auto_resume_with_another_recipe_is_refused(tmp_path, distillkit):
     assert done.code == 2
     assert done.err.startswith(f"error: {tmp_path / 'run'} was started with another recipe (different: ")
     assert ", seed, " in done.err
-    assert done.err.endswith("); give the same options again, or another --out\n")
+    assert done.err.endswith("); give the same options, or another --out\n")
 
 
 def test_auto_resume_needs_a_directory(distillkit):
