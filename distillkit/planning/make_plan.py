@@ -155,7 +155,7 @@ def _notes(
     dropped = max((plan.loss.label_weight for plan in losses.values()), default=0.0)
     if not datasets.labelled.any() and dropped and recipe.labels.weight is None:
         notes.append(f"no image has a label, so the label term (weight {dropped:g}) is dropped")
-    if recipe.about.goes_on and recipe.student.weights in (None, "none"):
+    if recipe.about.needs_trained_student and recipe.student.weights in (None, "none"):
         notes.append(
             "this recipe is for a student that is already trained, but this one starts from random weights; "
             "give --from RUN or --student-weights"

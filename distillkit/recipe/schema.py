@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -40,7 +40,12 @@ class About(Table):
     summary: str = ""
     source: str = Field("", description="paper and table, or the benchmark that found the settings")
     cost: str = Field("", description="device, hours and images that the full recipe needs")
-    goes_on: bool = Field(False, description="for a student with trained weights; a random one gets a note in the plan")
+    needs_trained_student: bool = Field(
+        False,
+        description="for a student with trained weights; a random one gets a note in the plan",
+        # recipe.toml of runs up to version 0.1.0 has the second name
+        validation_alias=AliasChoices("needs_trained_student", "goes_on"),
+    )
     notes: tuple[str, ...] = Field((), strict=False, description="notes for the plan and the report")
 
 

@@ -194,7 +194,7 @@ def test_random_weights_are_noted_where_the_recipe_is_for_a_trained_student(reci
         "this recipe is for a student that is already trained, but this one starts from random weights; "
         "give --from RUN or --student-weights"
     )
-    for_trained = {"about": {"goes_on": True}}
+    for_trained = {"about": {"needs_trained_student": True}}
     assert note in plan(recipe_of(for_trained), installed_plugins()).notes
     run(recipe_of({"training": {"steps": 1}}), tmp_path / "run", installed_plugins())
     trained = {"student": {"weights": str(tmp_path / "run")}}

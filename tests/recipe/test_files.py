@@ -274,3 +274,11 @@ def test_optional_keys_default_to_none():
 def test_read_tables_keeps_the_smoke_tables():
     assert read_tables("deit-s")["smoke"]["training"] == {"steps": 2, "batch_size": 6}
     assert "base" not in read_tables("deit-s")
+
+
+def test_recipes_of_earlier_runs_keep_their_name_for_a_trained_student(tmp_path):
+    (tmp_path / "old.toml").write_text("[about]\ngoes_on = true\n", encoding="utf-8")
+    recipe = load_recipe(str(tmp_path / "old.toml"))
+    assert recipe.about.needs_trained_student
+    assert "needs_trained_student = true" in dump(recipe)
+    assert "goes" + "_on" not in dump(recipe)
