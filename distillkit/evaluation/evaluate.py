@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.compute.devices import pick_device
-from distillkit.compute.distributed import ALONE, PATIENCE, joined
+from distillkit.compute.distributed import ALONE, PATIENCE, process_group
 from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec
 from distillkit.contracts.signal_matching import KINDS, SPOKEN
@@ -58,10 +58,10 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     plugin = plugins.find("evaluator", protocol)
     evaluator: Evaluator = plugin.create(plugin.options(options or {}))
     shares = bool(getattr(evaluator, "shares", False))  # optional, so not part of the Protocol
-    with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
+    with process_group(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
             # Loads nothing, and waits for the result of the first process.
-            return _from_text(processes.from_first(""))
+            return _from_text(processes.broadcast(""))
         opened = open_model(target, plugins, weights)
         check_signals(plugin, plugins, opened.spec, target)
         datasets, recipe = _open_data(opened.recipe, data, plugins, unsplit=not evaluator.learns)
@@ -100,7 +100,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
             distillkit=__version__,
             measurement=replace(measurement, notes=(*measurement.notes, *_left_out(subject.unreadable()))),
         )
-        text = processes.from_first(json.dumps(evaluation.as_dict()))
+        text = processes.broadcast(json.dumps(evaluation.as_dict()))
         if not processes.is_first:
             return _from_text(text)
         return evaluation if opened.home is None else _append(opened.home, evaluation)

@@ -181,7 +181,7 @@ class TrainingRun:
                 newest=checkpoint.step if checkpoint else 0,
             )
         # All processes must restore the same step: the first one chooses it, the others read that checkpoint.
-        step = self.processes.from_first(str(checkpoint.step) if checkpoint else "")
+        step = self.processes.broadcast(str(checkpoint.step) if checkpoint else "")
         if step and checkpoint is None:
             checkpoint = read_checkpoint(checkpoint_at(self.directory.checkpoints, int(step)))
         return checkpoint, damaged
@@ -212,7 +212,7 @@ class TrainingRun:
 
     def _should_stop(self) -> bool:
         """Whether any process received a stop signal; then all stop after the same step."""
-        number = self.processes.largest(self.stop_request.received or 0)
+        number = self.processes.max(self.stop_request.received or 0)
         self.stop_request.received = signal.Signals(number) if number else None
         return number > 0
 
@@ -220,10 +220,10 @@ class TrainingRun:
         received, steps = self.stop_request.received, self.info.steps
         if received is not None and done < steps:
             # A launcher kills all processes once one has ended, and the first one may still be saving.
-            self.processes.wait()
+            self.processes.barrier()
             raise RunInterrupted(
                 f"stopped by {received.name} after step {done} of {steps}; a checkpoint is saved; "
-                f"to continue: distillkit run --resume {self.directory.path}{self.processes.option}",
+                f"to continue: distillkit run --resume {self.directory.path}{self.processes.nproc_option}",
                 signal_number=received,
             )
 
