@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     from distillkit.recipe.schema import Recipe
     from distillkit.running.training_run import RunResult
 else:
-
     # Type checkers would accept any attribute of a module with __getattr__, so they never see this one.
     def __getattr__(name: str) -> object:
         if name not in _LOADED_WHEN_USED:

@@ -184,7 +184,7 @@ def process_group(device: str, *, patience: float = PATIENCE) -> Iterator[Proces
 
 @cache
 def _torchrun_store(limit: timedelta) -> Any:
-    """torchrun's store for the rendezvous: one connection for the lifetime of this process."""
+    """Torchrun's store for the rendezvous: one connection for the lifetime of this process."""
     store, _, _ = next(distributed.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]  # undeclared
     return store
 

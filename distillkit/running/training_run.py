@@ -33,7 +33,7 @@ from distillkit.running.incident_log import IncidentLog
 from distillkit.running.session import TrainingSession
 from distillkit.running.stop_signals import StopRequest
 from distillkit.running.system_faults import system_fault
-from distillkit.storage.atomic import recover_directory, whole_directory, write_json
+from distillkit.storage.atomic import atomic_directory, recover_directory, write_json
 from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.loop import Callbacks, Intervals, train
 from distillkit.training.skipped_steps import SkippedSteps
@@ -290,7 +290,7 @@ class TrainingRun:
         return figures
 
     def _save_student(self, directory: Path, student: nn.Module) -> None:
-        with whole_directory(directory) as temporary:
+        with atomic_directory(directory) as temporary:
             self._write_student(temporary, student)
 
     def _write_student(self, directory: Path, student: nn.Module) -> None:

@@ -245,7 +245,7 @@ def test_an_evaluator(distillkit, tmp_path):
         "evaluator.measure=table": f"{EVALUATOR} returned cell 'k' as None from measure; a number {PROMISED}",
         "evaluator.measure=set": (
             f"{EVALUATOR} returned settings that cannot be written as JSON (Object of type set is not JSON "
-            f"serializable) from measure; plain data {PROMISED}"
+            f"serializable) from measure; {REQUIRES} plain data"
         ),
         "student.forward=raise": f"{STUDENT} {SAID.format('forward')}",
     }.items():
