@@ -139,7 +139,7 @@ class TrainingRun:
             yield
             return
         trackers = [tracker.create() for tracker in self.session.plan.trackers]
-        self.plugins.follow(*trackers, *self.observers)
+        self.plugins.add_observers(*trackers, *self.observers)
         try:
             self.plugins.run_started(self.info)
             try:
@@ -149,7 +149,7 @@ class TrainingRun:
                 raise
             self.plugins.run_ended(self.info, self.figures, self.session.models)
         finally:
-            self.plugins.unfollow(*trackers, *self.observers)
+            self.plugins.remove_observers(*trackers, *self.observers)
 
     def _restore(self) -> None:
         """Restore the newest intact checkpoint, if any; add notes on damaged ones and on another process count."""

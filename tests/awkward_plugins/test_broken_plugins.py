@@ -38,56 +38,56 @@ LOSS, TEACHER, STUDENT, DATA, TRACKER, EVALUATOR, EXPORTER = (
     for role in ("loss", "teacher", "student", "dataset", "tracker", "evaluator", "exporter")
 )
 SAID = "failed in {}: ValueError: no idea at all"
-PROMISED = "is what the contract asks for"
+REQUIRES = "the contract requires"
 
 DEEDS = {
     "loss.options=none": (
-        f"{LOSS} cannot be used: contract_stranger:Loss has no 'Options': a nested frozen pydantic model, without "
-        "fields where there is nothing to choose"
+        f"{LOSS} cannot be used: contract_stranger:Loss has no 'Options'; add a nested frozen pydantic model, without "
+        "fields if the plugin has no options"
     ),
     "loss.build=raise": f"{LOSS} {SAID.format('build')}",
-    "loss.build=none": f"{LOSS}: build returns None; a torch.nn.Module {PROMISED}",
-    "loss.targets=none": f"{LOSS}: 'targets' is None; a mapping from names to TargetSpec {PROMISED}",
+    "loss.build=none": f"{LOSS}: build returns None; {REQUIRES} a torch.nn.Module",
+    "loss.targets=none": f"{LOSS}: 'targets' is None; {REQUIRES} a mapping from names to TargetSpec",
     "loss.target=raise": f"{LOSS} {SAID.format('target')}",
     "loss.target=late": f"{LOSS} {SAID.format('target')}",
     "loss.target=exit": f"{LOSS} failed in target: SystemExit: 3",
     "loss.target=abort": f"{LOSS} failed in target: Abort: enough",
     "loss.target=mute": f"{LOSS} failed in target: Mute",
     "loss.target=close": f"{LOSS} failed in target: GeneratorExit",
-    "loss.target=none": f"{LOSS} returned None from target; a mapping from names to tensors {PROMISED}",
-    "loss.target=list": f"{LOSS} returned list from target; a mapping from names to tensors {PROMISED}",
-    "loss.target=key": f"{LOSS} returned 'other' from target; 'logits', as its targets say, {PROMISED}",
-    "loss.target=item": f"{LOSS} returned 'logits' as list from target; a tensor {PROMISED}",
+    "loss.target=none": f"{LOSS} returned None from target; {REQUIRES} a mapping from names to tensors",
+    "loss.target=list": f"{LOSS} returned list from target; {REQUIRES} a mapping from names to tensors",
+    "loss.target=key": f"{LOSS} returned 'other' from target; {REQUIRES} 'logits', as in its targets",
+    "loss.target=item": f"{LOSS} returned 'logits' as list from target; {REQUIRES} a tensor",
     "loss.target=shape": (
-        f"{LOSS} returned 'logits' of shape [8, 2, 1] from target; [8, 2], as its targets say, {PROMISED}"
+        f"{LOSS} returned 'logits' of shape [8, 2, 1] from target; {REQUIRES} [8, 2], as in its targets"
     ),
-    "loss.target=dtype": f"{LOSS} returned 'logits' of int32 from target; float32, as its targets say, {PROMISED}",
+    "loss.target=dtype": f"{LOSS} returned 'logits' of int32 from target; {REQUIRES} float32, as in its targets",
     "loss.target=device": (
-        f"{LOSS} returned 'logits' on meta from target; a tensor on cpu, where its input lies, {PROMISED}"
+        f"{LOSS} returned 'logits' on meta from target; {REQUIRES} a tensor on cpu, the device of its input"
     ),
     "loss.target=gradient": (
-        f"{LOSS} returned 'logits' with a gradient to the teacher from target; a tensor without gradient {PROMISED}"
+        f"{LOSS} returned 'logits' with a gradient to the teacher from target; {REQUIRES} a tensor without gradient"
     ),
     "loss.target=spoil": f"{LOSS} changed the teacher's logits in place in target; clone it first",
     "loss.forward=raise": f"{LOSS} {SAID.format('forward')}",
     "loss.forward=late": f"{LOSS} {SAID.format('forward')}",
     "loss.forward=exit": f"{LOSS} failed in forward: SystemExit: 3",
-    "loss.forward=none": f"{LOSS} returned None from forward; a mapping from names to tensors {PROMISED}",
-    "loss.forward=nothing": f"{LOSS} returned no term from forward; one term at least {PROMISED}",
-    "loss.forward=nameless": f"{LOSS} returned a term named '' from forward; a name that can be shown {PROMISED}",
-    "loss.forward=counted": f"{LOSS} returned a term named 7 from forward; a name that can be shown {PROMISED}",
-    "loss.forward=bell": f"{LOSS} returned a term named '\\x07' from forward; a name that can be shown {PROMISED}",
-    "loss.forward=item": f"{LOSS} returned term 'square' as list from forward; a tensor {PROMISED}",
+    "loss.forward=none": f"{LOSS} returned None from forward; {REQUIRES} a mapping from names to tensors",
+    "loss.forward=nothing": f"{LOSS} returned no term from forward; {REQUIRES} at least one term",
+    "loss.forward=nameless": f"{LOSS} returned a term named '' from forward; {REQUIRES} a printable name",
+    "loss.forward=counted": f"{LOSS} returned a term named 7 from forward; {REQUIRES} a printable name",
+    "loss.forward=bell": f"{LOSS} returned a term named '\\x07' from forward; {REQUIRES} a printable name",
+    "loss.forward=item": f"{LOSS} returned term 'square' as list from forward; {REQUIRES} a tensor",
     "loss.forward=mean": (
-        f"{LOSS} returned term 'square' of shape [] from forward; [2], one value per sample, {PROMISED}"
+        f"{LOSS} returned term 'square' of shape [] from forward; {REQUIRES} [2], one value per sample"
     ),
-    "loss.forward=dtype": f"{LOSS} returned term 'square' of int32 from forward; a floating-point number {PROMISED}",
+    "loss.forward=dtype": f"{LOSS} returned term 'square' of int32 from forward; {REQUIRES} a floating-point number",
     "loss.forward=device": (
-        f"{LOSS} returned term 'square' on meta from forward; a tensor on cpu, where its input lies, {PROMISED}"
+        f"{LOSS} returned term 'square' on meta from forward; {REQUIRES} a tensor on cpu, the device of its input"
     ),
     "loss.forward=detached": (
-        f"{LOSS} returned term 'square' without a gradient from forward; a tensor that was not detached, to learn "
-        f"from, {PROMISED}"
+        f"{LOSS} returned term 'square' without a gradient from forward; {REQUIRES} a tensor with a "
+        "gradient, not a detached one"
     ),
     "loss.forward=spoil": f"{LOSS} changed the student's logits in place in forward; clone it first",
     "loss.forward=shy": "the code of contract-stranger 0.1 failed in Shy.backward: ValueError: no way back",
@@ -96,46 +96,46 @@ DEEDS = {
         "invalid gradient at index 0 - got [1, 1] but expected shape compatible with [2]"
     ),
     "loss.forward=talk": (
-        f"{LOSS} or {STUDENT} failed in a backward: RuntimeError: expected Variable or None (got str)"
+        f"{LOSS} or {STUDENT} failed in the backward pass: RuntimeError: expected Variable or None (got str)"
     ),
     "teacher.describe=raise": f"{TEACHER} {SAID.format('describe')}",
-    "teacher.describe=none": f"{TEACHER} returned None from describe; a ModelSpec {PROMISED}",
+    "teacher.describe=none": f"{TEACHER} returned None from describe; {REQUIRES} a ModelSpec",
     "teacher.build=raise": f"{TEACHER} {SAID.format('build')}",
-    "teacher.build=none": f"{TEACHER} returned None from build; a torch.nn.Module {PROMISED}",
+    "teacher.build=none": f"{TEACHER} returned None from build; {REQUIRES} a torch.nn.Module",
     "teacher.forward=raise": f"{TEACHER} {SAID.format('forward')}",
     "teacher.forward=late": f"{TEACHER} {SAID.format('forward')}",
-    "teacher.forward=none": f"{TEACHER} returned None from forward; Outputs {PROMISED}",
-    "teacher.forward=empty": f"{TEACHER} returned no logits from forward; every signal that is wanted {PROMISED}",
+    "teacher.forward=none": f"{TEACHER} returned None from forward; {REQUIRES} Outputs",
+    "teacher.forward=empty": f"{TEACHER} returned no logits from forward; {REQUIRES} all wanted signals",
     "teacher.forward=shape": (
-        f"{TEACHER} returned logits of shape [1, 2, 1] from forward; [1, 2], as its spec says, {PROMISED}"
+        f"{TEACHER} returned logits of shape [1, 2, 1] from forward; {REQUIRES} [1, 2], as in its spec"
     ),
-    "teacher.forward=bfloat": f"{TEACHER} returned logits of bfloat16 from forward; float32 at least {PROMISED}",
+    "teacher.forward=bfloat": f"{TEACHER} returned logits of bfloat16 from forward; {REQUIRES} at least float32",
     "teacher.forward=device": (
-        f"{TEACHER} returned logits on meta from forward; a tensor on cpu, where its input lies, {PROMISED}"
+        f"{TEACHER} returned logits on meta from forward; {REQUIRES} a tensor on cpu, the device of its input"
     ),
     "teacher.forward=spoil": f"{TEACHER} changed the images in place in forward; clone it first",
-    "student.describe=text": f"{STUDENT} returned str from describe; a ModelSpec {PROMISED}",
+    "student.describe=text": f"{STUDENT} returned str from describe; {REQUIRES} a ModelSpec",
     "student.build=raise": f"{STUDENT} {SAID.format('build')}",
     "student.forward=late": f"{STUDENT} {SAID.format('forward')}",
-    "student.forward=none": f"{STUDENT} returned None from forward; Outputs {PROMISED}",
+    "student.forward=none": f"{STUDENT} returned None from forward; {REQUIRES} Outputs",
     "student.forward=shape": (
-        f"{STUDENT} returned logits of shape [2, 2, 1] from forward; [2, 2], as its spec says, {PROMISED}"
+        f"{STUDENT} returned logits of shape [2, 2, 1] from forward; {REQUIRES} [2, 2], as in its spec"
     ),
     "student.forward=detached": (
-        f"{STUDENT} returned logits without a gradient from forward; a tensor that was not detached, to learn from, "
-        f"{PROMISED}"
+        f"{STUDENT} returned logits without a gradient from forward; {REQUIRES} a tensor with a gradient, "
+        "not a detached one"
     ),
     "data.open=raise": f"{DATA} {SAID.format('open')}",
-    "data.open=list": f"{DATA} returned list without 'name' from open; a Source, a Stream or None {PROMISED}",
-    "data.class_names=text": f"{DATA} returned class_names 'text' from open; a tuple of names, or None, {PROMISED}",
+    "data.open=list": f"{DATA} returned list without 'name' from open; {REQUIRES} a Source, a Stream or None",
+    "data.class_names=text": f"{DATA} returned class_names 'text' from open; {REQUIRES} a tuple of names, or None",
     "data.len=number": f"{DATA} failed in __len__: ValueError: __len__() should return >= 0",
     "data.key=late": f"{DATA} {SAID.format('key')}",
     "data.key=number": f'{DATA} failed in key: TypeError: can only concatenate str (not "int") to str',
     "data.label=raise": f"{DATA} {SAID.format('label')}",
     "data.label=half": f"{DATA} failed in label: TypeError: 'float' object cannot be interpreted as an integer",
-    "data.label=number": f"{DATA} returned -7 from label; a class from 0 upwards, or None, {PROMISED}",
+    "data.label=number": f"{DATA} returned -7 from label; {REQUIRES} a class from 0 upwards, or None",
     "data.image=close": f"{DATA} failed in image: GeneratorExit",
-    "data.image=array": f"{DATA} returned ndarray from image; a PIL image in RGB {PROMISED}",
+    "data.image=array": f"{DATA} returned ndarray from image; {REQUIRES} a PIL image in RGB",
     "tracker.init=raise": f"{TRACKER} {SAID.format('its constructor')}",
     "run_started=raise": f"{TRACKER} {SAID.format('distillkit_run_started')}",
     "steps_logged=late": f"{TRACKER} {SAID.format('distillkit_steps_logged')}",
@@ -234,15 +234,15 @@ def test_an_evaluator(distillkit, tmp_path):
     for deed, sentence in {
         "evaluator.init=raise": f"{EVALUATOR} {SAID.format('its constructor')}",
         "evaluator.measure=raise": f"{EVALUATOR} {SAID.format('measure')}",
-        "evaluator.measure=none": f"{EVALUATOR} returned None from measure; a Measurement {PROMISED}",
-        "evaluator.measure=words": f"{EVALUATOR} returned figure 'top1' as str from measure; a number {PROMISED}",
-        "evaluator.measure=tensor": f"{EVALUATOR} returned figure 'top1' as Tensor from measure; a number {PROMISED}",
-        "evaluator.measure=nan": f"{EVALUATOR} returned figure 'top1' as nan from measure; a finite number {PROMISED}",
+        "evaluator.measure=none": f"{EVALUATOR} returned None from measure; {REQUIRES} a Measurement",
+        "evaluator.measure=words": f"{EVALUATOR} returned figure 'top1' as str from measure; {REQUIRES} a number",
+        "evaluator.measure=tensor": f"{EVALUATOR} returned figure 'top1' as Tensor from measure; {REQUIRES} a number",
+        "evaluator.measure=nan": f"{EVALUATOR} returned figure 'top1' as nan from measure; {REQUIRES} a finite number",
         "evaluator.measure=rows": (
-            f"{EVALUATOR} returned the rows ({{'k': 1}}, {{'n': 1}}) from measure; a tuple of mappings with the same "
-            f"keys {PROMISED}"
+            f"{EVALUATOR} returned the rows ({{'k': 1}}, {{'n': 1}}) from measure; {REQUIRES} a tuple of mappings with "
+            "the same keys"
         ),
-        "evaluator.measure=table": f"{EVALUATOR} returned cell 'k' as None from measure; a number {PROMISED}",
+        "evaluator.measure=table": f"{EVALUATOR} returned cell 'k' as None from measure; {REQUIRES} a number",
         "evaluator.measure=set": (
             f"{EVALUATOR} returned settings that cannot be written as JSON (Object of type set is not JSON "
             f"serializable) from measure; {REQUIRES} plain data"
@@ -264,7 +264,7 @@ def test_an_exporter(distillkit):
         "exporter.init=raise": f"{EXPORTER} {SAID.format('its constructor')}",
         "exporter.check=raise": f"{EXPORTER} {SAID.format('check')}",
         "exporter.write=raise": f"{EXPORTER} {SAID.format('write')}",
-        "exporter.write=none": f"{EXPORTER} returned None from write; an Artifact {PROMISED}",
+        "exporter.write=none": f"{EXPORTER} returned None from write; {REQUIRES} an Artifact",
         "exporter.open=raise": f"{EXPORTER} {SAID.format('open')}",
         "exporter.open=none": f"{EXPORTER} failed in open: TypeError: 'NoneType' object is not callable",
     }.items():

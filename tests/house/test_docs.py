@@ -172,7 +172,7 @@ def test_the_data_set_shown_gives_labelled_images(shown):
 
 def test_the_tracker_shown_hears_of_epochs(shown, capsys):
     plugins = installed_plugins()
-    plugins.follow(shown("Best")())
+    plugins.add_observers(shown("Best")())
     for epoch, top1 in ((1.0, 50.0), (2.0, 40.0), (3.0, 60.0)):
         plugins.epoch_ended(None, {"step": 10 * epoch, "epoch": epoch, "validation/top1": top1})
     assert capsys.readouterr().out == "epoch 1: 50.0 %, the best so far\nepoch 3: 60.0 %, the best so far\n"
