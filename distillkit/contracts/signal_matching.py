@@ -11,7 +11,7 @@ from distillkit.errors import SignalError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPOKEN = {
+SIGNAL_NAMES = {
     Signal.LOGITS: "logits",
     Signal.DISTILL_LOGITS: "distillation logits",
     Signal.EMBEDDING: "embedding",
@@ -41,14 +41,14 @@ def check_reads(
         beyond = [index for index in read.indices(spec) if not 0 <= index < spec.layers]
         if beyond:
             raise SignalError(
-                f"loss '{loss}' reads layer {beyond[0]} of the {role}'s {SPOKEN[read.signal]}; "
+                f"loss '{loss}' reads layer {beyond[0]} of the {role}'s {SIGNAL_NAMES[read.signal]}; "
                 f"{role} '{spec.name}' has layers 0 to {spec.layers - 1}; choose among these"
             )
     signals = [read.signal for read in reads]
     twice = next((signal for signal in signals if signals.count(signal) > 1), None)
     if twice is not None:
         raise SignalError(
-            f"loss '{loss}' reads the {role}'s {SPOKEN[twice]} twice; "
+            f"loss '{loss}' reads the {role}'s {SIGNAL_NAMES[twice]} twice; "
             "the contract allows one Read per signal, with all layers"
         )
 
@@ -81,10 +81,12 @@ def restrict(outputs: Outputs, wanted: Wanted, reads: Iterable[Read], spec: Mode
 def _refusal(
     loss: str, signal: Signal, role: str, spec: ModelSpec, alternatives: Mapping[str, frozenset[Signal]]
 ) -> str:
-    revealed = ", ".join(SPOKEN[known] for known in Signal if known in spec.signals) or "nothing"
+    revealed = ", ".join(SIGNAL_NAMES[known] for known in Signal if known in spec.signals) or "nothing"
     reason = spec.silent.get(signal)
     model = f"does not reveal it because {reason}; it" if reason else f"is {KINDS[spec.kind]} and"
-    sentence = f"loss '{loss}' reads the {role}'s {SPOKEN[signal]}; {role} '{spec.name}' {model} reveals {revealed}"
+    sentence = (
+        f"loss '{loss}' reads the {role}'s {SIGNAL_NAMES[signal]}; {role} '{spec.name}' {model} reveals {revealed}"
+    )
     if role == "teacher":
         # A loss without teacher signals, such as ce, would always fit, but it does not distil.
         fitting = [name for name, needs in alternatives.items() if needs and needs <= spec.signals and name != loss]

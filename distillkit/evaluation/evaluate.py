@@ -13,7 +13,7 @@ from distillkit.compute.devices import pick_device
 from distillkit.compute.distributed import ALONE, PATIENCE, process_group
 from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec
-from distillkit.contracts.signal_matching import KINDS, SPOKEN
+from distillkit.contracts.signal_matching import KINDS, SIGNAL_NAMES
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Split, Stream, is_stream
 from distillkit.data.splits import DataSets, open_datasets
@@ -149,11 +149,11 @@ def check_signals(evaluator: Plugin, plugins: PluginRegistry, spec: ModelSpec, t
     if not missing:
         return
     fitting = [plugin.spec.name for plugin in plugins.listing("evaluator") if plugin.spec.signals <= spec.signals]
-    revealed = ", ".join(SPOKEN[signal] for signal in SPOKEN if signal in spec.signals) or "nothing"
+    revealed = ", ".join(SIGNAL_NAMES[signal] for signal in SIGNAL_NAMES if signal in spec.signals) or "nothing"
     *others, last = fitting or [""]
     remedy = f"use --protocol {', '.join(others)}{' or ' if others else ''}{last}" if last else "choose another model"
     raise SignalError(
-        f"protocol '{evaluator.name}' reads the {SPOKEN[min(missing)]} of a model; "
+        f"protocol '{evaluator.name}' reads the {SIGNAL_NAMES[min(missing)]} of a model; "
         f"'{target}' is {KINDS[spec.kind]} and reveals {revealed}; {remedy}"
     )
 

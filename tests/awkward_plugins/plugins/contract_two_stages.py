@@ -47,11 +47,8 @@ class TwoStages(nn.Module):
         pooled = {}
         for index, tokens in enumerate(teacher.patch_tokens):
             maps = tokens.detach().float().transpose(1, 2).unflatten(2, self.teacher_grids[index])  # [B, D, H, W]
-            pooled[f"stage{index}"] = (
-                functional.adaptive_avg_pool2d(maps, self.student_grids[index])
-                .flatten(2)
-                .transpose(1, 2)  # [B, N_s, D]
-            )
+            smaller = functional.adaptive_avg_pool2d(maps, self.student_grids[index])
+            pooled[f"stage{index}"] = smaller.flatten(2).transpose(1, 2)  # [B, N_s, D]
         return pooled
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
