@@ -45,6 +45,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if device.type != "cuda":
         return torch.float32
+    # bf16 has the range of float32, so that gradients do not underflow as in fp16.
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 

@@ -57,7 +57,7 @@ class Processes:
         """Element-wise sum of a tensor of any shape over all processes, on its device. Does not change `values`."""
         if self.is_alone:
             return values
-        total = values.detach().clone()
+        total = values.detach().clone()  # all_reduce works in place
         distributed.all_reduce(total)
         return total
 
@@ -89,6 +89,7 @@ class Processes:
         """The text of rank 0; the text of the other processes is ignored."""
         if self.is_alone:
             return text
+        # As bytes, because torch's collectives for objects use pickle. The length first, to allocate the buffer.
         content = torch.tensor(list(text.encode()), dtype=torch.uint8)
         length = torch.tensor(len(content))
         distributed.broadcast(length, 0, group=self.control)
@@ -116,6 +117,7 @@ class Processes:
         """The rows [n, ...] of process `rank`, on the CPU. Every process passes its own; n may differ."""
         if self.is_alone:
             return rows
+        # The receivers do not know the shape; a process without rows does not even know the dtype.
         form = json.loads(self.gather(json.dumps([list(rows.shape), str(rows.dtype).removeprefix("torch.")]))[rank])
         shape, dtype = form
         received = rows.contiguous() if rank == self.rank else torch.empty(shape, dtype=getattr(torch, dtype))
@@ -159,7 +161,7 @@ def process_group(device: str, *, patience: float = PATIENCE) -> Iterator[Proces
                 f"process {local_rank} of this machine has no GPU: the machine has {counted(gpus, 'GPU')}; start at "
                 "most one process per GPU (--nproc), or set training.device=cpu"
             )
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(local_rank)  # nccl uses the current device
     try:
         limit = timedelta(minutes=patience)
         store = _shared_store(_torchrun_store(limit), rank, world, limit)
@@ -177,6 +179,7 @@ def process_group(device: str, *, patience: float = PATIENCE) -> Iterator[Proces
             "minutes (training.patience); start the run again with --auto-resume to continue from the last checkpoint"
         ) from error
     finally:
+        # A script may call several runs under one torchrun; each needs a new process group.
         _joined.clear()
         if distributed.is_initialized():
             distributed.destroy_process_group()

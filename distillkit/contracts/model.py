@@ -106,15 +106,15 @@ class ModelSpec:
     heads: int | None = None
     prefix_tokens: int = 0
     flexible_size: bool = False
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet, as is std
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
-    crop: float = 0.875
+    crop: float = 0.875  # 224 / 256
     head_modules: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     parameters: int = 0
     licence: str | None = None
-    silent: Mapping[Signal, str] = field(default_factory=dict, hash=False)
+    silent: Mapping[Signal, str] = field(default_factory=dict, hash=False)  # a dict is not hashable
 
     @property
     def width(self) -> int:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 def nearest(value: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The known name closest to `value`, or None if no ratio of difflib reaches `cutoff`."""
+    # Sorted, so that the result for equally similar names does not depend on the order of a set.
     matches = get_close_matches(value, sorted(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 

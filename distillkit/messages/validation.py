@@ -117,6 +117,7 @@ def _allowed(details: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
+    # TOML writes true and false.
     return str(value).lower() if isinstance(value, bool) else shortened(repr(value))
 
 
@@ -138,6 +139,7 @@ def _unknown_key(key: str, location: Location, model: type[BaseModel]) -> str:
     table = _table(model, tuple(path))
     here = [(*path, name) for name in known_keys(table)] if table else []
     anywhere = list(_tree(model))
+    # The cutoff for keys of other tables is higher: among all keys, one is always a little similar.
     guess = (
         next((known for known in anywhere if known[-1] == key_name), None)
         or _nearest(str(key_name), here, cutoff=0.5)

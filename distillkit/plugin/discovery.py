@@ -74,6 +74,7 @@ class PluginManager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         options = super().parse_hookimpl_opts(plugin, name)
         if options is None and name.startswith(PREFIX) and inspect.isroutine(getattr(plugin, name)):
+            # The defaults of pluggy's decorator.
             return {
                 "wrapper": False,
                 "hookwrapper": False,
@@ -121,6 +122,7 @@ def discover() -> Discovered:
     owners = [(entry_point, _owner(entry_point)) for entry_point in entry_points(group=GROUP)]
     names = switched_off()
     check_names(names, [(owner.distribution, entry_point.name) for entry_point, owner in owners])
+    # Sorted, so that listings and the order of hooks do not depend on the order of sys.path.
     for entry_point, owner in sorted(owners, key=lambda found: (found[1].distribution, found[0].name)):
         switch = switch_for(owner.distribution, entry_point.name, names)
         if switch is not None:
@@ -135,7 +137,7 @@ def discover() -> Discovered:
             raise
         # A plugin may fail in any way, such as sys.exit or out of memory; runs without it must still work.
         except BaseException as error:  # noqa: BLE001 - see above
-            manager.set_blocked(name)
+            manager.set_blocked(name)  # it may be registered already, and its hooks must not be called
             broken.append(Broken(entry_point.name, owner, why(error)))
     return Discovered(manager, tuple(plugins), tuple(broken), tuple(off))
 

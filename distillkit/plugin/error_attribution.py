@@ -89,6 +89,7 @@ def plugin_failure(error: BaseException) -> BrokenPluginError | None:
         return None
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     calls = [(author, frame.f_code.co_name) for frame in frames if (author := _signed(frame))]
+    # Without a signed object, as in an autograd.Function, the module of the frame tells the distribution.
     calls = calls or [
         (author, frame.f_code.co_qualname)
         for frame in frames

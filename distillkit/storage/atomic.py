@@ -27,6 +27,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
+            # Before the rename: otherwise a power failure could leave an empty file under the final name.
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
@@ -88,7 +89,7 @@ def atomic_directory(final: Path) -> Iterator[Path]:
         if final.exists():
             final.rename(old)
         temporary.rename(final)
-        _flush(final.parent)
+        _flush(final.parent)  # makes the renames durable
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -35,7 +35,7 @@ def read_plain_text(path: Path, *, largest: int = LARGEST_TEXT) -> str:
     Raises: OSError for a file that cannot be opened; ValueError with the end of a sentence ("is not text in UTF-8"),
     with the decoder's error as its cause.
     """
-    require_plain(path)
+    require_plain(path)  # before it is opened, as opening a pipe waits for a writer
     size = path.stat().st_size
     if size > largest:
         raise ValueError(f"has {size:,} bytes, more than the limit of {largest:,}")
