@@ -75,7 +75,7 @@ def notes_on_broken(images: Iterable[BrokenImage]) -> tuple[str, ...]:
     """A note on the unreadable images of each split.
 
     >>> notes_on_broken([BrokenImage("train", "cat/1.png", "empty", "it has no bytes")])
-    ('1 image of train cannot be read and is replaced by another: cat/1.png (empty)',)
+    ('1 train image cannot be read and is replaced by another: cat/1.png (empty)',)
     """
     by_split: dict[str, list[BrokenImage]] = {}
     for image in images:
@@ -89,4 +89,4 @@ def _note_on_split(split: str, broken: Sequence[BrokenImage]) -> str:
     one = len(broken) == 1
     action = f"replaced by {'another' if one else 'others'}" if split == "train" else "left out"
     verb = "is" if one else "are"
-    return f"{counted(len(broken), 'image')} of {split} cannot be read and {verb} {action}: {named}{more}"
+    return f"{counted(len(broken), f'{split} image')} cannot be read and {verb} {action}: {named}{more}"

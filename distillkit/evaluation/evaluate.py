@@ -140,7 +140,7 @@ def _left_out(broken: Iterable[BrokenImage]) -> Iterator[str]:
         images = sum(kinds.values())
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         are = "is" if images == 1 else "are"
-        yield f"{counted(images, 'image')} of {split} cannot be read and {are} left out: {counts}"
+        yield f"{counted(images, f'{split} image')} cannot be read and {are} left out: {counts}"
 
 
 def check_signals(evaluator: Plugin, plugins: PluginRegistry, spec: ModelSpec, target: str) -> None:

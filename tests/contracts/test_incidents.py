@@ -48,10 +48,10 @@ def test_each_split_has_one_note_on_its_new_images() -> None:
     broken = [image("train", f"{number}.png") for number in range(5)] + [image("test", "x.png", "damaged")]
     assert notes_on_broken(broken) == (
         (
-            "5 images of train cannot be read and are replaced by others: 0.png (empty), 1.png (empty), 2.png (empty) "
+            "5 train images cannot be read and are replaced by others: 0.png (empty), 1.png (empty), 2.png (empty) "
             "and 2 more"
         ),
-        "1 image of test cannot be read and is left out: x.png (damaged)",
+        "1 test image cannot be read and is left out: x.png (damaged)",
     )
 
 
