@@ -1,8 +1,8 @@
 """distillkit: turn a large vision model into a small one that ships.
 
 A script calls `load_recipe`, `plan`, `run`, `resume`, `evaluate`, `load_student` and `read_metrics`; see
-docs/reference/python.md. The other names are those that a plugin may import. Everything below this package can move.
-Importing it loads no torch, and what a script calls is loaded when it is first used.
+docs/reference/python.md. The other names are for plugins. Modules below this package are private and may move.
+Importing it does not load torch; the functions for scripts are loaded on first use.
 """
 
 import importlib
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from distillkit.recipe.schema import Recipe
     from distillkit.running.training_run import RunResult
 else:
-
+    # Type checkers would accept any attribute of a module with __getattr__, so they never see this one.
     def __getattr__(name: str) -> object:
         if name not in _LOADED_WHEN_USED:
             raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

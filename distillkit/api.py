@@ -1,4 +1,4 @@
-"""What `import distillkit` offers to a script: plan, train, resume and evaluate, and open what a run leaves behind."""
+"""The Python API: plan, train, resume and evaluate, and load the student of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distillkit.running.default_directory import next_directory
 from distillkit.running.metrics import read_metrics
 from distillkit.running.progress import RunProgress
 
-# torch takes seconds to import, so what needs it is imported where it is called.
+# torch takes seconds to import, so functions import what needs it.
 if TYPE_CHECKING:
     from distillkit.data.sources import Split
     from distillkit.evaluation.loaded_student import LoadedStudent
@@ -34,21 +34,21 @@ __all__ = ["evaluate", "load_recipe", "load_student", "plan", "read_metrics", "r
 def plan(
     recipe: str | PathLike[str] | Recipe | None = None, *, plugins: PluginRegistry | None = None, **options: Any
 ) -> Plan:
-    """Match everything that a recipe names: models, signals, losses, data, steps, cost. Loads no weights.
+    """Check a recipe and its cost without training: models, signals, losses, data, steps. Loads no weights.
 
-    `recipe` and `options` are those of `load_recipe`. `plugins` are the installed ones where not given.
+    `recipe` and `options` are those of `load_recipe`. `plugins` defaults to the installed ones.
 
-    Raises: RecipeError, PluginError, DataError, ClassSpaceError or SignalError for what cannot run.
+    Raises: RecipeError, PluginError, DataError, ClassSpaceError or SignalError if the recipe cannot run.
 
     For example:
-        >>> made = distillkit.plan("digits", loss="ce", training={"steps": 10})
-        >>> made.steps, made.student.spec.parameters
+        >>> checked = distillkit.plan("digits", loss="ce", training={"steps": 10})
+        >>> checked.steps, checked.student.spec.parameters
         (10, 205012)
     """
-    resolved, registry, found = _checked("plan", recipe, options, plugins)
+    resolved, registry, recipe_plugins = _resolve("plan", recipe, options, plugins)
     from distillkit.running import start
 
-    return start.plan(resolved, registry, found)
+    return start.plan(resolved, registry, recipe_plugins)
 
 
 def run(
@@ -60,18 +60,18 @@ def run(
     observers: Sequence[object] = (),
     **options: Any,
 ) -> RunResult:
-    """Train a student. Nothing is written before models, weights and data are known to work.
+    """Train a student. Writes nothing until models, weights and data have been checked.
 
-    `recipe` and `options` are those of `load_recipe`. `out` is a new directory; the next free
-    `runs/<student>-<data>-<number>` where not given. `progress` shows the progress of the run on stderr. `observers`
-    are objects with life-cycle hooks (`docs/reference/hooks.md`), `plugins` the installed ones where not given.
+    `recipe` and `options` are those of `load_recipe`. `out` is a new directory, by default the next free
+    `runs/<student>-<data>-<number>`. `progress` shows progress on stderr. `observers` are objects with life-cycle hooks
+    (`docs/reference/hooks.md`). `plugins` defaults to the installed ones.
 
-    Returns where the run is (`directory`) and what the student achieves (`figures`): accuracies in percent as
-    `test/top1`, and others that `result.json` has.
+    Returns the run directory (`directory`) and the results of the student (`figures`): accuracies in percent, such as
+    `test/top1`, and the other figures in `result.json`.
 
-    Raises: RunDirectoryError where `out` holds something already; what `plan` raises; WeightsError; TrainingError where
-    training fails; RunInterrupted where SIGTERM or Ctrl-C asked for an end, once the step is saved; UserError where
-    loader processes would run the script again, since it has no `if __name__ == "__main__":`.
+    Raises: RunDirectoryError if `out` is not empty; the errors of `plan`; WeightsError; TrainingError if training
+    fails; RunInterrupted on SIGTERM or Ctrl-C, after the step is saved; UserError if the script has no
+    `if __name__ == "__main__":` and loader processes would run it again.
 
     For example:
         >>> result = distillkit.run("digits", "runs/first", loss="ce", training={"steps": 10})
@@ -79,12 +79,12 @@ def run(
         (10, True)
     """
     refuse_while_importing()
-    resolved, registry, found = _checked("run", recipe, options, plugins)
+    resolved, registry, recipe_plugins = _resolve("run", recipe, options, plugins)
     from distillkit.running import start
 
     directory = next_directory(resolved) if out is None else Path(out)
-    with _shown(progress=progress) as shown:
-        return start.run(resolved, directory, registry, found, observers=[*shown, *observers])
+    with _progress_observers(enabled=progress) as shown:
+        return start.run(resolved, directory, registry, recipe_plugins, observers=[*shown, *observers])
 
 
 def resume(
@@ -94,11 +94,11 @@ def resume(
     plugins: PluginRegistry | None = None,
     observers: Sequence[object] = (),
 ) -> RunResult:
-    """Continue a run from its newest checkpoint, or from the start where it has none; exact on one kind of device.
+    """Resume a run from its newest checkpoint, or from the start if it has none; exact on the same kind of device.
 
-    `progress`, `plugins`, `observers` and what is returned are those of `run`.
+    `progress`, `plugins`, `observers` and the result are those of `run`.
 
-    Raises: RunDirectoryError where `directory` is no run, or is finished; CheckpointError; otherwise as `run`.
+    Raises: RunDirectoryError if `directory` is not a run or is finished; CheckpointError; otherwise as `run`.
 
     For example:
         >>> distillkit.resume("runs/stopped").steps
@@ -108,7 +108,7 @@ def resume(
     require("torch", "timm", what="distillkit run")
     from distillkit.running import start
 
-    with _shown(progress=progress) as shown:
+    with _progress_observers(enabled=progress) as shown:
         return start.resume(Path(directory), plugins or installed_plugins(), observers=[*shown, *observers])
 
 
@@ -124,23 +124,23 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     plugins: PluginRegistry | None = None,
     **options: Any,
 ) -> EvaluationResult:
-    """Evaluate a model by a protocol. The result of a run is also appended to its `evaluations.jsonl`.
+    """Evaluate a model by a protocol. The result for a run is also appended to its `evaluations.jsonl`.
 
     `target` is a run directory, a student in it (`RUN/best`, `RUN/ema`), or the name of a teacher. `protocol` is top1,
-    knn, linear, few-label or another evaluator that is installed, and `options` are its own, such as `k=[20]`.
-    `data` and `split` (train, validation or test) are the run's data and its test images where not given. Images that
-    cannot be read are left out and counted; with `strict_data` they are an error. `weights` is a weight file for a
-    teacher, `device` one of auto, cpu, cuda, cuda:1, mps.
+    knn, linear, few-label or another installed evaluator; `options` are its options, such as `k=[20]`. `data` and
+    `split` (train, validation or test) default to the run's data and its test split. Unreadable images are left out and
+    counted; with `strict_data` they are an error. `weights` is a weight file for a teacher. `device` is auto, cpu,
+    cuda, cuda:1 or mps.
 
-    Returns what was measured: `figures` in percent by name, and `images`, how many there were; more in `measurement`.
+    Returns `figures`, in percent by name, with `images` as the number of images; details are in `measurement`.
 
-    Raises: RunDirectoryError for a target that is neither; SignalError where the model does not reveal what the
-    protocol reads; DataError where the data lacks the split or its labels; RecipeError for a wrong option; UserError
+    Raises: RunDirectoryError if `target` is neither a run nor a teacher; SignalError if the model lacks a signal that
+    the protocol reads; DataError if the data lacks the split or its labels; RecipeError for a wrong option; UserError
     as `run`.
 
     For example:
-        >>> found = distillkit.evaluate("runs/first", split="validation", head="class")
-        >>> found.figures["images"]
+        >>> result = distillkit.evaluate("runs/first", split="validation", head="class")
+        >>> result.figures["images"]
         130.0
     """
     refuse_while_importing()
@@ -161,20 +161,20 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
 
 
 def load_student(path: str | PathLike[str], *, plugins: PluginRegistry | None = None) -> LoadedStudent:
-    """Open the student of a run as a `torch.nn.Module`, on the CPU and in evaluation mode.
+    """Load the student of a run as a `torch.nn.Module`, on the CPU and in evaluation mode.
 
-    `path` is a run directory, whose student is that after the last step, or a student in it: `RUN/best`, `RUN/ema`.
+    `path` is a run directory, for the student after the last step, or a student in it: `RUN/best`, `RUN/ema`.
 
-    Shapes: `student(images)` takes images [B, C, H, W], float32, normalised as `student.spec` says, and returns the
-    logits [B, K] of the head with which the run was evaluated, both heads fused where it was; a student whose class
-    head no loss trained returns its embedding [B, D].
+    Shapes: `student(images)` accepts float32 images [B, C, H, W], normalised as in `student.spec`, and returns the
+    logits [B, K] of the head that the run evaluated, with two heads fused if the run fused them. A student whose class
+    head was not trained by any loss returns its embedding [B, D].
 
     `student.spec` describes it: `image_size` (height, width), `mean`, `std`, `crop`, `interpolation`, `classes`, and
-    `class_names` where they are known. `student.preprocess` makes a tensor [C, H, W] of a PIL image of any mode, as in
-    the evaluation of the run. `student.network` is the network alone.
+    `class_names` if known. `student.preprocess` converts a PIL image of any mode to a tensor [C, H, W], as in the
+    evaluation of the run. `student.network` is the bare network.
 
-    Raises: RunDirectoryError for a directory without a student; WeightsError where its weights do not fit; PluginError
-    where its plugin is not installed.
+    Raises: RunDirectoryError if the directory has no student; WeightsError if its weights do not fit; PluginError if
+    its plugin is not installed.
 
     For example:
         >>> student = distillkit.load_student("runs/first")
@@ -188,27 +188,28 @@ def load_student(path: str | PathLike[str], *, plugins: PluginRegistry | None = 
     return LoadedStudent(open_student(Path(path), plugins or installed_plugins())).eval()
 
 
-def _checked(
+def _resolve(
     verb: str,
     recipe: str | PathLike[str] | Recipe | None,
     options: Mapping[str, Any],
     plugins: PluginRegistry | None,
 ) -> tuple[Recipe, PluginRegistry, RecipePlugins]:
-    """The recipe and its plugins, found before torch is imported, which takes seconds."""
+    """The recipe, the registry and the plugins that the recipe names."""
     resolved = load_recipe(recipe, **options)
     registry = plugins or installed_plugins()
-    found = find_plugins(resolved, registry)
+    # Before torch is imported, which takes seconds: a misspelt name should fail at once.
+    recipe_plugins = find_plugins(resolved, registry)
     require("torch", "timm", what=f"distillkit {verb}")
-    return resolved, registry, found
+    return resolved, registry, recipe_plugins
 
 
 @contextmanager
-def _shown(*, progress: bool) -> Iterator[list[object]]:
-    """The observer that shows a run on stderr, where it is wanted."""
+def _progress_observers(*, enabled: bool) -> Iterator[list[object]]:
+    """The observer that shows progress on stderr, if enabled."""
     with closing(ProgressDisplay()) as display:
-        yield [RunProgress(display)] if progress else []
+        yield [RunProgress(display)] if enabled else []
 
 
 def _text(value: Any) -> Any:
-    """A path as text; everything else as it is."""
+    """A path as a string; any other value unchanged."""
     return os.fspath(value) if isinstance(value, PathLike) else value

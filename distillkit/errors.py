@@ -1,30 +1,30 @@
 """Every error that distillkit raises on purpose, in one tree.
 
     DistillkitError                    exit code 1
-    ├── UserError                      exit code 2: one sentence that says what is wrong and what to do
+    ├── UserError                      exit code 2: a message with what is wrong and what to do
     │   ├── RecipeError                a key, a value or a combination that a recipe cannot have
     │   ├── PluginError                a plugin that is unknown, broken, duplicated or misbehaves
     │   │   ├── UnknownPluginError
     │   │   ├── BrokenPluginError
     │   │   ├── DuplicatePluginError
     │   │   └── MissingExtraError      an optional dependency that is not installed
-    │   ├── SignalError                a loss reads what a model does not reveal
-    │   ├── ClassSpaceError            teacher, student and data do not speak of the same classes
+    │   ├── SignalError                a loss reads a signal that a model does not reveal
+    │   ├── ClassSpaceError            teacher, student and data have different classes
     │   ├── WeightsError               a weight file that is missing, refused or does not fit
     │   ├── DataError                  images, labels or folders that cannot be used
-    │   │   └── UnreadableImageError   one image, with the kind of its fault
-    │   ├── ShapeError                 a tensor of the wrong shape at the border of a plugin
+    │   │   └── UnreadableImageError   one unreadable image, with the kind of fault
+    │   ├── ShapeError                 a tensor of the wrong shape, passed to or returned by a plugin
     │   ├── RunDirectoryError          a run directory that exists, is missing or is not one
-    │   ├── CheckpointError            a checkpoint that is torn or belongs to another run
-    │   └── BundleError                an exported bundle that is torn, altered or unsafe to open
+    │   ├── CheckpointError            a checkpoint that is truncated or belongs to another run
+    │   └── BundleError                an exported bundle that is truncated, altered or unsafe to open
     ├── TrainingError                  the run itself failed (a loss that is not finite, a full disk)
     │   └── LostProcessError           another process of the run ended or hangs
-    ├── RunInterrupted                 exit code 128 + the signal's number: stopped when asked to, and saved
-    ├── UnavailableError               exit code 3: what was asked for cannot be made on this machine
-    └── GateError                      exit code 4: an exported file does not agree with the model
+    ├── RunInterrupted                 exit code 128 + signal number: stopped by a signal, checkpoint saved
+    ├── UnavailableError               exit code 3: not possible on this machine or in this format
+    └── GateError                      exit code 4: the outputs of an exported file differ from the model's
 
-A message is one line unless it lists: what is wrong, the value, what would be right, what to do. Names of files and
-keys stand in it as they were found, but for what would move a terminal's cursor; see `printable`.
+A message is one line unless it is a list: what is wrong, the value, the allowed values, what to do. It quotes file
+names and keys unchanged, except for control characters, which could move a terminal's cursor; see `printable`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from distillkit.messages.text import printable
 
 
 class DistillkitError(Exception):
-    """The root; catch it to catch everything that distillkit raises on purpose."""
+    """Base class of every error that distillkit raises on purpose."""
 
     exit_code = 1
 
@@ -42,7 +42,7 @@ class DistillkitError(Exception):
 
 
 class UserError(DistillkitError):
-    """A mistake in what was asked for; printed without a traceback."""
+    """A mistake in a command, recipe or input file; printed without a traceback."""
 
     exit_code = 2
 
@@ -60,11 +60,11 @@ class UnknownPluginError(PluginError):
 
 
 class BrokenPluginError(PluginError):
-    """A plugin failed while it was loaded or breaks the contract."""
+    """A plugin failed while loading, or violates its contract."""
 
 
 class DuplicatePluginError(PluginError):
-    """Two distributions offer the same name."""
+    """Two distributions provide a plugin of the same name."""
 
 
 class MissingExtraError(PluginError):
@@ -76,7 +76,7 @@ class SignalError(UserError):
 
 
 class ClassSpaceError(UserError):
-    """Teacher, student and data disagree on the classes."""
+    """Teacher, student and data have different classes."""
 
 
 class WeightsError(UserError):
@@ -91,36 +91,37 @@ class UnreadableImageError(DataError):
     """An image cannot be read. `kind` is one of `data.image_faults.KINDS`, `reason` the end of a sentence."""
 
     def __init__(self, message: str, *, key: str = "", kind: str = "", reason: str = "") -> None:
-        super().__init__(message)  # what pickle makes it of again, before it puts the rest back
+        # pickle rebuilds an exception from `args` alone and then restores the attributes, so all of them are optional.
+        super().__init__(message)
         self.key, self.kind, self.reason = key, kind, reason
 
 
 class ShapeError(UserError):
-    """A tensor at the border of a plugin has the wrong shape."""
+    """A tensor passed to or returned by a plugin has the wrong shape."""
 
 
 class RunDirectoryError(UserError):
-    """A run directory exists already, is missing, or is not a run directory."""
+    """A run directory already exists, is missing, or is not a run directory."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint is torn or belongs to another run."""
+    """A checkpoint is truncated or belongs to another run."""
 
 
 class BundleError(UserError):
-    """An exported bundle is torn, altered or unsafe to open."""
+    """An exported bundle is truncated, altered or unsafe to open."""
 
 
 class TrainingError(DistillkitError):
-    """Training cannot go on, although what was asked for was right."""
+    """Training failed, although recipe and inputs were valid."""
 
 
 class LostProcessError(TrainingError):
-    """Another process of the run ended, or says nothing any more; the cause is not here."""
+    """Another process of the run ended or stopped responding; the cause is in that process."""
 
 
 class RunInterrupted(DistillkitError):  # noqa: N818 - nothing went wrong
-    """A run stopped after a step because a signal asked it to; a checkpoint of that step is saved."""
+    """A signal stopped the run after a step; a checkpoint of that step is saved."""
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)
@@ -128,12 +129,12 @@ class RunInterrupted(DistillkitError):  # noqa: N818 - nothing went wrong
 
 
 class UnavailableError(DistillkitError):
-    """What was asked for cannot be made on this machine."""
+    """Not possible on this machine or in this format."""
 
     exit_code = 3
 
 
 class GateError(DistillkitError):
-    """An exported file does not agree with the model it was made from."""
+    """The outputs of an exported file differ from those of the model it was exported from."""
 
     exit_code = 4

@@ -1,6 +1,6 @@
-"""What every test may use: small real pictures, a small distillation, and runs to start from.
+"""Shared fixtures: small real images, a small recipe, and finished runs to use as teachers.
 
-hypothesis repeats itself, and tests that need a GPU are skipped where there is none.
+Also makes hypothesis deterministic, and skips tests that need a GPU on a machine without one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from distillkit.plugin.plugin import Owner, Plugin, PluginRole
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.schema import Recipe
 
-# Two test runs of one commit must agree, and a busy machine must not fail a test for being slow.
+# Deterministic: two test runs of one commit must agree. No deadline: a test must not fail because the machine is busy.
 hypothesis.settings.register_profile("distillkit", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("distillkit")
 
@@ -65,7 +65,7 @@ def plugins():
 
 @dataclass(frozen=True)
 class GivenPlugin(Plugin):
-    """A plugin of a test, whose factory is an object instead of a name to import."""
+    """A plugin defined in a test: its factory is an object instead of a name to import."""
 
     factory: Any = None
 
@@ -75,7 +75,7 @@ class GivenPlugin(Plugin):
 
 @pytest.fixture(scope="session")
 def registry_of() -> Callable[..., PluginRegistry]:
-    """`registry_of("runtime", {"mine": Mine})` has these plugins of distribution tests 1.0, and those in `others`."""
+    """Make a registry of plugins of a test and those in `others`: `registry_of("runtime", {"mine": Mine})`."""
 
     def make(role: PluginRole, factories: dict[str, Any], others: PluginRegistry | None = None) -> PluginRegistry:
         owner = Owner("tests", "1.0", "tests")
@@ -83,8 +83,8 @@ def registry_of() -> Callable[..., PluginRegistry]:
             GivenPlugin(PluginSpec(name, "of a test", "tests:None"), role, owner, factory=factory)
             for name, factory in factories.items()
         )
-        beside = () if others is None else others._discovered.plugins
-        return PluginRegistry(Discovered(PluginManager(), (*beside, *given), (), ()))
+        existing = () if others is None else others._discovered.plugins
+        return PluginRegistry(Discovered(PluginManager(), (*existing, *given), (), ()))
 
     return make
 
@@ -99,7 +99,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def write_pictures(digits):
-    """Write digits as PNG files: `write_pictures(folder, {"cat": 3, "": 2})` makes 3 in cat/ and 2 in the folder."""
+    """Write digits as PNG files: `write_pictures(folder, {"cat": 3, "": 2})` puts 3 in cat/ and 2 in the folder."""
     pixels, _ = digits
 
     def write(folder, counts, start=0):
@@ -116,7 +116,7 @@ def write_pictures(digits):
 
 @pytest.fixture
 def recipe_of() -> Any:
-    """`recipe_of({"training": {"steps": 3}}, ...)`: the base with tables updated."""
+    """Make a recipe from BASE with tables updated: `recipe_of({"training": {"steps": 3}}, ...)`."""
 
     def make(*changes: dict[str, Any]) -> Recipe:
         data = copy.deepcopy(BASE)
@@ -133,7 +133,7 @@ def recipe_of() -> Any:
 
 @pytest.fixture(scope="session")
 def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The run directory of a small CNN that saw a few digits: a real teacher, if not a good one."""
+    """The run of a small CNN trained for a few steps on digits, as a teacher of low accuracy."""
     from distillkit.running.start import run
 
     data = copy.deepcopy(BASE) | {"student": {"model": "small-cnn", "width": 8, "image_size": 8}}
@@ -146,7 +146,7 @@ def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The run directory of a ViT that saw a few digits: a teacher with attention, wider than its student."""
+    """The run of a ViT trained for a few steps on digits: a teacher with attention, wider than its student."""
     from distillkit.running.start import run
 
     data = copy.deepcopy(BASE) | {"student": BASE["student"] | {"model": "vit-ti", "width": 24}}
@@ -158,9 +158,9 @@ def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def computed():
-    """`with computed() as values`: `values.count` is how many values torch wrote outside the meta device.
+    """Count the values that torch computes outside the meta device: `with computed() as values: ...; values.count`.
 
-    That is what takes the time where a model of millions of parameters is built, however busy the machine is.
+    A measure of the time to build a large model that does not depend on how busy the machine is.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -180,7 +180,7 @@ def computed():
 
 @pytest.fixture(scope="session")
 def closure():
-    """`closure("distillkit[runtime]")`: the installed distributions that pip would take for it."""
+    """The installed distributions that pip would resolve for a requirement: `closure("distillkit[runtime]")`."""
 
     def collect(requirement, found):
         wanted = Requirement(requirement)

@@ -1,4 +1,4 @@
-"""The names that a script calls, on digits: each does what its docstring says, from the recipe to a loaded student."""
+"""Python API on digits: every function does what its docstring says, from the recipe to a loaded student."""
 
 import doctest
 import json
@@ -26,12 +26,12 @@ TINY = {
     "data": {"workers": 0},
 }
 SMALL = {key: value for key, value in TINY.items() if key != "training"}
-LONGER = TINY["training"] | {"steps": 3, "ema": 0.5}  # the first two steps are the moving average itself
+LONGER = TINY["training"] | {"steps": 3, "ema": 0.5}  # after the first two steps, the EMA still equals the weights
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, teacher_run):
-    """A student with two heads, both trained, and its result."""
+    """The result of a run whose student has two trained heads."""
     out = tmp_path_factory.mktemp("api") / "run"
     return distillkit.run(out=out, teacher=teacher_run, loss="soft", training=LONGER, **SMALL)
 
@@ -42,8 +42,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_examples_of_the_docstrings(here):
-    """In the order in which a script calls them; one run is left as it was before its end."""
+def test_the_examples_in_the_docstrings(here):
+    """In the order in which a script calls them; for `resume`, one run is made to look unfinished."""
     names = {"distillkit": distillkit, "torch": torch}
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for name in ("load_recipe", "plan", "run", "resume", "evaluate", "load_student", "read_metrics"):
@@ -56,13 +56,13 @@ def test_the_examples_of_the_docstrings(here):
 
 
 class TestRun:
-    def test_it_takes_the_next_free_directory(self, here):
+    def test_the_default_is_the_next_free_directory(self, here):
         Path("runs/deit-ti-digits-001").mkdir(parents=True)
         result = distillkit.run("digits", **TINY)
         assert result.directory == Path("runs/deit-ti-digits-002")
         assert json.loads((result.directory / "result.json").read_text())["figures"] == result.figures
 
-    def test_it_takes_a_recipe_and_changes_to_it(self, here):
+    def test_it_accepts_a_recipe_with_changes(self, here):
         recipe = distillkit.load_recipe(**TINY)
         result = distillkit.run(recipe, "out", seed=3)
         assert distillkit.load_recipe("out/recipe.toml") == recipe.model_copy(update={"seed": 3})
@@ -77,7 +77,7 @@ class TestRun:
         assert err.splitlines()[0] == "student deit-ti (4,564 parameters); loss 1 * labels"
         assert err.splitlines()[-1].startswith("epoch 1/1, step 2/2: ")
 
-    def test_observers_follow_it(self, here):
+    def test_observers_are_called(self, here):
         class Steps:
             seen = ()
 
@@ -88,12 +88,12 @@ class TestRun:
         result = distillkit.run(out="out", observers=[steps], **TINY)
         assert steps.seen == sorted(result.figures)
 
-    def test_names_are_checked_first(self, here):
+    def test_a_misspelt_name_is_an_error(self, here):
         with pytest.raises(distillkit.UnknownPluginError) as caught:
             distillkit.plan("digits", student="diet-ti")
         assert str(caught.value).startswith("unknown student 'diet-ti'; did you mean 'deit-ti'? (known: ")
 
-    def test_without_torch_it_names_the_extra(self, here, monkeypatch):
+    def test_without_torch_the_error_names_the_extra(self, here, monkeypatch):
         monkeypatch.setattr(extras, "find_spec", lambda module: None)
         with pytest.raises(distillkit.MissingExtraError) as caught:
             distillkit.run()
@@ -110,20 +110,20 @@ class TestRun:
 
 
 class TestEvaluate:
-    def test_it_finds_what_the_run_found_and_keeps_it(self, trained):
-        found = distillkit.evaluate(trained.directory)
-        assert found.figures["top1"] == trained.figures["test/top1"]
+    def test_the_accuracy_is_that_of_the_run_and_is_saved(self, trained):
+        result = distillkit.evaluate(trained.directory)
+        assert result.figures["top1"] == trained.figures["test/top1"]
         last = (trained.directory / EVALUATIONS).read_text().splitlines()[-1]
-        assert json.loads(last) == json.loads(json.dumps(found.as_dict()))
+        assert json.loads(last) == json.loads(json.dumps(result.as_dict()))
 
-    def test_it_takes_the_options_of_the_protocol(self, trained):
-        found = distillkit.evaluate(trained.directory, "knn", split="validation", k=[5])
-        assert found.measurement.settings["k"] == (5,)
+    def test_it_accepts_the_options_of_the_protocol(self, trained):
+        result = distillkit.evaluate(trained.directory, "knn", split="validation", k=[5])
+        assert result.measurement.settings["k"] == (5,)
         with pytest.raises(RecipeError) as caught:
             distillkit.evaluate(trained.directory, "knn", k=[0])
         assert str(caught.value) == "evaluator 'knn': 'k.0' is 0; it should be greater than 0"
 
-    def test_a_split_that_does_not_exist_is_a_sentence(self, trained):
+    def test_an_unknown_split_is_an_error(self, trained):
         with pytest.raises(distillkit.UserError) as caught:
             distillkit.evaluate(trained.directory, split="tst")
         assert str(caught.value) == "unknown split 'tst'; did you mean 'test'? (known: test, train, validation)"
@@ -131,19 +131,19 @@ class TestEvaluate:
 
 class TestLoadedStudent:
     def test_its_accuracy_is_that_of_the_run(self, trained, plugins):
-        """The test images are prepared one by one, as a script does it."""
+        """The test images are preprocessed one by one, as in a script."""
         student = distillkit.load_student(trained.directory)
         source = open_datasets(distillkit.load_recipe(trained.directory / "recipe.toml").data, plugins).test
-        places = range(len(source))
-        images = torch.stack([student.preprocess(source.image(place)) for place in places])
+        indices = range(len(source))
+        images = torch.stack([student.preprocess(source.image(index)) for index in indices])
         with torch.no_grad():
-            answers = student(images).argmax(dim=-1).tolist()
+            predictions = student(images).argmax(dim=-1).tolist()
         assert not student.training
-        right = sum(answers[place] == source.label(place) for place in places)
-        assert 100 * right / len(places) == pytest.approx(trained.figures["test/top1"])
+        correct = sum(predictions[index] == source.label(index) for index in indices)
+        assert 100 * correct / len(indices) == pytest.approx(trained.figures["test/top1"])
 
     @pytest.mark.parametrize("fusion", ["logits", "softmax"])
-    def test_it_answers_as_it_was_saved(self, trained, tmp_path, fusion):
+    def test_its_heads_are_fused_as_in_student_json(self, trained, tmp_path, fusion):
         for name in ("student.json", "student.safetensors"):
             shutil.copy(trained.directory / name, tmp_path / name)
         saved = json.loads((tmp_path / "student.json").read_text())
@@ -153,43 +153,43 @@ class TestLoadedStudent:
         both = student.model(images, {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()})
         assert torch.equal(student(images), fuse(both, "fused", fusion))
 
-    def test_it_knows_how_it_sees(self, trained):
+    def test_its_spec_has_the_preprocessing(self, trained):
         spec = distillkit.load_student(trained.directory).spec
         assert (spec.image_size, spec.classes, spec.class_names) == ((8, 8), 10, tuple("0123456789"))
         assert (spec.mean, spec.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         assert (spec.crop, spec.interpolation) == (1.0, "bicubic")
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK"])
-    def test_it_prepares_an_image_of_any_mode(self, trained, mode):
+    def test_it_preprocesses_an_image_of_any_mode(self, trained, mode):
         student = distillkit.load_student(trained.directory)
         assert student.preprocess(Image.new(mode, (50, 70))).shape == (3, 8, 8)
 
-    def test_it_refuses_an_image_that_eight_bits_do_not_hold(self, trained):
+    def test_an_image_with_more_than_eight_bits_is_refused(self, trained):
         student = distillkit.load_student(trained.directory)
         with pytest.raises(distillkit.DataError) as error:
             student.preprocess(Image.new("F", (8, 8)))
         assert str(error.value) == "the image cannot be used: pixels of mode 'F' would be clipped to 8 bits"
 
-    def test_its_state_has_every_tensor_once(self, trained):
+    def test_its_state_dict_has_every_tensor_once(self, trained):
         student = distillkit.load_student(trained.directory)
         assert len(student.state_dict()) == len(student.network.state_dict())
 
-    def test_best_and_average_are_students_too(self, trained):
+    def test_best_and_ema_are_students_too(self, trained):
         images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-        answers = [distillkit.load_student(trained.directory / name)(images) for name in ("", "best", "ema")]
-        assert [answer.shape for answer in answers] == [(1, 10)] * 3
-        assert not torch.equal(answers[0], answers[2])
+        logits = [distillkit.load_student(trained.directory / name)(images) for name in ("", "best", "ema")]
+        assert [each.shape for each in logits] == [(1, 10)] * 3
+        assert not torch.equal(logits[0], logits[2])
 
-    def test_a_student_without_classes_answers_with_its_embedding(self, tmp_path, plugins):
+    def test_a_student_without_classes_returns_its_embedding(self, tmp_path, plugins):
         plugin = plugins.find("student", "vit-ti")
         options = plugin.options({"image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2})
         request = ModelRequest("vit-ti", None, options, classes=10)
         model = build_model(plugin, request)
         save_student(tmp_path, model, request, Answer("class", "logits", ("class",)))
-        answer = distillkit.load_student(tmp_path)(torch.zeros(2, 3, 8, 8))
+        embedding = distillkit.load_student(tmp_path)(torch.zeros(2, 3, 8, 8))
         expected = model.eval()(torch.zeros(2, 3, 8, 8), {Signal.EMBEDDING: (0,)}).embedding[0]
-        assert answer.shape == (2, 16)
-        assert torch.equal(answer, expected)
+        assert embedding.shape == (2, 16)
+        assert torch.equal(embedding, expected)
 
     def test_a_directory_without_a_student_is_refused(self, tmp_path):
         with pytest.raises(RunDirectoryError) as caught:
@@ -204,14 +204,14 @@ class TestReadMetrics:
         assert [row.get("step") for row in rows] == [1.0, 3.0, 3.0, None]
         assert rows[-1]["test/top1"] == trained.figures["test/top1"]
 
-    def test_a_frame_has_a_column_for_every_name(self, trained):
+    def test_a_data_frame_has_a_column_for_every_name(self, trained):
         pytest.importorskip("pandas")
         rows, frame = (distillkit.read_metrics(trained.directory, as_frame=choice) for choice in (False, True))
         assert set(frame.columns) == {name for row in rows for name in row}
         assert frame["step"].tolist()[:3] == [1.0, 3.0, 3.0]
         assert np.isnan(frame["step"].tolist()[3])
 
-    def test_without_pandas_it_says_what_to_install(self, trained, monkeypatch):
+    def test_without_pandas_the_error_names_the_extra(self, trained, monkeypatch):
         monkeypatch.setattr(extras, "find_spec", lambda module: None)
         with pytest.raises(distillkit.MissingExtraError) as caught:
             distillkit.read_metrics(trained.directory, as_frame=True)
@@ -224,9 +224,9 @@ class TestReadMetrics:
             distillkit.read_metrics(tmp_path / "gone")
         assert str(caught.value) == f"there is no run directory {tmp_path / 'gone'}; check the path"
 
-    def test_a_run_that_kept_none_has_no_rows(self, tmp_path):
+    def test_a_run_without_metrics_has_no_rows(self, tmp_path):
         assert distillkit.read_metrics(tmp_path) == []
 
 
-def test_a_recipe_is_a_value():
+def test_load_recipe_without_arguments_returns_a_recipe():
     assert isinstance(distillkit.load_recipe(), Recipe)

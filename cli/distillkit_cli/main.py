@@ -10,7 +10,7 @@ import typer
 
 from distillkit.errors import DistillkitError, LostProcessError
 from distillkit.plugin.disabled import switch_off
-from distillkit.plugin.error_attribution import accused
+from distillkit.plugin.error_attribution import plugin_failure
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
 from distillkit_cli.data import data
@@ -102,7 +102,7 @@ def command_line(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BaseException as error:
-        failure = accused(error)
+        failure = plugin_failure(error)
         if failure is None:
             if isinstance(error, Exception) and not reports_traceback():
                 return BUG

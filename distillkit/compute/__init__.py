@@ -1,1 +1,1 @@
-"""Devices, precisions, CPU counts, distributed processes, and the `__main__` guard that scripts need."""
+"""Devices, precisions, CPU counts, distributed processes, and the `__main__` guard for scripts."""

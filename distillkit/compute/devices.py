@@ -1,4 +1,4 @@
-"""Which device and which arithmetic a run uses."""
+"""Device and precision of a run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from distillkit.errors import RecipeError
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(asked: str, local_rank: int = 0) -> torch.device:
-    """The device that `training.device` means; auto is CUDA, then Apple's, then the CPU.
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device for `training.device`; auto prefers CUDA, then MPS, then the CPU.
 
-    Of several processes on a machine each takes the GPU of its number.
+    With several processes on a machine, each uses the GPU of its local rank.
 
-    Raises: RecipeError for a device that is not here.
+    Raises: RecipeError if this machine has no such device.
     """
-    if asked == "auto":
+    if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank) if local_rank else torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
-        raise RecipeError(f"training.device is '{asked}'; use auto, cpu, cuda, cuda:1 or mps") from None
+        raise RecipeError(f"training.device is '{name}'; use auto, cpu, cuda, cuda:1 or mps") from None
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
@@ -35,29 +35,30 @@ def pick_device(asked: str, local_rank: int = 0) -> torch.device:
     if device == torch.device("cuda") and local_rank:
         device = torch.device("cuda", local_rank)
     if not present.get(device.type, False):
-        raise RecipeError(f"training.device is '{asked}' and there is no such device here; use auto or cpu")
+        raise RecipeError(f"training.device is '{name}', but this machine has no such device; use auto or cpu")
     return device
 
 
-def pick_precision(asked: str, device: torch.device) -> torch.dtype:
-    """The autocast dtype; auto is bf16 on a GPU that has it, fp16 on one that has not, and fp32 elsewhere."""
-    if asked != "auto":
-        return DTYPES[asked]
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The autocast dtype; auto is bf16 on a GPU that supports it, fp16 on other GPUs, and fp32 elsewhere."""
+    if name != "auto":
+        return DTYPES[name]
     if device.type != "cuda":
         return torch.float32
+    # bf16 has the range of float32, so that gradients do not underflow as in fp16.
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-# <malloc.h> of glibc: the number of a parameter, and the largest value that it takes.
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's <malloc.h>, each with the largest value that it accepts.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**31 - 1), (-3, 2**25)
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc not to give freed memory back to the system; elsewhere nothing happens.
+    """Stop glibc from returning freed memory to the system, for the whole process. No effect without glibc.
 
-    A step on the CPU frees its tensors and the next one takes as much again. Given back in between, that memory comes
-    anew page by page, zeroed: 900 page faults a step for a ViT of 0.4 million parameters and a batch of 8, and some
-    percent of its time. Holds for the whole process.
+    A training step on the CPU frees its tensors, and the next one allocates the same amount. If the memory is returned
+    in between, the system zeroes and maps it again page by page: 900 page faults a step for a ViT of 0.4 million
+    parameters and a batch of 8, and a few percent of the time.
     """
     if platform.libc_ver()[0] != "glibc":
         return

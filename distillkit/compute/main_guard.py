@@ -1,7 +1,7 @@
-"""The `if __name__ == "__main__":` that a script needs where loader processes are spawned.
+"""Check that a script has the `if __name__ == "__main__":` guard that spawned loader processes need.
 
-Under the start methods "spawn" and "forkserver" every new process imports the script first. Without the guard, that
-would start the work of the script once more in each of them.
+With the start methods "spawn" and "forkserver", every new process first imports the script. Without the guard, each of
+them would run the script again.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from multiprocessing import spawn
 from distillkit.errors import UserError
 
 SENTENCE = (
-    "every loader process imports this script and would run it again; put what it does below `if __name__ == "
+    "every loader process imports this script and would run it again; put its code below `if __name__ == "
     '"__main__":`, or set data.workers=0'
 )
 PROBE = "distillkit-main-guard"
-"""The name of the process that shows whether the script can be imported."""
+"""Name of the process that tests whether the script can be imported."""
 
 
 def refuse_while_importing() -> None:
-    """Refuse to work in a process that has only been started and is importing the script of its parent.
+    """Raise an error in a loader process that is still importing the script of its parent.
 
-    Raises: UserError; SystemExit in the process of `require_guard`, which then raises the error.
+    Raises: UserError; SystemExit in the probe process of `require_guard`, which then raises the UserError itself.
     """
     process = multiprocessing.current_process()
-    # What multiprocessing itself looks at before it refuses to start a process here.
+    # multiprocessing checks the same flag before it refuses to start a process during the import.
     if getattr(process, "_inheriting", False):
         raise SystemExit(1) if process.name == PROBE else UserError(SENTENCE)
 
 
 @cache
 def require_guard() -> None:
-    """Start one process that does nothing, to see whether loader processes can import the script.
+    """Start an empty process, to test whether loader processes can import the script.
 
-    A loader process that fails there would not be noticed: its parent waits until it has read its data set.
-    Raises: UserError.
+    Without this test the run would hang: the parent of a loader process that fails at import waits for its data.
+    Raises: UserError if the script has no guard.
     """
     refuse_while_importing()
     if multiprocessing.get_start_method() == "fork" or not _imports_main():
@@ -45,17 +45,18 @@ def require_guard() -> None:
     try:
         probe.start()
         probe.join()
-    except (EOFError, ConnectionError):  # the fork server of some Pythons imports the script
+    except (EOFError, ConnectionError):  # in some Python versions the fork server imports the script, and dies of it
         raise UserError(SENTENCE) from None
     if (probe.exitcode or 0) > 0:
         raise UserError(SENTENCE)
 
 
 def _imports_main() -> bool:
-    """Whether a new process imports the main module, as it does not for `python -m package` and a notebook."""
-    found = spawn.get_preparation_data(PROBE)
-    return "init_main_from_path" in found or not found.get("init_main_from_name", "__main__").endswith("__main__")
+    """Whether a new process imports the main module; it does not for `python -m package` or a notebook."""
+    preparation = spawn.get_preparation_data(PROBE)
+    name = preparation.get("init_main_from_name", "__main__")
+    return "init_main_from_path" in preparation or not name.endswith("__main__")
 
 
 def _nothing() -> None:
-    """What the process does once the script is imported."""
+    """The target of the probe process; its import of the script is the test."""

@@ -1,1 +1,1 @@
-"""The contracts between core and plugins: model, loss, exporter, runtime, run. Imports no torch."""
+"""Contracts between core and plugins: model, loss, exporter, runtime, run. Does not import torch."""

@@ -1,6 +1,6 @@
-"""What an exporter and the export stage promise each other.
+"""Contract between exporters and the export stage.
 
-Nothing here imports torch at run time, so that the half that runs on the target machine needs none.
+Does not import torch at run time: the target machine, where part of the export may run, needs no torch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OPSETS = range(18, 24)
 """The ONNX operator sets that torch's exporter writes and ONNX Runtime reads."""
 
 INPUT, BATCH, HEIGHT, WIDTH = "images", "batch", "height", "width"
-"""How every exported file calls its input, and the dimensions that are or may be dynamic."""
+"""Names in every exported file: the input, and the dimensions that are or may be dynamic."""
 
 
 def parse_image_size(text: str | None) -> tuple[int, int] | None:
-    """The (height, width) that somebody typed, "224" or "192x256"; None where nothing was.
+    """(height, width) in pixels from "224" or "192x256"; None for None.
 
-    Raises: UserError for anything else.
+    Raises: UserError for any other text.
 
     >>> parse_image_size("224"), parse_image_size("192x256")
     ((224, 224), (192, 256))
@@ -44,20 +44,21 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
+    # isdigit alone also accepts superscript digits, which int() rejects.
     if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
-        raise UserError(f"'{text}' is no image size; give a number of pixels such as 224, or HEIGHTxWIDTH")
+        raise UserError(f"'{text}' is not an image size; give a number of pixels such as 224, or HEIGHTxWIDTH")
     return int(sides[0]), int(sides[-1])
 
 
 def output_name(spec: ModelSpec, request: ExportRequest) -> str:
-    """How a file calls its output: logits, probabilities or, of a model without a class head, the embedding."""
+    """Name of the output in the file: logits, probabilities or, for a model without a class head, embedding."""
     if Signal.LOGITS not in spec.signals:
         return "embedding"
     return "probabilities" if request.softmax else "logits"
 
 
 def side_multiples(spec: ModelSpec) -> tuple[int, int]:
-    """What height and width must be multiples of where they are dynamic: the patch of a ViT, else one pixel."""
+    """Divisors of height and width if they are dynamic, in pixels: the patch size of a ViT, else 1."""
     if spec.kind != "vit" or not spec.grids:
         return 1, 1
     (height, width), (rows, columns) = spec.image_size, spec.grid
@@ -65,20 +66,20 @@ def side_multiples(spec: ModelSpec) -> tuple[int, int]:
 
 
 Scorer: TypeAlias = "Callable[[NDArray[Any]], NDArray[np.float32]]"
-"""Images as the file takes them, [B, C, H, W] normalised or [B, H, W, C] uint8, to scores [B, K], or to the embedding
+"""Maps the input of the file, [B, C, H, W] normalised or [B, H, W, C] uint8, to scores [B, K], or to the embedding
 [B, D] of a model without a class head."""
 
 ReportProgress: TypeAlias = Callable[[str, int, int], None]
-"""Hears what goes on, how many of its steps are done, and how many there are."""
+"""Progress callback: called with the current activity, its completed steps and its total steps."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model comes from, as it is written beside and into the exported file. Holds no paths, only names.
+    """Origin of a model, written into the exported file and its manifest. Names only, no paths.
 
-    `model` and `options` are the student as its recipe names it. `run` is the name of the run directory,
+    `model` and `options` describe the student as in its recipe. `run` is the name of the run directory,
     `recipe_sha256` the digest of its recipe and `weights_sha256` that of its weight file. Each of `teachers` has `name`
-    and, where known, `architecture` and `licence`.
+    and, if known, `architecture` and `licence`.
     """
 
     model: str = ""
@@ -91,14 +92,13 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What the exported graph shall be, whatever the format.
+    """Options of the exported graph, for every format.
 
-    `head` and `fusion` say which answer of a student with two heads becomes the output of the file; a student with
-    one head answers with that. `opset` is the ONNX operator set, for formats that are ONNX or are made from it.
-    `image_size` is (height, width), the model's own where it is None; with `dynamic_size` the file takes images of any
-    size. With `softmax` it answers with probabilities. With `uint8` it takes pixels from 0 to 255 in NHWC and
-    normalises them itself.
-    Raises: UserError for a value that is not one of these.
+    `head` and `fusion` select the output for a student with two heads; they have no effect with one head. `opset` is
+    the ONNX operator set, for ONNX and formats that are converted from it. `image_size` is (height, width), by default
+    the model's; with `dynamic_size` the file accepts any size. With `softmax` the output is probabilities. With `uint8`
+    the input is pixels from 0 to 255 in NHWC, and the graph normalises them.
+    Raises: UserError for an invalid value.
     """
 
     head: Head = "fused"
@@ -116,19 +116,18 @@ class ExportRequest:
         if self.fusion not in get_args(Fusion):
             raise UserError(unknown_name("fusion", self.fusion, get_args(Fusion)))
         if self.opset not in OPSETS:
-            raise UserError(f"opset {self.opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
+            raise UserError(f"opset {self.opset} is not supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What an exporter may start from.
+    """Input of an exporter.
 
-    `model` is the student in memory, or None where the export goes on from a bundle. `onnx` are the ONNX files that are
-    there already, by precision: all formats but ONNX may rely on the ones that were asked for. `card` describes the
-    model, name by name, as JSON text; it goes into a file where the format has room. `images` are real ones, as the
-    file takes them, for precisions that need to know the ranges of activations; `images_from` says where they are from.
-    An exporter that takes long calls `progress` with what it is doing, the steps of that which are done, and all of
-    them.
+    `model` is the student in memory, or None if the export starts from a bundle. `onnx` are the ONNX files that already
+    exist, by precision; all formats except ONNX can rely on those that the user requested. `card` describes the model
+    as names with JSON texts, for formats with room for metadata. `images` are real images in the input format of the
+    file, for precisions that are calibrated on the ranges of activations; `images_from` names their source. A slow
+    exporter calls `progress` with its current activity, the completed steps and the total.
     """
 
     request: ExportRequest
@@ -142,10 +141,10 @@ class ExportSource:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One exported file: its format, its path relative to the folder that was exported to, and its arithmetic.
+    """One exported file: its format, its path relative to the export folder, and its precision.
 
-    `made_with` says how: the tool and its settings, the calibrator and its images, what was kept in float32.
-    `companions` are further files that belong to it, and go where it goes.
+    `made_with` records the tool and its settings, the calibrator and its images, and what was kept in float32.
+    `companions` are further files that must be copied with it.
     """
 
     format: str
@@ -156,50 +155,50 @@ class Artifact:
 
 
 class Exporter(Protocol):
-    """One format. The stage around it makes the folder, gates every file on real images and writes the manifest.
+    """One export format. The export stage creates the folder, checks parity of every file and writes the manifest.
 
-    A factory also has `Options`, a pydantic model of the settings that a user may give.
+    A factory also has `Options`, a pydantic model of the user's settings.
     """
 
     precisions: tuple[Precision, ...]
 
     @property
     def runtime(self) -> str:
-        """The name and version of the runtime in which `open` loads the file."""
+        """Name and version of the runtime in which `open` loads the file."""
 
     def check(self) -> None:
-        """Refuse early: MissingExtraError for an absent package, UnavailableError for an absent device.
+        """Fail before the export starts: MissingExtraError for a missing package, UnavailableError for a device.
 
-        Of all formats but ONNX the stage then keeps what the others wrote, and notes in the manifest what is pending
-        and the command that makes it on the target.
+        For formats other than ONNX, the stage then keeps the files of the other formats, and records this one in the
+        manifest as pending, with the command that writes it on the target machine.
         """
 
     def write(self, source: ExportSource, directory: Path, precision: Precision) -> Artifact:
         """Write the file into the existing `directory`. Must not change the source.
 
-        Raises: UnavailableError where the source cannot be written in this format and precision.
+        Raises: UnavailableError if the source cannot be written in this format and precision.
         """
 
     def precision_of(self, file: Path) -> Precision:
-        """The precision that a written file really has, read from the file."""
+        """Actual precision of a written file, read from the file."""
 
     def open(self, file: Path) -> Scorer:
-        """Load what `write` wrote, in the runtime that will serve it.
+        """Load a written file in the runtime that will serve it.
 
-        Raises: UnavailableError where no runtime of this machine can execute it; GateError where it is broken.
+        Raises: UnavailableError if no runtime on this machine can execute it; GateError if it is broken.
         """
 
 
 @runtime_checkable
 class HasFlags(Protocol):
-    """An exporter that the command line asks for by flags of its own, rather than by --format and --set."""
+    """An exporter with command line flags of its own, in place of --format and --set."""
 
     def flags(self) -> Sequence[str]:
-        """The flags, with the options that were given: ("--trt", "--batch", "1:8:64"); without those of precisions."""
+        """The flags with the user's options, without those for precisions: ("--trt", "--batch", "1:8:64")."""
 
 
 class ExporterFactory(Protocol):
-    """What `PluginSpec.factory` of an exporter names: a class, called with its checked options."""
+    """The class that `PluginSpec.factory` of an exporter names, called with its checked options."""
 
     Options: type[BaseModel]
 

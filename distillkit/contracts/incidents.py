@@ -1,4 +1,4 @@
-"""What went wrong in a run without ending it: images that could not be read, and steps that were skipped."""
+"""Incidents of a run that do not end it: unreadable images and skipped optimiser steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from distillkit.messages.text import counted
 
 SHOWN = 3
-"""How many files a sentence names."""
+"""Number of files that a note names."""
 
 
 class BrokenImage(NamedTuple):
-    """An image that could not be read: of which set (train, validation, test), its key, the kind of fault, and why."""
+    """An unreadable image: its split (train, validation, test), its key, the kind of fault, and the reason."""
 
     split: str
     key: str
@@ -22,10 +22,10 @@ class BrokenImage(NamedTuple):
 
 
 class Incidents:
-    """The ledger of a run. It goes into every checkpoint, so that a resumed run counts as one that never stopped.
+    """Incident log of a run. It is saved in every checkpoint, so that a resumed run has the same counts.
 
-    `broken` has every unreadable image once, in the order in which they were met. `skipped` are the numbers of the
-    optimiser steps, from 1, that moved no weight because loss or gradient was not finite.
+    `broken` has every unreadable image once, in order of discovery. `skipped` has the numbers, from 1, of the optimiser
+    steps that changed no weight because the loss or a gradient was not finite.
     """
 
     def __init__(self, broken: Iterable[BrokenImage] = (), skipped: Iterable[int] = ()) -> None:
@@ -41,7 +41,7 @@ class Incidents:
         return bool(self._broken or self.skipped)
 
     def add_broken(self, images: Iterable[BrokenImage]) -> tuple[BrokenImage, ...]:
-        """Enter unreadable images. Returns those that were not known, in order."""
+        """Record unreadable images. Returns the new ones, in order."""
         new: list[BrokenImage] = []
         for image in images:
             if (image.split, image.key) not in self._broken:
@@ -50,7 +50,7 @@ class Incidents:
         return tuple(new)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many images of each set have which kind of fault; sets and kinds by name."""
+        """Number of unreadable images by split and kind of fault, both in alphabetical order."""
         kinds = Counter((image.split, image.kind) for image in self.broken)
         table: dict[str, dict[str, int]] = {}
         for (split, kind), count in sorted(kinds.items()):
@@ -58,11 +58,11 @@ class Incidents:
         return table
 
     def summary(self) -> dict[str, Any]:
-        """`counts` and how many steps were skipped."""
+        """`counts` and the number of skipped steps."""
         return {"broken": self.counts(), "skipped_steps": len(self.skipped)}
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole ledger as plain data."""
+        """The incident log as plain data, for a checkpoint."""
         return {"broken": [image._asdict() for image in self.broken], "skipped": list(self.skipped)}
 
     @classmethod
@@ -72,22 +72,21 @@ class Incidents:
 
 
 def notes_on_broken(images: Iterable[BrokenImage]) -> tuple[str, ...]:
-    """A sentence for each set of which images could not be read.
+    """A note on the unreadable images of each split.
 
     >>> notes_on_broken([BrokenImage("train", "cat/1.png", "empty", "it has no bytes")])
-    ('1 image of train cannot be read and is replaced by another: cat/1.png (empty)',)
+    ('1 train image cannot be read and is replaced by another: cat/1.png (empty)',)
     """
-    of_split: dict[str, list[BrokenImage]] = {}
+    by_split: dict[str, list[BrokenImage]] = {}
     for image in images:
-        of_split.setdefault(image.split, []).append(image)
-    return tuple(_note_on_split(split, found) for split, found in of_split.items())
+        by_split.setdefault(image.split, []).append(image)
+    return tuple(_note_on_split(split, broken) for split, broken in by_split.items())
 
 
-def _note_on_split(split: str, found: Sequence[BrokenImage]) -> str:
-    named = ", ".join(f"{image.key} ({image.kind})" for image in found[:SHOWN])
-    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
-    one = len(found) == 1
-    fate = f"replaced by {'another' if one else 'others'}" if split == "train" else "left out"
-    return (
-        f"{counted(len(found), 'image')} of {split} cannot be read and {'is' if one else 'are'} {fate}: {named}{more}"
-    )
+def _note_on_split(split: str, broken: Sequence[BrokenImage]) -> str:
+    named = ", ".join(f"{image.key} ({image.kind})" for image in broken[:SHOWN])
+    more = f" and {len(broken) - SHOWN:,} more" if len(broken) > SHOWN else ""
+    one = len(broken) == 1
+    action = f"replaced by {'another' if one else 'others'}" if split == "train" else "left out"
+    verb = "is" if one else "are"
+    return f"{counted(len(broken), f'{split} image')} cannot be read and {verb} {action}: {named}{more}"

@@ -1,8 +1,8 @@
-"""What a loss promises: what it reads of teacher and student, its target, and its terms.
+"""Contract of a loss: the signals it reads from teacher and student, its target, and its terms.
 
-Nothing here imports torch at run time, so that listing plugins and printing help stay fast.
+Does not import torch at run time, so that listing plugins and printing help stay fast.
 
-The letters in shapes: B batch, C channels, H W pixels (H also heads beside L), L layers, N patches, D width, K classes.
+Letters in shapes: B batch, C channels, H W pixels, L layers, A heads, N patches, D width, K classes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchInfo:
-    """What a loss may know about the batch beside the models' outputs.
+    """Batch data for a loss besides the models' outputs: labels and progress.
 
-    Shapes: labels [B, K], each row a distribution (smoothed and mixed) or zeros for an unlabelled sample, None where
-    the run has no labels at all; label_mass [B], 1 for a labelled sample and 0 for an unlabelled one.
-    `progress` is the share of the run's optimiser steps that are done, from 0 to 1.
+    Shapes: labels [B, K], each row a distribution (smoothed and mixed) or zeros for an unlabelled sample, None if the
+    run has no labels at all; label_mass [B], 1 for a labelled sample and 0 for an unlabelled one.
+    `progress` is the completed share of the run's optimiser steps, from 0 to 1.
     """
 
     labels: Tensor | None
@@ -34,7 +34,7 @@ class BatchInfo:
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """One tensor of a loss's target: its shape without the batch, its dtype, and whether a bank must keep it exactly.
+    """One target tensor of a loss: its shape without the batch, its dtype, and whether a bank must store it exactly.
 
     `dtype` is torch's name without the prefix: "float32", "int64".
     """
@@ -47,14 +47,14 @@ class TargetSpec:
 class Loss(Protocol):
     """A distillation loss. Any nn.Module with these attributes satisfies it.
 
-    Parameters that it owns (a projector) train, resume, and are never exported.
-    `weight` and `label_weight` are its paper's: the factor of its terms, and of the cross-entropy on the labels.
-    `targets` describes what `target` returns. `couples_batch = True` lets `forward` return scalars ([]), for losses
-    that compare the samples of a batch; such a loss is exempt from the equality under gradient accumulation.
+    Its parameters (a projector) are trained and saved in checkpoints, but never exported.
+    `weight` and `label_weight` are the paper's: the factors of its terms, and of the cross-entropy on the labels.
+    `targets` describes the tensors that `target` returns. `couples_batch = True` lets `forward` return scalars [], for
+    losses that compare the samples of a batch; these need not be equal under gradient accumulation.
     """
 
     @property
-    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - how mypy is told of a class inside the class
+    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - mypy accepts a nested class for a property of this name
 
     reads_teacher: frozenset[Read]
     reads_student: frozenset[Read]
@@ -64,16 +64,16 @@ class Loss(Protocol):
 
     @classmethod
     def build(cls, options: Any, student: ModelSpec, teacher: ModelSpec) -> Loss:
-        """Make the loss for a pair of models. Touches no weight of either.
+        """Build the loss for a pair of models from their descriptions.
 
         A plan builds it on torch's meta device and runs `forward` there once: no shape and no branch may depend on the
         values of a tensor.
         """
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        """Read the teacher once, without gradient, into tensors of shape [B, ...].
+        """Target tensors [B, ...] from the teacher's outputs, without gradient, as `targets` describes.
 
-        Sample by sample: what it says of one image must not depend on the other images of the batch.
+        The target of one image must not depend on the other images of the batch.
         """
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:

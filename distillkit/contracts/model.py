@@ -1,8 +1,8 @@
-"""What models promise: the signals they reveal, how they are described, and how they are built.
+"""Contract of a model: the signals it reveals, its description, and how it is built.
 
-Nothing here imports torch at run time, so that listing plugins and printing help stay fast.
+Does not import torch at run time, so that listing plugins and printing help stay fast.
 
-The letters in shapes: B batch, C channels, H W pixels (H also heads beside L), L layers, N patches, D width, K classes.
+Letters in shapes: B batch, C channels, H W pixels, L layers, A heads, N patches, D width, K classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Signal(StrEnum):
-    """What a model can reveal about a batch."""
+    """Kind of output that a model can reveal and a loss can read."""
 
     LOGITS = "logits"
     DISTILL_LOGITS = "distill_logits"
@@ -33,7 +33,7 @@ Layers: TypeAlias = Literal["last", "all"] | tuple[int, ...]
 
 
 Wanted: TypeAlias = Mapping[Signal, tuple[int, ...]]
-"""The signals to switch on, each with the layers it is wanted of, ascending. LOGITS and DISTILL_LOGITS map to ()."""
+"""The signals to compute, each with its layers in ascending order. LOGITS and DISTILL_LOGITS map to ()."""
 
 
 LAYERED = frozenset({Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS})
@@ -42,16 +42,16 @@ LAYERED = frozenset({Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS
 
 @dataclass(frozen=True)
 class Read:
-    """One signal that a loss reads, and of which layers.
+    """One signal that a loss reads, with its layers.
 
-    `layers` counts from 0; "last" is the last layer, "all" is every layer. It is ignored for logits.
+    `layers` counts from 0; "last" is the last layer, "all" is every layer. Ignored for logits.
     """
 
     signal: Signal
     layers: Layers = "last"
 
     def indices(self, spec: ModelSpec) -> tuple[int, ...]:
-        """The layers of `spec` that this read asks for, in the order in which the loss will get them."""
+        """Indices of the layers to read from a model, in the order in which the loss receives them."""
         if self.signal not in LAYERED:
             return ()
         if self.layers == "last":
@@ -63,16 +63,16 @@ class Read:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one model said about one batch. A signal that nobody reads is None or empty.
+    """Outputs of one model for one batch. A signal that was not requested is None or empty.
 
     Shapes:
         logits           [B, K]
         distill_logits   [B, K]; adapters return both heads in training and in evaluation
         embedding        one [B, D_i] per layer read: the class token after the final norm, or the pooled feature
-        cls_attention    [B, L, H, 1 + N]: the softmax row of the class token's query over the class token and the
-                         patches; keys of distillation and register tokens are removed and the rest divided by its sum
+        cls_attention    [B, L, A, 1 + N]: the softmax row of the class token's query over the class token and the
+                         patches; keys of distillation and register tokens are removed, the rest is renormalised to 1
         patch_tokens     one [B, N_i, D_i] per layer read, row-major over the layer's grid
-    All are at least float32; what is float64 stays float64.
+    All are at least float32, also under autocast; float64 stays float64.
     """
 
     logits: Tensor | None = None
@@ -84,14 +84,14 @@ class Outputs:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model described from its options alone, on the meta device: no weight is loaded to make one.
+    """Description of a model, made from its options on the meta device without loading weights.
 
     `layers` counts transformer blocks, or the stages of a convolutional network.
     `widths` and `grids` have one entry per layer: the width D_i and the (rows, columns) of the patch tokens.
-    `image_size` is (height, width) in pixels. `flexible_size` says whether other sizes work without rebuilding.
+    `image_size` is (height, width) in pixels. `flexible_size` means that other sizes work without rebuilding.
     `head_modules` names the sub-modules of `network` that depend on the number of classes.
-    `class_names` is None where the names are not known. `silent` says why a signal that one might expect is not
-    revealed, as the end of a sentence: "its attention is windowed".
+    `class_names` is None if the names are unknown. `silent` gives the reason why an expected signal is not revealed, as
+    the end of a sentence: "its attention is windowed".
     """
 
     name: str
@@ -106,36 +106,36 @@ class ModelSpec:
     heads: int | None = None
     prefix_tokens: int = 0
     flexible_size: bool = False
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of ImageNet, as is std
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
-    crop: float = 0.875
+    crop: float = 0.875  # 224 / 256
     head_modules: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     parameters: int = 0
     licence: str | None = None
-    silent: Mapping[Signal, str] = field(default_factory=dict, hash=False)
+    silent: Mapping[Signal, str] = field(default_factory=dict, hash=False)  # a dict is not hashable
 
     @property
     def width(self) -> int:
-        """The width D of the last layer."""
+        """Width D of the last layer."""
         return self.widths[-1]
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The grid of the last layer, rows by columns."""
+        """Grid of the last layer, (rows, columns)."""
         return self.grids[-1]
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What a recipe asks of a model plugin.
+    """Request of a recipe to a model plugin.
 
-    `name` is as typed, `argument` what follows its colon. `options` is an instance of the factory's `Options`.
-    `weights` is a file, "pretrained", "none", or None for the plugin's own default.
-    `classes` is the number of classes a student must have; None lets the model keep its own, and 0 leaves out the class
-    head: nothing that teaches speaks of classes, and the network's own forward then returns the embedding.
-    `class_names` are the names of these classes, where known: a student's weights may be of others.
+    `name` is as typed, `argument` is the text after its colon. `options` is an instance of the factory's `Options`.
+    `weights` is a file, "pretrained", "none", or None for the plugin's default.
+    `classes` is the number of classes of a student. With None the model keeps its own number. With 0 it has no class
+    head, because neither labels nor a loss train one, and the network's forward returns the embedding.
+    `class_names` are the names of these classes, if known; the student's weights may be for other classes.
     """
 
     name: str
@@ -147,10 +147,10 @@ class ModelRequest:
 
 
 class Model(Protocol):
-    """A built teacher or student: an nn.Module around `network`, which is what is saved and exported.
+    """A built teacher or student: an nn.Module around `network`, which is the part that is saved and exported.
 
-    `forward(images, wanted)` takes [B, C, H, W], normalised with `spec.mean` and `spec.std`, and returns exactly the
-    wanted signals. It returns both heads whether the module trains or not.
+    Shapes: `forward(images, wanted)` takes images [B, C, H, W], normalised with `spec.mean` and `spec.std`, and returns
+    exactly the wanted signals, see `Outputs`. It returns both heads in training and in evaluation.
     """
 
     @property
@@ -163,37 +163,37 @@ class Model(Protocol):
 
 
 class TeacherView(Protocol):
-    """A teacher of a run: it takes the student's images and sees them as it did in training.
+    """A teacher of a run, called with the student's images, which it converts to its own normalisation and size.
 
-    Calling it with images [B, C, H, W], normalised for the student, returns the wanted signals; `spec` describes them.
+    Shapes: a call takes images [B, C, H, W], normalised for the student, and returns the wanted signals, see `Outputs`.
     """
 
     @property
     def spec(self) -> ModelSpec: ...
 
     def see(self, images: Tensor) -> Tensor:
-        """The pixels that the teacher gets: its normalisation, its size. Shapes: [B, C, H, W] to [B, C, H', W']."""
+        """The images [B, C, H', W'] that the teacher receives, in its normalisation and size, from [B, C, H, W]."""
 
     def __call__(self, images: Tensor, wanted: Wanted) -> Outputs: ...
 
 
 class ModelFactory(Protocol):
-    """What `PluginSpec.factory` of a teacher or student names: a class with two class methods.
+    """The class that `PluginSpec.factory` of a teacher or student names.
 
     `Options` is a frozen pydantic model; unknown keys are errors.
     """
 
     @property
-    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - how mypy is told of a class inside the class
+    def Options(self) -> type[BaseModel]: ...  # noqa: N802 - mypy accepts a nested class for a property of this name
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
-        """Describe the model on the meta device. May read the header of a weight file, must not download."""
+        """Describe the model on the meta device. May read the header of a weight file; must not download."""
 
     @classmethod
     def build(cls, request: ModelRequest) -> Model:
-        """Build the model on torch's default device: the CPU, or "meta" for a plan, then with shapes alone.
+        """Build the model on torch's default device: the CPU, or "meta" for a plan.
 
-        A teacher comes with its weights, random ones where they are "none"; a student as initialised under torch's
-        current seed, with `request.weights` loaded where given (`distillkit.models.start_from` does both cases).
+        A teacher has its weights loaded, or random ones for "none". A student is initialised under torch's current
+        seed, then loads `request.weights` if given (`distillkit.models.start_from` handles both cases).
         """

@@ -1,4 +1,4 @@
-"""What a plugin says about itself before it is imported."""
+"""Description of a plugin, available before it is imported."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from distillkit.contracts.model import Signal
 
 @dataclass(frozen=True)
 class PluginSpec:
-    """What a registration hook returns: all that can be said about a plugin without importing it.
+    """Description of one plugin, returned by a registration hook without importing its factory.
 
-    `name` is what the user types, lower-case kebab. `factory` is "module:Class" and is imported only when the name is
-    used. `argument` names what follows a colon ("timm:<any>"), None where nothing does. `signals` are those that a
-    model may reveal, that a loss may read from the teacher, or that an evaluator reads. `licence` is that of the
-    weights.
+    `name` is what the user types, in lower-case kebab. `factory` is "module:Class" and is imported only when the name
+    is used. `argument` names the text after a colon ("timm:<any>"), None if the plugin accepts none. `signals` are
+    those that a model may reveal, that a loss may read from the teacher, or that an evaluator reads. `licence` is that
+    of the weights.
     """
 
     name: str
@@ -26,5 +26,5 @@ class PluginSpec:
 
     @property
     def shown_name(self) -> str:
-        """The name as listings show it: "timm:<any>"."""
+        """Name in listings: "timm:<any>"."""
         return f"{self.name}:<{self.argument}>" if self.argument else self.name

@@ -1,4 +1,4 @@
-"""What a tracker may know about the run it follows."""
+"""Run data for trackers: the run, its models and sample images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 Record: TypeAlias = Mapping[str, float]
-"""What is logged at a step or at the end of an epoch: a number by name. Losses are averages over the interval."""
+"""Logged numbers by name, at a step or at the end of an epoch. Losses are averages over the interval."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run as trackers see it.
+    """Description of a run for trackers.
 
-    `directory` is the run directory. `recipe` is the resolved recipe as plain data. `plan` is what
-    `distillkit plan --json` prints. `start_step` is 0, or the step from which the run was resumed. `incidents` is the
-    ledger of what went wrong so far without ending the run.
+    `directory` is the run directory. `recipe` is the resolved recipe as plain data. `plan` is the output of
+    `distillkit plan --json`. `start_step` is 0, or the step from which the run was resumed. `incidents` is the log of
+    unreadable images and skipped steps so far.
     """
 
     directory: Path
@@ -39,10 +39,10 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Samples:
-    """Some images of a run as its student sees them in evaluation: resized and cropped, not augmented.
+    """Sample images of a run, preprocessed as for evaluation of the student: resized and cropped, not augmented.
 
-    `split` says which images they are: "validation", else "test", else "train". `keys` identify them, `labels` are
-    their classes, None for an image without one.
+    `split` is "validation" if the run has it, else "test", else "train". `keys` identify the images, `labels` are their
+    classes, None for an unlabelled image.
     Shapes: images [n, C, H, W], on the student's device, normalised with its mean and std.
     """
 
@@ -54,11 +54,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class RunModels:
-    """The models of a run while they are in memory, and images to show them.
+    """The models of a run, still in memory, and sample images.
 
-    `student` is as it was saved. `teachers` are those that some loss listened to, by their names in the recipe; each
-    takes the student's images and sees them as it did in training. `samples(n)` are up to n images spread over the
-    split, the same in every run on the same data; it raises a DataError for one that cannot be read.
+    `student` has the saved weights. `teachers` are those that at least one loss read, by their names in the recipe;
+    each accepts the student's images. `samples(n)` returns up to n images spread over the split, the same in every run
+    on the same data; it raises a DataError for an unreadable image.
     """
 
     student: Model

@@ -1,6 +1,6 @@
-"""What a runtime and those who execute a model with it promise each other.
+"""Contract of a runtime that executes exported models.
 
-Nothing here imports torch at run time, so that the half that runs on the target machine needs none.
+Does not import torch at run time: the target machine needs no torch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from distillkit.contracts.exporter import ExportRequest, Precision
 
 Setting = Mapping[str, Any]
-"""One way to run a runtime, by names and values that can be written as JSON: {"threads": 2}."""
+"""One configuration of a runtime, with values that JSON can hold: {"threads": 2}."""
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a runtime works on this machine: its version and devices, or why not and what to do about it."""
+    """Whether a runtime works on this machine: its version and devices, or the reason why not and a remedy."""
 
     works: bool
     detail: str
@@ -30,12 +30,12 @@ class Availability:
 
 @dataclass(frozen=True)
 class Servable:
-    """One thing that a runtime can execute.
+    """A model that a runtime can execute: an exported file, or a model in memory.
 
-    `format` is that of an exported file and `source` its path; format "torch" is a model in memory and `source` what
-    `distillkit export` takes as its target. `request` says how such a model answers, by default as in its run, and
-    `weights` are those of a model by name; both are None for files. `precision` is that of the file, or what the
-    runtime shall compute a float32 file or a model in memory in.
+    For a file, `format` is its format and `source` its path. For a model in memory, `format` is "torch" and `source` is
+    a target of `distillkit export`; `request` selects its output, by default as in its run, and `weights` are the
+    weights of a model given by name. Both are None for files. `precision` is that of the file, or the one in which the
+    runtime computes a float32 file or a model in memory.
     """
 
     format: str
@@ -46,53 +46,55 @@ class Servable:
 
 
 class Bound(Protocol):
-    """One batch that lies where the device reads it, ready to be computed again and again."""
+    """One batch in device memory, for repeated timing."""
 
     def time(self, queries: int) -> Sequence[float]:
-        """Compute the batch `queries` times, one after another, and return the milliseconds of each.
+        """Run the batch `queries` times in sequence and return the latency of each, in milliseconds.
 
-        By the device's own clock where it has one (CUDA events round the launch), without any transfer. A device with
-        a queue gets the next query while it computes one, never two ahead, so that the queries of a second may be more
-        than one latency would allow.
+        Timed by the device's clock if it has one (CUDA events around the launch), without transfers. A device with a
+        queue receives the next query while it computes one, never two ahead, so that throughput can be higher than
+        1 / latency.
         """
 
 
 class InferenceSession(Protocol):
     """A loaded model.
 
-    `facts` are what really runs, read back from it where the runtime tells: `device` ("cpu", "cuda:0"), `clock` ("host"
-    or "device", that of `Bound.time`), provider, precision, threads, whether graphs are used. They may grow as it runs.
+    Shapes: images [B, C, H, W], or [B, H, W, C] uint8 for a file with uint8 input; scores [B, K], or embedding [B, D].
+    `facts` describe the actual execution, read back from the runtime if it reports them: `device` ("cpu", "cuda:0"),
+    `clock` ("host" or "device", that of `Bound.time`), provider, precision, threads, use of graphs. Entries may be
+    added while it runs.
     """
 
     @property
     def facts(self) -> Mapping[str, Any]: ...
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """From images in host memory to scores in host memory."""
+        """Scores in host memory for images in host memory."""
 
     def bind(self, images: NDArray[Any]) -> Bound:
-        """Put a batch where the device reads it; returns once it lies there."""
+        """Copy a batch to device memory; returns when the copy is complete."""
 
 
 class Runtime(Protocol):
-    """One way to execute models. `formats` are those it loads."""
+    """Executes models. `formats` are those it loads."""
 
     formats: tuple[str, ...]
 
     def availability(self) -> Availability:
-        """Whether it works here. Never raises, and never touches a device in a way that may end the process."""
+        """Whether it works on this machine. Never raises, and never uses a device in a way that may end the process."""
 
     def settings(self) -> Sequence[Setting]:
-        """The settings worth trying on this machine; the first is the default."""
+        """Settings worth profiling on this machine; the first is the default."""
 
     def open(self, servable: Servable, setting: Setting) -> InferenceSession:
         """Load a model.
 
-        Raises: UnavailableError where this machine or this runtime cannot execute it; GateError where it is broken.
+        Raises: UnavailableError if this machine or this runtime cannot execute it; GateError if it is broken.
         """
 
 
 class RuntimeFactory(Protocol):
-    """What `PluginSpec.factory` of a runtime names: a class, called without arguments."""
+    """The class that `PluginSpec.factory` of a runtime names, called without arguments."""
 
     def __call__(self) -> Runtime: ...

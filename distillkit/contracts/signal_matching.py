@@ -1,4 +1,4 @@
-"""Match what losses read with what models reveal, before a weight is loaded."""
+"""Match the signals that losses read with those that models reveal, before weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distillkit.errors import SignalError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPOKEN = {
+SIGNAL_NAMES = {
     Signal.LOGITS: "logits",
     Signal.DISTILL_LOGITS: "distillation logits",
     Signal.EMBEDDING: "embedding",
@@ -29,10 +29,9 @@ def check_reads(
     spec: ModelSpec,
     alternatives: Mapping[str, frozenset[Signal]],
 ) -> None:
-    """Refuse a loss that reads what its model does not reveal.
+    """Check that a model reveals the signals and layers that a loss reads.
 
-    `alternatives` maps the names of other losses to the teacher's signals they read; those that would work are
-    proposed.
+    `alternatives` maps the names of other losses to the teacher signals that they read, to suggest one that would work.
     Raises: SignalError for a signal or a layer that the model does not have, or a signal that is read twice.
     """
     reads = tuple(reads)
@@ -42,20 +41,20 @@ def check_reads(
         beyond = [index for index in read.indices(spec) if not 0 <= index < spec.layers]
         if beyond:
             raise SignalError(
-                f"loss '{loss}' reads layer {beyond[0]} of the {role}'s {SPOKEN[read.signal]}; "
+                f"loss '{loss}' reads layer {beyond[0]} of the {role}'s {SIGNAL_NAMES[read.signal]}; "
                 f"{role} '{spec.name}' has layers 0 to {spec.layers - 1}; choose among these"
             )
     signals = [read.signal for read in reads]
     twice = next((signal for signal in signals if signals.count(signal) > 1), None)
     if twice is not None:
         raise SignalError(
-            f"loss '{loss}' reads the {role}'s {SPOKEN[twice]} twice; "
-            "one Read with all the layers is what the contract allows"
+            f"loss '{loss}' reads the {role}'s {SIGNAL_NAMES[twice]} twice; "
+            "the contract allows one Read per signal, with all layers"
         )
 
 
-def demand(reads: Iterable[Read], spec: ModelSpec) -> dict[Signal, tuple[int, ...]]:
-    """The signals and layers that a model must reveal for all `reads` together."""
+def wanted_signals(reads: Iterable[Read], spec: ModelSpec) -> dict[Signal, tuple[int, ...]]:
+    """The union of the signals and layers of all `reads`, to request from a model."""
     layers: dict[Signal, set[int]] = {}
     for read in reads:
         layers.setdefault(read.signal, set()).update(read.indices(spec))
@@ -63,15 +62,16 @@ def demand(reads: Iterable[Read], spec: ModelSpec) -> dict[Signal, tuple[int, ..
 
 
 def restrict(outputs: Outputs, wanted: Wanted, reads: Iterable[Read], spec: ModelSpec) -> Outputs:
-    """What one loss gets of a model's outputs: the signals it reads, with the layers it named, in its order."""
+    """The part of a model's outputs that one loss receives: its signals, with its layers in its order."""
     parts: dict[Signal, Tensor | tuple[Tensor, ...] | None] = {}
     for read in reads:
         revealed = getattr(outputs, read.signal.value)
         if read.signal in LAYERED:
             positions = tuple(wanted[read.signal].index(index) for index in read.indices(spec))
             if read.signal is Signal.CLS_ATTENTION:
-                whole = positions == tuple(range(len(wanted[read.signal])))
-                revealed = revealed if whole else revealed[:, list(positions)]
+                # Indexing with a list copies the tensor, so a loss that reads every layer gets the original.
+                is_all = positions == tuple(range(len(wanted[read.signal])))
+                revealed = revealed if is_all else revealed[:, list(positions)]  # [B, L', A, 1 + N]
             else:
                 revealed = tuple(revealed[position] for position in positions)
         parts[read.signal] = revealed
@@ -81,11 +81,14 @@ def restrict(outputs: Outputs, wanted: Wanted, reads: Iterable[Read], spec: Mode
 def _refusal(
     loss: str, signal: Signal, role: str, spec: ModelSpec, alternatives: Mapping[str, frozenset[Signal]]
 ) -> str:
-    revealed = ", ".join(SPOKEN[known] for known in Signal if known in spec.signals) or "nothing"
+    revealed = ", ".join(SIGNAL_NAMES[known] for known in Signal if known in spec.signals) or "nothing"
     reason = spec.silent.get(signal)
     model = f"does not reveal it because {reason}; it" if reason else f"is {KINDS[spec.kind]} and"
-    sentence = f"loss '{loss}' reads the {role}'s {SPOKEN[signal]}; {role} '{spec.name}' {model} reveals {revealed}"
+    sentence = (
+        f"loss '{loss}' reads the {role}'s {SIGNAL_NAMES[signal]}; {role} '{spec.name}' {model} reveals {revealed}"
+    )
     if role == "teacher":
+        # A loss without teacher signals, such as ce, would always fit, but it does not distil.
         fitting = [name for name, needs in alternatives.items() if needs and needs <= spec.signals and name != loss]
         return f"{sentence}; try --loss {fitting[0]}" if fitting else f"{sentence}; choose another teacher"
     return f"{sentence}; choose another student"

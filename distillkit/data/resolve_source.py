@@ -106,7 +106,7 @@ def _check(opened: Source | Stream, author: str) -> None:
         refuse(author, "open", f"{kind_of(opened)} without '{lacking[0]}'", "a Source, a Stream or None")
     names: object = opened.class_names
     if names is not None and not (isinstance(names, tuple) and all(isinstance(name, str) for name in names)):
-        refuse(author, "open", f"class_names {names!r}", "a tuple of names, or None,")
+        refuse(author, "open", f"class_names {names!r}", "a tuple of names, or None")
     with blamed(author, "__len__"):
         len(opened)
 

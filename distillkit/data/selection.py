@@ -28,7 +28,7 @@ def labels_of(source: Source) -> NDArray[np.int64]:
         numbers = (UNLABELLED if label is None else operator.index(label) for label in labels)
         found = np.fromiter(numbers, np.int64, len(source))
     if len(found) and found.min() < UNLABELLED:
-        refuse(source, "label", str(found.min()), "a class from 0 upwards, or None,")
+        refuse(source, "label", str(found.min()), "a class from 0 upwards, or None")
     return found
 
 

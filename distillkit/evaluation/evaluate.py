@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.compute.devices import pick_device
-from distillkit.compute.distributed import ALONE, PATIENCE, joined
+from distillkit.compute.distributed import ALONE, PATIENCE, process_group
 from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.contracts.model import ModelSpec
-from distillkit.contracts.signal_matching import KINDS, SPOKEN
+from distillkit.contracts.signal_matching import KINDS, SIGNAL_NAMES
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Split, Stream, is_stream
 from distillkit.data.splits import DataSets, open_datasets
@@ -58,10 +58,10 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
     plugin = plugins.find("evaluator", protocol)
     evaluator: Evaluator = plugin.create(plugin.options(options or {}))
     shares = bool(getattr(evaluator, "shares", False))  # optional, so not part of the Protocol
-    with joined(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
+    with process_group(device, patience=PATIENCE if shares else UNBOUNDED) as processes:
         if not (processes.is_first or shares):
             # Loads nothing, and waits for the result of the first process.
-            return _from_text(processes.from_first(""))
+            return _from_text(processes.broadcast(""))
         opened = open_model(target, plugins, weights)
         check_signals(plugin, plugins, opened.spec, target)
         datasets, recipe = _open_data(opened.recipe, data, plugins, unsplit=not evaluator.learns)
@@ -100,7 +100,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
             distillkit=__version__,
             measurement=replace(measurement, notes=(*measurement.notes, *_left_out(subject.unreadable()))),
         )
-        text = processes.from_first(json.dumps(evaluation.as_dict()))
+        text = processes.broadcast(json.dumps(evaluation.as_dict()))
         if not processes.is_first:
             return _from_text(text)
         return evaluation if opened.home is None else _append(opened.home, evaluation)
@@ -140,7 +140,7 @@ def _left_out(broken: Iterable[BrokenImage]) -> Iterator[str]:
         images = sum(kinds.values())
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         are = "is" if images == 1 else "are"
-        yield f"{counted(images, 'image')} of {split} cannot be read and {are} left out: {counts}"
+        yield f"{counted(images, f'{split} image')} cannot be read and {are} left out: {counts}"
 
 
 def check_signals(evaluator: Plugin, plugins: PluginRegistry, spec: ModelSpec, target: str) -> None:
@@ -149,11 +149,11 @@ def check_signals(evaluator: Plugin, plugins: PluginRegistry, spec: ModelSpec, t
     if not missing:
         return
     fitting = [plugin.spec.name for plugin in plugins.listing("evaluator") if plugin.spec.signals <= spec.signals]
-    revealed = ", ".join(SPOKEN[signal] for signal in SPOKEN if signal in spec.signals) or "nothing"
+    revealed = ", ".join(SIGNAL_NAMES[signal] for signal in SIGNAL_NAMES if signal in spec.signals) or "nothing"
     *others, last = fitting or [""]
     remedy = f"use --protocol {', '.join(others)}{' or ' if others else ''}{last}" if last else "choose another model"
     raise SignalError(
-        f"protocol '{evaluator.name}' reads the {SPOKEN[min(missing)]} of a model; "
+        f"protocol '{evaluator.name}' reads the {SIGNAL_NAMES[min(missing)]} of a model; "
         f"'{target}' is {KINDS[spec.kind]} and reveals {revealed}; {remedy}"
     )
 

@@ -33,8 +33,8 @@ def gather_rows(rows: Tensor, sizes: Sequence[int], processes: Processes) -> Ten
         total += batch_sizes[rank][turn]
     gathered: Tensor | None = None
     for rank, sizes_of_rank in enumerate(batch_sizes):
-        rows_of_rank = processes.rows_of(rank, rows)
-        if not sizes_of_rank:  # not before rows_of: every process must take part in every transfer
+        rows_of_rank = processes.broadcast_rows(rank, rows)
+        if not sizes_of_rank:  # not before broadcast_rows: every process must take part in every transfer
             continue
         if gathered is None:
             gathered = torch.empty(total, *rows_of_rank.shape[1:], dtype=rows_of_rank.dtype)

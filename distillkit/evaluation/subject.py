@@ -169,8 +169,8 @@ class Subject:
         """Gather rows [n, ...] from all processes, concatenated by rank, on the device."""
         if self.processes.is_alone:
             return rows
-        # rows_of exchanges CPU tensors.
-        parts = [self.processes.rows_of(rank, rows.cpu()) for rank in range(self.processes.world)]
+        # broadcast_rows exchanges CPU tensors.
+        parts = [self.processes.broadcast_rows(rank, rows.cpu()) for rank in range(self.processes.world)]
         return torch.cat(parts).to(rows.device)
 
     def classifier(self) -> nn.Module:

@@ -1,1 +1,1 @@
-"""The wording of messages: text that a terminal can show, validation errors, nearest names, progress."""
+"""Messages: text that is safe for a terminal, validation errors, nearest names, progress."""

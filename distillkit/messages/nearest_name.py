@@ -1,4 +1,4 @@
-"""Say which known name was probably meant."""
+"""Suggest the nearest known name for a misspelt one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from difflib import get_close_matches
 
 
 def nearest(value: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The known name closest to `value`, or None when none is as similar as `cutoff` (difflib's ratio)."""
+    """The known name closest to `value`, or None if no ratio of difflib reaches `cutoff`."""
+    # Sorted, so that the result for equally similar names does not depend on the order of a set.
     matches = get_close_matches(value, sorted(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
 MANY = 40
-"""Of more names than these, a sentence lists the nearest alone."""
+"""A message lists at most this many names; of more, only the nearest."""
 
 
 def unknown_name(what: str, value: str, known: Iterable[str]) -> str:
-    """One sentence for a name that is not known: the nearest name, then all of them, or of very many the nearest.
+    """Message for an unknown name: the nearest name, then all known names, or the nearest of very many.
 
     >>> unknown_name("loss", "hrad", ["hard", "soft"])
     "unknown loss 'hrad'; did you mean 'hard'? (known: hard, soft)"

@@ -1,4 +1,4 @@
-"""Progress of long work: bars on an interactive terminal, elsewhere a line every ten seconds."""
+"""Progress display: bars on an interactive terminal, elsewhere one line every ten seconds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LINE_EVERY_S = 10.0
 
 
 class ProgressDisplay:
-    """Shows counts that grow. `close` removes the bars and may be called more than once.
+    """Shows progress counts. `close` removes the bars and may be called more than once.
 
-    `console` is stderr by default. A `silent` display shows nothing. The first line comes after `first_line_s`.
+    `console` is stderr by default. A `silent` display shows nothing. The first line is due after `first_line_s`.
     """
 
     def __init__(
@@ -37,26 +37,26 @@ class ProgressDisplay:
         self.restart(first_line_s)
 
     def restart(self, first_line_s: float = LINE_EVERY_S) -> None:
-        """Count the time from now on."""
+        """Restart the clock."""
         self._started = self._clock()
         self._next_line = self._started + first_line_s
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the start, at least a nanosecond."""
+        """Seconds since the start, at least a nanosecond, so that a rate can divide by it."""
         return max(self._clock() - self._started, 1e-9)
 
     @property
     def is_line_due(self) -> bool:
-        """Whether there are no bars, and no line was written for ten seconds."""
+        """Whether it is time for a line: there are no bars, and none was written for ten seconds."""
         return not self.is_interactive and self._clock() >= self._next_line
 
     def time_left(self, done: float, remaining: float) -> timedelta:
-        """Time until the remaining part is done, at the mean pace since the start."""
+        """Estimated time for the remaining work, at the mean rate since the start."""
         return timedelta(seconds=round(self.elapsed_s / max(done, 1) * remaining))
 
     def note(self, text: str) -> None:
-        """Write a line that stays, above the bars; it does not delay the next line of progress."""
+        """Write a permanent line, above the bars; it does not delay the next line of progress."""
         if not self._silent:
             self._console.print(printable_lines(text), markup=False, soft_wrap=True)
 
@@ -65,16 +65,18 @@ class ProgressDisplay:
         self.note(text)
         self._next_line = self._clock() + LINE_EVERY_S
 
-    def show(self, label: str, done: int, of: int | None, text: str = "", *, line: str = "", below: str = "") -> None:
-        """Move the bar with this label, or write `line` if one is due. `text` stands after the bar, `below` under all.
+    def show(
+        self, label: str, done: int, total: int | None, text: str = "", *, line: str = "", below: str = ""
+    ) -> None:
+        """Update the bar with this label, or write `line` if one is due.
 
-        `of` is None as long as the total is unknown.
+        `text` is shown after the bar, `below` below all bars. `total` is None if unknown.
         """
         if self.is_interactive:
             text, self._bars.below = printable_lines(text), printable_lines(below)
             if label not in self._tasks:
-                self._tasks[label] = self._bars.add_task(label, total=of, text=text)
-            self._bars.update(self._tasks[label], completed=done, total=of, text=text)
+                self._tasks[label] = self._bars.add_task(label, total=total, text=text)
+            self._bars.update(self._tasks[label], completed=done, total=total, text=text)
             self._bars.start()
         elif line and self.is_line_due:
             self.line(line)
@@ -97,6 +99,7 @@ class _Bars(Progress):
 
     @classmethod
     def get_default_columns(cls) -> tuple[ProgressColumn, ...]:
+        # Without markup, file names with square brackets are shown unchanged.
         label, text = (TextColumn(key, markup=False) for key in ("{task.description}", "{task.fields[text]}"))
         return label, MofNCompleteColumn(), BarColumn(bar_width=None), text, TimeElapsedColumn()
 

@@ -1,10 +1,10 @@
-"""Text that a sentence quotes: an error's message, shortened text, text safe for a terminal; numbers with nouns."""
+"""Text for messages: an error on one line, shortened text, text safe for a terminal, numbers with nouns."""
 
 from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:
-    r"""The message of any error without line breaks, or else its type.
+    r"""An error's message without line breaks, or its type if the message is empty.
 
     >>> one_line(ValueError("a page of\n  reasons")), one_line(KeyError())
     ('a page of reasons', 'KeyError')
@@ -13,7 +13,7 @@ def one_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    r"""The first line of an error's message, or else its type: for a library whose messages are pages.
+    r"""The first line of an error's message, or its type if the message is empty: for libraries with long messages.
 
     >>> first_line(ValueError("a page of\n  reasons")), first_line(KeyError())
     ('a page of', 'KeyError')
@@ -31,7 +31,7 @@ def with_type(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an error, which may be a plugin's; empty where the error's own `__str__` raises."""
+    """The message of an error; empty if its `__str__` raises, as a plugin's may."""
     try:
         return str(error)
     except KeyboardInterrupt:
@@ -41,14 +41,14 @@ def message_of(error: BaseException) -> str:
 
 
 def shortened(text: str, most: int = 200) -> str:
-    """At most `most` characters of a text, for a sentence that quotes a value from a file."""
+    """At most `most` characters of a text, for a message that quotes a value from a file."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def printable(text: str) -> str:
-    r"""A message for a terminal, its control characters escaped.
+    r"""A message with control characters escaped, safe for a terminal.
 
-    Line breaks stay before the indented lines of a list.
+    Line breaks before the indented lines of a list are kept.
 
     >>> print(printable("image 'a\x1b[2J\n.png' is broken"))
     image 'a\x1b[2J\n.png' is broken
@@ -57,14 +57,14 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """A text of several lines, each of which a terminal shows as a line."""
+    """A text of several lines with control characters escaped; line breaks are kept."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def visible(text: str) -> str:
-    r"""Any text on one line, for a terminal or a file in UTF-8.
+    r"""Any text on one line, safe for a terminal or a UTF-8 file.
 
-    What Python calls not printable (control characters, halves of surrogate pairs, unusual spaces) becomes its escape.
+    Non-printable characters (control characters, lone surrogates, unusual spaces) are escaped.
 
     >>> visible("cat/\udcff\n  .png")
     'cat/\\udcff\\n  .png'
@@ -73,7 +73,7 @@ def visible(text: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun in singular or plural.
+    """A number with its noun, in singular or plural.
 
     >>> counted(1, "image"), counted(1297, "image"), counted(2, "process")
     ('1 image', '1,297 images', '2 processes')

@@ -1,4 +1,4 @@
-"""Turn pydantic's findings into sentences: dotted key, value given, what is allowed, nearest name."""
+"""Validation errors of pydantic as messages: dotted key, given value, allowed values, nearest name."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ ALLOWED = {
     "bool_type": "true or false",
     "int_type": "a whole number",
     "float_type": "a number",
-    "string_type": "a text",
-    "string_unicode": "a text in UTF-8",
+    "string_type": "a string",
+    "string_unicode": "a string in UTF-8",
     "tuple_type": "a list",
     "list_type": "a list",
 }
-"""What pydantic's findings about types say in the words of a recipe file."""
+"""Pydantic's type errors in the terms of a recipe file."""
 
 MOST = 20
-"""Problems that are explained and listed; of more, only the number is given."""
+"""Maximum number of problems that are explained and listed; beyond it only their number is given."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:
-    """All problems of `error` together: one line where there is one, a list where there are several."""
+    """All problems of a validation error: one line for one problem, else a list."""
     return together(problems(error, model), prefix=prefix)
 
 
 def problems(error: ValidationError, model: type[BaseModel], given: Any = None) -> list[str]:
-    """One sentence per wrong key. `given` is what was validated; with it, entries of a list are called by name."""
+    """One message per wrong key. `given` is the validated data; with it, entries of a list are named, not numbered."""
     by_key: dict[Location, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_key.setdefault(_location(details), []).append(details)
-    # Each looks for the nearest of all known keys, which for a file of a thousand keys takes minutes.
+    # Each message searches all known keys for the nearest; for a file of a thousand wrong keys that takes minutes.
     return [
-        _problem(location, found, model, given) if number < MOST else f"'{_dotted(location, given)}' is wrong"
-        for number, (location, found) in enumerate(by_key.items())
+        _problem(location, errors, model, given) if number < MOST else f"'{_dotted(location, given)}' is wrong"
+        for number, (location, errors) in enumerate(by_key.items())
     ]
 
 
 def together(problems: Sequence[str], *, prefix: str = "") -> str:
-    """The text of one error: one line where there is one problem, a list where there are several."""
+    """One message for all problems: one line for one problem, else a list."""
     subject = f"{prefix}: " if prefix else ""
     if len(problems) == 1:
         return subject + problems[0]
@@ -55,34 +55,34 @@ def together(problems: Sequence[str], *, prefix: str = "") -> str:
     return f"{subject}{len(problems):,} problems\n" + "\n".join(f"  {problem}" for problem in shown)
 
 
-def first_mistake(error: ValidationError) -> str:
-    """The first finding alone, in pydantic's words: for files that distillkit writes."""
+def first_problem(error: ValidationError) -> str:
+    """The first problem only, in pydantic's words: for files that distillkit writes and users do not edit."""
     details = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, details['loc'])) or 'the whole'}: {details['msg']}"
+    return f"{'.'.join(map(str, details['loc'])) or 'the file'}: {details['msg']}"
 
 
 def newer_version(content: Any, key: str, known: int) -> int | None:
-    """The version that a file gives under `key`, if it is newer than `known`; else None."""
+    """The version under `key` in a file's content, if it is newer than `known`; else None."""
     version = content.get(key) if isinstance(content, Mapping) else None
     return version if isinstance(version, int) and version > known else None
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:
-    """The keys that a table takes, as the user writes them."""
+    """The keys of a table, as the user writes them."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def entry_name(entry: Any) -> str | None:
-    """How an entry of `teachers` or `losses` is called, None where it says nothing of the kind."""
+    """Name of an entry of `teachers` or `losses`, or None if it has none."""
     if not isinstance(entry, Mapping):
         return None
     return next((str(entry[key]) for key in ("name", "model", "loss") if entry.get(key)), None)
 
 
 def _location(details: ErrorDetails) -> Location:
-    """The key's path without the names of union branches that pydantic appends."""
+    """The path of a key, without the names of union branches that pydantic inserts."""
     path = details["loc"]
-    # An unknown key is what the user wrote, and may be called "int".
+    # The last part of an unknown key is the user's text, which may be "int".
     written = len(path) - 1 if details["type"] == "extra_forbidden" else len(path)
     branches = (isinstance(part, str) and _is_branch(part) for part in path[:written])
     return (*(part for part, is_branch in zip(path, branches, strict=False) if not is_branch), *path[written:])
@@ -93,9 +93,9 @@ def _is_branch(part: str) -> bool:
     return part in {"str", "int", "float", "bool"} or part.startswith(branches)
 
 
-def _problem(location: Location, found: Sequence[ErrorDetails], model: type[BaseModel], given: Any) -> str:
+def _problem(location: Location, errors: Sequence[ErrorDetails], model: type[BaseModel], given: Any) -> str:
     key = _dotted(location, given)
-    details = found[0]
+    details = errors[0]
     if details["type"] == "extra_forbidden":
         return _unknown_key(key, location, model)
     if details["type"] == "missing":
@@ -105,23 +105,24 @@ def _problem(location: Location, found: Sequence[ErrorDetails], model: type[Base
         return f"'{key}': {message}" if key else message
     if details["type"] == "model_type":
         return f"'{key}' is {_shown(details['input'])}; it should be a table"
-    # pydantic reports every branch of a union; the value is right when it satisfies any of them.
-    allowed = " or ".join(dict.fromkeys(_allowed(branch) for branch in found))
+    # pydantic reports every branch of a union; the value is valid if it matches any of them.
+    allowed = " or ".join(dict.fromkeys(_allowed(branch) for branch in errors))
     return f"'{key}' is {_shown(details['input'])}; it should be {allowed}"
 
 
 def _allowed(details: ErrorDetails) -> str:
     if details["type"] == "string_pattern_mismatch":
-        return f"a text that matches {details['ctx']['pattern']}"
+        return f"a string that matches {details['ctx']['pattern']}"
     return ALLOWED.get(details["type"], details["msg"].removeprefix("Input should be "))
 
 
 def _shown(value: Any) -> str:
+    # TOML writes true and false.
     return str(value).lower() if isinstance(value, bool) else shortened(repr(value))
 
 
 def _dotted(location: Location, given: Any) -> str:
-    """The key as the user writes it: entries of a list by their names, "teachers.regnety16gf.size"."""
+    """The dotted key, with the entries of a list by name: "teachers.regnety16gf.size"."""
     parts: list[str] = []
     for part in location:
         try:
@@ -133,15 +134,16 @@ def _dotted(location: Location, given: Any) -> str:
 
 
 def _unknown_key(key: str, location: Location, model: type[BaseModel]) -> str:
-    """Propose the same word in another table, then a near one in this table, then a near one anywhere."""
-    *path, word = location
+    """Suggest the same key in another table, else a similar key in this table, else a similar key anywhere."""
+    *path, key_name = location
     table = _table(model, tuple(path))
     here = [(*path, name) for name in known_keys(table)] if table else []
     anywhere = list(_tree(model))
+    # The cutoff for keys of other tables is higher: among all keys, one is always a little similar.
     guess = (
-        next((known for known in anywhere if known[-1] == word), None)
-        or _nearest(str(word), here, cutoff=0.5)
-        or _nearest(str(word), anywhere, cutoff=0.75)
+        next((known for known in anywhere if known[-1] == key_name), None)
+        or _nearest(str(key_name), here, cutoff=0.5)
+        or _nearest(str(key_name), anywhere, cutoff=0.75)
     )
     if guess:
         return f"unknown key '{key}'; did you mean '{'.'.join(map(str, guess))}'?"
@@ -149,16 +151,16 @@ def _unknown_key(key: str, location: Location, model: type[BaseModel]) -> str:
     return f"unknown key '{key}'; known: {known or 'none'}"
 
 
-def _nearest(word: str, known: Iterable[Location], *, cutoff: float) -> Location | None:
-    """The path whose last part is nearest to `word`; the first of those that end alike."""
+def _nearest(name: str, known: Iterable[Location], *, cutoff: float) -> Location | None:
+    """The path whose last part is nearest to `name`; the first of several with the same last part."""
     by_last: dict[str, Location] = {}
     for path in known:
         by_last.setdefault(str(path[-1]), path)
-    return next((by_last[match] for match in get_close_matches(word, by_last, n=1, cutoff=cutoff)), None)
+    return next((by_last[match] for match in get_close_matches(name, by_last, n=1, cutoff=cutoff)), None)
 
 
 def _tree(model: type[BaseModel], path: Location = ()) -> Iterator[Location]:
-    """Every key of `model` and of the tables in it; lists of tables have no fixed path and are left out."""
+    """Paths of all keys of `model` and its tables. Lists of tables have no fixed path and are left out."""
     for name, field in model.model_fields.items():
         here = (*path, field.alias or name)
         yield here
@@ -167,7 +169,7 @@ def _tree(model: type[BaseModel], path: Location = ()) -> Iterator[Location]:
 
 
 def _table(model: type[BaseModel], path: Location) -> type[BaseModel] | None:
-    """The pydantic model that stands at `path` below `model`."""
+    """The pydantic model at `path` below `model`."""
     current: type[BaseModel] | None = model
     for part in path:
         if isinstance(part, int) or current is None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distillkit.contracts.model import ModelRequest, ModelSpec, Read, Signal
-from distillkit.contracts.signal_matching import demand
+from distillkit.contracts.signal_matching import wanted_signals
 from distillkit.data.order import samples_per_step, steps_per_epoch
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.suspicious_classes import fewer_than_a_batch
@@ -78,7 +78,7 @@ def make_plan(
         {name: plan.loss.label_weight for name, plan in losses.items()},
         labelled=int(datasets.labelled.sum()),
     )
-    wanted = demand(_student_reads(losses, label_weight), student)
+    wanted = wanted_signals(_student_reads(losses, label_weight), student)
     probe = probe_task(_builder(found.student, request, losses, student), student, wanted, label_term=label_weight > 0)
     head, head_notes = prediction_head(recipe.evaluation.head, student, probe.untrained)
     student_plan = StudentPlan(found.student, request, student, wanted, head, probe.untrained, probe.fixed)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from distillkit.contracts.model import ModelRequest, ModelSpec, Read, Signal
-from distillkit.contracts.signal_matching import demand
+from distillkit.contracts.signal_matching import wanted_signals
 from distillkit.data.splits import DataSets
 from distillkit.errors import ClassSpaceError, DataError
 from distillkit.models.build import build_model, describe_model
@@ -74,7 +74,7 @@ class DescribedTeacher:
             native=self.native,
             spec=self.spec,
             class_map=self.class_map,
-            wanted=demand(reads, self.spec),
+            wanted=wanted_signals(reads, self.spec),
             input_size=self.input_size,
         )
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distillkit.contracts.loss import BatchInfo, Loss
 from distillkit.contracts.model import ModelSpec, Outputs, Wanted
 from distillkit.errors import BrokenPluginError
-from distillkit.plugin.backward_attribution import blamed_on_the_way_back
+from distillkit.plugin.backward_attribution import blame_backward
 from distillkit.plugin.runtime_checks import (
     check_gradients,
     check_outputs,
@@ -76,7 +76,7 @@ def _probe(build: Build, spec: ModelSpec, wanted: Wanted, device: torch.device, 
             check_gradients(losses.get(loss, student), {f"term '{name}'": value})
     averages = batch_averages(terms, samples=PROBE_SAMPLES, labelled=PROBE_SAMPLES, micro_samples=PROBE_SAMPLES)
     # Weights of 1, not those of the recipe: only whether a parameter gets a gradient matters here.
-    with blamed_on_the_way_back((student, *losses.values())):
+    with blame_backward((student, *losses.values())):
         Objective(dict.fromkeys(losses, 1.0), 1.0).total(averages).backward()  # type: ignore[no-untyped-call]
     prefix = "student.network."
     parameters = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.contracts.model import ModelSpec, Signal, Wanted
-from distillkit.contracts.signal_matching import SPOKEN
+from distillkit.contracts.signal_matching import SIGNAL_NAMES
 from distillkit.messages.text import counted
 from distillkit.planning.cost import Cost
 from distillkit.planning.plan import Plan, TeacherPlan
@@ -197,7 +197,7 @@ def _few(names: tuple[str, ...]) -> str:
 
 def _signals(wanted: Wanted) -> str:
     parts = [
-        SPOKEN[signal] + (f" of layers {', '.join(map(str, layers))}" if layers else "")
+        SIGNAL_NAMES[signal] + (f" of layers {', '.join(map(str, layers))}" if layers else "")
         for signal, layers in wanted.items()
     ]
     return ", ".join(parts) or "nothing"

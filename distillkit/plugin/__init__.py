@@ -1,1 +1,1 @@
-"""Plugins: hooks, discovery, the registry, checks at run time, error attribution."""
+"""Plugins: hooks, discovery, registry, run-time checks, error attribution."""

@@ -1,7 +1,7 @@
-"""Whose backward failed, where torch itself says so and no function of a plugin is among the calls.
+"""Attribution of errors in a backward pass to plugins, when no plugin function is in the traceback.
 
-torch looks at the gradients that an `autograd.Function` returns when that function has ended: it names its class alone,
-and of some faults nothing at all.
+torch checks the gradients of an `autograd.Function` after the function has returned. The error then names only its
+class or, for some faults, nothing at all.
 """
 
 from __future__ import annotations
@@ -17,47 +17,48 @@ from distillkit.errors import BrokenPluginError
 from distillkit.messages.text import message_of, with_type
 from distillkit.plugin.disabled import OURS
 from distillkit.plugin.error_attribution import (
-    accused,
     author_of,
     distributor,
     is_exempt,
+    plugin_failure,
 )
 
-_COMPLAINT = re.compile(
+_BACKWARD_ERROR = re.compile(
     r"[Ff]unction (?P<name>\w+)Backward returned an in|expected Variable or None|modified by an inplace operation"
 )
-"""What torch says of a backward that does not keep to its forward."""
+"""torch's errors about gradients that do not match the forward pass."""
 
 
 @contextmanager
-def blamed_on_the_way_back(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """A backward through `modules`, the student and the losses: what torch complains of is a plugin's failure.
+def blame_backward(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Attribute torch's errors in a backward pass through `modules`, the student and the losses, to plugins.
 
-    Raises: BrokenPluginError that names the distribution with the class that torch names or, where it names none,
-    every module that is not ours.
+    Raises: BrokenPluginError that names the distribution of the class in torch's error, or all third-party modules if
+        the error names no class.
     """
     try:
         yield
     except RuntimeError as error:
-        complaint = _COMPLAINT.search(message_of(error))
-        if complaint is None or is_exempt(error) or accused(error) is not None:
+        match = _BACKWARD_ERROR.search(message_of(error))
+        # An error with a plugin's function in its traceback is attributed more precisely by `plugin_failure`.
+        if match is None or is_exempt(error) or plugin_failure(error) is not None:
             raise
-        name = complaint["name"]
-        owners = {owner for kind in _functions(torch.autograd.Function) if (owner := _owner(kind, name))}
+        name = match["name"]
+        owners = {owner for kind in _subclasses(torch.autograd.Function) if (owner := _owner(kind, name))}
         if owners:
             raise BrokenPluginError(f"{_either(owners)} failed in {name}.backward: {with_type(error)}") from error
         authors = {author for module in modules if f" of {OURS} " not in (author := author_of(module))}
         if not authors:
             raise
-        raise BrokenPluginError(f"{_either(authors)} failed in a backward: {with_type(error)}") from error
+        raise BrokenPluginError(f"{_either(authors)} failed in the backward pass: {with_type(error)}") from error
 
 
-def _functions(kind: type[object]) -> Iterator[type[object]]:
-    """The classes that a program has made of a class, those inside functions too."""
-    below: list[type[object]] = kind.__subclasses__()
-    for each in below:
+def _subclasses(kind: type[object]) -> Iterator[type[object]]:
+    """All direct and indirect subclasses, also those defined inside functions."""
+    direct: list[type[object]] = kind.__subclasses__()
+    for each in direct:
         yield each
-        yield from _functions(each)
+        yield from _subclasses(each)
 
 
 def _owner(kind: type, name: str | None) -> str | None:

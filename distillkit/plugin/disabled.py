@@ -1,6 +1,6 @@
-"""Plugins of others that a user switched off: they are not imported.
+"""Switch off third-party plugins, so that they are not imported.
 
-`DISTILLKIT_DISABLE_PLUGINS` is the one channel, so that every process that a command starts hears of it too;
+The names are in the environment variable `DISTILLKIT_DISABLE_PLUGINS`, which all processes of a command inherit.
 `--no-plugin` adds to it.
 """
 
@@ -20,13 +20,13 @@ OURS = "distillkit"
 
 
 def switched_off() -> tuple[str, ...]:
-    """The names in the environment variable, which commas separate."""
+    """The comma-separated names in the environment variable."""
     names = (name.strip() for name in os.environ.get(VARIABLE, "").split(","))
     return tuple(dict.fromkeys(name for name in names if name))
 
 
 def switch_off(names: Sequence[str]) -> Callable[[], None]:
-    """Add names to the environment variable, for this process and all that it starts. Returns what undoes it."""
+    """Add names to the environment variable, for this process and its children. Returns a function that undoes it."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = ",".join([*switched_off(), *names])
 
@@ -40,9 +40,9 @@ def switch_off(names: Sequence[str]) -> Callable[[], None]:
 
 
 def switch_for(distribution: str, entry_point: str, names: Iterable[str]) -> str | None:
-    """Which of `names` switches an entry point off: its own, that of its distribution, or "all"; None where none does.
+    """The one of `names` that switches an entry point off, or None: its name, its distribution's name, or "all".
 
-    The plugins of distillkit itself stay.
+    Built-in plugins cannot be switched off.
     """
     if distribution == OURS:
         return None
@@ -51,9 +51,9 @@ def switch_for(distribution: str, entry_point: str, names: Iterable[str]) -> str
 
 
 def check_names(names: Iterable[str], installed: Iterable[tuple[str, str]]) -> None:
-    """Hold names against what is installed, pairs of a distribution and one of its entry points.
+    """Check names against the installed plugins, given as pairs of distribution and entry point.
 
-    Raises: PluginError for one that nothing is called.
+    Raises: PluginError for an unknown name and for a built-in plugin.
     """
     pairs = list(installed)
     others = {name for pair in pairs if pair[0] != OURS for name in pair}
@@ -63,12 +63,12 @@ def check_names(names: Iterable[str], installed: Iterable[tuple[str, str]]) -> N
             continue
         if _normal(name) in own:
             raise PluginError(
-                f"'{name}' is of distillkit itself and cannot be switched off; --no-plugin and {VARIABLE} are for the "
-                "plugins of others"
+                f"'{name}' is part of distillkit and cannot be switched off; --no-plugin and {VARIABLE} accept "
+                "third-party plugins only"
             )
         raise PluginError(f"--no-plugin or {VARIABLE} names an {unknown_name('plugin', name, {ALL, *others})}")
 
 
 def _normal(name: str) -> str:
-    """A name as package indexes compare it."""
+    """A name normalised as in package indexes: "Acme.Losses" is "acme-losses"."""
     return re.sub(r"[-_.]+", "-", name).lower()

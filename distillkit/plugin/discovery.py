@@ -1,7 +1,7 @@
-"""From installed distributions to registered plugins.
+"""Discovery of installed plugins by their entry points.
 
-Entry points of the group ``distillkit`` are walked here rather than by pluggy, which lets one of two entry points of
-the same name silently replace the other. What a plugin gets wrong is kept as `Broken`, and stops no run without it.
+pluggy's own discovery is not used: of two entry points with the same name, one silently replaces the other there. An
+entry point that fails is recorded as `Broken` and does not stop runs that do not use it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REGISTRATION_HOOKS: dict[PluginRole, str] = {
 
 @dataclass(frozen=True)
 class SwitchedOff:
-    """An entry point that was not imported, and the name that switched it off."""
+    """An entry point that was switched off and not imported; `by` is the name that switched it off."""
 
     entry_point: str
     owner: Owner
@@ -54,7 +54,7 @@ class SwitchedOff:
 
 @dataclass(frozen=True)
 class Broken:
-    """An entry point that could not be used, and why."""
+    """An entry point that could not be loaded, with the reason."""
 
     entry_point: str
     owner: Owner
@@ -65,7 +65,7 @@ class Broken:
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, for which the name alone makes a hook."""
+    """pluggy's manager, extended: a function is a hook by its name, without a decorator."""
 
     def __init__(self) -> None:
         super().__init__(GROUP)
@@ -74,6 +74,7 @@ class PluginManager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         options = super().parse_hookimpl_opts(plugin, name)
         if options is None and name.startswith(PREFIX) and inspect.isroutine(getattr(plugin, name)):
+            # The defaults of pluggy's decorator.
             return {
                 "wrapper": False,
                 "hookwrapper": False,
@@ -85,7 +86,11 @@ class PluginManager(pluggy.PluginManager):
         return options
 
     def add(self, plugin: object, name: str) -> None:
-        """Register a plugin, or raise PluginValidationError for a hook that does not exist or takes other arguments."""
+        """Register a plugin.
+
+        Raises: PluginValidationError for a hook that does not exist or has other arguments.
+        """
+        # pluggy ignores functions that are not in its specifications, so a misspelt hook would never be called.
         known = {hook for hook in vars(hookspecs) if hook.startswith(PREFIX)}
         for hook in dir(plugin):
             if hook.startswith(PREFIX) and hook not in known and inspect.isroutine(getattr(plugin, hook)):
@@ -97,7 +102,7 @@ class PluginManager(pluggy.PluginManager):
 
 @dataclass(frozen=True)
 class Discovered:
-    """All that was found: the manager, what is registered, what is broken, what is switched off."""
+    """Result of discovery: pluggy's manager, the plugins, and the broken and switched-off entry points."""
 
     manager: PluginManager
     plugins: tuple[Plugin, ...]
@@ -106,9 +111,9 @@ class Discovered:
 
 
 def discover() -> Discovered:
-    """Load every entry point of the group ``distillkit`` and collect what its registration hooks return.
+    """Load every entry point of the group ``distillkit`` and call its registration hooks.
 
-    Raises: PluginError where something is to be switched off that is not installed.
+    Raises: PluginError if --no-plugin or DISTILLKIT_DISABLE_PLUGINS names a plugin that is not installed.
     """
     manager = PluginManager()
     plugins: list[Plugin] = []
@@ -117,6 +122,7 @@ def discover() -> Discovered:
     owners = [(entry_point, _owner(entry_point)) for entry_point in entry_points(group=GROUP)]
     names = switched_off()
     check_names(names, [(owner.distribution, entry_point.name) for entry_point, owner in owners])
+    # Sorted, so that listings and the order of hooks do not depend on the order of sys.path.
     for entry_point, owner in sorted(owners, key=lambda found: (found[1].distribution, found[0].name)):
         switch = switch_for(owner.distribution, entry_point.name, names)
         if switch is not None:
@@ -129,22 +135,22 @@ def discover() -> Discovered:
             plugins.extend(_registered(module, owner))
         except KeyboardInterrupt:
             raise
-        # A plugin may fail in any way, sys.exit and a lack of memory included; it does not stop runs without it.
+        # A plugin may fail in any way, such as sys.exit or out of memory; runs without it must still work.
         except BaseException as error:  # noqa: BLE001 - see above
-            manager.set_blocked(name)
+            manager.set_blocked(name)  # it may be registered already, and its hooks must not be called
             broken.append(Broken(entry_point.name, owner, why(error)))
     return Discovered(manager, tuple(plugins), tuple(broken), tuple(off))
 
 
 def why(error: BaseException) -> str:
-    """One line for what a plugin raised while it was loaded; what pluggy and we say of it needs no class."""
+    """The reason on one line; without the class of the error if pluggy or distillkit raised it."""
     if isinstance(error, pluggy.PluginValidationError | _RegistrationError):
         return one_line(error)
     return with_type(error)
 
 
 class _RegistrationError(TypeError):
-    """A registration hook returned something else than it promised."""
+    """A registration hook failed or returned a wrong value."""
 
 
 def _owner(entry_point: EntryPoint) -> Owner:
@@ -155,7 +161,7 @@ def _owner(entry_point: EntryPoint) -> Owner:
 
 
 def _registered(module: ModuleType, owner: Owner) -> Iterator[Plugin]:
-    """Call the registration hooks of one module by itself, so that a failing one is known by name."""
+    """Call the registration hooks of one module, one by one, so that an error names the hook."""
     for role, hook in REGISTRATION_HOOKS.items():
         function: Any = getattr(module, hook, None)
         if function is None:
@@ -175,18 +181,22 @@ def _registered(module: ModuleType, owner: Owner) -> Iterator[Plugin]:
 
 
 def _check_spec(hook: str, spec: object) -> None:
-    """Refuse what would stop a listing of all plugins later."""
+    """Check the type of every field; a wrong one would break the listing of all plugins later."""
     if not isinstance(spec, PluginSpec):
         raise _RegistrationError(f"{hook} must return PluginSpec objects, not {kind_of(spec)}")
     for field in fields(spec):
         value = getattr(spec, field.name)
         if field.name == "signals":
-            right = isinstance(value, frozenset) and all(isinstance(signal, Signal) for signal in value)
+            is_valid = isinstance(value, frozenset) and all(isinstance(signal, Signal) for signal in value)
             wanted = "a frozenset of Signal"
         else:
-            right = isinstance(value, str) or (value is None and field.default is None)
-            wanted = "text"
-        if not right:
-            raise _RegistrationError(f"{hook} returned a PluginSpec whose {field.name} is {value!r}; {wanted} is meant")
+            is_valid = isinstance(value, str) or (value is None and field.default is None)
+            wanted = "a string"
+        if not is_valid:
+            raise _RegistrationError(
+                f"{hook} returned a PluginSpec whose {field.name} is {value!r}; it must be {wanted}"
+            )
     if ":" not in spec.factory:
-        raise _RegistrationError(f"{hook} returned factory '{spec.factory}' for '{spec.name}'; module:Class is meant")
+        raise _RegistrationError(
+            f"{hook} returned factory '{spec.factory}' for '{spec.name}'; it must have the form module:Class"
+        )

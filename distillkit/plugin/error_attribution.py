@@ -1,7 +1,8 @@
-"""Whose code failed: what a plugin raises becomes one sentence that names it, its distribution and the method.
+"""Attribution of errors to plugins: the message names the plugin, its distribution and the method that failed.
 
-What a plugin makes is signed with its author, "loss 'margin' of distillkit-margin 1.2.0". The core calls it inside
-`blamed`, which costs a microsecond; what is raised elsewhere (in a backward, in a property) is traced by `accused`.
+Objects from plugins are signed with their author, "loss 'margin' of distillkit-margin 1.2.0". The core calls them
+inside `blamed`, which costs a microsecond. `plugin_failure` attributes errors raised elsewhere (in a backward pass, in
+a property) by their traceback.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from distillkit.messages.text import message_of, with_type
 from distillkit.plugin.disabled import OURS
 
 GROUP = "distillkit"
-"""The entry points of plugins."""
+"""Entry point group of plugins."""
 
 _AUTHOR = "_distillkit_author"
 _EXEMPT = (DistillkitError, KeyboardInterrupt, MemoryError)
-"""Meant for the user, asked for by the user, or the machine's fault."""
+"""Errors that are not the plugin's fault: messages for the user, an interrupt by the user, and out of memory."""
 
 
 def sign(thing: Any, author: str) -> Any:
-    """Write on what a plugin made whose it is. What has no room for that (None, slots) stays as it is."""
+    """Store the author in an object from a plugin. Objects without a `__dict__` (None, slots) stay unsigned."""
     with suppress(AttributeError, TypeError):
+        # Not setattr: the object may be a frozen dataclass, such as a ModelSpec.
         object.__setattr__(thing, _AUTHOR, author)
     return thing
 
 
 def author_of(thing: object) -> str:
-    """Who made a thing, itself or the model that it wraps; of an unsigned one, its class."""
+    """The author of an object or of the model that it wraps; for an unsigned object, its class."""
     inner: object = thing
     while inner is not None:
         author = getattr(inner, "__dict__", {}).get(_AUTHOR)
@@ -42,13 +44,15 @@ def author_of(thing: object) -> str:
     return f"'{type(thing).__module__}.{type(thing).__qualname__}'"
 
 
-class blamed:  # noqa: N801 - a context manager, named as one reads it
-    """`with blamed(loss, "target"): ...`: whatever is raised inside is the plugin's failure.
+class blamed:  # noqa: N801 - a context manager that is used like a function
+    """Attribute errors inside the block to a plugin: `with blamed(loss, "target"): ...`.
 
-    `whose` is a thing that a plugin made, or the author's name. Errors of distillkit pass, and so do an interrupt, a
-    lack of memory and a lost connection to another process.
-    Raises: BrokenPluginError; RecipeError where torch.compile failed.
+    `whose` is an object from a plugin, or the author's name; `where` is the method. Errors of distillkit, interrupts,
+    out of memory and a lost connection to another process pass through unchanged.
+    Raises: BrokenPluginError; RecipeError if torch.compile failed.
     """
+
+    # A class with slots rather than a generator: it runs around every call of a loss, and costs less.
 
     __slots__ = ("where", "whose")
 
@@ -69,22 +73,23 @@ class blamed:  # noqa: N801 - a context manager, named as one reads it
 
 
 def kind_of(value: object) -> str:
-    """What a sentence calls a value of the wrong type."""
+    """The type of a wrong value, for a message."""
     return "None" if value is None else type(value).__name__
 
 
 def refuse(whose: object, where: str, found: str, wanted: str) -> NoReturn:
-    """Say that a method of a plugin returned something else than it promised."""
+    """Raise BrokenPluginError because a method of a plugin returned `found` instead of `wanted`."""
     author = whose if isinstance(whose, str) else author_of(whose)
-    raise BrokenPluginError(f"{author} returned {found} from {where}; {wanted} is what the contract asks for")
+    raise BrokenPluginError(f"{author} returned {found} from {where}; the contract requires {wanted}")
 
 
-def accused(error: BaseException) -> BrokenPluginError | None:
-    """The sentence for an unexpected exception, if it passed through the code of a plugin; else None."""
+def plugin_failure(error: BaseException) -> BrokenPluginError | None:
+    """The BrokenPluginError for an unexpected exception whose traceback includes plugin code; else None."""
     if is_exempt(error):
         return None
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     calls = [(author, frame.f_code.co_name) for frame in frames if (author := _signed(frame))]
+    # Without a signed object, as in an autograd.Function, the module of the frame tells the distribution.
     calls = calls or [
         (author, frame.f_code.co_qualname)
         for frame in frames
@@ -93,18 +98,18 @@ def accused(error: BaseException) -> BrokenPluginError | None:
     if not calls:
         return None
     author, last = calls[-1]
-    # A method of a module is called through those of torch.nn.Module, and may call private ones of its own.
+    # The frames of a module include nn.Module's `_call_impl` and private methods; the public method says more.
     method = next((name for other, name in calls if other == author and not name.startswith("_")), last)
     return BrokenPluginError(f"{author} failed in {method}: {with_type(error)}")
 
 
 def _signed(frame: FrameType) -> str | None:
-    """The author of the object whose method runs in a frame."""
+    """The author of the object whose method runs in this frame."""
     return getattr(frame.f_locals.get("self"), "__dict__", {}).get(_AUTHOR)
 
 
 def distributor(module: str) -> str | None:
-    """The distribution that a module belongs to, where it is one with plugins and not this one."""
+    """The third-party distribution with plugins that a module belongs to, if any."""
     package = module.partition(".")[0]
     for entry_point in entry_points(group=GROUP):
         distribution = entry_point.dist
@@ -117,7 +122,7 @@ def is_exempt(error: BaseException) -> bool:
     """Whether an error is not the fault of the code that raised it."""
     if isinstance(error, _EXEMPT):
         return True
-    # torch's own are recognised by name: this module loads no torch. gloo has no error of its own.
+    # torch's errors are recognised by name, as this module must not import torch. gloo has no error class of its own.
     of_torch = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "torch"}
     lost = isinstance(error, RuntimeError) and "gloo" in message_of(error)
     return bool(of_torch & {"OutOfMemoryError", "DistError"}) or lost

@@ -1,4 +1,4 @@
-"""The optional dependencies: which extra brings which module, and the sentence for a missing one."""
+"""Optional dependencies: the extra that installs each module, and the error for a missing one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXTRA_OF_MODULE = {
 
 
 def missing_extra(module: str, what: str) -> MissingExtraError:
-    """The error for `module` being absent; `what` is the subject of the sentence ("teacher 'vit-b'").
+    """The error for a missing module; `what` is the subject of the sentence ("teacher 'vit-b'").
 
     >>> str(missing_extra("torch", "distillkit run"))
     'distillkit run needs torch, which is not installed; pip install "distillkit[train]"'
@@ -35,7 +35,7 @@ def missing_extra(module: str, what: str) -> MissingExtraError:
     root = module.partition(".")[0]
     extra = EXTRA_OF_MODULE.get(root)
     if extra == "export" and _is_installed("onnxruntime-gpu"):
-        extra = "export-gpu"  # the other one would overwrite ONNX Runtime by the build for CPUs
+        extra = "export-gpu"  # "export" would overwrite ONNX Runtime with the CPU build
     remedy = f'pip install "distillkit[{extra}]"' if extra else f"pip install {root}"
     return MissingExtraError(f"{what} needs {root}, which is not installed; {remedy}")
 

@@ -1,4 +1,4 @@
-"""A registered plugin: found once by its name, then handed on to whoever checks its options or calls it."""
+"""A registered plugin: load its factory, check its options, create its objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PluginRole = Literal["dataset", "teacher", "student", "loss", "tracker", "evalua
 
 @dataclass(frozen=True)
 class Owner:
-    """The distribution that a plugin comes from, and the module that registered it."""
+    """The distribution of a plugin, and the module that registered it."""
 
     distribution: str
     version: str
@@ -33,9 +33,9 @@ class Owner:
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a distribution registered under one role and name.
+    """A plugin that a distribution registered under one role and name.
 
-    `argument` is what the user typed after the colon ("resnet18" of "timm:resnet18"), None in a listing.
+    `argument` is the text after the colon ("resnet18" in "timm:resnet18"), None in a listing.
     """
 
     spec: PluginSpec
@@ -48,13 +48,13 @@ class Plugin:
 
     @property
     def name(self) -> str:
-        """The name as the user types it: "timm:resnet18"."""
+        """Name as typed by the user: "timm:resnet18"."""
         return self.spec.name if self.argument is None else f"{self.spec.name}:{self.argument}"
 
     def load(self) -> Any:
         """Import the factory, the class that `spec.factory` names.
 
-        Raises: MissingExtraError where an optional dependency is absent; BrokenPluginError otherwise.
+        Raises: MissingExtraError if an optional dependency is missing; BrokenPluginError otherwise.
         """
         module, _, attribute = self.spec.factory.partition(":")
         try:
@@ -68,7 +68,7 @@ class Plugin:
             raise BrokenPluginError(f"{self} cannot be used: {self.spec.factory}: {with_type(error)}") from error
 
     def options(self, given: Mapping[str, Any]) -> BaseModel:
-        """The plugin's own `Options`, made from the keys and values of a recipe.
+        """The plugin's validated `Options`, from the keys and values of a recipe.
 
         Raises: as `load`; RecipeError that lists every wrong key and value.
         """
@@ -79,8 +79,8 @@ class Plugin:
         options: type[BaseModel] | None = getattr(self.load(), "Options", None)
         if options is None:
             raise BrokenPluginError(
-                f"{self} cannot be used: {self.spec.factory} has no 'Options': a nested frozen pydantic model, "
-                "without fields where there is nothing to choose"
+                f"{self} cannot be used: {self.spec.factory} has no 'Options'; add a nested frozen pydantic model, "
+                "without fields if the plugin has no options"
             )
         with blamed(str(self), "Options"):
             try:
@@ -89,16 +89,16 @@ class Plugin:
                 raise RecipeError(explain(error, options, prefix=f"{self.role} '{self.name}'")) from None
 
     def create(self, *arguments: object) -> Any:
-        """An object of the factory, signed with its author.
+        """Create an object of the factory, signed with its author.
 
-        Raises: as `load`; BrokenPluginError for whatever the plugin raises that is no error of distillkit.
+        Raises: as `load`; BrokenPluginError for any exception of the plugin that is not an error of distillkit.
         """
         factory = self.load()
         with blamed(str(self), "its constructor"):
             return sign(factory(*arguments), str(self))
 
     def call(self, method: str, *arguments: object) -> Any:
-        """What a class method of the factory ("build", "describe", "open") returns, signed with its author.
+        """Call a class method of the factory ("build", "describe", "open"); its result is signed with its author.
 
         Raises: as `create`.
         """

@@ -1,4 +1,4 @@
-"""The installed plugins, found by role and name. Only this module and `distillkit.plugin.discovery` call pluggy."""
+"""Registry of the installed plugins by role and name. Only this module and `plugin.discovery` call pluggy."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def installed_plugins() -> PluginRegistry:
-    """Discover every installed plugin. Each call discovers anew; there is no global registry."""
+    """Discover all installed plugins. Every call returns a new registry; there is no global one."""
     return PluginRegistry(discover())
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """Split what the user types into the plugin's name and its argument.
+    """Split a name as typed by the user into the plugin's name and its argument.
 
     >>> split_name("timm:resnet18"), split_name("hard")
     (('timm', 'resnet18'), ('hard', None))
@@ -48,31 +48,31 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 
 class PluginRegistry:
-    """The installed plugins, by role and name, and the life-cycle hooks of those that follow a run."""
+    """The installed plugins by role and name, and the life-cycle hooks of the observers of a run."""
 
     def __init__(self, discovered: Discovered) -> None:
         self._discovered = discovered
 
     @property
     def broken(self) -> tuple[Broken, ...]:
-        """The entry points that could not be used."""
+        """The entry points that could not be loaded."""
         return self._discovered.broken
 
     @property
     def switched_off(self) -> tuple[SwitchedOff, ...]:
-        """The entry points that were not imported, because the user disabled them."""
+        """The entry points that the user switched off; they were not imported."""
         return self._discovered.switched_off
 
     def listing(self, role: PluginRole) -> tuple[Plugin, ...]:
-        """Every plugin of a role, by name."""
-        found = (plugin for plugin in self._discovered.plugins if plugin.role == role)
-        return tuple(sorted(found, key=lambda plugin: (plugin.spec.name, plugin.owner.distribution)))
+        """All plugins of a role, sorted by name."""
+        plugins = (plugin for plugin in self._discovered.plugins if plugin.role == role)
+        return tuple(sorted(plugins, key=lambda plugin: (plugin.spec.name, plugin.owner.distribution)))
 
     def find(self, role: PluginRole, name: str) -> Plugin:
-        """The plugin that `name` ("timm:resnet18") means.
+        """The plugin for a name as typed by the user ("timm:resnet18").
 
-        Raises: UnknownPluginError with the nearest name; DuplicatePluginError naming both owners; PluginError where
-        an argument after the colon is missing or not wanted.
+        Raises: UnknownPluginError with the nearest name; DuplicatePluginError with both owners; PluginError if an
+        argument after the colon is missing or not accepted.
         """
         head, argument = split_name(name)
         matches = [plugin for plugin in self.listing(role) if plugin.spec.name == head]
@@ -80,29 +80,29 @@ class PluginRegistry:
             raise UnknownPluginError(self._unknown(role, name))
         if len(matches) > 1:
             owners = " and ".join(f"{plugin.owner} ({plugin.owner.module})" for plugin in matches)
-            raise DuplicatePluginError(f"{role} '{head}' is offered by {owners}; uninstall one of them")
+            raise DuplicatePluginError(f"{role} '{head}' is provided by {owners}; uninstall one of them")
         spec = matches[0].spec
         if spec.argument and not argument:
             raise PluginError(f"{role} '{head}' needs a name after the colon: {spec.shown_name}")
         if argument is not None and not spec.argument:
-            raise PluginError(f"{role} '{head}' takes nothing after a colon; write '{head}' instead of '{name}'")
+            raise PluginError(f"{role} '{head}' accepts nothing after a colon; write '{head}' instead of '{name}'")
         return replace(matches[0], argument=argument)
 
-    def follow(self, *observers: object) -> None:
-        """Register objects with life-cycle hooks for this `PluginRegistry` alone: trackers, a progress display."""
+    def add_observers(self, *observers: object) -> None:
+        """Register objects with life-cycle hooks in this registry: trackers, a progress display."""
         for observer in observers:
             try:
                 self._discovered.manager.add(observer, name=self._free_name(author_of(observer)))
             except PluginValidationError as error:
-                raise BrokenPluginError(f"{author_of(observer)} cannot follow a run: {why(error)}") from error
+                raise BrokenPluginError(f"{author_of(observer)} cannot observe a run: {why(error)}") from error
 
     def _free_name(self, author: str) -> str:
-        """`author`, with a number where another observer of the same class follows already."""
+        """`author`, with a number if an observer of the same class is registered; pluggy needs unique names."""
         numbered = chain([author], (f"{author} ({number})" for number in count(2)))
         return next(name for name in numbered if not self._discovered.manager.has_plugin(name))
 
-    def unfollow(self, *observers: object) -> None:
-        """Unregister what `follow` registered, so that the next run with this `PluginRegistry` starts without it."""
+    def remove_observers(self, *observers: object) -> None:
+        """Unregister observers, so that the next run with this registry does not call them."""
         for observer in observers:
             self._discovered.manager.unregister(observer)
 
@@ -122,24 +122,24 @@ class PluginRegistry:
         self._call("distillkit_run_ended", run=run, record=record, models=models)
 
     def run_failed(self, run: RunInfo, error: BaseException) -> None:
-        """Call every hook even where one fails; its failure becomes a note of `error`, which the user must see."""
-        for implementation in self._followers("distillkit_run_failed"):
+        """Call every hook, even if one fails. Its failure becomes a note of `error`, so that it does not hide it."""
+        for implementation in self._implementations("distillkit_run_failed"):
             try:
                 self._call_one(implementation, "distillkit_run_failed", run=run, error=error)
             except BrokenPluginError as failure:
                 error.add_note(str(failure))
 
     def _call(self, hook: str, **arguments: object) -> None:
-        for implementation in self._followers(hook):
+        for implementation in self._implementations(hook):
             self._call_one(implementation, hook, **arguments)
 
-    def _followers(self, hook: str) -> list[HookImpl]:
+    def _implementations(self, hook: str) -> list[HookImpl]:
         implementations: list[HookImpl] = getattr(self._discovered.manager.hook, hook).get_hookimpls()
         return implementations
 
     @staticmethod
     def _call_one(implementation: HookImpl, hook: str, **arguments: object) -> None:
-        """Call a life-cycle hook of one plugin, so that an error names the plugin."""
+        """Call a life-cycle hook of one plugin. pluggy's own call would not say which plugin failed."""
         with blamed(implementation.plugin_name, hook):
             implementation.function(**{name: arguments[name] for name in implementation.argnames})
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from distillkit.errors import CheckpointError, TrainingError
 from distillkit.messages.text import one_line, shortened
 from distillkit.running.system_faults import is_disk_full
-from distillkit.storage.atomic import sha256, whole_directory, write_json, write_tensors
+from distillkit.storage.atomic import atomic_directory, sha256, write_json, write_tensors
 from distillkit.storage.untrusted import read_json, require_plain
 
 Content = TypeVar("Content")
@@ -68,7 +68,7 @@ def write_files(directory: Path, checkpoint: Checkpoint, *, moved: Mapping[str, 
 
     Raises: OSError or SafetensorError where a file cannot be written.
     """
-    with whole_directory(checkpoint_at(directory, checkpoint.step)) as temporary:
+    with atomic_directory(checkpoint_at(directory, checkpoint.step)) as temporary:
         for part, tensors in checkpoint.parts.items():
             write_tensors(temporary / f"{part}.safetensors", _separate(tensors))
         for part, file in (moved or {}).items():

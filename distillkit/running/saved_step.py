@@ -105,7 +105,7 @@ def save_step(directory: Path, session: TrainingSession, window: Window, skipped
                 )
         except (OSError, SafetensorError) as error:
             problem = _sentence(error)
-    problem = processes.from_first(problem)
+    problem = processes.broadcast(problem)
     with suppress(OSError):
         own.unlink(missing_ok=True)  # there only if it was not moved into the checkpoint
     return problem

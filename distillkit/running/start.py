@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from distillkit.compute.distributed import Processes, joined
+from distillkit.compute.distributed import Processes, process_group
 from distillkit.errors import RunDirectoryError, UserError
 from distillkit.planning.make_plan import make_plan
 from distillkit.planning.names import RecipePlugins
@@ -44,14 +44,14 @@ def run(
     stop signal, once the step is saved.
     """
     with _processes(recipe, out, "new") as processes:
-        directory = RunDirectory(Path(processes.from_first(str(out))))
+        directory = RunDirectory(Path(processes.broadcast(str(out))))
         if processes.is_first:
             directory.check_free()  # before models are built, which takes long; `create` checks again
         session = build_session(make_plan(recipe, plugins, recipe_plugins), processes)
         facts = session.facts
         if processes.is_first:
             directory.create(recipe, facts, session.device)
-        processes.wait()  # the other processes need the directory
+        processes.barrier()  # the other processes need the directory
         try:
             return TrainingRun(session, directory, plugins, observers, facts).run()
         except RunDirectoryError:
@@ -74,7 +74,7 @@ def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] =
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or start a new run with more epochs")
     with _processes(recipe, path, "started") as processes:
-        has_checkpoint = bool(processes.from_first("yes" if checkpoints(directory.checkpoints) else ""))
+        has_checkpoint = bool(processes.broadcast("yes" if checkpoints(directory.checkpoints) else ""))
         session = build_session(make_plan(recipe, plugins, resuming=has_checkpoint), processes)
         facts = session.facts
         if has_checkpoint:
@@ -88,6 +88,6 @@ def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] =
 @contextmanager
 def _processes(recipe: Recipe, path: Path, state: Literal["new", "started"]) -> Iterator[Processes]:
     """Join the processes of this run, after checking that all find the run in `path` in the same state."""
-    with joined(recipe.training.device, patience=recipe.training.patience) as processes:
+    with process_group(recipe.training.device, patience=recipe.training.patience) as processes:
         check_same_start(processes, state, path)
         yield processes

@@ -33,7 +33,7 @@ from distillkit.running.incident_log import IncidentLog
 from distillkit.running.session import TrainingSession
 from distillkit.running.stop_signals import StopRequest
 from distillkit.running.system_faults import system_fault
-from distillkit.storage.atomic import recover_directory, whole_directory, write_json
+from distillkit.storage.atomic import atomic_directory, recover_directory, write_json
 from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.loop import Callbacks, Intervals, train
 from distillkit.training.skipped_steps import SkippedSteps
@@ -139,7 +139,7 @@ class TrainingRun:
             yield
             return
         trackers = [tracker.create() for tracker in self.session.plan.trackers]
-        self.plugins.follow(*trackers, *self.observers)
+        self.plugins.add_observers(*trackers, *self.observers)
         try:
             self.plugins.run_started(self.info)
             try:
@@ -149,7 +149,7 @@ class TrainingRun:
                 raise
             self.plugins.run_ended(self.info, self.figures, self.session.models)
         finally:
-            self.plugins.unfollow(*trackers, *self.observers)
+            self.plugins.remove_observers(*trackers, *self.observers)
 
     def _restore(self) -> None:
         """Restore the newest intact checkpoint, if any; add notes on damaged ones and on another process count."""
@@ -181,7 +181,7 @@ class TrainingRun:
                 newest=checkpoint.step if checkpoint else 0,
             )
         # All processes must restore the same step: the first one chooses it, the others read that checkpoint.
-        step = self.processes.from_first(str(checkpoint.step) if checkpoint else "")
+        step = self.processes.broadcast(str(checkpoint.step) if checkpoint else "")
         if step and checkpoint is None:
             checkpoint = read_checkpoint(checkpoint_at(self.directory.checkpoints, int(step)))
         return checkpoint, damaged
@@ -212,7 +212,7 @@ class TrainingRun:
 
     def _should_stop(self) -> bool:
         """Whether any process received a stop signal; then all stop after the same step."""
-        number = self.processes.largest(self.stop_request.received or 0)
+        number = self.processes.max(self.stop_request.received or 0)
         self.stop_request.received = signal.Signals(number) if number else None
         return number > 0
 
@@ -220,10 +220,10 @@ class TrainingRun:
         received, steps = self.stop_request.received, self.info.steps
         if received is not None and done < steps:
             # A launcher kills all processes once one has ended, and the first one may still be saving.
-            self.processes.wait()
+            self.processes.barrier()
             raise RunInterrupted(
                 f"stopped by {received.name} after step {done} of {steps}; a checkpoint is saved; "
-                f"to continue: distillkit run --resume {self.directory.path}{self.processes.option}",
+                f"to continue: distillkit run --resume {self.directory.path}{self.processes.nproc_option}",
                 signal_number=received,
             )
 
@@ -290,7 +290,7 @@ class TrainingRun:
         return figures
 
     def _save_student(self, directory: Path, student: nn.Module) -> None:
-        with whole_directory(directory) as temporary:
+        with atomic_directory(directory) as temporary:
             self._write_student(temporary, student)
 
     def _write_student(self, directory: Path, student: nn.Module) -> None:

@@ -1,1 +1,1 @@
-"""Files: atomic writes, locks, and reading untrusted files within limits."""
+"""Files: atomic writes, locks, and reading untrusted files with size limits."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes: a file or directory is either complete or absent, even after a crash."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as `write_bytes` does; what is no UTF-8 becomes an escape, which JSON reads."""
+    """Write a text file atomically. Lone surrogates, which UTF-8 cannot encode, become escapes that JSON reads."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file through a temporary neighbour, flushed to the disk before it takes its name; none is left behind."""
+    """Write a file atomically: to a temporary file in the same directory, flushed to disk, then renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
+            # Before the rename: otherwise a power failure could leave an empty file under the final name.
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
@@ -35,19 +36,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people: indented, sorted as given."""
+    """Write indented JSON atomically, with keys in the given order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file as `write_bytes` does, readable by whom the umask allows.
-
-    safetensors itself makes files that only their owner may read.
-    """
+    """Write tensors of any shape to a safetensors file atomically, with the permissions that the umask allows."""
     from safetensors.torch import save_file
 
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        # safetensors creates files that only their owner can read, so take the mode of a file that Python creates.
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(dict(tensors), temporary, metadata={"format": "pt"})
@@ -60,21 +59,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def sha256(file: Path) -> str:
-    """The digest of a file, read in pieces."""
+    """The SHA-256 of a file, as a hexadecimal string. Reads it in chunks."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def recover_directory(final: Path) -> None:
-    """Put back what `whole_directory` was about to replace, where the process ended between its two renames."""
+    """Restore the directory that `atomic_directory` was replacing, if the process ended between its two renames."""
     old = final.with_name(f".{final.name}.old")
     if old.is_dir() and not final.exists():
         old.rename(final)
 
 
 @contextmanager
-def whole_directory(final: Path) -> Iterator[Path]:
-    """A temporary neighbour to fill; at the end it becomes `final` in place of what was there; gone on an error."""
+def atomic_directory(final: Path) -> Iterator[Path]:
+    """A temporary directory that replaces `final` at the end of the block; an error deletes it."""
     recover_directory(final)
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -84,12 +83,13 @@ def whole_directory(final: Path) -> Iterator[Path]:
         for path in temporary.iterdir():
             _flush(path)
         _flush(temporary)
+        # A rename cannot replace a directory that is not empty, so the old one is moved away first.
         old = final.with_name(f".{final.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
         temporary.rename(final)
-        _flush(final.parent)
+        _flush(final.parent)  # makes the renames durable
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,7 +97,7 @@ def whole_directory(final: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Hand a file or a directory's entries to the disk."""
+    """Flush a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

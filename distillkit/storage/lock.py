@@ -1,4 +1,4 @@
-"""A lock that one process holds at a time, on Linux, macOS and Windows."""
+"""File lock that one process holds at a time, on Linux, macOS and Windows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 
 class LockedError(Exception):
-    """Another process holds the lock; `pid` is its process id, or "" where it has not written it yet."""
+    """Another process holds the lock; `pid` is its process id, or "" if it has not written it yet."""
 
     def __init__(self, pid: str) -> None:
         super().__init__(f"locked by process {pid}")
@@ -18,10 +18,11 @@ class LockedError(Exception):
 
 
 def acquire(file: Path) -> AbstractContextManager[object]:
-    """Take the lock `file` without waiting; the context that is returned releases it.
+    """Acquire the lock `file` without waiting; exit the returned context to release it.
 
-    The system releases it when the process ends, even by SIGKILL, and even where forked children of it live on. The
-    file holds the process id and stays there, except on Windows. Raises: LockedError where the lock is taken.
+    The system releases it when the process ends, even by SIGKILL and even if forked children are still running. The
+    file contains the process id and is not deleted, except on Windows.
+    Raises: LockedError if another process holds the lock.
     """
     try:
         return FileLock(file, blocking=False, on_acquired=_write_pid).acquire()
@@ -30,7 +31,7 @@ def acquire(file: Path) -> AbstractContextManager[object]:
 
 
 def _write_pid(descriptor: int) -> None:
-    # Behind the first byte: Windows locks that one, and other processes cannot read what is locked.
+    # The id starts at the second byte: Windows locks the first one, and other processes cannot read a locked byte.
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, f" {os.getpid()}".encode("ascii"))

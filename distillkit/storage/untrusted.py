@@ -1,6 +1,6 @@
-"""Reading text and JSON of third parties: regular files of limited size only, and JSON with one meaning.
+"""Read text and JSON from untrusted sources: only regular files of limited size, and only unambiguous JSON.
 
-A pipe or a device in a file's place may never end, and a short text can be nested deeper than its parser can go.
+Reading a pipe or a device in place of a file may never end, and a short text can be nested too deeply for its parser.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 LARGEST_TEXT = 64 * 2**20
-"""Bytes. The metrics of a million steps, or the class names of ImageNet-21k, are a fraction of it."""
+"""Size limit in bytes. The metrics of a million steps, or the class names of ImageNet-21k, are far below it."""
 
 
 def require_plain(path: Path) -> None:
-    """Refuse anything but a regular file: a directory, a pipe, a socket, a device.
+    """Accept only a regular file: no directory, pipe, socket or device.
 
-    Raises: OSError for a path that cannot be inspected; ValueError that says what it is, as the end of a sentence.
+    Raises: OSError for a path that cannot be inspected; ValueError with the end of a sentence ("is a pipe, not a
+    file").
     """
     if "\0" in str(path):
-        raise ValueError("has a NUL in its name")
+        raise ValueError("has a NUL character in its name")
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
@@ -29,15 +30,15 @@ def require_plain(path: Path) -> None:
 
 
 def read_plain_text(path: Path, *, largest: int = LARGEST_TEXT) -> str:
-    """The text of a file in UTF-8, without a byte order mark.
+    """The text of a UTF-8 file, without a byte order mark.
 
-    Raises: OSError for a file that cannot be opened; ValueError that says what is wrong with it, as the end of a
-    sentence ("is not text in UTF-8"), with the decoder's own error as its cause.
+    Raises: OSError for a file that cannot be opened; ValueError with the end of a sentence ("is not text in UTF-8"),
+    with the decoder's error as its cause.
     """
-    require_plain(path)
+    require_plain(path)  # before it is opened, as opening a pipe waits for a writer
     size = path.stat().st_size
     if size > largest:
-        raise ValueError(f"has {size:,} bytes, and {largest:,} are the most that are read")
+        raise ValueError(f"has {size:,} bytes, more than the limit of {largest:,}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,7 +46,7 @@ def read_plain_text(path: Path, *, largest: int = LARGEST_TEXT) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. NaN and Infinity are read, as Python writes them.
+    """The value in a JSON file. Accepts NaN and Infinity, which Python writes.
 
     Raises: as `read_plain_text` and `parse_json`.
     """
@@ -55,23 +56,23 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str, *, finite: bool = False) -> Any:
     """The value of a JSON text; with `finite`, NaN and Infinity are refused.
 
-    Raises: ValueError, as the end of a sentence with the parser's own error as its cause, for what is no JSON, is
-    nested too deeply, or has a key twice, of which another reader might take the other value.
+    Raises: ValueError with the end of a sentence, with the parser's error as its cause, for a text that is not JSON, is
+    nested too deeply, or has a duplicate key, for which another reader may choose the other value.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite if finite else None)
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"is no JSON ({error})") from error
+        raise ValueError(f"is not valid JSON ({error})") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("it has a duplicate key")
+    return table
 
 
 def _not_finite(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")

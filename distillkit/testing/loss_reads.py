@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
-from distillkit.contracts.signal_matching import SPOKEN
+from distillkit.contracts.signal_matching import SIGNAL_NAMES
 from distillkit.messages.text import with_type
 from distillkit.testing.loss_case import LossCase
 from distillkit.testing.synthetic import map_outputs, synthetic_outputs
@@ -76,7 +76,7 @@ def _tried(
     except Exception:  # noqa: BLE001 - the missing signal was not the reason
         return None, []
     return result, [
-        f"reads the {role}'s {SPOKEN[signal]}, which 'reads_{role}' leaves out, so that it gets none ({failure}); "
-        f"add Read(Signal.{signal.name})"
+        f"reads the {role}'s {SIGNAL_NAMES[signal]}, which 'reads_{role}' leaves out, so that it gets none "
+        f"({failure}); add Read(Signal.{signal.name})"
         for signal in missing
     ]

@@ -41,8 +41,8 @@ def _shapes(case: LossCase, terms: dict[str, Tensor], samples: int) -> Iterator[
             continue
         wanted = f"[] or [{samples}]" if case.couples_batch else f"[{samples}]"
         yield (
-            f"term '{name}' of a batch of {samples} has shape {list(term.shape)}; {wanted}, one value per sample, is "
-            f"what the contract asks for"
+            f"term '{name}' of a batch of {samples} has shape {list(term.shape)}; the contract requires {wanted}, one "
+            "value per sample"
         )
 
 

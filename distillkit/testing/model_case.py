@@ -104,5 +104,5 @@ def say(model: Speak, images: Tensor, wanted: Wanted, *, seed: int = 0) -> Outpu
     torch.manual_seed(seed)
     outputs: Any = model(images, wanted)
     if not isinstance(outputs, Outputs):
-        raise TypeError(f"forward returns {type(outputs).__name__}; Outputs is what the contract asks for")
+        raise TypeError(f"forward returns {type(outputs).__name__}; the contract requires Outputs")
     return outputs

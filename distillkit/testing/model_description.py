@@ -19,7 +19,7 @@ def description(case: ModelCase) -> Iterator[str]:
     """The parts of the spec fit together and fit the request."""
     spec = case.spec
     if not isinstance(spec, ModelSpec):
-        yield f"describe returns {type(spec).__name__}; a ModelSpec is what the contract asks for"
+        yield f"describe returns {type(spec).__name__}; the contract requires a ModelSpec"
         return
     if case.describe() != spec:
         yield "describe says something else every time; it must depend on the request alone"

@@ -114,7 +114,7 @@ def precision(case: ModelCase) -> Iterator[str]:
         half = tensors_of(say(case.model, case.images(), case.everything))
     for name, tensor in half.items():
         if tensor.dtype != torch.float32:
-            yield f"{name} is {dtype_of(tensor)} under autocast; float32 at least is what the contract asks for"
+            yield f"{name} is {dtype_of(tensor)} under autocast; the contract requires at least float32"
         elif not torch.isfinite(tensor).all():
             yield f"{name} is not finite under autocast"
     with torch.no_grad():

@@ -39,7 +39,7 @@ def options_are_data(subject: PluginUnderTest) -> Iterator[str]:
     """`Options` is a frozen pydantic model that refuses keys which it does not know."""
     options = getattr(subject.factory, "Options", None)
     if not (isinstance(options, type) and issubclass(options, BaseModel)):
-        yield "has no 'Options': a nested frozen pydantic model, without fields where there is nothing to choose"
+        yield "has no 'Options'; add a nested frozen pydantic model, without fields if the plugin has no options"
         return
     if not options.model_config.get("frozen"):
         yield "Options can be changed after they are checked; make the model frozen=True"

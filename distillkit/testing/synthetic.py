@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from distillkit.contracts.loss import BatchInfo
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
-from distillkit.contracts.signal_matching import demand, restrict
+from distillkit.contracts.signal_matching import restrict, wanted_signals
 
 # Numbers that differ from one another, so that mistaken axes show.
 CLASSES = 7
@@ -88,7 +88,7 @@ def synthetic_outputs(spec: ModelSpec, reads: Iterable[Read], *, seed: int) -> O
         return torch.randn((SAMPLES, *shape), generator=generator, dtype=torch.float64)
 
     reads = tuple(reads)
-    wanted = demand(reads, spec)
+    wanted = wanted_signals(reads, spec)
     attention = wanted.get(Signal.CLS_ATTENTION, ())
     rows, columns = spec.grid
     everything = Outputs(

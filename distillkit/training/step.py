@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distillkit.compute.distributed import ALONE, Processes
 from distillkit.contracts.loss import BatchInfo
-from distillkit.plugin.backward_attribution import blamed_on_the_way_back
+from distillkit.plugin.backward_attribution import blame_backward
 from distillkit.training.gradient_norms import TermGradientNorms, gradient_norm
 from distillkit.training.model_seed import seed_model_noise
 from distillkit.training.optimisation import Optimisation
@@ -94,7 +94,7 @@ class Stepper:
                 loss = self.objective.total(averages)
                 # DDP divides the sum of the gradients by the number of processes; a term is divided by all samples.
                 scaled = scaler.scale(anchored(loss, self._anchor) * self.processes.world)
-                with blamed_on_the_way_back((self.task.student, *self.task.losses)):
+                with blame_backward((self.task.student, *self.task.losses)):
                     if measure:
                         term_norms.add(self.objective.weighted(averages))
                     scaled.backward()  # type: ignore[no-untyped-call]  # torch does not type it

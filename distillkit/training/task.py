@@ -19,7 +19,7 @@ from distillkit.plugin.runtime_checks import (
     check_outputs,
     check_terms,
     forward_signals,
-    named,
+    require_mapping,
     tensors_of,
     unchanged,
 )
@@ -90,7 +90,7 @@ class DistillationTask(nn.Module):
             given |= {} if batch.labels is None else {"the labels": batch.labels, "the label mass": batch.label_mass}
         with unchanged(loss, "forward", given), blamed(loss, "forward"):
             terms: Mapping[str, Tensor] = loss(seen, target, batch)
-        named(loss, "forward", terms)
+        require_mapping(loss, "forward", terms)
         if check:
             check_terms(loss, terms, batch.label_mass)
         return terms

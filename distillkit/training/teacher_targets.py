@@ -16,8 +16,8 @@ from distillkit.plugin.runtime_checks import (
     check_outputs,
     check_target,
     forward_signals,
-    named,
     named_weights,
+    require_mapping,
     tensors_of,
     unchanged,
 )
@@ -81,7 +81,7 @@ class TeacherTargets:
         given = {f"the teacher's {name}": tensor for name, tensor in tensors_of(read).items()} if check else {}
         with unchanged(loss, "target", given), blamed(loss, "target"):
             target = loss.target(read)
-        named(loss, "target", target)
+        require_mapping(loss, "target", target)
         if check:
             check_target(loss, target, images)
         return target

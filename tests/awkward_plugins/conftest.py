@@ -1,4 +1,4 @@
-"""The awkward plugins, put on the path as pip would, and teachers for them."""
+"""Fixtures: install the awkward plugins as pip would, and train small teachers for them."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ PLUGINS = Path(__file__).parent / "plugins"
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """`install("contract_label_aware")` makes a distribution of that one file."""
+    """Make a distribution of one file of plugins/: `install("contract_label_aware")`."""
 
     def add(*modules: str) -> None:
         site = tmp_path / "site"
@@ -31,7 +31,7 @@ def install(tmp_path, monkeypatch):
 
 
 def recipe_of(student, *, steps=6, **tables):
-    """A run on digits that is over in a second."""
+    """A recipe on digits that trains in a second."""
     return Recipe.model_validate(
         {
             "data": {"workers": 0},
@@ -50,10 +50,10 @@ def fixture_recipe_of():
 
 @pytest.fixture(scope="session")
 def teachers(tmp_path_factory):
-    """Two small CNNs of different width that saw a few digits, by width."""
-    made = {}
+    """Two small CNNs trained for a few steps on digits, by width."""
+    runs = {}
     for width in (4, 8):
         out = tmp_path_factory.mktemp("teachers") / f"width-{width}"
         run(recipe_of({"model": "small-cnn", "width": width, "image_size": 8}), out, installed_plugins())
-        made[width] = f"run:{out}"
-    return made
+        runs[width] = f"run:{out}"
+    return runs

@@ -1,4 +1,4 @@
-"""Attention distillation from the recipe to the saved student, with models that reveal their class token's row."""
+"""Attention distillation, from the recipe to the saved student, with models that reveal CLS attention."""
 
 import json
 import math
@@ -26,9 +26,9 @@ FINER = [{"model": "finer"}]
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of 24 small pictures without labels."""
-    folder = tmp_path / "pictures"
+def unlabeled(tmp_path):
+    """A folder of 24 small unlabelled images."""
+    folder = tmp_path / "images"
     folder.mkdir()
     generator = np.random.default_rng(0)
     for index in range(24):
@@ -38,14 +38,17 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def label_free(install, recipe_of, pictures):
-    """`label_free(distance="cosine")`: AttnDistill from an 8-pixel teacher to a 16-pixel student on 32 x 48 pixels."""
+def label_free(install, recipe_of, unlabeled):
+    """Make an AttnDistill recipe without labels: `label_free(distance="cosine")`.
+
+    The teacher has patches of 8 pixels, the student of 16, on images of 32 x 48 pixels.
+    """
     install("contract_attentive_vit")
 
     def make(**options):
         return recipe_of(
             STUDENT,
-            data={"workers": 0, "train": None, "unlabeled": str(pictures)},
+            data={"workers": 0, "train": None, "unlabeled": str(unlabeled)},
             teachers=FINER,
             losses=[{"loss": "attndistill", **options}],
             training={
@@ -68,7 +71,7 @@ def logged(directory):
     return [record for record in records if "loss" in record]
 
 
-def test_the_models_of_these_tests_keep_the_contract(install):
+def test_the_models_of_these_tests_conform(install):
     install("contract_attentive_vit")
     check_student("attentive", backend=None)
     check_teacher("finer", backend=None)
@@ -89,7 +92,7 @@ def test_a_folder_without_labels_is_planned_without_classes(label_free):
     ]
 
 
-def test_attndistill_trains_on_a_folder_without_labels_and_leaves_the_projector_behind(label_free, tmp_path):
+def test_attndistill_trains_without_labels_and_does_not_save_the_projector(label_free, tmp_path):
     result = run(label_free(), tmp_path / "run", installed_plugins())
     records = logged(result.directory)
     assert len(records) == 6
@@ -147,7 +150,7 @@ def test_the_export_is_the_student_before_the_projector(label_free, tmp_path):
         {"model": "small-cnn", "width": 4, "image_size": [16, 24]},
     ],
 )
-def test_alignment_alone_teaches_any_student_without_labels(label_free, tmp_path, student):
+def test_alignment_alone_trains_any_student_without_labels(label_free, tmp_path, student):
     recipe = label_free(attention_weight=0).model_copy(update={"student": StudentEntry.model_validate(student)})
     directory = run(recipe, tmp_path / "run", installed_plugins()).directory
     records = logged(directory)
@@ -158,7 +161,7 @@ def test_alignment_alone_teaches_any_student_without_labels(label_free, tmp_path
     assert not any("head" in name for name in load_file(directory / "student.safetensors"))
 
 
-def test_the_projector_resumes_where_it_was(label_free, tmp_path):
+def test_the_projector_resumes_exactly(label_free, tmp_path):
     directory = run(label_free(), tmp_path / "run", installed_plugins()).directory
     last = directory / "checkpoints" / "step-00000006"
     before = load_file(last / "task.safetensors")
@@ -174,7 +177,7 @@ def test_the_projector_resumes_where_it_was(label_free, tmp_path):
 
 
 def test_every_loss_trains_with_labels_too(install, recipe_of, tmp_path):
-    """Digits, other heads, and for ADViT the label term beside it."""
+    """On digits, with different numbers of heads, and for ADViT with the label term."""
     install("contract_attentive_vit")
     small = {"image_size": [8, 8], "patch": 4}
     recipe = recipe_of(
@@ -189,8 +192,8 @@ def test_every_loss_trains_with_labels_too(install, recipe_of, tmp_path):
             {"loss": "attndistill", "temperature": "heads"},
         ],
     )
-    made = plan(recipe, installed_plugins())
-    assert made.formula == "1 * labels + 1 * advit-l1 + 10 * advit-l2 + 1 * advit-kl + 1 * attndistill"
+    checked = plan(recipe, installed_plugins())
+    assert checked.formula == "1 * labels + 1 * advit-l1 + 10 * advit-l2 + 1 * advit-kl + 1 * attndistill"
     result = run(recipe, tmp_path / "run", installed_plugins())
     for record in logged(result.directory):
         assert all(math.isfinite(value) for key, value in record.items() if key.startswith("loss"))
@@ -201,8 +204,8 @@ def test_every_loss_trains_with_labels_too(install, recipe_of, tmp_path):
     "student",
     [STUDENT, {"model": "deit-ti", "image_size": [16, 24], "patch": 8, "width": 24, "depth": 2, "heads": 2}],
 )
-def test_a_head_that_nothing_trains_is_neither_measured_nor_exported(install, recipe_of, tmp_path, student):
-    """Digits have labels, but AttnDistill reads none of them."""
+def test_an_untrained_head_is_neither_measured_nor_exported(install, recipe_of, tmp_path, student):
+    """Digits have labels, but AttnDistill does not read them."""
     install("contract_attentive_vit")
     recipe = recipe_of(student, steps=2, teachers=FINER, losses=[{"loss": "attndistill", "attention_weight": 0}])
     made = plan(recipe, installed_plugins())
@@ -236,7 +239,7 @@ def test_a_teacher_without_attention_is_refused(install, recipe_of, loss):
 
 
 @pytest.mark.parametrize("options", [{}, {"interpolation": "none"}, {"interpolation": "area"}])
-def test_attndistill_from_a_teacher_without_attention_is_refused_in_the_same_words(install, recipe_of, options):
+def test_attndistill_from_a_teacher_without_attention_is_refused_with_the_same_message(install, recipe_of, options):
     install("contract_attentive_vit")
     losses = [{"loss": "attndistill", **options}]
     with pytest.raises(SignalError) as refusal:
@@ -276,7 +279,7 @@ def test_grids_and_heads_that_do_not_fit_are_refused_by_the_plan(label_free, ins
     )
 
 
-def test_labels_that_are_asked_for_and_missing_are_refused(label_free):
+def test_a_label_weight_without_labels_is_refused(label_free):
     recipe = label_free().model_copy(update={"labels": Labels(weight=1.0)})
     with pytest.raises(DataError) as refusal:
         plan(recipe, installed_plugins())

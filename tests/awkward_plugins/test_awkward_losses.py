@@ -1,4 +1,4 @@
-"""Three losses that strain the contract keep it: one that needs labels, one with projectors, one that is refused."""
+"""Conformance of three awkward losses: one that reads labels, one with projectors, one on attention."""
 
 import importlib
 
@@ -18,7 +18,7 @@ def test_conforms(install, name):
     check_loss(name.replace("_", "-"))
 
 
-def test_a_loss_that_fits_no_pair_is_reported_with_every_refusal(install):
+def test_a_loss_that_fits_no_pair_of_models_is_reported_with_all_reasons(install):
     install("contract_two_stages")
     with pytest.raises(BrokenPluginError) as refusal:
         check_loss("two-stages", {"stages": [4, 5]}, pairs=PAIRS[2:])
@@ -30,7 +30,7 @@ def test_a_loss_that_fits_no_pair_is_reported_with_every_refusal(install):
     )
 
 
-def test_decoupled_distillation_adds_up_to_the_plain_divergence(install):
+def test_the_terms_of_decoupled_distillation_add_up_to_the_kl_divergence(install):
     """Eq. 6 of the paper: KL(teacher || student) = target class + (1 - p_y) * other classes."""
     install("contract_label_aware")
     factory = importlib.import_module("contract_label_aware").DecoupledDistillation
@@ -41,11 +41,11 @@ def test_decoupled_distillation_adds_up_to_the_plain_divergence(install):
     terms = loss(
         Outputs(logits=student.double()), loss.target(Outputs(logits=teacher)), BatchInfo(labels, torch.ones(5))
     )
-    taught, said = (_softmax(logits.double().numpy() / 2) for logits in (teacher, student))
-    divergence = 4 * (taught * np.log(taught / said)).sum(axis=1)
-    of_label = taught[np.arange(5), labels.argmax(dim=1).numpy()]
-    together = terms["target_class"].numpy() + (1 - of_label) * terms["other_classes"].numpy()
-    np.testing.assert_allclose(together, divergence, rtol=1e-6)
+    p_teacher, p_student = (_softmax(logits.double().numpy() / 2) for logits in (teacher, student))
+    divergence = 4 * (p_teacher * np.log(p_teacher / p_student)).sum(axis=1)
+    p_label = p_teacher[np.arange(5), labels.argmax(dim=1).numpy()]
+    total = terms["target_class"].numpy() + (1 - p_label) * terms["other_classes"].numpy()
+    np.testing.assert_allclose(total, divergence, rtol=1e-6)
 
 
 def test_decoupled_distillation_refuses_a_run_without_labels(install):

@@ -1,4 +1,4 @@
-"""The awkward losses train through the public calls, and the impossible match is refused before anything is loaded."""
+"""Training with the awkward losses; impossible combinations are refused before weights are loaded."""
 
 import json
 import math
@@ -15,7 +15,7 @@ CNN = {"model": "small-cnn", "width": 6, "image_size": 8}
 
 
 def logged(directory):
-    """The records of the log intervals, which here are the steps."""
+    """The logged records; with `log_every = 1`, one per step."""
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if "loss" in record]
 
@@ -32,7 +32,7 @@ def test_a_label_aware_loss_trains_with_half_of_the_labels_missing(install, reci
     assert all(math.isfinite(record[term]) for record in records for term in terms)
 
 
-def test_a_label_aware_loss_is_refused_where_there_are_no_labels(install, recipe_of, teachers):
+def test_a_label_aware_loss_is_refused_without_labels(install, recipe_of, teachers):
     install("contract_label_aware")
     losses = [{"loss": "label-aware"}]
     recipe = recipe_of(DEIT, labels={"weight": 0.0}, teachers=[{"model": teachers[8]}], losses=losses)
@@ -59,7 +59,7 @@ def test_projectors_train_resume_and_are_not_saved_with_the_student(install, rec
     assert not any("projectors" in name for name in load_file(directory / "student.safetensors"))
     assert all(math.isfinite(record["loss/two-stages/stage1"]) for record in logged(directory))
 
-    # Stopped after the third step and resumed, the projectors end where they ended before.
+    # Without the last checkpoint, the run resumes after the third step and must reach the same weights.
     for name in ("result.json", "student.safetensors", "student.json"):
         (directory / name).unlink()
     last = directory / "checkpoints" / "step-00000006"
@@ -67,37 +67,37 @@ def test_projectors_train_resume_and_are_not_saved_with_the_student(install, rec
         part.unlink()
     last.rmdir()
     resume(directory, installed_plugins())
-    again = load_file(last / "task.safetensors")
-    assert all(late[name].equal(again[name]) for name in late)
+    resumed = load_file(last / "task.safetensors")
+    assert all(late[name].equal(resumed[name]) for name in late)
 
 
-def test_two_teachers_each_with_a_loss_of_its_own(install, recipe_of, teachers, tmp_path):
+def test_two_teachers_with_a_loss_each(install, recipe_of, teachers, tmp_path):
     install("contract_two_stages")
     recipe = recipe_of(
         DEIT,
         labels={"weight": 0.25},
-        teachers=[{"model": teachers[8], "name": "decides"}, {"model": teachers[4], "name": "shows"}],
+        teachers=[{"model": teachers[8], "name": "wide"}, {"model": teachers[4], "name": "narrow"}],
         losses=[
-            {"loss": "soft", "teacher": "decides", "tau": 2.0, "lambda": 0.5},
-            {"loss": "two-stages", "teacher": "shows", "stages": [0, 1], "weight": 2.0},
+            {"loss": "soft", "teacher": "wide", "tau": 2.0, "lambda": 0.5},
+            {"loss": "two-stages", "teacher": "narrow", "stages": [0, 1], "weight": 2.0},
         ],
     )
-    made = plan(recipe, installed_plugins())
-    assert made.formula == "0.25 * labels + 0.5 * soft + 2 * two-stages"
-    assert {name: loss.teacher for name, loss in made.losses.items()} == {"soft": "decides", "two-stages": "shows"}
+    checked = plan(recipe, installed_plugins())
+    assert checked.formula == "0.25 * labels + 0.5 * soft + 2 * two-stages"
+    assert {name: loss.teacher for name, loss in checked.losses.items()} == {"soft": "wide", "two-stages": "narrow"}
     records = logged(run(recipe, tmp_path / "run", installed_plugins()).directory)
     terms = {"loss/labels", "loss/soft/soft", "loss/two-stages/stage0", "loss/two-stages/stage1"}
     assert terms == {key for key in records[0] if key.startswith("loss/")}
     for record in records:
-        whole = (
+        total = (
             0.25 * record["loss/labels"]
             + 0.5 * record["loss/soft/soft"]
             + 2 * (record["loss/two-stages/stage0"] + record["loss/two-stages/stage1"])
         )
-        assert record["loss"] == pytest.approx(whole, rel=1e-5)
+        assert record["loss"] == pytest.approx(total, rel=1e-5)
 
 
-def test_a_loss_on_attention_teaches_a_student_with_other_tokens_and_heads(install, recipe_of, tmp_path):
+def test_a_loss_on_attention_trains_a_student_with_other_tokens_and_heads(install, recipe_of, tmp_path):
     install("contract_attention_row")
     distilled = {**DEIT, "width": 24, "heads": 3}
     run(recipe_of(distilled), tmp_path / "teacher", installed_plugins())
@@ -109,15 +109,15 @@ def test_a_loss_on_attention_teaches_a_student_with_other_tokens_and_heads(insta
         teachers=[{"model": f"run:{tmp_path / 'teacher'}"}],
         losses=[{"loss": "attention-row", "weight": 100.0}],
     )
-    made = plan(recipe, installed_plugins())
-    assert {"head.weight", "blocks.1.attn.proj.weight"} <= set(made.student.untrained)
-    assert "blocks.0.attn.qkv.weight" not in made.student.untrained
+    checked = plan(recipe, installed_plugins())
+    assert {"head.weight", "blocks.1.attn.proj.weight"} <= set(checked.student.untrained)
+    assert "blocks.0.attn.qkv.weight" not in checked.student.untrained
     records = logged(run(recipe, tmp_path / "run", installed_plugins()).directory)
     distances = [record["loss/attention-row/row"] for record in records]
     assert sum(distances[-10:]) < 0.5 * sum(distances[:10])
 
 
-def test_a_loss_on_attention_is_refused_for_a_cnn_before_a_weight_is_loaded(install, recipe_of):
+def test_a_loss_on_attention_is_refused_for_a_cnn_before_weights_are_loaded(install, recipe_of):
     install("contract_attention_row")
     recipe = recipe_of(DEIT, teachers=[{"model": "regnety16gf"}], losses=[{"loss": "attention-row"}])
     with pytest.raises(SignalError) as refusal:
@@ -128,7 +128,7 @@ def test_a_loss_on_attention_is_refused_for_a_cnn_before_a_weight_is_loaded(inst
     )
 
 
-def test_a_loss_on_attention_is_refused_with_the_reason_where_a_vit_hides_it(install, recipe_of):
+def test_a_loss_on_attention_is_refused_with_the_reason_for_a_vit_that_does_not_reveal_it(install, recipe_of):
     install("contract_attention_row")
     teachers = [{"model": "timm:vit_small_patch16_dinov3"}]
     recipe = recipe_of(DEIT, teachers=teachers, losses=[{"loss": "attention-row"}])

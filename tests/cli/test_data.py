@@ -180,7 +180,7 @@ def test_an_evaluation_leaves_out_what_cannot_be_read_and_says_so(distillkit, tr
     code, out, err = distillkit("evaluate", str(trained_here), "--protocol", *protocol, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["figures"]["images"] == 18.0
-    assert json.loads(out)["notes"][-1] == "2 images of test cannot be read and are left out: 1 empty, 1 truncated"
+    assert json.loads(out)["notes"][-1] == "2 test images cannot be read and are left out: 1 empty, 1 truncated"
 
 
 def test_real_labels_stay_with_their_images_where_some_are_left_out(distillkit, trained_here, folder, tmp_path):
@@ -237,6 +237,4 @@ def test_two_processes_leave_out_what_one_does(distillkit, trained_here, folder,
     assert together["figures"] == pytest.approx(alone["figures"])
     assert together["figures"]["images"] == together["figures"]["real_images"] == 17.0
     assert together["notes"] == alone["notes"]
-    assert together["notes"][-1] == (
-        "3 images of test cannot be read and are left out: 1 damaged, 1 empty, 1 truncated"
-    )
+    assert together["notes"][-1] == ("3 test images cannot be read and are left out: 1 damaged, 1 empty, 1 truncated")

@@ -8,7 +8,7 @@ TIMM_VIT = "model 'timm:vit_tiny_patch16_224' (vit_tiny_patch16_224)"
 CONVIT = "model 'timm:convit_tiny' (convit_tiny)"
 REFUSALS = {
     ("timm:resnet18", "--image-size", "12,5"): (
-        "'12,5' is no image size; give a number of pixels such as 224, or HEIGHTxWIDTH"
+        "'12,5' is not an image size; give a number of pixels such as 224, or HEIGHTxWIDTH"
     ),
     ("timm:vit_tiny_patch16_224", "--image-size", "100"): (
         f"{TIMM_VIT} cannot run on 100x100 images: they are not a multiple of its 16x16 patches; choose another "

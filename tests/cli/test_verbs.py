@@ -202,7 +202,7 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
                 "(known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft)"
             ),
         ),
-        (["run", "--loss", "soft:2"], "loss 'soft' takes nothing after a colon; write 'soft' instead of 'soft:2'"),
+        (["run", "--loss", "soft:2"], "loss 'soft' accepts nothing after a colon; write 'soft' instead of 'soft:2'"),
         (["run", "--set", "student.pathc=3"], "student 'deit-ti': unknown key 'pathc'; did you mean 'patch'?"),
         (["run", "--loss", "hard"], "loss 'hard' needs a teacher, but the recipe has none; give --teacher"),
         (

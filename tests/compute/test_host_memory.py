@@ -1,4 +1,4 @@
-"""Page faults, counted: each is a page that the system had to hand out anew."""
+"""`keep_freed_memory`, by the number of page faults: each is a page that the system mapped again."""
 
 import platform
 import subprocess
@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-# Three arrays of 24 MB are freed together and taken again. Left to itself glibc gives part of them back: 956 faults
-# were counted, 0 where the memory is kept.
+# Three arrays of 24 MB are freed together and allocated again. By default glibc returns part of the memory to the
+# system: 956 faults measured by default, 0 when the memory is kept.
 PROGRAM = """
 import resource, sys
 import numpy as np
@@ -29,6 +29,6 @@ def faults(mode: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
-def test_memory_that_was_freed_needs_no_new_page():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="has an effect with glibc only")
+def test_freed_memory_is_reused_without_page_faults():
     assert faults("keep") < 100

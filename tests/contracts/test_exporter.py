@@ -9,9 +9,9 @@ from distillkit.errors import UserError
 from distillkit_export.onnx.exporter import OnnxExporter
 
 
-def refusal(**asked):
+def refusal(**options):
     with pytest.raises(UserError) as error:
-        ExportRequest(**asked)
+        ExportRequest(**options)
     return str(error.value)
 
 
@@ -25,7 +25,7 @@ def test_unknown_fusion_names_the_known_ones():
 
 @pytest.mark.parametrize("opset", [17, 24])
 def test_opset_out_of_range(opset):
-    assert refusal(opset=opset) == f"opset {opset} cannot be written; choose one from 18 to 23"
+    assert refusal(opset=opset) == f"opset {opset} is not supported; choose one from 18 to 23"
 
 
 def test_exporter_is_found_by_name(plugins):

@@ -1,4 +1,4 @@
-"""The ledger of a run: every unreadable image once, every skipped step, the same after a checkpoint."""
+"""Incident log of a run: every unreadable image once, every skipped step, unchanged by a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,49 +27,47 @@ def image(split: str, key: str, kind: str = "empty") -> BrokenImage:
 
 
 @given(st.lists(images), st.lists(st.integers(1, 99)))
-def test_an_image_counts_once_however_often_it_is_met_and_a_checkpoint_keeps_the_ledger(
-    met: list[BrokenImage], skipped: list[int]
-) -> None:
-    ledger = Incidents(skipped=skipped)
-    for each in met:
-        ledger.add_broken([each])
-    assert len(ledger.broken) == len({(each.split, each.key) for each in met})
-    assert sum(sum(kinds.values()) for kinds in ledger.counts().values()) == len(ledger.broken)
-    restored = Incidents.from_dict(json.loads(json.dumps(ledger.as_dict())))
-    assert restored.as_dict() == ledger.as_dict()
-    assert restored.add_broken(met) == ()
+def test_an_image_counts_once_and_a_checkpoint_keeps_the_log(broken: list[BrokenImage], skipped: list[int]) -> None:
+    incidents = Incidents(skipped=skipped)
+    for each in broken:
+        incidents.add_broken([each])
+    assert len(incidents.broken) == len({(each.split, each.key) for each in broken})
+    assert sum(sum(kinds.values()) for kinds in incidents.counts().values()) == len(incidents.broken)
+    restored = Incidents.from_dict(json.loads(json.dumps(incidents.as_dict())))
+    assert restored.as_dict() == incidents.as_dict()
+    assert restored.add_broken(broken) == ()
 
 
-def test_the_same_key_in_two_sets_is_two_images() -> None:
-    ledger = Incidents([image("train", "a.png"), image("test", "a.png"), image("test", "b.png", "truncated")])
-    assert ledger.counts() == {"test": {"empty": 1, "truncated": 1}, "train": {"empty": 1}}
-    assert ledger.summary() == {"broken": ledger.counts(), "skipped_steps": 0}
+def test_the_same_key_in_two_splits_is_two_images() -> None:
+    incidents = Incidents([image("train", "a.png"), image("test", "a.png"), image("test", "b.png", "truncated")])
+    assert incidents.counts() == {"test": {"empty": 1, "truncated": 1}, "train": {"empty": 1}}
+    assert incidents.summary() == {"broken": incidents.counts(), "skipped_steps": 0}
 
 
-def test_what_is_new_is_told_in_one_sentence_for_each_set() -> None:
-    found = [image("train", f"{number}.png") for number in range(5)] + [image("test", "x.png", "damaged")]
-    assert notes_on_broken(found) == (
+def test_each_split_has_one_note_on_its_new_images() -> None:
+    broken = [image("train", f"{number}.png") for number in range(5)] + [image("test", "x.png", "damaged")]
+    assert notes_on_broken(broken) == (
         (
-            "5 images of train cannot be read and are replaced by others: 0.png (empty), 1.png (empty), 2.png (empty) "
+            "5 train images cannot be read and are replaced by others: 0.png (empty), 1.png (empty), 2.png (empty) "
             "and 2 more"
         ),
-        "1 image of test cannot be read and is left out: x.png (damaged)",
+        "1 test image cannot be read and is left out: x.png (damaged)",
     )
 
 
-def test_more_unreadable_images_than_the_recipe_bears_end_the_run() -> None:
+def test_more_unreadable_images_than_the_recipe_allows_end_the_run() -> None:
     from distillkit.data.splits import open_datasets
     from distillkit.plugin.registry import installed_plugins
 
     datasets = open_datasets(Data(train="digits"), installed_plugins())
     size = len(datasets.test or ())
     assert size
-    borne = [image("test", str(number)) for number in range(size // 10)]
-    check_broken(Incidents(borne), datasets, 0.1)
+    allowed = [image("test", str(number)) for number in range(size // 10)]
+    check_broken(Incidents(allowed), datasets, 0.1)
     with pytest.raises(DataError) as refused:
-        check_broken(Incidents([*borne, image("test", "last", "damaged")]), datasets, 0.1)
+        check_broken(Incidents([*allowed, image("test", "last", "damaged")]), datasets, 0.1)
     assert str(refused.value) == (
-        f"{len(borne) + 1} of {size} test images cannot be read (1 damaged, {len(borne)} empty), more than "
+        f"{len(allowed) + 1} of {size} test images cannot be read (1 damaged, {len(allowed)} empty), more than "
         "data.broken = 0.1 allows; the first is '0': it has no bytes; list them all with `distillkit data check`, "
         "then repair or remove them, or raise data.broken"
     )

@@ -1,4 +1,4 @@
-"""What losses read against what models reveal."""
+"""Signals that losses read, matched with those that models reveal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
-from distillkit.contracts.signal_matching import check_reads, demand, restrict
+from distillkit.contracts.signal_matching import check_reads, restrict, wanted_signals
 from distillkit.errors import SignalError
 
 CNN = ModelSpec(
@@ -32,7 +32,7 @@ VIT = ModelSpec(
 OTHERS = {"hard": frozenset({Signal.LOGITS}), "attndistill": frozenset({Signal.CLS_ATTENTION, Signal.EMBEDDING})}
 
 
-def test_a_signal_that_the_teacher_does_not_reveal_is_refused_with_what_would_work() -> None:
+def test_a_signal_that_the_teacher_does_not_reveal_is_refused_with_an_alternative() -> None:
     with pytest.raises(SignalError) as caught:
         check_reads("advit-l1", [Read(Signal.CLS_ATTENTION, "all")], role="teacher", spec=CNN, alternatives=OTHERS)
     assert str(caught.value) == (
@@ -50,17 +50,17 @@ def test_a_signal_that_the_student_does_not_reveal_asks_for_another_student() ->
     )
 
 
-def test_a_model_that_says_why_it_is_silent_is_quoted() -> None:
+def test_the_reason_for_a_missing_signal_is_quoted() -> None:
     swin = replace(CNN, name="swin", kind="other", silent={Signal.CLS_ATTENTION: "its attention is windowed"})
     sentences = []
     for role in ("teacher", "student"):
         with pytest.raises(SignalError) as caught:
             check_reads("advit-l1", [Read(Signal.CLS_ATTENTION)], role=role, spec=swin, alternatives=OTHERS)
         sentences.append(str(caught.value))
-    said = "'swin' does not reveal it because its attention is windowed; it reveals logits, embedding"
+    reason = "'swin' does not reveal it because its attention is windowed; it reveals logits, embedding"
     assert sentences == [
-        f"loss 'advit-l1' reads the teacher's CLS attention; teacher {said}; try --loss hard",
-        f"loss 'advit-l1' reads the student's CLS attention; student {said}; choose another student",
+        f"loss 'advit-l1' reads the teacher's CLS attention; teacher {reason}; try --loss hard",
+        f"loss 'advit-l1' reads the student's CLS attention; student {reason}; choose another student",
     ]
 
 
@@ -72,19 +72,19 @@ def test_a_layer_that_does_not_exist_is_refused() -> None:
     )
 
 
-def test_one_signal_is_read_once() -> None:
+def test_a_signal_that_is_read_twice_is_refused() -> None:
     reads = [Read(Signal.EMBEDDING, (1,)), Read(Signal.EMBEDDING, (2,))]
     with pytest.raises(SignalError) as caught:
         check_reads("f", reads, role="teacher", spec=CNN, alternatives={})
     assert str(caught.value) == (
-        "loss 'f' reads the teacher's embedding twice; one Read with all the layers is what the contract allows"
+        "loss 'f' reads the teacher's embedding twice; the contract allows one Read per signal, with all layers"
     )
 
 
-def test_the_union_of_reads_is_asked_for_and_every_loss_gets_its_own_layers_in_its_order() -> None:
+def test_a_model_reveals_the_union_of_reads_and_each_loss_receives_its_layers_in_its_order() -> None:
     first = [Read(Signal.EMBEDDING, (4, 1)), Read(Signal.LOGITS)]
     second = [Read(Signal.EMBEDDING, "last"), Read(Signal.CLS_ATTENTION, (0, 2))]
-    wanted = demand([*first, *second], VIT)
+    wanted = wanted_signals([*first, *second], VIT)
     assert wanted == {Signal.LOGITS: (), Signal.EMBEDDING: (1, 4, 5), Signal.CLS_ATTENTION: (0, 2)}
     outputs = Outputs(
         logits=torch.zeros(2, 10),

@@ -289,7 +289,7 @@ def test_a_data_set_wins_over_a_folder_of_its_name(plugins, write_pictures, tmp_
 def test_an_unexpected_argument_of_a_data_set_is_refused(plugins):
     with pytest.raises(PluginError) as caught:
         open_datasets(Data(train="digits:big"), plugins)
-    assert str(caught.value) == "dataset 'digits' takes nothing after a colon; write 'digits' instead of 'digits:big'"
+    assert str(caught.value) == "dataset 'digits' accepts nothing after a colon; write 'digits' instead of 'digits:big'"
 
 
 def test_a_data_set_without_validation_images_is_refused_for_validation(refused):

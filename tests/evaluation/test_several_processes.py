@@ -55,7 +55,7 @@ class Simulated(Processes):
     def gather(self, text: str) -> list[str]:
         return [json.dumps(list(sizes)) for sizes in self.sizes]
 
-    def rows_of(self, rank: int, rows: Tensor) -> Tensor:
+    def broadcast_rows(self, rank: int, rows: Tensor) -> Tensor:
         return self.rows[rank]
 
 

@@ -65,7 +65,7 @@ def test_an_option_of_its_own_outranks_a_setting():
         ),
         ({"head": "both"}, "unknown head 'both'; known: class, distill, fused"),
         ({"fusion": "sum"}, "unknown fusion 'sum'; known: logits, softmax"),
-        ({"opset": 9}, "opset 9 cannot be written; choose one from 18 to 23"),
+        ({"opset": 9}, "opset 9 is not supported; choose one from 18 to 23"),
         ({"tolerance": "lose"}, "unknown tolerance 'lose'; did you mean 'loose'? (known: default, loose, strict)"),
         ({"gate_images": 0}, "gate_images is 0; give 1 or more"),
         ({"calibration_images": 0, "int8": True}, "calibration_images is 0; give 1 or more"),

@@ -10,8 +10,8 @@ from tests.faults.worker_kills import TORCHRUN
 
 PROGRAM = """
 import os, signal
-from distillkit.compute.distributed import joined
-with joined("cpu") as processes:
+from distillkit.compute.distributed import process_group
+with process_group("cpu") as processes:
     if processes.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
     gathered = processes.gather(f"{processes.rank} of attempt " + os.environ["TORCHELASTIC_RESTART_COUNT"])

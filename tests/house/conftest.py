@@ -1,4 +1,4 @@
-"""Where the project lies, what git tracks of it, and what its pyproject.toml says."""
+"""Fixtures for checks of the repository: its root, its tracked texts, and its pyproject.toml."""
 
 import subprocess
 import tomllib
@@ -21,9 +21,9 @@ def pyproject():
 
 @pytest.fixture(scope="session")
 def tracked_texts():
-    """Every tracked text file: its path from the root, and its text."""
+    """All tracked text files: their texts by their paths relative to the root."""
     if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout, so there are no tracked files to look at")
+        pytest.skip("not a git checkout, so no files are tracked")
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     texts = {}
     for name in filter(None, listing.split("\0")):

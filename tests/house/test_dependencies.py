@@ -1,4 +1,4 @@
-"""pyproject.toml declares what the packages import, and nothing else; constraints.txt pins all that `make` installs."""
+"""pyproject.toml declares exactly the imported packages, and constraints.txt pins all that `make` installs."""
 
 import ast
 import re
@@ -16,12 +16,12 @@ DISTRIBUTION_OF_MODULE = {
     "pynvml": "nvidia-ml-py",
     "sklearn": "scikit-learn",
 }
-"""Where the two differ by more than a dash."""
+"""Distributions whose name differs from the module's by more than a dash."""
 ALTERNATIVES = {"onnxruntime-gpu": "onnxruntime"}
-"""Distributions that bring the same module."""
-WITH_OTHERS = {
-    "pydantic_core": "pydantic pins it exactly, and documents what to import from there",
-    "typing_extensions": "for type checkers alone, which know it",
+"""Distributions that install the same module as another one."""
+UNDECLARED = {
+    "pydantic_core": "pydantic pins it exactly, and documents what to import from it",
+    "typing_extensions": "imported for type checkers only, which bundle it",
 }
 IMPORTED_BY_OTHERS = {
     "datasets": "timm's readers",
@@ -42,7 +42,7 @@ def undeclared(imports, declared):
     return sorted(
         f"{path}: {module}"
         for path, module in imports
-        if module not in WITH_OTHERS and distribution_of(module) not in declared
+        if module not in UNDECLARED and distribution_of(module) not in declared
     )
 
 
@@ -53,7 +53,7 @@ def unused(imports, declared):
 
 @pytest.fixture(scope="module")
 def imports(root):
-    """(file, top-level module) of every import of a third party's, inside functions and for type checkers included."""
+    """(file, top-level module) of every third-party import, also in functions and under TYPE_CHECKING."""
     return {
         (path.relative_to(root).as_posix(), module.partition(".")[0])
         for package in PACKAGES
@@ -73,7 +73,7 @@ def imported(text):
 
 @pytest.fixture(scope="module")
 def declared(pyproject):
-    """What users get by some extra or by none."""
+    """The distributions that users can install, with or without extras."""
     extras = pyproject["project"]["optional-dependencies"]
     optional = (line for name in extras if name != "dev" for line in extras[name])
     return names([*pyproject["project"]["dependencies"], *optional])
@@ -117,7 +117,7 @@ def test_one_onnx_runtime_is_installed(extras, runtime, pyproject):
 
 @pytest.fixture(scope="module")
 def pins(root):
-    """Each line of constraints.txt."""
+    """The requirements in constraints.txt."""
     lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return [Requirement(line) for line in (line.partition("#")[0].strip() for line in lines) if line]
 
@@ -135,7 +135,7 @@ def test_every_pin_is_a_version_within_the_bounds_that_are_declared(pins, pyproj
 
 
 def test_all_that_make_installs_is_pinned(pins, root, closure):
-    """What distillkit asks for and what that asks for in turn, as far as it is installed, in the pinned version."""
+    """All installed dependencies of distillkit, direct and indirect, have the pinned version."""
     (extras,) = re.findall(r"^EXTRAS := (\S+)$", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     here = {pin.name: str(pin.specifier) for pin in pins if pin.marker is None or pin.marker.evaluate()}
     needed = {canonicalize_name(name) for name, *_ in closure(f"distillkit[{extras}]")} - {"distillkit", "pip"}

@@ -1,4 +1,4 @@
-"""What the documentation shows is true: links lead somewhere, code runs, commands and recipes are understood."""
+"""Documentation is correct: links resolve, code blocks run, commands and recipes are valid."""
 
 import pkgutil
 import re
@@ -43,7 +43,7 @@ def blocks(pages, language):
     return [(name, code) for name, text in pages.items() for kind, code in BLOCK.findall(text) if kind == language]
 
 
-def test_every_link_between_pages_leads_to_a_file(pages, root):
+def test_every_link_between_pages_resolves(pages, root):
     broken = [
         f"{name}: {target}"
         for name, text in pages.items()
@@ -53,7 +53,7 @@ def test_every_link_between_pages_leads_to_a_file(pages, root):
     assert broken == []
 
 
-def test_every_module_that_a_page_names_is_there(pages, root):
+def test_every_module_that_a_page_names_exists(pages, root):
     sources = [
         root,
         *(source for role in (".", "cli", "export", "plugins") for source in root.glob(f"{role}/distillkit*")),
@@ -81,7 +81,7 @@ def test_the_map_has_every_module(pages, root):
     assert missing == ["cli/distillkit_cli/__main__.py"]  # `python -m distillkit_cli`, as torchrun starts it
 
 
-def test_every_page_is_reached_from_the_index(pages, root):
+def test_every_page_is_linked_from_the_index(pages, root):
     linked = {
         (root / "docs" / target).resolve() for target in LINK.findall(pages["docs/index.md"]) if "://" not in target
     }
@@ -108,7 +108,7 @@ def test_every_command_uses_verbs_and_options_that_exist(pages):
     assert wrong == []
 
 
-def test_every_recipe_shown_is_one(pages, tmp_path):
+def test_every_recipe_shown_is_valid(pages, tmp_path):
     for name, code in blocks(pages, "toml"):
         if {"project", "tool"} & tomllib.loads(code).keys():
             continue
@@ -119,7 +119,7 @@ def test_every_recipe_shown_is_one(pages, tmp_path):
 
 @pytest.fixture
 def execute(tmp_path):
-    """Run a block of code as a module called "shown", and return its names."""
+    """Run a code block as a module named "shown", and return its globals."""
 
     def run(code):
         path = tmp_path / "shown.py"
@@ -131,7 +131,7 @@ def execute(tmp_path):
 
 @pytest.fixture
 def shown(pages, execute):
-    """`shown("Colours")` is the class or function of that name in docs/plugins.md."""
+    """A class or function shown in docs/plugins.md: `shown("Colours")`."""
 
     def find(name):
         code = next(code for page, code in blocks(pages, "python") if page == "docs/plugins.md" and name in code)
@@ -170,16 +170,16 @@ def test_the_data_set_shown_gives_labelled_images(shown):
     ]
 
 
-def test_the_tracker_shown_hears_of_epochs(shown, capsys):
+def test_the_tracker_shown_prints_the_best_epochs(shown, capsys):
     plugins = installed_plugins()
-    plugins.follow(shown("Best")())
+    plugins.add_observers(shown("Best")())
     for epoch, top1 in ((1.0, 50.0), (2.0, 40.0), (3.0, 60.0)):
         plugins.epoch_ended(None, {"step": 10 * epoch, "epoch": epoch, "validation/top1": top1})
     assert capsys.readouterr().out == "epoch 1: 50.0 %, the best so far\nepoch 3: 60.0 %, the best so far\n"
 
 
 class TwoClusters:
-    """What the evaluator shown asks of a subject: two training images of each class, and three to measure."""
+    """A subject for the evaluator shown, with two training images of each class and three to measure."""
 
     classes = 2
     training = Features(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
@@ -192,8 +192,8 @@ class TwoClusters:
 
 def test_the_evaluator_shown_finds_the_nearest_mean(shown):
     """The means are 1 and 11: 3 is nearer to the first, 7 and 8 to the second."""
-    found = shown("ClassMeans")(None).measure(TwoClusters())
-    assert found.figures == {"top1": pytest.approx(200 / 3), "images": 3.0}
+    measurement = shown("ClassMeans")(None).measure(TwoClusters())
+    assert measurement.figures == {"top1": pytest.approx(200 / 3), "images": 3.0}
 
 
 def test_the_teacher_shown_is_registered_as_shown(shown):
@@ -202,7 +202,7 @@ def test_the_teacher_shown_is_registered_as_shown(shown):
 
 
 def test_the_format_shown_and_its_runtime_conform(shown, tmp_path):
-    """On a file that has what any student has: an input, weights, scores and a dynamic batch."""
+    """On a minimal ONNX file with the parts of any student: an input, weights, scores and a dynamic batch."""
     weights = np.random.default_rng(0).normal(size=(3 * 4 * 4, 5)).astype(np.float32)
     nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])]
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 4, 4])
@@ -210,18 +210,18 @@ def test_the_format_shown_and_its_runtime_conform(shown, tmp_path):
     graph = helper.make_graph(nodes, "g", [images], [scores], [numpy_helper.from_array(weights, "w")])
     opset = helper.make_opsetid("", 20)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "model.onnx")
-    pictures = np.random.default_rng(1).normal(size=(4, 3, 4, 4)).astype(np.float32)
-    source = ExportSource(ExportRequest(), onnx={"fp32": tmp_path / "model.onnx"}, images=pictures)
+    batch = np.random.default_rng(1).normal(size=(4, 3, 4, 4)).astype(np.float32)
+    source = ExportSource(ExportRequest(), onnx={"fp32": tmp_path / "model.onnx"}, images=batch)
     check_exporter(shown("GzipExporter"), {"level": 1}, source=source)
     exporter = shown("GzipExporter")(shown("GzipExporter").Options())
     written = exporter.write(source, tmp_path, "fp32")
-    check_runtime(shown("GzipRuntime"), Servable("gzip", str(tmp_path / written.file)), pictures)
+    check_runtime(shown("GzipRuntime"), Servable("gzip", str(tmp_path / written.file)), batch)
     with pytest.raises(UnavailableError) as refused:
         exporter.write(source, tmp_path, "fp16")
     assert str(refused.value) == "gzip is made from ONNX in fp16, which is not there"
 
 
-def test_the_limits_shown_are_those_of_the_gate(pages):
+def test_the_limits_shown_are_those_of_the_parity_check(pages):
     rows = re.findall(r"^\| (fp32|fp16|bf16|int8|fp8) \| (.*) \|$", pages["docs/export.md"], re.MULTILINE)
     shown_limits = {name: [None if cell == "-" else float(cell) for cell in row.split(" | ")] for name, row in rows}
     assert shown_limits == {name: list(astuple(limits)) for name, limits in DEFAULT.items()}

@@ -1,4 +1,4 @@
-"""Entry points, catalogues and modules on disk say the same. pip learns of a new entry point only by installing."""
+"""Entry points, catalogues and modules on disk agree. pip reads a new entry point only when it installs."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ def module_name(path, source_root):
 
 @pytest.fixture(scope="module")
 def catalogs(root):
-    """Every catalogue on disk: its module name and its path."""
+    """All catalogues on disk: their paths by module name."""
     return {
         module_name(path, root / folder): path
         for folder in SOURCE_ROOTS
@@ -40,7 +40,7 @@ def test_every_entry_point_names_a_catalogue_on_disk(catalogs, declared):
     assert sorted(set(declared.values()) - set(catalogs)) == []
 
 
-def test_what_is_installed_is_what_pyproject_declares(declared):
+def test_the_installed_entry_points_are_those_in_pyproject(declared):
     installed = {
         found.name: found.value
         for found in entry_points(group="distillkit")
@@ -50,24 +50,24 @@ def test_what_is_installed_is_what_pyproject_declares(declared):
 
 
 def test_every_plugin_module_on_disk_is_used_by_its_catalogue(catalogs):
-    """A module beside a catalogue is a factory of it, or is imported by one that is; else it was forgotten."""
+    """A module in the folder of a catalogue contains a factory, or is imported by one that does; else it is unused."""
     for name, path in catalogs.items():
         package = name.rpartition(".")[0]
         if not package.startswith("distillkit_plugins."):
             continue
         on_disk = {module_name(found, path.parent) for found in path.parent.rglob("*.py")}
         reached = reachable(path.parent, package, {module for module, _ in factories(name)})
-        # What a package's __init__.py says is loaded with any of its modules.
-        forgotten = {module for module in on_disk if module != "catalog" and not module.endswith("__init__")} - reached
-        assert not forgotten, f"no PluginSpec of {name} leads to: {sorted(forgotten)}"
+        # The __init__.py of a package is imported with any of its modules.
+        unused = {module for module in on_disk if module != "catalog" and not module.endswith("__init__")} - reached
+        assert not unused, f"no PluginSpec of {name} leads to: {sorted(unused)}"
 
 
 def test_every_factory_exists(catalogs, root):
-    """Read from the source, so that no extra needs to be installed."""
+    """Read from the source code, so that no extra needs to be installed."""
     for name in catalogs:
         for module, attribute in factories(name):
             files = [path for folder in (*SOURCE_ROOTS, ".", "cli") if (path := source(root / folder, module))]
-            assert files, f"{name} names {module}:{attribute}, and there is no such module"
+            assert files, f"{name} names {module}:{attribute}, but this module does not exist"
             tree = ast.parse(files[0].read_text(encoding="utf-8"))
             defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
             assert attribute in defined, f"{name} names {module}:{attribute}, which is not defined there"
@@ -86,7 +86,7 @@ def source(folder, module):
 
 
 def reachable(folder, package, modules):
-    """The modules of `package`, named from `folder`, that `modules` are or import, directly or through others."""
+    """`modules` and the modules of `package` that they import, directly or indirectly; names relative to `folder`."""
     found = set()
     waiting = [module.removeprefix(f"{package}.") for module in modules if module.startswith(f"{package}.")]
     while waiting:

@@ -1,4 +1,4 @@
-"""The rooms stand on floors: no import goes up, be it for types alone; the script that measures it counts right."""
+"""Layers of the packages: no import goes up, not even for types; also tests the script that measures it."""
 
 import importlib.util
 import os
@@ -23,20 +23,20 @@ def graph(**arrows):
     return {room: frozenset(its.split()) for room, its in arrows.items()}
 
 
-def test_arrows_that_all_go_down_are_in_no_circle(measure):
+def test_a_graph_without_cycles_has_no_upward_import(measure):
     house = graph(attic="kitchen cellar", kitchen="cellar", cellar="")
     assert measure.circles(house) == []
     assert measure.upward(house) == []
 
 
-def test_circles_are_told_apart_and_one_arrow_of_each_goes_up(measure):
+def test_each_cycle_is_found_with_one_upward_import(measure):
     house = graph(a="b", b="c", c="a d", d="e", e="d", f="a")
     assert measure.circles(house) == [["a", "b", "c"], ["d", "e"]]
     assert len(measure.upward(house)) == 2
 
 
 @pytest.mark.parametrize("package", ["distillkit", "distillkit_export"])
-def test_the_house_has_no_circle(measure, package):
+def test_the_packages_have_no_import_cycle(measure, package):
     rooms = measure.rooms(package)
     assert measure.circles(rooms) == []
     assert measure.upward(rooms) == []
@@ -44,14 +44,14 @@ def test_the_house_has_no_circle(measure, package):
 
 @pytest.fixture
 def house(root, tmp_path):
-    """A copy of the sources, in which an import may be planted."""
+    """A copy of the sources, to which a test can add an import."""
     for folder in ("distillkit", "cli", "export", "plugins"):
         shutil.copytree(root / folder, tmp_path / folder, ignore=IGNORED)
     return tmp_path
 
 
 def lint(house, root):
-    """The exit code and the output of the line that `make lint` runs."""
+    """The exit code and output of the command that `make lint` runs."""
     where = os.pathsep.join(str(house / folder) for folder in ("", "cli", "export", "plugins"))
     command = (
         "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(sys.argv[1], no_cache=True))"
@@ -67,7 +67,7 @@ def lint(house, root):
     return done.returncode, done.stdout
 
 
-def test_the_floors_are_kept(house, root):
+def test_no_import_goes_up(house, root):
     code, output = lint(house, root)
     assert (code, "3 kept, 0 broken" in output) == (0, True), output
 
@@ -82,14 +82,14 @@ def test_the_floors_are_kept(house, root):
         ("distillkit/running/session.py", "import distillkit_cli"),
     ],
 )
-def test_a_planted_upward_import_is_found(house, root, module, line):
+def test_an_added_upward_import_is_found(house, root, module, line):
     with (house / module).open("a", encoding="utf-8") as file:
         file.write(f"\n{line}\n")
     code, output = lint(house, root)
     assert (code, "2 kept, 1 broken" in output) == (1, True), output
 
 
-def test_a_room_without_a_floor_is_found(house, root):
+def test_a_module_without_a_layer_is_found(house, root):
     (house / "distillkit" / "attic.py").write_text("", encoding="utf-8")
     code, output = lint(house, root)
     assert code == 1

@@ -1,4 +1,4 @@
-"""Help and listings stay fast: neither torch nor timm is imported before it is needed."""
+"""Help and listings stay fast: torch, timm and other slow packages are imported only when needed."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 
 def heavy_modules_after(code):
-    """Run `code` in a new interpreter and return the heavy modules that it loaded."""
+    """The heavy modules that `code` imports in a new interpreter."""
     report = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def test_importing_loads_nothing_heavy(module):
     assert heavy_modules_after(f"import {module}") == "[]"
 
 
-def test_what_a_script_reads_before_it_trains_loads_nothing_heavy():
+def test_loading_a_recipe_in_a_script_loads_nothing_heavy():
     code = "from distillkit import Recipe, load_recipe, plan, read_metrics, run; load_recipe(data='digits')"
     assert heavy_modules_after(code) == "[]"
 

@@ -1,4 +1,4 @@
-"""One distribution: what it promises in pyproject.toml, and what is inside the wheel."""
+"""The distribution: its metadata in pyproject.toml, and the contents of the wheel."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ def metadata(contents, name):
     return contents[path].decode()
 
 
-def test_the_wheel_is_for_every_machine(wheel):
+def test_the_wheel_is_for_every_platform(wheel):
     assert wheel.name == f"distillkit-{distillkit.__version__}-py3-none-any.whl"
 
 
@@ -65,7 +65,7 @@ def test_nothing_else_is_in_the_wheel(contents):
     assert others == []
 
 
-def test_the_wheel_carries_the_licence_and_the_readme(contents, root):
+def test_the_wheel_contains_the_licence_and_the_readme(contents, root):
     (licence,) = [path for path in contents if path.endswith(".dist-info/licenses/LICENSE")]
     assert contents[licence] == (root / "LICENSE").read_bytes()
     head = Parser().parsestr(metadata(contents, "METADATA"))
@@ -85,7 +85,7 @@ def test_the_installed_version_is_the_one_in_the_code():
 
 
 def test_pillow_stays_below_the_version_that_breaks_randaugment(pyproject):
-    """Pillow 13 raises in ImageOps.posterize(bits=0), which timm's increasing RandAugment asks for."""
+    """Pillow 13 raises in ImageOps.posterize(bits=0), which timm's increasing RandAugment calls."""
     bounds = {Requirement(line).name: Requirement(line).specifier for line in pyproject["project"]["dependencies"]}
     assert not bounds["pillow"].contains("13.0.0")
     assert bounds["pillow"].contains("12.3.0")

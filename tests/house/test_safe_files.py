@@ -1,4 +1,4 @@
-"""No line of the product reads a file in a way that could execute it."""
+"""Safe file formats: no module of the product reads a file in a way that could execute code in it."""
 
 import ast
 
@@ -6,30 +6,30 @@ import pytest
 
 PRODUCT = ("distillkit/", "cli/", "export/", "plugins/")
 FORBIDDEN = {
-    "pickle": "pickle.load and its like execute what they read",
-    "shelve": "a shelf is a pickle",
-    "marshal": "marshal crashes on what it did not write",
+    "pickle": "pickle.load executes code in the file",
+    "shelve": "uses pickle",
+    "marshal": "crashes on invalid files",
     "dill": "as pickle",
     "cloudpickle": "as pickle",
-    "joblib": "joblib.load is pickle.load",
+    "joblib": "joblib.load uses pickle",
     "yaml": "yaml.load executes tags",
 }
 CALLS = {"eval", "exec", "compile", "__import__"}
 ALLOWED = {
-    # Names the error that torch raises for a pickle that it refuses.
+    # For the type of the error that torch raises when it refuses a pickle.
     ("distillkit/models/weight_files.py", "import pickle"),
-    # Whether a loss survives pickle, as loader processes and torch.save ask; it loads what the same line made.
+    # Checks that a loss can be pickled, for loader processes and torch.save; it loads only what the same line dumped.
     ("distillkit/testing/loss_terms.py", "import pickle"),
     ("distillkit/testing/loss_terms.py", "pickle.loads"),
 }
 
 
-def called(node: ast.Call) -> str:
+def callee(node: ast.Call) -> str:
     return ast.unparse(node.func)
 
 
 def findings(name: str, text: str) -> set[tuple[str, str]]:
-    """What of a module could execute a file."""
+    """The imports and calls of a module that could execute code in a file."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -42,7 +42,7 @@ def findings(name: str, text: str) -> set[tuple[str, str]]:
 
 
 def _unsafe(node: ast.Call) -> list[str]:
-    call, last = called(node), called(node).rpartition(".")[2]
+    call, last = callee(node), callee(node).rpartition(".")[2]
     keywords = {each.arg: ast.unparse(each.value) for each in node.keywords}
     if call in CALLS or call in {"builtins.eval", "builtins.exec"}:
         return [call]
@@ -78,7 +78,7 @@ def test_nothing_reads_a_file_in_a_way_that_could_execute_it(tracked_texts):
         "datasets.load_dataset(name, trust_remote_code=True)",
     ],
 )
-def test_the_search_finds_what_it_looks_for(line):
+def test_the_search_finds_unsafe_lines(line):
     assert findings("module.py", line)
 
 
@@ -86,5 +86,5 @@ def test_the_search_finds_what_it_looks_for(line):
     "line",
     ["torch.load(path, weights_only=True)", "model.eval()", "np.load(path, allow_pickle=False)", "re.compile(x)"],
 )
-def test_the_search_passes_over_what_is_safe(line):
+def test_the_search_ignores_safe_lines(line):
     assert not findings("module.py", line)

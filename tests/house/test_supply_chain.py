@@ -1,4 +1,4 @@
-"""The look-up of known vulnerabilities and the bill of materials say what they should, and fail where they must."""
+"""Vulnerability audit and software bill of materials: their output and exit codes."""
 
 import importlib.util
 import json
@@ -16,8 +16,8 @@ def script(name):
     return module
 
 
-def answer(*dependencies):
-    """What `pip-audit --format json` writes."""
+def report(*dependencies):
+    """The output of `pip-audit --format json`."""
     return json.dumps({"dependencies": dependencies, "fixes": []})
 
 
@@ -33,9 +33,9 @@ FINE = {"name": "numpy", "version": "2.4.6", "vulns": []}
 SKIPPED = {"name": "own", "skip_reason": "Dependency not found"}
 
 
-def test_a_finding_fails_with_its_remedy(monkeypatch):
+def test_a_vulnerability_fails_with_its_fix(monkeypatch):
     audit = script("audit")
-    assert audit.verdict(answer(OLD, FINE, SKIPPED), "") == (
+    assert audit.verdict(report(OLD, FINE, SKIPPED), "") == (
         1,
         [
             "audit: 2 packages looked up, 2 known vulnerabilities",
@@ -45,21 +45,21 @@ def test_a_finding_fails_with_its_remedy(monkeypatch):
         ],
     )
     monkeypatch.setattr(audit, "ACCEPTED", {"CVE-2022-45198": "no zip is read", "GHSA-x": "not ours"})
-    assert audit.verdict(answer(OLD, FINE), "") == (0, ["audit: 2 packages looked up, 0 known vulnerabilities"])
+    assert audit.verdict(report(OLD, FINE), "") == (0, ["audit: 2 packages looked up, 0 known vulnerabilities"])
 
 
-def test_without_a_network_it_says_so_and_does_not_fail():
+def test_without_a_network_the_audit_passes_with_a_note():
     trace = "Traceback ...\nrequests.exceptions.ConnectionError: HTTPSConnectionPool: Name or service not known\n"
-    code, (said,) = script("audit").verdict("", trace)
+    code, (note,) = script("audit").verdict("", trace)
     assert code == 0
-    assert said == (
+    assert note == (
         "audit: nothing was looked up, the vulnerability service is out of reach: "
         "requests.exceptions.ConnectionError: HTTPSConnectionPool: Name or service not known"
     )
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         "requests.exceptions.HTTPError: 503 Server Error: Service Unavailable for url: x",
         "requests.exceptions.HTTPError: 429 Client Error: Too Many Requests for url: x",
@@ -68,18 +68,18 @@ def test_without_a_network_it_says_so_and_does_not_fail():
         "requests.exceptions.ChunkedEncodingError: Connection broken",
     ],
 )
-def test_a_service_that_is_out_of_order_is_out_of_reach(trouble):
-    said = f"audit: nothing was looked up, the vulnerability service is out of reach: {trouble}"
-    assert script("audit").verdict("", f"Traceback ...\n{trouble}\n") == (0, [said])
+def test_a_failing_service_counts_as_out_of_reach(failure):
+    note = f"audit: nothing was looked up, the vulnerability service is out of reach: {failure}"
+    assert script("audit").verdict("", f"Traceback ...\n{failure}\n") == (0, [note])
 
 
-def test_an_audit_that_fails_by_itself_fails():
+def test_any_other_failure_of_pip_audit_fails():
     assert script("audit").verdict("", "no such option\n") == (1, ["audit: pip-audit failed: no such option"])
     assert script("audit").verdict("[]", "") == (1, ["audit: pip-audit failed: no answer"])
     assert script("audit").verdict("", "") == (1, ["audit: pip-audit failed: no answer"])
 
 
-def test_a_bill_that_lacks_something_is_refused():
+def test_an_incomplete_bill_of_materials_is_refused():
     bill = {
         "metadata": {"component": {"name": "distillkit"}},
         "components": [

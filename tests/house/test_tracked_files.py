@@ -1,17 +1,17 @@
-"""What git tracks names no machine, no package host, and one version."""
+"""Tracked files: no paths of one machine, no package hosts, no large files, and one version number."""
 
 import re
 
 import distillkit
 
 MACHINE_PATH = re.compile(r"(?<![\w.<>/\-])/(?:work|root|home|Users|mnt)/\w")
-# Put together here, so that this file does not name them.
+# Assembled, so that this file does not contain them.
 PACKAGE_HOSTS = tuple(f"{name}.{end}" for name, end in (("pypi", "org"), ("pythonhosted", "org"), ("conda", "io")))
 LARGE = 1_000_000
 
 
-def lines_with(texts, found):
-    return [f"{name}:{number}" for name, text in texts.items() for number, line in numbered(text) if found(line)]
+def lines_with(texts, matches):
+    return [f"{name}:{number}" for name, text in texts.items() for number, line in numbered(text) if matches(line)]
 
 
 def numbered(text):
@@ -23,7 +23,7 @@ def test_no_path_of_one_machine(tracked_texts):
 
 
 def test_the_search_for_machine_paths_finds_one():
-    assert MACHINE_PATH.search("cd /" + "home/somebody/project")
+    assert MACHINE_PATH.search("cd /" + "home/user/project")
     assert not MACHINE_PATH.search("see docs/work/plan.md or https://example.com/home/page")
 
 
@@ -35,9 +35,9 @@ def test_no_large_files(root, tracked_texts):
     assert [name for name in tracked_texts if (root / name).stat().st_size > LARGE] == []
 
 
-def test_no_module_named_by_what_it_is_not(tracked_texts):
-    unnamed = re.compile(r"(^|/)(utils?|common|misc|helpers?|v2|new)\.py$")
-    assert [name for name in tracked_texts if unnamed.search(name)] == []
+def test_no_module_has_a_meaningless_name(tracked_texts):
+    meaningless = re.compile(r"(^|/)(utils?|common|misc|helpers?|v2|new)\.py$")
+    assert [name for name in tracked_texts if meaningless.search(name)] == []
 
 
 def test_no_init_in_tests(tracked_texts):

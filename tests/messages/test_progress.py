@@ -1,4 +1,4 @@
-"""The display of progress: lines with a clock that the test sets, bars on a console that keeps what it is sent."""
+"""Progress display: lines with a simulated clock, and bars on a console that writes to a buffer."""
 
 import io
 
@@ -27,11 +27,11 @@ def piped():
 
 
 @pytest.fixture
-def watched():
+def terminal():
     return Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
 
 
-def test_lines_come_once_in_ten_seconds_and_notes_at_once(piped, clock):
+def test_lines_are_written_every_ten_seconds_and_notes_at_once(piped, clock):
     display = ProgressDisplay(piped, clock=clock)
     for clock.seconds in (4.0, 10.0, 12.0, 19.9, 20.0):
         display.note(f"note at {clock.seconds}")
@@ -49,7 +49,7 @@ def test_lines_come_once_in_ten_seconds_and_notes_at_once(piped, clock):
     ]
 
 
-def test_the_first_line_may_come_at_once(piped, clock):
+def test_the_first_line_can_be_written_at_once(piped, clock):
     display = ProgressDisplay(piped, first_line_s=0, clock=clock)
     for clock.seconds in (0.0, 9.0, 10.5):
         display.show("image", 1, 2, line=f"line at {clock.seconds}")
@@ -61,7 +61,7 @@ def test_lines_are_not_wrapped_and_cannot_move_the_cursor(piped):
     assert piped.file.getvalue() == f"{'long ' * 40}\n[bold]\\x1b[2J\n"
 
 
-def test_the_time_left_is_at_the_mean_pace_since_the_restart(piped, clock):
+def test_the_time_left_is_estimated_from_the_mean_rate_since_the_restart(piped, clock):
     display = ProgressDisplay(piped, clock=clock)
     clock.seconds = 100.0
     display.restart()
@@ -71,13 +71,13 @@ def test_the_time_left_is_at_the_mean_pace_since_the_restart(piped, clock):
     assert str(display.time_left(0, 30)) == "0:10:00"
 
 
-def test_bars_fill_the_width_and_show_unknown_totals_and_text_as_it_is(watched):
-    display = ProgressDisplay(watched)
+def test_bars_fill_the_width_and_show_unknown_totals_and_unchanged_text(terminal):
+    display = ProgressDisplay(terminal)
     display.show("step", 3, None, "[a] \x1b[2J", below="below [b]")
     display.show("image", 1, 4)
     display.show("image", 2, 4, "half", below="below [b]")
     display._bars.refresh()
-    first, second, below = watched.file.getvalue().splitlines()[-3:]
+    first, second, below = terminal.file.getvalue().splitlines()[-3:]
     assert first.split("\x1b[2K")[-1].split()[:2] == ["step", "3/?"]
     assert "[a] \\x1b[2J 0:00:00" in first
     assert second.split("\x1b[2K")[-1].startswith("image 2/4 ━")
@@ -89,15 +89,15 @@ def test_bars_fill_the_width_and_show_unknown_totals_and_text_as_it_is(watched):
     display.close()
 
 
-def test_bars_that_never_began_are_closed_in_silence(watched, piped):
-    for console in (watched, piped):
+def test_closing_a_display_without_bars_writes_nothing(terminal, piped):
+    for console in (terminal, piped):
         ProgressDisplay(console).close()
         assert console.file.getvalue() == ""
 
 
 @pytest.mark.parametrize("make", [lambda console: console, lambda _: Console(file=io.StringIO(), width=80)])
-def test_a_silent_display_shows_nothing(watched, make):
-    console = make(watched)
+def test_a_silent_display_shows_nothing(terminal, make):
+    console = make(terminal)
     display = ProgressDisplay(console, silent=True, first_line_s=0)
     display.note("note")
     display.show("image", 1, 2, line="line")

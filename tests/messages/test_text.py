@@ -1,4 +1,4 @@
-"""How a sentence quotes the error of a library or a plugin."""
+"""Errors of libraries and plugins as text for a message."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_an_error_with_its_type_has_at_most_300_characters():
     assert with_type(ValueError("x" * 400)) == f"ValueError: {'x' * 285}..."
 
 
-def test_an_interrupt_while_an_error_is_asked_is_not_swallowed():
+def test_an_interrupt_inside_str_of_an_error_is_not_swallowed():
     class InterruptingError(Exception):
         def __str__(self):
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Every sentence about a wrong recipe, whole."""
+"""Every message about an invalid recipe, in full."""
 
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,7 +28,7 @@ def problems_of(tables):
         ({"training": {"epochs": "ten"}}, "'training.epochs' is 'ten'; it should be a whole number"),
         ({"training": {"epochs": -1}}, "'training.epochs' is -1; it should be greater than 0"),
         ({"training": {"compile": 1}}, "'training.compile' is 1; it should be true or false"),
-        ({"training": {"device": True}}, "'training.device' is true; it should be a text"),
+        ({"training": {"device": True}}, "'training.device' is true; it should be a string"),
         ({"optimizer": {"lr": "fast"}}, "'optimizer.lr' is 'fast'; it should be a number"),
         ({"training": 5}, "'training' is 5; it should be a table"),
         ({"trackers": "report"}, "'trackers' is 'report'; it should be a list"),
@@ -55,7 +55,7 @@ def problems_of(tables):
         ),
         (
             {"losses": [{"loss": "hard", "name": "my hard"}]},
-            r"'losses.my hard.name' is 'my hard'; it should be a text that matches ^[^/.\s]+$",
+            r"'losses.my hard.name' is 'my hard'; it should be a string that matches ^[^/.\s]+$",
         ),
         ({"losses": [3]}, "'losses.0' is 3; it should be a table"),
         (
@@ -72,11 +72,11 @@ def problems_of(tables):
         ),
     ],
 )
-def test_each_finding_is_one_sentence(tables, sentence):
+def test_each_problem_is_one_sentence(tables, sentence):
     assert problems_of(tables) == [sentence]
 
 
-def test_without_the_given_tables_entries_are_called_by_number():
+def test_without_the_validated_data_entries_of_a_list_are_numbered():
     with pytest.raises(ValidationError) as caught:
         Recipe.model_validate({"teachers": [{"model": "vit-b", "size": "huge"}]})
     assert problems(caught.value, Recipe) == [
@@ -97,10 +97,10 @@ class Options(BaseModel):
     reduction: str = "batchmean"
 
 
-def test_the_options_of_a_plugin_are_explained_alike():
+def test_the_options_of_a_plugin_are_explained_in_the_same_way():
     with pytest.raises(ValidationError) as caught:
         Options.model_validate({"tua": 2, "reduction": 3})
     assert explain(caught.value, Options, prefix="loss 'soft'") == (
-        "loss 'soft': 2 problems\n  'reduction' is 3; it should be a text\n  unknown key 'tua'; did you mean 'tau'?"
+        "loss 'soft': 2 problems\n  'reduction' is 3; it should be a string\n  unknown key 'tua'; did you mean 'tau'?"
     )
     assert known_keys(Options) == ["tau", "reduction"]

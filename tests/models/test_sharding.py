@@ -27,7 +27,7 @@ from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.plugin.registry import installed_plugins
 from distillkit.models import ClassMap, FrozenTeacher
 from distillkit.models.sharding import parameter_bytes
-from distillkit.compute.distributed import joined
+from distillkit.compute.distributed import process_group
 from distillkit.recipe.schema import Recipe
 from distillkit.running.start import run
 
@@ -36,7 +36,7 @@ teacher = {"model": f"run:{home / 'teacher'}"}
 request = ModelRequest(teacher["model"], str(home / "teacher"), plugins.find("teacher", teacher["model"]).options({}))
 images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 results = []
-with joined("cpu") as processes:
+with process_group("cpu") as processes:
     for precision in (torch.float32, torch.bfloat16):
         model = plugins.find("teacher", teacher["model"]).call("build", request)
         frozen = FrozenTeacher(model, student=model.spec, size="auto", class_map=ClassMap(None), precision=precision)

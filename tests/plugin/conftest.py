@@ -1,4 +1,4 @@
-"""Distributions made on the spot, as pip would have installed them."""
+"""Fake distributions with plugins, laid out as pip would install them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`install("name", "1.0", module="code")` puts a distribution with one entry point on the path."""
+    """Put a distribution with one entry point on the path: `install("name", "1.0", module="code")`."""
 
     def add(name: str, version: str, *, entry_point: str, module: str, code: str) -> None:
         root = tmp_path / name

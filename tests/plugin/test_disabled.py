@@ -1,4 +1,4 @@
-"""A plugin that is switched off is not imported, and what is switched off is said."""
+"""Switched-off plugins are not imported, and listings and errors mention them."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_a_distribution_or_an_entry_point_is_switched_off(monkeypatch, name):
 
 
 @pytest.mark.usefixtures("_acme")
-def test_all_is_everything_that_is_not_ours(monkeypatch):
+def test_all_switches_off_every_third_party_plugin(monkeypatch):
     monkeypatch.setenv("DISTILLKIT_DISABLE_PLUGINS", "all")
     plugins = installed_plugins()
     assert {off.entry_point for off in plugins.switched_off} == {"one", "two"}
@@ -51,7 +51,7 @@ def test_all_is_everything_that_is_not_ours(monkeypatch):
 
 
 @pytest.mark.usefixtures("_acme")
-def test_a_misspelt_name_gets_the_nearest(monkeypatch):
+def test_a_misspelt_name_is_refused_with_the_nearest(monkeypatch):
     monkeypatch.setenv("DISTILLKIT_DISABLE_PLUGINS", "one,other-loses")
     with pytest.raises(PluginError) as caught:
         installed_plugins()
@@ -63,13 +63,13 @@ def test_a_misspelt_name_gets_the_nearest(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["distillkit", "losses"])
-def test_our_own_stay(monkeypatch, name):
+def test_built_in_plugins_cannot_be_switched_off(monkeypatch, name):
     monkeypatch.setenv("DISTILLKIT_DISABLE_PLUGINS", name)
     with pytest.raises(PluginError) as caught:
         installed_plugins()
     assert str(caught.value) == (
-        f"'{name}' is of distillkit itself and cannot be switched off; --no-plugin and DISTILLKIT_DISABLE_PLUGINS are "
-        "for the plugins of others"
+        f"'{name}' is part of distillkit and cannot be switched off; --no-plugin and DISTILLKIT_DISABLE_PLUGINS "
+        "accept third-party plugins only"
     )
 
 
@@ -93,8 +93,8 @@ def test_the_option_adds_to_the_variable_for_one_command(monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("_acme")
-def test_the_processes_of_a_run_hear_of_it(tmp_path):
-    """`--nproc` starts them by torch's launcher: none imports what would end it."""
+def test_the_processes_of_a_run_inherit_it(tmp_path):
+    """`--nproc` starts them with torch's launcher; importing the plugin would end a process."""
     run = "--quiet --no-plugin all run --nproc 2 --device cpu --set training.steps=2 --set data.workers=0 --out run"
     size = "--set student.width=16 --set student.depth=1 --set student.heads=2 --set training.threads=1"
     (path,) = {entry for entry in sys.path if entry.endswith("other-losses")}

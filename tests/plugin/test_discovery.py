@@ -1,4 +1,4 @@
-"""Discovery: every guard that pluggy and importlib.metadata do not give."""
+"""Discovery of plugins: checks that pluggy and importlib.metadata lack."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_function_is_a_hook_by_its_name_alone(install: Callable[..., None]) ->
     assert plugin.load().__name__ == "Loss"
 
 
-def test_two_distributions_with_one_entry_point_name_are_both_heard(install: Callable[..., None]) -> None:
+def test_two_distributions_with_the_same_entry_point_name_are_both_loaded(install: Callable[..., None]) -> None:
     install("kl-loss", "1.0", entry_point="kl", module="kl_loss", code=LOSS.format(name="kl-one", module="kl_loss"))
     install("kl-other", "2.0", entry_point="kl", module="kl_other", code=LOSS.format(name="kl-two", module="kl_other"))
     names = {plugin.spec.name for plugin in installed_plugins().listing("loss")}
@@ -49,12 +49,12 @@ def test_a_duplicate_name_names_both_owners(install: Callable[..., None]) -> Non
     with pytest.raises(DuplicatePluginError) as caught:
         installed_plugins().find("loss", "kl-one")
     assert str(caught.value) == (
-        "loss 'kl-one' is offered by kl-loss 1.0 (kl_loss) and kl-other 2.0 (kl_other); uninstall one of them"
+        "loss 'kl-one' is provided by kl-loss 1.0 (kl_loss) and kl-other 2.0 (kl_other); uninstall one of them"
     )
     assert installed_plugins().find("loss", "hard")
 
 
-def test_a_plugin_that_fails_at_import_stops_nobody_else(install: Callable[..., None]) -> None:
+def test_a_plugin_that_fails_at_import_does_not_stop_others(install: Callable[..., None]) -> None:
     install("sad-loss", "0.3", entry_point="sad", module="sad_loss", code="import no_such_module_anywhere\n")
     plugins = installed_plugins()
     assert plugins.find("loss", "hard")
@@ -67,7 +67,7 @@ def test_a_plugin_that_fails_at_import_stops_nobody_else(install: Callable[..., 
     assert str(caught.value).endswith(f"; not loaded: {broken}")
 
 
-def test_a_plugin_that_exits_at_import_stops_nobody_else(install: Callable[..., None]) -> None:
+def test_a_plugin_that_exits_at_import_does_not_stop_others(install: Callable[..., None]) -> None:
     install("exit-loss", "0.3", entry_point="exit", module="exit_loss", code="raise SystemExit('bye')\n")
     assert str(installed_plugins().broken[0]) == "plugin 'exit' of exit-loss 0.3 is broken: SystemExit: bye"
 
@@ -88,20 +88,20 @@ def test_a_hook_with_another_argument_is_an_error(install: Callable[..., None]) 
     assert "{'runn'}" in broken.reason
 
 
-def test_a_registration_that_returns_something_else_is_broken(install: Callable[..., None]) -> None:
+def test_a_registration_hook_that_returns_a_wrong_type_is_broken(install: Callable[..., None]) -> None:
     install("odd", "1.0", entry_point="odd", module="odd_loss", code="def distillkit_losses():\n    return ['x']\n")
     (broken,) = installed_plugins().broken
     assert broken.reason == "distillkit_losses must return PluginSpec objects, not str"
 
 
-def test_a_factory_that_is_not_there_names_plugin_and_distribution(install: Callable[..., None]) -> None:
-    code = LOSS.format(name="ghost", module="ghost_loss").replace("ghost_loss:Loss", "ghost_loss:Nobody")
+def test_a_missing_factory_is_an_error_with_plugin_and_distribution(install: Callable[..., None]) -> None:
+    code = LOSS.format(name="ghost", module="ghost_loss").replace("ghost_loss:Loss", "ghost_loss:Missing")
     install("ghost", "1.0", entry_point="ghost", module="ghost_loss", code=code)
     with pytest.raises(BrokenPluginError) as caught:
         installed_plugins().find("loss", "ghost").load()
     assert str(caught.value) == (
-        "loss 'ghost' of ghost 1.0 cannot be used: ghost_loss:Nobody: "
-        "AttributeError: module 'ghost_loss' has no attribute 'Nobody'"
+        "loss 'ghost' of ghost 1.0 cannot be used: ghost_loss:Missing: "
+        "AttributeError: module 'ghost_loss' has no attribute 'Missing'"
     )
 
 
@@ -118,19 +118,19 @@ def test_a_missing_optional_dependency_names_its_extra(install: Callable[..., No
     assert str(caught.value) == "loss 'rt' needs tensorrt, which is not installed; pip install \"distillkit[trt]\""
 
 
-def test_an_unknown_name_gets_the_nearest() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownPluginError) as caught:
         installed_plugins().find("loss", "hrad")
     assert str(caught.value).startswith("unknown loss 'hrad'; did you mean 'hard'? (known: ")
 
 
-def test_the_argument_after_a_colon_is_wanted_or_refused() -> None:
+def test_the_argument_after_a_colon_is_required_or_refused() -> None:
     with pytest.raises(PluginError) as missing:
         installed_plugins().find("teacher", "timm")
     assert str(missing.value) == "teacher 'timm' needs a name after the colon: timm:<any>"
-    with pytest.raises(PluginError) as surplus:
+    with pytest.raises(PluginError) as unexpected:
         installed_plugins().find("loss", "hard:x")
-    assert str(surplus.value) == "loss 'hard' takes nothing after a colon; write 'hard' instead of 'hard:x'"
+    assert str(unexpected.value) == "loss 'hard' accepts nothing after a colon; write 'hard' instead of 'hard:x'"
 
 
 def test_a_plugin_keeps_the_argument_that_the_user_typed() -> None:

@@ -1,4 +1,4 @@
-"""The sentence for a missing optional dependency names the extra that fits the machine."""
+"""Error for a missing optional dependency: it names the extra for this machine."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from distillkit.plugin.extras import missing_extra
         ("tensorflow_datasets", "tensorflow_datasets"),
     ],
 )
-def test_the_extra_that_brings_a_module(module: str, remedy: str) -> None:
+def test_the_extra_that_installs_a_module(module: str, remedy: str) -> None:
     assert str(missing_extra(module, "this")) == (
         f"this needs {module.partition('.')[0]}, which is not installed; pip install {remedy}"
     )
 
 
-def test_beside_onnxruntime_gpu_the_export_is_the_one_without_onnxruntime(
+def test_with_onnxruntime_gpu_installed_the_extra_is_export_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"

@@ -1,4 +1,4 @@
-"""The life-cycle hooks reach those who follow a run, and a failing follower is named."""
+"""Life-cycle hooks are called on the observers of a run, and an observer that fails is named."""
 
 from __future__ import annotations
 
@@ -17,108 +17,108 @@ RUN = RunInfo(Path("run"), {}, {}, steps=4, steps_per_epoch=2)
 MODELS: Any = RunModels(student=None, teachers={"dino": None}, samples=None)  # type: ignore[arg-type, dict-item]
 
 
-class Diary:
-    """Writes down what it hears."""
+class CallLog:
+    """An observer that records the calls of its hooks."""
 
     def __init__(self) -> None:
-        self.heard: list[object] = []
+        self.calls: list[object] = []
 
     def distillkit_run_started(self, run: RunInfo) -> None:
-        self.heard.append(("started", run.steps))
+        self.calls.append(("started", run.steps))
 
     def distillkit_steps_logged(self, record: Mapping[str, float]) -> None:
-        self.heard.append(("steps", record["step"]))
+        self.calls.append(("steps", record["step"]))
 
     def distillkit_epoch_ended(self, record: Mapping[str, float], run: RunInfo) -> None:
-        self.heard.append(("epoch", record["epoch"], run.steps_per_epoch))
+        self.calls.append(("epoch", record["epoch"], run.steps_per_epoch))
 
     def distillkit_noted(self, step: int, note: str) -> None:
-        self.heard.append(("noted", step, note))
+        self.calls.append(("noted", step, note))
 
     def distillkit_run_ended(self, record: Mapping[str, float], models: RunModels) -> None:
-        self.heard.append(("ended", record["test/top1"], list(models.teachers)))
+        self.calls.append(("ended", record["test/top1"], list(models.teachers)))
 
     def distillkit_run_failed(self, error: BaseException) -> None:
-        self.heard.append(("failed", str(error)))
+        self.calls.append(("failed", str(error)))
 
 
 @pytest.fixture
-def diary() -> Diary:
-    return Diary()
+def call_log() -> CallLog:
+    return CallLog()
 
 
-def test_hook_run_started(diary: Diary) -> None:
+def test_hook_run_started(call_log: CallLog) -> None:
     plugins = installed_plugins()
-    plugins.follow(diary)
+    plugins.add_observers(call_log)
     plugins.run_started(RUN)
-    assert diary.heard == [("started", 4)]
+    assert call_log.calls == [("started", 4)]
 
 
-def test_hook_steps_logged(diary: Diary) -> None:
+def test_hook_steps_logged(call_log: CallLog) -> None:
     plugins = installed_plugins()
-    plugins.follow(diary)
+    plugins.add_observers(call_log)
     plugins.steps_logged(RUN, {"step": 3.0})
-    assert diary.heard == [("steps", 3.0)]
+    assert call_log.calls == [("steps", 3.0)]
 
 
-def test_hook_epoch_ended(diary: Diary) -> None:
+def test_hook_epoch_ended(call_log: CallLog) -> None:
     plugins = installed_plugins()
-    plugins.follow(diary)
+    plugins.add_observers(call_log)
     plugins.epoch_ended(RUN, {"epoch": 1.0})
-    assert diary.heard == [("epoch", 1.0, 2)]
+    assert call_log.calls == [("epoch", 1.0, 2)]
 
 
-def test_hook_noted(diary: Diary) -> None:
+def test_hook_noted(call_log: CallLog) -> None:
     plugins = installed_plugins()
-    plugins.follow(diary)
+    plugins.add_observers(call_log)
     plugins.noted(RUN, 7, "1 step was skipped")
-    assert diary.heard == [("noted", 7, "1 step was skipped")]
+    assert call_log.calls == [("noted", 7, "1 step was skipped")]
 
 
-def test_hook_run_ended(diary: Diary) -> None:
+def test_hook_run_ended(call_log: CallLog) -> None:
     plugins = installed_plugins()
-    plugins.follow(diary)
+    plugins.add_observers(call_log)
     plugins.run_ended(RUN, {"test/top1": 9.0}, MODELS)
-    assert diary.heard == [("ended", 9.0, ["dino"])]
+    assert call_log.calls == [("ended", 9.0, ["dino"])]
 
 
-def test_hook_run_failed(diary: Diary) -> None:
+def test_hook_run_failed(call_log: CallLog) -> None:
     plugins = installed_plugins()
-    plugins.follow(diary)
+    plugins.add_observers(call_log)
     plugins.run_failed(RUN, ValueError("no"))
-    assert diary.heard == [("failed", "no")]
+    assert call_log.calls == [("failed", "no")]
 
 
-def test_followers_of_one_run_do_not_hear_another(diary: Diary) -> None:
-    installed_plugins().follow(diary)
+def test_observers_of_one_run_are_not_called_for_another(call_log: CallLog) -> None:
+    installed_plugins().add_observers(call_log)
     installed_plugins().run_started(RUN)
-    assert diary.heard == []
+    assert call_log.calls == []
 
 
-def test_two_observers_of_one_class_follow_the_same_run() -> None:
-    plugins, first, second = installed_plugins(), Diary(), Diary()
-    plugins.follow(first, second)
+def test_two_observers_of_one_class_observe_the_same_run() -> None:
+    plugins, first, second = installed_plugins(), CallLog(), CallLog()
+    plugins.add_observers(first, second)
     plugins.run_started(RUN)
-    assert first.heard == second.heard == [("started", 4)]
-    plugins.unfollow(first, second)
+    assert first.calls == second.calls == [("started", 4)]
+    plugins.remove_observers(first, second)
     plugins.run_started(RUN)
-    assert len(first.heard) == len(second.heard) == 1
+    assert len(first.calls) == len(second.calls) == 1
 
 
-def test_a_follower_that_fails_is_named() -> None:
-    class Grump:
+def test_an_observer_that_fails_is_named() -> None:
+    class Failing:
         def distillkit_run_started(self) -> None:
             raise ValueError("no pen")
 
     plugins = installed_plugins()
-    plugins.follow(Grump())
+    plugins.add_observers(Failing())
     with pytest.raises(BrokenPluginError) as caught:
         plugins.run_started(RUN)
-    assert str(caught.value).endswith("Grump' failed in distillkit_run_started: ValueError: no pen")
+    assert str(caught.value).endswith("Failing' failed in distillkit_run_started: ValueError: no pen")
 
 
 def names(role: PluginRole) -> set[str]:
-    """What is registered for a role."""
+    """The names of the plugins that are registered for a role."""
     return {plugin.spec.name for plugin in installed_plugins().listing(role)}
 
 

@@ -26,7 +26,7 @@ from distillkit.running.checkpoint import (
     split_optimizer_state,
     write_checkpoint,
 )
-from distillkit.storage.atomic import recover_directory, whole_directory
+from distillkit.storage.atomic import atomic_directory, recover_directory
 from distillkit.training.optimisation import SECOND_ORDER
 
 
@@ -49,7 +49,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with whole_directory(tmp_path / "step-00000001") as temporary:
+        with atomic_directory(tmp_path / "step-00000001") as temporary:
             (temporary / "part").write_text("half")
             raise KeyboardInterrupt
 

@@ -257,7 +257,7 @@ def test_quiet_prints_nothing(capsys, clock):
 
 def test_progress_is_called_like_any_tracker(capsys, progress):
     plugins = installed_plugins()
-    plugins.follow(progress)
+    plugins.add_observers(progress)
     plugins.run_started(a_run())
     plugins.epoch_ended(a_run(), {"step": 20.0, "epoch": 1.0})
     plugins.run_ended(a_run(), {}, None)

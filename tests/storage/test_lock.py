@@ -1,4 +1,4 @@
-"""A lock keeps other processes out, says who holds it, and ends with the process that took it."""
+"""File lock: it excludes other processes, reports its holder, and is released when the holder ends."""
 
 import os
 import subprocess
@@ -30,10 +30,10 @@ LEAVE_A_CHILD = """
 
 @contextmanager
 def holder(file, inside="pass"):
-    """A process that holds the lock; its first line of output is in `said`."""
+    """A process that holds the lock; `first_line` is its first line of output."""
     command = [sys.executable, "-c", HOLD.format(inside=inside), str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        process.said = process.stdout.readline()
+        process.first_line = process.stdout.readline()
         try:
             yield process
         finally:
@@ -51,14 +51,14 @@ def refusal(file):
     return caught.value
 
 
-def test_a_lock_that_is_held_is_refused_by_the_id_of_its_process(file):
-    file.write_text(" 123456789")  # as a process that was killed left it
+def test_a_held_lock_is_refused_with_the_process_id_of_its_holder(file):
+    file.write_text(" 123456789")  # left behind by a killed process
     with holder(file) as other:
         assert str(refusal(file)) == f"locked by process {other.pid}"
         assert refusal(file).pid == str(other.pid)  # the first refusal changed nothing
 
 
-def test_a_killed_process_leaves_no_lock(file):
+def test_a_killed_process_releases_the_lock(file):
     with holder(file) as other:
         other.kill()
         other.wait()
@@ -66,22 +66,22 @@ def test_a_killed_process_leaves_no_lock(file):
             assert file.read_text() == f" {os.getpid()}"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_the_forked_child_of_a_killed_process_holds_no_lock(file):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_of_a_killed_process_does_not_hold_the_lock(file):
     with holder(file, LEAVE_A_CHILD) as other:
-        child = int(other.said)
+        child = int(other.first_line)
         other.kill()
         other.wait()
         try:
             with acquire(file):
-                os.kill(child, 0)  # it lives
+                os.kill(child, 0)  # raises if the child has ended
         finally:
             os.kill(child, 9)
 
 
-def test_a_released_lock_is_free_and_its_file_stays(file):
+def test_a_released_lock_is_free_and_its_file_remains(file):
     with acquire(file):
-        assert refusal(file).pid == str(os.getpid())  # one process has one lock, too
+        assert refusal(file).pid == str(os.getpid())  # the holder itself cannot acquire it twice
     with acquire(file):
         pass
     assert file.exists() == (sys.platform != "win32")

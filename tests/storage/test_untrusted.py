@@ -1,4 +1,4 @@
-"""Files of third parties: what is read, and the end of a sentence for everything else."""
+"""Untrusted files: which are read, and the message for all others."""
 
 import math
 import os
@@ -25,14 +25,14 @@ def test_json_is_read(tmp_path, content, value):
 @pytest.mark.parametrize(
     ("text", "problem", "cause"),
     [
-        ("{", "is no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))", None),
-        ('{"a": 1, "a": 2}', "is no JSON (a key stands in it twice)", "a key stands in it twice"),
-        ("[NaN]", "is no JSON (NaN is no number of JSON)", "NaN is no number of JSON"),
+        ("{", "is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))", None),
+        ('{"a": 1, "a": 2}', "is not valid JSON (it has a duplicate key)", "it has a duplicate key"),
+        ("[NaN]", "is not valid JSON (NaN is not a JSON number)", "NaN is not a JSON number"),
         ("[" * 200_000, "is nested too deeply", None),
     ],
-    ids=["torn", "twice", "not finite", "nested"],
+    ids=["truncated", "duplicate key", "not finite", "nested"],
 )
-def test_text_that_is_no_json_is_the_end_of_a_sentence(text, problem, cause):
+def test_invalid_json_is_an_error_that_ends_a_sentence(text, problem, cause):
     with pytest.raises(ValueError, match=r".") as caught:
         parse_json(text, finite=True)
     assert str(caught.value) == problem
@@ -46,11 +46,11 @@ def test_text_that_is_no_json_is_the_end_of_a_sentence(text, problem, cause):
         (lambda path: path.mkdir(), "is a directory, not a file"),
         (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
         (lambda path: path.write_bytes(b"\xff"), "is not text in UTF-8"),
-        (lambda path: path.write_bytes(b"four!"), "has 5 bytes, and 4 are the most that are read"),
+        (lambda path: path.write_bytes(b"four!"), "has 5 bytes, more than the limit of 4"),
     ],
     ids=["pipe", "directory", "device", "bytes", "large"],
 )
-def test_what_is_no_modest_text_file_is_the_end_of_a_sentence(tmp_path, make, problem):
+def test_anything_but_a_small_text_file_is_an_error_that_ends_a_sentence(tmp_path, make, problem):
     make(tmp_path / "x")
     with pytest.raises(ValueError, match=r".") as caught:
         read_plain_text(tmp_path / "x", largest=4)

@@ -62,7 +62,7 @@ def test_what_is_not_true_of_every_pair_says_of_which():
         check_loss(DislikesCnns, backend=None)
     assert str(refusal.value) == (
         f"loss {DislikesCnns.__module__}.DislikesCnns breaks the contract in one way:\n"
-        "  - 'weight' is -1; a finite number of at least 0 is what the contract asks for "
+        "  - 'weight' is -1; the contract requires a finite number of at least 0 "
         "(ViT from a CNN, CNN from a CNN)"
     )
 

@@ -39,7 +39,7 @@ class OptionsThatForget(Sound):
 
 def test_options_must_exist(findings):
     assert findings(WithoutOptions) == [
-        "has no 'Options': a nested frozen pydantic model, without fields where there is nothing to choose"
+        "has no 'Options'; add a nested frozen pydantic model, without fields if the plugin has no options"
     ]
 
 
@@ -120,21 +120,21 @@ class ReadsTwice(Sound):
 
 
 def test_a_loss_is_a_module(findings):
-    assert findings(NoModule) == ["build returns NoModule; a torch.nn.Module is what the contract asks for"]
+    assert findings(NoModule) == ["build returns NoModule; the contract requires a torch.nn.Module"]
 
 
 def test_attributes_have_the_types_of_the_contract(findings):
     assert findings(WrongAttributes) == [
-        "'weight' is -1; a finite number of at least 0 is what the contract asks for",
-        "'label_weight' is 'half'; a finite number of at least 0 is what the contract asks for",
-        f"'reads_teacher' is {WrongAttributes.reads_teacher!r}; a frozenset of Read is what the contract asks for",
-        "'couples_batch' is 'no'; True or False is what the contract asks for",
-        "target 'logits' is described with shape (0,); sizes above 0, without the batch, are meant",
+        "'weight' is -1; the contract requires a finite number of at least 0",
+        "'label_weight' is 'half'; the contract requires a finite number of at least 0",
+        f"'reads_teacher' is {WrongAttributes.reads_teacher!r}; the contract requires a frozenset of Read",
+        "'couples_batch' is 'no'; the contract requires True or False",
+        "target 'logits' is described with shape (0,); sizes must be at least 1, without the batch dimension",
         "target 'class' is described with dtype 'int46'; torch has no such dtype",
     ]
     assert findings(MissingAttributes) == ["has no 'targets'"]
     assert findings(ShapesForTargets) == [
-        "'targets' is {'logits': (7,)}; a mapping from names to TargetSpec is what the contract asks for"
+        "'targets' is {'logits': (7,)}; the contract requires a mapping from names to TargetSpec"
     ]
 
 

@@ -151,13 +151,13 @@ class Unpicklable(Sound):
 
 def test_terms_have_one_value_per_sample_unless_the_batch_is_coupled(findings):
     assert findings(Average)[:2] == [
-        "term 'distance' of a batch of 6 has shape []; [6], one value per sample, is what the contract asks for",
-        "term 'distance' of a batch of 1 has shape []; [1], one value per sample, is what the contract asks for",
+        "term 'distance' of a batch of 6 has shape []; the contract requires [6], one value per sample",
+        "term 'distance' of a batch of 1 has shape []; the contract requires [1], one value per sample",
     ]
     check_loss(AverageThatSaysSo, pairs=LIKE_IT, backend=None)
     assert findings(ShapeOfItsOwn) == [
-        f"term 'distance' of a batch of {size} has shape [{size}, 1]; [] or [{size}], one value per sample, is what "
-        f"the contract asks for"
+        f"term 'distance' of a batch of {size} has shape [{size}, 1]; the contract requires [] or [{size}], one "
+        "value per sample"
         for size in (6, 1)
     ]
 

@@ -125,7 +125,7 @@ class Elsewhere(SoundModel):
 def test_describe_answers_the_request_alone(student_findings):
     sentences = student_findings(ChangesItsMind)
     assert sentences[0] == "describe says something else every time; it must depend on the request alone"
-    assert student_findings(NoSpec)[0] == "describe returns dict; a ModelSpec is what the contract asks for"
+    assert student_findings(NoSpec)[0] == "describe returns dict; the contract requires a ModelSpec"
 
 
 def test_what_is_built_is_what_was_described(student_findings):

@@ -146,7 +146,7 @@ def test_every_signal_carries_a_gradient(student_findings):
 
 def test_precision_is_kept(student_findings):
     assert student_findings(FollowsAutocast) == [
-        "logits is bfloat16 under autocast; float32 at least is what the contract asks for",
+        "logits is bfloat16 under autocast; the contract requires at least float32",
         "logits is float32 where images and parameters are float64",
     ]
 
@@ -155,11 +155,11 @@ def test_outputs_have_the_type_of_the_contract(student_findings):
     assert student_findings(ReturnsATensor) == [
         (
             "does not run on torch's meta device, on which `distillkit plan` counts: TypeError: forward returns "
-            "Tensor; Outputs is what the contract asks for; build under torch's default device, and let no shape "
+            "Tensor; the contract requires Outputs; build under torch's default device, and let no shape "
             "and no branch depend on the values of a tensor"
         ),
         (
-            "raised TypeError: forward returns Tensor; Outputs is what the contract asks for; this stopped: signals, "
+            "raised TypeError: forward returns Tensor; the contract requires Outputs; this stopped: signals, "
             "attention is a distribution, batch of one, determined, gradients, precision, sizes, state"
         ),
     ]

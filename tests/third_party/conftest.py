@@ -1,4 +1,4 @@
-"""Distributions of somebody else, built and installed as pip does it, without a network."""
+"""Third-party distributions, built and installed with pip, without a network."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ SOURCES = {
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """A folder into which their wheels are installed."""
+    """The folder where the wheels of the third-party distributions are installed."""
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-index"]
@@ -27,8 +27,8 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def beside(site):
-    """`beside("-c", "code")` runs Python with that folder on its path; `beside("-m", ...)` likewise."""
+def python(site):
+    """Run Python with the third-party distributions on its path: `python("-c", "code")`, `python("-m", ...)`."""
 
     def run(*arguments, **options):
         path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])

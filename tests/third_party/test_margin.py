@@ -1,4 +1,4 @@
-"""A third party's loss needs nothing but the public names: it is found, it conforms, and it runs by name."""
+"""A third-party loss that uses public names only is found, conforms to the contract, and is trained by name."""
 
 import ast
 import importlib.util
@@ -23,7 +23,7 @@ def test_it_imports_only_public_names():
     assert {alias.name for alias in ours[0].names} <= set(distillkit.__all__)
 
 
-def test_it_is_found_with_its_owner(beside):
+def test_it_is_found_with_its_owner(python):
     code = """
 from distillkit.plugin.registry import installed_plugins
 plugins = installed_plugins()
@@ -31,13 +31,13 @@ margin = plugins.find("loss", "margin")
 print(margin.owner, margin.owner.module, margin.load().__qualname__, sep=" | ")
 print([str(broken) for broken in plugins.broken if broken.owner.distribution == "distillkit-margin"])
 """
-    done = beside("-c", code)
+    done = python("-c", code)
     assert done.stdout.splitlines() == ["distillkit-margin 1.2.0 | distillkit_margin | MarginDistillation", "[]"], (
         done.stderr
     )
 
 
-def test_it_conforms_and_is_told_that_it_slows_down_listings(beside):
+def test_it_conforms_with_a_warning_that_it_slows_down_listings(python):
     code = """
 import warnings
 from distillkit.testing import check_loss
@@ -48,7 +48,7 @@ with warnings.catch_warnings(record=True) as caught:
 print({str(warning.message) for warning in caught if warning.category.__name__ == "SlowListingWarning"}.pop())
 print({warning.filename for warning in caught if warning.category.__name__ == "SlowListingWarning"})
 """
-    done = beside("-c", code)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         (
@@ -82,18 +82,18 @@ print([command_line(verb.split()) for verb in (teach, learn)])
 """
 
 
-def test_it_is_listed(beside):
-    listed = json.loads(beside("-m", "distillkit_cli.main", "plugins", "--json").stdout)["plugins"]
+def test_it_is_listed(python):
+    listed = json.loads(python("-m", "distillkit_cli.main", "plugins", "--json").stdout)["plugins"]
     (margin,) = (plugin for plugin in listed if plugin["name"] == "margin")
     assert (margin["role"], margin["distribution"], margin["version"]) == ("loss", "distillkit-margin", "1.2.0")
 
 
-def test_it_runs_by_name(beside, tmp_path):
+def test_it_runs_by_name(python, tmp_path):
     teacher = 'model = "small-cnn"\nimage_size = 8\nwidth = 4'
     student = 'model = "vit-ti"\nimage_size = 8\npatch = 4\nwidth = 12\ndepth = 2'
     (tmp_path / "teacher.toml").write_text(RECIPE.format(student=teacher))
     (tmp_path / "student.toml").write_text(RECIPE.format(student=student))
-    done = beside("-c", COMMANDS, cwd=tmp_path)
+    done = python("-c", COMMANDS, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[0, 0]", done.stderr
     records = [json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss/margin/margin" in record]
@@ -103,7 +103,7 @@ def test_it_runs_by_name(beside, tmp_path):
 
 
 def test_its_formula():
-    """Weston & Watkins by hand, class by class."""
+    """Against Weston & Watkins' formula, computed class by class."""
     specification = importlib.util.spec_from_file_location("distillkit_margin", SOURCE)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -111,9 +111,9 @@ def test_its_formula():
     teacher, student = np.random.default_rng(0).normal(size=(2, 6, 5))
     target = loss.target(distillkit.Outputs(logits=torch.from_numpy(teacher)))
     batch = distillkit.BatchInfo(labels=None, label_mass=torch.zeros(6))
-    found = loss(distillkit.Outputs(logits=torch.from_numpy(student)), target, batch)["margin"]
+    margins = loss(distillkit.Outputs(logits=torch.from_numpy(student)), target, batch)["margin"]
     expected = [
-        np.mean([max(0.0, 0.5 - said[chosen] + said[other]) for other in range(5) if other != chosen])
-        for said, chosen in zip(student, teacher.argmax(axis=1), strict=True)
+        np.mean([max(0.0, 0.5 - logits[chosen] + logits[other]) for other in range(5) if other != chosen])
+        for logits, chosen in zip(student, teacher.argmax(axis=1), strict=True)
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(margins, expected, rtol=1e-6)

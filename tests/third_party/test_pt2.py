@@ -1,4 +1,4 @@
-"""A third party's export format and runtime, in one file: found, conforming, exported, gated, listed and executed."""
+"""A third-party export format with its runtime: found, conforming, exported, parity-checked, listed and executed."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ import distillkit
 import distillkit_export
 
 SOURCE = Path(__file__).parent / "distillkit-pt2" / "distillkit_pt2.py"
-DOORS = {
+PUBLIC_NAMES = {
     "distillkit": distillkit.__all__,
     "distillkit_export": distillkit_export.__all__,
     "distillkit.errors": None,
@@ -31,12 +31,14 @@ def test_it_imports_only_public_names():
         for node in ast.walk(ast.parse(SOURCE.read_text()))
         if isinstance(node, ast.ImportFrom) and "distillkit" in node.module
     ]
-    assert {node.module for node in ours} <= DOORS.keys()
+    assert {node.module for node in ours} <= PUBLIC_NAMES.keys()
     for node in ours:
-        assert DOORS[node.module] is None or {alias.name for alias in node.names} <= set(DOORS[node.module])
+        assert PUBLIC_NAMES[node.module] is None or {alias.name for alias in node.names} <= set(
+            PUBLIC_NAMES[node.module]
+        )
 
 
-def test_it_is_found_with_its_owner_and_needs_no_torch_to_be_listed(beside):
+def test_it_is_found_with_its_owner_and_listed_without_torch(python):
     code = """
 import sys
 import distillkit_pt2
@@ -45,13 +47,13 @@ print([spec.name for spec in specs], "torch" in sys.modules)
 from distillkit.plugin.registry import installed_plugins
 print([str(installed_plugins().find(role, "pt2").owner) for role in ("exporter", "runtime")])
 """
-    assert beside("-c", code).stdout.splitlines() == [
+    assert python("-c", code).stdout.splitlines() == [
         "['pt2', 'pt2'] False",
         "['distillkit-pt2 0.3.0', 'distillkit-pt2 0.3.0']",
     ]
 
 
-def test_it_conforms(beside, tmp_path):
+def test_it_conforms(python, tmp_path):
     code = """
 import warnings
 from pathlib import Path
@@ -66,10 +68,10 @@ check_exporter("pt2")
 check_exporter("pt2", {"largest_batch": 8})
 artifact = pt2.Pt2Exporter(pt2.Pt2Exporter.Options()).write(small_student(), Path("."), "fp32")
 check_runtime("pt2", Servable("pt2", artifact.file), np.ones((4, 3, 16, 24), np.float32))
-print("sound")
+print("conforms")
 """
-    done = beside("-c", code, cwd=tmp_path)
-    assert done.stdout == "sound\n", done.stderr
+    done = python("-c", code, cwd=tmp_path)
+    assert done.stdout == "conforms\n", done.stderr
 
 
 SIZE = ("image_size=8", "patch=4", "width=16", "depth=1", "heads=2")
@@ -90,7 +92,7 @@ for line in sys.argv[1:]:
 
 @pytest.fixture(scope="session")
 def bundle(site, tmp_path_factory):
-    """A digits run, exported to the third party's format by name."""
+    """The bundle of a digits run, exported to the third-party format by name."""
     folder = tmp_path_factory.mktemp("pt2")
     path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])
     done = subprocess.run(
@@ -105,7 +107,7 @@ def bundle(site, tmp_path_factory):
     return folder / "b"
 
 
-def test_the_stage_gates_and_lists_it(bundle):
+def test_the_export_checks_its_parity_and_lists_it(bundle):
     manifest = json.loads((bundle / "bundle.json").read_text())
     (artifact,) = (card for card in manifest["artifacts"] if card["format"] == "pt2")
     assert (artifact["file"], artifact["precision"], artifact["gate"]) == ("model.pt2", "fp32", "passed")
@@ -115,21 +117,20 @@ def test_the_stage_gates_and_lists_it(bundle):
     assert parity["passed"]
 
 
-def test_its_runtime_answers_for_images(bundle, beside):
-
+def test_its_runtime_predicts_images(bundle, python):
     for number, digit in enumerate(load_digits().images[:3]):
         Image.fromarray((digit * 255 / 16).astype(np.uint8)).save(bundle.parent / f"{number}.png")
     line = "predict b 0.png 1.png 2.png --json --top 10 --runtime pt2"
-    done = beside("-c", COMMANDS, line, cwd=bundle.parent)
-    said = json.loads(done.stdout.rpartition("exit")[0])
-    assert (said["runtime"], said["file"], said["failed"]) == ("pt2", "model.pt2", [])
-    for image in said["images"]:
+    done = python("-c", COMMANDS, line, cwd=bundle.parent)
+    answer = json.loads(done.stdout.rpartition("exit")[0])
+    assert (answer["runtime"], answer["file"], answer["failed"]) == ("pt2", "model.pt2", [])
+    for image in answer["images"]:
         assert sum(entry["probability"] for entry in image["top"]) == pytest.approx(1)
 
 
-def test_it_is_profiled_beside_the_built_in_ones(bundle, beside):
+def test_it_is_profiled_next_to_built_in_runtimes(bundle, python):
     line = "profile b --runtime pt2 --runtime onnxruntime-cpu --batches 1 --seconds 0.2 --rounds 2 --out p --json"
-    done = beside("-c", COMMANDS, line, cwd=bundle.parent)
+    done = python("-c", COMMANDS, line, cwd=bundle.parent)
     assert done.stdout.splitlines()[-1] == "exit 0", done.stderr
     card = json.loads((bundle.parent / "p" / "profile.json").read_text())
     assert {(each["runtime"], each["format"], each["failed"]) for each in card["configurations"]} == {

@@ -156,8 +156,8 @@ def test_a_term_of_the_wrong_shape_is_refused_with_the_name_of_its_loss() -> Non
     with pytest.raises(BrokenPluginError) as caught:
         task(images, target, BatchInfo(labels, mass))
     assert str(caught.value) == (
-        "loss 'flat' of acme 1.0 returned term 'match' of shape [] from forward; [4], one value per sample, is what "
-        "the contract asks for"
+        "loss 'flat' of acme 1.0 returned term 'match' of shape [] from forward; the contract requires [4], "
+        "one value per sample"
     )
     loss.couples_batch = True
     assert task(images, target, BatchInfo(labels, mass))["mine/match"].shape == ()
@@ -173,8 +173,8 @@ def test_targets_that_differ_from_their_declaration_are_refused() -> None:
     with pytest.raises(BrokenPluginError) as caught:
         targets(torch.zeros(2, 1, 1, WIDTH))
     assert str(caught.value) == (
-        "loss 'match' of acme 1.0 returned 'logits' of float32 from target; float64, as its targets say, is what the "
-        "contract asks for"
+        "loss 'match' of acme 1.0 returned 'logits' of float32 from target; the contract requires float64, as in "
+        "its targets"
     )
 
 

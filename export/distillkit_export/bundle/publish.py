@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distillkit.errors import GateError, RunDirectoryError
-from distillkit.storage.atomic import whole_directory
+from distillkit.storage.atomic import atomic_directory
 from distillkit_export.bundle.manifest import MANIFEST, REJECTED
 
 
@@ -35,11 +35,11 @@ def published(target: Path) -> Iterator[Path]:
     other error nothing is left.
     """
     # Resolved, since "." has no name to put a neighbour beside.
-    with whole_directory(target.resolve()) as building:
+    with atomic_directory(target.resolve()) as building:
         try:
             yield building
         except GateError as error:
-            with whole_directory(target / REJECTED) as rejected:
+            with atomic_directory(target / REJECTED) as rejected:
                 for entry in building.iterdir():
                     entry.rename(rejected / entry.name)
             raise GateError(f"{error}; what was built is kept in '{target / REJECTED}'") from error

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from distillkit.errors import BundleError
 from distillkit.messages.text import counted, one_line
-from distillkit.messages.validation import first_mistake, newer_version
+from distillkit.messages.validation import first_problem, newer_version
 from distillkit.storage.atomic import sha256
 from distillkit.storage.untrusted import LARGEST_TEXT, parse_json, read_plain_text
 from distillkit_export.bundle.manifest import (
@@ -148,7 +148,7 @@ def read_manifest(folder: Path) -> Bundle:
         others = error.error_count() - 1
         more = f", and {counted(others, 'more mistake')}" if others else ""
         raise BundleError(
-            f"{MANIFEST} of '{folder}' does not describe a bundle: {first_mistake(error)}{more}; export it again"
+            f"{MANIFEST} of '{folder}' does not describe a bundle: {first_problem(error)}{more}; export it again"
         ) from error
 
 

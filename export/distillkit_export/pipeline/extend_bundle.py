@@ -14,7 +14,7 @@ import numpy as np
 
 from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
-from distillkit.storage.atomic import whole_directory
+from distillkit.storage.atomic import atomic_directory
 from distillkit_export.bundle.manifest import Bundle, card, request_of, write_manifest
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.export_options import ONNX, ExportOptions, flag
@@ -51,7 +51,7 @@ def extend_bundle(
         raise UserError(_no_format(folder, bundle))
     jobs = [(form, precision) for form in forms for precision in _precisions(form, options, bundle)]
     _require_possible(folder, bundle, jobs, force=options.force)
-    with whole_directory(folder.resolve()) as building:
+    with atomic_directory(folder.resolve()) as building:
         # Links stay links: what they lead to is not the bundle's, and may be the whole disk.
         copytree(folder, building, dirs_exist_ok=True, symlinks=True, ignore=_neither_files_nor_folders)
         foreign = {file for file in building.rglob("*") if file.relative_to(building).as_posix() not in bundle.files}

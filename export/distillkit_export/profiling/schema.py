@@ -17,7 +17,7 @@ from pydantic import (
 
 from distillkit.contracts.exporter import Precision
 from distillkit.errors import UserError
-from distillkit.messages.validation import first_mistake, newer_version
+from distillkit.messages.validation import first_problem, newer_version
 from distillkit.storage.untrusted import read_json
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -221,4 +221,4 @@ def read_profile(path: Path) -> ProfileCard:
     try:
         return ProfileCard.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"profile '{path}' is invalid: {first_mistake(error)}; measure again") from None
+        raise UserError(f"profile '{path}' is invalid: {first_problem(error)}; measure again") from None

@@ -1,4 +1,4 @@
-"""A loss on the class token's attention, which a CNN does not have."""
+"""A loss on the class token's attention, which CNNs do not have."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,9 @@ LAST = frozenset({Read(Signal.CLS_ATTENTION)})
 
 
 class AttentionRow(nn.Module):
-    """Look where the teacher looks: the squared distance of the last layers' attention rows, averaged over heads.
+    """Squared distance between the class tokens' attention in the last layers, averaged over heads.
 
-    Shapes: teacher rows [B, 1, H, 1 + N] become a target "row" [B, 1 + N]; term "row" [B].
+    Shapes: teacher rows [B, 1, A, 1 + N] become a target "row" [B, 1 + N]; term "row" [B].
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -35,10 +35,10 @@ class AttentionRow(nn.Module):
         return cls(1 + student.grid[0] * student.grid[1])
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        return {"row": teacher.cls_attention[:, 0].detach().float().mean(dim=1)}
+        return {"row": teacher.cls_attention[:, 0].detach().float().mean(dim=1)}  # [B, 1 + N]
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
-        row = student.cls_attention[:, 0].mean(dim=1)
+        row = student.cls_attention[:, 0].mean(dim=1)  # [B, 1 + N]
         return {"row": (row - target["row"].to(row.dtype)).square().sum(dim=1)}
 
 

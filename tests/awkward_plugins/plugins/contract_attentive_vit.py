@@ -1,4 +1,4 @@
-"""A teacher and a student whose one attention layer is written out, so that the class token's row can be read."""
+"""A teacher and a student with one explicit attention layer, to read the class token's attention."""
 
 from typing import Annotated
 
@@ -13,9 +13,9 @@ SIGNALS = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.CLS_ATTENTION})
 
 
 class Network(nn.Module):
-    """Patches, a class token, one attention layer, a norm, and a class head where there are classes.
+    """Patches, a class token, one attention layer, a norm, and a class head if there are classes.
 
-    Shapes: images [B, 3, H, W] to logits [B, K]; without classes to the embedding [B, D].
+    Shapes: images [B, 3, H, W] to logits [B, K], or without classes to the embedding [B, D].
     """
 
     def __init__(self, patch: int, width: int, heads: int, classes: int) -> None:
@@ -28,23 +28,23 @@ class Network(nn.Module):
         if classes:
             self.head = nn.Linear(width, classes)
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding [B, D] and the class token's attention [B, H, 1 + N]."""
-        patches = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1)
-        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, 1+N, d]
+    def attend(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedding [B, D] and the class token's attention [B, A, 1 + N]."""
+        patches = self.patches(images).flatten(2).transpose(1, 2)  # [B, N, D]
+        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1)  # [B, 1 + N, D]
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, A, 1+N, d]
         scores = query[:, :, :1] @ key.transpose(2, 3) / query.shape[-1] ** 0.5
-        row = torch.softmax(at_least_float32(scores), dim=-1)  # [B, H, 1, 1+N]
-        seen = (row.to(value.dtype) @ value).flatten(1)
-        return self.norm(tokens[:, 0] + seen), row.squeeze(2)
+        row = torch.softmax(at_least_float32(scores), dim=-1)  # [B, A, 1, 1 + N]
+        attended = (row.to(value.dtype) @ value).flatten(1)  # [B, D]
+        return self.norm(tokens[:, 0] + attended), row.squeeze(2)
 
     def forward(self, images: Tensor) -> Tensor:
-        embedding, _ = self.look(images)
+        embedding, _ = self.attend(images)
         return self.head(embedding) if hasattr(self, "head") else embedding
 
 
 class AttentiveViT(nn.Module):
-    """The network as distillkit knows it; without classes it reveals no logits."""
+    """The network as a distillkit model; without classes it reveals no logits."""
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         """The geometry."""
@@ -88,7 +88,7 @@ class AttentiveViT(nn.Module):
         return cls(network, cls.describe(request))
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
-        embedding, row = self.network.look(images)
+        embedding, row = self.network.attend(images)
         return Outputs(
             logits=at_least_float32(self.network.head(embedding)) if Signal.LOGITS in wanted else None,
             embedding=(at_least_float32(embedding),) if Signal.EMBEDDING in wanted else (),

@@ -1,4 +1,4 @@
-"""A loss that needs the labels: decoupled knowledge distillation."""
+"""A loss that reads the labels: decoupled knowledge distillation."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -14,15 +14,16 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class DecoupledDistillation(nn.Module):
-    """Teach how hard an image is, and what else it resembles, as two things with weights of their own.
+    """Decoupled knowledge distillation: separate weights for the label's class and for the other classes.
 
-    Formula: tau^2 * alpha * KL(b_t || b_s) and tau^2 * beta * KL(q_t || q_s), where b = (p_y, 1 - p_y) says how much
-        the label's class y gets, and q is the softmax over the other classes alone.
+    Formula: tau^2 * alpha * KL(b_t || b_s) and tau^2 * beta * KL(q_t || q_s), where b = (p_y, 1 - p_y) is the
+        probability of the label's class y against all others, and q is the softmax over the other classes only.
     Shapes: teacher logits [B, K] become a target "logits" [B, K]; terms "target_class" and "other_classes", [B] each.
     Range: >= 0; 0 when the logits are equal up to a constant.
     Source: Zhao, Cui, Song, Qiu & Liang 2022, arXiv:2203.08679, eqs. 6 and 7. Defaults are those of section 4 for
         CIFAR-100: alpha = 1, beta = 8, tau = 4.
-    Differs: a sample without a label has terms of 0. A mixed sample counts as its larger share. No warm-up.
+    Differs: the terms of an unlabelled sample are 0. The class of a mixed sample is that with the larger share. No
+        warm-up.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -52,29 +53,30 @@ class DecoupledDistillation(nn.Module):
             raise UserError("loss 'label-aware' reads the labels and this run has none; give labels or choose another")
         tau = self.options.tau
         chosen = functional.one_hot(batch.labels.argmax(dim=1), batch.labels.shape[1]).bool()
-        taught, said = target["logits"].to(student.logits.dtype) / tau, student.logits / tau
-        scale = tau**2 * batch.label_mass
+        z_t, z_s = target["logits"].to(student.logits.dtype) / tau, student.logits / tau
+        scale = tau**2 * batch.label_mass  # [B]
         return {
-            "target_class": self.options.alpha * scale * divergence(binary(taught, chosen), binary(said, chosen)),
-            "other_classes": self.options.beta * scale * divergence(others(taught, chosen), others(said, chosen)),
+            "target_class": self.options.alpha * scale * divergence(binary(z_t, chosen), binary(z_s, chosen)),
+            "other_classes": self.options.beta * scale * divergence(others(z_t, chosen), others(z_s, chosen)),
         }
 
 
 def binary(logits: Tensor, chosen: Tensor) -> Tensor:
-    """log (p_y, 1 - p_y), [B, 2]."""
+    """log (p_y, 1 - p_y), [B, 2], from logits and a mask of the label's class, [B, K] each."""
     inside = logits.masked_fill(~chosen, -float("inf")).logsumexp(dim=1)
     outside = logits.masked_fill(chosen, -float("inf")).logsumexp(dim=1)
     return functional.log_softmax(torch.stack([inside, outside], dim=1), dim=1)
 
 
 def others(logits: Tensor, chosen: Tensor) -> Tensor:
-    """log q, [B, K], -inf for the label's class."""
+    """log q, [B, K], with -inf for the label's class."""
     return functional.log_softmax(logits.masked_fill(chosen, -float("inf")), dim=1)
 
 
-def divergence(taught: Tensor, said: Tensor) -> Tensor:
-    """KL between log-probabilities, summed over classes; classes that both rule out add nothing."""
-    return (taught.exp() * (taught - said).masked_fill(taught == -float("inf"), 0.0)).sum(dim=1)
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL divergence [B] between log-probabilities [B, K]."""
+    # -inf - -inf is nan, so classes of probability 0 are masked.
+    return (log_p.exp() * (log_p - log_q).masked_fill(log_p == -float("inf"), 0.0)).sum(dim=1)
 
 
 def distillkit_losses() -> list[PluginSpec]:

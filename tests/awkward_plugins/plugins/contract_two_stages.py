@@ -1,4 +1,4 @@
-"""A loss on feature maps of two stages, with projectors of its own."""
+"""A loss on feature maps of two stages, with trained projectors."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from distillkit import BatchInfo, ModelSpec, Outputs, PluginSpec, Read, Signal, 
 
 
 class TwoStages(nn.Module):
-    """Bring the student's features, projected, to the teacher's at two stages.
+    """Squared distance between the projected features of the student and those of the teacher, at two stages.
 
     Formula: mean over positions and channels of (F_t - P(F_s))^2 for each stage, with a linear P for each.
     Shapes: teacher maps [B, N_t, D_t] become targets "stage0" and "stage1" [B, N_s, D_t], pooled to the student's grid;
@@ -47,9 +47,8 @@ class TwoStages(nn.Module):
         pooled = {}
         for index, tokens in enumerate(teacher.patch_tokens):
             maps = tokens.detach().float().transpose(1, 2).unflatten(2, self.teacher_grids[index])  # [B, D, H, W]
-            pooled[f"stage{index}"] = (
-                functional.adaptive_avg_pool2d(maps, self.student_grids[index]).flatten(2).transpose(1, 2)
-            )
+            smaller = functional.adaptive_avg_pool2d(maps, self.student_grids[index])
+            pooled[f"stage{index}"] = smaller.flatten(2).transpose(1, 2)  # [B, N_s, D]
         return pooled
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:

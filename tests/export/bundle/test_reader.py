@@ -126,15 +126,15 @@ def test_a_partial_export_with_a_manifest_is_refused_as_well(bundle):
         (b"\xff\xfe", "bundle.json of 'b' is torn: it is not UTF-8; copy or export the bundle again"),
         (
             b'{"a": 1, "a": 2}',
-            "bundle.json of 'b' is torn or no JSON (a key stands in it twice); copy or export the bundle again",
+            "bundle.json of 'b' is torn or no JSON (it has a duplicate key); copy or export the bundle again",
         ),
         (
             b'{"a": NaN}',
-            "bundle.json of 'b' is torn or no JSON (NaN is no number of JSON); copy or export the bundle again",
+            "bundle.json of 'b' is torn or no JSON (NaN is not a JSON number); copy or export the bundle again",
         ),
         (
             b"[]",
-            "bundle.json of 'b' does not describe a bundle: the whole: Input should be an object; export it again",
+            "bundle.json of 'b' does not describe a bundle: the file: Input should be an object; export it again",
         ),
         (b'{"schema_version": 7}', "bundle 'b' has schema 7 and this distillkit reads 1; upgrade distillkit"),
         (
@@ -197,7 +197,7 @@ def test_a_manifest_that_nests_without_end(bundle):
         ),
         (
             lambda data: data["input"].update(crop=float("nan")),
-            "bundle.json of 'b' is torn or no JSON (NaN is no number of JSON); copy or export the bundle again",
+            "bundle.json of 'b' is torn or no JSON (NaN is not a JSON number); copy or export the bundle again",
         ),
         (
             lambda data: data["input"].update(interpolation="cubist"),

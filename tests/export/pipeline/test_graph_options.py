@@ -50,7 +50,7 @@ def test_size_as_typed(text, size):
 def test_what_is_no_size_is_a_sentence(text):
     with pytest.raises(UserError) as error:
         parse_image_size(text)
-    assert str(error.value) == f"'{text}' is no image size; give a number of pixels such as 224, or HEIGHTxWIDTH"
+    assert str(error.value) == f"'{text}' is not an image size; give a number of pixels such as 224, or HEIGHTxWIDTH"
 
 
 def test_vit_at_another_size_has_its_positions_stretched_as_a_student_has(distilled, tmp_path):

@@ -299,7 +299,7 @@ def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, pl
     assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"
     with pytest.raises(UserError) as error:
         ExportOptions(opset=9)
-    assert str(error.value) == "opset 9 cannot be written; choose one from 18 to 23"
+    assert str(error.value) == "opset 9 is not supported; choose one from 18 to 23"
 
 
 def test_folder_that_is_taken_is_refused_before_anything_is_loaded(tmp_path, plugins):

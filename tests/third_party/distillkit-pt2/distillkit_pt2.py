@@ -1,6 +1,6 @@
-"""torch.export archives: a new format and the runtime that executes it, a whole distillkit plugin in one file.
+"""torch.export archives: an export format and its runtime, a complete distillkit plugin in one file.
 
-A .pt2 file holds the graph and the weights, and runs wherever torch does, without the code of the student.
+A .pt2 file contains the graph and the weights, and runs wherever torch runs, without the code of the student.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ REMEDY = 'pip install "distillkit[train]"'
 
 
 class Pt2Exporter:
-    """Write `model.pt2`, whose batch may be of any size."""
+    """Write `model.pt2`, with a dynamic batch size."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
-        """What `--set pt2.largest_batch=64` sets."""
+        """The options, as in `--set pt2.largest_batch=64`."""
 
-        largest_batch: int = Field(1024, gt=1, description="the largest batch that the file takes")
+        largest_batch: int = Field(1024, gt=1, description="the largest batch that the file accepts")
 
     precisions: tuple[Precision, ...] = ("fp32",)
 
@@ -54,10 +54,11 @@ class Pt2Exporter:
         from distillkit_export import frozen_scores
 
         if source.model is None:
-            raise UnavailableError("pt2 is written from the student, not from a bundle; export the run again")
+            raise UnavailableError("pt2 cannot be written from a bundle; export the run again")
         spec, request = source.model.spec, source.request
         if request.uint8 or request.dynamic_size:
-            raise UnavailableError("pt2 takes normalised images of one size; leave out --uint8 and --dynamic-size")
+            raise UnavailableError("pt2 supports normalised images of one size; leave out --uint8 and --dynamic-size")
+        # A batch of 2: torch.export specialises the graph to a batch of 1.
         example = torch.zeros(2, len(spec.mean), *(request.image_size or spec.image_size))
         batch = torch.export.Dim("batch", min=1, max=self.options.largest_batch)
         program = torch.export.export(
@@ -96,7 +97,7 @@ class Pt2Runtime:
 
         try:
             program = torch.export.load(servable.source)
-        # A file that is no archive fails as zipfile, torch or the loader of the graph sees fit.
+        # For a file that is not an archive, zipfile, torch and the graph loader raise errors of many types.
         except Exception as error:
             raise GateError(f"torch cannot load {Path(servable.source).name}: {type(error).__name__}") from error
         return Pt2Session(program.module(), setting.get("threads"))
@@ -129,7 +130,7 @@ class Pt2Session:
 
 
 class Pt2Batch:
-    """A batch in host memory, which is where the CPU reads it."""
+    """A batch in host memory, where the CPU reads it."""
 
     def __init__(self, session: Pt2Session, images: NDArray[Any]) -> None:
         self._session, self._images = session, images
@@ -144,10 +145,10 @@ class Pt2Batch:
 
 
 def distillkit_exporters() -> list[PluginSpec]:
-    """What `distillkit export --format` may ask for."""
-    return [PluginSpec(FORMAT, "a torch.export archive, for whatever loads those", "distillkit_pt2:Pt2Exporter")]
+    """Register the format for `distillkit export --format pt2`."""
+    return [PluginSpec(FORMAT, "a torch.export archive", "distillkit_pt2:Pt2Exporter")]
 
 
 def distillkit_runtimes() -> list[PluginSpec]:
-    """What executes it."""
+    """Register the runtime."""
     return [PluginSpec(FORMAT, "torch.export archives on the CPU", "distillkit_pt2:Pt2Runtime")]

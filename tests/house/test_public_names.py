@@ -1,4 +1,4 @@
-"""First-party plugins use the third party's door: the public names, and nothing below them."""
+"""Public API: built-in plugins import public names only, as third-party plugins must."""
 
 import ast
 import importlib
@@ -9,13 +9,19 @@ import pytest
 
 import distillkit
 
-# Beside these, the types of a data set's arguments may be named for the type checker.
-DOORS = ("distillkit", "distillkit.models", "distillkit.evaluation", "distillkit.data", "distillkit.plugin.registry")
+# Under TYPE_CHECKING, plugins may also import the types of a data set's arguments.
+PUBLIC_MODULES = (
+    "distillkit",
+    "distillkit.models",
+    "distillkit.evaluation",
+    "distillkit.data",
+    "distillkit.plugin.registry",
+)
 
 
 @pytest.fixture(scope="module")
 def imports(root):
-    """(file, module, name) of everything that the built-in plugins import from the core at run time."""
+    """(file, module, name) of every import of the built-in plugins from the core at run time."""
     found = []
     for path in sorted((root / "plugins").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -40,33 +46,33 @@ def type_checking_blocks(tree):
 
 
 def test_built_in_plugins_import_from_public_modules(imports):
-    assert [f"{path}: {module}" for path, module, _ in imports if module not in DOORS] == []
+    assert [f"{path}: {module}" for path, module, _ in imports if module not in PUBLIC_MODULES] == []
 
 
 def test_built_in_plugins_import_public_names(imports):
-    doors = {name: importlib.import_module(name) for name in DOORS[:4]}
+    modules = {name: importlib.import_module(name) for name in PUBLIC_MODULES[:4]}
     private = [
         f"{path}: {module}.{name}"
         for path, module, name in imports
-        if module in doors and name not in doors[module].__all__
+        if module in modules and name not in modules[module].__all__
     ]
     assert private == []
 
 
 @pytest.mark.parametrize("package", ["distillkit", "distillkit_export"])
 def test_no_public_name_is_that_of_a_submodule(package):
-    """Importing a submodule puts it into its package, over a function of the same name."""
+    """Importing a submodule sets it as an attribute of its package, which would replace a function of the same name."""
     module = importlib.import_module(package)
     assert {found.name for found in pkgutil.iter_modules(module.__path__)} & set(module.__all__) == set()
 
 
-def test_every_public_name_is_there_and_listed():
+def test_every_public_name_exists_and_is_in_dir():
     assert distillkit.__all__ == sorted(distillkit.__all__)
     assert set(distillkit.__all__) <= set(dir(distillkit))
     assert [name for name in distillkit.__all__ if isinstance(getattr(distillkit, name), ModuleType)] == []
 
 
-def test_an_unknown_name_is_refused_as_python_does():
+def test_an_unknown_name_raises_the_usual_attribute_error():
     with pytest.raises(AttributeError) as caught:
         _ = distillkit.train
     assert str(caught.value) == "module 'distillkit' has no attribute 'train'"

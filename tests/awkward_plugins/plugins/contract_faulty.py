@@ -1,4 +1,4 @@
-"""One plugin of every kind, all of them sound until the variable STRANGER says "place=deed", for as many as it says."""
+"""One plugin of every kind, correct unless the environment variable FAULTS has entries "place=fault", with spaces."""
 
 import os
 import sys
@@ -19,22 +19,22 @@ from distillkit.evaluation import Measurement
 
 CALLS = Counter()
 LATE = 5
-"""The call at which "late" raises: well inside the run."""
+"""The call at which the fault "late" raises, in the middle of the run."""
 
 
 class Abort(BaseException):
-    """As a library has that wants nobody to catch it."""
+    """Not an Exception, so that `except Exception` does not catch it; some libraries have such errors."""
 
 
-class Mute(Exception):  # noqa: N818 - it says nothing
-    """Cannot say what is wrong."""
+class Mute(Exception):  # noqa: N818 - the class name is part of the expected message
+    """An error whose message cannot be read."""
 
     def __str__(self):
         raise self
 
 
 class Shy(torch.autograd.Function):
-    """Fails on the way back."""
+    """Raises in its backward."""
 
     @staticmethod
     def forward(context, value):
@@ -46,7 +46,7 @@ class Shy(torch.autograd.Function):
 
 
 class Keep(Shy):
-    """Keeps some of the gradient."""
+    """Returns a gradient of the wrong shape."""
 
     @staticmethod
     def backward(context, gradient):
@@ -54,7 +54,7 @@ class Keep(Shy):
 
 
 class Talk(Shy):
-    """Takes words for a gradient."""
+    """Returns a string as its gradient."""
 
     @staticmethod
     def backward(context, gradient):
@@ -71,27 +71,27 @@ ERRORS = {
 }
 
 
-def meddle(place, value, *given):
-    """`value`, or what the deed for this place makes of it; `given` are tensors to spoil."""
+def inject(place, value, *given):
+    """`value`, changed by the fault for this place, if any; `given` are input tensors, to change in place."""
     CALLS[place] += 1
-    deed = dict(each.split("=") for each in os.environ.get("STRANGER", "").split()).get(place)
-    if deed is None:
+    fault = dict(each.split("=") for each in os.environ.get("FAULTS", "").split()).get(place)
+    if fault is None:
         return value
-    if deed == "raise" or (deed == "late" and CALLS[place] == LATE):
+    if fault == "raise" or (fault == "late" and CALLS[place] == LATE):
         raise ValueError("no idea\nat all")
-    if deed == "exit":
+    if fault == "exit":
         sys.exit(3)
-    if deed in ERRORS:
-        raise ERRORS[deed]
-    if deed == "print":
-        print("hello from a stranger")  # noqa: T201 - that is the deed
-    if deed == "spoil":
+    if fault in ERRORS:
+        raise ERRORS[fault]
+    if fault == "print":
+        print("hello from a plugin")  # noqa: T201 - printing is the fault
+    if fault == "spoil":
         given[0].detach().add_(1.0)
-    return DEEDS.get(deed, lambda same: same)(value)
+    return CHANGES.get(fault, lambda same: same)(value)
 
 
 def each(change):
-    """Change the tensors inside what is returned."""
+    """Apply `change` to the tensors in a returned value."""
 
     def changed(value):
         if isinstance(value, Outputs):
@@ -102,11 +102,11 @@ def each(change):
 
 
 def measuring(**other):
-    """Another measurement, whatever was found."""
+    """Replace fields of the returned measurement."""
     return lambda value: replace(value, **other)
 
 
-DEEDS = {
+CHANGES = {
     "none": lambda value: None,
     "list": lambda value: [value],
     "text": lambda value: "text",
@@ -141,28 +141,28 @@ DEEDS = {
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):
-    """Nothing to choose."""
+    """No options."""
 
 
 class Loss(nn.Module):
-    Options = meddle("loss.options", Options)
+    Options = inject("loss.options", Options)
     weight = label_weight = 1.0
     reads_teacher = reads_student = frozenset({Read(Signal.LOGITS)})
 
     def __init__(self):
         super().__init__()
-        self.targets = meddle("loss.targets", {"logits": TargetSpec((2,), "float32")})
+        self.targets = inject("loss.targets", {"logits": TargetSpec((2,), "float32")})
 
     @classmethod
     def build(cls, options, student, teacher):
-        return meddle("loss.build", cls())
+        return inject("loss.build", cls())
 
     def target(self, teacher):
-        return meddle("loss.target", {"logits": teacher.logits.clone()}, teacher.logits)
+        return inject("loss.target", {"logits": teacher.logits.clone()}, teacher.logits)
 
     def forward(self, student, target, batch):
         squares = (student.logits - target["logits"]).square().mean(dim=1)
-        return meddle("loss.forward", {"square": squares}, student.logits)
+        return inject("loss.forward", {"square": squares}, student.logits)
 
 
 class Model(nn.Module):
@@ -177,8 +177,8 @@ class Model(nn.Module):
     @classmethod
     def describe_with(cls, classes):
         return ModelSpec(
-            name="stranger",
-            architecture="stranger",
+            name="faulty",
+            architecture="faulty",
             kind="other",
             classes=classes,
             signals=frozenset({Signal.LOGITS}),
@@ -188,14 +188,14 @@ class Model(nn.Module):
 
     @classmethod
     def describe(cls, request):
-        return meddle(f"{cls.role}.describe", cls.describe_with(request.classes or 2))
+        return inject(f"{cls.role}.describe", cls.describe_with(request.classes or 2))
 
     @classmethod
     def build(cls, request):
-        return meddle(f"{cls.role}.build", cls(request.classes or 2))
+        return inject(f"{cls.role}.build", cls(request.classes or 2))
 
     def forward(self, images, wanted):
-        return meddle(f"{self.role}.forward", Outputs(logits=self.network(images)), images)
+        return inject(f"{self.role}.forward", Outputs(logits=self.network(images)), images)
 
 
 class Teacher(Model):
@@ -206,49 +206,49 @@ class Student(Model):
     role = "student"
 
 
-class Pictures:
-    """Forty grey squares, the bright ones of another class."""
+class Squares:
+    """A data set of 40 grey squares in two classes, dark and bright."""
 
     name = "squares"
 
     def __init__(self):
-        self.class_names = meddle("data.class_names", ("dark", "bright"))
+        self.class_names = inject("data.class_names", ("dark", "bright"))
 
     @classmethod
     def open(cls, argument, data, split):
-        return meddle("data.open", cls()) if split != "validation" else None
+        return inject("data.open", cls()) if split != "validation" else None
 
     def __len__(self):
-        return meddle("data.len", 40)
+        return inject("data.len", 40)
 
     def key(self, index):
-        return meddle("data.key", f"square-{index}")
+        return inject("data.key", f"square-{index}")
 
     def label(self, index):
-        return meddle("data.label", index % 2)
+        return inject("data.label", index % 2)
 
     def image(self, index):
-        return meddle("data.image", Image.new("RGB", (8, 8), (100 * (index % 2) + index,) * 3))
+        return inject("data.image", Image.new("RGB", (8, 8), (100 * (index % 2) + index,) * 3))
 
 
 class Tracker:
     def __init__(self):
-        meddle("tracker.init", None)
+        inject("tracker.init", None)
 
     def distillkit_run_started(self, run):
-        meddle("run_started", None)
+        inject("run_started", None)
 
     def distillkit_steps_logged(self, record):
-        meddle("steps_logged", None)
+        inject("steps_logged", None)
 
     def distillkit_epoch_ended(self, record):
-        meddle("epoch_ended", None)
+        inject("epoch_ended", None)
 
     def distillkit_run_ended(self, record, models):
-        meddle("run_ended", None)
+        inject("run_ended", None)
 
     def distillkit_run_failed(self, error):
-        meddle("run_failed", None)
+        inject("run_failed", None)
 
 
 class Evaluator:
@@ -256,10 +256,10 @@ class Evaluator:
     learns = False
 
     def __init__(self, options):
-        meddle("evaluator.init", None)
+        inject("evaluator.init", None)
 
     def measure(self, subject):
-        return meddle("evaluator.measure", Measurement("looked at", {"top1": 50.0}))
+        return inject("evaluator.measure", Measurement("looked at", {"top1": 50.0}))
 
 
 class Exporter:
@@ -268,34 +268,34 @@ class Exporter:
     runtime = "none"
 
     def __init__(self, options):
-        meddle("exporter.init", None)
+        inject("exporter.init", None)
 
     def check(self):
-        meddle("exporter.check", None)
+        inject("exporter.check", None)
 
     def write(self, source, directory, precision):
-        (directory / "model.stranger").write_bytes(b"model")
-        return meddle("exporter.write", Artifact("stranger", "model.stranger"))
+        (directory / "model.faulty").write_bytes(b"model")
+        return inject("exporter.write", Artifact("faulty", "model.faulty"))
 
     def precision_of(self, file):
         return "fp32"
 
     def open(self, file):
-        return meddle("exporter.open", lambda images: np.zeros((len(images), 2), np.float32))
+        return inject("exporter.open", lambda images: np.zeros((len(images), 2), np.float32))
 
 
 class Runtime:
-    formats = ("stranger",)
+    formats = ("faulty",)
 
     def availability(self):
-        return meddle("runtime.availability", Availability(works=False, detail="never"))
+        return inject("runtime.availability", Availability(works=False, detail="never"))
 
     def settings(self):
         return [{}]
 
 
 def distillkit_losses():
-    return meddle("losses", [spec("loss", "Loss", signals=frozenset({Signal.LOGITS}))])
+    return inject("losses", [spec("loss", "Loss", signals=frozenset({Signal.LOGITS}))])
 
 
 def distillkit_teachers():
@@ -307,7 +307,7 @@ def distillkit_students():
 
 
 def distillkit_datasets():
-    return [spec("data set", "Pictures")]
+    return [spec("data set", "Squares")]
 
 
 def distillkit_trackers():
@@ -327,7 +327,7 @@ def distillkit_runtimes():
 
 
 def spec(what, factory, **more):
-    return PluginSpec(name="stranger", summary=f"an awkward {what}", factory=f"contract_stranger:{factory}", **more)
+    return PluginSpec(name="faulty", summary=f"an awkward {what}", factory=f"contract_faulty:{factory}", **more)
 
 
-meddle("import", None)
+inject("import", None)
