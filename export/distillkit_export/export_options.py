@@ -141,7 +141,7 @@ class ExportOptions:
     calibrator: Calibrator | None = image_option(
         None, "INT8 calibration: minmax, entropy or percentile. Default: minmax.", metavar="NAME", exporter=ONNX
     )
-    tolerance: Tolerance = option("default", "Allowed difference from torch.", panel=GATE)
+    tolerance: Tolerance = option("default", "Limits on the difference from torch.", panel=GATE)
     head: Head | None = graph_option(None, "Head whose output is exported. Default: as in the run.")
     fusion: Fusion | None = graph_option(None, "How the outputs of two heads are fused. Default: as in the run.")
     opset: int | None = graph_option(None, "ONNX operator set. Default: 20; 22 with --bf16.", metavar="N")

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from distillkit.errors import DistillkitError, UnavailableError
 
 Event = Mapping[str, Any]
-Say: TypeAlias = "Callable[[Event], None]"
+SendEvent: TypeAlias = "Callable[[Event], None]"
 
 
 class ChildError(DistillkitError):
@@ -35,7 +35,7 @@ class ChildError(DistillkitError):
 
 
 def result_of(
-    module: str, request: Event | None = None, *, timeout_s: float, on_event: Say | None = None
+    module: str, request: Event | None = None, *, timeout_s: float, on_event: SendEvent | None = None
 ) -> dict[str, Any]:
     """Run `module` on `request` in a child process, pass its events to `on_event` and return its result.
 
@@ -43,6 +43,7 @@ def result_of(
     or took longer than `timeout_s`.
     """
     with (
+        # A file, because a full pipe would block the child while its stdout is read.
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
         subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
             # -P keeps the current folder off the path: a file there must not shadow a library.
@@ -68,7 +69,7 @@ def result_of(
             code = child.wait()
         finally:
             timer.cancel()
-            child.kill()
+            child.kill()  # also after an error in `on_event`
         log.seek(0)
         output = log.read()
     if answer is not None and "result" in answer:
@@ -79,7 +80,9 @@ def result_of(
     raise ChildError(f"took longer than {timeout_s:g} s" if timed_out.is_set() else _exit_reason(code, output), output)
 
 
-def _exchange(child: subprocess.Popen[str], request: dict[str, Any], on_event: Say | None) -> dict[str, Any] | None:
+def _exchange(
+    child: subprocess.Popen[str], request: dict[str, Any], on_event: SendEvent | None
+) -> dict[str, Any] | None:
     """Send the request and read all lines; return the last result or error, None if the child sent neither."""
     if child.stdin is None or child.stdout is None:
         return None
@@ -101,7 +104,7 @@ def _exchange(child: subprocess.Popen[str], request: dict[str, Any], on_event: S
     return answer
 
 
-def serve(work: Callable[[dict[str, Any], Say], Mapping[str, Any]]) -> None:
+def serve(work: Callable[[dict[str, Any], SendEvent], Mapping[str, Any]]) -> None:
     """Run in the child: read the request, call `work` and send its result."""
     # Native libraries print to file descriptor 1: messages go to a copy of it, and 1 is redirected to stderr.
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -109,16 +112,16 @@ def serve(work: Callable[[dict[str, Any], Say], Mapping[str, Any]]) -> None:
 
     lock = threading.Lock()
 
-    def say(event: Event) -> None:
+    def send(event: Event) -> None:
         with lock:  # libraries call back from their own threads
             messages.write(json.dumps(event) + "\n")
             messages.flush()
 
     request: dict[str, Any] = json.loads(sys.stdin.read() or "{}")
     try:
-        say({"result": work(request, say)})
+        send({"result": work(request, send)})
     except UnavailableError as error:
-        say({"error": str(error)})
+        send({"error": str(error)})
 
 
 def last_line(text: str) -> str:

@@ -28,7 +28,8 @@ ImageInput: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
 
 BATCH = 16
 DEFAULT_PRECISION: Precision = "fp32"
-MOST_THREADS = 1_024
+MAX_THREADS = 1_024
+"""Limit on the number of threads in a tuned setting, which is untrusted."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _is_offered(setting: Setting, runtime: Runtime) -> bool:
     profile/best.json is not covered by the digests of the bundle, so its settings are untrusted.
     """
     threads, rest = setting.get("threads", 1), {**setting, "threads": 0}
-    return threads in range(1, MOST_THREADS) and any({**each, "threads": 0} == rest for each in runtime.settings())
+    return threads in range(1, MAX_THREADS) and any({**each, "threads": 0} == rest for each in runtime.settings())
 
 
 PREFERRED = "onnxruntime-cpu"
@@ -177,6 +178,7 @@ def _first_that_works(bundle: OpenBundle, plugins: PluginRegistry, precision: Pr
     names = [plugin.spec.name for plugin in plugins.listing("runtime")]
     formats = {card.format for card in bundle.manifest.artifacts if card.precision == precision}
     reasons = []
+    # A stable sort: the others stay in the order of `distillkit plugins`.
     for name in sorted(names, key=lambda name: name != PREFERRED):
         try:
             chosen: Runtime = plugins.find("runtime", name).create()

@@ -17,7 +17,7 @@ def user_cache() -> Path:
     return user_cache_path("distillkit", appauthor=False)
 
 
-def private(folder: Path) -> Path:
+def make_private(folder: Path) -> Path:
     """Create `folder`, accessible only to this user."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

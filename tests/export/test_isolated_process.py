@@ -24,13 +24,13 @@ def child(tmp_path, monkeypatch):
 
 
 def test_events_and_result_are_returned(child):
-    code = "def work(request, say):\n    say({'step': 1})\n    return {'twice': 2 * request['n']}\nserve(work)"
+    code = "def work(request, send):\n    send({'step': 1})\n    return {'twice': 2 * request['n']}\nserve(work)"
     assert child(code, {"n": 21}) == ({"twice": 42}, [{"step": 1}])
 
 
 def test_output_of_libraries_is_ignored(child):
     code = (
-        "print('loaded')\nimport os\ndef work(request, say):\n    os.write(1, b'native\\n')\n    print('more')\n"
+        "print('loaded')\nimport os\ndef work(request, send):\n    os.write(1, b'native\\n')\n    print('more')\n"
         "    return {}\nserve(work)"
     )
     assert child(code) == ({}, [])
@@ -38,13 +38,13 @@ def test_output_of_libraries_is_ignored(child):
 
 def test_unavailable_error_of_the_child_is_raised_with_its_message(child):
     with pytest.raises(UnavailableError, match=r"^no way$"):
-        child("def work(request, say):\n    raise UnavailableError('no way')\nserve(work)")
+        child("def work(request, send):\n    raise UnavailableError('no way')\nserve(work)")
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("serve(lambda request, say: 1 / 0)", "failed: ZeroDivisionError: division by zero"),
+        ("serve(lambda request, send: 1 / 0)", "failed: ZeroDivisionError: division by zero"),
         ("import nothing_of_this_name", "failed: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "ended with signal SIGKILL"),
         ("raise SystemExit(3)", "failed: no output"),
@@ -60,7 +60,7 @@ def test_child_that_times_out_is_killed_and_its_log_kept(child, monkeypatch):
     """The fake timer fires after the child has written its log, independent of its start-up time."""
     code = (
         "import sys, time\nsys.stderr.write('thinking\\n')\nsys.stderr.flush()\n"
-        "def work(request, say):\n    say({'step': 1})\n    time.sleep(60)\nserve(work)"
+        "def work(request, send):\n    send({'step': 1})\n    time.sleep(60)\nserve(work)"
     )
 
     class Timer:

@@ -299,6 +299,7 @@ def write_manifest(  # noqa: PLR0913 - the contents of one file
             for file in files
         },
     )
+    # Last: a folder without bundle.json counts as an unfinished export.
     write_json(manifest, bundle.model_dump(mode="json"))
     return bundle
 

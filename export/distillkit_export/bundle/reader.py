@@ -176,6 +176,7 @@ def _require_finished(folder: Path) -> None:
     if not folder.is_dir():
         raise BundleError(f"'{folder}' is a file; give the folder of a bundle, which contains {MANIFEST}")
     name = folder.resolve().name
+    # The temporary names of `whole_directory`.
     if name.startswith(".") and name.endswith((".tmp", ".old")):
         raise BundleError(f"'{folder}' is an unfinished export; export again")
     if name == REJECTED:
@@ -248,6 +249,7 @@ def _plain_file(folder: Path, name: str) -> Path:
 
     Raises: BundleError if it is missing, a device, a hard link, or if any part of its path is a symbolic link.
     """
+    # Every part, because a link in the middle of the path also leaves the folder.
     path = folder
     for part in name.split("/"):
         path = path / part

@@ -19,12 +19,14 @@ CHUNK = 1 << 22
 def conflicts(*, has_gpu: bool) -> Iterator[str]:
     """Yield a message for each conflict, with the fix."""
     builds = installed_builds()
+    # Both install the same files, so the one installed last has overwritten the other.
     if len(builds) > 1:
         named = " and ".join(f"{name} {number}" for name, number in builds.items())
         yield (
             f"{named} are both installed and overwrite each other: pip uninstall {' '.join(BUILDS)}, then install the "
             'one you need, "distillkit[runtime]" or "distillkit[gpu]"'
         )
+    # ONNX Runtime reports no error here: it falls back to the CPU.
     needed, installed = provider_tensorrt_major(_onnxruntime_folder()), tensorrt_version()
     if needed and installed and int(installed.partition(".")[0]) != needed:
         yield (

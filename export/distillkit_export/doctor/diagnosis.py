@@ -102,6 +102,7 @@ def _reports(plugins: PluginRegistry, progress: Callable[[str], None]) -> Iterat
 def _report(plugin: Plugin) -> RuntimeReport:
     name, owner = plugin.spec.name, str(plugin.owner)
     try:
+        # In a child process, because a native library may crash.
         result = result_of("distillkit_export.doctor.trial", {"runtime": name}, timeout_s=TRIAL_S)
     except (ChildError, DistillkitError) as error:
         reason = str(error) if isinstance(error, ChildError) else f"failed: {error}"

@@ -15,7 +15,7 @@ from distillkit.errors import DistillkitError, UnavailableError
 from distillkit.messages.text import one_line
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_export.doctor import tiny_model
-from distillkit_export.isolated_process import Say, serve
+from distillkit_export.isolated_process import SendEvent, serve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,8 @@ def _run(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> str:
     servable = _servable(runtime, plugins, folder)
     session = runtime.open(servable, runtime.settings()[0])
     if servable.format == "torch":
-        scores = session(np.zeros((BATCH, 3, TORCH_SIDE, TORCH_SIDE), np.float32))
+        # The weights are random, so there is no expected output.
+        scores = session(np.zeros((BATCH, 3, TORCH_SIDE, TORCH_SIDE), np.float32))  # [B, K]
         _require(scores, len(scores) == BATCH and bool(np.isfinite(scores).all()))
     else:
         batch = tiny_model.images(BATCH)
@@ -87,7 +88,7 @@ def _require(scores: NDArray[np.float32], correct: bool) -> None:  # noqa: FBT00
         raise UnavailableError(f"its output is wrong: {np.array2string(scores.ravel()[:6], precision=3)}")
 
 
-def work(request: dict[str, Any], _say: Say) -> dict[str, Any]:
+def work(request: dict[str, Any], _send: SendEvent) -> dict[str, Any]:
     """Run in the child process: try the runtime named in the request."""
     return try_runtime(request["runtime"], installed_plugins())
 

@@ -58,6 +58,7 @@ def _checks(
     model = onnx.load(file)
     yield structure(model)
     if artifact.precision == "fp16":
+        # Ranges of the float32 graph: ONNX Runtime's CPU kernels would not overflow in the float16 one.
         yield ranges(model, scan(source.onnx["fp32"], subset.images.pixels))
     if artifact.precision in {"fp16", "bf16"} and source.model is not None:
         yield _torch_forward(source, artifact, subset, limits)
@@ -134,6 +135,7 @@ def _torch_forward(source: ExportSource, artifact: Artifact, subset: Reference, 
     score = half_scorer(model, source.request, artifact.precision, artifact.made_with.get("float32", ()))
 
     def on_pixels(images: NDArray[Any]) -> NDArray[np.float32]:
+        # As in the file, which normalises in float32 in every precision.
         return score(normalised(images, model.spec) if source.request.uint8 else images)
 
     try:

@@ -109,6 +109,7 @@ class Gate:
             with blamed(opener, "open"):
                 parity = measure(opener.open(file), self.reference, precision, self.limits[precision])
         except UnavailableError as error:
+            # A failed check counts even if no runtime executes the file.
             outcome: GateOutcome = "failed" if failed else "ungated"
             return replace(verdict, outcome=outcome, reason="; ".join(failed) or f"was not gated: {error}")
         except GateError as error:
@@ -123,6 +124,7 @@ class Gate:
         """The first layer where an ONNX file differs from the float32 one, or that one from torch; "" if unknown."""
         if artifact.format != "onnx" or self.fp32_file is None:
             return ""
+        # The float32 file is itself the reference of the others; it can only be compared with torch.
         find = self.find_module if self.fp32_file.name == file.name else partial(first_difference, self.fp32_file)
         if find is None:
             return ""

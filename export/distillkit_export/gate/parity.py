@@ -71,7 +71,7 @@ class Parity:
     def failures(self) -> list[str]:
         """A message for each exceeded limit, with metric, value and limit, to follow the file name in a sentence."""
         broken = [size for size, batch in self.batches.items() if not batch.finite]
-        if broken:
+        if broken:  # NaN makes all other metrics meaningless
             return [f"outputs NaN or infinity for a batch of {broken[0]}"]
         return [*self._against_relative(), *self._against_noise(), *self._against_classes()]
 
@@ -160,7 +160,7 @@ def measure(
     """
     images, count = reference.images, len(reference.images.pixels)
     by_size: dict[int, list[Difference]] = {}
-    outputs = np.full_like(reference.outputs, np.nan)
+    outputs = np.full_like(reference.outputs, np.nan)  # NaN: an image without an output must not pass
     for indices in _batches(count):
         scores = exported(images.pixels[indices])
         found = difference(reference.outputs[indices], scores, classes=reference.classes)
@@ -197,6 +197,7 @@ def _worst(batches: Sequence[Difference]) -> Difference:
 
 def _batches(count: int) -> Iterator[NDArray[np.int64]]:
     """Indices of consecutive images, in batches of exactly the sizes `BATCHES`; at the end they start over at 0."""
+    # A smaller last batch would be one more batch size in the report.
     start = 0
     for size in BATCHES:
         yield np.arange(start, start + size) % count

@@ -27,11 +27,13 @@ def relative_latency(files: Mapping[str, Scorer], image: NDArray[Any]) -> dict[s
     Shapes: image [1, C, H, W], or [1, H, W, C] for files that normalise.
     """
     first = next(iter(files))
+    # Warm-up: the first runs of a session are slower.
     for score in files.values():
         for _ in range(WARM_UP):
             score(image)
     repeats = max(1, round(MIN_TURN_S / _seconds(files[first], image, WARM_UP) * WARM_UP))
     rounds = [{name: _seconds(score, image, repeats) for name, score in files.items()} for _ in range(ROUNDS)]
+    # Ratios within a round, because the load on the machine changes between rounds.
     return {name: median(times[name] / times[first] for times in rounds) for name in files}
 
 

@@ -68,6 +68,7 @@ def export(
     from distillkit.models.heads import Answer, check_head
     from distillkit_export.pipeline.target import default_folder, load_target
 
+    # Cheap checks first: loading a model may download weights.
     onnx, others = onnx_format(options, plugins), other_formats(options, plugins)
     onnx.exporter.check()
     directory = out or default_folder(target)
@@ -136,6 +137,7 @@ def export_model(
     onnx, *others = formats
     with published(directory) as building:
         files: dict[Precision, Path] = {}
+        # The range scan of float16 may use photographs; INT8 and FP8 without real images were refused above.
         calibration = as_file_input(images.calibration or images.gate, model.spec, replace(request, dynamic_size=False))
         source = ExportSource(
             request,

@@ -91,6 +91,7 @@ class Stage:
             artifact = form.exporter.write(self.source, folder, precision)
         if not isinstance(artifact, Artifact):
             refuse(form.exporter, "write", kind_of(artifact), "an Artifact")
+        # Read back from the file, because a tool may silently write another precision than the requested one.
         mismatch = _precision_mismatch(form.exporter, folder / artifact.file, precision)
         if mismatch:
             file_bytes = size(folder / artifact.file)

@@ -155,6 +155,7 @@ def _load_checkpoint(path: Path, run: RunDirectory, plugins: PluginRegistry, opt
     request = ModelRequest(plugin.name, plugin.argument, plugin.options(entry.options), classes=plan["classes"])
     model = build_model(plugin, request)
     weights = path / CHECKPOINT_WEIGHTS
+    # A checkpoint fits the student of its own run exactly, so nothing may be resized or left out.
     load_weights(model, _student_weights(weights), source=str(weights), fit="nothing")
     model = at_image_size(model, options.image_size)
     spec = with_run_settings(model.spec, run)

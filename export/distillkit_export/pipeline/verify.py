@@ -129,6 +129,7 @@ def _gate_file(
     A file whose precision differs from the manifest fails without being run.
     """
     artifact = Artifact(card.format, card.file, card.precision, card.made_with)
+    # Before the gate: a float32 file under the name of an INT8 file would pass every limit.
     mismatch = _precision_mismatch(card, opened, plugins)
     if mismatch:
         return Verdict(artifact, "failed", "", opened.manifest.files[card.file].bytes, reason=mismatch), None
