@@ -86,9 +86,9 @@ def test_values_above_a_quarter_of_the_limit_stay_in_float32(tmp_path, up, kept)
 
 def test_norms_stay_in_float32_where_squares_would_overflow():
     node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"])
-    assert not float16._must_stay(node, {"x": 127.0, "y": 3.0})
-    assert float16._must_stay(node, {"x": 129.0, "y": 3.0})
-    assert not float16._must_stay(helper.make_node("Add", ["x", "x"], ["y"]), {"x": 129.0, "y": 258.0})
+    assert not float16._needs_float32(node, {"x": 127.0, "y": 3.0})
+    assert float16._needs_float32(node, {"x": 129.0, "y": 3.0})
+    assert not float16._needs_float32(helper.make_node("Add", ["x", "x"], ["y"]), {"x": 129.0, "y": 258.0})
 
 
 def test_first_layer_that_differs_is_named(tmp_path):
@@ -163,7 +163,7 @@ def test_layers_that_overflow_stay_in_float32_and_the_student_passes(overflowing
 
 
 def test_overflow_that_onnx_runtime_hides_fails_the_gate(overflowing, tmp_path, monkeypatch):
-    monkeypatch.setattr(float16, "_must_stay", lambda *_: False)
+    monkeypatch.setattr(float16, "_needs_float32", lambda *_: False)
     target = tmp_path / "bundle"
     result = export_onnx(overflowing, target, images=images_of(overflowing), options=ExportOptions(fp16=True))
     failed = result.verdicts[1]
