@@ -120,7 +120,7 @@ def student(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dic
         *(gate_line(name, report, exported.bundle.files) for name, report in gate.items()),
         *tables(card),
     ]
-    result = {"images": exported.against.pictures.source, "gate": gate, "profile": card.model_dump(mode="json")}
+    result = {"images": exported.reference.images.source, "gate": gate, "profile": card.model_dump(mode="json")}
     return result, lines
 
 

@@ -1,7 +1,7 @@
-"""From a trained student to files that run elsewhere, each gated against the model it was made from.
+"""Export of a trained student to files for other machines, each gated against the PyTorch model.
 
-Only the modules that handle the model itself and its images import torch; everything else imports without torch and
-timm, so that the half that runs on the target machine needs neither.
+Only the modules that handle the model itself and its images import torch. Everything else imports without torch and
+timm, so the code that runs on the target machine needs neither.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportOptions", "ExportResult", "export", "frozen_scores", "load"]
 
-_WHERE = {
+_MODULES = {
     "ExportOptions": "distillkit_export.export_options",
     "ExportResult": "distillkit_export.pipeline.result",
     "export": "distillkit_export.pipeline.export",
@@ -28,7 +28,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name at its first use: listings stay quick, and what serves a bundle never imports torch."""
-    if name not in _WHERE:
+    """Import a name on first use: listings stay fast, and serving a bundle never imports torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(_WHERE[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

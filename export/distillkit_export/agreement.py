@@ -1,4 +1,4 @@
-"""How far two sets of answers are from each other: the figures of the gate, each with its formula."""
+"""Difference and accuracy metrics of the gate: max error, cosine, SQNR, top-1 agreement."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the answers of one batch, or of several, are from the model's.
+    """Difference between the outputs of the exported file and the model's, over one or several batches.
 
-    `max_absolute` is max |file - model|, `max_relative` that over max |model|, `min_cosine` the least cosine between
-    the two answers to an image, `sqnr_db` 10 log10 of sum(model²) / sum((file - model)²), infinite where they are
-    equal. `top1_agreement` is the share of images with the same best class, from 0 to 1, None for embeddings.
+    `max_absolute` is max |file - model| and `max_relative` is that over max |model|. `min_cosine` is the smallest
+    cosine similarity of the two outputs of an image. `sqnr_db` is 10 log10 of sum(model²) / sum((file - model)²),
+    infinite if they are equal. `top1_agreement` is the share of images with the same top-1 class, from 0 to 1, None
+    for embeddings.
     """
 
     finite: bool
@@ -35,10 +36,10 @@ class Difference:
 class Accuracy:
     """Top-1 accuracy of model and file on the same labelled images, in percent.
 
-    `lost` are the images that only the model gets right, `gained` those that only the file does. `drop` is in
-    percentage points, `drop_error` its standard error over the choice of images.
-    Source: McNemar 1947, Psychometrika 12: the difference of two paired shares depends on the images alone on which
-        they differ; its variance is (lost + gained - (lost - gained)² / n) / n².
+    `lost` counts the images that only the model gets right, `gained` those that only the file gets right. `drop` is
+    in percentage points; `drop_error` is its standard error over the choice of images.
+    Source: McNemar 1947, Psychometrika 12: the difference of two paired shares depends only on the images where they
+        differ; its variance is (lost + gained - (lost - gained)² / n) / n².
     """
 
     images: int
@@ -58,16 +59,17 @@ class Accuracy:
 
 
 def difference(model: NDArray[np.float32], file: NDArray[np.float32], *, classes: bool = True) -> Difference:
-    """Compare two arrays of answers [B, K] in float64. Where the model's are all zero, so must be the file's.
+    """Compare two arrays of outputs [B, K] in float64. If the model's are all zero, the file's must be too.
 
-    Raises: GateError where the shapes differ.
+    Raises: GateError if the shapes differ.
     """
     expected, actual = model.astype(np.float64), file.astype(np.float64)
     if expected.shape != actual.shape:
-        raise GateError(f"the exported file answers with shape {list(actual.shape)}, torch with {list(expected.shape)}")
+        raise GateError(f"the exported file outputs shape {list(actual.shape)}, torch {list(expected.shape)}")
     absolute = float(np.abs(actual - expected).max())
     scale = float(np.abs(expected).max())
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    # Two zero vectors have no angle; they count as equal (cosine 1), a zero and a non-zero one as orthogonal.
     same = (expected == actual).all(axis=1)
     cosine = np.divide((expected * actual).sum(axis=1), lengths, out=same.astype(np.float64), where=lengths > 0)
     agreement = float((expected.argmax(axis=1) == actual.argmax(axis=1)).mean())
@@ -82,7 +84,7 @@ def difference(model: NDArray[np.float32], file: NDArray[np.float32], *, classes
 
 
 def sqnr_db(model: NDArray[np.float64], file: NDArray[np.float64]) -> float:
-    """Signal over quantisation noise, in decibels."""
+    """Signal-to-quantisation-noise ratio (SQNR) in decibels; both arrays have the same shape, any shape."""
     noise = float(np.square(file - model).sum())
     signal = float(np.square(model).sum())
     if noise == 0:
@@ -93,18 +95,18 @@ def sqnr_db(model: NDArray[np.float64], file: NDArray[np.float64]) -> float:
 def accuracy(
     model: NDArray[np.float32], file: NDArray[np.float32], labels: NDArray[np.int64] | None
 ) -> Accuracy | None:
-    """Top-1 accuracy of both on the images that have a label (not negative), None where none has.
+    """Top-1 accuracy of both on the labelled images (label >= 0); None if no image has a label.
 
-    Shapes: answers [n, K], labels [n].
+    Shapes: model and file [B, K], labels [B].
     """
     if labels is None or not (labels >= 0).any():
         return None
     known = labels >= 0
-    right, still = (answers[known].argmax(axis=1) == labels[known] for answers in (model, file))
+    model_right, file_right = (outputs[known].argmax(axis=1) == labels[known] for outputs in (model, file))
     return Accuracy(
         images=int(known.sum()),
-        model=100 * float(right.mean()),
-        file=100 * float(still.mean()),
-        lost=int((right & ~still).sum()),
-        gained=int((~right & still).sum()),
+        model=100 * float(model_right.mean()),
+        file=100 * float(file_right.mean()),
+        lost=int((model_right & ~file_right).sum()),
+        gained=int((~model_right & file_right).sum()),
     )

@@ -1,4 +1,4 @@
-"""The formats that distillkit can write, and the runtimes that it can execute them in."""
+"""Catalogue of the built-in exporters (ONNX, TensorRT) and runtimes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distillkit.plugin.hookspecs import hookimpl
 
 @hookimpl
 def distillkit_exporters() -> Sequence[PluginSpec]:
-    """Name ONNX, from which the formats of the target machines are made."""
+    """List ONNX, and TensorRT, which is built from the ONNX file."""
     return (
         PluginSpec(
             name="onnx",
@@ -19,7 +19,7 @@ def distillkit_exporters() -> Sequence[PluginSpec]:
         ),
         PluginSpec(
             name="tensorrt",
-            summary="a TensorRT engine for the GPU of this machine, from the ONNX file of the same precision",
+            summary="a TensorRT engine for this machine's GPU, built from the ONNX file of the same precision",
             factory="distillkit_export.tensorrt.exporter:TensorRtExporter",
         ),
     )
@@ -27,11 +27,11 @@ def distillkit_exporters() -> Sequence[PluginSpec]:
 
 @hookimpl
 def distillkit_runtimes() -> Sequence[PluginSpec]:
-    """Name the runtimes, from the plainest to the fastest."""
+    """List the runtimes, from the simplest to the fastest."""
     return (
         PluginSpec(
             name="torch",
-            summary="PyTorch as it is, on the CPU or a GPU",
+            summary="PyTorch in eager mode, on the CPU or a GPU",
             factory="distillkit_export.runtimes.torch_eager:TorchEager",
         ),
         PluginSpec(
@@ -46,7 +46,7 @@ def distillkit_runtimes() -> Sequence[PluginSpec]:
         ),
         PluginSpec(
             name="openvino",
-            summary="OpenVINO on the CPU, in float32 or bfloat16 as asked",
+            summary="OpenVINO on the CPU, in float32 or bfloat16",
             factory="distillkit_export.runtimes.openvino_cpu:OpenVino",
         ),
         PluginSpec(
@@ -61,7 +61,7 @@ def distillkit_runtimes() -> Sequence[PluginSpec]:
         ),
         PluginSpec(
             name="tensorrt",
-            summary="TensorRT engines that this machine built, on its GPU",
+            summary="TensorRT engines built on this machine, on its GPU",
             factory="distillkit_export.tensorrt.runtime:TensorRt",
         ),
     )

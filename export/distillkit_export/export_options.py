@@ -1,4 +1,4 @@
-"""The options of an export, for the command line and for Python: each with its name, type, default and help."""
+"""Options of an export, for the command line and Python: name, type, default and help of each."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from distillkit.errors import UserError
 from distillkit.messages.nearest_name import unknown_name
 
 ONNX, TENSORRT = "onnx", "tensorrt"
-"""The exporters that have options of their own here; those of other exporters are `settings`."""
+"""Exporters with options in `ExportOptions`; the options of other exporters are `settings`."""
 OPSET = 20
 BF16_OPSET = 22
-"""The first opset in which ONNX has a convolution of bfloat16."""
+"""First opset with a bfloat16 Conv."""
 
 Calibrator = Literal["minmax", "entropy", "percentile"]
 Tolerance = Literal["strict", "default", "loose"]
 GateImages = int | Literal["all"]
 
 GATE_IMAGES, CALIBRATION_IMAGES = 1000, 128
-"""How many images are used where the options do not say."""
+"""Default numbers of images."""
 
 ENGINE, GATE = "TensorRT", "Gate and calibration"
-"""Panels of --help."""
+"""Titles of panels in --help."""
 
 T = TypeVar("T")
 
 
 def option(default: T, text: str, *, panel: str | None = None, **more: Any) -> T:
-    """A field that is also an option of the command line, with `text` as its help in a panel of --help.
+    """A dataclass field that is also a command-line option, with `text` as its help and `panel` its panel in --help.
 
-    `more` may have: `metavar` and `min`, as typer takes them; `flag`, where the option is not called as the field is;
-    `parse`, a function from what is typed to the value; `exporter`, whose setting this is; `of_student`, true for what
-    makes no sense for a bundle, which has its ONNX and its images already.
+    `more` may have: `metavar` and `min`, as in typer; `flag`, if the option's name differs from the field's; `parse`,
+    a function from the typed text to the value; `exporter`, the exporter whose setting this is; `student_only`, true
+    for options that do not apply to a bundle, which already has its ONNX files and images.
     """
     return field(default=default, metadata={"help": text, "rich_help_panel": panel, **more})
 
 
 file_option = partial(option, panel="Precisions and formats")
 engine_option = partial(option, panel=ENGINE, exporter=TENSORRT)
-image_option = partial(option, panel=GATE, of_student=True)
-graph_option = partial(option, panel="The graph", of_student=True)
+image_option = partial(option, panel=GATE, student_only=True)
+graph_option = partial(option, panel="The graph", student_only=True)
 
 
 def parse_formats(texts: list[str] | None) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def parse_formats(texts: list[str] | None) -> tuple[str, ...]:
 def parse_settings(texts: list[str] | None) -> Mapping[str, Mapping[str, Any]] | None:
     """The values of a repeated --set, by exporter.
 
-    Raises: UserError for one that names no exporter.
+    Raises: UserError for a key without an exporter.
     """
     from distillkit.recipe.overrides import as_tables, parse_assignment
 
@@ -71,86 +71,90 @@ def parse_settings(texts: list[str] | None) -> Mapping[str, Mapping[str, Any]] |
     for assignment in assignments:
         if "." not in assignment.key:
             raise UserError(
-                f"--set {assignment.key} names no exporter; write EXPORTER.KEY=VALUE, such as onnx.calibrator=entropy"
+                f"--set {assignment.key} has no exporter; write EXPORTER.KEY=VALUE, such as onnx.calibrator=entropy"
             )
     return as_tables(assignments) or None
 
 
 def parse_gate_images(text: str | None) -> GateImages | None:
-    """A number of images, or "all".
+    """The value of --gate-images: a number of images, or "all".
 
-    Raises: UserError for what is neither a number from 1 nor "all".
+    Raises: UserError for anything else.
     """
     if text is None or text == "all":
         return "all" if text else None
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise UserError(f"--gate-images {text} is no number of images; give one, or all")
+        raise UserError(f"invalid --gate-images {text}; give a number of images (1 or more) or all")
     return int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The options of `distillkit export`, each called as on the command line; its `--help` says what they do.
+    """Options of `distillkit export`, with the names of the command line; `distillkit export --help` describes them.
 
-    `formats` are exporters beside ONNX (`--format`), `settings` their options by exporter (`--set`):
-    {"onnx": {"calibrator": "entropy"}}. Every format is written in each precision, or in float32 where none is chosen;
-    with `fp32`, which has no option of the command line, in float32 beside the others.
-    `gate_images` is a number or "all"; `image_size` is (height, width). Without `head` and `fusion` a saved student
-    answers as its run evaluated it. `opset` is 20, or 22 with `bf16`. `progress` is called with the phase, its steps
-    that are done, and all of them, by exporters that take long.
-    Raises: UserError for a value that is not allowed, or for an option that has no effect without another.
+    `formats` are exporters besides ONNX (`--format`), `settings` their options by exporter (`--set`):
+    {"onnx": {"calibrator": "entropy"}}. Every format is written in each selected precision, float32 if none is
+    selected. `fp32`, which has no command-line option, adds float32 to other precisions.
+    `gate_images` is a number or "all"; `image_size` is (height, width). `head` and `fusion` default to those with which
+    the run evaluated its student. `opset` is 20, or 22 with `bf16`. Slow exporters call `progress` with the phase, its
+    completed steps and its total steps.
+    Raises: UserError for an invalid value, or for an option that has no effect without another.
     """
 
     fp32: bool = False
-    fp16: bool = file_option(False, "Also in float16.")
-    bf16: bool = file_option(False, "Also in bfloat16.")
-    int8: bool = file_option(False, "Also in INT8, by explicit Q/DQ.")
-    fp8: bool = file_option(False, "Also in FP8 (E4M3), by explicit Q/DQ.")
+    fp16: bool = file_option(False, "Also write float16.")
+    bf16: bool = file_option(False, "Also write bfloat16.")
+    int8: bool = file_option(False, "Also write INT8, with explicit Q/DQ.")
+    fp8: bool = file_option(False, "Also write FP8 (E4M3), with explicit Q/DQ.")
     formats: tuple[str, ...] = file_option(
         (),
-        "An exporter of `distillkit plugins`, beside ONNX; may be repeated.",
+        "Another format besides ONNX: an exporter of `distillkit plugins`; may be repeated.",
         flag="--format",
         metavar="NAME",
         parse=parse_formats,
     )
     settings: Mapping[str, Mapping[str, Any]] | None = file_option(
         None,
-        "An option of an exporter; may be repeated.",
+        "Set an option of an exporter; may be repeated.",
         flag="--set",
         metavar="EXPORTER.KEY=VALUE",
         parse=parse_settings,
     )
-    trt: bool = option(False, "Also a TensorRT engine for this machine, in each precision asked for.", panel=ENGINE)
-    batch: str | None = engine_option(None, "The batches that it takes. Default: 1:8:64.", metavar="MIN:TYPICAL:MAX")
-    workspace: str | None = engine_option(None, "Scratch memory. Default: all of the GPU.", metavar="4G")
-    timing_cache: str | None = engine_option(None, "Where what was learnt about kernels is kept.", metavar="FILE")
-    hardware_compatible: bool = engine_option(False, "Also for other GPUs, from Ampere on; slower.")
-    version_compatible: bool = engine_option(False, "Also for newer TensorRT of the same major version.")
-    layers: bool = engine_option(False, "Write the layers of the engine beside it.")
+    trt: bool = option(
+        False, "Also build a TensorRT engine for this machine, in each selected precision.", panel=ENGINE
+    )
+    batch: str | None = engine_option(None, "Batch sizes of the engine. Default: 1:8:64.", metavar="MIN:TYPICAL:MAX")
+    workspace: str | None = engine_option(None, "Workspace memory limit. Default: all GPU memory.", metavar="4G")
+    timing_cache: str | None = engine_option(None, "Timing cache that makes later builds faster.", metavar="FILE")
+    hardware_compatible: bool = engine_option(False, "Also run on other GPUs, Ampere or newer; slower.")
+    version_compatible: bool = engine_option(False, "Also run in newer TensorRT of the same major.")
+    layers: bool = engine_option(False, "Also write the layers of the engine.")
     data: str | None = image_option(
-        None, "Images to calibrate and gate with. Default: the run's own.", metavar="DIR|NAME"
+        None, "Images for calibration and the gate. Default: those of the run.", metavar="DIR|NAME"
     )
     gate_images: GateImages | None = image_option(
-        None, "How many images the gate looks at. Default: 1000.", metavar="N|all", parse=parse_gate_images
+        None, "Number of images for the gate. Default: 1000.", metavar="N|all", parse=parse_gate_images
     )
     calibration_images: int | None = image_option(
-        None, "How many images ranges are taken from. Default: 128.", metavar="N", min=1
+        None, "Number of images for calibration. Default: 128.", metavar="N", min=1
     )
     calibrator: Calibrator | None = image_option(
         None, "INT8 calibration: minmax, entropy or percentile. Default: minmax.", metavar="NAME", exporter=ONNX
     )
-    tolerance: Tolerance = option("default", "How far files may be from torch.", panel=GATE)
-    head: Head | None = graph_option(None, "The head that answers. Default: as in the run.")
-    fusion: Fusion | None = graph_option(None, "How two heads become one answer. Default: as in the run.")
-    opset: int | None = graph_option(None, "The ONNX operator set. Default: 20; 22 with --bf16.", metavar="N")
+    tolerance: Tolerance = option("default", "Limits on the difference from torch.", panel=GATE)
+    head: Head | None = graph_option(None, "Head whose output is exported. Default: as in the run.")
+    fusion: Fusion | None = graph_option(None, "How the outputs of two heads are fused. Default: as in the run.")
+    opset: int | None = graph_option(None, "ONNX operator set. Default: 20; 22 with --bf16.", metavar="N")
     image_size: tuple[int, int] | None = graph_option(
-        None, "Pixels of the images, where not the model's own.", metavar="N|HxW", parse=parse_image_size
+        None, "Image size in pixels. Default: that of the model.", metavar="N|HxW", parse=parse_image_size
     )
-    dynamic_size: bool = graph_option(False, "Images of any height and width.")
-    softmax: bool = graph_option(False, "Answer with probabilities.")
-    uint8: bool = graph_option(False, "Take pixels from 0 to 255, NHWC, and normalise them inside the file.")
-    weights: str | None = option(None, "For a model by name.", metavar="FILE|pretrained|none", of_student=True)
-    force: bool = option(False, "Replace what is there.")
+    dynamic_size: bool = graph_option(False, "Accept images of any height and width.")
+    softmax: bool = graph_option(False, "Output probabilities instead of logits.")
+    uint8: bool = graph_option(False, "Accept uint8 NHWC pixels from 0 to 255 and normalise them inside the file.")
+    weights: str | None = option(
+        None, "Weights of a model given by name.", metavar="FILE|pretrained|none", student_only=True
+    )
+    force: bool = option(False, "Replace existing files.")
     progress: ReportProgress | None = None
 
     def __post_init__(self) -> None:
@@ -166,18 +170,15 @@ class ExportOptions:
     def _require_effect(self) -> None:
         """Refuse an option that has no effect without another."""
         if self.calibrator and not self.int8:
-            raise UserError("--calibrator is about INT8, and none was asked for; add --int8")
+            raise UserError("--calibrator has no effect without INT8; add --int8")
         if "calibration_images" in self.changed() and not (self.fp16 or self.int8 or self.fp8):
-            raise UserError(
-                "--calibration-images is about the ranges that FP16, INT8 and FP8 need, and none was asked for; add "
-                "--int8, --fp8 or --fp16"
-            )
+            raise UserError("--calibration-images has no effect without FP16, INT8 or FP8; add --fp16, --int8 or --fp8")
         engine = self.changed(exporter=TENSORRT)
         if engine and not self.trt:
-            raise UserError(f"{flag(engine[0])} is about a TensorRT engine, and none was asked for; add --trt")
+            raise UserError(f"{flag(engine[0])} has no effect without a TensorRT engine; add --trt")
 
     def changed(self, **marks: Any) -> list[str]:
-        """The fields that are not at their default, of those with these `marks`, such as `of_student=True`."""
+        """Names of the fields with non-default values, among those with these `marks`, such as `student_only=True`."""
         return [
             each.name
             for each in fields(self)
@@ -186,40 +187,40 @@ class ExportOptions:
 
     @property
     def gate_limit(self) -> int | None:
-        """How many images the gate looks at; None for all."""
+        """Number of images for the gate; None for all."""
         return most_images(self.gate_images)
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """The chosen precisions; `model.onnx` is written in float32 always."""
+        """The selected precisions; `model.onnx` is always written, in float32."""
         return tuple(precision for precision in PRECISIONS if getattr(self, precision))
 
     @property
-    def compared(self) -> Precision | None:
-        """What is written for comparison alone: an 8-bit file is always reported beside a float16 one."""
+    def comparison(self) -> Precision | None:
+        """Precision written only for comparison: every 8-bit file is reported next to a float16 one."""
         return "fp16" if (self.int8 or self.fp8) and not self.fp16 else None
 
     @property
     def exporters(self) -> tuple[str, ...]:
-        """The exporters beside ONNX, each once."""
+        """Names of the exporters besides ONNX, without duplicates."""
         names = dict.fromkeys((*self.formats, *([TENSORRT] if self.trt else ())))
         return tuple(name for name in names if name != ONNX)
 
     def settings_by_exporter(self) -> dict[str, dict[str, Any]]:
-        """The settings of every exporter; an option of its own outranks --set."""
+        """The settings of every exporter; a dedicated option overrides --set."""
         settings = {name: dict(given) for name, given in (self.settings or {}).items()}
         for exporter in (ONNX, TENSORRT):
-            own = {name: getattr(self, name) for name in self.changed(exporter=exporter)}
-            if own:
-                settings[exporter] = settings.get(exporter, {}) | own
+            dedicated = {name: getattr(self, name) for name in self.changed(exporter=exporter)}
+            if dedicated:
+                settings[exporter] = settings.get(exporter, {}) | dedicated
         return settings
 
     def request(
         self, head: Head = "fused", fusion: Fusion = "logits", provenance: Provenance | None = None
     ) -> ExportRequest:
-        """What an exporter gets. `head` and `fusion` are those of the run, and are used where the options have none.
+        """The request passed to exporters. `head` and `fusion` are the run's, used if the options set none.
 
-        Raises: UserError for a head, a fusion or an opset that does not exist.
+        Raises: UserError for an unknown head, fusion or opset.
         """
         return ExportRequest(
             self.head or head,
@@ -234,10 +235,10 @@ class ExportOptions:
 
 
 def most_images(gate_images: GateImages | None) -> int | None:
-    """The number that `gate_images` means; None for all."""
+    """Number of images for a value of --gate-images; None for all."""
     return None if gate_images == "all" else gate_images or GATE_IMAGES
 
 
 def flag(name: str) -> str:
-    """The option of a field, as it is typed."""
+    """The command-line option of a field."""
     return f"--{name.replace('_', '-')}"

@@ -1,8 +1,8 @@
-"""Work in an interpreter of its own, so that a crash in a native library is a message and not the end of the command.
+"""Isolated child process: a crash in a native library becomes an error message instead of ending the command.
 
-The child is a module run with `-m` that calls `serve`. It gets one JSON request on its standard input and answers with
-JSON lines on its standard output: any number of events, then one result or one error. What native libraries print goes
-to its standard error, which is kept.
+The child is a module run with `-m` that calls `serve`. It reads one JSON request from stdin and writes JSON lines to
+stdout: any number of events, then one result or one error. Output of native libraries goes to stderr, which is kept
+as a log.
 """
 
 from __future__ import annotations
@@ -20,29 +20,33 @@ from typing import Any, TypeAlias
 from distillkit.errors import DistillkitError, UnavailableError
 
 Event = Mapping[str, Any]
-Say: TypeAlias = "Callable[[Event], None]"
+SendEvent: TypeAlias = "Callable[[Event], None]"
 
 
 class ChildError(DistillkitError):
-    """The child did not answer. Its text goes on a sentence ("ended with signal SIGSEGV"); `log` is what it printed."""
+    """The child process returned no result.
 
-    def __init__(self, how: str, log: str) -> None:
-        super().__init__(how)
+    The message completes a sentence ("ended with signal SIGSEGV"); `log` is the child's stderr.
+    """
+
+    def __init__(self, reason: str, log: str) -> None:
+        super().__init__(reason)
         self.log = log
 
 
 def result_of(
-    module: str, request: Event | None = None, *, timeout_s: float, on_event: Say | None = None
+    module: str, request: Event | None = None, *, timeout_s: float, on_event: SendEvent | None = None
 ) -> dict[str, Any]:
-    """Run `module` on `request`, hand its events on as they come, and return its result.
+    """Run `module` on `request` in a child process, pass its events to `on_event` and return its result.
 
-    Raises: UnavailableError with the child's words where it says that something cannot be done; ChildError where it
-    crashed, failed or took longer than `timeout_s`.
+    Raises: UnavailableError with the child's message if the child raised one; ChildError if the child crashed, failed
+    or took longer than `timeout_s`.
     """
     with (
+        # A file, because a full pipe would block the child while its stdout is read.
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
         subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
-            # -P: a file in the current folder must not stand in for a library.
+            # -P keeps the current folder off the path: a file there must not shadow a library.
             [sys.executable, "-P", *(["-S"] if sys.flags.no_site else []), "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -52,20 +56,20 @@ def result_of(
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         ) as child,
     ):
-        late = threading.Event()
+        timed_out = threading.Event()
 
-        def end() -> None:
-            late.set()
+        def kill() -> None:
+            timed_out.set()
             child.kill()
 
-        timer = threading.Timer(timeout_s, end)
+        timer = threading.Timer(timeout_s, kill)
         timer.start()
         try:
-            answer = _talk(child, dict(request or {}), on_event)
+            answer = _exchange(child, dict(request or {}), on_event)
             code = child.wait()
         finally:
             timer.cancel()
-            child.kill()
+            child.kill()  # also after an error in `on_event`
         log.seek(0)
         output = log.read()
     if answer is not None and "result" in answer:
@@ -73,23 +77,25 @@ def result_of(
         return result
     if answer is not None:
         raise UnavailableError(answer["error"])
-    raise ChildError(f"took longer than {timeout_s:g} s" if late.is_set() else _ending(code, output), output)
+    raise ChildError(f"took longer than {timeout_s:g} s" if timed_out.is_set() else _exit_reason(code, output), output)
 
 
-def _talk(child: subprocess.Popen[str], request: dict[str, Any], on_event: Say | None) -> dict[str, Any] | None:
-    """Hand the request over and read lines to the end; the last word, if there is one."""
+def _exchange(
+    child: subprocess.Popen[str], request: dict[str, Any], on_event: SendEvent | None
+) -> dict[str, Any] | None:
+    """Send the request and read all lines; return the last result or error, None if the child sent neither."""
     if child.stdin is None or child.stdout is None:
         return None
     try:
         with child.stdin as stream:
             stream.write(json.dumps(request))
-    except BrokenPipeError:  # it ended before it listened; its exit code says how
+    except BrokenPipeError:  # the child ended before it read the request; its exit code has the reason
         return None
     answer = None
     for line in child.stdout:
         try:
             message: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:  # a library that printed while it was imported
+        except json.JSONDecodeError:  # a library printed during its import, before `serve` redirected stdout
             continue
         if "result" in message or "error" in message:
             answer = message
@@ -98,33 +104,33 @@ def _talk(child: subprocess.Popen[str], request: dict[str, Any], on_event: Say |
     return answer
 
 
-def serve(work: Callable[[dict[str, Any], Say], Mapping[str, Any]]) -> None:
-    """In the child: read the request, do the work, answer."""
-    # Native libraries print to the first file descriptor; the answers go to a copy of it.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+def serve(work: Callable[[dict[str, Any], SendEvent], Mapping[str, Any]]) -> None:
+    """Run in the child: read the request, call `work` and send its result."""
+    # Native libraries print to file descriptor 1: messages go to a copy of it, and 1 is redirected to stderr.
+    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
     lock = threading.Lock()
 
-    def say(event: Event) -> None:
-        with lock:  # libraries call back from threads of their own
-            answers.write(json.dumps(event) + "\n")
-            answers.flush()
+    def send(event: Event) -> None:
+        with lock:  # libraries call back from their own threads
+            messages.write(json.dumps(event) + "\n")
+            messages.flush()
 
     request: dict[str, Any] = json.loads(sys.stdin.read() or "{}")
     try:
-        say({"result": work(request, say)})
+        send({"result": work(request, send)})
     except UnavailableError as error:
-        say({"error": str(error)})
+        send({"error": str(error)})
 
 
 def last_line(text: str) -> str:
-    """The last line that says something, where the point of a traceback or a log is."""
+    """The last non-empty line, which holds the message of a traceback or log."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
-def _ending(code: int, log: str) -> str:
+def _exit_reason(code: int, log: str) -> str:
     if code < 0:
         return f"ended with signal {signal.Signals(-code).name}"
     return f"failed: {last_line(log)}"

@@ -1,4 +1,4 @@
-"""Asking a bundle what is on images, on a machine that has neither torch nor timm nor onnx."""
+"""Inference with a bundle: images in, class probabilities or embeddings out, without torch, timm and onnx."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
     from distillkit_export.bundle.manifest import ArtifactCard
 
-Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
-"""A file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""
+ImageInput: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
+"""An image file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""
 
 BATCH = 16
 DEFAULT_PRECISION: Precision = "fp32"
-MOST_THREADS = 1_024
+MAX_THREADS = 1_024
+"""Limit on the number of threads in a tuned setting, which is untrusted."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image.
+    """Prediction for one image.
 
-    Shapes: scores [K], probabilities that sum to 1; of a bundle without a class head [D], its embedding.
-    `image` is the file, or the number of the image where it was none. `class_names` are those of the bundle.
+    Shapes: scores [K], probabilities that sum to 1; for a bundle without a class head, the embedding [D].
+    `image` is the path of the file; for other inputs, the position of the image. `class_names` are the bundle's.
     """
 
     image: str
@@ -44,7 +45,7 @@ class Prediction:
     class_names: tuple[str, ...] | None
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest classes and their probabilities, best first; a class without a name is "class 3"."""
+        """The `count` likeliest classes with their probabilities, best first; a class without a name is "class 3"."""
         best = np.argsort(-self.scores, kind="stable")[:count]
         return [(self._name(int(index)), float(self.scores[index])) for index in best]
 
@@ -53,9 +54,9 @@ class Prediction:
 
 
 class Predictor:
-    """A bundle, loaded in a runtime.
+    """A bundle loaded in a runtime, ready for inference.
 
-    `artifact` is the file that answers, `runtime` the name of what executes it.
+    `artifact` is the loaded file, `runtime` the name of the runtime that executes it.
     """
 
     def __init__(
@@ -69,31 +70,31 @@ class Predictor:
 
     @property
     def embeds(self) -> bool:
-        """Whether the bundle has no class head, so that its answer is an embedding."""
+        """Whether the output is an embedding, because the bundle has no class head."""
         return self.bundle.manifest.output.kind == "embedding"
 
-    def __call__(self, images: Iterable[Picture], batch: int = BATCH) -> list[Prediction]:
-        """Answer for all images.
+    def __call__(self, images: Iterable[ImageInput], batch: int = BATCH) -> list[Prediction]:
+        """Predictions for all images, in batches of `batch`.
 
-        Raises: DataError for the first that cannot be read.
+        Raises: DataError for the first image that cannot be read.
         """
         return list(self.stream(images, batch))
 
     def stream(
-        self, images: Iterable[Picture], batch: int = BATCH, on_bad: Callable[[DataError], None] | None = None
+        self, images: Iterable[ImageInput], batch: int = BATCH, on_bad: Callable[[DataError], None] | None = None
     ) -> Iterator[Prediction]:
-        """Answer batch by batch, so that a folder of any size fits into memory.
+        """Yield predictions batch by batch, so that memory does not grow with the number of images.
 
-        An image that cannot be read is handed to `on_bad` and left out; without it, its DataError is raised.
+        The error of an unreadable image is passed to `on_bad` and the image is skipped; without `on_bad`, it is raised.
         """
         prepared = self._prepared(images, on_bad)
         while group := list(islice(prepared, batch)):
-            scores = self._scores(np.stack([pixels for _, pixels in group]))
+            scores = self._scores(np.stack([pixels for _, pixels in group]))  # [B, K], or [B, D] for embeddings
             for (name, _), row in zip(group, scores, strict=True):
                 yield Prediction(name, row, self.bundle.manifest.class_names)
 
     def _prepared(
-        self, images: Iterable[Picture], on_bad: Callable[[DataError], None] | None
+        self, images: Iterable[ImageInput], on_bad: Callable[[DataError], None] | None
     ) -> Iterator[tuple[str, NDArray[Any]]]:
         card = self.bundle.manifest.input
         for number, image in enumerate(images):
@@ -108,8 +109,8 @@ class Predictor:
                 on_bad(error)
 
     def _scores(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        answer = self._session(images)
-        return softmax(answer) if self.bundle.manifest.output.kind == "logits" else answer
+        output = self._session(images)
+        return softmax(output) if self.bundle.manifest.output.kind == "logits" else output
 
 
 def load(
@@ -119,13 +120,13 @@ def load(
     precision: Precision | None = None,
     plugins: PluginRegistry | None = None,
 ) -> Predictor:
-    """Open and check a bundle and load one of its files.
+    """Check a bundle and load one of its files for inference.
 
-    Without `runtime` it is what `distillkit profile --tune` found fastest on this machine; else the first of
-    `distillkit plugins` that executes the file, ONNX Runtime on the CPU before all others. Without `precision` it is
-    the float32 file, or, for a `runtime` that loads one file of the bundle only, that file.
-    Raises: BundleError; UnknownPluginError for the runtime; UnavailableError where it cannot execute the file here;
-    GateError where the file is broken.
+    `runtime` defaults to the one that `distillkit profile --tune` found fastest on this machine. Without a tuned
+    setting it is ONNX Runtime on the CPU, else the first of `distillkit plugins` that executes the file. `precision`
+    defaults to float32; for a `runtime` that loads exactly one file of the bundle, to the precision of that file.
+    Raises: BundleError for an invalid bundle; UnknownPluginError for an unknown runtime; UnavailableError if no runtime
+    on this machine executes the file; GateError if the file is broken.
     """
     from distillkit.plugin.registry import installed_plugins
 
@@ -134,17 +135,17 @@ def load(
     if runtime is not None:
         chosen: Runtime = plugins.find("runtime", runtime).create()
         artifact = _artifact_for(bundle, runtime, chosen, precision or _only_precision(bundle, chosen))
-        there = chosen.availability()
-        if not there.works:
-            remedy = f"; {there.remedy}" if there.remedy else ""
-            raise UnavailableError(f"runtime '{runtime}' does not work here: {there.detail}{remedy}")
+        availability = chosen.availability()
+        if not availability.works:
+            remedy = f"; {availability.remedy}" if availability.remedy else ""
+            raise UnavailableError(f"runtime '{runtime}' does not work here: {availability.detail}{remedy}")
         return Predictor(bundle, artifact, runtime, chosen)
     precision = precision or DEFAULT_PRECISION
     return _tuned(bundle, plugins, precision) or _first_that_works(bundle, plugins, precision)
 
 
 def _tuned(bundle: OpenBundle, plugins: PluginRegistry, precision: Precision) -> Predictor | None:
-    """What a profile of this bundle on this machine recommends, as long as it still works."""
+    """The tuned runtime and setting of this bundle on this machine; None without one, or if it no longer works."""
     from distillkit_export.profiling.tuning import best_setting
 
     choice = best_setting(bundle.folder, BATCH)
@@ -161,19 +162,23 @@ def _tuned(bundle: OpenBundle, plugins: PluginRegistry, precision: Precision) ->
 
 
 def _is_offered(setting: Setting, runtime: Runtime) -> bool:
-    """Whether a setting is one of the runtime's own, but for its threads: the file that names it may be anyone's."""
+    """Whether the runtime offers a setting, ignoring its number of threads.
+
+    profile/best.json is not covered by the digests of the bundle, so its settings are untrusted.
+    """
     threads, rest = setting.get("threads", 1), {**setting, "threads": 0}
-    return threads in range(1, MOST_THREADS) and any({**each, "threads": 0} == rest for each in runtime.settings())
+    return threads in range(1, MAX_THREADS) and any({**each, "threads": 0} == rest for each in runtime.settings())
 
 
 PREFERRED = "onnxruntime-cpu"
-"""It is what gated the file, and it works everywhere."""
+"""The runtime that gated the ONNX file; it works on every machine."""
 
 
 def _first_that_works(bundle: OpenBundle, plugins: PluginRegistry, precision: Precision) -> Predictor:
     names = [plugin.spec.name for plugin in plugins.listing("runtime")]
     formats = {card.format for card in bundle.manifest.artifacts if card.precision == precision}
     reasons = []
+    # A stable sort: the others stay in the order of `distillkit plugins`.
     for name in sorted(names, key=lambda name: name != PREFERRED):
         try:
             chosen: Runtime = plugins.find("runtime", name).create()
@@ -182,43 +187,48 @@ def _first_that_works(bundle: OpenBundle, plugins: PluginRegistry, precision: Pr
             continue
         if not formats & set(chosen.formats):
             continue
-        there = chosen.availability()
-        if not there.works:
-            reasons.append(f"{name}: {there.detail}" + (f" ({there.remedy})" if there.remedy else ""))
+        availability = chosen.availability()
+        if not availability.works:
+            remedy = f" ({availability.remedy})" if availability.remedy else ""
+            reasons.append(f"{name}: {availability.detail}{remedy}")
             continue
         try:
             return Predictor(bundle, _artifact_for(bundle, name, chosen, precision), name, chosen)
         except UnavailableError as error:
             reasons.append(f"{name}: {error}")
     if not formats:
-        bundle.artifact("onnx", precision)  # raises, naming what is there
-    why = "; ".join(reasons) or f"none loads {', '.join(sorted(formats))}"
-    raise UnavailableError(f"no runtime of this machine can execute bundle '{bundle.folder}' in {precision}: {why}")
+        bundle.artifact("onnx", precision)  # raises a BundleError that lists the files of the bundle
+    why = "; ".join(reasons) or f"no runtime loads {', '.join(sorted(formats))}"
+    raise UnavailableError(f"no runtime on this machine can execute bundle '{bundle.folder}' in {precision}: {why}")
 
 
 def _only_precision(bundle: OpenBundle, runtime: Runtime) -> Precision:
-    """That of the only file that the runtime loads; float32 where there are several or none."""
+    """Precision of the only file that the runtime loads; float32 if it loads several or none."""
     loaded = [card.precision for card in bundle.manifest.artifacts if card.format in runtime.formats]
     return loaded[0] if len(loaded) == 1 else DEFAULT_PRECISION
 
 
 def _artifact_for(bundle: OpenBundle, name: str, runtime: Runtime, precision: Precision) -> ArtifactCard:
-    """The file of this precision in a format that the runtime loads."""
+    """The file of this precision in a format that the runtime loads.
+
+    Raises: UnavailableError if the bundle has no such file.
+    """
     for card in bundle.manifest.artifacts:
         if card.precision == precision and card.format in runtime.formats:
             return card
-    there = ", ".join(f"{card.format} {card.precision}" for card in bundle.manifest.artifacts)
+    files = ", ".join(f"{card.format} {card.precision}" for card in bundle.manifest.artifacts)
     raise UnavailableError(
-        f"runtime '{name}' loads {', '.join(runtime.formats)}, and bundle '{bundle.folder}' has no such file in "
-        f"{precision}; it has {there or 'none at all'}"
+        f"runtime '{name}' loads {', '.join(runtime.formats)}, but bundle '{bundle.folder}' has no such file in "
+        f"{precision}; it has {files or 'no exported files'}"
     )
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores [B, K] to probabilities, in float64, since thousands of classes are summed."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float32] = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
+    """Probabilities [B, K] of logits [B, K], computed in float64, because thousands of classes are summed."""
+    # Minus the maximum: exp of large logits would overflow.
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 def _pillow(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
@@ -226,7 +236,7 @@ def _pillow(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
         return image
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise DataError(
-            f"an array of shape {list(image.shape)} and type {image.dtype} is no image; "
+            f"an array of shape {list(image.shape)} and type {image.dtype} is not an image; "
             "give pixels [H, W, 3] or [H, W] of type uint8"
         )
     return Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)

@@ -1,4 +1,4 @@
-"""Where distillkit keeps what belongs to this user on this machine, and to no run and no bundle."""
+"""Per-user data and cache folders of distillkit, for files that belong to no run and no bundle."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from platformdirs import user_cache_path, user_data_path
 
 
 def user_data() -> Path:
-    """What must not get lost."""
+    """Folder for data that cannot be recreated."""
     return user_data_path("distillkit", appauthor=False)
 
 
 def user_cache() -> Path:
-    """What can be made again."""
+    """Folder for cached data that can be recreated."""
     return user_cache_path("distillkit", appauthor=False)
 
 
-def private(folder: Path) -> Path:
-    """Make `folder`, for this user alone."""
+def make_private(folder: Path) -> Path:
+    """Create `folder`, accessible only to this user."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

@@ -52,10 +52,10 @@ def test_file_that_fails_ends_with_4_and_lies_aside(distillkit, trained, tmp_pat
     stored = "INT8 weights are stored as float32 behind Q/DQ pairs, which TensorRT and OpenVINO fold"
     assert stored in (out / "parity.md").read_text().splitlines()
     assert err.startswith(
-        f"error: model.int8.onnx has {said['sqnr_db']:.1f} dB of signal over noise, at least 200 dB are asked; the "
+        f"error: model.int8.onnx has an SQNR of {said['sqnr_db']:.1f} dB (at least 200 dB required); the "
         "first layer that differs is "
     )
-    assert err.endswith(f"; kept in '{out}/rejected'; what passed is in '{out}'\n")
+    assert err.endswith(f"; kept in '{out}/rejected'; files that passed are in '{out}'\n")
     assert (out / "rejected" / "model.int8.onnx").is_file()
     assert [card["file"] for card in json.loads((out / "bundle.json").read_text())["artifacts"]] == ["model.onnx"]
     code, _, err = distillkit("verify", str(out))
@@ -67,7 +67,7 @@ def test_earlier_export_stays_without_force(distillkit, halves, trained):
     code, _, err = distillkit("export", str(trained), "--out", str(halves[0]), "--int8")
     assert (code, err) == (
         2,
-        f"error: folder '{halves[0]}' holds an export already; give another, or --force to replace it\n",
+        f"error: folder '{halves[0]}' already contains an export; give another folder, or --force to replace it\n",
     )
     assert (halves[0] / "bundle.json").read_bytes() == before
 
@@ -77,7 +77,7 @@ def test_verify_finishes_what_the_export_could_not_gate(distillkit, copied):
     code, out, err = distillkit("verify", str(copied))
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == f"{copied}: every file is the one that was exported"
+    assert lines[0] == f"{copied}: every file matches its SHA-256"
     assert lines[-1].startswith("model.bf16.onnx was ungated and has passed in openvino ")
     assert [card["gate"] for card in json.loads((copied / "bundle.json").read_text())["artifacts"]] == ["passed"] * 3
 
@@ -100,8 +100,8 @@ def test_what_is_about_a_student_is_refused_on_a_bundle(distillkit, copied, give
     code, out, err = distillkit("export", str(copied), "--trt", *given)
     assert (code, out) == (2, "")
     assert err == (
-        f"error: {given[0]} is about writing ONNX from a student, and '{copied}' is a bundle, to which formats are "
-        f"added where it lies; leave out {given[0]}\n"
+        f"error: {given[0]} only applies to exporting a student, but '{copied}' is a bundle, to which formats are "
+        f"added in place; leave out {given[0]}\n"
     )
     assert (copied / "bundle.json").read_bytes() == before
 
@@ -110,7 +110,7 @@ def test_setting_of_onnx_is_refused_on_a_bundle(distillkit, copied):
     code, _, err = distillkit("export", str(copied), "--trt", "--set", "onnx.calibrator=entropy")
     assert (code, err) == (
         2,
-        f"error: --set onnx.KEY is about writing ONNX from a student, and '{copied}' is a bundle; leave it out\n",
+        f"error: --set onnx.KEY only applies to exporting a student, but '{copied}' is a bundle; leave it out\n",
     )
 
 
@@ -120,8 +120,7 @@ def test_fusion_of_one_head_is_refused(distillkit, trained, tmp_path):
         code, out, err = distillkit("export", target, *asked, *options)
         assert (code, out) == (2, "")
         assert err == (
-            f"error: --fusion is about two heads, and '{target}' answers with its class head alone; leave out "
-            "--fusion\n"
+            f"error: --fusion needs two heads, but '{target}' outputs only its class head; leave out --fusion\n"
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -131,28 +130,25 @@ def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
         file.write(b"x")
     code, out, err = distillkit("verify", str(copied))
     assert (code, out) == (2, "")
-    assert err.endswith("so it was altered or torn after the export; copy or export the bundle again\n")
+    assert err.endswith(": it was altered or truncated after the export; copy or export the bundle again\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--calibrator", "entropy"], "--calibrator is about INT8, and none was asked for; add --int8"),
-        (["--calibrator", "entropy", "--fp8"], "--calibrator is about INT8, and none was asked for; add --int8"),
+        (["--calibrator", "entropy"], "--calibrator has no effect without INT8; add --int8"),
+        (["--calibrator", "entropy", "--fp8"], "--calibrator has no effect without INT8; add --int8"),
         (
             ["--calibration-images", "8", "--bf16"],
-            (
-                "--calibration-images is about the ranges that FP16, INT8 and FP8 need, and none was asked for; add "
-                "--int8, --fp8 or --fp16"
-            ),
+            "--calibration-images has no effect without FP16, INT8 or FP8; add --fp16, --int8 or --fp8",
         ),
-        (["--gate-images", "0"], "--gate-images 0 is no number of images; give one, or all"),
+        (["--gate-images", "0"], "invalid --gate-images 0; give a number of images (1 or more) or all"),
         (
             ["--set", "calibrator=entropy"],
-            "--set calibrator names no exporter; write EXPORTER.KEY=VALUE, such as onnx.calibrator=entropy",
+            "--set calibrator has no exporter; write EXPORTER.KEY=VALUE, such as onnx.calibrator=entropy",
         ),
         (["--set", "onnx.calibrater=entropy"], "exporter 'onnx': unknown key 'calibrater'; did you mean 'calibrator'?"),
-        (["--set", "robot.joints=2"], "--set robot.KEY is of a format that was not asked for; add --format robot"),
+        (["--set", "robot.joints=2"], "--set robot.KEY has no effect without that format; add --format robot"),
         (["--format", "onxx"], "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"),
         (
             ["--bf16", "--opset", "20"],
@@ -185,7 +181,7 @@ def test_model_by_name_has_nothing_to_calibrate_with(distillkit, tmp_path):
     assert (code, err) == (
         2,
         (
-            "error: --int8 needs real images to calibrate with, and there are only crops of two photographs that "
+            "error: --int8 needs real images for calibration, but has only crops of two photographs that "
             "scikit-learn ships, because a model by name has no images; give --data DIR\n"
         ),
     )
@@ -201,13 +197,13 @@ def test_student_that_fails_at_another_size_is_told_beside_the_parity(distillkit
     code, shown, _ = distillkit("export", str(run), "--out", str(out), "--image-size", "12")
     at_12 = json.loads((out / "parity.json").read_text())["files"]["model.onnx"]["accuracy"]["model"]
     note = (
-        f"the student itself reaches only {at_12:.1f} % at 12x12 pixels, and 96.0 % at its own 8x8: train a student "
-        "for this size, or leave out --image-size"
+        f"the student has a top-1 accuracy of only {at_12:.1f} % at 12x12 pixels, and 96.0 % at its own 8x8: train a "
+        "student for this size, or leave out --image-size"
     )
     assert (code, shown.splitlines()[-1]) == (0, note)
     assert note in (out / "parity.md").read_text().splitlines()
     _, shown, _ = distillkit("export", str(run), "--out", str(tmp_path / "own"))
-    assert "the student itself" not in shown
+    assert "the student has a top-1 accuracy" not in shown
 
 
 def test_folders_of_other_classes_are_told_instead_of_an_accuracy(distillkit, trained, tmp_path):

@@ -1,4 +1,4 @@
-"""Small students and what is exported of them, shared over the session because an export takes seconds."""
+"""Small students and their exports, shared by all tests of a session because an export takes seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plugins() -> PluginRegistry:
 
 @pytest.fixture(scope="session")
 def distilled() -> TimmModel:
-    """A DeiT with two heads that sees pictures which are not square."""
+    """A DeiT with two heads for images that are not square."""
     return small_student(
         "deit_tiny_distilled_patch16_224", image_size=(32, 48), patch_size=8, depth=2, embed_dim=48, num_heads=3
     )
@@ -43,8 +43,7 @@ def plain() -> TimmModel:
 
 @pytest.fixture(scope="session")
 def convolutional() -> TimmModel:
-    """A CNN whose branches timm folds into one convolution, for pictures that are not square, with mean and std of its
-    own."""
+    """A CNN with branches that timm folds, for images that are not square, with its own mean and std."""
     student = TimmModel.create(
         "repvgg_a0", name="student", classes=7, class_names=CLASS_NAMES, image_size=(64, 40)
     ).eval()
@@ -53,22 +52,22 @@ def convolutional() -> TimmModel:
 
 
 class Exports(dict):
-    """Every kind of student and answer, each written when it is first asked for."""
+    """Exports of every kind of student and output, each created on first access."""
 
-    def __init__(self, folder, asked):
+    def __init__(self, folder, requests):
         super().__init__()
         self.folder = folder
-        self.asked = asked
+        self.requests = requests
 
     def __missing__(self, kind) -> ExportResult:
-        model, request = self.asked[kind]
+        model, request = self.requests[kind]
         self[kind] = export_onnx(model, self.folder / kind, request)
         return self[kind]
 
 
 @pytest.fixture(scope="session")
 def exported(distilled, plain, convolutional, tmp_path_factory) -> Exports:
-    asked = {
+    requests = {
         "fused": (distilled, ExportRequest(provenance=PROVENANCE)),
         "class": (distilled, ExportRequest(head="class")),
         "distill": (distilled, ExportRequest(head="distill")),
@@ -76,4 +75,4 @@ def exported(distilled, plain, convolutional, tmp_path_factory) -> Exports:
         "plain": (plain, ExportRequest(head="distill", opset=18)),
         "convolutional": (convolutional, ExportRequest(opset=23)),
     }
-    return Exports(tmp_path_factory.mktemp("exports"), asked)
+    return Exports(tmp_path_factory.mktemp("exports"), requests)

@@ -1,4 +1,4 @@
-"""The figures of the gate against values worked by hand."""
+"""Metrics of the gate, compared with values calculated by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distillkit.errors import GateError
 from distillkit_export.agreement import Accuracy, accuracy, difference, sqnr_db
 
 
-def test_figures_by_hand():
+def test_metrics_match_values_calculated_by_hand():
     model = np.array([[3.0, 4.0], [0.0, 2.0]], np.float32)
     file = np.array([[3.0, 4.0], [0.5, 0.0]], np.float32)
     found = difference(model, file)
@@ -41,22 +41,22 @@ def test_one_hundredth_of_the_amplitude_is_forty_decibels_below():
     assert sqnr_db(signal, signal * np.inf) == -math.inf
 
 
-def test_embeddings_have_no_best_class():
-    answers = np.array([[1.0, 2.0]], np.float32)
-    assert difference(answers, answers, classes=False).top1_agreement is None
+def test_embeddings_have_no_top1_agreement():
+    outputs = np.array([[1.0, 2.0]], np.float32)
+    assert difference(outputs, outputs, classes=False).top1_agreement is None
 
 
-def test_answers_of_another_shape_are_refused():
+def test_outputs_of_another_shape_are_refused():
     with pytest.raises(GateError) as error:
         difference(np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32))
-    assert str(error.value) == "the exported file answers with shape [2, 4], torch with [2, 3]"
+    assert str(error.value) == "the exported file outputs shape [2, 4], torch [2, 3]"
 
 
 def one_hot(classes):
     return np.eye(3, dtype=np.float32)[list(classes)]
 
 
-def test_accuracy_is_of_the_labelled_images_alone():
+def test_accuracy_uses_only_labelled_images():
     labels = np.array([0, 1, 2, 0, -1])
     found = accuracy(one_hot([0, 1, 2, 1, 0]), one_hot([0, 2, 1, 0, 1]), labels)
     # The model is right on the first three of four, the file on the first and the fourth.
@@ -67,18 +67,18 @@ def test_accuracy_is_of_the_labelled_images_alone():
 
 
 def test_without_labels_there_is_no_accuracy():
-    answers = one_hot([0, 1])
-    assert accuracy(answers, answers, None) is None
-    assert accuracy(answers, answers, np.array([-1, -1])) is None
+    outputs = one_hot([0, 1])
+    assert accuracy(outputs, outputs, None) is None
+    assert accuracy(outputs, outputs, np.array([-1, -1])) is None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_error_of_the_drop_is_that_of_the_mean_of_paired_differences(pairs):
-    """NumPy's standard deviation of the per-image differences, over the root of their number."""
-    right, still = np.array(pairs).T
+def test_drop_error_is_the_standard_error_of_the_paired_differences(pairs):
+    """NumPy's standard deviation of the per-image differences, divided by the square root of their number."""
+    model_right, file_right = np.array(pairs).T
     labels = np.zeros(len(pairs), np.int64)
-    found = accuracy(one_hot(np.where(right, 0, 1)), one_hot(np.where(still, 0, 1)), labels)
+    found = accuracy(one_hot(np.where(model_right, 0, 1)), one_hot(np.where(file_right, 0, 1)), labels)
     assert found is not None
-    differences = right.astype(float) - still.astype(float)
+    differences = model_right.astype(float) - file_right.astype(float)
     assert found.drop == pytest.approx(100 * differences.mean())
     assert found.drop_error == pytest.approx(100 * differences.std() / math.sqrt(len(pairs)), abs=1e-9)

@@ -1,4 +1,4 @@
-"""The built-in formats and runtimes keep the contract that a stranger's must keep."""
+"""The built-in exporters and runtimes pass the conformance checks for third-party plugins."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_the_onnx_exporter():
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino"])
 def test_runtimes_for_onnx_files(exported, name):
-    here = installed_plugins().find("runtime", name).create().availability()
-    if not here.works:
-        pytest.skip(here.detail)
+    availability = installed_plugins().find("runtime", name).create().availability()
+    if not availability.works:
+        pytest.skip(availability.detail)
     images = np.random.default_rng(1).normal(size=(5, 3, 40, 40)).astype(np.float32)
     check_runtime(name, Servable("onnx", str(exported["plain"].directory / "model.onnx")), images)

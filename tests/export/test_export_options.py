@@ -1,4 +1,4 @@
-"""The options of an export: what they refuse, and what they come to."""
+"""ExportOptions: defaults, invalid values, and what exporters get."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from distillkit.errors import UserError
 from distillkit_export import ExportOptions
 from distillkit_export.export_options import parse_formats, parse_gate_images, parse_settings
 
-CALIBRATION = (
-    "--calibration-images is about the ranges that FP16, INT8 and FP8 need, and none was asked for; add --int8, --fp8 "
-    "or --fp16"
-)
+CALIBRATION = "--calibration-images has no effect without FP16, INT8 or FP8; add --fp16, --int8 or --fp8"
 
 
-def test_options_alone_export_float32_as_the_run_answers():
+def test_defaults_export_float32_with_the_head_and_fusion_of_the_run():
     options = ExportOptions()
-    assert (options.precisions, options.exporters, options.compared) == ((), (), None)
+    assert (options.precisions, options.exporters, options.comparison) == ((), (), None)
     assert options.settings_by_exporter() == {}
     assert options.request("distill", "softmax") == ExportRequest("distill", "softmax", 20)
 
 
-def test_options_of_the_graph_reach_the_request():
+def test_graph_options_are_in_the_request():
     options = ExportOptions(head="class", fusion="softmax", image_size=(12, 16), dynamic_size=True, softmax=True)
     assert options.request("distill", "logits", Provenance(model="a")) == ExportRequest(
         "class", "softmax", 20, (12, 16), dynamic_size=True, softmax=True, provenance=Provenance(model="a")
@@ -32,17 +29,17 @@ def test_options_of_the_graph_reach_the_request():
     assert (ExportOptions(bf16=True).request().opset, ExportOptions(bf16=True, opset=23).request().opset) == (22, 23)
 
 
-def test_eight_bits_are_compared_with_float16():
-    assert (ExportOptions(int8=True).compared, ExportOptions(fp8=True).compared) == ("fp16", "fp16")
-    assert ExportOptions(int8=True, fp16=True).compared is None
+def test_8_bit_files_are_compared_with_float16():
+    assert (ExportOptions(int8=True).comparison, ExportOptions(fp8=True).comparison) == ("fp16", "fp16")
+    assert ExportOptions(int8=True, fp16=True).comparison is None
     assert ExportOptions(fp8=True, fp32=True, bf16=True).precisions == ("fp32", "bf16", "fp8")
 
 
-def test_each_exporter_is_named_once_and_onnx_is_not_another():
+def test_exporters_have_no_duplicates_and_no_onnx():
     assert ExportOptions(formats=("gzip", "onnx", "tensorrt", "gzip"), trt=True).exporters == ("gzip", "tensorrt")
 
 
-def test_an_option_of_its_own_outranks_a_setting():
+def test_a_dedicated_option_overrides_a_setting():
     settings = {"tensorrt": {"batch": "1", "tf32": True}, "onnx": {"calibrator": "minmax"}, "gzip": {"level": 9}}
     options = ExportOptions(int8=True, calibrator="entropy", trt=True, batch="8", layers=True, settings=settings)
     assert options.settings_by_exporter() == {
@@ -53,15 +50,15 @@ def test_an_option_of_its_own_outranks_a_setting():
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("given", "message"),
     [
-        ({"calibrator": "entropy", "fp8": True}, "--calibrator is about INT8, and none was asked for; add --int8"),
+        ({"calibrator": "entropy", "fp8": True}, "--calibrator has no effect without INT8; add --int8"),
         ({"calibration_images": 8, "bf16": True}, CALIBRATION),
         ({"calibration_images": 128}, CALIBRATION),
-        ({"batch": "8"}, "--batch is about a TensorRT engine, and none was asked for; add --trt"),
+        ({"batch": "8"}, "--batch has no effect without a TensorRT engine; add --trt"),
         (
             {"hardware_compatible": True, "formats": ("tensorrt",)},
-            "--hardware-compatible is about a TensorRT engine, and none was asked for; add --trt",
+            "--hardware-compatible has no effect without a TensorRT engine; add --trt",
         ),
         ({"head": "both"}, "unknown head 'both'; known: class, distill, fused"),
         ({"fusion": "sum"}, "unknown fusion 'sum'; known: logits, softmax"),
@@ -71,21 +68,21 @@ def test_an_option_of_its_own_outranks_a_setting():
         ({"calibration_images": 0, "int8": True}, "calibration_images is 0; give 1 or more"),
     ],
 )
-def test_what_is_not_allowed_or_has_no_effect_is_a_sentence(given, sentence):
+def test_invalid_values_and_options_without_effect_are_refused(given, message):
     with pytest.raises(UserError) as error:
         ExportOptions(**given)
-    assert str(error.value) == sentence
+    assert str(error.value) == message
 
 
-def test_what_is_about_the_student_is_known_of_every_option():
-    """For a bundle remain the precisions, the formats, their settings, the tolerance and --force."""
-    assert [each.name for each in fields(ExportOptions) if each.metadata.get("of_student")] == [
+def test_options_that_only_apply_to_a_student_are_marked():
+    """The others also apply to a bundle: precisions, formats, their settings, the tolerance and --force."""
+    assert [each.name for each in fields(ExportOptions) if each.metadata.get("student_only")] == [
         *("data", "gate_images", "calibration_images", "calibrator"),
         *("head", "fusion", "opset", "image_size", "dynamic_size", "softmax", "uint8", "weights"),
     ]
 
 
-def test_what_is_typed_becomes_a_value():
+def test_typed_texts_are_parsed():
     assert (parse_formats(None), parse_formats(["gzip", "tensorrt"])) == ((), ("gzip", "tensorrt"))
     assert [parse_gate_images(text) for text in (None, "all", "12")] == [None, "all", 12]
     assert [ExportOptions(gate_images=given).gate_limit for given in (None, "all", 12)] == [1000, None, 12]

@@ -1,4 +1,4 @@
-"""The half of the package that runs on a target machine needs neither torch nor timm."""
+"""The modules that run on a target machine import without torch and timm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TORCH_FREE = sorted(
     module.name
     for module in pkgutil.walk_packages(distillkit_export.__path__, "distillkit_export.")
     if module.name.removeprefix("distillkit_export.") not in HANDLE_THE_MODEL
-    and not module.name.startswith("distillkit_export.tensorrt.")  # which import it where it is there
+    and not module.name.startswith("distillkit_export.tensorrt.")  # which import torch if it is installed
 )
 BLOCK = "import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
 
@@ -38,7 +38,7 @@ def test_everything_but_the_model_imports_without_torch_timm_and_onnx():
     assert {"distillkit_export.onnx.session", "distillkit_export.profiling.profile"} <= set(TORCH_FREE)
 
 
-def test_the_functions_for_python_are_found_without_torch():
+def test_the_public_functions_are_importable_without_torch():
     code = "from distillkit_export import ExportOptions, ExportResult, export, load; print(export.__module__)"
     finished = run(code, "torch", "timm", "onnx", "onnxruntime", "sklearn")
     assert (finished.stdout, finished.stderr) == ("distillkit_export.pipeline.export\n", "")

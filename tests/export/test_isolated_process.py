@@ -1,4 +1,4 @@
-"""Work in another interpreter: what it says comes back, and however it ends is a sentence."""
+"""Isolated child process: results and events are returned, and every way to end is a message."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ HEAD = "from distillkit_export.isolated_process import serve\nfrom distillkit.er
 
 @pytest.fixture
 def child(tmp_path, monkeypatch):
-    """Run a module with this code, on a request; returns the result and the events before it."""
+    """Run a module with this code in a child process; return its result and its events."""
 
     def run(code, request=None, timeout_s=60.0, on_event=None):
-        (tmp_path / "childish.py").write_text(HEAD + code)
+        (tmp_path / "child_module.py").write_text(HEAD + code)
         monkeypatch.syspath_prepend(tmp_path)
-        heard = []
-        return result_of("childish", request, timeout_s=timeout_s, on_event=on_event or heard.append), heard
+        events = []
+        return result_of("child_module", request, timeout_s=timeout_s, on_event=on_event or events.append), events
 
     return run
 
 
-def test_request_goes_in_and_events_and_result_come_out(child):
-    code = "def work(request, say):\n    say({'step': 1})\n    return {'twice': 2 * request['n']}\nserve(work)"
+def test_events_and_result_are_returned(child):
+    code = "def work(request, send):\n    send({'step': 1})\n    return {'twice': 2 * request['n']}\nserve(work)"
     assert child(code, {"n": 21}) == ({"twice": 42}, [{"step": 1}])
 
 
-def test_what_libraries_print_is_no_answer(child):
+def test_output_of_libraries_is_ignored(child):
     code = (
-        "print('loaded')\nimport os\ndef work(request, say):\n    os.write(1, b'native\\n')\n    print('more')\n"
+        "print('loaded')\nimport os\ndef work(request, send):\n    os.write(1, b'native\\n')\n    print('more')\n"
         "    return {}\nserve(work)"
     )
     assert child(code) == ({}, [])
 
 
-def test_what_cannot_be_done_is_said_in_the_words_of_the_child(child):
+def test_unavailable_error_of_the_child_is_raised_with_its_message(child):
     with pytest.raises(UnavailableError, match=r"^no way$"):
-        child("def work(request, say):\n    raise UnavailableError('no way')\nserve(work)")
+        child("def work(request, send):\n    raise UnavailableError('no way')\nserve(work)")
 
 
 @pytest.mark.parametrize(
-    ("code", "how"),
+    ("code", "message"),
     [
-        ("serve(lambda request, say: 1 / 0)", "failed: ZeroDivisionError: division by zero"),
+        ("serve(lambda request, send: 1 / 0)", "failed: ZeroDivisionError: division by zero"),
         ("import nothing_of_this_name", "failed: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "ended with signal SIGKILL"),
-        ("raise SystemExit(3)", "failed: it said nothing"),
+        ("raise SystemExit(3)", "failed: no output"),
     ],
 )
-def test_however_it_ends_is_a_sentence(code, how, child):
-    with pytest.raises(ChildError) as death:
+def test_every_way_to_fail_is_a_message(code, message, child):
+    with pytest.raises(ChildError) as error:
         child(code)
-    assert str(death.value) == how
+    assert str(error.value) == message
 
 
-def test_child_that_takes_too_long_is_ended_and_its_log_kept(child, monkeypatch):
-    """The time is up when the child has written its log, however long it took to start."""
+def test_child_that_times_out_is_killed_and_its_log_kept(child, monkeypatch):
+    """The fake timer fires after the child has written its log, independent of its start-up time."""
     code = (
         "import sys, time\nsys.stderr.write('thinking\\n')\nsys.stderr.flush()\n"
-        "def work(request, say):\n    say({'step': 1})\n    time.sleep(60)\nserve(work)"
+        "def work(request, send):\n    send({'step': 1})\n    time.sleep(60)\nserve(work)"
     )
 
     class Timer:
-        def __init__(self, seconds, end):
+        def __init__(self, seconds, kill):
             assert seconds == 1.5
-            Timer.end = staticmethod(end)
+            Timer.kill = staticmethod(kill)
 
         def start(self):
             pass
@@ -75,12 +75,12 @@ def test_child_that_takes_too_long_is_ended_and_its_log_kept(child, monkeypatch)
             pass
 
     monkeypatch.setattr("distillkit_export.isolated_process.threading.Timer", Timer)
-    with pytest.raises(ChildError) as death:
-        child(code, timeout_s=1.5, on_event=lambda event: Timer.end())
-    assert str(death.value) == "took longer than 1.5 s"
-    assert death.value.log == "thinking\n"
+    with pytest.raises(ChildError) as error:
+        child(code, timeout_s=1.5, on_event=lambda event: Timer.kill())
+    assert str(error.value) == "took longer than 1.5 s"
+    assert error.value.log == "thinking\n"
 
 
-def test_last_line_is_the_last_that_says_something():
+def test_last_line_is_the_last_non_empty_line():
     assert last_line("a\n b \n\n") == "b"
-    assert last_line(" \n") == "it said nothing"
+    assert last_line(" \n") == "no output"

@@ -1,4 +1,4 @@
-"""A bundle answers in the runtime that is asked for, in every kind of answer that it can have."""
+"""Predictor: every kind of output, the choice of runtime and precision, and predict.py."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ KINDS = {
 
 
 def graph(facts):
-    """A file whose answer is the mean of each channel, times ten."""
-    taken, given = facts.input, facts.output
-    kind = TensorProto.UINT8 if taken.dtype == "uint8" else TensorProto.FLOAT
-    axes = [1, 2] if taken.layout == "NHWC" else [2, 3]
+    """An ONNX model whose output is ten times the mean of each channel."""
+    entry, output = facts.input, facts.output
+    kind = TensorProto.UINT8 if entry.dtype == "uint8" else TensorProto.FLOAT
+    axes = [1, 2] if entry.layout == "NHWC" else [2, 3]
     nodes = [
-        helper.make_node("Cast", [taken.name], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", [entry.name], ["cast"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["cast", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "ten"], ["scaled" if given.kind == "probabilities" else given.name]),
+        helper.make_node("Mul", ["mean", "ten"], ["scaled" if output.kind == "probabilities" else output.name]),
     ]
-    if given.kind == "probabilities":
-        nodes.append(helper.make_node("Softmax", ["scaled"], [given.name]))
+    if output.kind == "probabilities":
+        nodes.append(helper.make_node("Softmax", ["scaled"], [output.name]))
     constants = [
         numpy_helper.from_array(np.array(axes), "axes"),
-        numpy_helper.from_array(np.float32(0.01 if taken.dtype == "uint8" else 10), "ten"),
+        numpy_helper.from_array(np.float32(0.01 if entry.dtype == "uint8" else 10), "ten"),
     ]
     ends = (
-        [helper.make_tensor_value_info(taken.name, kind, taken.shape)],
-        [helper.make_tensor_value_info(given.name, TensorProto.FLOAT, given.shape)],
+        [helper.make_tensor_value_info(entry.name, kind, entry.shape)],
+        [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, output.shape)],
     )
     opset = helper.make_opsetid("", 20)
     return helper.make_model(helper.make_graph(nodes, "g", *ends, constants), opset_imports=[opset], ir_version=10)
@@ -89,9 +89,9 @@ def handmade(tmp_path):
     return make
 
 
-def means(picture):
-    """The ten-fold mean of each channel of the centre, by hand: 200 x 300 pixels to 4 x 6 ÷ 0.875, floors."""
-    small = picture.resize((round(300 / (200 / 4)), 4), Image.Resampling.BICUBIC)
+def means(image):
+    """Ten times the mean of each channel of the centre crop, by hand: 200 x 300 pixels to 4 x 6 ÷ 0.875, floored."""
+    small = image.resize((round(300 / (200 / 4)), 4), Image.Resampling.BICUBIC)
     assert small.size == (6, 4)
     pixels = np.asarray(small).reshape(-1, 3) / 255
     return 10 * ((pixels - SPEC.mean) / SPEC.std).mean(axis=0)
@@ -120,7 +120,7 @@ def test_embeddings_stay_as_they_are(handmade):
     np.testing.assert_allclose(predictor([PHOTOGRAPH])[0].scores, means(PHOTOGRAPH), rtol=1e-4)
 
 
-def test_a_file_that_normalises_gets_pixels(handmade):
+def test_a_file_that_normalises_gets_uint8_pixels(handmade):
     (answer,) = load(handmade("uint8"))([PHOTOGRAPH])
     pixels = np.asarray(PHOTOGRAPH.resize((6, 4), Image.Resampling.BICUBIC)).reshape(-1, 3)
     np.testing.assert_allclose(answer.scores, softmax(0.01 * pixels.mean(axis=0, dtype=np.float32)[None])[0], rtol=1e-5)
@@ -131,7 +131,7 @@ def test_classes_without_names_have_numbers(handmade):
     assert sorted(name for name, _ in answer.top()) == ["class 0", "class 1", "class 2"]
 
 
-def test_files_images_and_arrays_are_one_image(handmade, tmp_path):
+def test_paths_pillow_images_and_arrays_give_the_same_prediction(handmade, tmp_path):
     PHOTOGRAPH.save(tmp_path / "p.png")
     given = [
         tmp_path / "p.png",
@@ -146,20 +146,22 @@ def test_files_images_and_arrays_are_one_image(handmade, tmp_path):
         np.testing.assert_array_equal(answer.scores, answers[0].scores)
 
 
-def test_what_is_no_image_is_refused_or_handed_over(handmade):
+def test_an_invalid_image_raises_or_is_passed_to_on_bad(handmade):
     predictor = load(handmade("logits"))
-    sentence = "an array of shape [3, 9, 9] and type float32 is no image; give pixels [H, W, 3] or [H, W] of type uint8"
+    message = (
+        "an array of shape [3, 9, 9] and type float32 is not an image; give pixels [H, W, 3] or [H, W] of type uint8"
+    )
     bad = np.zeros((3, 9, 9), np.float32)
     with pytest.raises(DataError) as refused:
         predictor([bad])
-    assert str(refused.value) == sentence
+    assert str(refused.value) == message
     kept = []
     answers = list(predictor.stream([PHOTOGRAPH, bad, PHOTOGRAPH], 2, kept.append))
     assert [answer.image for answer in answers] == ["0", "2"]
-    assert [str(error) for error in kept] == [sentence]
+    assert [str(error) for error in kept] == [message]
 
 
-def test_nothing_is_answered_for_nothing(handmade):
+def test_no_images_give_no_predictions(handmade):
     assert load(handmade("logits"))([]) == []
 
 
@@ -167,8 +169,8 @@ def test_the_softmax_of_large_scores_is_finite():
     np.testing.assert_allclose(softmax(np.array([[1e4, 1e4], [-1e4, 1e4]], np.float32)), [[0.5, 0.5], [0, 1]])
 
 
-class Stranger:
-    """A runtime for files that nobody writes."""
+class ThirdParty:
+    """A runtime for a format that no exporter writes."""
 
     formats = ("npz",)
 
@@ -179,12 +181,12 @@ class Stranger:
         return ({},)
 
 
-class Absent(Stranger):
+class Absent(ThirdParty):
     formats = ("onnx",)
 
 
-class Without(Absent):
-    """It works, and has no kernel for this file."""
+class NoKernel(Absent):
+    """Available, but without a kernel for this file."""
 
     def availability(self):
         return Availability(works=True, detail="here")
@@ -193,14 +195,14 @@ class Without(Absent):
         raise UnavailableError("no kernel for Conv")
 
 
-class Constant(Without):
+class Constant(NoKernel):
     def open(self, servable, setting):
         return lambda images: np.zeros((len(images), 3), np.float32)
 
 
 @pytest.fixture
 def only(registry_of):
-    """`only(mine=Mine)`: plugins with these runtimes alone."""
+    """`only(mine=Mine)`: a registry with only these runtimes."""
     return lambda **runtimes: registry_of("runtime", runtimes)
 
 
@@ -210,32 +212,32 @@ def refusal(error, folder, **chosen):
     return str(refused.value).replace(str(folder), "b")
 
 
-def test_runtimes_that_cannot_serve_say_why(handmade, only):
+def test_runtimes_that_cannot_execute_a_file_have_a_reason(handmade, only):
     folder = handmade("logits")
     assert refusal(UnknownPluginError, folder, runtime="onnxruntime-cpus").startswith(
         "unknown runtime 'onnxruntime-cpus'; did you mean 'onnxruntime-cpu'?"
     )
-    found = only(stranger=Stranger, absent=Absent)
-    assert refusal(UnavailableError, folder, runtime="stranger", plugins=found) == (
-        "runtime 'stranger' loads npz, and bundle 'b' has no such file in fp32; it has onnx fp32"
+    found = only(npz=ThirdParty, absent=Absent)
+    assert refusal(UnavailableError, folder, runtime="npz", plugins=found) == (
+        "runtime 'npz' loads npz, but bundle 'b' has no such file in fp32; it has onnx fp32"
     )
     assert refusal(UnavailableError, folder, runtime="absent", plugins=found) == (
         "runtime 'absent' does not work here: no reader is installed; pip install reader"
     )
     assert refusal(UnavailableError, folder, plugins=found) == (
-        "no runtime of this machine can execute bundle 'b' in fp32: absent: no reader is installed (pip install reader)"
+        "no runtime on this machine can execute bundle 'b' in fp32: absent: no reader is installed (pip install reader)"
     )
-    assert refusal(UnavailableError, folder, plugins=only(without=Without)) == (
-        "no runtime of this machine can execute bundle 'b' in fp32: without: no kernel for Conv"
+    assert refusal(UnavailableError, folder, plugins=only(no_kernel=NoKernel)) == (
+        "no runtime on this machine can execute bundle 'b' in fp32: no_kernel: no kernel for Conv"
     )
-    assert load(folder, plugins=only(absent=Absent, without=Without, constant=Constant)).runtime == "constant"
-    assert refusal(UnavailableError, folder, plugins=only(stranger=Stranger)) == (
-        "no runtime of this machine can execute bundle 'b' in fp32: none loads onnx"
+    assert load(folder, plugins=only(absent=Absent, no_kernel=NoKernel, constant=Constant)).runtime == "constant"
+    assert refusal(UnavailableError, folder, plugins=only(npz=ThirdParty)) == (
+        "no runtime on this machine can execute bundle 'b' in fp32: no runtime loads onnx"
     )
     assert refusal(BundleError, folder, precision="int8") == "bundle 'b' has no onnx file in int8; it has onnx fp32"
 
 
-class OfStrangers(Constant):
+class NpzConstant(Constant):
     formats = ("npz",)
 
 
@@ -247,22 +249,22 @@ def test_the_only_file_that_a_runtime_loads_needs_no_precision(handmade, only):
         ArtifactCard(format="npz", file="model.fp16.npz", precision="fp16", gate="passed", made_with={}),
     ]
     write_manifest(folder, describe(*KINDS["logits"]), 20, cards)
-    found = only(strangers=OfStrangers, constant=Constant)
-    assert load(folder, runtime="strangers", plugins=found).artifact.file == "model.fp16.npz"
+    found = only(npz=NpzConstant, constant=Constant)
+    assert load(folder, runtime="npz", plugins=found).artifact.file == "model.fp16.npz"
     assert load(folder, runtime="constant", plugins=found).artifact.file == "model.onnx"
-    assert refusal(UnavailableError, folder, runtime="strangers", precision="fp32", plugins=found) == (
-        "runtime 'strangers' loads npz, and bundle 'b' has no such file in fp32; it has onnx fp32, npz fp16"
+    assert refusal(UnavailableError, folder, runtime="npz", precision="fp32", plugins=found) == (
+        "runtime 'npz' loads npz, but bundle 'b' has no such file in fp32; it has onnx fp32, npz fp16"
     )
 
 
-def test_the_library_has_one_door():
+def test_load_is_exported_by_the_package():
     assert distillkit_export.load is load
     with pytest.raises(AttributeError, match=r"^module 'distillkit_export' has no attribute 'loads'$"):
         distillkit_export.loads  # noqa: B018
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_script_answers_as_the_library_does(handmade, tmp_path, kind):
+def test_the_script_predicts_as_the_library_does(handmade, tmp_path, kind):
     folder = handmade(kind)
     PHOTOGRAPH.save(tmp_path / "p.png")
     done = subprocess.run(
@@ -271,14 +273,14 @@ def test_the_script_answers_as_the_library_does(handmade, tmp_path, kind):
     assert done.stderr == ""
     (answer,) = load(folder)([tmp_path / "p.png"])
     if kind == "embedding":
-        said = json.loads(done.stdout)
-        assert said["image"] == "p.png"
-        np.testing.assert_allclose(said["embedding"], answer.scores, rtol=1e-6)
+        printed = json.loads(done.stdout)
+        assert printed["image"] == "p.png"
+        np.testing.assert_allclose(printed["embedding"], answer.scores, rtol=1e-6)
     else:
         assert done.stdout.splitlines() == ["p.png", *(f"  {share:6.1%}  {name}" for name, share in answer.top())]
 
 
-def test_the_script_is_listed_and_read_as_all_files_are(handmade):
+def test_the_script_is_covered_by_the_digests(handmade):
     folder = handmade("logits")
     script = folder / "predict.py"
     script.write_text(script.read_text() + "import os\n")
@@ -290,14 +292,14 @@ def test_there_is_no_script_for_channels_that_no_image_has():
     assert predict_script(describe(spec, ExportRequest())) is None
 
 
-def test_the_script_is_short_and_says_what_it_needs(handmade):
+def test_the_script_is_short_and_lists_its_packages(handmade):
     text = (handmade("logits") / "predict.py").read_text()
     assert len(text.splitlines()) <= 60
     assert max(map(len, text.splitlines())) <= 120
     assert "Needs numpy, pillow and onnxruntime" in text
 
 
-def test_a_bundle_that_was_altered_is_not_loaded(exported, tmp_path):
+def test_an_altered_bundle_is_not_loaded(exported, tmp_path):
     folder = shutil.copytree(exported["plain"].directory, tmp_path / "b")
     with (folder / "model.onnx").open("ab") as file:
         file.write(b"\0")
@@ -305,7 +307,7 @@ def test_a_bundle_that_was_altered_is_not_loaded(exported, tmp_path):
 
 
 def write_best(folder, batches, **changes):
-    """What `profile --tune` leaves beside a bundle, as somebody else may have written it."""
+    """Write what `profile --tune` adds to a bundle, possibly with invalid content."""
     from distillkit.compute.cpus import usable_cpus
     from distillkit_export.profiling.machine import gpus, processor
 
@@ -329,8 +331,8 @@ def choice(**changes):
     }
 
 
-class Telling(Constant):
-    """It says with which setting it was opened."""
+class Recording(Constant):
+    """Records the setting with which it was opened."""
 
     def settings(self):
         return ({}, {"spinning": False})
@@ -353,16 +355,16 @@ opened = []
         ({"cache": "/somewhere"}, {}),
     ],
 )
-def test_a_tuned_setting_is_taken_only_where_the_runtime_offers_it(handmade, setting, used, only):
+def test_a_tuned_setting_is_used_only_if_the_runtime_offers_it(handmade, setting, used, only):
     folder = handmade("logits")
-    write_best(folder, {"1": choice(runtime="telling", setting=setting)})
+    write_best(folder, {"1": choice(runtime="recording", setting=setting)})
     opened.clear()
-    assert load(folder, plugins=only(telling=Telling)).runtime == "telling"
+    assert load(folder, plugins=only(recording=Recording)).runtime == "recording"
     assert opened == [used]
 
 
 @pytest.mark.parametrize("how", ["pipe", "link", "deep", "other file"])
-def test_a_best_setting_that_is_none_counts_for_nothing(handmade, tmp_path, how):
+def test_an_invalid_best_setting_is_ignored(handmade, tmp_path, how):
     folder = handmade("logits")
     write_best(folder, {"1": choice(file="../secret.onnx" if how == "other file" else "model.onnx")})
     best = folder / "profile" / "best.json"

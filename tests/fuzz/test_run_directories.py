@@ -19,7 +19,7 @@ from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Recipe
 from distillkit.running.directory import RunDirectory
 from distillkit.running.start import run
-from distillkit_export.images.run_images import as_run_knows
+from distillkit_export.images.run_images import with_run_settings
 from distillkit_export.pipeline.target import load_target
 from distillkit_plugins.trackers.metrics_file import MetricsFile
 
@@ -113,7 +113,7 @@ def test_plans(attempt, copied, finished, data):
     spec = read_student(finished).spec
 
     def read():
-        return as_run_knows(spec, RunDirectory(path)), RunDirectory(path).read_plan()["notes"][:0]
+        return with_run_settings(spec, RunDirectory(path)), RunDirectory(path).read_plan()["notes"][:0]
 
     attempt("run directory, plan.json", read)
 

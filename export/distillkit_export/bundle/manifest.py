@@ -1,4 +1,4 @@
-"""What a bundle says about itself: `bundle.json`, as it is written and as it is read. Needs neither torch nor onnx."""
+"""`bundle.json`, the manifest of a bundle: its schema, and how it is written. Needs neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ MANIFEST = "bundle.json"
 REJECTED = "rejected"
 SCHEMA_VERSION: Literal[1] = 1
 PROFILE = "profile"
-"""The folder of a bundle that holds what was measured on one machine: no part of the bundle, so it has no digest."""
+"""Folder with profiles of one machine. It is not part of the bundle, so its files have no digests."""
 SOFTWARE = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 class ManifestPart(BaseModel):
-    """A part of `bundle.json`: no key but these, and none changes."""
+    """Base of all parts of `bundle.json`: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunReference(ManifestPart):
-    """The run that made the student, by name and digest; none of it is a path."""
+    """The run that trained the student, by name and digests, without any path."""
 
     run: str | None = None
     recipe_sha256: str | None = None
@@ -55,7 +55,7 @@ class RunReference(ManifestPart):
 
 
 class StudentCard(ManifestPart):
-    """The student as its recipe names it, and what it is."""
+    """The student: its name and options in the recipe, architecture, parameters and licence."""
 
     model: str
     options: dict[str, Any]
@@ -73,11 +73,11 @@ class TeacherCard(ManifestPart):
 
 
 class InputCard(ManifestPart):
-    """What goes in. In `shape`, a text is a dimension that the caller chooses.
+    """The model input. In `shape`, a string is a dynamic dimension.
 
-    Where height and width are among them, `multiples` are what they must be multiples of; `image_size` is then the
-    model's own.
-    Whole images are resized to `image_size` ÷ `crop` with `interpolation`, and their centre is cut to `image_size`,
+    If height and width are dynamic, `multiples` are the numbers that they must be multiples of, and `image_size` is
+    the model's own.
+    Preprocessing resizes an image to `image_size` ÷ `crop` with `interpolation` and centre-crops it to `image_size`,
     [height, width].
     """
 
@@ -96,7 +96,7 @@ class InputCard(ManifestPart):
 
 
 class OutputCard(ManifestPart):
-    """What comes out."""
+    """The model output."""
 
     name: str
     dtype: Literal["float32"]
@@ -108,7 +108,7 @@ class OutputCard(ManifestPart):
 
 
 class ModelFacts(ManifestPart):
-    """What someone with one exported file needs to know; also written into the file where its format has room."""
+    """Description of the model; also stored in the metadata of each exported file if its format has any."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     source: RunReference
@@ -122,8 +122,8 @@ class ModelFacts(ManifestPart):
 class ArtifactCard(ManifestPart):
     """One exported file.
 
-    `gate` says whether its answers were compared with torch's, or could not be, since no runtime at hand executes it.
-    `runtime` is where they were compared, and `reason` why they were not.
+    `gate` is "passed" if its outputs were compared with torch's, "ungated" if no available runtime executes it.
+    `runtime` is the runtime of the comparison, `reason` why there was no comparison.
     """
 
     format: str
@@ -135,14 +135,14 @@ class ArtifactCard(ManifestPart):
     made_with: dict[str, Any]
 
 
-HERE = "BUNDLE"
-"""What a command calls the folder of the bundle."""
+BUNDLE_PLACEHOLDER = "BUNDLE"
+"""Placeholder for the bundle's folder in the command of a pending file."""
 
 
 class PendingCard(ManifestPart):
-    """A file that was asked for and cannot be made on the machine that exported; `command` makes it on the target.
+    """A requested file that the exporting machine cannot make; `command` makes it on the target.
 
-    The bundle is called BUNDLE in the command, since nobody knows where it will lie.
+    The command contains BUNDLE instead of the folder, because the folder on the target is unknown.
     """
 
     format: str
@@ -152,21 +152,21 @@ class PendingCard(ManifestPart):
     options: dict[str, Any]
 
     def command_for(self, folder: Path) -> str:
-        """The command for the bundle in `folder`."""
-        return self.command.replace(f" export {HERE} ", f" export {shlex.quote(str(folder))} ", 1)
+        """The command with `folder` in place of BUNDLE."""
+        return self.command.replace(f" export {BUNDLE_PLACEHOLDER} ", f" export {shlex.quote(str(folder))} ", 1)
 
 
 class FileCard(ManifestPart):
-    """What proves that a file is the one that was written."""
+    """SHA-256 and size of a file, to detect changes."""
 
     sha256: str
     bytes: int
 
 
 class Bundle(ModelFacts):
-    """The whole of `bundle.json`.
+    """The content of `bundle.json`.
 
-    `files` are those of the folder but this one, the profiles and what was rejected, by relative path.
+    `files` are all files of the folder by relative path, except `bundle.json`, profiles and rejected files.
     """
 
     opset: int
@@ -177,7 +177,7 @@ class Bundle(ModelFacts):
 
 
 def describe(spec: ModelSpec, request: ExportRequest) -> ModelFacts:
-    """The facts that someone with the file alone needs: what goes in, what comes out, and where it comes from."""
+    """Describe a model for its bundle: input, output, classes and provenance."""
     from_ = request.provenance
     return ModelFacts(
         source=RunReference(run=from_.run, recipe_sha256=from_.recipe_sha256, weights_sha256=from_.weights_sha256),
@@ -216,7 +216,7 @@ def _input(spec: ModelSpec, request: ExportRequest) -> InputCard:
 
 
 def _output(spec: ModelSpec, request: ExportRequest) -> OutputCard:
-    """Scores or probabilities, and of which head; or the embedding of a model that has none."""
+    """Logits or probabilities with their head, or the embedding of a model without a class head."""
     two_heads = Signal.DISTILL_LOGITS in spec.signals
     scores = Signal.LOGITS in spec.signals
     kind: Literal["logits", "probabilities", "embedding"] = (
@@ -240,7 +240,7 @@ def _output(spec: ModelSpec, request: ExportRequest) -> OutputCard:
 
 
 def request_of(bundle: Bundle) -> ExportRequest:
-    """What was asked for when the bundle was written, as far as formats that are made from its ONNX need to know."""
+    """The export request of a bundle, with what formats need that are made from its ONNX files."""
     source, output = bundle.source, bundle.output
     return ExportRequest(
         head=output.head or "fused",
@@ -262,11 +262,11 @@ def request_of(bundle: Bundle) -> ExportRequest:
 
 
 def card(facts: ModelFacts) -> dict[str, str]:
-    """`facts` as texts, for the metadata of a file."""
+    """`facts` as JSON strings, for the metadata of a file."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in facts.model_dump(mode="json").items()}
 
 
-def write_manifest(  # noqa: PLR0913 - the parts of one file
+def write_manifest(  # noqa: PLR0913 - the contents of one file
     folder: Path,
     facts: ModelFacts,
     opset: int,
@@ -276,10 +276,9 @@ def write_manifest(  # noqa: PLR0913 - the parts of one file
     software: Mapping[str, str] | None = None,
     foreign: Collection[Path] = (),
 ) -> Bundle:
-    """Write `bundle.json` with software versions and the digest of every file that is part of the bundle, last.
+    """Write `bundle.json`, with software versions and the digest of every file of the bundle; call it last.
 
-    What lies in `rejected/` failed its gate, what in `profile/` was measured on one machine, and `foreign` files were
-    put there by the user.
+    Files in `rejected/` and `profile/` are not part of the bundle, nor are `foreign` files, which the user added.
     """
     manifest = folder / MANIFEST
     files = sorted(
@@ -300,16 +299,17 @@ def write_manifest(  # noqa: PLR0913 - the parts of one file
             for file in files
         },
     )
+    # Last: a folder without bundle.json counts as an unfinished export.
     write_json(manifest, bundle.model_dump(mode="json"))
     return bundle
 
 
 def versions() -> Mapping[str, str]:
-    """The versions that took part, as far as they are installed."""
+    """Versions of Python, distillkit and the installed packages that are used in an export."""
     found = {"distillkit": __version__, "python": platform.python_version()}
     for name in SOFTWARE:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # a GPU build of the runtime goes by another name
+        except PackageNotFoundError:  # not installed, or under another name, such as onnxruntime-gpu
             continue
     return found

@@ -1,4 +1,4 @@
-"""`predict.py`: a script in the bundle that runs it with numpy, Pillow and ONNX Runtime, and without distillkit."""
+"""`predict.py`: a script in the bundle for inference with numpy, Pillow and ONNX Runtime, without distillkit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from distillkit_export.bundle.manifest import MANIFEST, InputCard, ModelFacts, O
 PREDICT = "predict.py"
 
 SCRIPT = '''\
-"""What is on these images?  python predict.py cat.jpg dog.jpg
+"""Run the exported model on images:  python predict.py cat.jpg dog.jpg
 
-Needs numpy, pillow and onnxruntime, and the files beside it. Written by distillkit {version}; change it as you like.
+Needs numpy, pillow and onnxruntime, and the files next to it. Written by distillkit {version}; edit it as you like.
 """
 
 import json
@@ -26,13 +26,13 @@ import numpy as np
 import onnxruntime
 from PIL import EpsImagePlugin, Image
 
-EpsImagePlugin.gs_binary = False  # no picture starts a program
+EpsImagePlugin.gs_binary = False  # an EPS image must not start Ghostscript
 HERE = Path(__file__).resolve().parent
 HEIGHT, WIDTH, CROP = {height}, {width}, {crop}
 {statistics}
 
 def pixels(file):
-    """The centre of an image as {model} takes it: {shape}."""
+    """Resize and centre-crop an image for {model}: {shape}."""
     image = Image.open(file)
     if image.mode[0] in "IF":
         raise ValueError(f"pixels of mode '{{image.mode}}' would be clipped to 8 bits")
@@ -48,14 +48,14 @@ if not sys.argv[1:]:
     print("usage: python predict.py IMAGE...", file=sys.stderr)
     sys.exit(2)
 if hasattr(signal, "SIGPIPE"):
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly where the output is piped into head
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # exit quietly when piped into head
 
 session = onnxruntime.InferenceSession(HERE / {model!r}, providers=["CPUExecutionProvider"])
 {names}code = 0
 for file in sys.argv[1:]:
     try:
         image = pixels(file)
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # image decoders raise many types of errors
         print(f"error: image {{file!r}} cannot be read: {{getattr(error, 'strerror', None) or error}}", file=sys.stderr)
         code = 2
         continue
@@ -97,36 +97,36 @@ EMBEDDING = """\
 
 
 def predict_script(facts: ModelFacts, model: str = "model.onnx") -> str | None:
-    """The text of a script for this model; None for one whose channels no image file has.
+    """The text of the script for this model; None for a model whose channels no image file has.
 
-    It answers as `distillkit predict` does, for it prepares images in the same steps. As there, an image that cannot be
-    read is named, the others are answered, and the exit code is 2.
+    Preprocessing and output are those of `distillkit predict`. As there, an unreadable image is reported, the others
+    are predicted, and the exit code is 2.
     """
-    taken, given = facts.input, facts.output
-    if taken.color is None:
+    entry, output = facts.input, facts.output
+    if entry.color is None:
         return None
     return SCRIPT.format(
         version=__version__,
-        height=taken.image_size[0],
-        width=taken.image_size[1],
-        crop=taken.crop,
-        statistics="" if taken.dtype == "uint8" else STATISTICS.format(mean=list(taken.mean), std=list(taken.std)),
+        height=entry.image_size[0],
+        width=entry.image_size[1],
+        crop=entry.crop,
+        statistics="" if entry.dtype == "uint8" else STATISTICS.format(mean=list(entry.mean), std=list(entry.std)),
         model=model,
-        shape=_shape(taken),
-        color=taken.color,
-        resize=SQUARE if _is_square(taken) else NOT_SQUARE,
-        interpolation=taken.interpolation.upper(),
-        channels=len(taken.mean),
-        normalise="    return pixels" if taken.dtype == "uint8" else NORMALISED,
-        names="" if given.kind == "embedding" else NAMES,
-        answer={"logits": "scores", "probabilities": "shares", "embedding": "embedding"}[given.kind],
-        input=taken.name,
-        show=_shown(given),
+        shape=_shape(entry),
+        color=entry.color,
+        resize=SQUARE if _is_square(entry) else NOT_SQUARE,
+        interpolation=entry.interpolation.upper(),
+        channels=len(entry.mean),
+        normalise="    return pixels" if entry.dtype == "uint8" else NORMALISED,
+        names="" if output.kind == "embedding" else NAMES,
+        answer={"logits": "scores", "probabilities": "shares", "embedding": "embedding"}[output.kind],
+        input=entry.name,
+        show=_shown(output),
     )
 
 
 def write_predict_script(folder: Path, facts: ModelFacts, model: str = "model.onnx") -> Path | None:
-    """Write `predict.py` beside `model`, where there is one to write."""
+    """Write `predict.py` next to `model`; return None for a model that has no script."""
     script = predict_script(facts, model)
     if script is None:
         return None
@@ -134,20 +134,20 @@ def write_predict_script(folder: Path, facts: ModelFacts, model: str = "model.on
     return folder / PREDICT
 
 
-def _is_square(taken: InputCard) -> bool:
-    """As `preprocess` decides: by the size before the crop."""
-    height, width = taken.image_size
-    return int(height / taken.crop) == int(width / taken.crop)
+def _is_square(entry: InputCard) -> bool:
+    """Whether the size before the crop is square, the condition of `preprocess`."""
+    height, width = entry.image_size
+    return int(height / entry.crop) == int(width / entry.crop)
 
 
-def _shape(taken: InputCard) -> str:
-    height, width = taken.image_size
-    if taken.dtype == "uint8":
-        return f"uint8 [{height}, {width}, {len(taken.mean)}]"
-    return f"float32 [{len(taken.mean)}, {height}, {width}], normalised"
+def _shape(entry: InputCard) -> str:
+    height, width = entry.image_size
+    if entry.dtype == "uint8":
+        return f"uint8 [{height}, {width}, {len(entry.mean)}]"
+    return f"float32 [{len(entry.mean)}, {height}, {width}], normalised"
 
 
-def _shown(given: OutputCard) -> str:
-    if given.kind == "embedding":
+def _shown(output: OutputCard) -> str:
+    if output.kind == "embedding":
         return EMBEDDING
-    return (SHARES if given.kind == "logits" else "") + TOP
+    return (SHARES if output.kind == "logits" else "") + TOP

@@ -1,4 +1,4 @@
-"""From an image file to what a bundle takes, as the run's own evaluation prepares it, with numpy and Pillow alone."""
+"""Preprocessing of images for a bundle, identical to that of the run's evaluation, with only numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from distillkit_export.bundle.manifest import InputCard
 
 LARGEST_PIXELS = 2**28
-"""Of an image after its resizing: a strip of 1 x 60,000 pixels would otherwise become gigabytes."""
+"""Limit on the pixels of a resized image: an image of 1 x 60,000 pixels would otherwise become gigabytes."""
 
 
 def read_image(path: Path, color: str) -> Image.Image:
-    """Open an image as the training side does: its first frame, in `color`, whatever its EXIF says of rotation.
+    """Open an image as in training: its first frame, converted to `color`, ignoring EXIF rotation.
 
-    Raises: DataError that names the image.
+    Raises: DataError with the image's path.
     """
     try:
         with without_warnings(), Image.open(path) as image:
@@ -33,36 +33,37 @@ def read_image(path: Path, color: str) -> Image.Image:
             return image.convert(color)
     except FileNotFoundError as error:
         raise DataError(f"image '{path}' does not exist") from error
-    # Decoders raise whatever they like: OSError, SyntaxError, struct.error, DecompressionBombError, ...
+    # Decoders raise many types: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
         reason = one_line(error)
         raise DataError(f"image '{path}' cannot be read: {reason}") from error
 
 
 def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
-    """One image as the exported file takes it.
+    """Preprocess one image for the exported file: resize, centre-crop, normalise.
 
-    Shapes: [C, H, W] float32, normalised; or [H, W, C] uint8 where the file normalises by itself.
-    Equal, bit for bit, to `distillkit.data.transforms.evaluation_transform` for the same Pillow.
-    Raises: DataError for an image that is too long to be resized; UnavailableError where the bundle takes neither grey
-    nor RGB images.
+    Shapes: returns [C, H, W] float32, normalised; or [H, W, C] uint8 for a file that normalises.
+    Bit-identical to `distillkit.data.transforms.evaluation_transform` with the same version of Pillow.
+    Raises: DataError for an image with an extreme aspect ratio; UnavailableError if the bundle takes neither grey nor
+    RGB images.
     """
     if card.color is None:
         raise UnavailableError(
-            f"the bundle takes {len(card.mean)} channels and no image file says what they are; "
-            "prepare the numbers yourself and give them to the runtime"
+            f"the bundle takes images of {len(card.mean)} channels, which image files do not have; "
+            "prepare the arrays yourself and give them to the runtime"
         )
     pixels = np.asarray(_centre(_resized(image.convert(card.color), card), card))
-    pixels = pixels.reshape(*card.image_size, -1)  # [H, W, C], a grey image has no third dimension
+    pixels = pixels.reshape(*card.image_size, -1)  # [H, W, C]; the array of a grey image is [H, W]
     if card.dtype == "uint8":
         return pixels
     scaled = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)  # [C, H, W]
-    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (card.mean, card.std))
+    # float32 throughout, as in torch: float64 would not be bit-identical to the evaluation.
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (card.mean, card.std))  # [C, 1, 1]
     return np.ascontiguousarray((scaled - mean) / std)
 
 
 def _resized(image: Image.Image, card: InputCard) -> Image.Image:
-    """Resize until the image covers `image_size` ÷ `crop`, aspect kept.
+    """Resize the image to cover `image_size` ÷ `crop`, keeping its aspect ratio.
 
     Source: timm's evaluation transform; it rounds down for square sizes (torchvision's Resize) and to the nearest for
         others (its own ResizeKeepRatio).
@@ -76,14 +77,16 @@ def _resized(image: Image.Image, card: InputCard) -> Image.Image:
         ratio = min(image.height / height, image.width / width)
         size = (round(image.width / ratio), round(image.height / ratio))
     if size[0] * size[1] > LARGEST_PIXELS:
-        raise DataError(f"an image of {image.width} x {image.height} pixels is too long to be cut to a model's size")
+        raise DataError(
+            f"the aspect ratio of an image of {image.width} x {image.height} pixels is too extreme to resize"
+        )
     if size == image.size:
         return image
     return image.resize(size, Image.Resampling[card.interpolation.upper()])
 
 
 def _centre(image: Image.Image, card: InputCard) -> Image.Image:
-    """The centre of an image that covers `image_size`; half pixels go to the even side, as torchvision has it."""
+    """Centre-crop to `image_size`; half pixels are rounded to even, as in torchvision."""
     height, width = card.image_size
     top, left = round((image.height - height) / 2), round((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))

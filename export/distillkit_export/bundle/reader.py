@@ -1,6 +1,6 @@
-"""Opening a bundle that came from elsewhere: nothing in it is trusted before it is checked.
+"""Reader of untrusted bundles: everything in them is validated before use.
 
-`verify`, `profile`, `predict` and `export BUNDLE` open it here. Needs neither torch nor onnx, and gives no file to a
+Used by `verify`, `profile`, `predict` and `export BUNDLE`. Needs neither torch nor onnx, and passes no file to a
 runtime.
 """
 
@@ -43,81 +43,83 @@ LARGEST_FILE = 8 * 2**30
 LARGEST_ARRAYS = 4 * 2**30
 MOST_FILES = 1_000
 LARGEST_SIDE = 16_384
-"""More than any student has: the classes of ImageNet-21k take 1 MiB of manifest, RegNetY-16GF 0.3 GiB of weights."""
+"""Limits far above any student: ImageNet-21k needs a manifest of 1 MiB, RegNetY-16GF has 0.3 GiB of weights."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-"""As Pillow and timm call them."""
+"""Names of interpolations in Pillow and timm."""
 
 
 @dataclass(frozen=True)
 class OpenBundle:
-    """A bundle that was checked: its folder, and what `bundle.json` says."""
+    """A validated bundle: its folder and its manifest."""
 
     folder: Path
     manifest: Bundle
 
     def path(self, file: str | ArtifactCard) -> Path:
-        """Where a file of the bundle lies.
+        """The path of a file of the bundle.
 
-        Raises: BundleError for one that `bundle.json` does not list.
+        Raises: BundleError for a file that is not listed in `bundle.json`.
         """
         name = file.file if isinstance(file, ArtifactCard) else file
         if name not in self.manifest.files:
-            raise BundleError(f"bundle '{self.folder}' has no file {name!r}; its {MANIFEST} lists those that it has")
+            raise BundleError(
+                f"bundle '{self.folder}' has no file {name!r}; its {MANIFEST} lists the files that it has"
+            )
         return self.folder / name
 
     def artifact(self, format: str = "onnx", precision: Precision = "fp32") -> ArtifactCard:  # noqa: A002
         """The exported file of one format and precision.
 
-        Raises: BundleError naming those that are there.
+        Raises: BundleError that lists the existing files.
         """
         for artifact in self.manifest.artifacts:
             if (artifact.format, artifact.precision) == (format, precision):
                 return artifact
-        there = ", ".join(f"{artifact.format} {artifact.precision}" for artifact in self.manifest.artifacts)
+        files = ", ".join(f"{artifact.format} {artifact.precision}" for artifact in self.manifest.artifacts)
         raise BundleError(
-            f"bundle '{self.folder}' has no {format} file in {precision}; it has {there or 'none at all'}"
+            f"bundle '{self.folder}' has no {format} file in {precision}; it has {files or 'no exported files'}"
         )
 
     def arrays(self, file: str) -> dict[str, NDArray[Any]]:
-        """The arrays of an .npz file of the bundle; pickled objects are refused.
+        """The arrays of an .npz file of the bundle, of any shape; pickled objects are refused.
 
-        Raises: BundleError.
+        Raises: BundleError if the file is too large or invalid.
         """
         path = self.path(file)
         try:
+            # Checked before loading: a small zip file may unpack to any size.
             with zipfile.ZipFile(path) as archive:
                 total = sum(entry.file_size for entry in archive.infolist())
             if total > LARGEST_ARRAYS:
-                raise BundleError(f"{file} unpacks to {total:,} bytes, more than the {LARGEST_ARRAYS:,} that are read")
+                raise BundleError(f"{file} unpacks to {total:,} bytes; the limit is {LARGEST_ARRAYS:,}")
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-        # A zip file or an array header that is not one fails in many ways.
+        # Invalid zip files and array headers raise many types of errors.
         except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise BundleError(f"{file} holds no arrays that can be read ({one_line(error)})") from error
+            raise BundleError(f"the arrays of {file} cannot be read ({one_line(error)})") from error
 
 
 def open_bundle(folder: Path) -> OpenBundle:
-    """Check all that can be checked without a runtime, and hand the bundle over.
+    """Open a bundle after all checks that need no runtime.
 
-    The manifest must be whole, of a schema that is known here and without unknown keys; every file that it lists must
-    be there, a plain file inside the folder, of the stated size and digest; every artefact must be listed; and ONNX
-    files must hold all of their weights, and nothing but operators of ONNX. Files that are not listed are never read.
-    Raises: BundleError, one sentence for the first thing that is wrong.
+    The manifest must be valid, of a known schema and without unknown keys. Every listed file must exist, be a regular
+    file inside the folder, and have the listed size and digest. Every artifact must be a listed file. ONNX files must
+    contain all their weights and only operators of ONNX. Unlisted files are never read.
+    Raises: BundleError with the first problem, in one sentence.
     """
     manifest = read_manifest(folder)
-    _require_sensible(manifest)
+    _require_consistent(manifest)
     for name, card in manifest.files.items():
         file = _plain_file(folder, name)
         size = file.stat().st_size
         if size != card.bytes:
-            _altered(name, f"has {size:,} bytes where {MANIFEST} says {card.bytes:,}")
+            _refuse_altered(name, f"has {size:,} bytes, but {MANIFEST} says {card.bytes:,}")
         if size > LARGEST_FILE:
-            raise BundleError(
-                f"{name} has {size:,} bytes, more than the {LARGEST_FILE:,} that a bundle's file may have"
-            )
+            raise BundleError(f"{name} has {size:,} bytes; the limit for a file of a bundle is {LARGEST_FILE:,}")
         if sha256(file) != card.sha256:
-            _altered(name, f"has not the content whose digest {MANIFEST} has")
+            _refuse_altered(name, f"does not match the SHA-256 in {MANIFEST}")
+    # By suffix too: a manifest that gives an ONNX file another format must not bypass the check.
     for name in manifest.files:
         if name.endswith(".onnx") or name in {card.file for card in manifest.artifacts if card.format == "onnx"}:
             require_safe(folder / name, name)
@@ -125,7 +127,7 @@ def open_bundle(folder: Path) -> OpenBundle:
 
 
 def read_manifest(folder: Path) -> Bundle:
-    """`bundle.json` alone: strict data of a known schema. Says nothing about the files.
+    """Read and validate `bundle.json` alone, without checking the files that it lists.
 
     Raises: BundleError.
     """
@@ -136,142 +138,151 @@ def read_manifest(folder: Path) -> Bundle:
     except ValueError as error:
         reason = one_line(error.__cause__ or error)
         raise BundleError(
-            f"{MANIFEST} of '{folder}' is torn or no JSON ({reason}); copy or export the bundle again"
+            f"{MANIFEST} of '{folder}' is not valid JSON ({reason}); copy or export the bundle again"
         ) from error
     if newer := newer_version(data, "schema_version", SCHEMA_VERSION):
         raise BundleError(
-            f"bundle '{folder}' has schema {newer} and this distillkit reads {SCHEMA_VERSION}; upgrade distillkit"
+            f"bundle '{folder}' has schema version {newer}, but this distillkit reads version {SCHEMA_VERSION}; "
+            "upgrade distillkit"
         )
     try:
         return Bundle.model_validate_json(text, strict=True)
     except ValidationError as error:
         others = error.error_count() - 1
-        more = f", and {counted(others, 'more mistake')}" if others else ""
+        more = f", and {counted(others, 'more error')}" if others else ""
         raise BundleError(
-            f"{MANIFEST} of '{folder}' does not describe a bundle: {first_problem(error)}{more}; export it again"
+            f"{MANIFEST} of '{folder}' is invalid: {first_problem(error)}{more}; export the bundle again"
         ) from error
 
 
 def plain_text(folder: Path, name: str) -> str:
-    """A text file of a folder that came from elsewhere, where it is a plain file of modest size.
+    """Read an untrusted text file, which must be a regular file of limited size.
 
     Raises: BundleError.
     """
     file = _plain_file(folder, name)
     if file.stat().st_size > LARGEST_TEXT:
-        raise BundleError(f"{name} of '{folder}' has more than {LARGEST_TEXT:,} bytes, so it is none")
+        raise BundleError(f"{name} of '{folder}' is too large; the limit is {LARGEST_TEXT:,} bytes")
     try:
         return read_plain_text(file)
     except ValueError as error:
-        raise BundleError(f"{name} of '{folder}' is torn: it is not UTF-8; copy or export the bundle again") from error
+        raise BundleError(f"{name} of '{folder}' is not valid UTF-8; copy or export the bundle again") from error
 
 
 def _require_finished(folder: Path) -> None:
-    """Refuse what is no folder, or one that an export has not finished."""
+    """Refuse a path that is not a folder, or the folder of an unfinished export."""
     if not folder.exists():
         raise BundleError(f"bundle '{folder}' does not exist; give a folder that `distillkit export` wrote")
     if not folder.is_dir():
-        raise BundleError(f"'{folder}' is a file; give the folder of a bundle, which holds {MANIFEST}")
+        raise BundleError(f"'{folder}' is a file; give the folder of a bundle, which contains {MANIFEST}")
     name = folder.resolve().name
+    # The temporary names of `atomic_directory`.
     if name.startswith(".") and name.endswith((".tmp", ".old")):
-        raise BundleError(f"'{folder}' is an export that did not finish; export again")
+        raise BundleError(f"'{folder}' is an unfinished export; export again")
     if name == REJECTED:
-        raise BundleError(f"'{folder}' holds files that failed their gate, which are not served; export again")
+        raise BundleError(f"'{folder}' contains files that failed the gate and are not served; export again")
     if not os.path.lexists(folder / MANIFEST):
         raise BundleError(
-            f"'{folder}' has no {MANIFEST}, so it is no bundle or its export did not finish; "
+            f"'{folder}' has no {MANIFEST}: it is not a bundle, or its export did not finish; "
             "give a folder that `distillkit export` wrote"
         )
 
 
-def _require_sensible(manifest: Bundle) -> None:
-    """What the types of the manifest cannot say."""
-    taken = manifest.input
+def _require_consistent(manifest: Bundle) -> None:
+    """Check what the types of the manifest cannot express.
+
+    Raises: BundleError with the first problem.
+    """
+    entry = manifest.input
     problems = chain(
-        _input_problems(taken), _shape_problems(taken), _class_problems(manifest), _file_problems(manifest)
+        _input_problems(entry), _shape_problems(entry), _class_problems(manifest), _file_problems(manifest)
     )
     problem = next(problems, None)
     if problem:
         raise BundleError(f"{MANIFEST} {problem}; export the student again")
 
 
-def _input_problems(taken: InputCard) -> Iterator[str]:
-    if not 1 <= min(taken.image_size) <= max(taken.image_size) <= LARGEST_SIDE:
-        yield f"has an image size of {' x '.join(map(str, taken.image_size))}, which is none"
-    if not 0 < taken.crop <= 1:
-        yield f"has a crop of {taken.crop}, which is not between 0 and 1"
-    elif max(taken.image_size) / taken.crop > LARGEST_SIDE:
-        yield f"has a crop of {taken.crop}, for which images would be resized to more than {LARGEST_SIDE:,} pixels"
-    if taken.interpolation not in INTERPOLATIONS:
-        yield f"has an interpolation {taken.interpolation!r}, which is none of {', '.join(INTERPOLATIONS)}"
-    if not taken.mean or len(taken.mean) != len(taken.std):
-        yield f"has {counted(len(taken.mean), 'mean')} for {counted(len(taken.std), 'standard deviation')}"
-    if not all(map(math.isfinite, (*taken.mean, *taken.std))) or min(taken.std, default=1) <= 0:
+def _input_problems(entry: InputCard) -> Iterator[str]:
+    if not 1 <= min(entry.image_size) <= max(entry.image_size) <= LARGEST_SIDE:
+        yield f"has an invalid image size: {' x '.join(map(str, entry.image_size))}"
+    if not 0 < entry.crop <= 1:
+        yield f"has a crop of {entry.crop}, which is not between 0 and 1"
+    elif max(entry.image_size) / entry.crop > LARGEST_SIDE:
+        yield f"has a crop of {entry.crop}, which would resize images to more than {LARGEST_SIDE:,} pixels"
+    if entry.interpolation not in INTERPOLATIONS:
+        yield f"has an unknown interpolation {entry.interpolation!r} (known: {', '.join(INTERPOLATIONS)})"
+    if not entry.mean or len(entry.mean) != len(entry.std):
+        yield f"has {counted(len(entry.mean), 'mean')} for {counted(len(entry.std), 'standard deviation')}"
+    if not all(map(math.isfinite, (*entry.mean, *entry.std))) or min(entry.std, default=1) <= 0:
         yield "has a mean that is not finite or a standard deviation that is not positive"
 
 
-def _shape_problems(taken: InputCard) -> Iterator[str]:
-    sides = taken.shape[1:3] if taken.layout == "NHWC" else taken.shape[2:]
-    channels = taken.shape[3:] if taken.layout == "NHWC" else taken.shape[1:2]
-    chosen = all(isinstance(side, str) for side in sides)
-    if len(taken.shape) != 4 or channels != (len(taken.mean),) or not (chosen or sides == taken.image_size):
-        yield f"has an input of shape {list(taken.shape)}, which does not fit its image size, mean and layout"
+def _shape_problems(entry: InputCard) -> Iterator[str]:
+    sides = entry.shape[1:3] if entry.layout == "NHWC" else entry.shape[2:]
+    channels = entry.shape[3:] if entry.layout == "NHWC" else entry.shape[1:2]
+    is_dynamic = all(isinstance(side, str) for side in sides)
+    if len(entry.shape) != 4 or channels != (len(entry.mean),) or not (is_dynamic or sides == entry.image_size):
+        yield f"has an input of shape {list(entry.shape)}, which does not match its image size, mean and layout"
 
 
 def _class_problems(manifest: Bundle) -> Iterator[str]:
-    given = manifest.output
-    if len(given.shape) != 2 or not isinstance(given.shape[-1], int):
-        yield f"has an output of shape {list(given.shape)}, which is not [batch, classes]"
-    elif (
-        manifest.class_names is not None and given.kind != "embedding" and given.shape[-1] != len(manifest.class_names)
-    ):
-        yield f"has {counted(len(manifest.class_names), 'class name')} for an output of {given.shape[-1]} classes"
+    output, names = manifest.output, manifest.class_names
+    if len(output.shape) != 2 or not isinstance(output.shape[-1], int):
+        yield f"has an output of shape {list(output.shape)}, which is not [batch, classes]"
+    elif names is not None and output.kind != "embedding" and output.shape[-1] != len(names):
+        yield f"has {counted(len(names), 'class name')} for an output of {output.shape[-1]} classes"
 
 
 def _file_problems(manifest: Bundle) -> Iterator[str]:
     if len(manifest.files) > MOST_FILES:
         yield f"lists {len(manifest.files):,} files, more than {MOST_FILES:,}"
     for name in manifest.files:
-        if not inside(name) or name == MANIFEST:
+        if not is_inside(name) or name == MANIFEST:
             yield f"lists file {name!r}, which is not a path inside the bundle"
     for artifact in manifest.artifacts:
         if artifact.file not in manifest.files:
-            yield f"names artefact {artifact.file!r}, which is not among its files"
+            yield f"lists artifact {artifact.file!r}, which is not among its files"
 
 
 def _plain_file(folder: Path, name: str) -> Path:
-    """A file that lies in the folder itself: no link on the way, no device, no second name elsewhere."""
-    place = folder
+    """The path of a regular file inside the folder.
+
+    Raises: BundleError if it is missing, a device, a hard link, or if any part of its path is a symbolic link.
+    """
+    # Every part, because a link in the middle of the path also leaves the folder.
+    path = folder
     for part in name.split("/"):
-        place = place / part
+        path = path / part
         try:
-            status = place.lstat()
+            status = path.lstat()
         except OSError as error:
-            raise BundleError(f"{name} is missing in bundle '{folder}'; copy or export the bundle again") from error
+            raise BundleError(f"{name} is missing from bundle '{folder}'; copy or export the bundle again") from error
         if stat.S_ISLNK(status.st_mode):
-            raise BundleError(f"{name} of bundle '{folder}' is a link to elsewhere; copy the bundle with its files")
+            raise BundleError(
+                f"{name} of bundle '{folder}' is a symbolic link; copy the bundle with the files themselves"
+            )
     if not stat.S_ISREG(status.st_mode):
-        raise BundleError(f"{name} of bundle '{folder}' is no plain file; export the bundle again")
+        raise BundleError(f"{name} of bundle '{folder}' is not a regular file; export the bundle again")
     if status.st_nlink > 1:
         raise BundleError(
-            f"{name} of bundle '{folder}' is hard-linked to a file elsewhere, which can change it; copy the bundle"
+            f"{name} of bundle '{folder}' is a hard link and can be changed under its other name; copy the bundle"
         )
-    return place
+    return path
 
 
-def _altered(name: str, how: str) -> NoReturn:
-    raise BundleError(f"{name} {how}, so it was altered or torn after the export; copy or export the bundle again")
+def _refuse_altered(name: str, how: str) -> NoReturn:
+    raise BundleError(f"{name} {how}: it was altered or truncated after the export; copy or export the bundle again")
 
 
 LONGEST = 1_000
 FORBIDDEN = frozenset('\\:*?"<>|')
-"""What a path has on one system and means something else on another."""
+"""Characters with a special meaning in paths of some operating system."""
 
 
-def inside(path: str) -> bool:
-    r"""Whether a path is relative, in its shortest form, and cannot leave the folder that it is relative to.
+def is_inside(path: str) -> bool:
+    r"""Whether a path is relative, normalised, and stays inside its folder.
 
-    >>> [inside(path) for path in ("model.onnx", "trt/a.plan", "../a", "/a", "a/../b", "C:a", r"a\b", "", ".")]
+    >>> [is_inside(path) for path in ("model.onnx", "trt/a.plan", "../a", "/a", "a/../b", "C:a", r"a\b", "", ".")]
     [True, True, False, False, False, False, False, False, False]
     """
     if not 0 < len(path) <= LONGEST or FORBIDDEN & set(path) or not path.isprintable():

@@ -1,1 +1,1 @@
-"""`distillkit doctor`: what works on this machine, tried for real, and how to repair the rest."""
+"""`distillkit doctor`: which runtimes work on this machine, each tested on a tiny model, and how to fix the others."""

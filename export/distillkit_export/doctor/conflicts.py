@@ -1,4 +1,4 @@
-"""Installations that contradict each other, each of which looks healthy by itself."""
+"""Conflicts between installed packages that each look fine alone."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ CHUNK = 1 << 22
 
 
 def conflicts(*, has_gpu: bool) -> Iterator[str]:
-    """Each with what to do about it."""
+    """Yield a message for each conflict, with the fix."""
     builds = installed_builds()
+    # Both install the same files, so the one installed last has overwritten the other.
     if len(builds) > 1:
         named = " and ".join(f"{name} {number}" for name, number in builds.items())
         yield (
             f"{named} are both installed and overwrite each other: pip uninstall {' '.join(BUILDS)}, then install the "
             'one you need, "distillkit[runtime]" or "distillkit[gpu]"'
         )
-    needed, installed = provider_needs(_onnxruntime()), tensorrt_version()
+    # ONNX Runtime reports no error here: it falls back to the CPU.
+    needed, installed = provider_tensorrt_major(_onnxruntime_folder()), tensorrt_version()
     if needed and installed and int(installed.partition(".")[0]) != needed:
         yield (
-            f"ONNX Runtime's TensorRT provider is linked against TensorRT {needed}, and TensorRT {installed} is "
+            f"ONNX Runtime's TensorRT provider is linked against TensorRT {needed}, but TensorRT {installed} is "
             f"installed, so onnxruntime-tensorrt cannot work: use the runtime tensorrt, or pip install "
             f'"tensorrt=={needed}.*"'
         )
     if has_gpu and find_spec("torch") is not None and not has_cuda():
-        yield "there is an NVIDIA GPU, and torch cannot use it: install a torch that is built for CUDA"
+        yield "this machine has an NVIDIA GPU, but torch cannot use it: install a torch build with CUDA"
 
 
-def provider_needs(onnxruntime: Path | None) -> int | None:
-    """The major version of TensorRT that the provider's library in ONNX Runtime's folder is linked against."""
+def provider_tensorrt_major(onnxruntime: Path | None) -> int | None:
+    """Major version of TensorRT that ONNX Runtime's TensorRT provider library is linked against."""
     for library in sorted(onnxruntime.rglob(PROVIDER)) if onnxruntime else ():
         with library.open("rb") as stream:
             tail = b""
@@ -45,12 +47,12 @@ def provider_needs(onnxruntime: Path | None) -> int | None:
                 found = re.search(rb"(?:libnvinfer\.so\.|nvinfer_)(\d+)", tail + chunk)
                 if found:
                     return int(found[1])
-                tail = chunk[-32:]
+                tail = chunk[-32:]  # the name may be split over two chunks
     return None
 
 
 def tensorrt_version() -> str | None:
-    """The version of TensorRT that is installed, from its metadata; it is not imported."""
+    """Installed version of TensorRT, from its metadata, without importing it."""
     for name in TENSORRT:
         try:
             return version(name)
@@ -59,6 +61,6 @@ def tensorrt_version() -> str | None:
     return None
 
 
-def _onnxruntime() -> Path | None:
+def _onnxruntime_folder() -> Path | None:
     spec = find_spec("onnxruntime")
     return Path(spec.origin).parent if spec and spec.origin else None

@@ -1,4 +1,4 @@
-"""The whole diagnosis: the machine, every runtime, tried one after another, and what contradicts what."""
+"""Diagnosis of `distillkit doctor`: hardware, a trial of every runtime, and package conflicts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from distillkit_export.profiling.schema import MachineCard
 
 TRIAL_S = 300.0
-"""torch.compile takes its time, and so does the first engine of TensorRT on a machine."""
+"""Timeout of one trial; torch.compile and the first TensorRT engine on a machine are slow."""
 
 
 @dataclass(frozen=True)
 class RuntimeReport:
-    """One runtime. `works` is what it says of itself; `runs` what came of trying, None where it was not tried.
+    """Result of one runtime.
 
-    `detail` and `remedy` are those of its availability, `trial` what executed the tiny model or why it did not run.
+    `works`, `detail` and `remedy` are from its `availability()`. `runs` is whether it executed the tiny model, None if
+    it was not tried. `trial` is the provider, device and precision that executed the model, or why it did not run.
     """
 
     name: str
@@ -39,12 +40,12 @@ class RuntimeReport:
 
     @property
     def verdict(self) -> str:
-        """In a word."""
+        """The result as a short label."""
         return "runs" if self.runs else "does not run" if self.works else "not here"
 
     @property
     def explanation(self) -> str:
-        """What runs, or why nothing does and what to do about it."""
+        """What executed the model, or why it did not run and how to fix it."""
         if self.runs:
             return f"{self.detail}; ran on {self.trial}" if self.trial else self.detail
         if self.works:
@@ -54,7 +55,7 @@ class RuntimeReport:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found. `machine` is None where looking at it failed, and `findings` say why."""
+    """The full diagnosis. `machine` is None if reading the hardware failed; `findings` then has the reason."""
 
     python: str
     system: str
@@ -76,13 +77,16 @@ class Diagnosis:
 
 
 def diagnose(plugins: PluginRegistry, progress: Callable[[str], None] = lambda _: None) -> Diagnosis:
-    """Look at the machine and try every runtime; `progress` hears which one. Never raises for what it finds."""
+    """Inspect the machine and try every runtime; `progress` receives the name of each.
+
+    Problems are returned in the diagnosis, not raised.
+    """
     findings = []
     card: MachineCard | None = None
     try:
         card = machine()
-    except Exception as error:  # noqa: BLE001 - a machine that is unlike all others is a finding, not an end
-        findings.append(f"the machine cannot be described: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - unusual hardware is a finding and must not end the diagnosis
+        findings.append(f"the hardware of this machine cannot be read: {type(error).__name__}: {error}")
     runtimes = tuple(_reports(plugins, progress))
     findings += conflicts(has_gpu=card is not None and bool(card.gpus))
     findings += [str(broken) for broken in plugins.broken]
@@ -98,8 +102,9 @@ def _reports(plugins: PluginRegistry, progress: Callable[[str], None]) -> Iterat
 def _report(plugin: Plugin) -> RuntimeReport:
     name, owner = plugin.spec.name, str(plugin.owner)
     try:
-        found = result_of("distillkit_export.doctor.trial", {"runtime": name}, timeout_s=TRIAL_S)
+        # In a child process, because a native library may crash.
+        result = result_of("distillkit_export.doctor.trial", {"runtime": name}, timeout_s=TRIAL_S)
     except (ChildError, DistillkitError) as error:
-        what = str(error) if isinstance(error, ChildError) else f"failed: {error}"
-        return RuntimeReport(name, owner, works=False, detail=f"trying it {what}", remedy="", runs=None, trial="")
-    return RuntimeReport(name, owner, **found)
+        reason = str(error) if isinstance(error, ChildError) else f"failed: {error}"
+        return RuntimeReport(name, owner, works=False, detail=f"its trial {reason}", remedy="", runs=None, trial="")
+    return RuntimeReport(name, owner, **result)

@@ -1,4 +1,4 @@
-"""The smallest model that every runtime can execute, with an answer that is known by hand."""
+"""Tiny ONNX model that every runtime can execute, and its expected output."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ ONNX = base64.b64decode(
     "CAg6jAEKIwoGaW1hZ2VzEgZwb29sZWQiEUdsb2JhbEF2ZXJhZ2VQb29sChkKBnBvb2xlZBIGbG9naXRzIgdGbGF0dGVuEgR0aW55WiUKBmlt"
     "YWdlcxIbChkIARIVCgcSBWJhdGNoCgIIAwoCCAgKAggIYh0KBmxvZ2l0cxITChEIARINCgcSBWJhdGNoCgIIA0IECgAQEg=="
 )
-"""An ONNX file of opset 18: GlobalAveragePool, then Flatten. As bytes, because writing one takes the onnx package."""
+"""An ONNX file of opset 18: GlobalAveragePool, then Flatten.
+
+Stored as bytes, because building it would need the package onnx.
+"""
 
 
 def images(batch: int) -> NDArray[np.float32]:
-    """A batch whose channels have averages far apart."""
+    """A batch [B, 3, 8, 8] whose channels have very different means, so that a wrong output is noticed."""
     values: NDArray[np.float32] = np.linspace(0, 1, batch * math.prod(SHAPE), dtype=np.float32)
-    return values.reshape(batch, *SHAPE)
+    return values.reshape(batch, *SHAPE)  # [B, C, H, W]
 
 
-def answer(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the model answers: the average of each channel [B, 3]."""
-    averages: NDArray[np.float32] = batch.mean(axis=(2, 3))
-    return averages
+def expected_output(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The expected output: the mean of each channel, from [B, 3, H, W] to [B, 3]."""
+    means: NDArray[np.float32] = batch.mean(axis=(2, 3))
+    return means

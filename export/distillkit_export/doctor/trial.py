@@ -1,4 +1,4 @@
-"""One runtime, asked whether it works and then made to: in an interpreter of its own, which may not come back."""
+"""Trial of one runtime: check its availability and execute a tiny model, in a separate process because it may crash."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from distillkit.errors import DistillkitError, UnavailableError
 from distillkit.messages.text import one_line
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_export.doctor import tiny_model
-from distillkit_export.isolated_process import Say, serve
+from distillkit_export.isolated_process import SendEvent, serve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 2
 TOLERANCE = 1e-2
-"""Of averages between 0 and 1: room for a runtime that computes in bfloat16, none for a wrong answer."""
+"""Allowed error of means between 0 and 1: enough for bfloat16, too small for a wrong output."""
 
 TORCH_MODEL, TORCH_SIDE = "timm:test_vit", 160
-"""The smallest ViT of timm, with random weights, for runtimes that take a model in memory."""
+"""timm's smallest ViT, with random weights, for runtimes that execute a torch model in memory."""
 
 
 def try_runtime(name: str, plugins: PluginRegistry) -> dict[str, Any]:
-    """Whether a runtime says that it works, and what came of running a tiny model in it.
+    """Check whether a runtime is available, and execute a tiny model in it.
 
-    Returns: its availability, and `runs` and `trial`; of a runtime that says no, `runs` is None.
+    Returns: its availability, `runs` and `trial`; for an unavailable runtime, `runs` is None.
     """
     runtime: Runtime = plugins.find("runtime", name).create()
     availability: Availability = runtime.availability()
@@ -42,32 +42,33 @@ def try_runtime(name: str, plugins: PluginRegistry) -> dict[str, Any]:
             return {**asdict(availability), "runs": True, "trial": _run(runtime, plugins, Path(folder))}
     except DistillkitError as error:
         return {**asdict(availability), "runs": False, "trial": str(error)}
-    except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the finding
+    except Exception as error:  # noqa: BLE001 - any error of a runtime is its result
         reason = one_line(error)
         return {**asdict(availability), "runs": False, "trial": f"{type(error).__name__}: {reason}"}
 
 
 def _run(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> str:
-    """Execute the tiny model, and say what executed it.
+    """Execute the tiny model and return the provider, device and precision that executed it.
 
-    Raises: UnavailableError where the answer is wrong; whatever the runtime raises.
+    Raises: UnavailableError for a wrong output; whatever the runtime raises.
     """
     servable = _servable(runtime, plugins, folder)
     session = runtime.open(servable, runtime.settings()[0])
     if servable.format == "torch":
-        scores = session(np.zeros((BATCH, 3, TORCH_SIDE, TORCH_SIDE), np.float32))
+        # The weights are random, so there is no expected output.
+        scores = session(np.zeros((BATCH, 3, TORCH_SIDE, TORCH_SIDE), np.float32))  # [B, K]
         _require(scores, len(scores) == BATCH and bool(np.isfinite(scores).all()))
     else:
         batch = tiny_model.images(BATCH)
         scores = session(batch)
-        expected = tiny_model.answer(batch)
+        expected = tiny_model.expected_output(batch)
         _require(scores, scores.shape == expected.shape and bool(np.abs(scores - expected).max() <= TOLERANCE))
     facts = session.facts
     return ", ".join(str(facts[name]) for name in ("provider", "device", "precision") if name in facts)
 
 
 def _servable(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> Servable:
-    """The tiny model as the runtime takes it: in memory, an ONNX file, or what an exporter makes of that."""
+    """The tiny model in a format of the runtime: in memory, as ONNX, or exported from that ONNX file."""
     if "torch" in runtime.formats:
         return Servable("torch", TORCH_MODEL, request=ExportRequest(), weights="none")
     onnx = folder / "tiny.onnx"
@@ -82,13 +83,13 @@ def _servable(runtime: Runtime, plugins: PluginRegistry, folder: Path) -> Servab
     return Servable(format_, str(folder / artifact.file))
 
 
-def _require(scores: NDArray[np.float32], right: bool) -> None:  # noqa: FBT001 - the verdict on the scores before it
-    if not right:
-        raise UnavailableError(f"it answers wrongly: {np.array2string(scores.ravel()[:6], precision=3)}")
+def _require(scores: NDArray[np.float32], correct: bool) -> None:  # noqa: FBT001 - about the argument before it
+    if not correct:
+        raise UnavailableError(f"its output is wrong: {np.array2string(scores.ravel()[:6], precision=3)}")
 
 
-def work(request: dict[str, Any], _say: Say) -> dict[str, Any]:
-    """In the other interpreter: try the runtime that the request names."""
+def work(request: dict[str, Any], _send: SendEvent) -> dict[str, Any]:
+    """Run in the child process: try the runtime named in the request."""
     return try_runtime(request["runtime"], installed_plugins())
 
 

@@ -1,1 +1,1 @@
-"""The gate: parity and accuracy of every exported file against the PyTorch model, and its limits."""
+"""The gate: parity and accuracy of every exported file against the PyTorch model, with limits per precision."""

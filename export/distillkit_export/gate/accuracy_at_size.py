@@ -1,4 +1,7 @@
-"""What a student loses at a size that is not its own, which parity with torch does not show: torch loses it, too."""
+"""Accuracy loss of a student at an image size it was not trained for.
+
+Parity with torch does not show it, because the torch model loses the same accuracy.
+"""
 
 from __future__ import annotations
 
@@ -9,43 +12,45 @@ import numpy as np
 
 if TYPE_CHECKING:
     from distillkit.running.directory import RunDirectory
-    from distillkit_export.gate.parity import Evidence
+    from distillkit_export.gate.parity import Reference
 
-FAR = 5.0
-"""Percentage points below the run's own figure from which on it is said."""
-SURE = 2.33
-"""Standard errors that chance exceeds once in a hundred times."""
+MIN_LOSS = 5.0
+"""Smallest accuracy loss that is reported, in percentage points."""
+Z_99 = 2.33
+"""One-sided 99 % quantile of the normal distribution: a larger loss happens by chance once in a hundred times."""
 
 
 @dataclass(frozen=True)
-class Reached:
-    """The top-1 accuracy that a run measured, in percent, on images of `size`, (height, width)."""
+class RunAccuracy:
+    """Top-1 accuracy that a run measured, in percent, on images of `size` (height, width)."""
 
     top1: float
     size: tuple[int, int]
 
 
-def run_reached(run: RunDirectory, size: tuple[int, int]) -> Reached | None:
-    """What `result.json` of a run says of its test images; None for a run without labels or that has not ended."""
+def read_run_accuracy(run: RunDirectory, size: tuple[int, int]) -> RunAccuracy | None:
+    """Test accuracy from a run's `result.json`; None if the run is unfinished or has no labelled test images."""
     if not run.result.is_file():
         return None
     top1 = run.read_result()["figures"].get("test/top1")
-    return None if top1 is None else Reached(top1, size)
+    return None if top1 is None else RunAccuracy(top1, size)
 
 
-def loss_at_size(against: Evidence, size: tuple[int, int], reached: Reached | None) -> str:
-    """A sentence where the model itself is far worse at `size` than at its own; "" where not, or not measured."""
-    labels = against.pictures.labels
-    if reached is None or size == reached.size or labels is None or not (labels >= 0).any():
+def accuracy_loss_note(reference: Reference, size: tuple[int, int], measured: RunAccuracy | None) -> str:
+    """Note if the model is much less accurate at `size` than at its own image size; "" if not, or not measured."""
+    labels = reference.images.labels
+    if measured is None or size == measured.size or labels is None or not (labels >= 0).any():
         return ""
     known = labels >= 0
-    share = float((against.answers[known].argmax(axis=1) == labels[known]).mean())
+    share = float((reference.outputs[known].argmax(axis=1) == labels[known]).mean())
+    # Standard error of the share: a few images must not trigger the note by chance.
     error = 100 * float(np.sqrt(max(share * (1 - share), 0.0) / known.sum()))
-    if reached.top1 - 100 * share < max(FAR, SURE * error):
+    if measured.top1 - 100 * share < max(MIN_LOSS, Z_99 * error):
         return ""
     return (
-        f"the student itself reaches only {100 * share:.1f} % at {_shown(size)} pixels, and {reached.top1:.1f} % at "
-        f"its own {_shown(reached.size)}: train a student for this size, or leave out --image-size"
+        f"the student has a top-1 accuracy of only {100 * share:.1f} % at {_shown(size)} pixels, and "
+        f"{measured.top1:.1f} % at its own {_shown(measured.size)}: train a student for this size, or leave out "
+        "--image-size"
     )
 
 

@@ -1,7 +1,7 @@
-"""Which layer first: where an exported float32 graph begins to differ from the modules of torch that it was made from.
+"""First torch module whose output differs from the exported float32 graph.
 
-torch.onnx.verification compares a graph with the program that was traced, so what tracing itself got wrong, such as a
-size that became a constant, is the same on both sides. Here the modules run as they are, in eager mode.
+torch.onnx.verification compares the graph with the traced program, so an error of tracing itself, such as a size that
+became a constant, is on both sides. Here the original modules run in eager mode.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 
 def first_module(model: Model, request: ExportRequest, file: Path, images: NDArray[Any], least_db: float) -> str | None:
-    """The first module inside the student's network that `file` answers for with too little signal over noise.
+    """Name of the first module of the student's network whose SQNR in `file` is below `least_db`; None if none is.
 
-    A module is held against the values of its shape that the nodes called by it write, and the nearest counts. One
-    without any is passed over: a convolution is merged into its norm and called by it. None where every module agrees.
-    Raises: GateError or UnavailableError where ONNX Runtime cannot run the graph.
+    A module is compared with the graph values of equal shape whose nodes carry its name; the closest value counts. A
+    module without such values is skipped: a convolution that was merged into its norm carries the norm's name.
+    Shapes: images [B, C, H, W], or [B, H, W, C] for a file that normalises.
+    Raises: GateError or UnavailableError if ONNX Runtime cannot run the graph.
     """
     import onnx
 
@@ -38,27 +39,27 @@ def first_module(model: Model, request: ExportRequest, file: Path, images: NDArr
     names = values_of(graph, onnx.TensorProto.FLOAT)
     writers = {name: node.name for node in graph.graph.node for name in node.output if name in names}
     add_outputs(graph, list(writers))
-    found = all_outputs(graph, file.name)(images)
-    for module, answer in _answers(model, request, images):
-        own = [found[name] for name, node in writers.items() if node.startswith((f"{module}/", f"{module}."))]
-        alike = [decibels_between(answer, value) for value in own if value.shape == answer.shape]
-        if alike and max(alike) < least_db:
-            return with_decibels(module, max(alike))
+    values = all_outputs(graph, file.name)(images)
+    for module, output in _module_outputs(model, request, images):
+        named = [values[name] for name, node in writers.items() if node.startswith((f"{module}/", f"{module}."))]
+        decibels = [decibels_between(output, value) for value in named if value.shape == output.shape]
+        if decibels and max(decibels) < least_db:
+            return with_decibels(module, max(decibels))
     return None
 
 
-def _answers(model: Model, request: ExportRequest, images: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
-    """What the modules answer inside the network of the copy that is exported, one tensor each, as they finish."""
+def _module_outputs(model: Model, request: ExportRequest, images: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
+    """Name and output tensor of each module of the exported copy's network, in the order in which they finish."""
     scores = folded_scores(model, request)
-    answers: list[tuple[str, NDArray[Any]]] = []
+    outputs: list[tuple[str, NDArray[Any]]] = []
 
-    def note(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            answers.append((name, output.numpy().copy()))  # the next module may work in place
+            outputs.append((name, output.numpy().copy()))  # the next module may change it in place
 
     for name, module in scores.model.network.named_modules():
         if name:
-            module.register_forward_hook(partial(note, name))
+            module.register_forward_hook(partial(record, name))
     with torch.inference_mode():
         scores(torch.from_numpy(images))
-    return answers
+    return outputs

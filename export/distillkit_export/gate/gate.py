@@ -1,4 +1,4 @@
-"""The gate: an exported file must be what was asked for, and say what the model says."""
+"""The gate: run an exported file and compare its outputs with the model's, within the limits of its precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from distillkit.errors import DistillkitError, GateError, UnavailableError
 from distillkit.plugin.error_attribution import blamed
-from distillkit_export.gate.parity import Evidence, Parity, measure
+from distillkit_export.gate.parity import Parity, Reference, measure
 from distillkit_export.onnx.first_difference import first_difference
 
 if TYPE_CHECKING:
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from distillkit_export.gate.checks import GateCheck
     from distillkit_export.gate.limits import Limits
 
-LOOKED_AT = 8
-"""How many images the search for the first layer that differs looks at."""
+LAYER_SEARCH_IMAGES = 8
+"""Number of images used to find the first layer that differs."""
 
 GateOutcome = Literal["passed", "ungated", "failed"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one file: its figures, what else was checked, and why it is not passed.
+    """Result of the gate for one file: its parity metrics, the other checks, and why it did not pass.
 
-    `parity` is None where nothing at hand executes the file. `reason` is the end of a sentence that the file's name
-    begins. `kept` is False for a file that was made for comparison alone. `relative_latency` is the time for one image
-    here over that of the float32 file.
+    `parity` is None if no runtime here executes the file. `reason` completes a sentence that starts with the file name.
+    `kept` is False for a file that was made only for comparison. `relative_latency` is the latency for one image on
+    this machine, divided by that of the float32 file.
     """
 
     artifact: Artifact
@@ -50,11 +50,11 @@ class Verdict:
 
     @property
     def failure(self) -> str:
-        """A sentence about a file that failed or is not gated."""
+        """The reason as a full sentence, for a file that failed or was not gated."""
         return f"{self.artifact.file} {self.reason}"
 
     def as_dict(self) -> dict[str, Any]:
-        """What parity.json holds of this file."""
+        """The entry of this file in parity.json."""
         return {
             "gate": self.outcome,
             "reason": self.reason or None,
@@ -69,7 +69,7 @@ class Verdict:
 
 
 class FileOpener(Protocol):
-    """What loads a file, and the name and version of the runtime that then executes it. Every exporter is one."""
+    """Loads a file in a runtime; `runtime` is its name and version. Every exporter implements it."""
 
     @property
     def runtime(self) -> str: ...
@@ -77,33 +77,39 @@ class FileOpener(Protocol):
     def open(self, file: Path) -> Scorer: ...
 
 
-class FindsLayer(Protocol):
-    """Names the first layer of a file that differs on these images by more than is allowed, None where none does."""
+class FindLayer(Protocol):
+    """Finds the first layer of a file whose SQNR on these images is below `least_db`; None if no layer differs.
+
+    Shapes: images [B, C, H, W], or [B, H, W, C] for a file that normalises.
+    """
 
     def __call__(self, file: Path, images: NDArray[Any], least_db: float, /) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What files are held against. `reference` is a float32 ONNX file of the same model, where there is one.
+    """Compares exported files with `reference`.
 
-    `modules` finds the first of torch's modules that the float32 file itself differs from, where torch is at hand.
+    `fp32_file` is a float32 ONNX file of the same model, if there is one: the first differing layer of other files is
+    found by comparison with it. `find_module` does the same for the float32 file itself, by comparison with the torch
+    modules; it is None without torch.
     """
 
-    against: Evidence
+    reference: Reference
     limits: Mapping[Precision, Limits]
-    reference: Path | None = None
-    modules: FindsLayer | None = None
+    fp32_file: Path | None = None
+    find_module: FindLayer | None = None
 
     def judge(self, artifact: Artifact, opener: FileOpener, folder: Path, checks: Sequence[GateCheck] = ()) -> Verdict:
-        """Ask the file the images, and look at what else was checked."""
+        """Run the file on the reference images and combine the result with that of the other `checks`."""
         file, precision = folder / artifact.file, artifact.precision
         verdict = Verdict(artifact, "failed", opener.runtime, size(file), checks=tuple(checks))
         failed = [check.finding for check in checks if check.passed is False]
         try:
             with blamed(opener, "open"):
-                parity = measure(opener.open(file), self.against, precision, self.limits[precision])
+                parity = measure(opener.open(file), self.reference, precision, self.limits[precision])
         except UnavailableError as error:
+            # A failed check counts even if no runtime executes the file.
             outcome: GateOutcome = "failed" if failed else "ungated"
             return replace(verdict, outcome=outcome, reason="; ".join(failed) or f"was not gated: {error}")
         except GateError as error:
@@ -115,23 +121,24 @@ class Gate:
         return replace(verdict, parity=parity, outcome="passed")
 
     def _first_layer(self, file: Path, artifact: Artifact) -> str:
-        """Where an ONNX file first leaves the float32 graph, and that graph the modules of torch."""
-        if artifact.format != "onnx" or self.reference is None:
+        """The first layer where an ONNX file differs from the float32 one, or that one from torch; "" if unknown."""
+        if artifact.format != "onnx" or self.fp32_file is None:
             return ""
-        find = self.modules if self.reference.name == file.name else partial(first_difference, self.reference)
+        # The float32 file is itself the reference of the others; it can only be compared with torch.
+        find = self.find_module if self.fp32_file.name == file.name else partial(first_difference, self.fp32_file)
         if find is None:
             return ""
-        pictures, least_db = self.against.pictures, self.limits[artifact.precision].min_sqnr_db
-        first = pictures.pixels[np.arange(min(LOOKED_AT, len(pictures.pixels)))]
+        images, least_db = self.reference.images, self.limits[artifact.precision].min_sqnr_db
+        first = images.pixels[np.arange(min(LAYER_SEARCH_IMAGES, len(images.pixels)))]
         try:
-            layers = (find(file, images, least_db) for images in (first, *pictures.others))
+            layers = (find(file, batch, least_db) for batch in (first, *images.other_sizes))
             layer = next((layer for layer in layers if layer), None)
         except (DistillkitError, ImportError, RuntimeError, ValueError):
-            return ""  # the figures above are what counts; where they come from is a help
+            return ""  # the layer is only a hint; an error here must not hide why the file failed
         return f"; the first layer that differs is {layer}" if layer else ""
 
 
 def size(file: Path) -> int:
-    """The bytes of a file, or of all files of a folder."""
+    """Size in bytes of a file, or of all files in a folder."""
     files = [file] if file.is_file() else [inner for inner in file.rglob("*") if inner.is_file()]
     return sum(inner.stat().st_size for inner in files)

@@ -1,4 +1,4 @@
-"""Does the exported file say what the model says? Measured on images, batch by batch, and held against the limits."""
+"""Parity: compare an exported file's outputs with the model's, batch by batch, and check them against the limits."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distillkit.contracts.exporter import Precision, Scorer
-    from distillkit_export.images.gate_images import Pictures
+    from distillkit_export.images.gate_images import ImageSet
 
-CHANCE = 2.33
-"""Standard errors that chance exceeds once in a hundred times."""
+Z_99 = 2.33
+"""One-sided 99 % quantile of the normal distribution: chance exceeds this many standard errors once in 100 times."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What files are compared with: images as the file takes them, and the model's own answers to them, [n, K].
+class Reference:
+    """What files are compared with: input images, and the model's outputs for them, [n, K] or [n, D].
 
-    `reference` names who gave the answers, `classes` says whether they are scores of classes, not an embedding.
-    `others` are the answers to the pictures' batches of other sizes. Where the images are a `sample` of those that the
-    gate looked at, a share that breaks its limit by chance is no failure. `note` is what the model's own answers show,
-    whatever a file says.
+    `name` describes what computed the outputs. `classes` is whether they are class scores, not embeddings.
+    `other_outputs` are the outputs for `images.other_sizes`. `sample` is true if the images are a sample of the gate's:
+    a share is then allowed to exceed its limit by what chance explains. `note` is a warning about the model itself,
+    independent of any file.
     """
 
-    pictures: Pictures
-    answers: NDArray[np.float32]
-    reference: str
+    images: ImageSet
+    outputs: NDArray[np.float32]
+    name: str
     classes: bool = True
-    others: tuple[NDArray[np.float32], ...] = ()
+    other_outputs: tuple[NDArray[np.float32], ...] = ()
     sample: bool = False
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The figures of one file, by batch size and over all, against the limits of its precision."""
+    """Parity metrics of one file, by batch size and overall, with the limits of its precision."""
 
     precision: Precision
     limits: Limits
@@ -60,19 +60,19 @@ class Parity:
 
     @property
     def max_relative(self) -> float:
-        """The worst relative difference of all batches."""
+        """The largest relative difference of all batches."""
         return max(batch.max_relative for batch in self.batches.values())
 
     @property
     def passed(self) -> bool:
-        """Every answer is finite and every figure keeps to its limit."""
+        """Whether all outputs are finite and all metrics are within their limits."""
         return not self.failures()
 
     def failures(self) -> list[str]:
-        """What does not keep to its limit, a sentence without its subject each: which figure, how much, which limit."""
+        """A message for each exceeded limit, with metric, value and limit, to follow the file name in a sentence."""
         broken = [size for size, batch in self.batches.items() if not batch.finite]
-        if broken:
-            return [f"answers a batch of {broken[0]} with numbers that are not finite"]
+        if broken:  # NaN makes all other metrics meaningless
+            return [f"outputs NaN or infinity for a batch of {broken[0]}"]
         return [*self._against_relative(), *self._against_noise(), *self._against_classes()]
 
     def _against_relative(self) -> Iterator[str]:
@@ -80,42 +80,43 @@ class Parity:
         if limit is not None and self.max_relative > limit:
             size = max(self.batches, key=lambda size: self.batches[size].max_relative)
             yield (
-                f"differs from torch by {self.max_relative:.2g} of the largest score at batch {size}, "
-                f"the limit is {limit:.2g}"
+                f"differs from torch by {self.max_relative:.2g} of the largest score at batch {size} "
+                f"(limit {limit:.2g})"
             )
 
     def _against_noise(self) -> Iterator[str]:
         if self.overall.sqnr_db < self.limits.min_sqnr_db:
             least = self.limits.min_sqnr_db
-            yield f"has {self.overall.sqnr_db:.1f} dB of signal over noise, at least {least:g} dB are asked"
-        # Where there are classes, one image whose scores are all near zero says nothing; the agreement below does.
+            yield f"has an SQNR of {self.overall.sqnr_db:.1f} dB (at least {least:g} dB required)"
+        # Not for classes: the cosine of one image with near-zero scores is noise, and the top-1 agreement covers them.
         if self.overall.top1_agreement is None and self.overall.min_cosine < self.limits.min_cosine:
             yield (
-                f"has an embedding at a cosine of {self.overall.min_cosine:.5f} to torch's, at least "
-                f"{self.limits.min_cosine:g} is asked"
+                f"has a cosine similarity of {self.overall.min_cosine:.5f} to the embeddings of torch (at least "
+                f"{self.limits.min_cosine:g} required)"
             )
 
     def _against_classes(self) -> Iterator[str]:
         agreement, wrong, count = self.overall.top1_agreement, 1 - self.limits.min_agreement, self.image_count
-        chance = CHANCE * math.sqrt(wrong * (1 - wrong) / count) if self.sample else 0.0
+        chance = Z_99 * math.sqrt(wrong * (1 - wrong) / count) if self.sample else 0.0
+        # 1 / count: one image may always differ. 1e-9: rounding must not fail a share that is exactly at its limit.
         if agreement is not None and 1 - agreement > max(wrong + chance, 1 / count) + 1e-9:
             yield (
-                f"agrees with torch on the best class of {agreement:.1%} of {counted(self.image_count, 'image')}, "
-                f"at least {self.limits.min_agreement:.1%} is asked"
+                f"agrees with torch on the top-1 class of {agreement:.1%} of {counted(self.image_count, 'image')} "
+                f"(at least {self.limits.min_agreement:.1%} required)"
             )
         measured = self.accuracy
         if measured is None:
             return
-        chance = CHANCE * measured.drop_error if self.sample else 0.0
+        chance = Z_99 * measured.drop_error if self.sample else 0.0
         if measured.drop > max(self.limits.max_accuracy_drop + chance, 100 / measured.images) + 1e-9:
             yield (
-                f"is right on {measured.file:.1f} % of {counted(measured.images, 'labelled image')} where torch is on "
-                f"{measured.model:.1f} %, a loss of {measured.drop:.1f} ± {measured.drop_error:.1f} points, the limit "
-                f"is {self.limits.max_accuracy_drop:g}"
+                f"has a top-1 accuracy of {measured.file:.1f} % on {counted(measured.images, 'labelled image')}, torch "
+                f"{measured.model:.1f} %: a drop of {measured.drop:.1f} ± {measured.drop_error:.1f} points "
+                f"(limit {self.limits.max_accuracy_drop:g})"
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """What parity.json holds of this file."""
+        """The parity metrics of this file, as in parity.json."""
         scored = self.accuracy
         return {
             "passed": self.passed,
@@ -131,57 +132,58 @@ class Parity:
         }
 
 
-def evidence(reference: Scorer, pictures: Pictures, name: str, *, classes: bool = True) -> Evidence:
-    """Ask the model itself.
+def reference_outputs(model: Scorer, images: ImageSet, name: str, *, classes: bool = True) -> Reference:
+    """Run the model on `images` to get the outputs that files are compared with.
 
-    Raises: GateError where it answers with numbers that are not finite.
+    Raises: GateError if the model outputs NaN or infinity.
     """
-    size, count = BATCHES[-1], len(pictures.pixels)
-    batches = [
-        reference(pictures.pixels[np.arange(start, min(start + size, count))]) for start in range(0, count, size)
-    ]
-    answers, others = np.concatenate(batches), tuple(reference(images) for images in pictures.others)
-    if not all(np.isfinite(scores).all() for scores in (answers, *others)):
+    size, count = BATCHES[-1], len(images.pixels)
+    batches = [model(images.pixels[np.arange(start, min(start + size, count))]) for start in range(0, count, size)]
+    outputs = np.concatenate(batches)  # [n, K]
+    others = tuple(model(batch) for batch in images.other_sizes)
+    if not all(np.isfinite(scores).all() for scores in (outputs, *others)):
         raise GateError(
-            "the model itself answers with numbers that are not finite, so nothing can be compared; "
+            "the model itself outputs NaN or infinity, so nothing can be compared; "
             "export another checkpoint or train it again"
         )
-    return Evidence(pictures, answers, name, classes, others)
+    return Reference(images, outputs, name, classes, others)
 
 
-def measure(exported: Scorer, against: Evidence, precision: Precision = "fp32", limits: Limits | None = None) -> Parity:
-    """Ask a file the images in batches of sizes `BATCHES`, the last size until they are used up; the worst counts.
+def measure(
+    exported: Scorer, reference: Reference, precision: Precision = "fp32", limits: Limits | None = None
+) -> Parity:
+    """Run a file on the reference images and compare its outputs.
 
-    Batches of images of other sizes come after them.
-
-    Raises: GateError where the file answers with another shape.
+    The batch sizes are those of `BATCHES`, then the last of them until all images are used; batches of other image
+    sizes follow. The worst batch of each size counts.
+    Raises: GateError if the outputs have another shape.
     """
-    pictures, count = against.pictures, len(against.pictures.pixels)
+    images, count = reference.images, len(reference.images.pixels)
     by_size: dict[int, list[Difference]] = {}
-    answers = np.full_like(against.answers, np.nan)
+    outputs = np.full_like(reference.outputs, np.nan)  # NaN: an image without an output must not pass
     for indices in _batches(count):
-        scores = exported(pictures.pixels[indices])
-        found = difference(against.answers[indices], scores, classes=against.classes)
+        scores = exported(images.pixels[indices])
+        found = difference(reference.outputs[indices], scores, classes=reference.classes)
         by_size.setdefault(len(indices), []).append(found)
-        answers[indices] = scores
-    for images, expected in zip(pictures.others, against.others, strict=True):
-        found = difference(expected, exported(images), classes=against.classes)
-        by_size.setdefault(len(images), []).append(found)
+        outputs[indices] = scores
+    for batch, expected in zip(images.other_sizes, reference.other_outputs, strict=True):
+        found = difference(expected, exported(batch), classes=reference.classes)
+        by_size.setdefault(len(batch), []).append(found)
     return Parity(
         precision=precision,
         limits=limits or DEFAULT[precision],
-        overall=difference(against.answers, answers, classes=against.classes),
+        overall=difference(reference.outputs, outputs, classes=reference.classes),
         batches={size: _worst(by_size[size]) for size in sorted(by_size)},
-        images=pictures.source,
+        images=images.source,
         image_count=count,
-        weak=pictures.weak,
-        accuracy=accuracy(against.answers, answers, pictures.labels) if against.classes else None,
-        sample=against.sample,
+        weak=images.weak,
+        accuracy=accuracy(reference.outputs, outputs, images.labels) if reference.classes else None,
+        sample=reference.sample,
     )
 
 
 def _worst(batches: Sequence[Difference]) -> Difference:
-    """Batches of one size as one; of the agreement the mean, which is that of all their images."""
+    """The worst metrics of batches of one size; the mean of their agreements, which is that over all their images."""
     agreements = [batch.top1_agreement for batch in batches if batch.top1_agreement is not None]
     return Difference(
         finite=all(batch.finite for batch in batches),
@@ -194,7 +196,8 @@ def _worst(batches: Sequence[Difference]) -> Difference:
 
 
 def _batches(count: int) -> Iterator[NDArray[np.int64]]:
-    """Consecutive images, in batches of these sizes alone; where the images run out, they come round again."""
+    """Indices of consecutive images, in batches of exactly the sizes `BATCHES`; at the end they start over at 0."""
+    # A smaller last batch would be one more batch size in the report.
     start = 0
     for size in BATCHES:
         yield np.arange(start, start + size) % count
@@ -209,5 +212,5 @@ def _figures(found: Difference) -> dict[str, Any]:
 
 
 def _finite(figure: Any) -> Any:
-    """JSON has no infinity and no NaN."""
+    """None for infinity and NaN, which JSON does not have."""
     return None if isinstance(figure, float) and not math.isfinite(figure) else figure

@@ -1,7 +1,7 @@
-"""How long files take on this CPU, relative to the first of them: a hint that a smaller file is a slower one.
+"""Latency of exported files on this CPU relative to the first one: a hint that a smaller file may be slower.
 
-`distillkit profile` measures what a service sees; here files take turns in one process, so that whatever else the
-machine does hits all of them alike.
+`distillkit profile` measures realistic latencies. Here the files take turns in one process, so that other load on the
+machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from distillkit.contracts.exporter import Scorer
 
 ROUNDS, WARM_UP = 15, 3
-LEAST_S = 0.005
-"""Of one turn, in seconds; a file that is quicker computes several times, since a clock has noise of its own."""
+MIN_TURN_S = 0.005
+"""Shortest turn in seconds: a faster file runs several times per turn, because of clock noise."""
 
 
 def relative_latency(files: Mapping[str, Scorer], image: NDArray[Any]) -> dict[str, float]:
-    """The median over rounds of each file's time for one image over that of the first file in the same round."""
+    """Median over rounds of each file's latency divided by the first file's in the same round.
+
+    Shapes: image [1, C, H, W], or [1, H, W, C] for files that normalise.
+    """
     first = next(iter(files))
+    # Warm-up: the first runs of a session are slower.
     for score in files.values():
         for _ in range(WARM_UP):
             score(image)
-    repeats = max(1, round(LEAST_S / _seconds(files[first], image, WARM_UP) * WARM_UP))
+    repeats = max(1, round(MIN_TURN_S / _seconds(files[first], image, WARM_UP) * WARM_UP))
     rounds = [{name: _seconds(score, image, repeats) for name, score in files.items()} for _ in range(ROUNDS)]
+    # Ratios within a round, because the load on the machine changes between rounds.
     return {name: median(times[name] / times[first] for times in rounds) for name in files}
 
 

@@ -1,4 +1,4 @@
-"""What the gate found, for people and for programs: a table, `parity.md` and `parity.json`."""
+"""Reports of the gate: the table in the terminal, `parity.md` and `parity.json`."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
     from distillkit_export.gate.gate import Verdict
     from distillkit_export.gate.limits import Limits
-    from distillkit_export.gate.parity import Evidence, Parity
+    from distillkit_export.gate.parity import Parity, Reference
 
 PARITY, PARITY_PAGE = "parity.json", "parity.md"
 PARITY_SCHEMA: Literal[2] = 2
 SLOWER = 1.05
-"""From this ratio on a file is called slower; less is what one measurement differs from the next."""
+"""Smallest latency ratio that is reported as slower; smaller differences are within measurement noise."""
 INT8_SIZE = "INT8 weights are stored as float32 behind Q/DQ pairs, which TensorRT and OpenVINO fold"
 FIGURES = ("max abs", "max rel", "min cosine", "SQNR dB")
 
 
-def write_report(folder: Path, verdicts: Sequence[Verdict], against: Evidence) -> None:
+def write_report(folder: Path, verdicts: Sequence[Verdict], reference: Reference) -> None:
     """Write `parity.json` and `parity.md`."""
-    write_json(folder / PARITY, as_data(verdicts, against))
-    write_text(folder / PARITY_PAGE, page(verdicts, against))
+    write_json(folder / PARITY, as_data(verdicts, reference))
+    write_text(folder / PARITY_PAGE, page(verdicts, reference))
 
 
-def extend_report(folder: Path, verdicts: Sequence[Verdict], against: Evidence) -> None:
-    """Add files to the `parity.json` and `parity.md` of a bundle."""
-    former = read_json(folder / PARITY)
-    write_json(folder / PARITY, former | {"files": former["files"] | as_data(verdicts, against)["files"]})
-    write_text(folder / PARITY_PAGE, f"{read_plain_text(folder / PARITY_PAGE)}\n{page(verdicts, against)}")
+def extend_report(folder: Path, verdicts: Sequence[Verdict], reference: Reference) -> None:
+    """Add the results of new files to the `parity.json` and `parity.md` of a bundle."""
+    earlier = read_json(folder / PARITY)
+    write_json(folder / PARITY, earlier | {"files": earlier["files"] | as_data(verdicts, reference)["files"]})
+    write_text(folder / PARITY_PAGE, f"{read_plain_text(folder / PARITY_PAGE)}\n{page(verdicts, reference)}")
 
 
-def as_data(verdicts: Sequence[Verdict], against: Evidence) -> dict[str, Any]:
-    """`parity.json`."""
-    pictures = against.pictures
+def as_data(verdicts: Sequence[Verdict], reference: Reference) -> dict[str, Any]:
+    """The content of `parity.json`."""
+    images = reference.images
     return {
         "schema_version": PARITY_SCHEMA,
-        "reference": against.reference,
-        "images": {"source": pictures.source, "count": len(pictures.pixels), "weak": pictures.weak},
+        "reference": reference.name,
+        "images": {"source": images.source, "count": len(images.pixels), "weak": images.weak},
         "files": {verdict.artifact.file: verdict.as_dict() for verdict in verdicts},
     }
 
 
 def table(verdicts: Sequence[Verdict], *, classes: bool) -> list[list[str]]:
-    """A heading, and one row a file."""
+    """A header row, then one row per file."""
     labelled = any(verdict.parity is not None and verdict.parity.accuracy is not None for verdict in verdicts)
     timed = any(verdict.relative_latency is not None for verdict in verdicts)
     heading = ["file", "size", *FIGURES]
@@ -67,9 +67,9 @@ def table(verdicts: Sequence[Verdict], *, classes: bool) -> list[list[str]]:
     return rows
 
 
-def lines(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
-    """The table as a terminal shows it, and what it was measured on."""
-    rows = table(verdicts, classes=against.classes)
+def lines(verdicts: Sequence[Verdict], reference: Reference) -> list[str]:
+    """Lines for the terminal: the table, then the notes."""
+    rows = table(verdicts, classes=reference.classes)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     last = len(widths) - 1
     shown = []
@@ -79,27 +79,27 @@ def lines(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         shown.append("  ".join(cells).rstrip())
-    return [*shown, *sentences(verdicts, against)]
+    return [*shown, *notes(verdicts, reference)]
 
 
-def sentences(verdicts: Sequence[Verdict], against: Evidence) -> list[str]:
-    """What the figures were measured on, and what to know of them before a file ships."""
-    pictures = against.pictures
-    weak = "; weak: give real images with --data" if pictures.weak else ""
-    count = counted(len(pictures.pixels), "image")
-    notes = [f"measured against {against.reference} on {count} ({pictures.source}){weak}"]
-    notes += [note for note in (against.note, pictures.note) if note]
+def notes(verdicts: Sequence[Verdict], reference: Reference) -> list[str]:
+    """Notes below the table: the reference and images, weak images, larger INT8 files and slower files."""
+    images = reference.images
+    weak = "; weak check: give real images with --data" if images.weak else ""
+    count = counted(len(images.pixels), "image")
+    shown = [f"measured against {reference.name} on {count} ({images.source}){weak}"]
+    shown += [note for note in (reference.note, images.note) if note]
     slower = [
         f"{verdict.artifact.file} takes {verdict.relative_latency:.2f} times as long as {verdicts[0].artifact.file}"
         for verdict in verdicts
         if verdict.relative_latency is not None and verdict.relative_latency >= SLOWER
     ]
     if _int8_is_larger(verdicts):
-        notes.append(INT8_SIZE)
+        shown.append(INT8_SIZE)
     if slower:
         where = "slower in ONNX Runtime on one thread of this CPU"
-        notes.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
-    return notes
+        shown.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
+    return shown
 
 
 def _int8_is_larger(verdicts: Sequence[Verdict]) -> bool:
@@ -108,20 +108,20 @@ def _int8_is_larger(verdicts: Sequence[Verdict]) -> bool:
     return bool(first and int8) and max(int8) >= first[0]
 
 
-def page(verdicts: Sequence[Verdict], against: Evidence) -> str:
-    """`parity.md`."""
-    heading, *rows = table(verdicts, classes=against.classes)
-    marks = ["---", *("---:" for _ in heading[1:-1]), "---"]
-    parts = ["# Parity", "", *sentences(verdicts, against), ""]
-    parts += ["| " + " | ".join(row) + " |" for row in (heading, marks, *rows)]
-    parts += ["", "## Limits", "", *_limit_rows(verdicts)]
+def page(verdicts: Sequence[Verdict], reference: Reference) -> str:
+    """The content of `parity.md`."""
+    heading, *rows = table(verdicts, classes=reference.classes)
+    alignment = ["---", *("---:" for _ in heading[1:-1]), "---"]
+    text = ["# Parity", "", *notes(verdicts, reference), ""]
+    text += ["| " + " | ".join(row) + " |" for row in (heading, alignment, *rows)]
+    text += ["", "## Limits", "", *_limit_rows(verdicts)]
     checked = [verdict for verdict in verdicts if verdict.checks or verdict.reason]
     if checked:
-        parts += ["", "## Beside the answers", ""]
+        text += ["", "## Other checks", ""]
     for verdict in checked:
-        parts += [f"- {verdict.artifact.file} {check.finding} ({check.name})" for check in verdict.checks]
-        parts += [f"- {verdict.failure}"] if verdict.reason else []
-    return "\n".join(parts) + "\n"
+        text += [f"- {verdict.artifact.file} {check.finding} ({check.name})" for check in verdict.checks]
+        text += [f"- {verdict.failure}"] if verdict.reason else []
+    return "\n".join(text) + "\n"
 
 
 def _limit_rows(verdicts: Sequence[Verdict]) -> list[str]:
@@ -152,7 +152,7 @@ def _agreement(parity: Parity | None) -> str:
 
 
 def _accuracy(parity: Parity | None) -> str:
-    """In percent, and what it differs from the model's by, with the standard error over the images."""
+    """Top-1 accuracy in percent, with the difference from the model's and its standard error if there is one."""
     scored = None if parity is None else parity.accuracy
     if scored is None:
         return "-"

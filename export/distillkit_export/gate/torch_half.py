@@ -1,4 +1,7 @@
-"""The student's own forward pass in half precision, which ONNX Runtime's CPU computes in float32."""
+"""Forward pass of the student in half precision by torch.
+
+ONNX Runtime's CPU kernels compute float16 in float32, which hides an overflow.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-UNCHANGING = (nn.Identity, nn.Dropout)
-"""What hands values on as they are, so that the graph has nothing of it."""
+PASS_THROUGH = (nn.Identity, nn.Dropout)
+"""Modules that do not change values in inference, so they are not in the graph."""
 
 
 def half_scorer(model: Model, request: ExportRequest, precision: str, float32_nodes: Iterable[str] = ()) -> Scorer:
-    """A copy of `model` with weights and activations in `precision`, on normalised images; answers in float32.
+    """Scorer that runs a copy of `model` with weights and activations in `precision`; its outputs are float32.
 
-    Modules that compute one of `float32_nodes` ("blocks.0.mlp.fc1/MatMul") stay in float32, as they do in the file.
+    Modules that compute one of `float32_nodes` ("blocks.0.mlp.fc1/MatMul") stay in float32, as in the file.
+    The scorer maps normalised images [B, C, H, W] to scores [B, K].
     """
     dtype = HALVES[precision]
     scores = frozen_scores(model, replace(request, uint8=False))
@@ -34,10 +38,11 @@ def half_scorer(model: Model, request: ExportRequest, precision: str, float32_no
     for module in set(scores.modules()) - wide:
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             tensor.data = tensor.data.to(dtype) if tensor.is_floating_point() else tensor.data
+    # Inputs are cast at every leaf, because the outputs of the float32 modules are float32.
     for module in modules.values():
         if module in wide:
             module.register_forward_pre_hook(_cast_to(torch.float32))
-        elif not any(module.children()) and not isinstance(module, UNCHANGING):
+        elif not any(module.children()) and not isinstance(module, PASS_THROUGH):
             module.register_forward_pre_hook(_cast_to(dtype))
 
     def score(images: NDArray[Any]) -> NDArray[np.float32]:

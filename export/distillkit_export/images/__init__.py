@@ -1,1 +1,1 @@
-"""Real images for the gate and for calibration."""
+"""Images for the gate and for calibration."""

@@ -1,4 +1,4 @@
-"""Real images for the gate and for calibration: what the caller gives, the run's own, or two photographs."""
+"""Images for the gate and calibration: given by the caller, those of the run, or two sample photographs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from distillkit.contracts.model import ModelSpec
 
 BATCHES = (1, 2, 7, 32)
-"""Batch sizes that are measured. One and two catch a batch that was folded away, an odd one a batch that was frozen to
-an even one, and thirty-two is a served one."""
+"""Batch sizes that the gate runs. 1 and 2 detect a batch dimension that was folded away, 7 one that was fixed to an
+even number, and 32 is typical in serving."""
 CROP_SHARES = (0.9, 0.6, 0.3)
 CROP_PLACES = (0.0, 0.5, 1.0)
 
 
 class Pixels(Protocol):
-    """Images that are read at every access; an array in memory is one."""
+    """Lazily read images, indexed by position; an array in memory also conforms.
+
+    Shapes: indices [B] to pixels [B, C, H, W], or [B, H, W, C] for a file that normalises.
+    """
 
     def __len__(self) -> int: ...
 
@@ -34,81 +37,85 @@ class Pixels(Protocol):
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Images, where they come from, whether they are a weak stand-in, and their classes.
+class ImageSet:
+    """Images for the gate or calibration, with their source and labels.
 
-    `others` are batches of other sizes, for a file that takes any. `note` is a caveat for the report.
+    `weak` marks stand-ins for real images. `other_sizes` are batches of other image sizes, for a file with dynamic
+    size. `note` is a warning for the report.
     Shapes: pixels [n, C, H, W], float32, normalised with the model's mean and std; [n, H, W, C], uint8, for a file that
-    normalises them itself; labels [n], the index of the model's class, negative where it is not known.
+    normalises; labels [n], the model's class index, negative if unknown.
     """
 
     pixels: Pixels
     source: str
     weak: bool = False
     labels: NDArray[np.int64] | None = None
-    others: tuple[NDArray[Any], ...] = ()
+    other_sizes: tuple[NDArray[Any], ...] = ()
     note: str = ""
 
 
 @dataclass(frozen=True)
 class ExportImages:
-    """What the gate looks at, and what ranges of activations are taken from; `calibration` is None without real ones.
+    """Images for the gate and for calibration, disjoint if there are enough.
 
-    They are different images where there are enough.
+    `calibration` is None without real images.
     """
 
-    gate: Pictures
-    calibration: Pictures | None = None
+    gate: ImageSet
+    calibration: ImageSet | None = None
 
 
-def as_file_input(pictures: Pictures, spec: ModelSpec, request: ExportRequest) -> Pictures:
-    """`pictures` as the file takes them: at several sizes where it takes any, as pixels where it normalises itself."""
+def as_file_input(images: ImageSet, spec: ModelSpec, request: ExportRequest) -> ImageSet:
+    """`images` as the file's input: also at other sizes for dynamic size, as uint8 for a file that normalises."""
     if request.dynamic_size:
         sizes = _other_sizes(spec)
         batches = tuple(
-            _resized(pictures.pixels[np.arange(count) % len(pictures.pixels)], size)
+            _resized(images.pixels[np.arange(count) % len(images.pixels)], size)
             for count, size in zip(BATCHES, sizes, strict=False)
         )
         shown = ", ".join(f"{height}x{width}" for height, width in sizes)
-        pictures = replace(pictures, source=f"{pictures.source}, some also resized to {shown}", others=batches)
+        images = replace(images, source=f"{images.source}, some also resized to {shown}", other_sizes=batches)
     if request.uint8:
-        others = tuple(as_pixels(images, spec) for images in pictures.others)
-        pixels: Pixels = _WholePixels(pictures.pixels, spec)
-        if isinstance(pictures.pixels, np.ndarray):
-            pixels = as_pixels(pictures.pixels, spec)
-        pictures = replace(pictures, pixels=pixels, others=others)
-    return pictures
+        others = tuple(as_pixels(batch, spec) for batch in images.other_sizes)
+        pixels: Pixels = _Uint8Pixels(images.pixels, spec)
+        if isinstance(images.pixels, np.ndarray):
+            pixels = as_pixels(images.pixels, spec)
+        images = replace(images, pixels=pixels, other_sizes=others)
+    return images
 
 
 def _other_sizes(spec: ModelSpec) -> tuple[tuple[int, int], ...]:
-    """Larger ones, since small networks see nothing smaller: both sides, one alone, and the other far longer."""
+    """Three larger sizes: both sides, height alone, and a doubled width. Some networks do not support smaller ones."""
     (height, width), (rows, columns) = spec.image_size, side_multiples(spec)
     return (height + rows, width + 2 * columns), (height + 3 * rows, width), (height, 2 * width)
 
 
 def _resized(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bicubic, each channel by itself. Shapes: [b, C, H, W] to [b, C, *size]."""
+    """Resize bicubically, each channel separately, from [B, C, H, W] to [B, C, *size]."""
     from PIL import Image
 
-    planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BICUBIC) for plane in np.concatenate(images)]
-    return np.stack([np.asarray(plane) for plane in planes]).reshape(*images.shape[:2], *size)
+    # By channel, because Pillow has no float32 image of several channels.
+    channels = np.concatenate(images)  # [B * C, H, W]
+    resized = [Image.fromarray(channel).resize(size[::-1], Image.Resampling.BICUBIC) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in resized]).reshape(*images.shape[:2], *size)  # [B, C, *size]
 
 
-def given_pictures(images: Iterable[Any], spec: ModelSpec, source: str = "given by the caller") -> Pictures:
-    """Collect tensors or arrays, each one image [C, H, W] or a batch [b, C, H, W], normalised as `spec` says.
+def given_images(images: Iterable[Any], spec: ModelSpec, source: str = "given by the caller") -> ImageSet:
+    """Collect tensors or arrays into one set of images, normalised with the mean and std of `spec`.
 
-    Raises: DataError for no image at all; ShapeError for images that the model does not take.
+    Shapes: each one image [C, H, W] or a batch [B, C, H, W].
+    Raises: DataError if there is no image; ShapeError for images of the wrong shape.
     """
     collected = [_batch(image, spec) for image in images]
     if not collected:
-        raise DataError("the parity check got no image; give at least one, or None for the photographs of scikit-learn")
-    return Pictures(np.concatenate(collected), source)
+        raise DataError("there is no image for the parity check; give at least one, or None for sample photographs")
+    return ImageSet(np.concatenate(collected), source)  # [n, C, H, W]
 
 
-def photographs(spec: ModelSpec, why: str) -> Pictures:
-    """Crops of the two photographs that scikit-learn ships: real pictures, but not the model's own. `why` they serve.
+def photographs(spec: ModelSpec, why: str) -> ImageSet:
+    """Crops of scikit-learn's two sample photographs, as weak stand-ins for real images. `why` goes into the source.
 
-    Every crop is three sizes at three by three places, which makes 27 of each photograph.
+    27 crops of each photograph: three sizes, each at three by three positions.
     """
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -125,30 +132,30 @@ def photographs(spec: ModelSpec, why: str) -> Pictures:
             pixels = (resized.reshape(height, width, -1) / 255 - np.asarray(spec.mean)) / np.asarray(spec.std)
             crops.append(pixels.transpose(2, 0, 1))  # [C, H, W]
     source = f"crops of two photographs that scikit-learn ships, because {why}"
-    return Pictures(given_pictures(crops, spec).pixels, source, weak=True)
+    return ImageSet(given_images(crops, spec).pixels, source, weak=True)
 
 
 def stand_in(spec: ModelSpec, why: str) -> ExportImages:
-    """Photographs for the gate and none for calibration, because `why`."""
+    """Photographs for the gate and no images for calibration, because of `why`."""
     return ExportImages(photographs(spec, why))
 
 
 def normalised(pixels: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.float32]:
-    """Pixels from 0 to 255 [b, H, W, C] as a model wants them, [b, C, H, W]; computed in float64."""
+    """Normalise pixels from 0 to 255 [B, H, W, C] to model input [B, C, H, W], computed in float64."""
     scaled = (pixels / 255 - np.asarray(spec.mean)) / np.asarray(spec.std)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)  # [B, C, H, W]
 
 
 def as_pixels(images: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.uint8]:
-    """The pixels [b, H, W, C] from 0 to 255 that normalised images [b, C, H, W] were made of, or those nearest."""
-    scaled = images.transpose(0, 2, 3, 1) * np.asarray(spec.std) + np.asarray(spec.mean)
+    """Inverse of `normalised`: the nearest pixels [B, H, W, C] from 0 to 255 of normalised images [B, C, H, W]."""
+    scaled = images.transpose(0, 2, 3, 1) * np.asarray(spec.std) + np.asarray(spec.mean)  # [B, H, W, C]
     pixels: NDArray[np.uint8] = np.clip(np.round(scaled * 255), 0, 255).astype(np.uint8)
     return pixels
 
 
 @dataclass(frozen=True)
-class _WholePixels:
-    """Normalised images as the pixels that they were made of, converted at every access."""
+class _Uint8Pixels:
+    """Lazy uint8 pixels of normalised images, converted at every access."""
 
     images: Pixels
     spec: ModelSpec
@@ -161,15 +168,15 @@ class _WholePixels:
 
 
 def _batch(image: Any, spec: ModelSpec) -> NDArray[np.float32]:
-    """One image or batch as [b, C, H, W]."""
+    """One image or batch as float32 [B, C, H, W]."""
     if hasattr(image, "detach"):
         image = image.detach().cpu().float().numpy()
     pixels = np.asarray(image, np.float32)
-    pixels = pixels[None] if pixels.ndim == 3 else pixels
+    pixels = pixels[None] if pixels.ndim == 3 else pixels  # [B, C, H, W]
     expected = (len(spec.mean), *spec.image_size)
     if pixels.ndim != 4 or pixels.shape[1:] != expected:
         raise ShapeError(
-            f"the parity check got images of shape {list(pixels.shape)}; model '{spec.name}' takes "
+            f"images of shape {list(pixels.shape)} do not fit model '{spec.name}', which takes "
             f"[batch, {', '.join(map(str, expected))}]"
         )
     return pixels

@@ -1,4 +1,4 @@
-"""Which image files the arguments of a command mean."""
+"""Image files named by command-line arguments: files, folders and glob patterns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from distillkit.errors import DataError
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Those of a folder of training images."""
+"""The extensions of a folder of training images."""
 
 
 def image_files(arguments: Sequence[str]) -> list[Path]:
-    """Files as they are given, all images below folders, and what patterns match, in that order and sorted inside.
+    """Image files of the arguments: files as given, all images below folders, and matches of patterns.
 
-    Names that start with a dot are passed over in folders. A file is not opened, so it may be none.
+    The order is that of the arguments; files of a folder or pattern are sorted. In folders, names that start with a dot
+    are skipped. Files are not opened, so they may be missing or not be images.
     Raises: DataError for a folder or pattern without images.
     """
     found: list[Path] = []
@@ -28,7 +29,7 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
                 raise DataError(f"folder '{argument}' has no images ({', '.join(EXTENSIONS)})")
             found += inside
         elif has_magic(argument) and not path.exists():
-            # Path.glob takes no absolute pattern.
+            # Path.glob accepts no absolute pattern.
             matches = map(Path, glob(str(path), recursive=True))  # noqa: PTH207
             matched = sorted(match for match in matches if match.is_file())
             if not matched:

@@ -1,4 +1,4 @@
-"""Labelled images in a folder, prepared as a bundle takes them, where there is neither torch nor a recipe."""
+"""Labelled images of a folder, preprocessed for a bundle, without torch and without a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from distillkit.errors import DataError
 from distillkit_export.bundle.preprocess import prepare, read_image
-from distillkit_export.images.gate_images import Pictures
+from distillkit_export.images.gate_images import ImageSet
 from distillkit_export.images.image_files import image_files
 
 if TYPE_CHECKING:
@@ -19,21 +19,20 @@ if TYPE_CHECKING:
 
     from distillkit_export.bundle.manifest import InputCard
 
-MEASURED = ("test", "val", "valid", "validation")
-"""The parts of a split folder that were not trained on, in the order in which they are looked for."""
+HELD_OUT = ("test", "val", "valid", "validation")
+"""Names of splits that are not used for training, in order of preference."""
 
 MOST_NAMED = 3
 
 
-def labelled_pictures(folder: Path, card: InputCard, class_names: Sequence[str] | None, most: int | None) -> Pictures:
-    """The images below `folder`, a folder per class, spread evenly; of a folder with `test/` inside the images there.
+def labelled_images(folder: Path, card: InputCard, class_names: Sequence[str] | None, most: int | None) -> ImageSet:
+    """Up to `most` evenly spaced images below `folder`, which has a folder per class, or of its `test/` if it has one.
 
-    Raises: DataError for a folder that is missing or has no images, or that holds images of other classes than the
-    bundle's.
+    Raises: DataError for a folder that is missing or has no images, or for classes that the bundle does not have.
     """
     if not folder.is_dir():
         raise DataError(f"folder '{folder}' does not exist; give a folder of images")
-    root = next((folder / name for name in MEASURED if (folder / name).is_dir()), folder)
+    root = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), folder)
     files = image_files([str(root)])
     known = {name: index for index, name in enumerate(class_names or ())}
     if known:
@@ -42,16 +41,16 @@ def labelled_pictures(folder: Path, card: InputCard, class_names: Sequence[str] 
         files = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, most).astype(np.int64))]
     labels = np.array([known[_class(file, root)] for file in files], np.int64) if known else None
     pixels = _Files(tuple(files), card)
-    return Pictures(pixels, f"images in {root.name}/", labels=labels)
+    return ImageSet(pixels, f"images in {root.name}/", labels=labels)
 
 
 def _class(file: Path, root: Path) -> str:
-    """The folder of an image, which is its class; an image in none has its own name."""
+    """The class of an image: the name of its folder. For an image directly in `root` it is the file name."""
     return file.relative_to(root).parts[0]
 
 
 def _require_known(files: Sequence[Path], root: Path, known: Collection[str]) -> None:
-    """Refuse images whose class the bundle cannot answer, rather than count them as wrong.
+    """Refuse images of classes that the bundle does not have, instead of counting them as wrong.
 
     Raises: DataError.
     """
@@ -59,18 +58,18 @@ def _require_known(files: Sequence[Path], root: Path, known: Collection[str]) ->
     unknown = sorted(found.difference(known))
     some = f"({', '.join(list(known)[:MOST_NAMED])}, ...)"
     if len(unknown) == len(found):
-        raise DataError(f"no folder in '{root}' is called like a class of the bundle {some}; give a folder per class")
+        raise DataError(f"no folder in '{root}' has the name of a class of the bundle {some}; give a folder per class")
     if unknown:
         more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
         raise DataError(
-            f"'{root}' holds {', '.join(unknown[:MOST_NAMED])}{more}, which no class of the bundle is called "
+            f"'{root}' contains {', '.join(unknown[:MOST_NAMED])}{more}, not among the classes of the bundle "
             f"{some}; give a folder per class and nothing else"
         )
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Image files that are read and prepared at every access."""
+    """Image files, read and preprocessed at every access."""
 
     files: tuple[Path, ...]
     card: InputCard
@@ -80,4 +79,5 @@ class _Files:
 
     def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         color = self.card.color or "RGB"
-        return np.stack([prepare(read_image(self.files[int(place)], color), self.card) for place in indices])
+        images = [prepare(read_image(self.files[int(place)], color), self.card) for place in indices]
+        return np.stack(images)  # [B, C, H, W], or [B, H, W, C] for a file that normalises

@@ -1,4 +1,4 @@
-"""The images of a run, or of --data, prepared as the run's evaluation prepares them."""
+"""Images of a run or of --data for the gate and calibration, preprocessed as in the run's evaluation."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Augment, Data, Recipe
 from distillkit.running.directory import RunDirectory
 from distillkit_export.export_options import CALIBRATION_IMAGES, ExportOptions
-from distillkit_export.images.gate_images import ExportImages, Pictures, Pixels, stand_in
+from distillkit_export.images.gate_images import ExportImages, ImageSet, Pixels, stand_in
 
 IN_MEMORY_BYTES = 256 * 2**20
-"""Of pixels; images that need more are read again for every file that is gated."""
+"""Limit on pixels kept in memory; with more, images are read again for every file that is gated."""
 SHOWN_NAMES = 3
-"""How many classes a message names."""
+"""Number of class names in a message."""
 
 
-def as_run_knows(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
-    """`spec` with the names of the run's classes, and the crop and interpolation of its evaluation."""
+def with_run_settings(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
+    """`spec` with the class names of the run, and the crop and interpolation of its evaluation."""
     augment, names = run.read_recipe().augment, run.read_plan()["class_names"]
     class_names = None if names is None else tuple(names)
     return replace(spec, interpolation=augment.interpolation, crop=augment.eval_crop, class_names=class_names)
 
 
 def run_images(spec: ModelSpec, run: RunDirectory, plugins: PluginRegistry, options: ExportOptions) -> ExportImages:
-    """The run's own images, those of `options.data`, or photographs where the run's cannot be read here.
+    """The images of `options.data`, else those of the run, else photographs if the run's cannot be read.
 
-    Raises: UserError for `options.data` that cannot be read.
+    Raises: UserError if `options.data` cannot be read.
     """
     recipe = run.read_recipe()
     if options.data is not None:
@@ -49,28 +49,28 @@ def run_images(spec: ModelSpec, run: RunDirectory, plugins: PluginRegistry, opti
             open_datasets(recipe.data, plugins), spec, recipe, options, f"of run '{run.path.resolve().name}'"
         )
     except UserError:
-        # The data may have stayed on the machine that trained. The check is then weaker, and says so.
+        # The data may be on the machine that trained. The export then continues with a check marked as weak.
         return stand_in(spec, "the run's images cannot be read here")
 
 
 def named_images(
     spec: ModelSpec, plugins: PluginRegistry, options: ExportOptions, recipe: Recipe | None = None
 ) -> ExportImages:
-    """The images of `options.data`, prepared as `recipe` evaluates, or as `spec` says.
+    """The images of `options.data`, preprocessed as in the evaluation of `recipe`, or with the values of `spec`.
 
-    Raises: UserError where they cannot be read.
+    Raises: UserError if they cannot be read.
     """
     augment = Augment.model_validate({"eval_crop": spec.crop, "interpolation": spec.interpolation})
     recipe = recipe or Recipe(augment=augment)
     try:
         sets = open_datasets(Data(train=options.data, validation=0.0, root=recipe.data.root), plugins)
-    except DataError as error:  # the core names the recipe's key
+    except DataError as error:  # the message starts with the recipe key; the user typed --data
         raise DataError(f"--data: {str(error).removeprefix('data.train: ')}") from error
-    return _images(sets, spec, recipe, options, f"of '{_own_name(options.data)}'")
+    return _images(sets, spec, recipe, options, f"of '{_display_name(options.data)}'")
 
 
-def _own_name(data: str | None) -> str:
-    """How a bundle names the images of --data: a data set by its name, a folder by its own name without its path."""
+def _display_name(data: str | None) -> str:
+    """Name of --data in a bundle: that of the data set, or of the folder without its path, which must not leak."""
     name = data or ""
     head, _, argument = name.partition(":")
     folder = argument if head == "folder" else name
@@ -81,37 +81,38 @@ def _own_name(data: str | None) -> str:
 
 
 def _images(sets: DataSets, spec: ModelSpec, recipe: Recipe, options: ExportOptions, whose: str) -> ExportImages:
-    """Gate on what was not trained on, where there is some, and calibrate on what was."""
+    """Gate on held-out images if there are any, and calibrate on the training images."""
     transform = evaluation_transform(recipe.augment, spec)
-    measured = {"test": sets.test, "validation": sets.validation, "training": sets.train}
-    kind, source = next((kind, source) for kind, source in measured.items() if source is not None)
-    places = _spread(len(source), options.gate_limit)
-    # Images that were named need not have been trained on, unless they come with others that are for measuring.
-    named = options.data is not None and source is sets.train
-    trained = f"images {whose}" if named else f"training images {whose}"
+    splits = {"test": sets.test, "validation": sets.validation, "training": sets.train}
+    kind, source = next((kind, source) for kind, source in splits.items() if source is not None)
+    places = _evenly_spaced(len(source), options.gate_limit)
+    # Images of --data need not be training images, unless they come with a test or validation split.
+    given = options.data is not None and source is sets.train
+    trained = f"images {whose}" if given else f"training images {whose}"
     shown = trained if source is sets.train else f"{kind} images {whose}"
-    gate = _pictures(source, *_readable(source, places, shown), spec, transform)
+    gate = _image_set(source, *_readable(source, places, shown), spec, transform)
     if gate.labels is None and spec.class_names and source.class_names:
-        gate = replace(gate, note=_of_other_classes(source.class_names, spec.class_names, shown))
-    taken = places if source is sets.train else np.array([], np.int64)
-    left = np.setdiff1d(np.arange(len(sets.train)), taken)
-    left = left if len(left) else np.arange(len(sets.train))
-    chosen = left[_spread(len(left), options.calibration_images or CALIBRATION_IMAGES)]
-    calibration = _pictures(sets.train, *_readable(sets.train, chosen, trained), spec, transform)
+        gate = replace(gate, note=_class_mismatch_note(source.class_names, spec.class_names, shown))
+    # Calibration on the gate's images would make the gate too optimistic: they are reused only if there are no others.
+    used = places if source is sets.train else np.array([], np.int64)
+    free = np.setdiff1d(np.arange(len(sets.train)), used)
+    free = free if len(free) else np.arange(len(sets.train))
+    chosen = free[_evenly_spaced(len(free), options.calibration_images or CALIBRATION_IMAGES)]
+    calibration = _image_set(sets.train, *_readable(sets.train, chosen, trained), spec, transform)
     return ExportImages(gate, calibration)
 
 
-def _spread(length: int, count: int | None) -> NDArray[np.int64]:
-    """`count` places spread evenly over `length`, since sources are often sorted by class."""
+def _evenly_spaced(length: int, count: int | None) -> NDArray[np.int64]:
+    """`count` evenly spaced indices below `length`, because sources are often sorted by class."""
     if count is None or count >= length:
         return np.arange(length)
     return np.unique(np.linspace(0, length - 1, count).astype(np.int64))
 
 
 def _readable(source: Source | Stream, places: NDArray[np.int64], name: str) -> tuple[NDArray[np.int64], str]:
-    """The places of images that can be read, and what the images are called then.
+    """Indices of the readable images, and the name of the images, which mentions how many are left out.
 
-    Raises: DataError for the last one where there is none.
+    Raises: DataError for the last image if none is readable.
     """
     if is_stream(source):
         return places, name
@@ -130,21 +131,21 @@ def _readable(source: Source | Stream, places: NDArray[np.int64], name: str) -> 
     return np.array(kept, np.int64), f"{name}, without {len(places) - len(kept):,} that cannot be read"
 
 
-def _pictures(
+def _image_set(
     source: Source | Stream, places: NDArray[np.int64], name: str, spec: ModelSpec, transform: Transform
-) -> Pictures:
+) -> ImageSet:
     if is_stream(source):
         read = [(transform(image).numpy(), label) for image, label in islice(read_stream(source, 0), len(places))]
         labels = np.array([UNLABELLED if label is None else label for _, label in read], np.int64)
-        return Pictures(np.stack([pixels for pixels, _ in read]), name, labels=_as_classes(labels, source, spec))
+        return ImageSet(np.stack([pixels for pixels, _ in read]), name, labels=_class_indices(labels, source, spec))
     pixels: Pixels = ReadPixels(source, places, lambda image: transform(image).numpy())
     if len(places) * len(spec.mean) * 4 * spec.image_size[0] * spec.image_size[1] <= IN_MEMORY_BYTES:
         pixels = pixels[np.arange(len(places))]
-    return Pictures(pixels, name, labels=_as_classes(labels_of(source)[places], source, spec))
+    return ImageSet(pixels, name, labels=_class_indices(labels_of(source)[places], source, spec))
 
 
-def _as_classes(labels: NDArray[np.int64], source: Source | Stream, spec: ModelSpec) -> NDArray[np.int64] | None:
-    """The model's class of each label; None where the labels are of other classes."""
+def _class_indices(labels: NDArray[np.int64], source: Source | Stream, spec: ModelSpec) -> NDArray[np.int64] | None:
+    """Class indices of the model for the labels [n]; None if the labels are of other classes."""
     known = labels[labels != UNLABELLED]
     if not len(known):
         return None
@@ -156,21 +157,24 @@ def _as_classes(labels: NDArray[np.int64], source: Source | Stream, spec: ModelS
     return labels if indices is None else np.where(labels == UNLABELLED, UNLABELLED, np.asarray(indices)[labels])
 
 
-def _of_other_classes(there: Sequence[str], known: Sequence[str], shown: str) -> str:
-    """Why there is no accuracy, though the images lie in folders of classes."""
+def _class_mismatch_note(found: Sequence[str], known: Sequence[str], shown: str) -> str:
+    """Note on why the accuracy of labelled images is not measured."""
     return (
-        f"accuracy is not measured: the classes of {shown} ({_first(there)}) are not those of the model "
-        f"({_first(known)}); give a folder for each class of the model"
+        f"accuracy is not measured: the classes of {shown} ({_first_names(found)}) are not those of the model "
+        f"({_first_names(known)}); give a folder for each class of the model"
     )
 
 
-def _first(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join([*names[:SHOWN_NAMES], *(["..."] if len(names) > SHOWN_NAMES else [])])
 
 
 @dataclass(frozen=True)
 class ReadPixels:
-    """Images of a source that are read and prepared at every access."""
+    """Images of a source, read and preprocessed at every access.
+
+    Shapes: indices [B] to pixels [B, C, H, W].
+    """
 
     source: Source
     places: NDArray[np.int64]

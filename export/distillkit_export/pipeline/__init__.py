@@ -1,1 +1,1 @@
-"""One export from start to end: options, target, stages, and `verify`."""
+"""The export pipeline: load the target, write and gate each format, publish the bundle; and `verify`."""

@@ -1,4 +1,4 @@
-"""The export: write files, gate each against torch on images, describe them, and publish the folder whole."""
+"""`export`: write files, gate each against torch on images, write the manifest, publish the folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from distillkit_export.bundle.manifest import MANIFEST, card, describe, versions
 from distillkit_export.bundle.predict_script import write_predict_script
 from distillkit_export.bundle.publish import published, require_free
 from distillkit_export.export_options import ExportOptions
-from distillkit_export.gate.accuracy_at_size import loss_at_size
+from distillkit_export.gate.accuracy_at_size import accuracy_loss_note
 from distillkit_export.gate.gate import Gate
 from distillkit_export.gate.limits import TOLERANCES
-from distillkit_export.gate.parity import evidence
+from distillkit_export.gate.parity import reference_outputs
 from distillkit_export.gate.report import write_report
 from distillkit_export.gate.samples import SAMPLES, write_samples
-from distillkit_export.images.gate_images import ExportImages, as_file_input, given_pictures, stand_in
+from distillkit_export.images.gate_images import ExportImages, as_file_input, given_images, stand_in
 from distillkit_export.onnx.exporter import FILES, OnnxExporter
 from distillkit_export.pipeline.extend_bundle import extend_bundle
 from distillkit_export.pipeline.formats import Format, onnx_format, other_formats
@@ -46,15 +46,14 @@ def export(
     *,
     plugins: PluginRegistry | None = None,
 ) -> ExportResult:
-    """Export a student as a bundle: what `distillkit export` does, and what it calls.
+    """Export a student as a bundle; `distillkit export` calls it.
 
     `target` is a run directory, a student or checkpoint inside one, a model by name ("timm:resnet18"), or a bundle,
-    to which formats are added where it lies. Without `out` a run is exported into its own `export/`, its best student
-    and the like into `export-best/` beside it, a model by name into `exports/<name>`. `plugins` are those that are
-    installed, unless others are given. Files that failed their gate or are pending raise nothing here:
-    `ExportResult.require` does.
-    Raises: before any weight is loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for a folder that
-    is not free; afterwards as `export_model`; of a bundle as `extend_bundle`.
+    to which formats are added in place. Without `out`, a run is exported to its folder `export/`, its best student to
+    `export-best/` next to that, a model by name to `exports/<name>`. `plugins` are the installed ones by default.
+    Files that failed the gate or are pending do not raise here; call `ExportResult.require` for that.
+    Raises: before any weights are loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for an output
+    folder that is in use; afterwards as `export_model`; for a bundle as `extend_bundle`.
 
     >>> from distillkit_export import ExportOptions, export
     >>> result = export("runs/digits", options=ExportOptions(fp16=True, int8=True))  # doctest: +SKIP
@@ -69,15 +68,16 @@ def export(
     from distillkit.models.heads import Answer, check_head
     from distillkit_export.pipeline.target import default_folder, load_target
 
+    # Cheap checks first: loading a model may download weights.
     onnx, others = onnx_format(options, plugins), other_formats(options, plugins)
     onnx.exporter.check()
     directory = out or default_folder(target)
     require_free(directory, force=options.force)
-    found = load_target(target, plugins, options)
-    check_head(options.head, found.model.spec, Answer(idle=found.idle_heads), subject=f"'{target}'")
+    loaded = load_target(target, plugins, options)
+    check_head(options.head, loaded.model.spec, Answer(idle=loaded.idle_heads), subject=f"'{target}'")
     if options.fusion is not None:
-        _require_two_heads(found.model.spec, found.request.head, target)
-    return export_model([onnx, *others], found, directory, options)
+        _require_two_heads(loaded.model.spec, loaded.request.head, target)
+    return export_model([onnx, *others], loaded, directory, options)
 
 
 def export_onnx(
@@ -87,11 +87,11 @@ def export_onnx(
     images: Iterable[Any] | None = None,
     options: ExportOptions | None = None,
 ) -> ExportResult:
-    """Export a model at hand to ONNX.
+    """Export a model in memory to ONNX.
 
-    `images` serve the gate and the calibration: tensors or arrays [C, H, W] or [b, C, H, W], normalised with the
-    model's mean and std; two photographs stand in where there are none, and the result says that it is weak.
-    Raises: as `export_model`, MissingExtraError, and ShapeError for images that the model does not take.
+    `images` are for the gate and calibration: tensors or arrays [C, H, W] or [B, C, H, W], normalised with the model's
+    mean and std. Without them the gate uses sample photographs, and the result is marked as weak.
+    Raises: as `export_model`, MissingExtraError, and ShapeError for images of the wrong shape.
     """
     from distillkit_export.pipeline.target import ExportTarget
 
@@ -100,25 +100,25 @@ def export_onnx(
     request = request or ExportRequest()
     spec = replace(model.spec, image_size=request.image_size or model.spec.image_size)
     if images is None:
-        found = stand_in(spec, "no images were given")
+        export_images = stand_in(spec, "no images were given")
     else:
-        pictures = given_pictures(images, spec)
-        found = ExportImages(pictures, pictures)
-    target = ExportTarget(model, request, lambda: found)
+        given = given_images(images, spec)
+        export_images = ExportImages(given, given)
+    target = ExportTarget(model, request, lambda: export_images)
     return export_model([Format("onnx", exporter, exporter.options)], target, directory, options or ExportOptions())
 
 
 def export_model(
     formats: Sequence[Format], target: ExportTarget, directory: Path, options: ExportOptions
 ) -> ExportResult:
-    """Write a model in all `formats`, of which the first is ONNX, into `directory`, which appears whole or not at all.
+    """Write a model in all `formats`, the first of which is ONNX, to `directory`, which appears complete or not at all.
 
-    Files that fail their gate lie in `rejected/`, and those that nothing here executes are ungated:
-    `ExportResult.require` says so.
-    Raises: RunDirectoryError for a folder that is not free; UserError for an image size that the model cannot see, for
-    probabilities of a model without a class head, or for a precision that real images are needed for where there are
-    none; UnavailableError where the model cannot be written; GateError where `model.onnx` disagrees with torch: the
-    files are then kept in `rejected/`, and an earlier export stays.
+    Files that fail the gate are moved to `rejected/`; files that no runtime here executes are ungated.
+    `ExportResult.require` raises for both.
+    Raises: RunDirectoryError for a folder that is in use; UserError for an image size that the model does not support,
+    for probabilities of a model without a class head, or for a precision that needs real images without any;
+    UnavailableError if the model cannot be written; GateError if `model.onnx` disagrees with torch: the files are then
+    kept in `rejected/`, and an earlier export stays.
     """
     from distillkit_export.from_torch.graph import torch_scorer
     from distillkit_export.from_torch.image_size import at_image_size
@@ -128,15 +128,16 @@ def export_model(
     request, images = target.request, target.find_images()
     model = at_image_size(target.model, request.image_size)
     facts = describe(model.spec, request)
-    pictures = as_file_input(images.gate, model.spec, request)
+    gate_images = as_file_input(images.gate, model.spec, request)
     classes = facts.output.kind != "embedding"
-    reference = f"torch {versions()['torch']}, eager, float32, CPU"
-    _require_real(options, images)
-    against = evidence(torch_scorer(model, request), pictures, reference, classes=classes)
-    against = replace(against, note=loss_at_size(against, model.spec.image_size, target.reached))
+    name = f"torch {versions()['torch']}, eager, float32, CPU"
+    _require_calibration_images(options, images)
+    reference = reference_outputs(torch_scorer(model, request), gate_images, name, classes=classes)
+    reference = replace(reference, note=accuracy_loss_note(reference, model.spec.image_size, target.run_accuracy))
     onnx, *others = formats
     with published(directory) as building:
         files: dict[Precision, Path] = {}
+        # The range scan of float16 may use photographs; INT8 and FP8 without real images were refused above.
         calibration = as_file_input(images.calibration or images.gate, model.spec, replace(request, dynamic_size=False))
         source = ExportSource(
             request,
@@ -148,38 +149,39 @@ def export_model(
             progress=options.progress,
         )
         limits = TOLERANCES[options.tolerance]
-        gate = Gate(against, limits, building / FILES["fp32"], partial(first_module, model, request))
+        gate = Gate(reference, limits, building / FILES["fp32"], partial(first_module, model, request))
         stage = Stage(building, source, gate, files)
         try:
             stage.make_onnx(onnx, options.precisions)
-            if options.compared is not None:
-                stage.compare_with(onnx, options.compared)
+            if options.comparison is not None:
+                stage.make_for_comparison(onnx, options.comparison)
             for form in others:
                 for precision in options.precisions or ("fp32",):
                     stage.make(form, precision)
             stage.finish()
         finally:
-            write_report(building, stage.verdicts, against)
-        write_samples(building / SAMPLES, against)
+            write_report(building, stage.verdicts, reference)  # also after a failed gate, into rejected/
+        write_samples(building / SAMPLES, reference)
         write_predict_script(building, facts)
         bundle = write_manifest(building, facts, request.opset, stage.cards(), stage.pending)
-    return ExportResult(directory, tuple(stage.verdicts), tuple(stage.pending), against, bundle)
+    return ExportResult(directory, tuple(stage.verdicts), tuple(stage.pending), reference, bundle)
 
 
 def _require_two_heads(spec: ModelSpec, head: Head, target: str) -> None:
     """Refuse a fusion for a model with one head."""
     if head == "fused" and Signal.DISTILL_LOGITS in spec.signals:
         return
-    alone = "distillation head" if head == "distill" else "class head"
-    answers = f"its {alone} alone" if Signal.LOGITS in spec.signals else "its embedding"
-    raise UserError(f"--fusion is about two heads, and '{target}' answers with {answers}; leave out --fusion")
+    only = "distillation head" if head == "distill" else "class head"
+    output = f"only its {only}" if Signal.LOGITS in spec.signals else "its embedding"
+    raise UserError(f"--fusion needs two heads, but '{target}' outputs {output}; leave out --fusion")
 
 
-def _require_real(options: ExportOptions, images: ExportImages) -> None:
-    """Ranges of activations are taken from real images, never from two photographs or noise."""
-    needy = [precision for precision in options.precisions if precision in {"int8", "fp8"}]
-    if needy and images.calibration is None:
-        there = images.gate.source
-        raise UserError(
-            f"--{needy[0]} needs real images to calibrate with, and there are only {there}; give --data DIR"
-        )
+def _require_calibration_images(options: ExportOptions, images: ExportImages) -> None:
+    """Refuse INT8 and FP8 without real images: ranges from two photographs or noise would be wrong.
+
+    Raises: UserError.
+    """
+    calibrated = [precision for precision in options.precisions if precision in {"int8", "fp8"}]
+    if calibrated and images.calibration is None:
+        source = images.gate.source
+        raise UserError(f"--{calibrated[0]} needs real images for calibration, but has only {source}; give --data DIR")

@@ -1,6 +1,6 @@
-"""Add formats to a bundle, where it will serve: those that could not be made where the student was exported.
+"""Add formats to an existing bundle, usually on the target machine.
 
-Needs neither torch nor the student: everything is made from the ONNX in the bundle and gated against its samples.
+Needs neither torch nor the student: formats are made from the ONNX files of the bundle and gated with its samples.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from distillkit_export.pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
-    from distillkit_export.gate.parity import Evidence
+    from distillkit_export.gate.parity import Reference
 
 
 def extend_bundle(
     target: str, options: ExportOptions, *, plugins: PluginRegistry, out: Path | None = None
 ) -> ExportResult:
-    """Add formats to the bundle `target`: in the chosen precisions, else in those that are pending, else in float32.
+    """Add formats to the bundle `target`, in the selected precisions, else in the pending ones, else in float32.
 
-    The bundle changes as a whole or not at all; a file that fails its gate lies in `rejected/` and is not added.
-    Raises: UserError for `out` and other options of the student, for no format at all, or for a precision that the
-    bundle has no ONNX in; BundleError for a bundle that is not whole; RunDirectoryError for a file that is there
-    already, without `force`.
+    The bundle is replaced atomically. A file that fails the gate is put into `rejected/` and not added.
+    Raises: UserError for `out` and other options that only apply to a student, if no format is given, or for a
+    precision without an ONNX file in the bundle; BundleError for an invalid bundle; RunDirectoryError for a file that
+    already exists, without `force`.
     """
     folder = Path(target)
     _refuse_options_of_student(target, options, out)
     opened = open_bundle(folder)
-    bundle, against = opened.manifest, read_samples(opened)
+    bundle, reference = opened.manifest, read_samples(opened)
     options = _with_pending_settings(options, bundle)
     forms = other_formats(options, plugins)
     if not forms:
-        raise UserError(_no_format(folder, bundle))
+        raise UserError(_no_format_message(folder, bundle))
     jobs = [(form, precision) for form in forms for precision in _precisions(form, options, bundle)]
     _require_possible(folder, bundle, jobs, force=options.force)
     with atomic_directory(folder.resolve()) as building:
-        # Links stay links: what they lead to is not the bundle's, and may be the whole disk.
-        copytree(folder, building, dirs_exist_ok=True, symlinks=True, ignore=_neither_files_nor_folders)
-        foreign = {file for file in building.rglob("*") if file.relative_to(building).as_posix() not in bundle.files}
-        stage = _stage(building, bundle, against, options)
+        # Symbolic links are kept as links: their targets are not part of the bundle and may be huge.
+        copytree(folder, building, dirs_exist_ok=True, symlinks=True, ignore=_special_files)
+        user_files = {file for file in building.rglob("*") if file.relative_to(building).as_posix() not in bundle.files}
+        stage = _stage(building, bundle, reference, options)
         for form, precision in jobs:
             stage.make(form, precision)
         stage.finish()
         if stage.verdicts:
-            extend_report(building, stage.verdicts, against)
-        tried = {(form.name, precision) for form, precision in jobs}
+            extend_report(building, stage.verdicts, reference)
+        tried = {(form.name, precision) for form, precision in jobs}  # their earlier files and pending entries go
         written = write_manifest(
             building,
             bundle,
@@ -69,41 +69,41 @@ def extend_bundle(
             [*(each for each in bundle.artifacts if (each.format, each.precision) not in tried), *stage.cards()],
             [*(each for each in bundle.pending if (each.format, each.precision) not in tried), *stage.pending],
             software=bundle.software,
-            foreign=foreign,
+            foreign=user_files,
         )
-    return ExportResult(folder, tuple(stage.verdicts), tuple(stage.pending), against, written)
+    return ExportResult(folder, tuple(stage.verdicts), tuple(stage.pending), reference, written)
 
 
 def _refuse_options_of_student(target: str, options: ExportOptions, out: Path | None) -> None:
-    """Refuse what is about writing ONNX from a student: a bundle has its ONNX and its images already."""
-    given = (["out"] if out is not None else []) + options.changed(of_student=True)
+    """Refuse options that only apply to a student: a bundle already has its ONNX files and images."""
+    given = (["out"] if out is not None else []) + options.changed(student_only=True)
     if given:
         raise UserError(
-            f"{flag(given[0])} is about writing ONNX from a student, and '{target}' is a bundle, to which formats are "
-            f"added where it lies; leave out {flag(given[0])}"
+            f"{flag(given[0])} only applies to exporting a student, but '{target}' is a bundle, to which formats are "
+            f"added in place; leave out {flag(given[0])}"
         )
     if ONNX in (options.settings or {}):
         raise UserError(
-            f"--set {ONNX}.KEY is about writing ONNX from a student, and '{Path(target)}' is a bundle; leave it out"
+            f"--set {ONNX}.KEY only applies to exporting a student, but '{Path(target)}' is a bundle; leave it out"
         )
 
 
-def _stage(building: Path, bundle: Bundle, against: Evidence, options: ExportOptions) -> Stage:
+def _stage(building: Path, bundle: Bundle, reference: Reference, options: ExportOptions) -> Stage:
     files = {each.precision: building / each.file for each in bundle.artifacts if each.format == ONNX}
-    pixels = against.pictures.pixels
+    pixels = reference.images.pixels
     source = ExportSource(
         request_of(bundle),
         onnx=files,
         card=card(bundle),
         images=pixels[np.arange(len(pixels))],
-        images_from=against.pictures.source,
+        images_from=reference.images.source,
         progress=options.progress,
     )
-    return Stage(building, source, Gate(against, TOLERANCES[options.tolerance]), files)
+    return Stage(building, source, Gate(reference, TOLERANCES[options.tolerance]), files)
 
 
 def _with_pending_settings(options: ExportOptions, bundle: Bundle) -> ExportOptions:
-    """The options with the settings that are noted for what is pending, below those that are given now."""
+    """The options with the stored settings of pending files; settings that are given now override them."""
     settings = dict(options.settings or {})
     for each in bundle.pending:
         if each.format in options.exporters and (not options.precisions or each.precision in options.precisions):
@@ -117,28 +117,28 @@ def _precisions(form: Format, options: ExportOptions, bundle: Bundle) -> tuple[P
 
 
 def _require_possible(folder: Path, bundle: Bundle, jobs: list[tuple[Format, Precision]], *, force: bool) -> None:
-    """Refuse what the bundle has no ONNX for, and what it has already."""
-    there = {(each.format, each.precision): each.file for each in bundle.artifacts}
+    """Refuse a precision without an ONNX file, and without `force` a file that already exists."""
+    existing = {(each.format, each.precision): each.file for each in bundle.artifacts}
     for form, precision in jobs:
-        if (ONNX, precision) not in there:
+        if (ONNX, precision) not in existing:
             raise UserError(
-                f"bundle '{folder}' has no ONNX in {precision}, from which {form.name} is made; "
+                f"bundle '{folder}' has no ONNX file in {precision} to make {form.name} from; "
                 f"export the run again with --{precision}"
             )
-        if (form.name, precision) in there and not force:
-            file = there[form.name, precision]
-            raise RunDirectoryError(f"bundle '{folder}' has {file} already; give --force to replace it")
+        if (form.name, precision) in existing and not force:
+            file = existing[form.name, precision]
+            raise RunDirectoryError(f"bundle '{folder}' already has {file}; give --force to replace it")
 
 
-def _no_format(folder: Path, bundle: Bundle) -> str:
-    """Why nothing is added where no format is named, and what can be done."""
-    message = f"bundle '{folder}' has its ONNX already, which is written from the student; name a format with --format"
+def _no_format_message(folder: Path, bundle: Bundle) -> str:
+    """Message for a call without a format."""
+    message = f"bundle '{folder}' already has its ONNX files, which are made from the student; give --format NAME"
     if not bundle.pending:
         return message
-    return f"{message}, or finish what is pending: {bundle.pending[0].command_for(folder)}"
+    return f"{message}, or make a pending file: {bundle.pending[0].command_for(folder)}"
 
 
-def _neither_files_nor_folders(folder: str, names: list[str]) -> set[str]:
-    """Pipes and devices, which cannot be copied."""
-    places = {name: Path(folder) / name for name in names}
-    return {name for name, place in places.items() if not (place.is_symlink() or place.is_file() or place.is_dir())}
+def _special_files(folder: str, names: list[str]) -> set[str]:
+    """Names of pipes and devices: copying a pipe would block."""
+    paths = {name: Path(folder) / name for name in names}
+    return {name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())}

@@ -1,4 +1,4 @@
-"""The formats of an export: their exporters, found by name and made with the options that were given."""
+"""Formats of an export: each exporter, found by name and created with its options."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """An exporter by its name, and the options that it was made with, for the command that finishes its work."""
+    """An exporter with its name and options; the options are repeated in the command of a pending file."""
 
     name: str
     exporter: Exporter
     options: BaseModel
 
     def flags(self, precision: Precision) -> list[str]:
-        """The options of the command line that choose this format and precision."""
+        """The command-line options that select this format and precision."""
         if isinstance(self.exporter, HasFlags):
             flags = list(self.exporter.flags())
         else:
@@ -36,19 +36,19 @@ class Format:
 
 
 def onnx_format(options: ExportOptions, plugins: PluginRegistry) -> Format:
-    """The ONNX exporter, whose files all other formats are made from."""
+    """The ONNX exporter; all other formats are made from its files."""
     return _format(ONNX, options, plugins)
 
 
 def other_formats(options: ExportOptions, plugins: PluginRegistry) -> list[Format]:
-    """The exporters beside ONNX.
+    """The exporters besides ONNX.
 
-    Raises: UnknownPluginError; RecipeError for their options; UserError for a precision that they do not write, or
-    for settings of a format that is not exported.
+    Raises: UnknownPluginError; RecipeError for invalid options; UserError for an unsupported precision, or for settings
+    of a format that is not exported.
     """
     for name in options.settings_by_exporter():
         if name not in {ONNX, *options.exporters}:
-            raise UserError(f"--set {name}.KEY is of a format that was not asked for; add --format {name}")
+            raise UserError(f"--set {name}.KEY has no effect without that format; add --format {name}")
     return [_format(name, options, plugins) for name in options.exporters]
 
 

@@ -1,4 +1,4 @@
-"""What an export made: its files, what is pending, and how well everything agrees with torch."""
+"""Result of an export: files with their gate results, pending files, and the manifest."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import counted
 from distillkit_export.bundle.manifest import REJECTED, Bundle, PendingCard
 from distillkit_export.gate.gate import Verdict
-from distillkit_export.gate.parity import Evidence, Parity
+from distillkit_export.gate.parity import Parity, Reference
 from distillkit_export.gate.report import lines
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An export: its folder, the verdict on each file, what is pending, and the manifest."""
+    """Result of an export: folder, verdict on each file, pending files, reference of the gate, and manifest."""
 
     directory: Path
     verdicts: tuple[Verdict, ...]
     pending: tuple[PendingCard, ...]
-    against: Evidence
+    reference: Reference
     bundle: Bundle
 
     @property
@@ -32,7 +32,10 @@ class ExportResult:
 
     @property
     def parity(self) -> Parity:
-        """How well the first file agrees."""
+        """Parity metrics of the first file.
+
+        Raises: UnavailableError if it was not gated.
+        """
         parity = self.verdicts[0].parity
         if parity is None:
             raise UnavailableError(self.verdicts[0].failure)
@@ -40,21 +43,21 @@ class ExportResult:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """`bundle.json` as data."""
+        """The content of `bundle.json`."""
         return self.bundle.model_dump(mode="json")
 
     def lines(self) -> list[str]:
-        """What a terminal shows."""
+        """Lines for the terminal."""
         output = self.bundle.output
-        one = f"{output.head} head" if output.head else "embedding"
-        answer = f"both heads fused by {output.fusion}" if output.fusion else one
+        single = f"{output.head} head" if output.head else "embedding"
+        shown = f"both heads fused by {output.fusion}" if output.fusion else single
         shape = " x ".join(str(size) for size in self.bundle.input.shape)
         count = counted(len(self.bundle.artifacts), "file")
-        heading = f"{self.directory}: {count}, opset {self.bundle.opset}, {shape} images, {answer}"
-        return [heading, *(lines(self.verdicts, self.against) if self.verdicts else ())]
+        heading = f"{self.directory}: {count}, opset {self.bundle.opset}, {shape} images, {shown}"
+        return [heading, *(lines(self.verdicts, self.reference) if self.verdicts else ())]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as data, for --json."""
+        """The content of --json."""
         return {
             "directory": str(self.directory),
             "manifest": self.manifest,
@@ -62,14 +65,14 @@ class ExportResult:
         }
 
     def require(self) -> None:
-        """Raise for files that failed or are missing; those that passed are there all the same.
+        """Raise an error for files that failed or are missing; files that passed are kept in any case.
 
         Raises: GateError for files that failed; UnavailableError for files that could not be gated or made here.
         """
         failed = [each.failure for each in self.verdicts if each.outcome == "failed" and each.kept]
         sentences = [*self._ungated(), *self._pending()]
         if failed:
-            where = f"kept in '{self.directory / REJECTED}'; what passed is in '{self.directory}'"
+            where = f"kept in '{self.directory / REJECTED}'; files that passed are in '{self.directory}'"
             raise GateError("; ".join([*failed, where, *sentences]))
         if sentences:
             raise UnavailableError("; ".join(sentences))

@@ -1,4 +1,4 @@
-"""The loop over formats and precisions: write, read the precision back, gate, record."""
+"""Loop over formats and precisions: write a file, verify its precision, gate it, record the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from distillkit.contracts.exporter import Artifact
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
-from distillkit_export.bundle.manifest import HERE, REJECTED, ArtifactCard, PendingCard
+from distillkit_export.bundle.manifest import BUNDLE_PLACEHOLDER, REJECTED, ArtifactCard, PendingCard
 from distillkit_export.gate.checks import checks
 from distillkit_export.gate.gate import Gate, Verdict, size
 from distillkit_export.gate.relative_latency import relative_latency
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from distillkit_export.pipeline.formats import Format
 
 COMPARED = ".compared"
+"""Temporary folder for files that are written only for comparison."""
 
 
 @dataclass
 class Stage:
-    """One export under way in `folder`. What it made so far is in `verdicts`, what it could not make in `pending`."""
+    """State of one export in `folder`: verdicts on the files written so far, and files that cannot be made here."""
 
     folder: Path
     source: ExportSource
@@ -38,100 +39,101 @@ class Stage:
     pending: list[PendingCard] = field(default_factory=list)
 
     def make_onnx(self, form: Format, precisions: Sequence[Precision]) -> None:
-        """Write ONNX, float32 first, on which everything else rests.
+        """Write ONNX files, float32 first, because all others are made from it.
 
-        Raises: GateError where float32 fails its gate; whatever the exporter raises.
+        Raises: GateError if float32 fails the gate; whatever the exporter raises.
         """
-        first = self._written(form, "fp32", self.folder)
+        first = self._write_and_gate(form, "fp32", self.folder)
         if first.outcome == "failed":
             self.verdicts.append(first)
             raise GateError(first.failure)
         for precision in precisions:
             if precision != "fp32":
-                self._written(form, precision, self.folder)
+                self._write_and_gate(form, precision, self.folder)
 
-    def compare_with(self, form: Format, precision: Precision) -> None:
-        """Write ONNX in a precision that is not exported, for its row in the report alone."""
+    def make_for_comparison(self, form: Format, precision: Precision) -> None:
+        """Write ONNX in a precision that is not exported, only for its row in the report."""
         (self.folder / COMPARED).mkdir()
-        self._written(form, precision, self.folder / COMPARED, kept=False)
+        self._write_and_gate(form, precision, self.folder / COMPARED, kept=False)
 
     def make(self, form: Format, precision: Precision) -> None:
-        """Write another format, or note why it is pending on this machine and what finishes it on the target."""
+        """Write another format; if this machine cannot, record it as pending with the command for the target."""
         failed = [verdict for verdict in self.verdicts if verdict.outcome == "failed"]
         if any(verdict.artifact.precision == precision for verdict in failed if verdict.artifact.format == "onnx"):
-            return  # what is made from a rejected file is rejected with it
+            return  # it would be made from a rejected ONNX file
         try:
             form.exporter.check()
-            self._written(form, precision, self.folder)
+            self._write_and_gate(form, precision, self.folder)
         except (UnavailableError, MissingExtraError) as error:
-            command = shlex.join(["distillkit", "export", HERE, *form.flags(precision)])
+            command = shlex.join(["distillkit", "export", BUNDLE_PLACEHOLDER, *form.flags(precision)])
             options = form.options.model_dump(mode="json")
             self.pending.append(
                 PendingCard(format=form.name, precision=precision, reason=str(error), command=command, options=options)
             )
 
     def finish(self) -> None:
-        """Time the files against each other, and put aside what failed and what was for comparison alone."""
-        self._time()
+        """Measure relative latencies, move failed files to `rejected/` and delete files made for comparison."""
+        self._measure_latency()
         shutil.rmtree(self.folder / COMPARED, ignore_errors=True)
         for verdict in self.verdicts:
             if verdict.outcome == "failed" and verdict.kept:
                 for file in (verdict.artifact.file, *verdict.artifact.companions):
-                    aside = self.folder / REJECTED / file
-                    aside.parent.mkdir(parents=True, exist_ok=True)
-                    (self.folder / file).rename(aside)
+                    rejected = self.folder / REJECTED / file
+                    rejected.parent.mkdir(parents=True, exist_ok=True)
+                    (self.folder / file).rename(rejected)
 
     def cards(self) -> list[ArtifactCard]:
-        """The files that are part of the bundle."""
+        """Manifest entries of the files that are part of the bundle."""
         return [card_of(verdict) for verdict in self.verdicts if verdict.kept and verdict.outcome != "failed"]
 
-    def _written(self, form: Format, precision: Precision, folder: Path, *, kept: bool = True) -> Verdict:
+    def _write_and_gate(self, form: Format, precision: Precision, folder: Path, *, kept: bool = True) -> Verdict:
         with blamed(form.exporter, "write"):
             artifact = form.exporter.write(self.source, folder, precision)
         if not isinstance(artifact, Artifact):
             refuse(form.exporter, "write", kind_of(artifact), "an Artifact")
-        misread = _misread(form.exporter, folder / artifact.file, precision)
-        if misread:
-            written = size(folder / artifact.file)
-            verdict = Verdict(artifact, "failed", form.exporter.runtime, written, reason=misread)
+        # Read back from the file, because a tool may silently write another precision than the requested one.
+        mismatch = _precision_mismatch(form.exporter, folder / artifact.file, precision)
+        if mismatch:
+            file_bytes = size(folder / artifact.file)
+            verdict = Verdict(artifact, "failed", form.exporter.runtime, file_bytes, reason=mismatch)
         else:
-            beside = checks(self.source, folder, artifact, self.gate.against, self.gate.limits[precision])
-            verdict = self.gate.judge(artifact, form.exporter, folder, beside)
+            checked = checks(self.source, folder, artifact, self.gate.reference, self.gate.limits[precision])
+            verdict = self.gate.judge(artifact, form.exporter, folder, checked)
         self.verdicts.append(replace(verdict, kept=kept))
         if artifact.format == "onnx" and verdict.outcome != "failed" and kept:
             self.onnx[precision] = folder / artifact.file
         return verdict
 
-    def _time(self) -> None:
-        """ONNX files that run here, against the first; of one alone there is nothing to compare."""
+    def _measure_latency(self) -> None:
+        """Measure the latency of ONNX files that run here, relative to the first; nothing to do for a single file."""
         from distillkit_export.onnx.session import OnnxSession
 
-        # One thread each: the waiting threads of one session would take the cores from the next.
+        # One thread each: idle threads of one session spin and would take cores from the next.
         sessions = {
-            each.artifact.file: OnnxSession(self._place(each), threads=1)
+            each.artifact.file: OnnxSession(self._path(each), threads=1)
             for each in self.verdicts
             if each.artifact.format == "onnx" and each.parity is not None
         }
         if len(sessions) < 2:
             return
-        times = relative_latency(sessions, self.gate.against.pictures.pixels[np.array([0])])
+        times = relative_latency(sessions, self.gate.reference.images.pixels[np.array([0])])
         self.verdicts = [replace(each, relative_latency=times.get(each.artifact.file)) for each in self.verdicts]
 
-    def _place(self, verdict: Verdict) -> Path:
+    def _path(self, verdict: Verdict) -> Path:
         return (self.folder if verdict.kept else self.folder / COMPARED) / verdict.artifact.file
 
 
-def _misread(exporter: Exporter, file: Path, precision: Precision) -> str:
-    """Why a file is not in the precision asked for, as the file itself says; "" where it is."""
+def _precision_mismatch(exporter: Exporter, file: Path, precision: Precision) -> str:
+    """How the precision in a written file differs from the requested one; "" if it does not."""
     try:
-        delivered = exporter.precision_of(file)
+        actual = exporter.precision_of(file)
     except GateError as error:
         return f"was refused: {error}"
-    return "" if delivered == precision else f"is {delivered} although {precision} was asked for"
+    return "" if actual == precision else f"is {actual}, but {precision} was requested"
 
 
 def card_of(verdict: Verdict) -> ArtifactCard:
-    """One file for the manifest."""
+    """The manifest entry of a file."""
     artifact, passed = verdict.artifact, verdict.outcome == "passed"
     return ArtifactCard(
         format=artifact.format,

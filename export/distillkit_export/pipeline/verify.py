@@ -1,6 +1,6 @@
-"""A bundle checked where it will serve: digests first, then the gate of every file in a runtime of this machine.
+"""`verify`: check a bundle on the target machine, first its digests, then every file with the gate.
 
-Needs neither torch nor onnx: the model's own answers are in the bundle.
+Needs neither torch nor onnx, because the model's outputs are stored in the bundle.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from distillkit_export.bundle.reader import OpenBundle, open_bundle
 from distillkit_export.export_options import Tolerance
 from distillkit_export.gate.gate import FileOpener, Gate, Verdict
 from distillkit_export.gate.limits import TOLERANCES
-from distillkit_export.gate.parity import Evidence, evidence
+from distillkit_export.gate.parity import Reference, reference_outputs
 from distillkit_export.gate.report import lines
 from distillkit_export.gate.samples import read_samples
-from distillkit_export.images.labelled_folder import labelled_pictures
+from distillkit_export.images.labelled_folder import labelled_images
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Exporter, Scorer
@@ -31,33 +31,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verification:
-    """What became of every file of a bundle here. `recorded` were ungated and are now noted as passed.
+    """Result of `verify`: the verdict on every file of a bundle on this machine.
 
-    `on_data` is the same on labelled images of this machine, against the float32 file, where some were given.
+    `recorded` are files that were ungated and are now recorded as passed. `on_data` are the verdicts on the labelled
+    images `data`, with the float32 file as reference; empty without `--data`.
     """
 
     folder: Path
-    against: Evidence
+    reference: Reference
     verdicts: tuple[Verdict, ...]
     recorded: tuple[str, ...] = ()
-    data: Evidence | None = None
+    data: Reference | None = None
     on_data: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """What a terminal shows."""
-        shown = [f"{self.folder}: every file is the one that was exported", *lines(self.verdicts, self.against)]
+        """Lines for the terminal."""
+        shown = [f"{self.folder}: every file matches its SHA-256", *lines(self.verdicts, self.reference)]
         if self.data is not None:
             shown += ["", *lines(self.on_data, self.data)]
         shown += [
-            f"{verdict.artifact.file} was ungated and has passed in {verdict.runtime}; {MANIFEST} says so now"
+            f"{verdict.artifact.file} was ungated and has passed in {verdict.runtime}; recorded in {MANIFEST}"
             for verdict in self.verdicts
             if verdict.artifact.file in self.recorded
         ]
         return [*shown, *self.notes]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as data, for --json."""
+        """The content of --json."""
         return {
             "bundle": str(self.folder),
             "files": {verdict.artifact.file: verdict.as_dict() for verdict in self.verdicts},
@@ -67,9 +68,9 @@ class Verification:
         }
 
     def require(self) -> None:
-        """Raise for what did not pass.
+        """Raise an error for files that did not pass.
 
-        Raises: GateError for files that failed; UnavailableError for files that nothing here executes.
+        Raises: GateError for files that failed; UnavailableError for files that no runtime here executes.
         """
         every = (*self.verdicts, *self.on_data)
         failed = [verdict.failure for verdict in every if verdict.outcome == "failed"]
@@ -88,78 +89,81 @@ def verify(
     images: int | None = 1000,
     tolerance: Tolerance = "default",
 ) -> Verification:
-    """Check digests, hold every file against the stored answers, and measure accuracy on the labelled images in `data`.
+    """Check digests, gate every file with the stored outputs, and measure accuracy on the labelled images in `data`.
 
-    A file that was ungated and passes is noted as passed in `bundle.json`, with the runtime, where the folder can be
-    written to. `images` of `data` are looked at, spread evenly; all where it is None.
-    Raises: BundleError for a bundle that is torn, altered or unsafe; DataError for images that cannot be read.
+    An ungated file that passes is recorded as passed in `bundle.json`, with its runtime, if the folder is writable.
+    `images` is the number of evenly spaced images of `data`; None for all.
+    Raises: BundleError for a bundle that is truncated, altered or unsafe; DataError for unreadable images.
     """
     opened = open_bundle(folder)
     bundle, limits = opened.manifest, TOLERANCES[tolerance]
-    against = read_samples(opened)
-    pictures = None if data is None else labelled_pictures(data, bundle.input, bundle.class_names, images)
-    gate = Gate(against, limits, opened.path(opened.artifact()))
-    judged = [_judged(card, opened, gate, plugins) for card in bundle.artifacts]
-    verdicts = tuple(verdict for verdict, _ in judged)
+    reference = read_samples(opened)
+    labelled = None if data is None else labelled_images(data, bundle.input, bundle.class_names, images)
+    gate = Gate(reference, limits, opened.path(opened.artifact()))
+    gated = [_gate_file(card, opened, gate, plugins) for card in bundle.artifacts]
+    verdicts = tuple(verdict for verdict, _ in gated)
     recorded, notes = _record(opened, verdicts)
-    if pictures is None:
-        return Verification(folder, against, verdicts, recorded, notes=notes)
-    first, opener = judged[0]
+    if labelled is None:
+        return Verification(folder, reference, verdicts, recorded, notes=notes)
+    first, opener = gated[0]
     if opener is None or first.outcome != "passed":
-        return Verification(folder, against, verdicts, recorded, notes=(*notes, "no accuracy without model.onnx"))
+        notes = (*notes, "accuracy is not measured, because model.onnx did not pass here")
+        return Verification(folder, reference, verdicts, recorded, notes=notes)
     name = f"{first.artifact.file}, {first.runtime}"
-    on_images = evidence(opener.open(opened.path(first.artifact.file)), pictures, name, classes=against.classes)
-    second = Gate(on_images, limits)
+    scorer = opener.open(opened.path(first.artifact.file))
+    on_data = reference_outputs(scorer, labelled, name, classes=reference.classes)
+    second = Gate(on_data, limits)
     measured = [
-        second.judge(verdict.artifact, found, opened.folder)
-        for verdict, found in judged
-        if found is not None and verdict.outcome == "passed"
+        second.judge(verdict.artifact, opener, opened.folder)
+        for verdict, opener in gated
+        if opener is not None and verdict.outcome == "passed"
     ]
-    return Verification(folder, against, verdicts, recorded, on_images, tuple(measured), notes)
+    return Verification(folder, reference, verdicts, recorded, on_data, tuple(measured), notes)
 
 
-def _judged(
+def _gate_file(
     card: ArtifactCard, opened: OpenBundle, gate: Gate, plugins: PluginRegistry
 ) -> tuple[Verdict, FileOpener | None]:
-    """The verdict of the first runtime that executes the file, and that runtime.
+    """Gate a file in the first runtime that executes it; return the verdict and that runtime.
 
-    A file that is not in the precision of its card has failed, whatever it answers.
+    A file whose precision differs from the manifest fails without being run.
     """
     artifact = Artifact(card.format, card.file, card.precision, card.made_with)
-    misread = _misread(card, opened, plugins)
-    if misread:
-        return Verdict(artifact, "failed", "", opened.manifest.files[card.file].bytes, reason=misread), None
-    reasons: list[Verdict] = []
+    # Before the gate: a float32 file under the name of an INT8 file would pass every limit.
+    mismatch = _precision_mismatch(card, opened, plugins)
+    if mismatch:
+        return Verdict(artifact, "failed", "", opened.manifest.files[card.file].bytes, reason=mismatch), None
+    ungated: list[Verdict] = []
     for opener in _openers(card, plugins):
         verdict = gate.judge(artifact, opener, opened.folder)
         if verdict.outcome != "ungated":
             return verdict, opener
-        reasons.append(verdict)
-    if reasons:
-        return reasons[0], None
-    reason = f"was not gated: nothing here executes format {card.format}"
+        ungated.append(verdict)
+    if ungated:
+        return ungated[0], None
+    reason = f"was not gated: no runtime here executes format {card.format}"
     return Verdict(artifact, "ungated", "", opened.manifest.files[card.file].bytes, reason=reason), None
 
 
-def _misread(card: ArtifactCard, opened: OpenBundle, plugins: PluginRegistry) -> str:
-    """Why a file is not in the precision that its card has, as the file itself says; "" where it is.
+def _precision_mismatch(card: ArtifactCard, opened: OpenBundle, plugins: PluginRegistry) -> str:
+    """How the precision in a file differs from the manifest; "" if it does not.
 
-    Also "" where nothing here can read it: then nothing here executes it either.
+    Also "" if it cannot be read here: then no runtime here executes the file either.
     """
     exporter = _exporter(card, plugins)
     if exporter is None:
         return ""
     try:
-        found = exporter.precision_of(opened.path(card))
+        actual = exporter.precision_of(opened.path(card))
     except (UnavailableError, ImportError):
         return ""
     except GateError as error:
         return f"was refused: {error}"
-    return "" if found == card.precision else f"is {found} although {MANIFEST} says {card.precision}"
+    return "" if actual == card.precision else f"is {actual}, but {MANIFEST} says {card.precision}"
 
 
 def _exporter(card: ArtifactCard, plugins: PluginRegistry) -> Exporter | None:
-    """The exporter of the file's format, where it is installed."""
+    """The exporter of the file's format; None if it is not installed."""
     if card.format not in {plugin.spec.name for plugin in plugins.listing("exporter")}:
         return None
     plugin = plugins.find("exporter", card.format)
@@ -168,19 +172,19 @@ def _exporter(card: ArtifactCard, plugins: PluginRegistry) -> Exporter | None:
 
 
 def _openers(card: ArtifactCard, plugins: PluginRegistry) -> Iterator[FileOpener]:
-    """The format's own exporter, then every runtime that works here and loads the format."""
+    """The exporter of the format, then every available runtime that loads the format."""
     exporter = _exporter(card, plugins)
     if exporter is not None:
         yield exporter
     for plugin in plugins.listing("runtime"):
         runtime: Runtime = plugins.find("runtime", plugin.spec.name).create()
         if card.format in runtime.formats and runtime.availability().works:
-            yield _InRuntime(runtime, card)
+            yield _RuntimeOpener(runtime, card)
 
 
 @dataclass(frozen=True)
-class _InRuntime:
-    """A runtime in its default setting as something that opens files of one kind."""
+class _RuntimeOpener:
+    """Adapter from a runtime in its default setting to `FileOpener`."""
 
     served: Runtime
     card: ArtifactCard
@@ -195,20 +199,20 @@ class _InRuntime:
 
 
 def _record(opened: OpenBundle, verdicts: Sequence[Verdict]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Note in the manifest what was ungated and has passed: the files, and a sentence where it cannot be written."""
+    """Record ungated files that have passed in the manifest; return them, or a note if it cannot be written."""
     bundle = opened.manifest
     passed = {verdict.artifact.file: verdict for verdict in verdicts if verdict.outcome == "passed"}
-    news = [card.file for card in bundle.artifacts if card.gate == "ungated" and card.file in passed]
-    if not news:
+    newly_passed = [card.file for card in bundle.artifacts if card.gate == "ungated" and card.file in passed]
+    if not newly_passed:
         return (), ()
     artifacts = tuple(
         card.model_copy(update={"gate": "passed", "runtime": passed[card.file].runtime, "reason": None})
-        if card.file in news
+        if card.file in newly_passed
         else card
         for card in bundle.artifacts
     )
     try:
         write_json(opened.folder / MANIFEST, bundle.model_copy(update={"artifacts": artifacts}).model_dump(mode="json"))
     except OSError as error:
-        return (), (f"{', '.join(news)} passed, which could not be noted in {MANIFEST}: {error.strerror}",)
-    return tuple(news), ()
+        return (), (f"{', '.join(newly_passed)} passed, but {MANIFEST} cannot be written: {error.strerror}",)
+    return tuple(newly_passed), ()

@@ -8,9 +8,9 @@ from typing import Any
 from distillkit.contracts.exporter import ReportProgress
 from distillkit.errors import UnavailableError
 from distillkit.storage.atomic import write_text
-from distillkit_export.isolated_process import ChildError, Event, Say, result_of, serve
+from distillkit_export.isolated_process import ChildError, Event, SendEvent, result_of, serve
 from distillkit_export.tensorrt.options import TensorRtOptions
-from distillkit_export.user_dirs import private, user_cache
+from distillkit_export.user_dirs import make_private, user_cache
 
 
 def build_in_subprocess(
@@ -31,12 +31,12 @@ def build_in_subprocess(
             "distillkit_export.tensorrt.build_engine", request, timeout_s=options.timeout_s, on_event=report
         )
     except ChildError as error:
-        log = private(user_cache() / "tensorrt") / "build.log"
+        log = make_private(user_cache() / "tensorrt") / "build.log"
         write_text(log, error.log)
         raise UnavailableError(f"the build of the TensorRT engine of {onnx.name} {error}; its log is {log}") from error
 
 
-def work(request: dict[str, Any], say: Say) -> dict[str, Any]:
+def work(request: dict[str, Any], send: SendEvent) -> dict[str, Any]:
     """In the subprocess: check the platform again, and build."""
     from distillkit_export.tensorrt.building import build
     from distillkit_export.tensorrt.preflight import Missing, probe
@@ -46,7 +46,7 @@ def work(request: dict[str, Any], say: Say) -> dict[str, Any]:
     if isinstance(found, Missing):
         raise UnavailableError(f"{found.reason}; {found.remedy}")
     options = TensorRtOptions.model_validate(request["options"])
-    return build(Path(request["onnx"]), Path(request["plan"]), options, Path(request["cache"]), say)
+    return build(Path(request["onnx"]), Path(request["plan"]), options, Path(request["cache"]), send)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tensorrt as trt
 
 from distillkit.errors import UnavailableError
-from distillkit_export.isolated_process import Say
+from distillkit_export.isolated_process import SendEvent
 from distillkit_export.tensorrt.layers import type_named, types_of
 from distillkit_export.tensorrt.options import BatchProfile, TensorRtOptions
 from distillkit_export.tensorrt.timing_cache import read_cache, write_cache
@@ -47,25 +47,25 @@ class Logger(trt.ILogger):
 class Monitor(trt.IProgressMonitor):
     """Report the progress of the build to the parent process."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, send: SendEvent) -> None:
         trt.IProgressMonitor.__init__(self)
-        self._say = say
+        self._send = send
         self._steps: dict[str, int] = {}
 
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         self._steps[phase_name] = num_steps
-        self._say({"phase": phase_name, "within": parent_phase, "done": 0, "steps": num_steps})
+        self._send({"phase": phase_name, "within": parent_phase, "done": 0, "steps": num_steps})
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        self._say({"phase": phase_name, "done": step + 1, "steps": self._steps.get(phase_name, 0)})
+        self._send({"phase": phase_name, "done": step + 1, "steps": self._steps.get(phase_name, 0)})
         return True  # False would cancel the build
 
     def phase_finish(self, phase_name: str) -> None:
         steps = self._steps.pop(phase_name, 0)
-        self._say({"phase": phase_name, "done": steps, "steps": steps})
+        self._send({"phase": phase_name, "done": steps, "steps": steps})
 
 
-def build(onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, say: Say) -> dict[str, Any]:
+def build(onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, send: SendEvent) -> dict[str, Any]:
     """Write the engine of `onnx` to `plan`; returns facts about the engine and the build.
 
     Raises: UnavailableError with TensorRT's error message.
@@ -78,7 +78,7 @@ def build(onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, say: Sa
     config = _required(builder.create_builder_config(), "configuration")
     _configure(config, options)
     config.add_optimization_profile(_profile(builder, network, options.batch))
-    config.progress_monitor = Monitor(say)
+    config.progress_monitor = Monitor(send)
     cached = _load_cache(config, cache)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from distillkit.storage.atomic import write_bytes
 from distillkit_export.tensorrt.engine_card import machine_name
 from distillkit_export.tensorrt.preflight import Platform
-from distillkit_export.user_dirs import private, user_cache
+from distillkit_export.user_dirs import make_private, user_cache
 
 
 def timing_cache(here: Platform) -> Path:
@@ -28,5 +28,5 @@ def read_cache(file: Path) -> bytes:
 
 def write_cache(file: Path, content: bytes) -> None:
     """Replace the cache atomically, so that concurrent builds do not corrupt it."""
-    private(file.parent)
+    make_private(file.parent)
     write_bytes(file, content)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from distillkit.errors import UnavailableError
-from distillkit_export.user_dirs import private, user_data
+from distillkit_export.user_dirs import make_private, user_data
 
 VARIABLE = "DISTILLKIT_TRUST_ENGINE"
 """Environment variable to trust other engines: one or more SHA-256 digests, separated by commas."""
@@ -28,7 +28,7 @@ def store() -> Path:
 def trust(plan: bytes, name: str) -> str:
     """Record an engine that was just built here; returns its SHA-256."""
     digest = hashlib.sha256(plan).hexdigest()
-    private(store())
+    make_private(store())
     note = {"name": name, "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     # Created with mode 0600, so that it is never accessible to other users.
     with os.fdopen(os.open(_note(digest), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -1,4 +1,4 @@
-"""Images are prepared without torch exactly as the run's own evaluation prepares them."""
+"""Preprocessing without torch is bit-identical to that of the run's evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def card(spec, **request):
 
 
 def evaluated(image, spec):
-    """What the training side feeds its evaluation."""
+    """The image after the transform of evaluation."""
     return evaluation_transform(Augment(interpolation=spec.interpolation, eval_crop=spec.crop), spec)(image).numpy()
 
 
@@ -55,22 +55,22 @@ sizes = st.one_of(st.integers(1, 64).map(lambda side: (side, side)), st.tuples(s
     st.sampled_from(["bicubic", "bilinear", "nearest"]),
     st.booleans(),
 )
-def test_every_photograph_is_prepared_bit_for_bit_as_in_evaluation(picture, cut, size, crop, interpolation, grey):
-    picture = picture.crop((100, 10, 100 + cut[0], 10 + cut[1]))
+def test_every_photograph_is_preprocessed_bit_for_bit_as_in_evaluation(image, cut, size, crop, interpolation, grey):
+    image = image.crop((100, 10, 100 + cut[0], 10 + cut[1]))
     spec = replace(SPEC, image_size=size, crop=crop, interpolation=interpolation, **(GREY if grey else {}))
-    picture = picture.convert("L") if grey else picture
-    found = prepare(picture, card(spec))
+    image = image.convert("L") if grey else image
+    found = prepare(image, card(spec))
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, evaluated(picture, spec))
+    np.testing.assert_array_equal(found, evaluated(image, spec))
 
 
 @given(st.tuples(sides, sides), sizes, st.floats(0.3, 1.0))
-def test_pixels_for_a_file_that_normalises_are_those_that_it_would_divide(cut, size, crop):
-    picture = PHOTOGRAPHS[0].crop((50, 50, 50 + cut[0], 50 + cut[1]))
+def test_uint8_pixels_are_those_of_evaluation_before_normalisation(cut, size, crop):
+    image = PHOTOGRAPHS[0].crop((50, 50, 50 + cut[0], 50 + cut[1]))
     spec = replace(SPEC, image_size=size, crop=crop, mean=(0.0,) * 3, std=(1.0,) * 3)
-    pixels = prepare(picture, card(spec, uint8=True))
+    pixels = prepare(image, card(spec, uint8=True))
     assert (pixels.dtype, pixels.shape) == (np.uint8, (*size, 3))
-    np.testing.assert_array_equal(pixels.transpose(2, 0, 1) / np.float32(255), evaluated(picture, spec))
+    np.testing.assert_array_equal(pixels.transpose(2, 0, 1) / np.float32(255), evaluated(image, spec))
 
 
 def saved(folder, name, image, **options):
@@ -80,7 +80,7 @@ def saved(folder, name, image, **options):
 
 def rotated_by_exif():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees for display
     return exif
 
 
@@ -88,17 +88,17 @@ def rotated_by_exif():
 def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind):
     from distillkit_plugins.datasets.folder import Folder
 
-    picture = PHOTOGRAPHS[1].crop((200, 100, 290, 160))
-    transparent = picture.copy()
-    transparent.putalpha(Image.linear_gradient("L").resize(picture.size))
+    image = PHOTOGRAPHS[1].crop((200, 100, 290, 160))
+    transparent = image.copy()
+    transparent.putalpha(Image.linear_gradient("L").resize(image.size))
     paths = {
-        "jpeg": lambda: saved(tmp_path, "a.jpg", picture),
-        "palette": lambda: saved(tmp_path, "a.png", picture.quantize(40)),
+        "jpeg": lambda: saved(tmp_path, "a.jpg", image),
+        "palette": lambda: saved(tmp_path, "a.png", image.quantize(40)),
         "alpha": lambda: saved(tmp_path, "a.png", transparent),
         "palette with alpha": lambda: saved(tmp_path, "a.png", transparent.quantize(40)),
-        "grey": lambda: saved(tmp_path, "a.png", picture.convert("L")),
-        "exif": lambda: saved(tmp_path, "a.jpg", picture, exif=rotated_by_exif()),
-        "animated": lambda: saved(tmp_path, "a.webp", picture, save_all=True, append_images=[picture.rotate(90)]),
+        "grey": lambda: saved(tmp_path, "a.png", image.convert("L")),
+        "exif": lambda: saved(tmp_path, "a.jpg", image, exif=rotated_by_exif()),
+        "animated": lambda: saved(tmp_path, "a.webp", image, save_all=True, append_images=[image.rotate(90)]),
     }
     path = paths[kind]()
     spec = replace(SPEC, image_size=(24, 40), crop=0.9)
@@ -116,20 +116,20 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     assert str(refused.value) == (
         f"image '{tmp_path}/text.png' cannot be read: cannot identify image file '{tmp_path}/text.png'"
     )
-    torn = saved(tmp_path, "torn.png", PHOTOGRAPHS[0].crop((0, 0, 90, 90)))
-    torn.write_bytes(torn.read_bytes()[:900])
-    with pytest.raises(DataError, match=r"^image '.*torn.png' cannot be read: [^\n]*$"):
-        read_image(torn, "RGB")
+    truncated = saved(tmp_path, "truncated.png", PHOTOGRAPHS[0].crop((0, 0, 90, 90)))
+    truncated.write_bytes(truncated.read_bytes()[:900])
+    with pytest.raises(DataError, match=r"^image '.*truncated.png' cannot be read: [^\n]*$"):
+        read_image(truncated, "RGB")
     deep = saved(tmp_path, "deep.png", Image.fromarray(np.arange(5400, dtype=np.uint16).reshape(60, 90) * 12))
     with pytest.raises(DataError) as refused:
         read_image(deep, "RGB")
     assert str(refused.value) == f"image '{deep}' cannot be read: pixels of mode 'I;16' would be clipped to 8 bits"
 
 
-def test_a_strip_that_would_fill_the_memory_is_refused():
+def test_an_extreme_aspect_ratio_is_refused():
     with pytest.raises(DataError) as refused:
         prepare(Image.new("RGB", (1, 60_000)), card(replace(SPEC, image_size=(224, 224), crop=0.875)))
-    assert str(refused.value) == "an image of 1 x 60000 pixels is too long to be cut to a model's size"
+    assert str(refused.value) == "the aspect ratio of an image of 1 x 60000 pixels is too extreme to resize"
 
 
 def test_channels_that_no_image_has_are_refused():
@@ -137,6 +137,6 @@ def test_channels_that_no_image_has_are_refused():
     with pytest.raises(UnavailableError) as refused:
         prepare(PHOTOGRAPHS[0], card(spec))
     assert str(refused.value) == (
-        "the bundle takes 4 channels and no image file says what they are; "
-        "prepare the numbers yourself and give them to the runtime"
+        "the bundle takes images of 4 channels, which image files do not have; "
+        "prepare the arrays yourself and give them to the runtime"
     )

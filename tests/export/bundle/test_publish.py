@@ -1,4 +1,4 @@
-"""An export's folder appears whole or not at all."""
+"""The folder of an export appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -37,19 +37,17 @@ def test_error_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_gate_keeps_files_aside_and_the_earlier_export(tmp_path):
+def test_failed_gate_keeps_the_files_in_rejected_and_the_earlier_export(tmp_path):
     target = tmp_path / "export"
     fill(target, text="earlier")
     with pytest.raises(GateError) as error:
         build(target, GateError("model.onnx differs from torch by 0.1"))
-    assert str(error.value) == (
-        f"model.onnx differs from torch by 0.1; what was built is kept in '{target / 'rejected'}'"
-    )
+    assert str(error.value) == (f"model.onnx differs from torch by 0.1; the files are kept in '{target / 'rejected'}'")
     assert names(tmp_path) == ["export/bundle.json", "export/rejected/model.onnx"]
     assert (target / "bundle.json").read_text() == "earlier"
 
 
-def test_success_replaces_the_earlier_export_and_what_was_rejected(tmp_path):
+def test_success_replaces_the_earlier_export_and_rejected_files(tmp_path):
     target = tmp_path / "export"
     fill(target, "old.onnx")
     fill(target / "rejected", "bad.onnx")
@@ -74,18 +72,20 @@ def test_earlier_export_needs_force(tmp_path):
     require_free(tmp_path, force=True)
     with pytest.raises(RunDirectoryError) as error:
         require_free(tmp_path, force=False)
-    assert str(error.value) == (f"folder '{tmp_path}' holds an export already; give another, or --force to replace it")
+    assert str(error.value) == (
+        f"folder '{tmp_path}' already contains an export; give another folder, or --force to replace it"
+    )
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_folder_of_something_else_is_never_replaced(tmp_path, force):
+def test_folder_that_is_not_an_export_is_never_replaced(tmp_path, force):
     fill(tmp_path, "thesis.tex")
     with pytest.raises(RunDirectoryError) as error:
         require_free(tmp_path, force=force)
-    assert str(error.value) == (f"folder '{tmp_path}' is not empty and holds no export; give another for the export")
+    assert str(error.value) == (f"folder '{tmp_path}' is not empty and is not an export; give another folder")
 
 
-def test_file_in_the_way(tmp_path):
+def test_file_instead_of_a_folder_is_refused(tmp_path):
     target = tmp_path / "export"
     target.write_text("")
     with pytest.raises(RunDirectoryError) as error:

@@ -1,4 +1,4 @@
-"""A bundle is opened only where it is whole, unaltered and keeps to its folder; the rest is refused in one sentence."""
+"""A bundle is opened only if it is complete, unaltered and inside its folder; others are refused in one message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distillkit_export.bundle.reader import open_bundle
 
 @pytest.fixture
 def bundle(exported, tmp_path):
-    """A bundle of its own for every test, called 'b' and named relatively, as sentences show it."""
+    """A copy of a bundle for every test, in a folder called 'b'."""
     shutil.copytree(exported["plain"].directory, tmp_path / "b")
     return tmp_path / "b"
 
@@ -34,7 +34,7 @@ def refusal(folder):
 
 
 def edit(folder, change):
-    """Rewrite the manifest: somebody else's, so it may say anything."""
+    """Change the manifest, as a third party might."""
     file = folder / "bundle.json"
     data = json.loads(file.read_text())
     change(data)
@@ -42,20 +42,20 @@ def edit(folder, change):
 
 
 def relist(folder, name):
-    """State the digest that a file has now, as an attacker would."""
+    """Update the digest of a file in the manifest, as an attacker would."""
     content = (folder / name).read_bytes()
     card = {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
     edit(folder, lambda data: data["files"].__setitem__(name, card))
 
 
-def test_a_whole_bundle_opens(bundle):
+def test_a_valid_bundle_opens(bundle):
     opened = open_bundle(bundle)
     artifact = opened.artifact()
     assert (artifact.file, artifact.precision, opened.path(artifact)) == ("model.onnx", "fp32", bundle / "model.onnx")
     assert opened.manifest.input.image_size == (40, 40)
 
 
-def test_files_that_are_not_listed_do_not_matter(bundle):
+def test_unlisted_files_are_ignored(bundle):
     (bundle / "notes.txt").write_text("mine")
     assert "notes.txt" not in open_bundle(bundle).manifest.files
 
@@ -71,7 +71,7 @@ def test_opening_needs_neither_torch_nor_onnx_nor_a_runtime(bundle):
     assert (done.stdout, done.stderr) == ("model.onnx\n", "")
 
 
-def test_what_is_not_there_is_named(bundle):
+def test_missing_precisions_and_files_are_refused(bundle):
     opened = open_bundle(bundle)
     with pytest.raises(BundleError) as refused:
         opened.artifact("onnx", "int8")
@@ -79,107 +79,104 @@ def test_what_is_not_there_is_named(bundle):
     with pytest.raises(BundleError) as refused:
         opened.path("model.int8.onnx")
     assert str(refused.value) == (
-        f"bundle '{bundle}' has no file 'model.int8.onnx'; its bundle.json lists those that it has"
+        f"bundle '{bundle}' has no file 'model.int8.onnx'; its bundle.json lists the files that it has"
     )
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_path_without_a_bundle_folder_is_refused(tmp_path):
     assert refusal(tmp_path / "b") == "bundle 'b' does not exist; give a folder that `distillkit export` wrote"
     (tmp_path / "b").write_text("")
-    assert refusal(tmp_path / "b") == "'b' is a file; give the folder of a bundle, which holds bundle.json"
+    assert refusal(tmp_path / "b") == "'b' is a file; give the folder of a bundle, which contains bundle.json"
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "message"),
     [
         (
             "b",
             (
-                "'b' has no bundle.json, so it is no bundle or its export did not finish; "
+                "'b' has no bundle.json: it is not a bundle, or its export did not finish; "
                 "give a folder that `distillkit export` wrote"
             ),
         ),
-        (".b.tmp", "'b' is an export that did not finish; export again"),
-        ("rejected", "'b' holds files that failed their gate, which are not served; export again"),
+        (".b.tmp", "'b' is an unfinished export; export again"),
+        ("rejected", "'b' contains files that failed the gate and are not served; export again"),
     ],
 )
-def test_partial_exports(bundle, name, sentence):
+def test_unfinished_and_rejected_exports_are_refused(bundle, name, message):
     (bundle / "bundle.json").unlink()
     folder = bundle.rename(bundle.with_name(name))
-    assert refusal(folder) == sentence
+    assert refusal(folder) == message
 
 
-def test_a_partial_export_with_a_manifest_is_refused_as_well(bundle):
-    assert refusal(bundle.rename(bundle.with_name(".b.tmp"))) == "'b' is an export that did not finish; export again"
+def test_an_unfinished_export_with_a_manifest_is_refused(bundle):
+    assert refusal(bundle.rename(bundle.with_name(".b.tmp"))) == "'b' is an unfinished export; export again"
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "message"),
     [
         (
             b'{"schema_version": 1, "sou',
             (
-                "bundle.json of 'b' is torn or no JSON (Unterminated string starting at: line 1 column 23 (char 22)); "
+                "bundle.json of 'b' is not valid JSON (Unterminated string starting at: line 1 column 23 (char 22)); "
                 "copy or export the bundle again"
             ),
         ),
-        (b"\xff\xfe", "bundle.json of 'b' is torn: it is not UTF-8; copy or export the bundle again"),
+        (b"\xff\xfe", "bundle.json of 'b' is not valid UTF-8; copy or export the bundle again"),
         (
             b'{"a": 1, "a": 2}',
-            "bundle.json of 'b' is torn or no JSON (it has a duplicate key); copy or export the bundle again",
+            "bundle.json of 'b' is not valid JSON (it has a duplicate key); copy or export the bundle again",
         ),
         (
             b'{"a": NaN}',
-            "bundle.json of 'b' is torn or no JSON (NaN is not a JSON number); copy or export the bundle again",
+            "bundle.json of 'b' is not valid JSON (NaN is not a JSON number); copy or export the bundle again",
         ),
         (
             b"[]",
-            "bundle.json of 'b' does not describe a bundle: the file: Input should be an object; export it again",
+            "bundle.json of 'b' is invalid: the file: Input should be an object; export the bundle again",
         ),
-        (b'{"schema_version": 7}', "bundle 'b' has schema 7 and this distillkit reads 1; upgrade distillkit"),
+        (
+            b'{"schema_version": 7}',
+            "bundle 'b' has schema version 7, but this distillkit reads version 1; upgrade distillkit",
+        ),
         (
             b'{"schema_version": 0}',
             (
-                "bundle.json of 'b' does not describe a bundle: schema_version: Input should be 1, and 10 more "
-                "mistakes; export it again"
+                "bundle.json of 'b' is invalid: schema_version: Input should be 1, and 10 more errors; "
+                "export the bundle again"
             ),
         ),
     ],
 )
-def test_manifests_that_are_none(bundle, content, sentence):
+def test_unreadable_manifests_are_refused(bundle, content, message):
     (bundle / "bundle.json").write_bytes(content)
-    assert refusal(bundle) == sentence
+    assert refusal(bundle) == message
 
 
-def test_a_manifest_that_nests_without_end(bundle):
+def test_a_deeply_nested_manifest_is_refused(bundle):
     (bundle / "bundle.json").write_text("[" * 200_000)
-    assert refusal(bundle).startswith("bundle.json of 'b' is torn or no JSON (maximum recursion depth exceeded")
+    assert refusal(bundle).startswith("bundle.json of 'b' is not valid JSON (maximum recursion depth exceeded")
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         (
             lambda data: data.update(postprocess="os.system"),
-            (
-                "bundle.json of 'b' does not describe a bundle: postprocess: Extra inputs are not permitted; "
-                "export it again"
-            ),
+            ("bundle.json of 'b' is invalid: postprocess: Extra inputs are not permitted; export the bundle again"),
         ),
         (
             lambda data: data["input"].update(crop="1"),
-            (
-                "bundle.json of 'b' does not describe a bundle: input.crop: Input should be a valid number; "
-                "export it again"
-            ),
+            ("bundle.json of 'b' is invalid: input.crop: Input should be a valid number; export the bundle again"),
         ),
         (
             lambda data: data["input"].update(image_size=[0, 40]),
-            "bundle.json has an image size of 0 x 40, which is none; export the student again",
+            "bundle.json has an invalid image size: 0 x 40; export the student again",
         ),
         (
             lambda data: data["input"].update(image_size=[40, 10**6]),
-            "bundle.json has an image size of 40 x 1000000, which is none; export the student again",
+            "bundle.json has an invalid image size: 40 x 1000000; export the student again",
         ),
         *(
             (
@@ -191,19 +188,19 @@ def test_a_manifest_that_nests_without_end(bundle):
         (
             lambda data: data["input"].update(crop=1e-9),
             (
-                "bundle.json has a crop of 1e-09, for which images would be resized to more than 16,384 pixels; "
+                "bundle.json has a crop of 1e-09, which would resize images to more than 16,384 pixels; "
                 "export the student again"
             ),
         ),
         (
             lambda data: data["input"].update(crop=float("nan")),
-            "bundle.json of 'b' is torn or no JSON (NaN is not a JSON number); copy or export the bundle again",
+            "bundle.json of 'b' is not valid JSON (NaN is not a JSON number); copy or export the bundle again",
         ),
         (
             lambda data: data["input"].update(interpolation="cubist"),
             (
-                "bundle.json has an interpolation 'cubist', which is none of nearest, bilinear, bicubic, box, hamming, "
-                "lanczos; export the student again"
+                "bundle.json has an unknown interpolation 'cubist' (known: nearest, bilinear, bicubic, box, hamming, "
+                "lanczos); export the student again"
             ),
         ),
         (
@@ -229,7 +226,7 @@ def test_a_manifest_that_nests_without_end(bundle):
             (
                 lambda data, shape=shape: data["input"].update(shape=shape),
                 (
-                    f"bundle.json has an input of shape {shape}, which does not fit its image size, mean and layout; "
+                    f"bundle.json has an input of shape {shape}, which does not match its image size, mean and layout; "
                     "export the student again"
                 ),
             )
@@ -237,7 +234,7 @@ def test_a_manifest_that_nests_without_end(bundle):
         ),
         (
             lambda data: data["artifacts"][0].update(file="other.onnx"),
-            "bundle.json names artefact 'other.onnx', which is not among its files; export the student again",
+            "bundle.json lists artifact 'other.onnx', which is not among its files; export the student again",
         ),
         *(
             (
@@ -248,60 +245,60 @@ def test_a_manifest_that_nests_without_end(bundle):
         ),
     ],
 )
-def test_manifests_that_say_what_cannot_be(bundle, change, sentence):
+def test_inconsistent_manifests_are_refused(bundle, change, message):
     edit(bundle, change)
-    assert refusal(bundle) == sentence
+    assert refusal(bundle) == message
 
 
 def test_missing_and_altered_files(bundle):
     file = bundle / "model.onnx"
     content = file.read_bytes()
     file.unlink()
-    assert refusal(bundle) == "model.onnx is missing in bundle 'b'; copy or export the bundle again"
+    assert refusal(bundle) == "model.onnx is missing from bundle 'b'; copy or export the bundle again"
     file.write_bytes(content[:-1])
     assert refusal(bundle) == (
-        f"model.onnx has {len(content) - 1:,} bytes where bundle.json says {len(content):,}, so it was altered or torn "
-        "after the export; copy or export the bundle again"
+        f"model.onnx has {len(content) - 1:,} bytes, but bundle.json says {len(content):,}: it was altered or "
+        "truncated after the export; copy or export the bundle again"
     )
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert refusal(bundle) == (
-        "model.onnx has not the content whose digest bundle.json has, so it was altered or torn after the export; "
+        "model.onnx does not match the SHA-256 in bundle.json: it was altered or truncated after the export; "
         "copy or export the bundle again"
     )
     file.unlink()
     file.mkdir()
-    assert refusal(bundle) == "model.onnx of bundle 'b' is no plain file; export the bundle again"
+    assert refusal(bundle) == "model.onnx of bundle 'b' is not a regular file; export the bundle again"
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "bundle.json"])
-def test_links_that_leave_the_folder(bundle, name):
+def test_symbolic_and_hard_links_are_refused(bundle, name):
     file, elsewhere = bundle / name, bundle.with_name("elsewhere")
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
-    assert refusal(bundle) == f"{name} of bundle 'b' is a link to elsewhere; copy the bundle with its files"
+    assert refusal(bundle) == f"{name} of bundle 'b' is a symbolic link; copy the bundle with the files themselves"
     file.unlink()
     os.link(elsewhere, file)
     assert refusal(bundle) == (
-        f"{name} of bundle 'b' is hard-linked to a file elsewhere, which can change it; copy the bundle"
+        f"{name} of bundle 'b' is a hard link and can be changed under its other name; copy the bundle"
     )
 
 
-def test_a_folder_inside_that_is_a_link(bundle, tmp_path):
+def test_a_symbolic_link_to_a_folder_is_refused(bundle, tmp_path):
     (tmp_path / "away").mkdir()
     (tmp_path / "away" / "x").write_text("x")
     (bundle / "trt").symlink_to(tmp_path / "away")
     edit(bundle, lambda data: data["files"].__setitem__("trt/x", {"sha256": "0", "bytes": 1}))
-    assert refusal(bundle) == "trt/x of bundle 'b' is a link to elsewhere; copy the bundle with its files"
+    assert refusal(bundle) == "trt/x of bundle 'b' is a symbolic link; copy the bundle with the files themselves"
 
 
 def test_a_pipe_in_place_of_a_file_does_not_hang(bundle):
     (bundle / "model.onnx").unlink()
     os.mkfifo(bundle / "model.onnx")
-    assert refusal(bundle) == "model.onnx of bundle 'b' is no plain file; export the bundle again"
+    assert refusal(bundle) == "model.onnx of bundle 'b' is not a regular file; export the bundle again"
 
 
 def alter(bundle, change):
-    """Change the graph and state its new digest, so that the graph itself is what is refused."""
+    """Change the graph and update its digest, so that the graph itself is refused."""
     file = bundle / "model.onnx"
     model = onnx.load(file)
     change(model)
@@ -334,12 +331,12 @@ def add_external(location, **entries):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         (
-            add_node("Own", "com.stranger"),
+            add_node("Own", "com.example"),
             (
-                "model.onnx uses operator 'Own' of domain 'com.stranger', which is not part of ONNX; "
+                "model.onnx uses operator 'Own' of domain 'com.example', which is not part of ONNX; "
                 "export the student again"
             ),
         ),
@@ -377,12 +374,12 @@ def add_external(location, **entries):
         ),
     ],
 )
-def test_graphs_that_no_exporter_of_ours_writes(bundle, change, sentence):
+def test_graphs_that_distillkit_never_writes_are_refused(bundle, change, message):
     alter(bundle, change)
-    assert refusal(bundle) == sentence
+    assert refusal(bundle) == message
 
 
-def test_every_onnx_file_is_looked_at_whatever_the_manifest_calls_it(bundle):
+def test_every_onnx_file_is_checked_whatever_its_format_in_the_manifest(bundle):
     edit(bundle, lambda data: data["artifacts"][0].update(format="openvino"))
     alter(bundle, add_node("Own", "x"))
     assert refusal(bundle).startswith("model.onnx uses operator 'Own' of domain 'x'")
@@ -404,12 +401,12 @@ def test_arrays_are_read_without_pickle(bundle):
         (lambda file: file.write_bytes(b"no zip"), "File is not a zip file"),
     ],
 )
-def test_arrays_that_are_none(bundle, write, reason):
+def test_invalid_arrays_are_refused(bundle, write, reason):
     write(bundle / "samples.npz")
     relist(bundle, "samples.npz")
     with pytest.raises(BundleError) as refused:
         open_bundle(bundle).arrays("samples.npz")
-    assert str(refused.value) == f"samples.npz holds no arrays that can be read ({reason})"
+    assert str(refused.value) == f"the arrays of samples.npz cannot be read ({reason})"
 
 
 JSON = st.recursive(
@@ -419,24 +416,24 @@ JSON = st.recursive(
 )
 
 
-def places(value, path=()):
-    """The path of everything in a manifest."""
+def paths(value, path=()):
+    """The path of every value in a manifest."""
     yield path
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in inner:
-        yield from places(part, (*path, key))
+        yield from paths(part, (*path, key))
 
 
 @pytest.fixture(scope="module")
 def source(exported):
-    """A path alone: a failing example prints its arguments."""
+    """Only a path, because a failing example prints its arguments."""
     return exported["plain"].directory
 
 
 @given(data=st.data())
 def test_any_other_manifest_is_opened_or_refused_in_one_sentence(source, tmp_path_factory, data):
     manifest = json.loads((source / "bundle.json").read_text())
-    path = data.draw(st.sampled_from(list(places(manifest))))
+    path = data.draw(st.sampled_from(list(paths(manifest))))
     place, value = manifest, data.draw(JSON)
     for key in path[:-1]:
         place = place[key]

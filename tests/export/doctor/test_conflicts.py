@@ -1,11 +1,11 @@
-"""Installations that contradict each other are named, with what to do."""
+"""Conflicts between installed packages are reported with the fix."""
 
 from __future__ import annotations
 
 import pytest
 
 from distillkit_export.doctor import conflicts as module
-from distillkit_export.doctor.conflicts import conflicts, provider_needs
+from distillkit_export.doctor.conflicts import conflicts, provider_tensorrt_major
 
 
 @pytest.fixture
@@ -23,19 +23,19 @@ def install(tmp_path, monkeypatch):
 
 @pytest.fixture
 def provider(tmp_path, monkeypatch):
-    """ONNX Runtime's provider, linked against a version of TensorRT."""
+    """A fake ONNX Runtime whose provider library is linked against a version of TensorRT."""
 
     def linked(name, content):
         folder = tmp_path / "onnxruntime" / "capi"
         folder.mkdir(parents=True)
         (folder / name).write_bytes(content)
-        monkeypatch.setattr(module, "_onnxruntime", lambda: tmp_path / "onnxruntime")
+        monkeypatch.setattr(module, "_onnxruntime_folder", lambda: tmp_path / "onnxruntime")
         return tmp_path / "onnxruntime"
 
     return linked
 
 
-def test_this_environment_is_at_peace():
+def test_this_environment_has_no_conflicts():
     assert list(conflicts(has_gpu=False)) == []
 
 
@@ -52,18 +52,18 @@ def test_two_builds_of_onnxruntime(install, monkeypatch):
 SO = "libonnxruntime_providers_tensorrt.so"
 
 
-def test_provider_that_is_linked_against_another_tensorrt(install, provider):
+def test_provider_linked_against_another_tensorrt_version(install, provider):
     provider(SO, b"\x7fELF" + b"\0" * 100 + b"libnvinfer.so.10\0libnvinfer_plugin.so.10\0")
-    assert list(conflicts(has_gpu=False)) == []  # without TensorRT there is nothing to contradict
+    assert list(conflicts(has_gpu=False)) == []  # no conflict without TensorRT
     install("tensorrt-cu13", "11.4.0.106")
     (finding,) = conflicts(has_gpu=False)
     assert finding == (
-        "ONNX Runtime's TensorRT provider is linked against TensorRT 10, and TensorRT 11.4.0.106 is installed, so "
+        "ONNX Runtime's TensorRT provider is linked against TensorRT 10, but TensorRT 11.4.0.106 is installed, so "
         'onnxruntime-tensorrt cannot work: use the runtime tensorrt, or pip install "tensorrt==10.*"'
     )
 
 
-def test_provider_that_fits(install, provider):
+def test_provider_linked_against_the_installed_tensorrt(install, provider):
     provider(SO, b"libnvinfer.so.10\0")
     install("tensorrt", "10.16.1.11")
     assert list(conflicts(has_gpu=False)) == []
@@ -77,14 +77,14 @@ def test_provider_that_fits(install, provider):
         (SO, b"nothing", None),
         ("libonnxruntime_providers_cuda.so", b"libnvinfer.so.10", None),
     ],
-    ids=["across pieces", "Windows", "not linked", "another provider"],
+    ids=["split over two chunks", "Windows", "not linked", "another provider"],
 )
 def test_version_is_read_from_the_library(name, content, major, provider):
-    assert provider_needs(provider(name, content)) == major
+    assert provider_tensorrt_major(provider(name, content)) == major
 
 
 def test_torch_that_cannot_use_the_gpu(monkeypatch):
     monkeypatch.setattr(module, "has_cuda", lambda: False)
     assert list(conflicts(has_gpu=True)) == [
-        "there is an NVIDIA GPU, and torch cannot use it: install a torch that is built for CUDA"
+        "this machine has an NVIDIA GPU, but torch cannot use it: install a torch build with CUDA"
     ]

@@ -1,4 +1,4 @@
-"""Files that must not pass: an overflow that ONNX Runtime's CPU hides, a broken calibration, another precision."""
+"""Files that must fail the gate: an overflow hidden by ONNX Runtime's CPU, broken calibration, wrong precision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillkit_export.from_torch.graph import onnx_graph
 from distillkit_export.gate.checks import ranges, structure
 from distillkit_export.gate.first_torch_module import first_module
 from distillkit_export.gate.torch_half import half_scorer
-from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
+from distillkit_export.images.gate_images import ExportImages, ImageSet, photographs
 from distillkit_export.onnx import float16
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx.first_difference import first_difference
@@ -34,7 +34,7 @@ from tests.export.small_student import small_student
 
 
 def two_layers(up, folder):
-    """Two numbers, doubled `up`-fold by one layer and brought back by the next."""
+    """Two layers on two numbers: the first multiplies their sum by `up`, the second divides by it."""
     weights = [np.full((2, 2), up, np.float32), np.full((2, 2), 1 / up, np.float32)]
     graph = helper.make_graph(
         [
@@ -62,7 +62,7 @@ def test_range_scan_finds_the_largest_value_of_every_tensor(tmp_path):
 
 
 def test_overflow_is_infinite_in_torch_and_finite_in_onnx_runtime(tmp_path):
-    """The blindness itself: if ONNX Runtime ever computes float16 on the CPU, the checks beside it can go."""
+    """If this fails because ONNX Runtime computes float16 on the CPU, the range scan and the torch check can go."""
     file, model = two_layers(16_000.0, tmp_path)
     half, kept = to_half(model, {})
     onnx.save(half, tmp_path / "half.onnx")
@@ -72,12 +72,12 @@ def test_overflow_is_infinite_in_torch_and_finite_in_onnx_runtime(tmp_path):
     found = ranges(half, scan(file, 10 * ONES))
     assert (found.passed, found.finding) == (
         False,
-        "holds 320,000 in float16 at first/MatMul, whose largest number is 65,504",
+        "overflows float16 at first/MatMul: 320,000, the largest float16 is 65,504",
     )
 
 
 @pytest.mark.parametrize(("up", "kept"), [(8_000.0, []), (9_000.0, ["first/MatMul", "second/MatMul"])])
-def test_what_comes_within_a_quarter_of_the_limit_stays_in_float32(tmp_path, up, kept):
+def test_values_above_a_quarter_of_the_limit_stay_in_float32(tmp_path, up, kept):
     file, model = two_layers(up, tmp_path)
     half, found = to_half(model, scan(file, ONES))
     assert found == kept
@@ -86,9 +86,9 @@ def test_what_comes_within_a_quarter_of_the_limit_stays_in_float32(tmp_path, up,
 
 def test_norms_stay_in_float32_where_squares_would_overflow():
     node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"])
-    assert not float16._must_stay(node, {"x": 127.0, "y": 3.0})
-    assert float16._must_stay(node, {"x": 129.0, "y": 3.0})
-    assert not float16._must_stay(helper.make_node("Add", ["x", "x"], ["y"]), {"x": 129.0, "y": 258.0})
+    assert not float16._needs_float32(node, {"x": 127.0, "y": 3.0})
+    assert float16._needs_float32(node, {"x": 129.0, "y": 3.0})
+    assert not float16._needs_float32(helper.make_node("Add", ["x", "x"], ["y"]), {"x": 129.0, "y": 258.0})
 
 
 def test_first_layer_that_differs_is_named(tmp_path):
@@ -103,7 +103,7 @@ def test_first_layer_that_differs_is_named(tmp_path):
     assert first_difference(reference, tmp_path / "broken.onnx", ONES, 20.0) == "first/MatMul (not finite)"
 
 
-def test_structure_refuses_what_tensorrt_does():
+def test_structure_check_rejects_what_tensorrt_rejects():
     def quantized(point, kind=np.int8):
         values = [np.array(0.1, np.float32), np.array(point, kind)]
         names = ("scale", "point")
@@ -120,15 +120,15 @@ def test_structure_refuses_what_tensorrt_does():
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
     assert structure(quantized(0)).passed
-    assert structure(quantized(3)).finding == "has a zero point that is not 0 at pair"
-    torn = quantized(0)
-    torn.graph.node[1].input[0] = "elsewhere"
-    assert structure(torn).finding.startswith("is no valid graph: ")
+    assert structure(quantized(3)).finding == "has a non-zero zero point at pair"
+    invalid = quantized(0)
+    invalid.graph.node[1].input[0] = "elsewhere"
+    assert structure(invalid).finding.startswith("is not a valid graph: ")
 
 
 @pytest.fixture(scope="module")
-def loud(plain):
-    """A student whose hidden layer goes beyond float16 and comes back."""
+def overflowing(plain):
+    """A student whose hidden layer overflows float16 and whose output does not."""
     student = deepcopy(plain)
     hidden = student.network.blocks[0].mlp
     with torch.no_grad():
@@ -141,8 +141,10 @@ def images_of(student):
     return photographs(student.spec, "x").pixels
 
 
-def test_layers_that_overflow_stay_in_float32_and_the_student_passes(loud, tmp_path):
-    result = export_onnx(loud, tmp_path / "bundle", images=images_of(loud), options=ExportOptions(fp16=True))
+def test_layers_that_overflow_stay_in_float32_and_the_student_passes(overflowing, tmp_path):
+    result = export_onnx(
+        overflowing, tmp_path / "bundle", images=images_of(overflowing), options=ExportOptions(fp16=True)
+    )
     result.require()
     half = result.verdicts[1]
     assert set(half.artifact.made_with["float32"]) == {
@@ -156,14 +158,14 @@ def test_layers_that_overflow_stay_in_float32_and_the_student_passes(loud, tmp_p
         "range scan": True,
         "torch forward in fp16": True,
     }
-    everything = half_scorer(loud, ExportRequest(), "fp16")
-    assert not np.isfinite(everything(images_of(loud)[:2])).all()
+    everything = half_scorer(overflowing, ExportRequest(), "fp16")
+    assert not np.isfinite(everything(images_of(overflowing)[:2])).all()
 
 
-def test_overflow_that_onnx_runtime_hides_fails_the_gate(loud, tmp_path, monkeypatch):
-    monkeypatch.setattr(float16, "_must_stay", lambda *_: False)
+def test_overflow_that_onnx_runtime_hides_fails_the_gate(overflowing, tmp_path, monkeypatch):
+    monkeypatch.setattr(float16, "_needs_float32", lambda *_: False)
     target = tmp_path / "bundle"
-    result = export_onnx(loud, target, images=images_of(loud), options=ExportOptions(fp16=True))
+    result = export_onnx(overflowing, target, images=images_of(overflowing), options=ExportOptions(fp16=True))
     failed = result.verdicts[1]
     assert failed.parity.overall.finite
     assert {check.name: check.passed for check in failed.checks} == {
@@ -175,21 +177,21 @@ def test_overflow_that_onnx_runtime_hides_fails_the_gate(loud, tmp_path, monkeyp
         result.require()
     assert error.value.exit_code == 4
     message = str(error.value)
-    assert "in float16 at blocks.0.mlp.fc1/MatMul, whose largest number is 65,504" in message
-    assert "run by torch in fp16 answers a batch of 1 with numbers that are not finite" in message
-    assert message.endswith(f"; kept in '{target / 'rejected'}'; what passed is in '{target}'")
+    assert "overflows float16 at blocks.0.mlp.fc1/MatMul: " in message
+    assert "when run by torch in fp16: outputs NaN or infinity for a batch of 1" in message
+    assert message.endswith(f"; kept in '{target / 'rejected'}'; files that passed are in '{target}'")
     assert [path.name for path in (target / "rejected").iterdir()] == ["model.fp16.onnx"]
 
 
 class OtherWhenExported(torch.nn.Module):
-    """Gelu, except in the graph, where it is ReLU."""
+    """GELU in eager mode, ReLU when exported."""
 
     def forward(self, values):
         function = torch.nn.functional.relu if torch.compiler.is_exporting() else torch.nn.functional.gelu
         return function(values)
 
 
-def test_float32_that_differs_from_torch_names_figure_limit_and_layer(plain, tmp_path):
+def test_float32_that_differs_from_torch_names_metric_limit_and_layer(plain, tmp_path):
     student, target, hidden = deepcopy(plain), tmp_path / "bundle", []
     mlp = student.network.blocks[0].mlp
     mlp.act = OtherWhenExported()
@@ -205,11 +207,11 @@ def test_float32_that_differs_from_torch_names_figure_limit_and_layer(plain, tmp
     assert failures
     assert str(error.value) == (
         f"model.onnx {'; '.join(failures)}; the first layer that differs is blocks.0.mlp.act ({decibels:.1f} dB); "
-        f"what was built is kept in '{target / 'rejected'}'"
+        f"the files are kept in '{target / 'rejected'}'"
     )
 
 
-def test_module_that_the_graph_merges_with_the_next_is_no_difference(tmp_path):
+def test_module_merged_with_the_next_is_not_a_difference(tmp_path):
     student = small_student("resnet18", image_size=(32, 32))
     graph, images = onnx_graph(student, ExportRequest()), images_of(student)[:2]
     name_nodes(graph)
@@ -222,7 +224,7 @@ def test_module_that_the_graph_merges_with_the_next_is_no_difference(tmp_path):
 
 
 class BrokenCalibration(OnnxExporter):
-    """A plugin with a mistake: its INT8 ranges are a hundredth of what they should be."""
+    """A faulty exporter whose INT8 ranges are too small by a factor of 100."""
 
     def write(self, source, directory, precision):
         artifact = super().write(source, directory, precision)
@@ -238,7 +240,7 @@ class BrokenCalibration(OnnxExporter):
 
 
 class SilentFloat32(OnnxExporter):
-    """A plugin with a mistake: what it calls float16 is float32."""
+    """A faulty exporter that writes float32 instead of float16."""
 
     def write(self, source, directory, precision):
         artifact = super().write(source, directory, "fp32")
@@ -251,11 +253,11 @@ class SilentFloat32(OnnxExporter):
 
 def exported_by(kind, student, folder, *precisions):
     options = kind.Options()
-    pictures = Pictures(images_of(student), "some photographs")
-    images = ExportImages(pictures, pictures)
-    asked = ExportOptions(**dict.fromkeys(precisions, True))
+    image_set = ImageSet(images_of(student), "some photographs")
+    images = ExportImages(image_set, image_set)
+    export_options = ExportOptions(**dict.fromkeys(precisions, True))
     target = ExportTarget(student, ExportRequest(), lambda: images)
-    return export_model([Format("onnx", kind(options), options)], target, folder, asked)
+    return export_model([Format("onnx", kind(options), options)], target, folder, export_options)
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +265,7 @@ def broken(plain, tmp_path_factory):
     return exported_by(BrokenCalibration, plain, tmp_path_factory.mktemp("broken") / "bundle", "fp16", "int8")
 
 
-def test_broken_calibration_fails_and_names_figure_limit_and_layer(broken):
+def test_broken_calibration_fails_and_names_metric_limit_and_layer(broken):
     outcomes = {each.artifact.precision: each.outcome for each in broken.verdicts}
     assert outcomes == {"fp32": "passed", "fp16": "passed", "int8": "failed"}
     parity = broken.verdicts[2].parity
@@ -271,38 +273,38 @@ def test_broken_calibration_fails_and_names_figure_limit_and_layer(broken):
         broken.require()
     folder = broken.directory
     assert str(error.value).startswith(
-        f"model.int8.onnx has {parity.overall.sqnr_db:.1f} dB of signal over noise, at least 20 dB are asked; "
+        f"model.int8.onnx has an SQNR of {parity.overall.sqnr_db:.1f} dB (at least 20 dB required); "
     )
     assert "; the first layer that differs is blocks.0.attn.qkv/MatMul (" in str(error.value)
-    assert str(error.value).endswith(f"; kept in '{folder / 'rejected'}'; what passed is in '{folder}'")
+    assert str(error.value).endswith(f"; kept in '{folder / 'rejected'}'; files that passed are in '{folder}'")
 
 
-def test_good_siblings_of_a_failed_file_are_a_bundle(broken):
+def test_files_that_passed_are_a_valid_bundle_without_the_failed_one(broken):
     bundle = open_bundle(broken.directory)
     assert [card.file for card in bundle.manifest.artifacts] == ["model.onnx", "model.fp16.onnx"]
     assert [path.name for path in (broken.directory / "rejected").iterdir()] == ["model.int8.onnx"]
     assert not any(name.startswith("rejected") for name in bundle.manifest.files)
-    said = json.loads((broken.directory / "parity.json").read_text())["files"]["model.int8.onnx"]
-    assert (said["gate"], said["passed"]) == ("failed", False)
+    entry = json.loads((broken.directory / "parity.json").read_text())["files"]["model.int8.onnx"]
+    assert (entry["gate"], entry["passed"]) == ("failed", False)
     assert "| failed |" in (broken.directory / "parity.md").read_text()
 
 
-def test_precision_that_was_asked_for_and_not_delivered_is_an_error(plain, tmp_path):
+def test_wrong_precision_in_the_file_is_an_error(plain, tmp_path):
     result = exported_by(SilentFloat32, plain, tmp_path / "bundle", "fp16")
     with pytest.raises(GateError) as error:
         result.require()
-    assert str(error.value).startswith("model.fp16.onnx is fp32 although fp16 was asked for; kept in ")
+    assert str(error.value).startswith("model.fp16.onnx is fp32, but fp16 was requested; kept in ")
 
 
-class NowhereToRun(OnnxExporter):
-    """A format that no runtime of this machine executes."""
+class NoRuntime(OnnxExporter):
+    """A format that no runtime on this machine executes."""
 
     def open(self, file):
         raise UnavailableError("a robot is needed")
 
 
-def test_ungated_is_never_passed(plain, tmp_path):
-    result = exported_by(NowhereToRun, plain, tmp_path / "bundle")
+def test_ungated_file_is_not_reported_as_passed(plain, tmp_path):
+    result = exported_by(NoRuntime, plain, tmp_path / "bundle")
     assert [card["gate"] for card in result.manifest["artifacts"]] == ["ungated"]
     with pytest.raises(UnavailableError) as error:
         result.require()

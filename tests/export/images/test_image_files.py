@@ -1,4 +1,4 @@
-"""Arguments of a command mean files, all images below folders, or what a pattern matches."""
+"""Image files of command-line arguments: files, all images below folders, matches of patterns."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def tree(tmp_path, monkeypatch):
         ([], []),
     ],
 )
-def test_arguments_are_found_in_their_order(arguments, found):
+def test_files_are_in_the_order_of_the_arguments(arguments, found):
     assert [path.as_posix() for path in image_files(arguments)] == found
 
 
 @pytest.mark.usefixtures("tree")
-def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+def test_an_existing_file_with_a_name_like_a_pattern_is_not_a_pattern(tmp_path):
     (tmp_path / "shot[1].png").touch()
     assert [path.name for path in image_files(["shot[1].png"])] == ["shot[1].png"]
 
 
 @pytest.mark.usefixtures("tree")
 @pytest.mark.parametrize(
-    ("argument", "sentence"),
+    ("argument", "message"),
     [
         ("none", "folder 'none' has no images (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"),
         ("*.gif", "no file matches '*.gif'"),
     ],
 )
-def test_nothing_found_is_said(argument, sentence):
+def test_a_folder_or_pattern_without_images_is_refused(argument, message):
     with pytest.raises(DataError) as refused:
         image_files([argument])
-    assert str(refused.value) == sentence
+    assert str(refused.value) == message
 
 
 def test_folders_of_training_images_have_the_same_extensions():

@@ -1,4 +1,4 @@
-"""Which images a run is gated and calibrated with, and whose classes their labels are."""
+"""Images of the gate and of calibration from --data, and the classes of their labels."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def draw(folder, shades):
         Image.new("RGB", (8, 8), (shade, shade, shade)).save(folder / f"{shade:03}.png")
 
 
-def shades(pictures):
-    pixels = pictures.pixels[np.arange(len(pictures.pixels))]
+def shades(images):
+    pixels = images.pixels[np.arange(len(images.pixels))]
     return [round(float(value) * 255) for value in pixels[:, 0, 0, 0]]
 
 
@@ -48,7 +48,7 @@ def split(tmp_path):
     return tmp_path
 
 
-def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(split, plugins):
+def test_gate_uses_the_test_images_and_calibration_the_training_images(split, plugins):
     options = ExportOptions(data=str(split), gate_images="all", calibration_images=4, int8=True)
     found = named_images(SPEC, plugins, options)
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
@@ -59,7 +59,7 @@ def test_gate_looks_at_the_test_images_and_calibration_at_the_training_images(sp
     assert found.gate.note == ""
 
 
-def test_labels_are_the_models_classes_by_name(split, plugins):
+def test_labels_are_matched_to_the_models_classes_by_name(split, plugins):
     found = named_images(SPEC, plugins, ExportOptions(data=str(split)))
     assert found.gate.labels.tolist() == [1, 1, 1, 0, 0, 0]
 
@@ -73,8 +73,8 @@ def test_images_of_other_classes_have_no_label(split, plugins):
     )
 
 
-def test_pictures_without_labels_are_the_runs_own_all_the_same(tmp_path, plugins):
-    """A student without labels is gated on what it was taught with; calibration takes the other images."""
+def test_unlabelled_images_are_used_for_gate_and_calibration(tmp_path, plugins):
+    """A student trained without labels is gated on training images; calibration uses the other ones."""
     draw(tmp_path / "flat", range(10))
     found = named_images(SPEC, plugins, ExportOptions(data=str(tmp_path / "flat"), gate_images=4))
     assert (found.gate.source, found.gate.weak) == ("images of 'flat'", False)
@@ -83,7 +83,7 @@ def test_pictures_without_labels_are_the_runs_own_all_the_same(tmp_path, plugins
 
 
 @pytest.mark.parametrize("named", ["{0}", "{0}/", "folder:{0}", "{0}/../test"])
-def test_folder_that_was_given_is_named_without_its_path(split, plugins, named):
+def test_given_folder_is_named_without_its_path(split, plugins, named):
     found = named_images(SPEC, plugins, ExportOptions(data=named.format(split / "test")))
     assert found.gate.source == "images of 'test'"
     assert found.calibration.source == "images of 'test'"
@@ -100,7 +100,7 @@ def test_no_file_of_a_bundle_names_a_folder_of_this_machine(split, plugins, tmp_
     assert "on 6 images (images of 'test')" in (out / "parity.md").read_text()
 
 
-def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatch):
+def test_many_images_are_read_lazily(split, plugins, monkeypatch):
     monkeypatch.setattr("distillkit_export.images.run_images.IN_MEMORY_BYTES", 0)
     found = named_images(SPEC, plugins, ExportOptions(data=str(split)))
     assert isinstance(found.gate.pixels, ReadPixels)
@@ -108,7 +108,7 @@ def test_many_images_are_read_when_they_are_asked_for(split, plugins, monkeypatc
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
 
 
-def test_what_cannot_be_read_is_left_out_and_said(split, plugins, monkeypatch):
+def test_unreadable_images_are_left_out_and_counted(split, plugins, monkeypatch):
     (split / "test" / "ant" / "101.png").write_bytes(b"")
     (split / "train" / "ant" / "006.png").write_bytes(b"")
     options = ExportOptions(data=str(split), gate_images="all", calibration_images=4, int8=True)

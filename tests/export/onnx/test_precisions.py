@@ -16,7 +16,7 @@ from distillkit.errors import UnavailableError, UserError
 from distillkit.models.timm_model import TimmModel
 from distillkit_export.export_options import ExportOptions
 from distillkit_export.gate.samples import SAMPLES
-from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
+from distillkit_export.images.gate_images import ExportImages, ImageSet, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx_scan.precision import precision_of
 from distillkit_export.pipeline.export import export_model, export_onnx
@@ -211,7 +211,7 @@ def test_two_photographs_are_not_enough_for_calibration(plain, tmp_path):
     with pytest.raises(UserError) as error:
         export_onnx(plain, tmp_path / "bundle", options=ExportOptions(int8=True))
     assert str(error.value) == (
-        "--int8 needs real images to calibrate with, and there are only crops of two photographs that scikit-learn "
+        "--int8 needs real images for calibration, but has only crops of two photographs that scikit-learn "
         "ships, because no images were given; give --data DIR"
     )
     assert list(tmp_path.iterdir()) == []
@@ -239,10 +239,10 @@ def test_uint8_pixels_are_normalised_in_float32(plain, tmp_path, precision, opse
 
 def test_report_of_a_student_without_a_class_head_has_no_class_metrics(plain, tmp_path):
     headless = TimmModel(plain.network, replace(plain.spec, signals=frozenset({Signal.EMBEDDING})), {})
-    pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs", labels=np.zeros(54, np.int64))
+    image_set = ImageSet(photographs(plain.spec, "x").pixels, "some photographs", labels=np.zeros(54, np.int64))
     options = OnnxExporter.Options()
     asked = ExportOptions(fp16=True, int8=True)
-    images = ExportImages(pictures, pictures)
+    images = ExportImages(image_set, image_set)
     form = Format("onnx", OnnxExporter(options), options)
     result = export_model([form], ExportTarget(headless, ExportRequest(), lambda: images), tmp_path / "bundle", asked)
     result.require()

@@ -1,4 +1,4 @@
-"""Exported students of every kind against torch, and what their folders say."""
+"""Exported students of every kind, compared with torch, and the files of their bundles."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def images_for(model, count=5):
 
 
 @torch.inference_mode()
-def answers(model, images):
-    """Both heads, by timm's own modules and NumPy's arithmetic rather than ours."""
+def head_outputs(model, images):
+    """The outputs of both heads, by timm's own modules and NumPy."""
     network = model.network.eval()
     tokens = network.forward_features(torch.from_numpy(images))
     return network.head(tokens[:, 0]).double().numpy(), network.head_dist(tokens[:, 1]).double().numpy()
@@ -72,7 +72,7 @@ def softmax(scores):
 
 
 @pytest.mark.parametrize(
-    ("kind", "answer"),
+    ("kind", "fuse"),
     [
         ("fused", lambda first, second: (first + second) / 2),
         ("class", lambda first, _: first),
@@ -80,9 +80,9 @@ def softmax(scores):
         ("softmax", lambda first, second: np.log((softmax(first) + softmax(second)) / 2)),
     ],
 )
-def test_every_answer_of_two_heads(exported, distilled, kind, answer):
+def test_every_output_of_two_heads(exported, distilled, kind, fuse):
     images = images_for(distilled)
-    expected = answer(*answers(distilled, images))
+    expected = fuse(*head_outputs(distilled, images))
     for batch in (images, images[:1]):
         scores = OnnxSession(exported[kind].directory / "model.onnx")(batch)
         assert scores.dtype == np.float32
@@ -90,7 +90,7 @@ def test_every_answer_of_two_heads(exported, distilled, kind, answer):
 
 
 @pytest.mark.parametrize("kind", ["plain", "convolutional"])
-def test_one_head_answers_whatever_is_asked(exported, request, kind):
+def test_one_head_is_exported_whatever_head_is_requested(exported, request, kind):
     model = request.getfixturevalue(kind)
     images = images_for(model)
     with torch.inference_mode():
@@ -114,12 +114,12 @@ def test_parity_is_far_below_its_limit(exported, kind):
 def test_one_file_with_a_dynamic_batch_and_no_traces_of_this_machine(exported, kind):
     folder = exported[kind].directory
     assert sorted(file.name for file in folder.iterdir()) == FILES
-    (entry,), (answer,) = graph_of(exported[kind]).input, graph_of(exported[kind]).output
+    (entry,), (output,) = graph_of(exported[kind]).input, graph_of(exported[kind]).output
     shapes = [
-        [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim] for value in (entry, answer)
+        [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim] for value in (entry, output)
     ]
     assert shapes == [["batch", 3, *exported[kind].manifest["input"]["shape"][2:]], ["batch", 7]]
-    assert (entry.name, answer.name) == ("images", "logits")
+    assert (entry.name, output.name) == ("images", "logits")
     for file in folder.iterdir():
         for trace in (b"/timm/", b"/torch/", b"site-packages", b"stack_trace", str(folder.parent).encode()):
             assert trace not in file.read_bytes()
@@ -132,7 +132,7 @@ def test_vit_keeps_its_fused_operators(exported):
     assert operators(exported["plain"])["LayerNormalization"] == 3
 
 
-def test_head_that_is_not_asked_for_is_not_in_the_graph(exported, distilled):
+def test_unused_head_is_not_in_the_graph(exported, distilled):
     names = {kind: {weight.name for weight in graph_of(exported[kind]).initializer} for kind in KINDS}
     one_head = sum(parameter.numel() for parameter in distilled.network.head_dist.parameters())
     assert any("head_dist" in name for name in names["fused"])
@@ -157,7 +157,7 @@ def test_branches_are_folded_in_float64(exported, convolutional):
         np.testing.assert_array_equal(written[node.input[1]], kernel)
 
 
-def test_model_stays_as_it_is(exported, distilled, convolutional):
+def test_export_does_not_change_the_model(exported, distilled, convolutional):
     assert exported["fused"].parity.passed
     assert exported["convolutional"].parity.passed
     assert all(block.attn.fused_attn for block in distilled.network.blocks)
@@ -165,7 +165,7 @@ def test_model_stays_as_it_is(exported, distilled, convolutional):
     assert convolutional.network.state_dict().keys() == as_made.state_dict().keys()
 
 
-def test_manifest_says_what_a_user_of_the_file_needs(exported):
+def test_manifest_describes_the_model_and_its_files(exported):
     result = exported["fused"]
     manifest = json.loads((result.directory / "bundle.json").read_text())
     assert manifest == result.manifest
@@ -226,21 +226,21 @@ def test_manifest_says_what_a_user_of_the_file_needs(exported):
     }
 
 
-def test_file_itself_says_the_same(exported):
+def test_metadata_of_the_file_matches_the_manifest(exported):
     result = exported["fused"]
-    said = OnnxSession(result.directory / "model.onnx").metadata
-    assert set(said) == {
+    metadata = OnnxSession(result.directory / "model.onnx").metadata
+    assert set(metadata) == {
         f"distillkit.{key}"
         for key in ("schema_version", "source", "student", "teachers", "input", "output", "class_names")
     }
-    assert all(json.loads(value) == result.manifest[key.removeprefix("distillkit.")] for key, value in said.items())
+    assert all(json.loads(value) == result.manifest[key.removeprefix("distillkit.")] for key, value in metadata.items())
 
 
-def test_parity_file_says_weak_where_photographs_stood_in(exported):
-    said = json.loads((exported["class"].directory / "parity.json").read_text())
-    assert said["schema_version"] == 2
-    assert said["reference"] == TORCH
-    report = said["files"]["model.onnx"]
+def test_parity_file_marks_photographs_as_weak(exported):
+    parity = json.loads((exported["class"].directory / "parity.json").read_text())
+    assert parity["schema_version"] == 2
+    assert parity["reference"] == TORCH
+    report = parity["files"]["model.onnx"]
     assert report == {
         "gate": "passed",
         "reason": None,
@@ -257,11 +257,11 @@ def test_parity_file_says_weak_where_photographs_stood_in(exported):
         "count": 54,
         "weak": True,
     }
-    assert report["images"] == said["images"] == images
+    assert report["images"] == parity["images"] == images
     assert report["limits"]["max_relative"] == 1e-4
 
 
-def test_what_a_terminal_shows(exported):
+def test_lines_for_the_terminal(exported):
     result = exported["softmax"]
     size = (result.directory / "model.onnx").stat().st_size / 1e6
     assert 0.2 < size < 0.5
@@ -273,7 +273,8 @@ def test_what_a_terminal_shows(exported):
         f"model.onnx  {size:.3g} MB  {figures}   1.0000000    {found.sqnr_db:.1f}     100.0%  passed",
         (
             f"measured against {TORCH} on 54 images (crops of two "
-            "photographs that scikit-learn ships, because no images were given); weak: give real images with --data"
+            "photographs that scikit-learn ships, because no images were given); weak check: "
+            "give real images with --data"
         ),
     ]
     assert json.loads(json.dumps(result.as_dict()))["manifest"]["output"]["fusion"] == "softmax"
@@ -281,7 +282,7 @@ def test_what_a_terminal_shows(exported):
 
 def test_file_agrees_in_a_process_that_has_no_torch(exported, distilled, tmp_path):
     images = images_for(distilled, count=3)
-    first, second = answers(distilled, images)
+    first, second = head_outputs(distilled, images)
     np.savez(tmp_path / "expected.npz", images=images, expected=(first + second) / 2)
     code = f"""
 import sys
@@ -297,7 +298,7 @@ print(np.abs(scores - stored["expected"]).max() / np.abs(stored["expected"]).max
 
 
 class BranchingNetwork(torch.nn.Module):
-    """A classifier whose way depends on the pixels."""
+    """A classifier with control flow that depends on the pixels."""
 
     def __init__(self):
         super().__init__()
@@ -308,7 +309,7 @@ class BranchingNetwork(torch.nn.Module):
         return self.head(pooled) if pooled.sum() > 0 else self.head(-pooled)
 
 
-def test_model_that_cannot_be_traced_is_a_sentence(plain, tmp_path, capfd):
+def test_model_that_cannot_be_traced_is_one_error_line(plain, tmp_path, capfd):
     model = TimmModel(BranchingNetwork(), replace(plain.spec, signals=frozenset({Signal.LOGITS})), {})
     with pytest.raises(UnavailableError) as error:
         export_onnx(model, tmp_path / "export")
@@ -332,7 +333,7 @@ def test_model_too_large_for_one_file_is_refused_before_the_export(plain, tmp_pa
 
 
 class WrongExporter(OnnxExporter):
-    """A plugin with a mistake: it writes the answer of another head."""
+    """A faulty exporter that writes the output of another head."""
 
     wrong = ""
 
@@ -341,7 +342,7 @@ class WrongExporter(OnnxExporter):
         return Artifact("onnx", "model.onnx")
 
 
-def test_failed_gate_keeps_the_files_aside(exported, distilled, tmp_path):
+def test_failed_gate_keeps_the_files_in_rejected(exported, distilled, tmp_path):
     exporter = WrongExporter(OnnxExporter.Options())
     exporter.wrong = exported["class"].directory / "model.onnx"
     form, target = Format("onnx", exporter, exporter.options), tmp_path / "export"
@@ -353,11 +354,11 @@ def test_failed_gate_keeps_the_files_aside(exported, distilled, tmp_path):
     worst = max(kept["batches"], key=lambda batch: batch["max_relative"])
     assert (kept["gate"], kept["passed"]) == ("failed", False)
     assert kept["failures"][0] == (
-        f"differs from torch by {worst['max_relative']:.2g} of the largest score at batch {worst['batch']}, "
-        "the limit is 0.0001"
+        f"differs from torch by {worst['max_relative']:.2g} of the largest score at batch {worst['batch']} "
+        "(limit 0.0001)"
     )
     assert str(error.value) == (
-        f"model.onnx {'; '.join(kept['failures'])}; what was built is kept in '{target / 'rejected'}'"
+        f"model.onnx {'; '.join(kept['failures'])}; the files are kept in '{target / 'rejected'}'"
     )
     assert sorted(file.relative_to(target).as_posix() for file in target.rglob("*") if file.is_file()) == [
         "rejected/model.onnx",
@@ -366,8 +367,11 @@ def test_failed_gate_keeps_the_files_aside(exported, distilled, tmp_path):
     ]
 
 
-def test_folder_that_is_taken_is_refused_before_the_export(exported, plain):
+def test_folder_in_use_is_refused_before_the_export(exported, plain):
     folder = exported["plain"].directory
     with pytest.raises(RunDirectoryError) as error:
         export_onnx(plain, folder)
-    assert str(error.value) == f"folder '{folder}' holds an export already; give another, or --force to replace it"
+    assert (
+        str(error.value)
+        == f"folder '{folder}' already contains an export; give another folder, or --force to replace it"
+    )

@@ -1,4 +1,4 @@
-"""A format that this machine cannot make: pending beside the kept ONNX, and made on the target from the bundle."""
+"""A format that this machine cannot make: pending in the bundle with its ONNX files, and made on the target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distillkit.contracts.exporter import Artifact, ExportRequest
 from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.export_options import ExportOptions
-from distillkit_export.images.gate_images import ExportImages, Pictures, photographs
+from distillkit_export.images.gate_images import ExportImages, ImageSet, photographs
 from distillkit_export.onnx.exporter import OnnxExporter
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_model
@@ -27,7 +27,7 @@ class RobotOptions(BaseModel):
 
 
 class Robot:
-    """A format that is ONNX under another name, and that only robots can make."""
+    """A format that is ONNX under another name and only available with `is_here`."""
 
     Options = RobotOptions
     precisions = ("fp32", "fp16")
@@ -62,11 +62,11 @@ def robots(plugins, registry_of):
 
 @pytest.fixture(scope="module")
 def without_robot(plain, robots, tmp_path_factory):
-    pictures = Pictures(photographs(plain.spec, "x").pixels, "some photographs")
+    images = ImageSet(photographs(plain.spec, "x").pixels, "some photographs")
     options = ExportOptions(formats=("robot",), fp16=True, settings={"robot": {"joints": 6}})
     forms = [onnx_format(options, robots), *other_formats(options, robots)]
     folder = tmp_path_factory.mktemp("robots") / "bundle"
-    target = ExportTarget(plain, ExportRequest(), lambda: ExportImages(pictures, pictures))
+    target = ExportTarget(plain, ExportRequest(), lambda: ExportImages(images, images))
     return export_model(forms, target, folder, options)
 
 
@@ -81,7 +81,7 @@ def robot_is_here(monkeypatch):
     monkeypatch.setattr(Robot, "is_here", True)
 
 
-def test_onnx_is_kept_and_what_is_missing_has_its_command(without_robot):
+def test_onnx_is_kept_and_the_pending_format_has_a_command(without_robot):
     assert [card["file"] for card in without_robot.manifest["artifacts"]] == ["model.onnx", "model.fp16.onnx"]
     assert without_robot.manifest["pending"] == [
         {
@@ -100,7 +100,7 @@ def test_onnx_is_kept_and_what_is_missing_has_its_command(without_robot):
     )
 
 
-def test_target_makes_what_is_pending_and_gates_it(bundle, robots, robot_is_here):
+def test_target_makes_and_gates_the_pending_file(bundle, robots, robot_is_here):
     result = extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     result.require()
     manifest = open_bundle(bundle).manifest
@@ -111,7 +111,7 @@ def test_target_makes_what_is_pending_and_gates_it(bundle, robots, robot_is_here
     assert "| robot/model.fp16.bin | " in (bundle / "parity.md").read_text()
 
 
-def test_target_without_the_robot_says_so_again_and_loses_nothing(bundle, robots):
+def test_target_without_the_robot_keeps_the_bundle_and_the_pending_entry(bundle, robots):
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     result = extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     with pytest.raises(UnavailableError):
@@ -131,7 +131,7 @@ def test_file_that_fails_its_gate_is_not_added(bundle, robots, robot_is_here, ex
     assert len(open_bundle(bundle).manifest.artifacts) == 2
 
 
-def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robots, robot_is_here):
+def test_files_of_the_user_are_kept_and_not_part_of_the_bundle(bundle, robots, robot_is_here):
     (bundle / "notes.txt").write_text("mine")
     extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     assert (bundle / "notes.txt").read_text() == "mine"
@@ -139,14 +139,14 @@ def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robot
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked", "sentence"),
+    ("kind", "options", "message"),
     [
         (
             UserError,
             ExportOptions(),
             (
-                "bundle '{0}' has its ONNX already, which is written from the student; name a format with --format, or "
-                "finish what is pending: distillkit export {0} --format robot --set robot.joints=6 --fp16"
+                "bundle '{0}' already has its ONNX files, which are made from the student; give --format NAME, or "
+                "make a pending file: distillkit export {0} --format robot --set robot.joints=6 --fp16"
             ),
         ),
         (
@@ -157,30 +157,30 @@ def test_files_of_somebody_else_stay_and_are_no_part_of_the_bundle(bundle, robot
         (
             UserError,
             ExportOptions(settings={"robot": {"joints": 3}}),
-            "--set robot.KEY is of a format that was not asked for; add --format robot",
+            "--set robot.KEY has no effect without that format; add --format robot",
         ),
     ],
 )
-def test_what_cannot_be_added_is_a_sentence(bundle, robots, kind, asked, sentence):
+def test_formats_that_cannot_be_added_are_refused(bundle, robots, kind, options, message):
     with pytest.raises(kind) as error:
-        extend_bundle(str(bundle), asked, plugins=robots)
-    assert str(error.value) == sentence.format(bundle)
+        extend_bundle(str(bundle), options, plugins=robots)
+    assert str(error.value) == message.format(bundle)
 
 
-def test_precision_without_its_onnx_and_a_file_that_is_there_are_sentences(bundle, robots, robot_is_here):
+def test_precision_without_onnx_and_existing_file_are_refused(bundle, robots, robot_is_here):
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["artifacts"].pop()
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError) as missing:
         extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
     assert str(missing.value) == (
-        f"bundle '{bundle}' has no ONNX in fp16, from which robot is made; export the run again with --fp16"
+        f"bundle '{bundle}' has no ONNX file in fp16 to make robot from; export the run again with --fp16"
     )
     single = ExportOptions(formats=("robot",), fp32=True)
     extend_bundle(str(bundle), single, plugins=robots)
     with pytest.raises(RunDirectoryError) as there:
         extend_bundle(str(bundle), single, plugins=robots)
-    assert str(there.value) == f"bundle '{bundle}' has robot/model.fp32.bin already; give --force to replace it"
+    assert str(there.value) == f"bundle '{bundle}' already has robot/model.fp32.bin; give --force to replace it"
     extend_bundle(str(bundle), replace(single, force=True), plugins=robots).require()
 
 
@@ -192,11 +192,11 @@ def test_onnx_itself_is_not_written_from_a_bundle(tmp_path):
     assert str(error.value) == "ONNX files are exported from a student, not from a bundle; export the run again"
 
 
-def test_format_speaks_its_own_flags():
-    class Spoken(Robot):
+def test_exporter_with_flags_method_defines_its_own_flags():
+    class Flagged(Robot):
         def flags(self):
             return ("--robot",)
 
-    form = Format("robot", Spoken(RobotOptions()), RobotOptions())
+    form = Format("robot", Flagged(RobotOptions()), RobotOptions())
     assert form.flags("fp32") == ["--robot"]
     assert form.flags("int8") == ["--robot", "--int8"]

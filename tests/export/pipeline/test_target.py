@@ -1,4 +1,4 @@
-"""What `distillkit export` may be pointed at, end to end."""
+"""Targets of `distillkit export`, end to end: runs, best students, checkpoints, models by name."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def refusal(kind, *arguments, **named):
 
 
 def copied(run_folder, tmp_path, *missing):
-    """The run as it would be with some of its files not yet there."""
+    """A copy of the run without the `missing` files, as if it were unfinished."""
     folder = tmp_path / "unfinished"
     shutil.copytree(run_folder, folder, ignore=shutil.ignore_patterns("export*", *missing))
     return folder
 
 
-def test_run_is_exported_into_its_own_folder_and_answers_as_it_evaluated(exported_run, run_folder):
+def test_run_is_exported_into_its_own_folder_with_the_head_of_its_evaluation(exported_run, run_folder):
     manifest = exported_run.manifest
     assert exported_run.directory == run_folder / "export"
     assert (manifest["output"]["head"], manifest["output"]["fusion"]) == ("distill", None)
@@ -96,7 +96,7 @@ def test_parity_of_a_run_is_measured_on_its_own_test_images(exported_run):
     assert exported_run.parity.max_relative <= 4.4e-6
 
 
-def test_export_from_python_takes_the_options_of_the_command_line(run_folder, tmp_path):
+def test_export_from_python_accepts_the_options_of_the_command_line(run_folder, tmp_path):
     steps = []
     options = ExportOptions(fp16=True, head="class", softmax=True, gate_images=32, calibration_images=8)
     result = export(run_folder / "best", tmp_path / "out", replace(options, progress=lambda *step: steps.append(step)))
@@ -107,16 +107,16 @@ def test_export_from_python_takes_the_options_of_the_command_line(run_folder, tm
     assert (result.manifest["output"]["name"], result.manifest["output"]["head"]) == ("probabilities", "class")
     assert result.parity.image_count == 32
     assert result.manifest["artifacts"][1]["made_with"]["images"] == 8
-    assert steps == []  # neither ONNX file takes long
+    assert steps == []  # ONNX files report no progress
     with pytest.raises(UserError) as error:
         export(result.directory, options=ExportOptions(trt=True, softmax=True))
     assert str(error.value) == (
-        f"--softmax is about writing ONNX from a student, and '{result.directory}' is a bundle, to which formats are "
-        "added where it lies; leave out --softmax"
+        f"--softmax only applies to exporting a student, but '{result.directory}' is a bundle, to which formats are "
+        "added in place; leave out --softmax"
     )
 
 
-def test_run_at_another_size_shows_its_own_images_at_that_size(run_folder, plugins):
+def test_run_at_another_size_is_gated_on_its_images_at_that_size(run_folder, plugins):
     options = ExportOptions(image_size=(16, 12))
     target = load_target(str(run_folder), plugins, options)
     checkpoint = load_target(str(run_folder / "checkpoints" / "step-00000004"), plugins, options)
@@ -158,7 +158,7 @@ def test_checkpoint_of_the_last_step_is_the_student_at_the_end(run_folder, plugi
     assert first.provenance.options == second.provenance.options
 
 
-def test_default_folders_are_never_inside_what_a_run_replaces(run_folder, tmp_path):
+def test_default_folders_are_never_inside_folders_that_a_run_replaces(run_folder, tmp_path):
     assert default_folder(str(run_folder)) == run_folder / "export"
     assert default_folder(str(run_folder / "best")) == run_folder / "export-best"
     checkpoint = run_folder / "checkpoints" / "step-00000004"
@@ -167,23 +167,23 @@ def test_default_folders_are_never_inside_what_a_run_replaces(run_folder, tmp_pa
     assert default_folder("timm:hf-hub/resnet18").as_posix() == "exports/timm-hf-hub-resnet18"
 
 
-def test_photographs_stand_in_where_the_data_stayed_elsewhere(run_folder, tmp_path, plugins):
+def test_photographs_are_used_if_the_data_of_the_run_is_missing(run_folder, tmp_path, plugins):
     folder = copied(run_folder, tmp_path)
     text = (folder / "recipe.toml").read_text().replace('train = "digits"', 'train = "elsewhere/flowers"')
     (folder / "recipe.toml").write_text(text)
-    pictures = load_target(str(folder), plugins).find_images().gate
-    assert pictures.weak
-    assert pictures.source == (
+    images = load_target(str(folder), plugins).find_images().gate
+    assert images.weak
+    assert images.source == (
         "crops of two photographs that scikit-learn ships, because the run's images cannot be read here"
     )
 
 
-def test_student_without_its_run_is_still_a_student(run_folder, tmp_path, plugins):
+def test_student_without_its_run_can_be_exported(run_folder, tmp_path, plugins):
     for name in ("student.json", "student.safetensors"):
         shutil.copy(run_folder / name, tmp_path / name)
     target = load_target(str(tmp_path), plugins)
     assert target.find_images().gate.source == (
-        "crops of two photographs that scikit-learn ships, because the student comes without its run"
+        "crops of two photographs that scikit-learn ships, because the student has no run directory"
     )
     assert (target.request.provenance.run, target.request.provenance.teachers) == (tmp_path.name, ())
 
@@ -206,30 +206,30 @@ def test_unfinished_run_names_what_can_be_exported(run_folder, tmp_path, plugins
     (folder / "best").mkdir(exist_ok=True)
     (folder / "best" / "student.json").write_text("{}")
     assert refusal(RunDirectoryError, str(folder), plugins) == (
-        f"run '{folder}' has not reached its end; export its best student so far with '{folder / 'best'}'"
+        f"run '{folder}' is not finished; export its best student so far with '{folder / 'best'}'"
     )
     folder = copied(run_folder, tmp_path / "b", "student.*")
     assert refusal(RunDirectoryError, str(folder), plugins) == (
-        f"run '{folder}' has not reached its end; export its newest checkpoint with "
+        f"run '{folder}' is not finished; export its newest checkpoint with "
         f"'{folder / 'checkpoints' / 'step-00000004'}'"
     )
     folder = copied(run_folder, tmp_path / "c", "student.*", "checkpoints")
     assert refusal(RunDirectoryError, str(folder), plugins) == (
-        f"run '{folder}' has not reached its end; continue it with --resume {folder}"
+        f"run '{folder}' is not finished; continue it with --resume {folder}"
     )
 
 
-def test_torn_checkpoint(run_folder, tmp_path, plugins):
+def test_truncated_checkpoint_is_refused(run_folder, tmp_path, plugins):
     folder = copied(run_folder, tmp_path) / "checkpoints" / "step-00000004"
-    (folder / "task.safetensors").write_bytes(b"torn")
+    (folder / "task.safetensors").write_bytes(b"truncated")
     message = refusal(CheckpointError, str(folder), plugins)
     assert message.startswith(f"checkpoint {folder / 'task.safetensors'} cannot be read (")
     assert message.endswith("); export another one")
 
 
-def test_directory_of_something_else(tmp_path, plugins):
+def test_directory_without_a_student_is_refused(tmp_path, plugins):
     assert refusal(RunDirectoryError, str(tmp_path), plugins) == (
-        f"'{tmp_path}' holds no student; give a run directory, a directory with student.json, or a checkpoint"
+        f"'{tmp_path}' contains no student; give a run directory, a directory with student.json, or a checkpoint"
     )
 
 
@@ -240,34 +240,34 @@ def test_folder_of_checkpoints_names_the_newest(run_folder, plugins):
     )
 
 
-def test_folder_of_checkpoints_without_its_run_is_none_to_export_from(run_folder, tmp_path, plugins):
+def test_folder_of_checkpoints_without_its_run_is_refused(run_folder, tmp_path, plugins):
     folder = copied(run_folder, tmp_path, "recipe.toml") / "checkpoints"
     assert refusal(RunDirectoryError, str(folder), plugins) == (
-        f"'{folder}' holds no student; give a run directory, a directory with student.json, or a checkpoint"
+        f"'{folder}' contains no student; give a run directory, a directory with student.json, or a checkpoint"
     )
 
 
-def test_weights_that_cannot_be_had_are_a_matter_of_weights(plugins, monkeypatch):
+def test_weights_that_cannot_be_downloaded_are_a_weights_error(plugins, monkeypatch):
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub.WeightsLocation, "cached", lambda place: None)
     host = urlparse(hub.constants.ENDPOINT).hostname
     assert refusal(WeightsError, "timm:resnet18", plugins) == (
         f"the published weights of 'resnet18' are not in the local cache and {host} cannot be reached; "
-        "give a file with --weights, or --weights none for a network that is not trained"
+        "give a file with --weights, or --weights none for an untrained network"
     )
     assert load_target("timm:resnet18", plugins, ExportOptions(weights="none")).model.spec.classes == 1000
 
 
-def test_name_that_is_neither(plugins):
+def test_name_that_is_neither_a_directory_nor_a_model_is_refused(plugins):
     assert refusal(RunDirectoryError, "runs/yesterday", plugins) == (
         "'runs/yesterday' is neither a directory nor a model by name; give a run directory, a directory with "
         "student.json, or a name such as timm:resnet18"
     )
 
 
-def test_weights_beside_a_run(run_folder, plugins):
+def test_weights_option_for_a_run_is_refused(run_folder, plugins):
     assert refusal(UserError, str(run_folder), plugins, ExportOptions(weights="other.safetensors")) == (
-        f"'{run_folder}' has weights of its own; leave out --weights, or name a model such as timm:resnet18"
+        f"'{run_folder}' already has weights; leave out --weights, or give a model by name such as timm:resnet18"
     )
 
 
@@ -288,12 +288,12 @@ def test_model_by_name_with_a_weight_file(tmp_path, plugins):
     )
 
 
-def test_two_heads_of_a_model_by_name_stay_two(plugins):
+def test_model_by_name_keeps_its_two_heads(plugins):
     target = load_target("timm:deit_tiny_distilled_patch16_224", plugins, ExportOptions(weights="none"))
     assert {signal.value for signal in target.model.spec.signals} >= {"logits", "distill_logits"}
 
 
-def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, plugins):
+def test_exporter_and_opset_are_checked_before_anything_is_loaded(tmp_path, plugins):
     with pytest.raises(UnknownPluginError) as unknown:
         export("nothing", tmp_path / "out", ExportOptions(formats=("onxx",)), plugins=plugins)
     assert str(unknown.value) == "unknown exporter 'onxx'; did you mean 'onnx'? (known: onnx, tensorrt)"
@@ -302,8 +302,8 @@ def test_exporter_and_opset_are_looked_at_before_anything_is_loaded(tmp_path, pl
     assert str(error.value) == "opset 9 is not supported; choose one from 18 to 23"
 
 
-def test_folder_that_is_taken_is_refused_before_anything_is_loaded(tmp_path, plugins):
+def test_folder_in_use_is_refused_before_anything_is_loaded(tmp_path, plugins):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunDirectoryError) as error:
         export("nothing", tmp_path, plugins=plugins)
-    assert str(error.value) == f"folder '{tmp_path}' is not empty and holds no export; give another for the export"
+    assert str(error.value) == f"folder '{tmp_path}' is not empty and is not an export; give another folder"

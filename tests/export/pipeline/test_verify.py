@@ -1,4 +1,4 @@
-"""A bundle verified where it will serve: digests, then the gate, in a process that has no torch."""
+"""`verify`: digests, then the gate, in a process without torch."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def bundle(exported_bundle, tmp_path):
 
 @pytest.fixture(scope="module")
 def only_onnxruntime(plugins) -> PluginRegistry:
-    """The plugins of a machine that has ONNX Runtime's CPU kernels and nothing else."""
+    """The plugins, with onnxruntime-cpu as the only runtime."""
 
-    class Few(PluginRegistry):
+    class OneRuntime(PluginRegistry):
         def listing(self, role):
             found = super().listing(role)
             return tuple(each for each in found if role != "runtime" or each.spec.name == "onnxruntime-cpu")
 
-    return Few(plugins._discovered)
+    return OneRuntime(plugins._discovered)
 
 
 def rewrite(folder, file, change):
-    """Change an ONNX file as somebody would who also mends its digest."""
+    """Change an ONNX file and update its digest."""
     model = onnx.load(folder / file)
     change(model)
     onnx.save(model, folder / file)
@@ -67,7 +67,7 @@ def other_head(model):
             entry.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(entry), entry.name))
 
 
-def test_what_cannot_be_executed_here_stays_ungated(bundle, only_onnxruntime):
+def test_file_that_no_runtime_executes_stays_ungated(bundle, only_onnxruntime):
     before = (bundle / "bundle.json").read_bytes()
     found = verify(bundle, plugins=only_onnxruntime)
     assert {each.artifact.precision: each.outcome for each in found.verdicts} == {
@@ -84,7 +84,7 @@ def test_what_cannot_be_executed_here_stays_ungated(bundle, only_onnxruntime):
     assert (bundle / "bundle.json").read_bytes() == before
 
 
-def test_ungated_file_that_passes_here_is_noted_with_its_runtime(bundle, plugins):
+def test_ungated_file_that_passes_is_recorded_with_its_runtime(bundle, plugins):
     pytest.importorskip("openvino")
     found = verify(bundle, plugins=plugins)
     found.require()
@@ -93,13 +93,13 @@ def test_ungated_file_that_passes_here_is_noted_with_its_runtime(bundle, plugins
     assert (card["file"], card["gate"], card["reason"]) == ("model.bf16.onnx", "passed", None)
     assert card["runtime"].startswith("openvino ")
     assert found.lines()[-1] == (
-        f"model.bf16.onnx was ungated and has passed in {card['runtime']}; bundle.json says so now"
+        f"model.bf16.onnx was ungated and has passed in {card['runtime']}; recorded in bundle.json"
     )
     assert verify(bundle, plugins=plugins).recorded == ()
 
 
 def test_altered_file_is_refused_before_anything_is_executed(bundle, plugins, monkeypatch):
-    monkeypatch.setattr("distillkit_export.pipeline.verify._judged", None)
+    monkeypatch.setattr("distillkit_export.pipeline.verify._gate_file", None)
     content = bytearray((bundle / "model.onnx").read_bytes())
     content[-1] ^= 1
     (bundle / "model.onnx").write_bytes(content)
@@ -107,12 +107,12 @@ def test_altered_file_is_refused_before_anything_is_executed(bundle, plugins, mo
         verify(bundle, plugins=plugins)
     assert error.value.exit_code == 2
     assert str(error.value) == (
-        "model.onnx has not the content whose digest bundle.json has, so it was altered or torn after the export; "
+        "model.onnx does not match the SHA-256 in bundle.json: it was altered or truncated after the export; "
         "copy or export the bundle again"
     )
 
 
-def test_file_that_answers_otherwise_fails_and_names_the_layer(bundle, only_onnxruntime):
+def test_file_with_other_outputs_fails_and_names_the_layer(bundle, only_onnxruntime):
     rewrite(bundle, "model.int8.onnx", other_head)
     found = verify(bundle, plugins=only_onnxruntime)
     with pytest.raises(GateError) as error:
@@ -125,7 +125,7 @@ def test_file_that_answers_otherwise_fails_and_names_the_layer(bundle, only_onnx
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_file_of_another_precision_fails_although_it_answers_well(bundle, only_onnxruntime, precision):
+def test_file_of_another_precision_fails_although_its_outputs_are_right(bundle, only_onnxruntime, precision):
     file = f"model.{precision}.onnx"
     shutil.copyfile(bundle / "model.onnx", bundle / file)
     rewrite(bundle, file, lambda model: None)
@@ -133,7 +133,7 @@ def test_file_of_another_precision_fails_although_it_answers_well(bundle, only_o
     with pytest.raises(GateError) as error:
         found.require()
     assert error.value.exit_code == 4
-    assert str(error.value) == f"{file} is fp32 although bundle.json says {precision}"
+    assert str(error.value) == f"{file} is fp32, but bundle.json says {precision}"
 
 
 def test_bundle_without_samples_is_refused(bundle, plugins):
@@ -142,20 +142,22 @@ def test_bundle_without_samples_is_refused(bundle, plugins):
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError) as error:
         verify(bundle, plugins=plugins)
-    assert str(error.value) == (f"bundle '{bundle}' has no file 'samples.npz'; its bundle.json lists those that it has")
+    assert str(error.value) == (
+        f"bundle '{bundle}' has no file 'samples.npz'; its bundle.json lists the files that it has"
+    )
 
 
 @pytest.fixture
 def labelled(exported_bundle, plain, tmp_path):
-    """Pictures in the folders of the classes that the float32 file gives them, but for one."""
+    """Images in the folders of the classes that the float32 file predicts, except for one."""
     session = OnnxSession(exported_bundle / "model.onnx")
     generator = np.random.default_rng(0)
     for number in range(6):
         pixels = generator.integers(0, 256, (40, 40, 3), np.uint8)
         mean, std = np.array(plain.spec.mean), np.array(plain.spec.std)
         image = ((pixels / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
-        said = int(session(image).argmax())
-        name = plain.spec.class_names[said if number else (said + 1) % 7]
+        predicted = int(session(image).argmax())
+        name = plain.spec.class_names[predicted if number else (predicted + 1) % 7]
         (tmp_path / "images" / "test" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "images" / "test" / name / f"{number}.png")
     (tmp_path / "images" / "train").mkdir()
@@ -167,36 +169,36 @@ def test_accuracy_is_measured_on_labelled_images(bundle, labelled, only_onnxrunt
     scored = found.on_data[0].parity.accuracy
     assert (scored.images, scored.file) == (6, pytest.approx(100 * 5 / 6))
     assert [each.artifact.precision for each in found.on_data] == ["fp32", "int8"]
-    assert found.data.pictures.source == "images in test/"
+    assert found.data.images.source == "images in test/"
     assert found.as_dict()["data"]["model.int8.onnx"]["accuracy"]["images"] == 6
 
 
-def test_folder_of_other_classes_is_a_sentence(bundle, tmp_path, plugins):
+def test_folder_of_other_classes_is_refused(bundle, tmp_path, plugins):
     (tmp_path / "other" / "yak").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "other" / "yak" / "1.png")
     with pytest.raises(DataError) as error:
         verify(bundle, plugins=plugins, data=tmp_path / "other")
     assert str(error.value) == (
-        f"no folder in '{tmp_path / 'other'}' is called like a class of the bundle (ant, bee, cat, ...); "
+        f"no folder in '{tmp_path / 'other'}' has the name of a class of the bundle (ant, bee, cat, ...); "
         "give a folder per class"
     )
 
 
-def test_folders_that_are_no_classes_are_named_and_not_counted_as_wrong(bundle, labelled, plugins):
+def test_folders_that_are_not_classes_are_refused_and_named(bundle, labelled, plugins):
     root = labelled / "test"
     for name in ("yak", "zebra", "owl", "pig"):
         (root / name).mkdir()
         Image.new("RGB", (40, 40)).save(root / name / "1.png")
-    known = "which no class of the bundle is called (ant, bee, cat, ...); give a folder per class and nothing else"
+    known = "not among the classes of the bundle (ant, bee, cat, ...); give a folder per class and nothing else"
     with pytest.raises(DataError) as error:
         verify(bundle, plugins=plugins, data=labelled, images=1)
-    assert str(error.value) == f"'{root}' holds owl, pig, yak and 1 more, {known}"
+    assert str(error.value) == f"'{root}' contains owl, pig, yak and 1 more, {known}"
     for name in ("yak", "zebra", "owl", "pig"):
         shutil.rmtree(root / name)
     Image.new("RGB", (40, 40)).save(root / "loose.png")
     with pytest.raises(DataError) as error:
         verify(bundle, plugins=plugins, data=labelled)
-    assert str(error.value) == f"'{root}' holds loose.png, {known}"
+    assert str(error.value) == f"'{root}' contains loose.png, {known}"
 
 
 def test_target_needs_neither_torch_nor_timm_nor_onnx(bundle):
@@ -207,6 +209,6 @@ from distillkit_cli.main import command_line
 print(command_line(["verify", {str(bundle)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[0] == f"{bundle}: every file is the one that was exported"
+    assert done.stdout.splitlines()[0] == f"{bundle}: every file matches its SHA-256"
     assert done.stdout.splitlines()[-1] == "3"
     assert done.stderr.startswith("error: model.bf16.onnx was not gated: CPUExecutionProvider cannot execute it")

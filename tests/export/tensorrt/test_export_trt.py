@@ -90,7 +90,7 @@ def test_target_builds_the_pending_engine_with_its_options(bundle, double):
     assert {f"{name}.plan", f"{name}.json"} <= found["files"].keys()
     assert found["files"][f"{name}.plan"]["sha256"] == json.loads((bundle / f"{name}.json").read_text())["sha256"]
     code, _, err = run("export", bundle, "--trt")
-    assert (code, err) == (2, f"error: bundle '{bundle}' has {name}.plan already; give --force to replace it\n")
+    assert (code, err) == (2, f"error: bundle '{bundle}' already has {name}.plan; give --force to replace it\n")
 
 
 def test_engine_of_another_precision_is_rejected_with_all_its_files(bundle, double):
@@ -98,7 +98,7 @@ def test_engine_of_another_precision_is_rejected_with_all_its_files(bundle, doub
     code, _, err = run("export", bundle, "--trt", "--layers")
     name = f"trt/double-1-sm89-trt{double.version}-fp32-b1x2x8"
     assert code == 4
-    assert f"error: {name}.plan is fp16 although fp32 was asked for; " in err
+    assert f"error: {name}.plan is fp16, but fp32 was requested; " in err
     kept = sorted(path.relative_to(bundle / "rejected").as_posix() for path in (bundle / "rejected").rglob("*.*"))
     assert kept == [f"{name}.json", f"{name}.layers.json", f"{name}.plan"]
     assert not list((bundle / "trt").iterdir())
@@ -119,4 +119,4 @@ def test_engine_runs_here_but_not_where_it_was_not_built(bundle, double, tmp_pat
 def test_engine_option_without_trt_is_an_error(bundle):
     code, out, err = run("export", bundle, "--timing-cache", "here")
     assert (code, out) == (2, "")
-    assert err == "error: --timing-cache is about a TensorRT engine, and none was asked for; add --trt\n"
+    assert err == "error: --timing-cache has no effect without a TensorRT engine; add --trt\n"
