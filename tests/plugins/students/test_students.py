@@ -166,22 +166,34 @@ def test_geometry_that_does_not_divide(options, sentence):
         (
             "vit-s",
             {"image_size": [1, 2, 3]},
-            "student 'vit-s': 'image_size': [1, 2, 3] is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'vit-s': 'image_size': [1, 2, 3] is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
         (
             "timm:resnet18",
             {"image_size": 0},
-            "student 'timm:resnet18': 'image_size': 0 is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'timm:resnet18': 'image_size': 0 is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
         (
             "small-cnn",
             {"image_size": "large"},
-            "student 'small-cnn': 'image_size': 'large' is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'small-cnn': 'image_size': 'large' is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
         (
             "small-cnn",
             {"image_size": True},
-            "student 'small-cnn': 'image_size': True is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'small-cnn': 'image_size': True is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
     ],
 )
