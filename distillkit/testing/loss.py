@@ -77,6 +77,7 @@ def check_loss(
     findings.raise_any()
     chosen = subject.options(options)
     findings.run((options_survive_a_file,), chosen)
+    # The checks seed torch; the caller's random state must not change.
     devices = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices), no_network() as hosts:
         _check_pairs(findings, [LossCase(subject, chosen, pair, device, backend) for pair in pairs])

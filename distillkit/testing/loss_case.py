@@ -125,7 +125,7 @@ def difference(first: Tensor, second: Tensor) -> float | None:
     if first.shape != second.shape:
         return math.inf
     precise = torch.float64 in (first.dtype, second.dtype)
-    tolerance = 1e-9 if precise else 1e-5
+    tolerance = 1e-9 if precise else 1e-5  # rounding of float64 and of float32
     first, second = first.detach().double(), second.detach().double()
     if torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True):
         return None

@@ -13,6 +13,7 @@ from distillkit.plugin.runtime_checks import declaration_faults, dtype_of, tenso
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, LossModule, difference, differences, tensor_state, total
 from distillkit.testing.synthetic import map_batch, map_outputs
 
+# (1, 3, 5, 0, 2, 4): every row changes its position.
 SHUFFLED = tuple((2 * row + 1) % (len(EVERY_ROW) + 1) for row in EVERY_ROW)
 
 
@@ -71,6 +72,7 @@ def _without_memory(tensor: Tensor) -> Tensor:
 def target(case: LossCase) -> Iterator[str]:
     """`target` returns the tensors that `targets` describes, without gradient."""
     teacher = case.teacher()
+    # A run has no gradients here; with them, a target that is not detached is detected.
     for tensor in tensors_of(teacher).values():
         tensor.requires_grad_()
     returned, described = case.loss.target(teacher), case.loss.targets

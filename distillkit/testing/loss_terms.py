@@ -22,6 +22,7 @@ FIRST, REST = EVERY_ROW[:4], EVERY_ROW[4:]
 
 def terms(case: LossCase) -> Iterator[str]:
     """Each term is finite, has one value per sample, and the dtype of the student's outputs."""
+    # 0 is the first step, where a loss that divides by the progress is not finite.
     for progress in (0.0, 0.5, 1.0):
         batch = case.batch()
         terms = case.terms(batch=BatchInfo(batch.labels, batch.label_mass, progress))
@@ -226,6 +227,7 @@ def state(case: LossCase) -> Iterator[str]:
             yield f"state_dict holds '{name}' of type {type(value).__name__}; a checkpoint can hold only tensors"
             return
     expected = case.terms(loss=loss)
+    # Another seed, so that only the loaded state can make the terms equal.
     restored = case.build(seed=4)
     restored.load_state_dict(kept)
     copies: list[tuple[str, Callable[[], Any]]] = [

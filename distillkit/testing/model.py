@@ -104,6 +104,7 @@ def _check(subject: PluginUnderTest, given: Mapping[str, Any] | None, case: Mode
     options = subject.options(given)
     findings.run((options_survive_a_file,), options)
     case = replace(case, request=replace(case.request, options=options))
+    # The checks seed torch; the caller's random state must not change.
     devices = [case.device] if case.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices), no_network() as hosts:
         findings.run(FOUNDATION, case, let_through=UserError)

@@ -82,6 +82,7 @@ class ModelCase:
         """Normalised noise [B, C, H, W] of the model's image size, B = samples."""
         generator = torch.Generator().manual_seed(5)
         shape = (samples, len(self.spec.mean), *self.spec.image_size)
+        # Drawn in float64, so that the images are the same in every dtype.
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, dtype)
 
     @property

@@ -121,6 +121,7 @@ def state(case: ModelCase) -> Iterator[str]:
         if not isinstance(value, Tensor):
             yield f"its network's state_dict holds '{name}' of type {type(value).__name__}; only tensors can be saved"
             return
+    # Another seed, so that only the loaded state can make the outputs equal.
     restored = case.build(seed=4)
     restored.network.load_state_dict(kept)
     images = case.images(SAMPLES)

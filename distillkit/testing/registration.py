@@ -81,6 +81,7 @@ def warn_of_slow_listing(subject: PluginUnderTest, *, stacklevel: int) -> None:
 @cache
 def _imports(module: str) -> tuple[str, ...]:
     """The packages of HEAVY that importing `module` loads, tried in a new interpreter."""
+    # In a new interpreter, because this one has imported torch already.
     program = (
         f"import importlib, sys; importlib.import_module(sys.argv[1]); print(*({set(HEAVY)} & sys.modules.keys()))"
     )

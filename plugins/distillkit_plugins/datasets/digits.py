@@ -61,6 +61,7 @@ def _test_images(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     is_test = np.zeros(len(labels), np.bool_)
     for digit in range(10):
         members = np.flatnonzero(labels == digit)
+        # In integers, so that no rounding moves an image from one split to the other.
         places = (2 * np.arange(_TEST_PER_CLASS) + 1) * len(members) // (2 * _TEST_PER_CLASS)
         is_test[members[places]] = True
     return is_test

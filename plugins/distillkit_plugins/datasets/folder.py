@@ -55,6 +55,7 @@ class Folder:
             raise DataError(f"'{root}' is a file, not a folder of images{hint}")
         if _is_split(root):
             return next((cls(root / name) for name in _SPLITS[split] if (root / name).is_dir()), None)
+        # The same images must not be used for training and evaluation.
         if split != "train" and _is_training_folder(root, data):
             return None
         return cls(root)
@@ -76,7 +77,7 @@ class Folder:
 def _folder_of(argument: str) -> Path:
     """The existing path that the user gave.
 
-    Raises: DataError if there is none.
+    Raises: DataError if it does not exist.
     """
     try:
         root = Path(argument).expanduser()
@@ -91,6 +92,7 @@ def _folder_of(argument: str) -> Path:
 
 
 def _is_text(name: str) -> bool:
+    # Python decodes bytes of a file name that are not UTF-8 to surrogates, which cannot be encoded as UTF-8.
     return name.encode(errors="replace") == name.encode(errors="surrogateescape")
 
 

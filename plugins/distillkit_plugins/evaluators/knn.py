@@ -107,6 +107,7 @@ def knn_accuracy(  # noqa: PLR0913 - where it is computed
     With several processes, each handles some of the query batches; the batches are the same as with one process.
     """
     normalised = functional.normalize(bank.values)  # [N, D]
+    # One tensor for all k, so it must not be changed in place below.
     right: dict[int, Tensor] = dict.fromkeys(numbers, torch.zeros(5, dtype=torch.int64))
     for start in range(0, len(queries), QUERIES)[processes.rank :: processes.world]:
         part = functional.normalize(queries.values[start : start + QUERIES])  # [Q, D]
@@ -136,6 +137,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int, *, device: torch.device | Non
         part = bank[start : start + BANK].to(device)
         products = queries @ part.T  # [Q, BANK]
         positions = torch.arange(start, start + len(part), device=device)
+        # _LAST - position, because topk keeps the largest keys and the first position must win.
         keys = _ordered(products).bitwise_left_shift_(32).bitwise_or_(_LAST - positions)
         best = torch.cat([best, keys], dim=1).topk(min(k, best.shape[1] + keys.shape[1]), dim=1).values  # [Q, k]
     return _products(best >> 32).cpu(), (_LAST - (best & _LAST)).cpu()

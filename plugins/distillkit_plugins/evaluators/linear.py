@@ -68,6 +68,7 @@ class LinearProbe:
         trained = self._fast(subject, view) if options.method == "fast" else self._dino(subject, view)
         features = subject.features(subject.measured, view)
         measured = trained.accuracies(features, subject.device)
+        # A single head leaves nothing to select.
         selection = subject.validation if len(measured) > 1 else None
         selected = trained.accuracies(subject.features(selection, view), subject.device) if selection else measured
         rates = trained.heads.rates
@@ -114,6 +115,7 @@ class LinearProbe:
             batch_size=options.batch_size or DINO_BATCH,
             seed=options.seed,
         )
+        # DINO's protocol does not standardise the features.
         return _Trained(heads, torch.zeros(1), torch.ones(1), len(subject.training))
 
 

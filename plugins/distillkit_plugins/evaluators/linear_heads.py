@@ -23,6 +23,7 @@ class LinearHeads(nn.Module):
 
     def __init__(self, width: int, classes: int, rates: Sequence[float], *, seed: int) -> None:
         super().__init__()
+        # The same start for every head, so that they differ in their learning rate only.
         start = 0.01 * torch.randn(classes, width, generator=torch.Generator().manual_seed(seed))
         self.rates = tuple(rates)
         self.weights = nn.ParameterList(nn.Parameter(start.clone()) for _ in rates)
@@ -63,6 +64,7 @@ def train_on_cached(  # noqa: PLR0913 - the settings of the protocol
     The learning rates decay to 0 along a cosine, step by step. The last batch of an epoch may be smaller.
     """
     heads = LinearHeads(features.values.shape[1], classes, rates, seed=seed).to(device)
+    # The learning rate is scaled by the batch size, so that must be the real one.
     batch_size = min(batch_size, len(features))
     optimizer = heads.optimizer(batch_size)
     steps = epochs * -(-len(features) // batch_size)

@@ -60,6 +60,7 @@ class Top1:
         predicted: list[Tensor] = []
         labels: list[Tensor] = []
 
+        # Recorded while the accuracy is computed, so that the model runs only once.
         def recorded() -> Iterator[tuple[Mapping[str, Tensor], Tensor]]:
             for scores, classes in scored(model, subject.spec, batches, answer, precision=subject.precision):
                 predicted.append(scores["answer"].argmax(dim=-1).cpu())

@@ -92,6 +92,7 @@ def resample(patches: Tensor, source: Grid, goal: Grid, interpolation: RowInterp
     if source == goal:
         return patches
     images = patches.reshape(-1, 1, *source)  # [B', 1, rows, columns], B' the product of the leading axes
+    # interpolate raises an error if align_corners is set for "area".
     mode = "area" if interpolation == "area" else "bicubic"
     resampled = functional.interpolate(images, size=goal, mode=mode, align_corners=None if mode == "area" else False)
     return resampled.reshape(*patches.shape[:-1], goal[0] * goal[1])  # [..., M]

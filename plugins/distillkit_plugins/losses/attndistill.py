@@ -117,6 +117,7 @@ class AttnDistill(nn.Module):
         if self.options.align_weight:
             targets["embedding"] = last_embedding(teacher).detach().float()  # [B, D_t]
         if self.options.attention_weight:
+            # Only the last layer is read, so the layer axis has length 1.
             rows = attention_rows(teacher)[:, 0].detach()  # [B, A_t, 1 + N_t]
             targets["attention"] = self.guidance.teacher_rows(rows).float()  # [B, G, 1 + N_s]
         return targets

@@ -49,6 +49,7 @@ class HardDistillation(nn.Module):
         return cls(distillation_head(student))
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
+        # argmax has no gradient, so the target needs no detach.
         return {"class": head_logits(teacher, Signal.LOGITS).argmax(dim=1)}  # [B]
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:

@@ -120,6 +120,7 @@ def _check(options: Deit.Options, width: int, heads: int) -> None:
             f"student.image_size = {shown} is not divisible by student.patch = {options.patch}; "
             f"{_multiples(wrong, options.patch)} would be"
         )
+    # A quarter of the width each for sine and cosine of row and column.
     if options.position == "sincos" and width % 4:
         raise RecipeError(
             f'student.width = {width} is not divisible by 4, which student.position = "sincos" requires; '

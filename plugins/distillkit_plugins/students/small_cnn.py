@@ -73,6 +73,7 @@ class SmallCnn(nn.Module):
         options = cast("SmallCnn.Options", request.options)
         height, width = options.image_size
         classes = 1000 if request.classes is None else request.classes
+        # A description must neither compute weights nor draw random numbers.
         with sketching():
             network = ConvNet(options.width, classes)
         return ModelSpec(

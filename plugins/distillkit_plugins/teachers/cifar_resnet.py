@@ -55,6 +55,7 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int, classes: int) -> None:
         super().__init__()
+        # The attribute names are those of the published weights.
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.layer1 = self._stage(WIDTHS[0], WIDTHS[0], blocks, stride=1)

@@ -133,6 +133,7 @@ def _sketch(request: ModelRequest) -> TimmModel:
     if path is not None:
         shapes = read_weights(path, shapes_only=True)
         file_classes = classes_of(shapes, model)
+        # The head in the file sets the number of classes, so the network is described again with it.
         if request.classes is None and file_classes not in (None, model.spec.classes):
             model = _described(TimmModel.sketch(replace(sketch_request, classes=file_classes)), request)
         _load(model, shapes, request)

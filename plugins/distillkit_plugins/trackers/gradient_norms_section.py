@@ -18,6 +18,7 @@ COLUMNS = 5
 
 def measured_steps(steps: Steps) -> Steps:
     """Records in which every gradient norm is finite; empty if the loss has a single term."""
+    # With fp16 a norm may be infinite in the first steps, while the loss scale is too large.
     return [entry for entry in steps if len(_norms(entry)) > 1 and math.isfinite(sum(_norms(entry).values()))]
 
 

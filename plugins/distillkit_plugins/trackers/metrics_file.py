@@ -47,6 +47,7 @@ class MetricsFile:
         self._append({"kind": "failed", "error": type(error).__name__, "message": str(error)})
 
     def _append(self, record: Mapping[str, Any]) -> None:
+        # Opened and closed for every line, so that a killed run keeps all earlier lines.
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 

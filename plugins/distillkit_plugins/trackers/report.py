@@ -54,6 +54,7 @@ class Report:
 
 def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> None:
     """Plot loss terms (left), gradient norms (middle) and validation accuracy (right) over the optimiser steps."""
+    # Not pyplot: it keeps figures in global state and may need a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
