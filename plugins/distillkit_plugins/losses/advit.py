@@ -47,8 +47,8 @@ class AttentionTransfer(nn.Module):
         )
         interpolation: RowInterpolation = Field(
             "bicubic",
-            description="resampling of the teacher's patches to the student's grid; area needs multiples, none needs "
-            "equal grids",
+            description="resampling of the teacher's patches to the student's grid; `area` needs a teacher grid that "
+            "is a multiple of the student's, `none` needs equal grids",
         )
 
     name: str

@@ -60,8 +60,8 @@ class AttnDistill(nn.Module):
         )
         interpolation: RowInterpolation = Field(
             "bicubic",
-            description="resampling of the teacher's patches to the student's grid; area needs multiples, none needs "
-            "equal grids",
+            description="resampling of the teacher's patches to the student's grid; `area` needs a teacher grid that "
+            "is a multiple of the student's, `none` needs equal grids",
         )
         projector_depth: Annotated[int, Field(gt=0)] = Field(
             4, description="number of linear layers, with GELU between them"
