@@ -85,7 +85,7 @@ def test_a_broken_image_in_a_tar_file_is_named_and_not_replaced(tmp_path, plugin
     source = open_datasets(Data(train=f"timm:{tmp_path}/a.tar", validation=0), plugins).train
     with pytest.raises(UnreadableImageError) as caught:
         load_image(source, 0)
-    assert (caught.value.kind, caught.value.reason) == ("not-an-image", "the file is of no known image format")
+    assert (caught.value.kind, caught.value.reason) == ("not-an-image", "the file has no known image format")
 
 
 def test_a_data_set_of_hugging_face(write_pictures, tmp_path, plugins, digits):
