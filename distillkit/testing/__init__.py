@@ -1,11 +1,11 @@
-"""The conformance suite for plugin authors: one line in a test checks a plugin against its contract.
+"""Conformance suite for plugin authors: one line in a test checks a plugin against its contract.
 
     from distillkit.testing import check_loss
 
     def test_conformance() -> None:
         check_loss("margin")
 
-Whatever is wrong is raised at once, as one error that lists it in sentences.
+All violations are raised together, as one BrokenPluginError that lists them.
 """
 
 from distillkit.testing.exporter import check_exporter

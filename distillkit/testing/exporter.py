@@ -1,4 +1,4 @@
-"""`check_exporter` says whether an export format keeps the contract."""
+"""`check_exporter`: check an export format against its contract."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ IMAGES = 3
 
 @dataclass(frozen=True)
 class ExporterCase:
-    """An exporter, what it starts from, and an empty folder."""
+    """An exporter under test, its source model, and an empty folder to write to."""
 
     exporter: Exporter
     source: ExportSource
@@ -53,7 +53,7 @@ class ExporterCase:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """What it writes; written once."""
+        """The written artifact; written once."""
         return self.exporter.write(self.source, self.folder, self.precision)
 
     @cached_property
@@ -62,7 +62,7 @@ class ExporterCase:
 
     @cached_property
     def images(self) -> NDArray[Any]:
-        """Three pictures of noise, as the file takes them."""
+        """Three images of noise [3, C, H, W], or the first three of the source's own."""
         model, generator = self.source.model, np.random.default_rng(0)
         if self.source.images is not None:
             return self.source.images[:IMAGES]
@@ -79,13 +79,13 @@ def check_exporter(
     source: ExportSource | None = None,
     precision: Precision = "fp32",
 ) -> None:
-    """Check an export format, registered or not, against everything that the contract promises.
+    """Check an export format, registered or not, against the complete contract.
 
-    `options` are those of `--set`. `source` is what it starts from: by default a small ViT with random weights and
-    nothing else; a format that is made from ONNX needs one with a file in `onnx` and with `images`.
-    Raises: BrokenPluginError that lists every finding; what the exporter's own `check` raises on a machine that lacks
-    what it needs; RecipeError for wrong `options`; UnknownPluginError.
-    Warns: SlowListingWarning where the registering module imports torch or timm.
+    `options` are those of `--set`. `source` is the model to export, by default a small ViT with random weights. A
+    format that is made from ONNX needs a source with a file in `onnx` and with `images`.
+    Raises: BrokenPluginError that lists every finding; the errors of the exporter's own `check` if the machine lacks
+    something it needs; RecipeError for invalid `options`; UnknownPluginError.
+    Warns: SlowListingWarning if the registering module imports torch or timm.
     """
     __tracebackhide__ = True
     subject = find_subject("exporter", exporter)
@@ -95,10 +95,10 @@ def check_exporter(
     findings.raise_any()
     chosen = subject.options(options)
     findings.run((options_survive_a_file,), chosen)
-    made: Exporter = subject.factory(chosen)
-    made.check()
+    built: Exporter = subject.factory(chosen)
+    built.check()
     with tempfile.TemporaryDirectory() as folder:
-        case = ExporterCase(made, source or small_student(), Path(folder), precision)
+        case = ExporterCase(built, source or small_student(), Path(folder), precision)
         findings.run((precisions, file), case)
         if not len(findings):
             findings.run(CHECKS, case)
@@ -106,27 +106,27 @@ def check_exporter(
 
 
 def precisions(case: ExporterCase) -> Iterator[str]:
-    """What it can write is said in the words of the command line."""
+    """`precisions` are names of the command line; `runtime` is one line."""
     given: Any = case.exporter.precisions  # a plugin may say anything
     if not isinstance(given, tuple) or not given or not set(given) <= set(PRECISIONS):
-        yield f"precisions is {given!r}; it is a tuple of some of {', '.join(PRECISIONS)}"
+        yield f"precisions is {given!r}; it must be a tuple of some of {', '.join(PRECISIONS)}"
     if not case.exporter.runtime.strip() or "\n" in case.exporter.runtime:
-        yield f"runtime is {case.exporter.runtime!r}; one line with a name and a version is what reports show"
+        yield f"runtime is {case.exporter.runtime!r}; it must be one line with a name and a version"
 
 
 def file(case: ExporterCase) -> Iterator[str]:
-    """One file inside the folder, called as the artefact says; nothing beside it, and the source as it was."""
+    """The file of the Artifact exists inside the folder, and the source model is unchanged."""
     before = _digest(case.source)
     artifact = case.artifact
     path = case.folder / artifact.file
     if Path(artifact.file).is_absolute() or not path.resolve().is_relative_to(case.folder.resolve()):
-        yield f"names {artifact.file!r}, which is not inside the folder; it is a path relative to it"
+        yield f"file is {artifact.file!r}; it must be a relative path inside the folder"
     elif not path.is_file():
-        yield f"names {artifact.file!r} and writes no such file"
+        yield f"file is {artifact.file!r}, but no such file was written"
     if artifact.precision != case.precision:
-        yield f"was asked for {case.precision} and says that it wrote {artifact.precision}"
+        yield f"returns an Artifact of precision {artifact.precision} when asked for {case.precision}"
     if _digest(case.source) != before:
-        yield "changes the model that it writes"
+        yield "changes the model that it exports"
     try:
         json.dumps(dict(artifact.made_with), allow_nan=False)
     except (TypeError, ValueError):
@@ -134,33 +134,33 @@ def file(case: ExporterCase) -> Iterator[str]:
 
 
 def precision_is_read_back(case: ExporterCase) -> Iterator[str]:
-    """The precision comes from the file, not from what was asked for."""
+    """`precision_of` reads the precision from the file, not from the request."""
     found = case.exporter.precision_of(case.folder / case.artifact.file)
     if found != case.precision:
-        yield f"wrote {case.precision} and reads {found} back from the file"
+        yield f"wrote {case.precision}, but precision_of reads {found} from the file"
 
 
-def answers(case: ExporterCase) -> Iterator[str]:
-    """The file opens, and every batch of the same images has the same answers."""
+def scores(case: ExporterCase) -> Iterator[str]:
+    """The file opens and gives finite float32 scores [B, K] that do not depend on the batch."""
     together = np.asarray(case.scorer(case.images.copy()))
     if together.dtype != np.float32:
-        yield f"answers in {together.dtype}; scores are float32, whatever the file computes in"
+        yield f"scores have dtype {together.dtype}; they must be float32, whatever precision the file computes in"
     if together.ndim != 2 or len(together) != len(case.images):
-        yield f"answers {list(together.shape)} for {len(case.images)} images; scores are [batch, classes]"
+        yield f"scores of {len(case.images)} images have shape {list(together.shape)}; they must be [batch, classes]"
         return
     if not np.isfinite(together).all():
-        yield "answers with numbers that are not finite"
-    alone = np.concatenate([case.scorer(case.images[index : index + 1]) for index in range(len(case.images))])
+        yield "scores are not finite"
+    alone = np.concatenate([case.scorer(case.images[index : index + 1]) for index in range(len(case.images))])  # [B, K]
     difference = float(np.abs(alone - together).max()) / max(float(np.abs(together).max()), 1e-12)
     if not difference <= TOLERANCE:
-        yield f"batches of one differ from the same images in a batch of {len(case.images)} by {difference:.1g}"
+        yield f"scores of single images differ by {difference:.1g} from those in a batch of {len(case.images)}"
 
 
-CHECKS: tuple[ContractCheck[ExporterCase], ...] = (precision_is_read_back, answers)
+CHECKS: tuple[ContractCheck[ExporterCase], ...] = (precision_is_read_back, scores)
 
 
 def small_student() -> ExportSource:
-    """A ViT of 16 x 24 pixels and seven classes with random weights, to be written."""
+    """Source model for checks: a ViT of 16 x 24 pixels and seven classes with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = TimmModel.create(
@@ -173,13 +173,13 @@ def small_student() -> ExportSource:
             embed_dim=24,
             num_heads=2,
         )
-        for parameter in model.network.parameters():  # as initialised, its scores are almost zero
+        for parameter in model.network.parameters():  # with timm's initialisation its scores are almost zero
             torch.nn.init.trunc_normal_(parameter, std=0.2)
     return ExportSource(ExportRequest(), model)
 
 
 def _digest(source: ExportSource) -> str:
-    """The weights of the model, and of the files that are there already."""
+    """Digest of the model's weights and mode, and of the ONNX files."""
     digest = hashlib.sha256()
     if source.model is not None:
         digest.update(str(source.model.network.training).encode())

@@ -1,4 +1,4 @@
-"""What a conformance suite found, gathered into one error."""
+"""Findings of a conformance check, collected into one error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from distillkit.messages.text import with_type
 
 Case = TypeVar("Case")
 ContractCheck = Callable[[Case], Iterator[str]]
-"""Looks at one case and yields a sentence for each thing that is wrong. What it raises is a finding as well."""
+"""Checks one case and yields a sentence per violation. An exception that it raises is a finding as well."""
 
 
 class Findings:
-    """The sentences about one plugin, each once, with the places where it is true."""
+    """Findings about one plugin: each sentence once, with the cases it applies to."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -26,7 +26,7 @@ class Findings:
         return len(self._sentences) + len(self._raised)
 
     def add(self, sentence: str, place: str = "") -> None:
-        """Keep one sentence; `place` says on what it was found."""
+        """Add one sentence; `place` names the case it applies to."""
         self._visit(place)
         places = self._sentences.setdefault(sentence, [])
         if place not in places:
@@ -40,9 +40,9 @@ class Findings:
         *,
         let_through: type[Exception] | tuple[()] = (),
     ) -> None:
-        """Run checks on one case. An exception is kept once, with the names of the checks that it stopped.
+        """Run checks on one case. Each exception is kept once, with the names of the checks that raised it.
 
-        Raises: what is of type `let_through`.
+        Raises: exceptions of type `let_through`.
         """
         self._visit(place)
         for check in checks:
@@ -51,19 +51,19 @@ class Findings:
                     self.add(sentence, place)
             except let_through:
                 raise
-            # A plugin may fail in any way, and the checks after this one still say something.
+            # A plugin may raise anything, and the remaining checks are still informative.
             except Exception as error:  # noqa: BLE001
-                stopped = self._raised.setdefault(with_type(error), [])
+                failed = self._raised.setdefault(with_type(error), [])
                 name = check.__name__.replace("_", " ")
-                if name not in stopped:
-                    stopped.append(name)
+                if name not in failed:
+                    failed.append(name)
 
     def raise_any(self) -> None:
-        """Raise BrokenPluginError with all findings, or return where there are none."""
+        """Raise BrokenPluginError with all findings, if any."""
         if not len(self):
             return
         lines = [sentence + self._where(places) for sentence, places in self._sentences.items()]
-        lines += [f"raised {error}; this stopped: {', '.join(checks)}" for error, checks in self._raised.items()]
+        lines += [f"raised {error}; in these checks: {', '.join(checks)}" for error, checks in self._raised.items()]
         ways = "one way" if len(lines) == 1 else f"{len(lines)} ways"
         listing = "\n".join(f"  - {line}" for line in lines)
         raise BrokenPluginError(f"{self.subject} breaks the contract in {ways}:\n{listing}")

@@ -1,4 +1,4 @@
-"""`check_loss` says whether a loss keeps the contract."""
+"""`check_loss`: check a loss against its contract."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ CHECKS: tuple[ContractCheck[LossCase], ...] = (
     loss_declarations.build,
     loss_declarations.meta_device,
     loss_declarations.target,
-    loss_declarations.teacher_stays,
+    loss_declarations.teacher_unchanged,
     loss_declarations.target_dtypes,
     loss_declarations.batch_effects,
-    loss_declarations.target_is_determined,
+    loss_declarations.target_is_deterministic,
     loss_terms.terms,
-    loss_terms.inputs_stay,
+    loss_terms.inputs_unchanged,
     loss_terms.gradients,
-    loss_terms.target_is_enough,
+    loss_terms.target_is_sufficient,
     loss_terms.batch_of_one,
     loss_terms.sample_by_sample,
     loss_terms.double_precision,
-    loss_terms.formula,
+    loss_terms.finite_differences,
     loss_terms.half_precision,
     loss_terms.compiled,
-    loss_terms.determined,
+    loss_terms.deterministic,
     loss_terms.unlabelled,
     loss_terms.state,
 )
@@ -59,13 +59,13 @@ def check_loss(
     device: str = "cpu",
     backend: str | None = "aot_eager",
 ) -> None:
-    """Check a loss, registered or not, against everything that the contract promises.
+    """Check a loss, registered or not, against the complete contract.
 
-    It is built for pairs of models that exist on paper; pairs that it refuses with a UserError, or whose models do not
-    reveal what it reads, are passed over. `options` are keys and values as a recipe gives them. `backend` is
-    torch.compile's; None leaves compilation out.
-    Raises: BrokenPluginError that lists every finding; RecipeError for wrong `options`; UnknownPluginError.
-    Warns: SlowListingWarning where the registering module imports torch or timm.
+    It is built for pairs of model specs, without real models. Pairs that it refuses with a UserError, or whose models
+    do not reveal the signals it reads, are skipped. `options` are keys and values as in a recipe. `backend` is that of
+    torch.compile; None skips compilation.
+    Raises: BrokenPluginError that lists every finding; RecipeError for invalid `options`; UnknownPluginError.
+    Warns: SlowListingWarning if the registering module imports torch or timm.
 
     >>> check_loss("soft", {"tau": 2.0})
     """
@@ -77,16 +77,17 @@ def check_loss(
     findings.raise_any()
     chosen = subject.options(options)
     findings.run((options_survive_a_file,), chosen)
+    # The checks seed torch; the caller's random state must not change.
     devices = [device] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices), no_network() as asked:
+    with torch.random.fork_rng(devices=devices), no_network() as hosts:
         _check_pairs(findings, [LossCase(subject, chosen, pair, device, backend) for pair in pairs])
-    for host in dict.fromkeys(asked):
-        findings.add(f"asks the network for {host}; a loss works from its two specs and from what it is given")
+    for host in dict.fromkeys(hosts):
+        findings.add(f"opens a network connection to {host}; a loss must not use the network")
     findings.raise_any()
 
 
 def _check_pairs(findings: Findings, cases: Sequence[LossCase]) -> None:
-    """Run all checks on the pairs that fit; that none fits is a finding."""
+    """Run all checks on the pairs that the loss supports; if it supports no pair, that is a finding."""
     refusals: list[str] = []
     for case in cases:
         try:
@@ -94,20 +95,20 @@ def _check_pairs(findings: Findings, cases: Sequence[LossCase]) -> None:
         except UserError as refusal:
             refusals.append(f"{case.pair.title}: {refusal}")
     if len(refusals) == len(cases):
-        findings.add(f"fits none of the pairs of models that it was tried on: {'; '.join(refusals)}")
+        findings.add(f"does not support any of the pairs of models tried: {'; '.join(refusals)}")
 
 
 def _check_pair(findings: Findings, case: LossCase) -> None:
-    """Run the checks on one pair; most stand on sound attributes and on declared signals, and run only where these are.
+    """Run the checks on one pair. Most need valid attributes and declared signals, so these are checked first.
 
-    Raises: UserError where the loss does not fit the pair.
+    Raises: UserError if the loss does not support the pair.
     """
     place = case.pair.title
     try:
         wrong = list(loss_declarations.attributes(case))
     except UserError:
         raise
-    # What `build` raises beside a UserError reaches a user as a stack trace.
+    # Any error of `build` other than a UserError would reach a user as a stack trace.
     except Exception as error:  # noqa: BLE001
         wrong = [f"build raised {with_type(error)}"]
     if not wrong:

@@ -1,4 +1,4 @@
-"""One loss, built for one pair of models that exist on paper, and everything that a check may ask of it."""
+"""One loss built for one pair of model specs, with inputs for the checks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Compute: TypeAlias = Callable[[Outputs, LossTarget, BatchInfo], dict[str, Tensor
 
 
 class StatefulModule(Protocol):
-    """What of an nn.Module matters to a checkpoint."""
+    """The part of nn.Module that checkpoints use."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
 
 class LossModule(Loss, StatefulModule, Protocol):
-    """A loss, seen as the nn.Module that it is."""
+    """A loss as an nn.Module. Shapes: as `Loss`, terms [B]."""
 
     def __call__(self, student: Outputs, target: LossTarget, batch: BatchInfo) -> dict[str, Tensor]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
@@ -40,9 +40,10 @@ class LossModule(Loss, StatefulModule, Protocol):
 
 @dataclass(frozen=True)
 class LossCase:
-    """A loss and a pair for which it can be built.
+    """A loss and a pair of models that it is built for.
 
-    `backend` is torch.compile's, None to leave compilation out.
+    Shapes: B = len(rows) images; tensors of `Outputs`, targets and labels as in the contracts; terms [B].
+    `backend` is that of torch.compile; None skips compilation.
     """
 
     subject: PluginUnderTest
@@ -52,28 +53,28 @@ class LossCase:
     backend: str | None
 
     def build(self, seed: int = 0) -> LossModule:
-        """Build the loss anew; `seed` decides how its own parameters start."""
+        """Build a new loss; `seed` sets the initialisation of its parameters."""
         torch.manual_seed(seed)
         loss: LossModule = self.subject.factory.build(self.options, self.pair.student, self.pair.teacher)
         return loss.to(self.device) if isinstance(loss, nn.Module) else loss
 
     @cached_property
     def loss(self) -> LossModule:
-        """The loss that checks share; nothing may change it."""
+        """The loss shared by all checks, which must not change it."""
         return self.build()
 
     @property
     def couples_batch(self) -> bool:
-        """Whether the loss compares the samples of a batch, so that its terms may be scalars."""
+        """Whether the loss compares samples of a batch, so that its terms may be scalars."""
         return bool(getattr(self.loss, "couples_batch", False))
 
     def teacher(self, rows: tuple[int, ...] = EVERY_ROW, dtype: torch.dtype = torch.float32) -> Outputs:
-        """What the teacher says about some of the images: exactly the signals that the loss reads."""
+        """Teacher outputs for some of the images, with exactly the signals that the loss reads."""
         outputs = synthetic_outputs(self.pair.teacher, self.loss.reads_teacher, seed=1)
         return map_outputs(outputs, lambda tensor: tensor[list(rows)].to(self.device, dtype))
 
     def student(self, rows: tuple[int, ...] = EVERY_ROW, dtype: torch.dtype = torch.float32) -> Outputs:
-        """What the student says, with tensors that collect gradients."""
+        """Student outputs for some of the images, as leaf tensors that collect gradients."""
         outputs = synthetic_outputs(self.pair.student, self.loss.reads_student, seed=2)
         return map_outputs(outputs, lambda tensor: tensor[list(rows)].to(self.device, dtype).requires_grad_())
 
@@ -83,12 +84,12 @@ class LossCase:
         dtype: torch.dtype = torch.float32,
         kind: Literal["labelled", "partly", "unlabelled"] = "labelled",
     ) -> BatchInfo:
-        """What the loop says about the images."""
+        """Labels of some of the images."""
         batch = synthetic_batch(self.pair.student.classes, kind)
         return map_batch(batch, lambda tensor: tensor[list(rows)].to(self.device, dtype))
 
     def target(self, rows: tuple[int, ...] = EVERY_ROW) -> LossTarget:
-        """The target as the core makes it."""
+        """The target, computed without gradient as in a run."""
         torch.manual_seed(0)
         with torch.no_grad():
             return self.loss.target(self.teacher(rows))
@@ -102,7 +103,7 @@ class LossCase:
         student: Outputs | None = None,
         batch: BatchInfo | None = None,
     ) -> dict[str, Tensor]:
-        """The terms for some of the images. The noise of the loss, if it has any, is the same at every call."""
+        """Terms [B] for some of the images. The random numbers of the loss, if any, are the same in every call."""
         compute = self.loss if loss is None else loss
         target = self.target(rows)
         torch.manual_seed(0)
@@ -110,21 +111,21 @@ class LossCase:
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
-    """The sum of all terms over all samples, as a scalar."""
+    """Sum of all terms over all samples, a scalar []."""
     return torch.stack([term.sum() for term in terms.values()]).sum()
 
 
 def tensor_state(module: StatefulModule) -> dict[str, Tensor]:
-    """The tensors of a module's state; what else it keeps there is another check's finding."""
+    """Tensors of a module's state_dict, any shape. The check `state` reports entries that are not tensors."""
     return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def difference(first: Tensor, second: Tensor) -> float | None:
-    """The largest difference between two tensors, None where rounding explains it; NaN equals NaN."""
+    """Largest difference between two tensors of any shape, or None if it is within rounding; NaN equals NaN."""
     if first.shape != second.shape:
         return math.inf
     precise = torch.float64 in (first.dtype, second.dtype)
-    tolerance = 1e-9 if precise else 1e-5
+    tolerance = 1e-9 if precise else 1e-5  # rounding of float64 and of float32
     first, second = first.detach().double(), second.detach().double()
     if torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True):
         return None
@@ -132,7 +133,7 @@ def difference(first: Tensor, second: Tensor) -> float | None:
 
 
 def differences(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, float]:
-    """By name, the differences that rounding does not explain."""
+    """Differences beyond rounding, by name, between tensors of any shape."""
     return {
         name: found
         for name in sorted(first.keys() | second.keys())

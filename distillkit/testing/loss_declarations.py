@@ -1,4 +1,4 @@
-"""Checks of what a loss says about itself and of the target that it makes."""
+"""Checks of a loss's attributes, its declared signals and its target."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from distillkit.plugin.runtime_checks import declaration_faults, dtype_of, tenso
 from distillkit.testing.loss_case import EVERY_ROW, LossCase, LossModule, difference, differences, tensor_state, total
 from distillkit.testing.synthetic import map_batch, map_outputs
 
+# (1, 3, 5, 0, 2, 4): every row changes its position.
 SHUFFLED = tuple((2 * row + 1) % (len(EVERY_ROW) + 1) for row in EVERY_ROW)
 
 
 def attributes(case: LossCase) -> Iterator[str]:
-    """The attributes of the contract are there and have the right types."""
+    """All attributes of the contract exist and have the right types."""
     yield from declaration_faults(case.loss)
 
 
 def reads(case: LossCase) -> Iterator[str]:
-    """Layers are counted from 0, and listed signals are those that are read."""
+    """Every Read of a layered signal lists at least one layer, and each only once."""
     for role, spec, declared in (
         ("teacher", case.pair.teacher, case.loss.reads_teacher),
         ("student", case.pair.student, case.loss.reads_student),
@@ -36,17 +37,17 @@ def _layers(role: str, read: Read, spec: ModelSpec) -> Iterator[str]:
         return
     indices = read.indices(spec)
     if not indices or len(set(indices)) != len(indices):
-        yield f"reads {read.signal} of the {role}'s layers {indices}; at least one, and each once, is what can be read"
+        yield f"reads {read.signal} of the {role}'s layers {indices}; name at least one layer, and each only once"
 
 
 def build(case: LossCase) -> Iterator[str]:
-    """Chance enters through torch's seed alone."""
+    """Initialisation depends on torch's seed only."""
     if differences(tensor_state(case.build(seed=3)), tensor_state(case.build(seed=3))):
-        yield "two builds under one seed of torch start from different parameters; draw them with torch's own generator"
+        yield "two builds with the same torch seed have different parameters; draw them from torch's global generator"
 
 
 def meta_device(case: LossCase) -> Iterator[str]:
-    """`distillkit plan` builds the loss and runs it once on tensors without memory."""
+    """Build and forward work on the meta device, as `distillkit plan` runs them."""
     student = map_outputs(case.student(), _without_memory)
     batch = map_batch(case.batch(), _without_memory)
     target = {name: _without_memory(tensor) for name, tensor in case.target().items()}
@@ -59,8 +60,8 @@ def meta_device(case: LossCase) -> Iterator[str]:
     # torch raises NotImplementedError, RuntimeError, ...
     except Exception as error:  # noqa: BLE001
         yield (
-            f"does not run on torch's meta device, on which `distillkit plan` counts: {with_type(error)}; "
-            f"use operations that work there, and let no shape and no branch depend on the values of a tensor"
+            f"does not run on torch's meta device, which `distillkit plan` uses: {with_type(error)}; "
+            f"use operations that work there, and let neither shapes nor branches depend on tensor values"
         )
 
 
@@ -69,15 +70,16 @@ def _without_memory(tensor: Tensor) -> Tensor:
 
 
 def target(case: LossCase) -> Iterator[str]:
-    """What `target` returns is what `targets` describes, without gradient."""
+    """`target` returns the tensors that `targets` describes, without gradient."""
     teacher = case.teacher()
+    # A run has no gradients here; with them, a target that is not detached is detected.
     for tensor in tensors_of(teacher).values():
         tensor.requires_grad_()
-    made, described = case.loss.target(teacher), case.loss.targets
-    if made.keys() != described.keys():
-        yield f"target returns {_names(made)}; targets describes {_names(described)}"
-    for name in sorted(made.keys() & described.keys()):
-        spec, tensor = described[name], made[name]
+    returned, described = case.loss.target(teacher), case.loss.targets
+    if returned.keys() != described.keys():
+        yield f"target returns {_names(returned)}; targets describes {_names(described)}"
+    for name in sorted(returned.keys() & described.keys()):
+        spec, tensor = described[name], returned[name]
         if dtype_of(tensor) != spec.dtype:
             yield f"target '{name}' has dtype {dtype_of(tensor)}; targets says {spec.dtype}"
         if tensor.shape != (len(EVERY_ROW), *spec.shape):
@@ -85,11 +87,11 @@ def target(case: LossCase) -> Iterator[str]:
         if tensor.requires_grad:
             yield f"target '{name}' carries a gradient to the teacher; detach it"
         if tensor.device.type != torch.device(case.device).type:
-            yield f"target '{name}' lies on {tensor.device}; the teacher's outputs lie on {case.device}"
+            yield f"target '{name}' is on {tensor.device}; the teacher's outputs are on {case.device}"
 
 
-def teacher_stays(case: LossCase) -> Iterator[str]:
-    """`target` changes nothing of the teacher's outputs: other losses read it too."""
+def teacher_unchanged(case: LossCase) -> Iterator[str]:
+    """`target` does not change the teacher's outputs, which other losses read too."""
     teacher = case.teacher()
     before = {name: tensor.clone() for name, tensor in tensors_of(teacher).items()}
     with torch.no_grad():
@@ -104,41 +106,41 @@ def _names(mapping: Mapping[str, object]) -> str:
 
 
 def target_dtypes(case: LossCase) -> Iterator[str]:
-    """The target has the described dtype whatever the precision of the teacher or of autocast."""
+    """The target has the described dtype for a float64 teacher and under autocast."""
     torch.manual_seed(0)
     with torch.no_grad():
         double = case.loss.target(case.teacher(dtype=torch.float64))
         with torch.autocast(torch.device(case.device).type, dtype=torch.bfloat16):
             half = case.loss.target(case.teacher())
-    for made, when in ((double, "of a teacher in float64"), (half, "under autocast")):
+    for returned, condition in ((double, "of a float64 teacher"), (half, "under autocast")):
         for name, spec in case.loss.targets.items():
-            if name in made and dtype_of(made[name]) != spec.dtype:
-                yield f"target '{name}' {when} has dtype {dtype_of(made[name])}; targets says {spec.dtype}"
+            if name in returned and dtype_of(returned[name]) != spec.dtype:
+                yield f"target '{name}' {condition} has dtype {dtype_of(returned[name])}; targets says {spec.dtype}"
 
 
 def batch_effects(case: LossCase) -> Iterator[str]:
-    """What `target` says of an image does not depend on its company."""
-    whole = case.target()
+    """The target of an image does not depend on the other images of the batch, nor on its position."""
+    together = case.target()
     alone = [case.target((row,)) for row in EVERY_ROW]
     shuffled = case.target(SHUFFLED)
-    for name, rows in whole.items():
-        each = torch.cat([target[name] for target in alone])
-        found = difference(rows, each)
+    for name, rows in together.items():
+        singles = torch.cat([target[name] for target in alone])  # [B, ...]
+        found = difference(rows, singles)
         if found is not None:
             yield (
                 f"target '{name}' of an image alone differs by {found:.2g} from that of the same image in a batch; "
                 f"it must not depend on the other images"
             )
         elif difference(rows[list(SHUFFLED)], shuffled[name]) is not None:
-            yield f"target '{name}' of an image changes with its place in the batch; it must not"
+            yield f"target '{name}' of an image changes with its position in the batch; it must not"
 
 
-def target_is_determined(case: LossCase) -> Iterator[str]:
-    """The same outputs make the same target."""
+def target_is_deterministic(case: LossCase) -> Iterator[str]:
+    """The same teacher outputs give the same target."""
     first, second = case.target(), case.target()
     for name in first:
         if not torch.equal(first[name], second[name]):
-            yield f"target '{name}' differs from call to call on the same outputs"
+            yield f"target '{name}' differs between calls on the same outputs"
 
 
 def listed_signals(case: LossCase) -> Iterator[str]:
@@ -147,4 +149,4 @@ def listed_signals(case: LossCase) -> Iterator[str]:
     if registered is None:
         return
     for signal in sorted({read.signal for read in case.loss.reads_teacher} - registered.spec.signals):
-        yield f"reads the teacher's {signal}, which the signals of its PluginSpec leave out"
+        yield f"reads the teacher's {signal}, which is missing from the signals of its PluginSpec"

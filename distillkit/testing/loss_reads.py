@@ -1,4 +1,4 @@
-"""Find the signals that a loss reads without declaring them."""
+"""Find signals that a loss reads without declaring them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NAMES = frozenset(signal.value for signal in Signal)
 Result = TypeVar("Result")
 
 
-class Watched(Outputs):
-    """Outputs that record which of their signals were read."""
+class RecordingOutputs(Outputs):
+    """Outputs that record which of their signals are read. Shapes: as `Outputs`."""
 
     @property
     def seen(self) -> set[Signal]:
-        """The signals that were looked at."""
+        """Signals read so far."""
         seen: set[Signal] = self.__dict__.setdefault("_seen", set())
         return seen
 
@@ -33,50 +33,51 @@ class Watched(Outputs):
 
 
 def undeclared(case: LossCase) -> Iterator[str]:
-    """A loss needs no signal that it does not declare: a model does not compute it, so it is None or empty.
+    """A loss does not need undeclared signals: models do not compute them, so they are None or empty.
 
-    A loss may test whether such a signal exists. One that fails without it and works with it forgot to declare it.
+    A loss may test whether such a signal exists. If it fails without the signal and works with it, the declaration is
+    missing.
     """
     loss, teacher, student = case.build(), case.pair.teacher, case.pair.student
     with torch.no_grad():
-        target, sentences = _tried(loss.target, "teacher", teacher, loss.reads_teacher, case.device)
+        target, sentences = _try_reading(loss.target, "teacher", teacher, loss.reads_teacher, case.device)
         yield from sentences
         if target is not None:
-            _, sentences = _tried(
+            _, sentences = _try_reading(
                 lambda outputs: loss(outputs, target, case.batch()), "student", student, loss.reads_student, case.device
             )
             yield from sentences
 
 
-def _tried(
+def _try_reading(
     read: Callable[[Outputs], Result],
     role: Literal["teacher", "student"],
     spec: ModelSpec,
     declared: frozenset[Read],
     device: str,
 ) -> tuple[Result | None, list[str]]:
-    """What `read` makes of the declared signals, or of further ones that it cannot do without; a sentence for each.
+    """Result of `read` on the declared signals, or on more if it needs more; and a sentence per missing declaration.
 
-    Where it fails for another reason there is no result and no sentence: that is another check's finding.
+    If it fails for another reason there is neither result nor sentence; another check reports that.
     """
 
     def outputs_with(reads: frozenset[Read]) -> Outputs:
         return map_outputs(synthetic_outputs(spec, reads, seed=1), lambda tensor: tensor.to(device, torch.float32))
 
     outputs = outputs_with(declared)
-    watched = Watched(**{name: getattr(outputs, name) for name in NAMES})
+    recording = RecordingOutputs(**{name: getattr(outputs, name) for name in NAMES})
     try:
-        return read(watched), []
+        return read(recording), []
     # A missing signal is None or an empty tuple: AttributeError, TypeError, IndexError, ...
     except Exception as error:  # noqa: BLE001
         failure = with_type(error)
-    missing = sorted(watched.seen - {each.signal for each in declared})
+    missing = sorted(recording.seen - {each.signal for each in declared})
     try:
         result = read(outputs_with(declared | {Read(signal, "all") for signal in missing}))
     except Exception:  # noqa: BLE001 - the missing signal was not the reason
         return None, []
     return result, [
-        f"reads the {role}'s {SIGNAL_NAMES[signal]}, which 'reads_{role}' leaves out, so that it gets none "
-        f"({failure}); add Read(Signal.{signal.name})"
+        f"reads the {role}'s {SIGNAL_NAMES[signal]}, which 'reads_{role}' does not declare ({failure}); "
+        f"add Read(Signal.{signal.name})"
         for signal in missing
     ]

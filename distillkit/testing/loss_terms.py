@@ -1,4 +1,4 @@
-"""Checks of the terms that a loss computes and of their gradients."""
+"""Checks of a loss's terms and their gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ FIRST, REST = EVERY_ROW[:4], EVERY_ROW[4:]
 
 
 def terms(case: LossCase) -> Iterator[str]:
-    """Each term is finite, one value per sample, in the precision of the student's outputs."""
+    """Each term is finite, has one value per sample, and the dtype of the student's outputs."""
+    # 0 is the first step, where a loss that divides by the progress is not finite.
     for progress in (0.0, 0.5, 1.0):
         batch = case.batch()
         terms = case.terms(batch=BatchInfo(batch.labels, batch.label_mass, progress))
@@ -30,7 +31,7 @@ def terms(case: LossCase) -> Iterator[str]:
             if not torch.isfinite(term).all():
                 yield f"term '{name}' is not finite at progress {progress:g}"
             if term.dtype != torch.float32:
-                yield f"term '{name}' is {dtype_of(term)} where the student's outputs are float32"
+                yield f"term '{name}' has dtype {dtype_of(term)}; the student's outputs are float32"
     if not terms and case.loss.weight != 0:
         yield f"returns no terms, but its weight is {case.loss.weight:g}"
 
@@ -41,13 +42,13 @@ def _shapes(case: LossCase, terms: dict[str, Tensor], samples: int) -> Iterator[
             continue
         wanted = f"[] or [{samples}]" if case.couples_batch else f"[{samples}]"
         yield (
-            f"term '{name}' of a batch of {samples} has shape {list(term.shape)}; the contract requires {wanted}, one "
-            "value per sample"
+            f"term '{name}' of a batch of {samples} has shape {list(term.shape)}; it must be {wanted}, one value per "
+            f"sample"
         )
 
 
-def inputs_stay(case: LossCase) -> Iterator[str]:
-    """`forward` changes nothing that it is given: other losses and the label term read it too."""
+def inputs_unchanged(case: LossCase) -> Iterator[str]:
+    """`forward` does not change its inputs, which other losses and the label term read too."""
     with torch.no_grad():
         student, target, batch = map_outputs(case.student(), Tensor.clone), dict(case.target()), case.batch()
         given = {f"the student's {name}": tensor for name, tensor in tensors_of(student).items()}
@@ -58,17 +59,17 @@ def inputs_stay(case: LossCase) -> Iterator[str]:
         case.loss(student, target, batch)
     for name, tensor in given.items():
         if not torch.equal(before[name], tensor):
-            yield f"forward changes {name} in place; others read it too"
+            yield f"forward changes {name} in place; other losses read it too"
 
 
 def gradients(case: LossCase) -> Iterator[str]:
-    """A gradient reaches every student tensor that is read, every own parameter, and nothing of the teacher."""
+    """A gradient reaches every student tensor that is read and every parameter of the loss."""
     student, loss = case.student(), case.build()
     terms = case.terms(student=student, loss=loss)
     if not terms:
         return
     if not total(terms).requires_grad:
-        yield "no gradient reaches the student: the terms are cut off from its outputs"
+        yield "no gradient reaches the student: the terms are detached from its outputs"
         return
     total(terms).backward()  # type: ignore[no-untyped-call]
     for name, tensor in tensors_of(student).items():
@@ -78,21 +79,21 @@ def gradients(case: LossCase) -> Iterator[str]:
             yield f"the gradient of the student's {name} is not finite"
     for name, parameter in loss.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
-            yield f"no gradient reaches its own parameter '{name}'; use it or leave it out"
+            yield f"no gradient reaches the loss's parameter '{name}'; use it or remove it"
 
 
-def target_is_enough(case: LossCase) -> Iterator[str]:
-    """A loss that never saw the teacher gives the same terms from a target that another made."""
+def target_is_sufficient(case: LossCase) -> Iterator[str]:
+    """A new loss object gives the same terms from a target that another object computed, as from a cached target."""
     found = differences(case.terms(), case.terms(loss=case.build()))
     for name in found:
         yield (
-            f"term '{name}' needs more than the target: a loss that never saw the teacher gives another value; "
-            f"keep nothing between target and forward"
+            f"term '{name}' needs more than the target: a new loss object gives another value for the same target; "
+            f"keep no state between target and forward"
         )
 
 
 def batch_of_one(case: LossCase) -> Iterator[str]:
-    """A single image works, as in a ragged last micro-batch."""
+    """A single image works, as in the last micro-batch of an epoch."""
     terms = case.terms((0,))
     yield from _shapes(case, terms, 1)
     for name, term in terms.items():
@@ -101,39 +102,40 @@ def batch_of_one(case: LossCase) -> Iterator[str]:
 
 
 def sample_by_sample(case: LossCase) -> Iterator[str]:
-    """The terms of a batch are those of its parts: what makes gradient accumulation exact."""
+    """Splitting a batch does not change the terms, which makes gradient accumulation exact."""
     if case.couples_batch:
         return
     loss = case.build().double()
-    whole, first, rest = (case.terms(rows, torch.float64, loss=loss) for rows in (EVERY_ROW, FIRST, REST))
-    for name, term in whole.items():
+    together, first, rest = (case.terms(rows, torch.float64, loss=loss) for rows in (EVERY_ROW, FIRST, REST))
+    for name, term in together.items():
         if term.shape != (len(EVERY_ROW),):
             continue
         found = difference(term, torch.cat([first[name], rest[name]]))
         if found is not None:
             yield (
-                f"term '{name}' of an image differs by {found:.2g} when the batch is cut in two; compute it from that "
-                f"image alone, or say couples_batch = True"
+                f"term '{name}' of an image differs by {found:.2g} when the batch is split in two; compute it from "
+                f"that image only, or set couples_batch = True"
             )
 
 
 def double_precision(case: LossCase) -> Iterator[str]:
-    """Float64 stays float64."""
+    """Float64 inputs give float64 terms."""
     for name, term in case.terms(dtype=torch.float64, loss=case.build().double()).items():
         if term.dtype != torch.float64:
-            yield f"term '{name}' is {dtype_of(term)} where the student's outputs are float64"
+            yield f"term '{name}' has dtype {dtype_of(term)}; the student's outputs are float64"
 
 
-def formula(case: LossCase) -> Iterator[str]:
-    """The gradient is that of the formula, by finite differences in float64."""
+def finite_differences(case: LossCase) -> Iterator[str]:
+    """The gradient agrees with finite differences in float64."""
     loss, student, target = case.build().double(), case.student(dtype=torch.float64), case.target()
     batch = case.batch(dtype=torch.float64)
     inputs = tuple(tensors_of(student).values())
 
     def value(*changed: Tensor) -> Tensor:
-        places = iter(changed)
+        tensors = iter(changed)
+        # The same random numbers in every call; otherwise a loss with noise has no finite differences.
         torch.manual_seed(0)
-        terms = loss(map_outputs(student, lambda _: next(places)), target, batch)
+        terms = loss(map_outputs(student, lambda _: next(tensors)), target, batch)
         return total(terms) if terms else torch.zeros(())
 
     if not value(*inputs).requires_grad:
@@ -141,17 +143,19 @@ def formula(case: LossCase) -> Iterator[str]:
     try:
         torch.autograd.gradcheck(value, inputs, fast_mode=True)
     except RuntimeError as error:
-        yield f"the gradient is not that of the formula in float64: {with_type(error)}"
+        yield f"the gradient differs from finite differences in float64: {with_type(error)}"
 
 
 def half_precision(case: LossCase) -> Iterator[str]:
-    """Autocast, and outputs in half precision under it, give finite terms and gradients."""
+    """Terms and gradients are finite under autocast, with float32 and with half-precision outputs."""
     for dtype in (torch.bfloat16, torch.float16):
         for given in (torch.float32, dtype):
             student = case.student(dtype=given)
             with torch.autocast(torch.device(case.device).type, dtype=dtype):
                 terms = case.terms(student=student)
-            where = f"under autocast in {str(dtype).removeprefix('torch.')} on {str(given).removeprefix('torch.')}"
+            where = (
+                f"under {str(dtype).removeprefix('torch.')} autocast with {str(given).removeprefix('torch.')} outputs"
+            )
             yield from _finite(terms, student, where)
 
 
@@ -187,54 +191,55 @@ def compiled(case: LossCase) -> Iterator[str]:
             yield f"the gradient of the student's {name} differs under torch.compile"
 
 
-def determined(case: LossCase) -> Iterator[str]:
+def deterministic(case: LossCase) -> Iterator[str]:
     """The same inputs and the same seed give the same terms, to the last bit."""
     first, second = case.terms(), case.terms()
     for name in first:
         if name not in second or not torch.equal(first[name], second[name]):
-            yield f"term '{name}' differs from call to call on the same inputs and seed"
+            yield f"term '{name}' differs between calls with the same inputs and seed"
 
 
 def unlabelled(case: LossCase) -> Iterator[str]:
-    """Images without labels work, or are refused in a sentence."""
+    """Images without labels work, or are refused with a UserError."""
     for batch, what in (
         (case.batch(kind="unlabelled"), "labels = None"),
-        (case.batch(kind="partly"), "rows of zeros for labels"),
+        (case.batch(kind="partly"), "rows of zeros in labels"),
     ):
         student = case.student()
         try:
             terms = case.terms(student=student, batch=batch)
         except UserError:
             continue
-        # Whatever else is raised reaches a user as a stack trace.
+        # Any other error would reach a user as a stack trace.
         except Exception as error:  # noqa: BLE001
-            yield f"with {what} raised {with_type(error)}; work without labels, or raise a UserError that says why not"
+            yield f"with {what} raised {with_type(error)}; support this, or raise a UserError that explains why not"
             continue
         yield from _shapes(case, terms, len(EVERY_ROW))
         yield from _finite(terms, student, f"with {what}")
 
 
 def state(case: LossCase) -> Iterator[str]:
-    """What the loss learned survives a checkpoint and a move to another process."""
+    """The state of the loss can be restored from a checkpoint and from pickle."""
     loss = case.build()
     kept = loss.state_dict()
     for name, value in kept.items():
         if not isinstance(value, Tensor):
-            yield f"state_dict holds '{name}' of type {type(value).__name__}; only tensors fit into a checkpoint"
+            yield f"state_dict holds '{name}' of type {type(value).__name__}; a checkpoint can hold only tensors"
             return
     expected = case.terms(loss=loss)
+    # Another seed, so that only the loaded state can make the terms equal.
     restored = case.build(seed=4)
     restored.load_state_dict(kept)
     copies: list[tuple[str, Callable[[], Any]]] = [
         ("a checkpoint", lambda: restored),
-        ("pickle", lambda: pickle.loads(pickle.dumps(loss))),  # noqa: S301 - made on this line
+        ("pickle", lambda: pickle.loads(pickle.dumps(loss))),  # noqa: S301 - pickled on this line
     ]
     for how, copy in copies:
         try:
-            again = copy()
+            restored_loss = copy()
         # pickle raises PicklingError, AttributeError, TypeError, ...
         except Exception as error:  # noqa: BLE001
-            yield f"does not survive {how}: {with_type(error)}"
+            yield f"cannot be restored from {how}: {with_type(error)}"
             continue
-        if differences(expected, case.terms(loss=again)):
-            yield f"gives other terms after {how}: something that it computes with is neither option nor state_dict"
+        if differences(expected, case.terms(loss=restored_loss)):
+            yield f"gives different terms when restored from {how}: some state is in neither the options nor state_dict"

@@ -1,4 +1,4 @@
-"""`check_student` and `check_teacher` say whether a model keeps the contract."""
+"""`check_student` and `check_teacher`: check a model against its contract."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distillkit.testing.registration import (
 from distillkit.testing.subject import PluginUnderTest, find_subject
 
 FOUNDATION: tuple[ContractCheck[ModelCase], ...] = (model_description.description, model_description.build)
-"""Where one of these finds something, the rest would only say it again."""
+"""If one of these finds something, the other checks would only repeat it."""
 
 CHECKS: tuple[ContractCheck[ModelCase], ...] = (
     model_description.network,
@@ -33,10 +33,10 @@ CHECKS: tuple[ContractCheck[ModelCase], ...] = (
     model_outputs.signals,
     model_outputs.attention_is_a_distribution,
     model_outputs.batch_of_one,
-    model_outputs.determined,
+    model_outputs.deterministic,
     model_outputs.gradients,
     model_outputs.precision,
-    model_outputs.sizes,
+    model_outputs.flexible_size,
     model_outputs.compiled,
     model_description.state,
 )
@@ -51,12 +51,12 @@ def check_student(
     device: str = "cpu",
     backend: str | None = "aot_eager",
 ) -> None:
-    """Check a student, registered or not, against everything that the contract promises.
+    """Check a student, registered or not, against the complete contract.
 
     Choose `options` that make it small: it is built and run several times. `weights` is a file, or None for random
-    ones; nothing may come from a network. `backend` is torch.compile's; None leaves compilation out.
-    Raises: BrokenPluginError that lists every finding; RecipeError for wrong `options`; UnknownPluginError.
-    Warns: SlowListingWarning where the registering module imports torch or timm.
+    weights; the check must not download anything. `backend` is that of torch.compile; None skips compilation.
+    Raises: BrokenPluginError that lists every finding; RecipeError for invalid `options`; UnknownPluginError.
+    Warns: SlowListingWarning if the registering module imports torch or timm.
 
     >>> check_student("deit-ti", {"image_size": 16, "patch": 4, "width": 24, "depth": 2, "heads": 2})
     """
@@ -75,9 +75,10 @@ def check_teacher(
     device: str = "cpu",
     backend: str | None = "aot_eager",
 ) -> None:
-    """Check a teacher, registered or not, against everything that the contract promises.
+    """Check a teacher, registered or not, against the complete contract.
 
-    `weights` is a file, or "none" for random ones; nothing may come from a network. The rest is as in `check_student`.
+    `weights` is a file, or "none" for random weights; the check must not download anything. The other parameters, and
+    what is raised, are as in `check_student`.
 
     >>> check_teacher("timm:resnet10t")
     """
@@ -89,13 +90,13 @@ def check_teacher(
 
 
 def _request(plugin: str | type[ModelFactory], weights: str | None, classes: int | None) -> ModelRequest:
-    """What a recipe would ask for, still without options."""
+    """Request as from a recipe, without options yet."""
     name = plugin if isinstance(plugin, str) else plugin.__name__
     return ModelRequest(name, split_name(name)[1], None, weights=weights, classes=classes)
 
 
 def _check(subject: PluginUnderTest, given: Mapping[str, Any] | None, case: ModelCase) -> None:
-    """Run all checks and raise what they found."""
+    """Run all checks and raise their findings."""
     __tracebackhide__ = True
     findings = Findings(subject.title)
     findings.run((listing_is_clear, options_are_data), subject)
@@ -103,11 +104,12 @@ def _check(subject: PluginUnderTest, given: Mapping[str, Any] | None, case: Mode
     options = subject.options(given)
     findings.run((options_survive_a_file,), options)
     case = replace(case, request=replace(case.request, options=options))
+    # The checks seed torch; the caller's random state must not change.
     devices = [case.device] if case.device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices), no_network() as asked:
+    with torch.random.fork_rng(devices=devices), no_network() as hosts:
         findings.run(FOUNDATION, case, let_through=UserError)
         if not len(findings):
             findings.run(CHECKS, case)
-    for host in dict.fromkeys(asked):
-        findings.add(f'asks the network for {host}; with `weights` a file or "none" nothing may be downloaded')
+    for host in dict.fromkeys(hosts):
+        findings.add(f'opens a network connection to {host}; with `weights` a file or "none" it must not download')
     findings.raise_any()

@@ -1,4 +1,4 @@
-"""One model plugin and one request, and everything that a check may ask of the model."""
+"""One model plugin and one request, with inputs for the checks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from distillkit.plugin.runtime_checks import revealed_shapes
 from distillkit.testing.subject import PluginUnderTest
 
 SAMPLES = 3
-Speak: TypeAlias = Callable[[Tensor, Wanted], Outputs]
+ModelCall: TypeAlias = Callable[[Tensor, Wanted], Outputs]
 
 
 class ModelModule(Model, Protocol):
-    """A model, seen as the nn.Module that it is."""
+    """A model as an nn.Module."""
 
     def modules(self) -> Iterator[nn.Module]: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
@@ -39,9 +39,9 @@ class ModelModule(Model, Protocol):
 
 @dataclass(frozen=True)
 class ModelCase:
-    """A teacher or student as a recipe would ask for it.
+    """A teacher or student as requested by a recipe.
 
-    `backend` is torch.compile's, None to leave compilation out.
+    `backend` is that of torch.compile; None skips compilation.
     """
 
     subject: PluginUnderTest
@@ -52,57 +52,58 @@ class ModelCase:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The description."""
+        """The model's description."""
         return self.describe()
 
     @cached_property
     def model(self) -> ModelModule:
-        """The model that checks share, in evaluation mode; nothing may change it."""
+        """The model shared by all checks, in evaluation mode; they must not change it."""
         return self.build()
 
     def describe(self) -> ModelSpec:
-        """Describe the model anew."""
+        """Call `describe` again."""
         spec: ModelSpec = self.subject.factory.describe(self.request)
         return spec
 
     def build(self, seed: int = 0, *, train: bool = False) -> ModelModule:
-        """Build the model anew; `seed` decides how a student starts."""
+        """Build a new model; `seed` sets the initialisation of a student."""
         torch.manual_seed(seed)
         model: ModelModule = self.subject.factory.build(self.request)
         return model.to(self.device).train(train)
 
-    def build_without_memory(self) -> ModelModule:
-        """Build it as `plan` does: on the meta device, without weights."""
+    def build_on_meta(self) -> ModelModule:
+        """Build the model as `distillkit plan` does: on the meta device, without weights."""
         weights = "none" if self.role == "teacher" else None
         with torch.device("meta"):
             model: ModelModule = self.subject.factory.build(replace(self.request, weights=weights))
         return model
 
     def images(self, samples: int = SAMPLES, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Normalised noise of the model's own size."""
+        """Normalised noise [B, C, H, W] of the model's image size, B = samples."""
         generator = torch.Generator().manual_seed(5)
         shape = (samples, len(self.spec.mean), *self.spec.image_size)
+        # Drawn in float64, so that the images are the same in every dtype.
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, dtype)
 
     @property
-    def everything(self) -> dict[Signal, tuple[int, ...]]:
-        """All signals of all layers."""
+    def all_signals(self) -> dict[Signal, tuple[int, ...]]:
+        """The request for all signals of all layers."""
         return self.wanted(*Signal)
 
     def wanted(self, *signals: Signal, layers: tuple[int, ...] | None = None) -> dict[Signal, tuple[int, ...]]:
-        """Those of `signals` that the model can reveal, of all layers or of `layers`."""
+        """The request for those of `signals` that the model reveals, from all layers or from `layers`."""
         every = tuple(range(self.spec.layers)) if layers is None else layers
         return {signal: every if signal in LAYERED else () for signal in signals if signal in self.spec.signals}
 
     def expected_shapes(self, wanted: Wanted, samples: int = SAMPLES) -> dict[str, tuple[int, ...]]:
-        """What `outputs` must have, by the names of `tensors_of`."""
+        """Expected shapes of the outputs, under the names of `tensors_of`."""
         return revealed_shapes(self.spec, wanted, samples)
 
 
-def say(model: Speak, images: Tensor, wanted: Wanted, *, seed: int = 0) -> Outputs:
-    """Call a model as the core does; its noise, if it has any, is the same at every call."""
+def call_model(model: ModelCall, images: Tensor, wanted: Wanted, *, seed: int = 0) -> Outputs:
+    """Outputs of a model for images [B, C, H, W]; its random numbers, if any, are the same in every call."""
     torch.manual_seed(seed)
     outputs: Any = model(images, wanted)
     if not isinstance(outputs, Outputs):
-        raise TypeError(f"forward returns {type(outputs).__name__}; the contract requires Outputs")
+        raise TypeError(f"forward returns {type(outputs).__name__}; it must return Outputs")
     return outputs

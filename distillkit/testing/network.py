@@ -1,4 +1,4 @@
-"""Notice a plugin that opens a network connection where it must not."""
+"""Detect plugins that open a network connection during a check."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from unittest import mock
 
 @contextmanager
 def no_network() -> Iterator[list[str]]:
-    """Refuse every connection to a host inside the block; the list that it gives holds the hosts asked for."""
-    asked: list[str] = []
+    """Context that refuses network connections; yields the list of hosts that were requested."""
+    hosts: list[str] = []
     connect = socket.socket.connect
 
     def refuse(host: object) -> OSError:
-        asked.append(str(host))
+        hosts.append(str(host))
         return OSError(f"no network during this check: {host}")
 
     def look_up(host: object, *_: Any, **__: Any) -> Any:
         raise refuse(host)
 
-    def connect_locally(own: socket.socket, address: Any) -> None:
-        # Sockets of the file system have a path for an address; torch's own workers may use them.
+    def connect_locally(this: socket.socket, address: Any) -> None:
+        # Unix sockets have a path as their address; torch's worker processes may use them.
         if isinstance(address, tuple):
             raise refuse(address[0])
-        connect(own, address)
+        connect(this, address)
 
     with (
         mock.patch.object(socket, "getaddrinfo", look_up),
         mock.patch.object(socket.socket, "connect", connect_locally),
     ):
-        yield asked
+        yield hosts

@@ -1,4 +1,4 @@
-"""`check_runtime` says whether a runtime keeps the contract."""
+"""`check_runtime`: check a runtime against its contract."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOLERANCE = 1e-3
-"""Of the largest score. A kernel may be chosen by the size of the batch; the answer must not depend on it."""
+"""Tolerated difference between batch sizes, relative to the largest score: they may use different kernels."""
 
 
 @dataclass(frozen=True)
 class RuntimeCase:
-    """A runtime, something that it says it executes, and images for it."""
+    """A runtime under test, a servable that it executes, and images for it.
+
+    Shapes: images [B, ...] as the servable takes them -> scores [B, K].
+    """
 
     runtime: Runtime
     servable: Servable
@@ -37,20 +40,21 @@ class RuntimeCase:
 
     @cached_property
     def session(self) -> InferenceSession:
-        """The servable, loaded with the default setting."""
+        """Session with the servable and the default setting."""
         return self.runtime.open(self.servable, self.runtime.settings()[0])
 
-    def answer(self, images: NDArray[Any]) -> NDArray[Any]:
+    def scores(self, images: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(self.session(images.copy()))
 
 
 def check_runtime(runtime: str | type[Runtime], servable: Servable, images: NDArray[Any]) -> None:
-    """Check a runtime, registered or not, against everything that the contract promises.
+    """Check a runtime, registered or not, against the complete contract.
 
-    `servable` is one file or model that it shall execute, and `images` a batch of three or more for it.
-    Raises: BrokenPluginError that lists every finding; UnavailableError where the runtime does not work on this
-    machine, after what can be checked there; UnknownPluginError.
-    Warns: SlowListingWarning where the registering module imports torch or timm.
+    `servable` is a file or model that it must execute.
+    Shapes: images [B, ...] as the servable takes them, B at least 3.
+    Raises: BrokenPluginError that lists every finding; UnavailableError if the runtime does not work on this machine,
+    after the checks that are possible there; UnknownPluginError.
+    Warns: SlowListingWarning if the registering module imports torch or timm.
     """
     __tracebackhide__ = True
     subject = find_subject("runtime", runtime)
@@ -63,84 +67,84 @@ def check_runtime(runtime: str | type[Runtime], servable: Servable, images: NDAr
     here = case.runtime.availability()
     if not here.works:
         raise UnavailableError(f"{subject.title} cannot be checked further on this machine: {here.detail}")
-    findings.run((answers,), case)
+    findings.run((scores,), case)
     if not len(findings):
         findings.run(CHECKS, case)
     findings.raise_any()
 
 
 def formats(case: RuntimeCase) -> Iterator[str]:
-    """`formats` says what can be loaded, and the servable is among it."""
+    """`formats` is a tuple of names that includes the format of the servable."""
     given: Any = case.runtime.formats  # a plugin may say anything
     if not isinstance(given, tuple) or not given or not all(isinstance(name, str) for name in given):
-        yield f"formats is {given!r}; it is a tuple of names, at least one"
+        yield f"formats is {given!r}; it must be a tuple of at least one name"
     elif case.servable.format not in given:
-        yield f"formats is {given!r}, and the servable given to this check is {case.servable.format!r}"
+        yield f"formats is {given!r}, but the servable of this check has format {case.servable.format!r}"
 
 
 def availability(case: RuntimeCase) -> Iterator[str]:
-    """Asking costs nothing and never fails; why it does not work is a sentence."""
+    """`availability` never fails, and its detail and remedy are one line each."""
     here = case.runtime.availability()
     if not isinstance(here, Availability):
-        yield f"availability() returns {type(here).__name__}; it is an Availability"
+        yield f"availability() returns {type(here).__name__}; it must return an Availability"
     elif not here.detail.strip() or "\n" in here.detail + here.remedy:
-        yield f"availability() says {here.detail!r} and {here.remedy!r}; one line of detail is what doctor shows"
+        yield f"availability() has detail {here.detail!r} and remedy {here.remedy!r}; detail must be one line"
 
 
 def settings(case: RuntimeCase) -> Iterator[str]:
-    """At least one setting, as data, since a profile is written with it."""
+    """There is at least one setting, and each can be written to a profile as JSON."""
     given = case.runtime.settings()
     if not given:
-        yield "settings() is empty; without anything to choose it is ({},), whose first is the default"
+        yield "settings() is empty; return at least the default setting, as in ({},)"
     for setting in given:
         if not _is_data(setting):
             yield f"setting {setting!r} cannot be written as JSON"
 
 
-def answers(case: RuntimeCase) -> Iterator[str]:
-    """Scores are float32, one row for each image, and numbers."""
-    scores = case.answer(case.images)
+def scores(case: RuntimeCase) -> Iterator[str]:
+    """Scores are finite, float32, and have one row per image."""
+    scores = case.scores(case.images)
     if scores.dtype != np.float32:
-        yield f"answers in {scores.dtype}; scores are float32, whatever the file computes in"
+        yield f"scores have dtype {scores.dtype}; they must be float32, whatever precision the file computes in"
     if scores.ndim != 2 or len(scores) != len(case.images):
-        yield f"answers {list(scores.shape)} for {len(case.images)} images; scores are [batch, classes]"
+        yield f"scores of {len(case.images)} images have shape {list(scores.shape)}; they must be [batch, classes]"
     elif not np.isfinite(scores).all():
-        yield "answers with numbers that are not finite"
+        yield "scores are not finite"
 
 
 def batches_agree(case: RuntimeCase) -> Iterator[str]:
-    """An image has its answer whatever is beside it, and however many were asked before."""
-    together = case.answer(case.images)
+    """The scores of an image do not depend on the size of the batch, nor on previous batches."""
+    together = case.scores(case.images)
     scale = max(float(np.abs(together).max()), 1e-12)
     for size in (1, 3):
-        difference = float(np.abs(case.answer(case.images[:size]) - together[:size]).max()) / scale
+        difference = float(np.abs(case.scores(case.images[:size]) - together[:size]).max()) / scale
         if difference > TOLERANCE:
-            yield f"a batch of {size} differs from the same images in a batch of {len(case.images)} by {difference:.1g}"
+            yield f"scores of a batch of {size} differ by {difference:.1g} from those in a batch of {len(case.images)}"
 
 
-def images_stay(case: RuntimeCase) -> Iterator[str]:
-    """The caller's images are the caller's, and so are the scores that were handed out."""
+def memory_is_not_shared(case: RuntimeCase) -> Iterator[str]:
+    """The session changes neither the caller's images nor scores that it has returned."""
     given = case.images.copy()
     first = case.session(given)
     kept = np.array(first)
     case.session(np.zeros_like(given))
     if not np.array_equal(given, case.images):
-        yield "changes the images that it is given"
+        yield "changes the images in place"
     if not np.array_equal(first, kept):
-        yield "hands out the same memory twice: scores change when the next batch is computed"
+        yield "reuses the memory of returned scores: they change when the next batch is computed"
 
 
 def bound_batches(case: RuntimeCase) -> Iterator[str]:
-    """A batch on the device can be computed again and again, and every time is a duration."""
+    """A bound batch can be timed repeatedly; every time is a positive number of milliseconds."""
     bound = case.session.bind(case.images)
     for queries in (1, 5):
         times = list(bound.time(queries))
         if len(times) != queries or not all(math.isfinite(time) and time > 0 for time in times):
-            yield f"bind(images).time({queries}) returns {times}; it is {queries} positive milliseconds"
+            yield f"bind(images).time({queries}) returns {times}; it must return {queries} positive times in ms"
 
 
 def facts(case: RuntimeCase) -> Iterator[str]:
-    """What really ran goes into reports."""
+    """`facts` include device and clock, and can be written to a profile as JSON."""
     found = dict(case.session.facts)
     if not _is_data(found):
         yield f"facts are {found!r}, which cannot be written as JSON"
@@ -150,14 +154,14 @@ def facts(case: RuntimeCase) -> Iterator[str]:
 
 
 def refusals(case: RuntimeCase) -> Iterator[str]:
-    """What cannot be loaded is refused with an error of distillkit, which has a sentence and an exit code."""
+    """A servable that cannot be loaded is refused with an error of distillkit, so that it has an exit code."""
     setting = case.runtime.settings()[0]
     with tempfile.TemporaryDirectory() as folder:
         broken = Path(folder) / f"broken{Path(case.servable.source).suffix}"
-        broken.write_bytes(b"this is no model")
+        broken.write_bytes(b"this is not a model")
         wrong = {
             "another format": replace(case.servable, format="no-such-format"),
-            "a file that is not there": replace(case.servable, source=str(Path(folder) / "missing")),
+            "a missing file": replace(case.servable, source=str(Path(folder) / "missing")),
             "a broken file": replace(case.servable, source=str(broken)),
         }
         for what, servable in wrong.items():
@@ -166,12 +170,15 @@ def refusals(case: RuntimeCase) -> Iterator[str]:
             except DistillkitError:
                 continue
             except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-                yield f"open() of {what} raises {with_type(error)}; it is UnavailableError, GateError or a UserError"
+                yield (
+                    f"open() of {what} raises {with_type(error)}; "
+                    f"it must raise UnavailableError, GateError or a UserError"
+                )
             else:
-                yield f"open() of {what} raises nothing"
+                yield f"open() of {what} raises no error"
 
 
-CHECKS: tuple[ContractCheck[RuntimeCase], ...] = (batches_agree, images_stay, bound_batches, facts, refusals)
+CHECKS: tuple[ContractCheck[RuntimeCase], ...] = (batches_agree, memory_is_not_shared, bound_batches, facts, refusals)
 
 
 def _is_data(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The plugin that is being checked: found by name, or given as a class before it is registered."""
+"""The plugin under test: found by its registered name, or given as a class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distillkit.plugin.registry import installed_plugins
 
 @dataclass(frozen=True)
 class PluginUnderTest:
-    """A factory, and its title in messages. `registered` is None for a class that no distribution registers."""
+    """A plugin's factory, and its title in messages. `registered` is None for an unregistered class."""
 
     name: str
     title: str
@@ -25,9 +25,9 @@ class PluginUnderTest:
     registered: Plugin | None
 
     def options(self, given: Mapping[str, Any] | None) -> BaseModel:
-        """The plugin's own options, made from what a recipe would say.
+        """Validate options as given in a recipe.
 
-        Raises: RecipeError.
+        Raises: RecipeError for invalid options.
         """
         model: type[BaseModel] = self.factory.Options
         try:
@@ -37,7 +37,7 @@ class PluginUnderTest:
 
 
 def find_subject(role: PluginRole, plugin: str | type) -> PluginUnderTest:
-    """Look up a registered name, or take a class as it is.
+    """Look up a registered name, or wrap a class.
 
     Raises: as `PluginRegistry.find` and `Plugin.load`.
     """

@@ -1,4 +1,4 @@
-"""Models that exist on paper only: their specs, and outputs of the right shapes, for checking losses."""
+"""Model specs without models, and random outputs of the right shapes, for checking losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distillkit.contracts.loss import BatchInfo
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal
 from distillkit.contracts.signal_matching import restrict, wanted_signals
 
-# Numbers that differ from one another, so that mistaken axes show.
+# All sizes differ from one another, so that swapped axes are detected.
 CLASSES = 7
 SAMPLES = 6
 
@@ -68,7 +68,7 @@ def cnn(name: str, *, widths: tuple[int, ...]) -> ModelSpec:
 
 _STUDENT = vit("paper-distilled-vit", layers=12, width=8, heads=2, grid=(3, 4), distilled=True)
 PAIRS = (
-    Pair("ViT from a ViT like it", _STUDENT, vit("paper-vit", layers=12, width=8, heads=2, grid=(3, 4))),
+    Pair("ViT from a ViT of the same size", _STUDENT, vit("paper-vit", layers=12, width=8, heads=2, grid=(3, 4))),
     Pair(
         "ViT from a larger ViT",
         vit("paper-small-vit", layers=4, width=6, heads=3, grid=(2, 5)),
@@ -77,11 +77,14 @@ PAIRS = (
     Pair("ViT from a CNN", _STUDENT, cnn("paper-cnn", widths=(3, 5, 9, 11))),
     Pair("CNN from a CNN", cnn("paper-small-cnn", widths=(2, 4, 6, 8)), cnn("paper-cnn", widths=(3, 5, 9, 11))),
 )
-"""The pairs that `check_loss` tries unless it is given others."""
+"""Default pairs of `check_loss`."""
 
 
 def synthetic_outputs(spec: ModelSpec, reads: Iterable[Read], *, seed: int) -> Outputs:
-    """What a model of this spec might say to one loss about SAMPLES images, in float64."""
+    """Random outputs of a model with this spec for one loss, B = SAMPLES images, in float64.
+
+    Shapes: as `Outputs`, such as logits [B, K] and cls_attention [B, L, A, 1 + N].
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -105,7 +108,10 @@ def synthetic_outputs(spec: ModelSpec, reads: Iterable[Read], *, seed: int) -> O
 
 
 def synthetic_batch(classes: int, kind: Literal["labelled", "partly", "unlabelled"] = "labelled") -> BatchInfo:
-    """Labels for SAMPLES images, smoothed and mixed; in float64. "partly" leaves every second image without."""
+    """Smoothed and mixed labels [B, K] and label mass [B] for B = SAMPLES images, in float64.
+
+    "partly" leaves every second image unlabelled.
+    """
     if kind == "unlabelled":
         return BatchInfo(labels=None, label_mass=torch.zeros(SAMPLES, dtype=torch.float64), progress=0.5)
     classes_in_turn = torch.arange(SAMPLES) % classes
@@ -119,21 +125,21 @@ def synthetic_batch(classes: int, kind: Literal["labelled", "partly", "unlabelle
 
 
 def map_outputs(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
-    """The same outputs with every tensor changed."""
+    """Apply `change` to every tensor of outputs, any shape."""
 
-    def maybe(tensor: Tensor | None) -> Tensor | None:
+    def change_any(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else change(tensor)
 
     return Outputs(
-        logits=maybe(outputs.logits),
-        distill_logits=maybe(outputs.distill_logits),
+        logits=change_any(outputs.logits),
+        distill_logits=change_any(outputs.distill_logits),
         embedding=tuple(change(tensor) for tensor in outputs.embedding),
-        cls_attention=maybe(outputs.cls_attention),
+        cls_attention=change_any(outputs.cls_attention),
         patch_tokens=tuple(change(tensor) for tensor in outputs.patch_tokens),
     )
 
 
 def map_batch(batch: BatchInfo, change: Callable[[Tensor], Tensor]) -> BatchInfo:
-    """The same batch with every tensor changed."""
+    """Apply `change` to labels [B, K] and label mass [B] of a batch."""
     labels = None if batch.labels is None else change(batch.labels)
     return replace(batch, labels=labels, label_mass=change(batch.label_mass))

@@ -1,1 +1,1 @@
-"""The data sets, teachers, students, losses and trackers that come with distillkit, one module each."""
+"""Built-in data sets, teachers, students, losses, evaluators and trackers, one module each."""

@@ -1,4 +1,4 @@
-"""The size of images, as a recipe writes it."""
+"""The `image_size` option: one number of pixels, or [height, width]."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pydantic import BeforeValidator
 
 
 def height_and_width(value: Any) -> tuple[int, int]:
-    """Both sides in pixels, from one number or from [height, width].
+    """Height and width in pixels, from one number or from [height, width].
 
     >>> height_and_width(32), height_and_width([32, 48])
     ((32, 32), (32, 48))
     """
     sides = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(f"{value!r} is no image size; give a number of pixels, or [height, width]")
+        raise ValueError(f"{value!r} is not an image size; give a number of pixels, or [height, width]")
     return sides[0], sides[1]
 
 

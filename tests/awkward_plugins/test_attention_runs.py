@@ -266,16 +266,16 @@ def test_grids_and_heads_that_do_not_fit_are_refused_by_the_plan(label_free, ins
     with pytest.raises(RecipeError) as refusal:
         plan(label_free(interpolation="none"), installed_plugins())
     assert str(refusal.value) == (
-        "loss 'attndistill': teacher 'finer' has 4 x 6 patches and student 'attentive' 2 x 3, and "
-        'interpolation = "none" allows no unequal grids; use "bicubic" or "area", or a patch and image size that give '
+        "loss 'attndistill': teacher 'finer' has 4 x 6 patches and student 'attentive' 2 x 3, but "
+        'interpolation = "none" needs equal grids; use "bicubic" or "area", or choose patch and image sizes that give '
         "equal grids"
     )
     recipe = recipe_of({**STUDENT, "heads": 4}, teachers=FINER, losses=[{"loss": "advit-l1", "heads": "group"}])
     with pytest.raises(RecipeError) as refusal:
         plan(recipe, installed_plugins())
     assert str(refusal.value) == (
-        "loss 'advit-l1': heads = \"group\" shares the teacher's heads out among the student's in equal groups, and "
-        "the 6 heads of 'finer' make no 4 equal groups for 'attentive'; use \"mean\" or \"logsum\""
+        "loss 'advit-l1': heads = \"group\" needs a teacher whose number of heads is a multiple of the student's; "
+        "teacher 'finer' has 6 heads and student 'attentive' has 4; use heads = \"mean\" or \"logsum\""
     )
 
 

@@ -24,7 +24,7 @@ def test_a_loss_that_fits_no_pair_of_models_is_reported_with_all_reasons(install
         check_loss("two-stages", {"stages": [4, 5]}, pairs=PAIRS[2:])
     assert str(refusal.value) == (
         "loss 'two-stages' of contract-two-stages 0.1 breaks the contract in one way:\n"
-        "  - fits none of the pairs of models that it was tried on: "
+        "  - does not support any of the pairs of models tried: "
         "ViT from a CNN: loss 'two-stages' reads stages (4, 5); 'paper-cnn' has 4; "
         "CNN from a CNN: loss 'two-stages' reads stages (4, 5); 'paper-small-cnn' has 4"
     )

@@ -102,8 +102,8 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
         0,
         f"{moved}/attention/cat-attention.png\n",
         (
-            "drawn without teacher 'run:gone': teacher 'run:gone' is a run, and there is no run directory gone; "
-            "check the path, or make the teacher first, such as with distillkit finetune MODEL --out gone\n"
+            "drawn without teacher 'run:gone': teacher 'run:gone': there is no run directory gone; "
+            "check the path, or train the teacher first, for example with distillkit finetune MODEL --out gone\n"
         ),
     )
 

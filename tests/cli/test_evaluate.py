@@ -78,7 +78,7 @@ def test_json_is_what_the_run_keeps(distillkit, trained):
                 "choose --split validation or test"
             ),
         ),
-        (("--real", "nowhere.json"), "there is no file of ReaL labels 'nowhere.json'; check --real"),
+        (("--real", "nowhere.json"), "ReaL label file 'nowhere.json' does not exist; check --real"),
     ],
 )
 def test_a_mistake_is_one_sentence(distillkit, trained, arguments, sentence):

@@ -170,7 +170,7 @@ def test_evaluate_says_the_figures_of_the_run_again(distillkit, trained):
     figures = json.loads((trained / "result.json").read_text())["figures"]
     code, out, err = distillkit("evaluate", str(trained))
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "protocol  accuracy of the model's own answer"
+    assert out.splitlines()[0] == "protocol  accuracy of the model's predictions"
     assert out.splitlines()[1] == "data      digits"
     assert out.splitlines()[2].startswith(f"test      {figures['test/top1']:.2f} % of 500 images (")
     code, out, err = distillkit("evaluate", str(trained), "--split", "validation", "--head", "class", "--json")

@@ -156,8 +156,7 @@ def test_nothing_is_held_out_of_a_stream(shards, plugins, tmp_path):
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "_info.json").write_text(json.dumps(info))
     assert refused(plugins, train="timm:wds/digits", root=str(tmp_path)) == (
-        "data.train: the stream 'timm:wds/digits' does not name its classes; "
-        f"write them into '{tmp_path}/classes.txt', one a line"
+        f"data.train: stream 'timm:wds/digits' has no class names; list them in '{tmp_path}/classes.txt', one per line"
     )
     (tmp_path / "classes.txt").write_text("\n".join("0123456789"))
     found = open_datasets(Data(train="timm:wds/digits", root=str(tmp_path)), plugins)
@@ -205,7 +204,7 @@ def test_a_missing_stream_is_an_error(plugins, tmp_path):
         "data.train: 'timm:wds/digits' cannot be opened: split train not found in info (dict_keys([]))"
     )
     assert refused(plugins, train="timm:wds/digits") == (
-        "data.train: 'timm:wds/digits' needs data.root, the folder in which it lies"
+        "data.train: 'timm:wds/digits' needs data.root, the folder that contains it"
     )
 
 

@@ -220,5 +220,5 @@ def test_a_class_name_that_is_not_valid_utf_8_is_refused(tmp_path):
     with pytest.raises(DataError) as caught:
         Folder(tmp_path)
     assert str(caught.value) == (
-        f"folder '{tmp_path}' has a class 'd\\udcffg', whose name is not text in UTF-8; rename that folder"
+        f"folder '{tmp_path}' has a class folder 'd\\udcffg' whose name is not valid UTF-8; rename it"
     )

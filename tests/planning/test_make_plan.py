@@ -81,7 +81,7 @@ def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeyp
             "mugs-vits16",
             "attndistill",
             (
-                "the weights of 'mugs-vits16' come from a file alone: its authors publish them at "
+                "the weights of 'mugs-vits16' cannot be downloaded: its authors publish them at "
                 "github.com/sail-sg/mugs; give a file with --teacher-weights (evaluate and export: --weights)"
             ),
         ),

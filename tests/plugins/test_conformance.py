@@ -1,4 +1,4 @@
-"""Every loss, student and teacher that comes with distillkit keeps the contract, in a geometry that is quick."""
+"""Every built-in loss, student and teacher passes the conformance suite, in a small geometry."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_loss(name, options):
 
 
 @pytest.mark.parametrize("name", ["advit-kl", "advit-l1", "advit-l2"])
-def test_loss_of_grouped_heads(name):
+def test_loss_with_grouped_heads(name):
     student = vit("paper-small-vit", layers=4, width=6, heads=3, grid=(2, 5))
     teacher = vit("paper-large-vit", layers=6, width=8, heads=6, grid=(3, 7))
     check_loss(name, {"heads": "group"}, pairs=[Pair("ViT from a ViT with twice as many heads", student, teacher)])
@@ -76,8 +76,8 @@ def test_teacher_from_a_run(tmp_path):
     check_teacher(f"run:{tmp_path}")
 
 
-def test_no_factory_is_left_out():
-    """Names that share a factory and differ in what they load (`regnety16gf`, `vit-b`) are checked by one of them."""
+def test_every_factory_is_checked():
+    """Of the names that share a factory and differ in their weights (`regnety16gf`, `vit-b`), one is checked."""
     checked = {
         "loss": [name for name, _ in LOSSES],
         "student": [*OTHER_SIZES, "deit-ti", "vit-ti", "small-cnn", "timm:test_resnet"],

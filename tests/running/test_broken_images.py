@@ -87,7 +87,7 @@ def test_a_run_finishes_and_counts_every_unreadable_image_once_in_incidents_and_
     assert result["incidents"]["broken"] == counts(broken)
     assert (figures["validation/images"], figures["test/images"]) == (53.0, 53.0)
     report = (tmp_path / "run/report.md").read_text()
-    assert "34 images could not be read: in training others took their place" in report
+    assert "34 images could not be read. Training used other images instead" in report
     for kind in BREAKERS.keys() - {"forbidden"}:
         of_kind = " | ".join(str(counts(broken)[split].get(kind, 0)) for split in ("test", "train", "validation"))
         assert f"| {kind} | {of_kind} |" in report

@@ -121,8 +121,8 @@ def test_unequal_grids_without_interpolation_are_refused(former: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         plan(recipe, installed_plugins())
     assert str(caught.value) == (
-        f"loss 'advit-l1': teacher 'run:{former}' has 2 x 2 patches and student 'vit-ti' 4 x 4, and interpolation = "
-        '"none" allows no unequal grids; use "bicubic" or "area", or a patch and image size that give equal grids'
+        f"loss 'advit-l1': teacher 'run:{former}' has 2 x 2 patches and student 'vit-ti' 4 x 4, but interpolation = "
+        '"none" needs equal grids; use "bicubic" or "area", or choose patch and image sizes that give equal grids'
     )
 
 

@@ -1,4 +1,4 @@
-"""What `check_loss` takes and how it tells what it found."""
+"""The arguments of `check_loss`, and how it reports its findings."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from sound_loss import Sound
 from distillkit import BrokenPluginError, RecipeError, UnknownPluginError
 from distillkit.testing import PAIRS, check_loss
 
-LIKE_IT = PAIRS[:1]
+FIRST_PAIR = PAIRS[:1]
 
 
 def test_a_sound_loss_passes_on_every_pair():
@@ -32,18 +32,18 @@ class Crashes(Sound):
         raise RuntimeError("mat1 and mat2\nshapes cannot be multiplied" + "!" * 300)
 
 
-def test_an_exception_is_told_once_on_one_line(findings):
+def test_an_exception_is_reported_once_on_one_line(findings):
     crash = "RuntimeError: mat1 and mat2 shapes cannot be multiplied" + "!" * (297 - 55) + "..."
     assert findings(Crashes, backend="eager") == [
         (
-            f"does not run on torch's meta device, on which `distillkit plan` counts: {crash}; use operations that "
-            f"work there, and let no shape and no branch depend on the values of a tensor"
+            f"does not run on torch's meta device, which `distillkit plan` uses: {crash}; use operations that "
+            f"work there, and let neither shapes nor branches depend on tensor values"
         ),
-        f"with labels = None raised {crash}; work without labels, or raise a UserError that says why not",
-        f"with rows of zeros for labels raised {crash}; work without labels, or raise a UserError that says why not",
+        f"with labels = None raised {crash}; support this, or raise a UserError that explains why not",
+        f"with rows of zeros in labels raised {crash}; support this, or raise a UserError that explains why not",
         (
-            f"raised {crash}; this stopped: terms, inputs stay, gradients, target is enough, batch of one, "
-            f"sample by sample, double precision, formula, half precision, compiled, determined, state"
+            f"raised {crash}; in these checks: terms, inputs unchanged, gradients, target is sufficient, batch of one, "
+            f"sample by sample, double precision, finite differences, half precision, compiled, deterministic, state"
         ),
     ]
 
@@ -57,7 +57,7 @@ class DislikesCnns(Sound):
         return loss
 
 
-def test_what_is_not_true_of_every_pair_says_of_which():
+def test_a_finding_on_some_pairs_names_them():
     with pytest.raises(BrokenPluginError) as refusal:
         check_loss(DislikesCnns, backend=None)
     assert str(refusal.value) == (
@@ -67,10 +67,10 @@ def test_what_is_not_true_of_every_pair_says_of_which():
     )
 
 
-def test_global_randomness_is_left_as_it_was():
+def test_the_global_random_state_is_restored():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    check_loss(Sound, pairs=LIKE_IT, backend=None)
+    check_loss(Sound, pairs=FIRST_PAIR, backend=None)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -99,11 +99,11 @@ def distillkit_losses():
 """,
     )
     with pytest.raises(BrokenPluginError) as refusal:
-        check_loss("Sound_Loss", pairs=LIKE_IT, backend=None)
+        check_loss("Sound_Loss", pairs=FIRST_PAIR, backend=None)
     assert str(refusal.value) == (
         "loss 'Sound_Loss' of badly-listed 0.3 breaks the contract in 2 ways:\n"
         "  - the name 'Sound_Loss' is not lower-case words joined by hyphens\n"
-        "  - the summary in its PluginSpec is 'two\\nlines'; one line is what listings show"
+        "  - the summary in its PluginSpec is 'two\\nlines'; it must be one line"
     )
 
 
@@ -117,8 +117,8 @@ def distillkit_losses():
 """,
     )
     with pytest.raises(BrokenPluginError) as refusal:
-        check_loss("sound", pairs=LIKE_IT, backend=None)
+        check_loss("sound", pairs=FIRST_PAIR, backend=None)
     assert str(refusal.value) == (
         "loss 'sound' of badly-listed 0.3 breaks the contract in one way:\n"
-        "  - reads the teacher's logits, which the signals of its PluginSpec leave out"
+        "  - reads the teacher's logits, which is missing from the signals of its PluginSpec"
     )

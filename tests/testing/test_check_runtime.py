@@ -1,4 +1,4 @@
-"""The conformance suite finds each way in which a runtime or an export format can break its contract."""
+"""The conformance suite detects every violation of the contract by a runtime or an export format."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from distillkit.errors import BrokenPluginError, GateError, UnavailableError
 from distillkit.testing import check_exporter, check_runtime
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-IMAGES[0, 0] = 9  # the largest score is in every batch
+IMAGES[0, 0] = 9  # so that every batch contains the largest score
 
 
 class Session:
@@ -63,12 +63,12 @@ def servable(tmp_path):
     return Servable("npy", str(tmp_path / "m.npy"))
 
 
-def test_a_sound_runtime_is_sound(servable):
+def test_a_sound_runtime_passes(servable):
     check_runtime(Matrices, servable, IMAGES)
 
 
 def broken(**changes):
-    """A runtime with other members, and a session likewise."""
+    """A runtime with changed members of the class or of its session."""
     of_session = {name: changes.pop(name) for name in list(changes) if hasattr(Session, name) or name == "__call__"}
     return type("Own", (Matrices,), {"session": type("OwnSession", (Session,), of_session), **changes})
 
@@ -97,57 +97,57 @@ def careless(self, servable, setting):
 @pytest.mark.parametrize(
     ("changes", "sentences"),
     [
-        ({"formats": "npy"}, ["formats is 'npy'; it is a tuple of names, at least one"]),
+        ({"formats": "npy"}, ["formats is 'npy'; it must be a tuple of at least one name"]),
         (
             {"formats": ("onnx",)},
-            ["formats is ('onnx',), and the servable given to this check is 'npy'"],
+            ["formats is ('onnx',), but the servable of this check has format 'npy'"],
         ),
         (
             {"availability": lambda self: True},
-            ["availability() returns bool; it is an Availability"],
+            ["availability() returns bool; it must return an Availability"],
         ),
         (
             {"availability": lambda self: Availability(works=True, detail="")},
-            ["availability() says '' and ''; one line of detail is what doctor shows"],
+            ["availability() has detail '' and remedy ''; detail must be one line"],
         ),
         (
             {"availability": lambda self: 1 / 0},
-            ["raised ZeroDivisionError: division by zero; this stopped: availability"],
+            ["raised ZeroDivisionError: division by zero; in these checks: availability"],
         ),
         (
             {"settings": lambda self: ()},
-            ["settings() is empty; without anything to choose it is ({},), whose first is the default"],
+            ["settings() is empty; return at least the default setting, as in ({},)"],
         ),
         ({"settings": lambda self: ({"at": {1}},)}, ["setting {'at': {1}} cannot be written as JSON"]),
         (
             {"__call__": lambda self, images: (images @ self.matrix).astype(np.float64)},
-            ["answers in float64; scores are float32, whatever the file computes in"],
+            ["scores have dtype float64; they must be float32, whatever precision the file computes in"],
         ),
         (
             {"__call__": lambda self, images: (images @ self.matrix)[0]},
-            ["answers [3] for 4 images; scores are [batch, classes]"],
+            ["scores of 4 images have shape [3]; they must be [batch, classes]"],
         ),
         (
             {"__call__": lambda self, images: images @ self.matrix * np.float32(np.nan)},
-            ["answers with numbers that are not finite"],
+            ["scores are not finite"],
         ),
         (
             {"__call__": scaled_by_batch},
             [
-                "a batch of 1 differs from the same images in a batch of 4 by 0.8",
-                "a batch of 3 differs from the same images in a batch of 4 by 0.2",
+                "scores of a batch of 1 differ by 0.8 from those in a batch of 4",
+                "scores of a batch of 3 differ by 0.2 from those in a batch of 4",
             ],
         ),
-        ({"__call__": changing}, ["changes the images that it is given"]),
+        ({"__call__": changing}, ["changes the images in place"]),
         (
             {"__call__": forgetful},
-            ["hands out the same memory twice: scores change when the next batch is computed"],
+            ["reuses the memory of returned scores: they change when the next batch is computed"],
         ),
         (
             {"time": lambda self, queries: [0.0]},
             [
-                "bind(images).time(1) returns [0.0]; it is 1 positive milliseconds",
-                "bind(images).time(5) returns [0.0]; it is 5 positive milliseconds",
+                "bind(images).time(1) returns [0.0]; it must return 1 positive times in ms",
+                "bind(images).time(5) returns [0.0]; it must return 5 positive times in ms",
             ],
         ),
         ({"facts": {"clock": "host"}}, ["facts lack device"]),
@@ -158,17 +158,17 @@ def careless(self, servable, setting):
         (
             {"open": careless},
             [
-                "open() of another format raises nothing",
+                "open() of another format raises no error",
                 (
-                    "open() of a file that is not there raises OSError: gone; it is UnavailableError, GateError or a "
+                    "open() of a missing file raises OSError: gone; it must raise UnavailableError, GateError or a "
                     "UserError"
                 ),
-                "open() of a broken file raises nothing",
+                "open() of a broken file raises no error",
             ],
         ),
     ],
 )
-def test_every_breach_is_a_sentence(servable, changes, sentences):
+def test_every_violation_is_reported(servable, changes, sentences):
     with pytest.raises(BrokenPluginError) as found:
         check_runtime(broken(**changes), servable, IMAGES)
     first, *lines = str(found.value).splitlines()
@@ -177,7 +177,7 @@ def test_every_breach_is_a_sentence(servable, changes, sentences):
     assert lines == [f"  - {sentence}" for sentence in sentences]
 
 
-def test_what_does_not_work_here_is_checked_as_far_as_it_goes(servable):
+def test_a_runtime_that_does_not_work_here_is_partly_checked(servable):
     gone = broken(availability=lambda self: Availability(works=False, detail="there is no device"))
     with pytest.raises(UnavailableError) as refused:
         check_runtime(gone, servable, IMAGES)
@@ -185,7 +185,7 @@ def test_what_does_not_work_here_is_checked_as_far_as_it_goes(servable):
 
 
 class Means:
-    """A format of one matrix: the mean answer of the model to its images, which is at least a file."""
+    """A format of one matrix of random weights, which is enough for a file."""
 
     class Options(BaseModel, frozen=True, extra="forbid"):
         gain: float = 1.0
@@ -213,7 +213,7 @@ class Means:
         return lambda images: images.reshape(len(images), -1) @ matrix
 
 
-def test_a_sound_exporter_is_sound():
+def test_a_sound_exporter_passes():
     check_exporter(Means, {"gain": 2.0})
 
 
@@ -240,38 +240,38 @@ def halves(self, source, directory, artifact):
     [
         (
             {"precisions": ("float32",)},
-            ["precisions is ('float32',); it is a tuple of some of fp32, fp16, bf16, int8, fp8"],
+            ["precisions is ('float32',); it must be a tuple of some of fp32, fp16, bf16, int8, fp8"],
         ),
-        ({"runtime": ""}, ["runtime is ''; one line with a name and a version is what reports show"]),
+        ({"runtime": ""}, ["runtime is ''; it must be one line with a name and a version"]),
         (
             {"write": writing(lambda self, source, directory, artifact: replace(artifact, file="other.npy"))},
-            ["names 'other.npy' and writes no such file"],
+            ["file is 'other.npy', but no such file was written"],
         ),
         (
             {"write": writing(lambda self, source, directory, artifact: replace(artifact, file="../m.npy"))},
-            ["names '../m.npy', which is not inside the folder; it is a path relative to it"],
+            ["file is '../m.npy'; it must be a relative path inside the folder"],
         ),
         (
             {"write": writing(lambda self, source, directory, artifact: replace(artifact, precision="fp16"))},
-            ["was asked for fp32 and says that it wrote fp16"],
+            ["returns an Artifact of precision fp16 when asked for fp32"],
         ),
         (
             {"write": writing(lambda self, source, directory, artifact: replace(artifact, made_with={"at": {1}}))},
             ["made_with is {'at': {1}}, which cannot be written as JSON"],
         ),
-        ({"write": writing(trains)}, ["changes the model that it writes"]),
-        ({"write": writing(halves)}, ["wrote fp32 and reads fp16 back from the file"]),
+        ({"write": writing(trains)}, ["changes the model that it exports"]),
+        ({"write": writing(halves)}, ["wrote fp32, but precision_of reads fp16 from the file"]),
         (
             {"open": lambda self, file: lambda images: images.reshape(len(images), -1)[0]},
-            ["answers [1152] for 3 images; scores are [batch, classes]"],
+            ["scores of 3 images have shape [1152]; they must be [batch, classes]"],
         ),
         (
             {"open": lambda self, file: lambda images: images.reshape(len(images), -1) * np.float32(len(images))},
-            ["batches of one differ from the same images in a batch of 3 by 0.7"],
+            ["scores of single images differ by 0.7 from those in a batch of 3"],
         ),
     ],
 )
-def test_every_breach_of_an_exporter_is_a_sentence(changes, sentences):
+def test_every_violation_of_an_exporter_is_reported(changes, sentences):
     with pytest.raises(BrokenPluginError) as found:
         check_exporter(type("Own", (Means,), changes))
     assert str(found.value).splitlines()[1:] == [f"  - {sentence}" for sentence in sentences]

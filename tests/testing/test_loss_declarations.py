@@ -1,4 +1,4 @@
-"""Bad options, attributes and builds of a loss, one per promise, and the whole sentence that each earns."""
+"""Bad options, attributes and builds of a loss, one per requirement, and the complete finding for each."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ from sound_loss import Sound
 from distillkit import Read, Signal, TargetSpec, UserError
 from distillkit.testing import PAIRS
 
-LIKE_IT = PAIRS[:1]
+FIRST_PAIR = PAIRS[:1]
 
 
 # Options
@@ -45,8 +45,8 @@ def test_options_must_exist(findings):
 
 def test_options_must_be_frozen_and_refuse_unknown_keys(findings):
     assert findings(ChangeableOptions) == [
-        "Options can be changed after they are checked; make the model frozen=True",
-        "Options take keys that they do not know, so a typing error goes unnoticed; make the model extra='forbid'",
+        "Options are mutable after validation; set frozen=True in the model",
+        "Options accept unknown keys, so a typo goes unnoticed; set extra='forbid' in the model",
     ]
 
 
@@ -57,7 +57,7 @@ def test_options_must_survive_a_recipe_file(findings):
         "Options layers Input should be a valid tuple"
     )
     assert findings(OptionsThatForget, {"power": 3.0}) == [
-        "Options written to a recipe as {} read back as other options"
+        "Options written to a recipe as {} read back as different options"
     ]
 
 
@@ -105,7 +105,7 @@ class BuildCrashes(Sound):
 class Refuses(Sound):
     @classmethod
     def build(cls, options, student, teacher):
-        raise UserError(f"loss 'refuses' does not like '{teacher.name}'")
+        raise UserError(f"loss 'refuses' does not support '{teacher.name}'")
 
 
 class ReadsWhatIsNot(Sound):
@@ -138,20 +138,20 @@ def test_attributes_have_the_types_of_the_contract(findings):
     ]
 
 
-def test_build_refuses_in_a_sentence_or_not_at_all(findings):
+def test_build_may_raise_only_user_errors(findings):
     assert findings(BuildCrashes) == ["build raised KeyError: 'paper-distilled-vit'"]
     assert findings(Refuses) == [
         (
-            "fits none of the pairs of models that it was tried on: ViT from a ViT like it: loss 'refuses' does not "
-            "like 'paper-vit'"
+            "does not support any of the pairs of models tried: ViT from a ViT of the same size: loss 'refuses' does "
+            "not support 'paper-vit'"
         )
     ]
 
 
-def test_what_is_read_must_be_revealed(findings):
+def test_signals_that_are_read_must_be_revealed(findings):
     assert findings(ReadsWhatIsNot) == [
         (
-            "fits none of the pairs of models that it was tried on: ViT from a ViT like it: loss "
+            "does not support any of the pairs of models tried: ViT from a ViT of the same size: loss "
             "'ReadsWhatIsNot' reads the teacher's distillation logits; teacher 'paper-vit' is a ViT and reveals "
             "logits, embedding, CLS attention, patch tokens; choose another teacher"
         )
@@ -160,7 +160,7 @@ def test_what_is_read_must_be_revealed(findings):
 
 def test_a_layer_is_read_once(findings):
     assert findings(ReadsTwice) == [
-        "reads embedding of the student's layers (3, 3); at least one, and each once, is what can be read"
+        "reads embedding of the student's layers (3, 3); name at least one layer, and each only once"
     ]
 
 
@@ -175,7 +175,7 @@ class AsksTheNetwork(Sound):
         return cls(options, teacher.classes)
 
 
-class OwnChance(Sound):
+class OwnRandomness(Sound):
     def __init__(self, options, classes):
         super().__init__(options, classes)
         self.mix.weight.data = torch.from_numpy(np.random.default_rng().normal(size=(classes, classes))).float()
@@ -189,20 +189,20 @@ class LooksAtValues(Sound):
 
 def test_a_loss_works_without_a_network(findings):
     assert findings(AsksTheNetwork) == [
-        "asks the network for weights.example; a loss works from its two specs and from what it is given"
+        "opens a network connection to weights.example; a loss must not use the network"
     ]
 
 
-def test_parameters_start_from_torchs_seed(findings):
+def test_initialisation_depends_on_torchs_seed_only(findings):
     assert (
-        "two builds under one seed of torch start from different parameters; draw them with torch's own generator"
-        in findings(OwnChance)
+        "two builds with the same torch seed have different parameters; draw them from torch's global generator"
+        in findings(OwnRandomness)
     )
 
 
-def test_a_plan_can_count_the_loss(findings):
+def test_the_loss_runs_on_the_meta_device(findings):
     (sentence,) = findings(LooksAtValues)
-    assert sentence.startswith("does not run on torch's meta device, on which `distillkit plan` counts: RuntimeError: ")
+    assert sentence.startswith("does not run on torch's meta device, which `distillkit plan` uses: RuntimeError: ")
     assert sentence.endswith(
-        "; use operations that work there, and let no shape and no branch depend on the values of a tensor"
+        "; use operations that work there, and let neither shapes nor branches depend on tensor values"
     )

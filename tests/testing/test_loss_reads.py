@@ -1,4 +1,4 @@
-"""Losses that read what they did not declare: one finding each, and nothing about what follows from it."""
+"""Losses that read undeclared signals: one finding each, without findings that only follow from it."""
 
 import pytest
 from sound_loss import Sound
@@ -26,13 +26,13 @@ class ReadsPatchTokens(Sound):
         return {"distance": self.distance(student, target) + student.patch_tokens[-1].flatten(1).mean(dim=1)}
 
 
-class LooksWhetherItIsThere(Sound):
+class OptionalSignal(Sound):
     def forward(self, student, target, batch):
         logits = student.logits if student.distill_logits is None else student.distill_logits
         return {"distance": (self.mix(logits) - target["logits"]).abs().pow(self.power).mean(dim=1)}
 
 
-class LooksAndFails(LooksWhetherItIsThere):
+class OptionalSignalAndFails(OptionalSignal):
     def forward(self, student, target, batch):
         return {"distance": super().forward(student, target, batch)["distances"]}
 
@@ -42,11 +42,11 @@ class Declares(ReadsTheStudentsAttention):
 
 
 TEACHERS = (
-    "reads the teacher's CLS attention, which 'reads_teacher' leaves out, so that it gets none "
+    "reads the teacher's CLS attention, which 'reads_teacher' does not declare "
     "(AttributeError: 'NoneType' object has no attribute 'mean'); add Read(Signal.CLS_ATTENTION)"
 )
 STUDENTS = (
-    "reads the student's CLS attention, which 'reads_student' leaves out, so that it gets none "
+    "reads the student's CLS attention, which 'reads_student' does not declare "
     "(AttributeError: 'NoneType' object has no attribute 'flatten'); add Read(Signal.CLS_ATTENTION)"
 )
 
@@ -57,16 +57,16 @@ def test_attention_that_is_read_is_declared(findings):
     assert findings(ReadsBoth) == [TEACHERS, STUDENTS]
 
 
-def test_so_are_the_tokens_of_layers(findings):
+def test_patch_tokens_that_are_read_are_declared(findings):
     assert findings(ReadsPatchTokens) == [
         (
-            "reads the student's patch tokens, which 'reads_student' leaves out, so that it gets none "
+            "reads the student's patch tokens, which 'reads_student' does not declare "
             "(IndexError: tuple index out of range); add Read(Signal.PATCH_TOKENS)"
         )
     ]
 
 
-def test_it_is_said_once_for_all_pairs_a_cnn_among_them():
+def test_a_missing_declaration_is_reported_once_for_all_pairs():
     with pytest.raises(BrokenPluginError) as refusal:
         check_loss(ReadsTheTeachersAttention, backend=None)
     assert str(refusal.value) == (
@@ -74,13 +74,13 @@ def test_it_is_said_once_for_all_pairs_a_cnn_among_them():
     )
 
 
-def test_a_loss_may_look_whether_a_signal_is_there():
-    check_loss(LooksWhetherItIsThere, backend=None)
+def test_a_loss_may_test_whether_a_signal_exists():
+    check_loss(OptionalSignal, backend=None)
 
 
-def test_another_mistake_is_not_taken_for_a_missing_signal(findings):
-    assert all("leaves out" not in sentence for sentence in findings(LooksAndFails))
+def test_another_error_is_not_reported_as_a_missing_declaration(findings):
+    assert all("does not declare" not in sentence for sentence in findings(OptionalSignalAndFails))
 
 
-def test_what_is_declared_is_given():
+def test_declared_signals_are_available():
     check_loss(Declares, backend=None)

@@ -1,4 +1,4 @@
-"""Bad targets of a loss, one per promise, and the whole sentence that each earns."""
+"""Bad targets of a loss, one per requirement, and the complete finding for each."""
 
 import torch
 from sound_loss import Sound
@@ -6,7 +6,7 @@ from sound_loss import Sound
 from distillkit import TargetSpec
 from distillkit.testing import PAIRS
 
-LIKE_IT = PAIRS[:1]
+FIRST_PAIR = PAIRS[:1]
 
 
 class OtherNames(Sound):
@@ -41,7 +41,7 @@ class CentresTheBatch(Sound):
         return {"logits": teacher.logits.detach().float() - teacher.logits.detach().float().mean(dim=0)}
 
 
-class CountsPlaces(Sound):
+class CountsPositions(Sound):
     def target(self, teacher):
         logits = teacher.logits.detach().float()
         return {"logits": logits + (torch.arange(len(logits)) if len(logits) > 1 else logits.new_zeros(1))[:, None]}
@@ -55,7 +55,7 @@ class Counts(Sound):
         return {"logits": teacher.logits.detach().float() + self.calls}
 
 
-def test_a_target_is_what_targets_describes(findings):
+def test_a_target_matches_its_description(findings):
     assert findings(OtherNames) == ["target returns 'class', 'logits'; targets describes 'logits'"]
     assert findings(OtherShape)[:2] == [
         "target 'logits' has dtype float32; targets says int64",
@@ -63,30 +63,30 @@ def test_a_target_is_what_targets_describes(findings):
     ]
 
 
-def test_a_target_is_cut_off_from_the_teacher(findings):
+def test_a_target_is_detached_from_the_teacher(findings):
     assert findings(KeepsTheGraph) == ["target 'logits' carries a gradient to the teacher; detach it"]
 
 
-def test_a_target_leaves_the_teacher_as_it_is(findings):
+def test_a_target_does_not_change_the_teacher(findings):
     assert findings(ChangesTheTeacher) == ["target changes the teacher's logits in place; other losses read it too"]
 
 
 def test_a_target_has_its_dtype_whatever_the_precision(findings):
     assert findings(FollowsTheTeachersPrecision) == [
-        "target 'logits' of a teacher in float64 has dtype float64; targets says float32",
+        "target 'logits' of a float64 teacher has dtype float64; targets says float32",
         "target 'logits' under autocast has dtype bfloat16; targets says float32",
     ]
 
 
-def test_a_target_is_free_of_batch_effects(findings):
+def test_a_target_does_not_depend_on_the_batch(findings):
     sentence = findings(CentresTheBatch)[0]
     assert sentence.startswith("target 'logits' of an image alone differs by ")
     assert sentence.endswith(" from that of the same image in a batch; it must not depend on the other images")
     assert (
         "target 'logits' of an image alone differs by 5 from that of the same image in a batch; "
-        in (findings(CountsPlaces)[0])
+        in (findings(CountsPositions)[0])
     )
 
 
 def test_a_target_is_the_same_every_time(findings):
-    assert "target 'logits' differs from call to call on the same outputs" in findings(Counts)
+    assert "target 'logits' differs between calls on the same outputs" in findings(Counts)

@@ -1,4 +1,4 @@
-"""Bad terms of a loss, one per promise, and the whole sentence that each earns."""
+"""Bad terms of a loss, one per requirement, and the complete finding for each."""
 
 import torch
 from sound_loss import Sound
@@ -7,7 +7,7 @@ from torch import nn
 from distillkit import Read, Signal
 from distillkit.testing import PAIRS, check_loss
 
-LIKE_IT = PAIRS[:1]
+FIRST_PAIR = PAIRS[:1]
 
 
 class Average(Sound):
@@ -15,11 +15,11 @@ class Average(Sound):
         return {"distance": self.distance(student, target).mean()}
 
 
-class AverageThatSaysSo(Average):
+class DeclaredAverage(Average):
     couples_batch = True
 
 
-class ShapeOfItsOwn(AverageThatSaysSo):
+class ExtraAxis(DeclaredAverage):
     def forward(self, student, target, batch):
         return {"distance": self.distance(student, target)[:, None]}
 
@@ -72,17 +72,17 @@ class InfiniteGradient(Sound):
 
 
 class Remembers(Sound):
-    said = 0.0
+    kept = 0.0
 
     def target(self, teacher):
-        self.said = teacher.logits.detach().float().mean(dim=1)
+        self.kept = teacher.logits.detach().float().mean(dim=1)
         return super().target(teacher)
 
     def forward(self, student, target, batch):
-        return {"distance": self.distance(student, target) + self.said}
+        return {"distance": self.distance(student, target) + self.kept}
 
 
-class NeedsCompany(AverageThatSaysSo):
+class NeedsTwoImages(DeclaredAverage):
     def forward(self, student, target, batch):
         return {"distance": self.distance(student, target).sum() / (len(student.logits) - 1)}
 
@@ -151,13 +151,12 @@ class Unpicklable(Sound):
 
 def test_terms_have_one_value_per_sample_unless_the_batch_is_coupled(findings):
     assert findings(Average)[:2] == [
-        "term 'distance' of a batch of 6 has shape []; the contract requires [6], one value per sample",
-        "term 'distance' of a batch of 1 has shape []; the contract requires [1], one value per sample",
+        "term 'distance' of a batch of 6 has shape []; it must be [6], one value per sample",
+        "term 'distance' of a batch of 1 has shape []; it must be [1], one value per sample",
     ]
-    check_loss(AverageThatSaysSo, pairs=LIKE_IT, backend=None)
-    assert findings(ShapeOfItsOwn) == [
-        f"term 'distance' of a batch of {size} has shape [{size}, 1]; the contract requires [] or [{size}], one "
-        "value per sample"
+    check_loss(DeclaredAverage, pairs=FIRST_PAIR, backend=None)
+    assert findings(ExtraAxis) == [
+        f"term 'distance' of a batch of {size} has shape [{size}, 1]; it must be [] or [{size}], one value per sample"
         for size in (6, 1)
     ]
 
@@ -172,56 +171,56 @@ def test_terms_are_finite_from_the_first_step(findings):
 
 def test_terms_keep_the_students_precision(findings):
     assert findings(AlwaysHalf)[:2] == [
-        "term 'distance' is float16 where the student's outputs are float32",
-        "term 'distance' is float16 where the student's outputs are float64",
+        "term 'distance' has dtype float16; the student's outputs are float32",
+        "term 'distance' has dtype float16; the student's outputs are float64",
     ]
-    assert findings(AlwaysSingle)[0] == "term 'distance' is float32 where the student's outputs are float64"
+    assert findings(AlwaysSingle)[0] == "term 'distance' has dtype float32; the student's outputs are float64"
 
 
-def test_forward_changes_nothing_that_it_is_given(findings):
+def test_forward_does_not_change_its_inputs(findings):
     assert findings(ChangesTheLabels)[:2] == [
-        "forward changes target 'logits' in place; others read it too",
-        "forward changes the labels in place; others read it too",
+        "forward changes target 'logits' in place; other losses read it too",
+        "forward changes the labels in place; other losses read it too",
     ]
 
 
-def test_a_gradient_reaches_what_is_read_and_owned(findings):
-    assert findings(Detached) == ["no gradient reaches the student: the terms are cut off from its outputs"]
+def test_a_gradient_reaches_outputs_that_are_read_and_own_parameters(findings):
+    assert findings(Detached) == ["no gradient reaches the student: the terms are detached from its outputs"]
     assert findings(HalfRead) == [
         "no gradient reaches the student's embedding[0], which the loss reads",
-        "no gradient reaches its own parameter 'spare.weight'; use it or leave it out",
-        "no gradient reaches its own parameter 'spare.bias'; use it or leave it out",
+        "no gradient reaches the loss's parameter 'spare.weight'; use it or remove it",
+        "no gradient reaches the loss's parameter 'spare.bias'; use it or remove it",
     ]
     assert "the gradient of the student's logits is not finite" in findings(InfiniteGradient)
 
 
 def test_the_target_is_all_that_forward_knows_of_the_teacher(findings):
     assert (
-        "term 'distance' needs more than the target: a loss that never saw the teacher gives another value; keep "
-        "nothing between target and forward"
+        "term 'distance' needs more than the target: a new loss object gives another value for the same target; keep "
+        "no state between target and forward"
     ) in findings(Remembers)
 
 
 def test_a_single_image_is_a_batch(findings):
-    assert findings(NeedsCompany) == ["term 'distance' of a single image is not finite"]
+    assert findings(NeedsTwoImages) == ["term 'distance' of a single image is not finite"]
 
 
-def test_the_terms_of_a_batch_are_those_of_its_parts(findings):
+def test_splitting_a_batch_does_not_change_the_terms(findings):
     (sentence,) = findings(CentresTheTerms)
     assert sentence.startswith("term 'distance' of an image differs by ")
     assert sentence.endswith(
-        " when the batch is cut in two; compute it from that image alone, or say couples_batch = True"
+        " when the batch is split in two; compute it from that image only, or set couples_batch = True"
     )
 
 
-def test_the_gradient_is_that_of_the_formula(findings):
+def test_the_gradient_agrees_with_finite_differences(findings):
     (sentence,) = findings(WrongGradient)
-    assert sentence.startswith("the gradient is not that of the formula in float64: GradcheckError: ")
+    assert sentence.startswith("the gradient differs from finite differences in float64: GradcheckError: ")
 
 
 def test_half_precision_stays_finite(findings):
     assert findings(Overflows) == [
-        "term 'distance' is not finite under autocast in float16 on float16",
+        "term 'distance' is not finite under float16 autocast with float16 outputs",
     ]
 
 
@@ -233,23 +232,23 @@ def test_compilation_changes_nothing(findings):
 
 
 def test_terms_are_the_same_every_time(findings):
-    assert "term 'distance' differs from call to call on the same inputs and seed" in findings(CountsCalls)
+    assert "term 'distance' differs between calls with the same inputs and seed" in findings(CountsCalls)
 
 
 def test_images_without_labels_work_or_are_refused(findings):
     assert findings(NeedsLabels) == [
         (
-            "with labels = None raised AttributeError: 'NoneType' object has no attribute 'sum'; work without labels, "
-            "or raise a UserError that says why not"
+            "with labels = None raised AttributeError: 'NoneType' object has no attribute 'sum'; support this, "
+            "or raise a UserError that explains why not"
         ),
-        "term 'distance' is not finite with rows of zeros for labels",
+        "term 'distance' is not finite with rows of zeros in labels",
     ]
 
 
 def test_state_survives_a_checkpoint_and_another_process(findings):
     assert findings(HiddenState) == [
-        "gives other terms after a checkpoint: something that it computes with is neither option nor state_dict"
+        "gives different terms when restored from a checkpoint: some state is in neither the options nor state_dict"
     ]
-    assert findings(ExtraState) == ["state_dict holds '_extra_state' of type dict; only tensors fit into a checkpoint"]
+    assert findings(ExtraState) == ["state_dict holds '_extra_state' of type dict; a checkpoint can hold only tensors"]
     (sentence,) = findings(Unpicklable)
-    assert sentence.startswith("does not survive pickle: ")
+    assert sentence.startswith("cannot be restored from pickle: ")

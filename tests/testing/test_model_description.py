@@ -1,4 +1,4 @@
-"""Bad descriptions and builds of a model, one per promise, and the whole sentence that each earns."""
+"""Bad descriptions and builds of a model, one per requirement, and the complete finding for each."""
 
 import contextlib
 import socket
@@ -20,7 +20,7 @@ def test_a_sound_model_passes_as_student_and_as_teacher():
     check_student(SoundModel, classes=3, backend=None)
 
 
-def test_wrong_names_and_options_are_the_authors():
+def test_unknown_names_and_options_are_raised_as_they_are():
     with pytest.raises(UnknownPluginError):
         check_student("no-such-student")
     with pytest.raises(RecipeError) as refusal:
@@ -28,7 +28,7 @@ def test_wrong_names_and_options_are_the_authors():
     assert str(refusal.value) == f"teacher {SoundModel.__module__}.SoundModel: unknown key 'width'; known: none"
 
 
-def test_what_describe_refuses_is_the_authors():
+def test_a_refusal_of_describe_is_raised_as_it_is():
     class Refuses(SoundModel):
         @classmethod
         def describe(cls, request):
@@ -45,51 +45,51 @@ def test_what_describe_refuses_is_the_authors():
 @pytest.mark.parametrize(
     ("changes", "sentences"),
     [
-        ({"classes": 9}, ["describes 9 classes where 10 were asked for"]),
+        ({"classes": 9}, ["describes 9 classes, but the request is for 10"]),
         ({"signals": frozenset({Signal.EMBEDDING})}, ["reveals no logits; a student needs them"]),
-        ({"class_names": ("cat", "dog")}, ["describes 10 classes and names 2"]),
+        ({"class_names": ("cat", "dog")}, ["describes 10 classes, but 2 class names"]),
         (
             {"grids": ((2, 3),)},
-            ["reveals cls_attention of 2 layers, and describes 2 widths and 1 grids; one each per layer is needed"],
+            ["reveals cls_attention of 2 layers, but describes 2 widths and 1 grids; each layer needs one of each"],
         ),
         (
             {"silent": {Signal.LOGITS: "it is shy"}},
-            ["reveals logits, and says in `silent` why it does not"],
+            ["reveals logits, but `silent` gives a reason why it does not"],
         ),
-        ({"heads": None}, ["reveals cls_attention, and does not say how many heads a layer has"]),
+        ({"heads": None}, ["reveals cls_attention, but its spec has no number of heads"]),
         (
             {"std": (0.2, 0.0, 0.2)},
-            ["mean (0.485, 0.456, 0.406) and std (0.2, 0.0, 0.2) are not one number per channel, std above 0"],
+            ["mean (0.485, 0.456, 0.406) and std (0.2, 0.0, 0.2) must have one number per channel, std above 0"],
         ),
         ({"image_size": (0, 12)}, ["image_size (0, 12) is not (height, width) in pixels"]),
         (
             {"head_modules": ("head", "classifier")},
-            ["head_modules names 'classifier', which is no sub-module of its network"],
+            ["head_modules names 'classifier', which is not a submodule of its network"],
         ),
-        ({"parameters": 5}, ["describes 5 parameters, and its network has 821"]),
+        ({"parameters": 5}, ["describes 5 parameters, but its network has 821"]),
         (
             {"flexible_size": True, "image_size": (4, 4), "grids": ((1, 1), (1, 1))},
             [
                 "no gradient reaches the parameters from cls_attention",
                 (
                     "raised RuntimeError: Calculated padded input size per channel: (2 x 2). Kernel size: (4 x 4). "
-                    "Kernel size can't be greater than actual input size; this stopped: sizes"
+                    "Kernel size can't be greater than actual input size; in these checks: flexible size"
                 ),
             ],
         ),
     ],
 )
-def test_a_description_fits_together_and_to_what_is_built(student_findings, changes, sentences):
+def test_a_description_is_consistent_and_fits_the_built_model(student_findings, changes, sentences):
     assert student_findings(describing(**changes)) == sentences
 
 
-class ChangesItsMind(SoundModel):
+class ChangingDescription(SoundModel):
     count = 0
 
     @classmethod
     def describe(cls, request):
-        ChangesItsMind.count += 1
-        return replace(super().describe(request), parameters=ChangesItsMind.count)
+        ChangingDescription.count += 1
+        return replace(super().describe(request), parameters=ChangingDescription.count)
 
 
 class NoSpec(SoundModel):
@@ -122,22 +122,22 @@ class Elsewhere(SoundModel):
         return super().build(request).to("meta")
 
 
-def test_describe_answers_the_request_alone(student_findings):
-    sentences = student_findings(ChangesItsMind)
-    assert sentences[0] == "describe says something else every time; it must depend on the request alone"
-    assert student_findings(NoSpec)[0] == "describe returns dict; the contract requires a ModelSpec"
+def test_describe_depends_on_the_request_only(student_findings):
+    sentences = student_findings(ChangingDescription)
+    assert sentences[0] == "describe returns another spec for the same request; it must depend on the request only"
+    assert student_findings(NoSpec)[0] == "describe returns dict; it must return a ModelSpec"
 
 
-def test_what_is_built_is_what_was_described(student_findings):
+def test_the_built_model_matches_its_description(student_findings):
     assert student_findings(BuildsOther) == [
-        "describes name 'BuildsOther', and what is built has 'other'",
-        "describes crop 0.875, and what is built has 1.0",
+        "describes name 'BuildsOther', but the built model has 'other'",
+        "describes crop 0.875, but the built model has 1.0",
     ]
     assert student_findings(BareNetwork) == [
-        "build returns Network; the contract asks for a torch.nn.Module with a module `network`"
+        "build returns Network; it must return a torch.nn.Module with a submodule `network`"
     ]
-    assert student_findings(WithoutSpec) == ["what build returns has no 'spec'"]
-    assert student_findings(Elsewhere) == ["build puts parameters on meta; the core moves them from the CPU"]
+    assert student_findings(WithoutSpec) == ["the built model has no ModelSpec in 'spec'"]
+    assert student_findings(Elsewhere) == ["build puts parameters on meta; it must leave them on the CPU"]
 
 
 # Building
@@ -151,7 +151,7 @@ class AsksTheNetwork(SoundModel):
         return super().describe(request)
 
 
-class OwnChance(SoundModel):
+class OwnRandomness(SoundModel):
     @classmethod
     def build(cls, request):
         model = super().build(request)
@@ -160,8 +160,8 @@ class OwnChance(SoundModel):
 
 
 class LooksAtValues(SoundModel):
-    def say(self, images, wanted):
-        return super().say(images * (1.0 if float(images.sum()) > -1e9 else 0.0), wanted)
+    def signals(self, images, wanted):
+        return super().signals(images * (1.0 if float(images.sum()) > -1e9 else 0.0), wanted)
 
 
 class KeepsStateOutside(SoundModel):
@@ -169,9 +169,9 @@ class KeepsStateOutside(SoundModel):
         super().__init__(network, spec)
         self.bias = nn.Parameter(torch.randn(spec.classes))
 
-    def say(self, images, wanted):
-        said = super().say(images, wanted)
-        return {**said, Signal.LOGITS: said[Signal.LOGITS] + self.bias.to(said[Signal.LOGITS])}
+    def signals(self, images, wanted):
+        values = super().signals(images, wanted)
+        return {**values, Signal.LOGITS: values[Signal.LOGITS] + self.bias.to(values[Signal.LOGITS])}
 
 
 class ExtraState(SoundModel):
@@ -188,27 +188,27 @@ class NetworkWithExtraState(Network):
 
 def test_nothing_is_downloaded(student_findings):
     assert student_findings(AsksTheNetwork) == [
-        'asks the network for hub.example; with `weights` a file or "none" nothing may be downloaded'
+        'opens a network connection to hub.example; with `weights` a file or "none" it must not download'
     ]
 
 
-def test_a_student_starts_from_torchs_seed(student_findings):
+def test_initialisation_depends_on_torchs_seed_only(student_findings):
     assert (
-        "two builds under one seed of torch start from different parameters; draw them with torch's own generator"
-    ) in student_findings(OwnChance)
+        "two builds with the same torch seed have different parameters; draw them from torch's global generator"
+    ) in student_findings(OwnRandomness)
 
 
-def test_a_plan_can_count_the_model(student_findings):
+def test_the_model_runs_on_the_meta_device(student_findings):
     (sentence,) = student_findings(LooksAtValues)
-    assert sentence.startswith("does not run on torch's meta device, on which `distillkit plan` counts: RuntimeError: ")
+    assert sentence.startswith("does not run on torch's meta device, which `distillkit plan` uses: RuntimeError: ")
     assert sentence.endswith(
-        "; build under torch's default device, and let no shape and no branch depend on the values of a tensor"
+        "; build on torch's default device, and let neither shapes nor branches depend on tensor values"
     )
 
 
-def test_the_networks_state_is_all_that_is_saved(student_findings):
+def test_the_networks_state_is_enough_to_restore_the_model(student_findings):
     assert student_findings(KeepsStateOutside) == [
-        "says something else after its network's state_dict was loaded into a new build"
+        "outputs differ after its network's state_dict is loaded into a new build"
     ]
     assert student_findings(ExtraState) == [
         "its network's state_dict holds '_extra_state' of type dict; only tensors can be saved"

@@ -1,4 +1,4 @@
-"""The suite looks at plugins on a GPU as it does on the CPU."""
+"""The conformance suite on a GPU."""
 
 import pytest
 from sound_loss import Sound
@@ -8,7 +8,7 @@ from distillkit.testing import check_loss, check_student, check_teacher
 
 
 @pytest.mark.gpu
-def test_what_is_sound_is_sound_on_a_gpu():
+def test_sound_plugins_pass_on_a_gpu():
     check_loss(Sound, device="cuda")
     check_student(SoundModel, device="cuda")
     check_teacher(SoundModel, device="cuda")

@@ -52,9 +52,9 @@ print({warning.filename for warning in caught if warning.category.__name__ == "S
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         (
-            "loss 'margin' of distillkit-margin 1.2.0: module distillkit_margin imports torch while it registers, "
-            "which slows down `distillkit plugins` and the answer to a misspelt name; move the class to a module of "
-            "its own and name it in `factory`"
+            "loss 'margin' of distillkit-margin 1.2.0: module distillkit_margin imports torch when it registers its "
+            "plugins, which slows down `distillkit plugins` and errors about misspelt names; move the class to a "
+            "separate module and name it in `factory`"
         ),
         "{'<string>'}",
     ]

@@ -1,1 +1,1 @@
-"""The data sets that come with distillkit: one module, one source."""
+"""Built-in data sets: digits, image folders, and everything timm reads."""

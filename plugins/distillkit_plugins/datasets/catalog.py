@@ -1,4 +1,4 @@
-"""The names of the data sets. Imports neither torch nor timm, so that listing them stays fast."""
+"""Names of the built-in data sets. Imports neither torch nor timm, so that listing them stays fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _HERE = "distillkit_plugins.datasets"
 
 
 def distillkit_datasets() -> tuple[PluginSpec, ...]:
-    """The embedded images, folders, and everything that timm reads."""
+    """Bundled digits, image folders, and everything that timm reads."""
     return (
         PluginSpec(
             name="digits",
@@ -17,13 +17,13 @@ def distillkit_datasets() -> tuple[PluginSpec, ...]:
         ),
         PluginSpec(
             name="folder",
-            summary="a folder per class, or a folder of pictures without labels; the prefix may be left out",
+            summary="one folder per class, or a folder of unlabelled images; the prefix 'folder:' is optional",
             factory=f"{_HERE}.folder:Folder",
             argument="path",
         ),
         PluginSpec(
             name="timm",
-            summary="what timm reads: torch/<name>, hfds/<name>, a .tar file; as streams wds/, tfds/, hfids/<name>",
+            summary="data sets of timm: torch/<name>, hfds/<name>, a .tar file; streamed: wds/, tfds/, hfids/<name>",
             factory=f"{_HERE}.timm_data:TimmData",
             argument="data set",
         ),

@@ -1,4 +1,4 @@
-"""Real images that need neither network nor file: the handwritten digits of scikit-learn."""
+"""`digits`: scikit-learn's handwritten digits, real images without a download."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _TEST_PER_CLASS = 50
 
 
 class Digits:
-    """1,797 digits of 8 x 8 pixels with 17 shades of grey: 1,297 to train, 500 to test, none of its own to validate.
+    """1,797 digits of 8 x 8 pixels in 17 shades of grey: 1,297 training and 500 test images, no validation images.
 
-    The split takes no random number: of each class, in the order of scikit-learn's file, the test images are those at
-    floor((i + 1/2) * images / 50) for i from 0 to 49, so the writers are spread over both.
+    The split is not random: for each class, in the order of scikit-learn's file, the test images are those at
+    floor((i + 1/2) * images / 50) for i from 0 to 49, so that both splits contain all writers.
+    Shapes: pixels [N, 8, 8], labels [N], numbers [N] (positions in scikit-learn's file).
     Source: E. Alpaydin & C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI machine learning repository
-        (the part that scikit-learn ships).
+        (the subset that scikit-learn ships).
     """
 
     name = "digits"
@@ -38,7 +39,7 @@ class Digits:
         if split == "validation":
             return None
         shades, labels = load_digits(return_X_y=True)
-        pixels = np.rint(shades * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+        pixels = np.rint(shades * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)  # [N, 8, 8], shades are 0 to 16
         is_test = _test_images(labels)
         numbers = np.flatnonzero(is_test if split == "test" else ~is_test)
         return cls(pixels[numbers], labels[numbers], numbers)
@@ -60,6 +61,7 @@ def _test_images(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     is_test = np.zeros(len(labels), np.bool_)
     for digit in range(10):
         members = np.flatnonzero(labels == digit)
+        # In integers, so that no rounding moves an image from one split to the other.
         places = (2 * np.arange(_TEST_PER_CLASS) + 1) * len(members) // (2 * _TEST_PER_CLASS)
         is_test[members[places]] = True
     return is_test

@@ -1,4 +1,4 @@
-"""Everything that timm's dataset factory reads, with an index or as a stream."""
+"""`timm:<data set>`: everything timm's dataset factory reads, indexed or streamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distillkit.data.sources import Split
     from distillkit.recipe.schema import Data
 
-# Per kind: the package that reads it, and what pip installs that package by.
+# Per kind: the package that reads it, and its name for pip install.
 _PACKAGES = {
     "torch": ("torchvision", '"distillkit[train]"'),
     "hfds": ("datasets", '"distillkit[timm-data]"'),
@@ -27,21 +27,21 @@ _PACKAGES = {
     "wds": ("webdataset", '"distillkit[timm-data]"'),
     "tfds": ("tensorflow_datasets", "tensorflow_datasets"),
 }
-_FETCHED = ("torch", "tfds")
+_DOWNLOADABLE = ("torch", "tfds")
 _NEED_ROOT = ("torch", "wds")
 _STREAMS = ("hfids", "wds", "tfds")
-# Of these torchvision has two parts, and what timm calls validation is the test set of their papers.
+# torchvision has two splits of these; the one that timm calls validation is the test set of their papers.
 _TORCH_TEST = ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist")
 _TORCH_VALIDATION = ("imagenet", "inat", "inaturalist", "places365")
 
 
 class TimmData:
-    """Opens `timm:<data set>`: torch/<name>, hfds/<name> and .tar files with an index, the others as streams.
+    """Opens `timm:<data set>`: torch/<name>, hfds/<name> and .tar files are indexed, the others are streams.
 
-    `data.root` is where it lies; `data.download` lets torch/ and tfds/ fetch it, hfds/ and hfids/ do so by themselves.
-    A .tar file is named by its path and has one part. The shards of wds/ need an `_info.json`, which timm describes,
-    and a `classes.txt`, one class name a line, both in `data.root`.
-    Raises: MissingExtraError for a package that is not installed; DataError for what timm cannot open.
+    `data.root` is the folder of the data. With `data.download`, torch/ and tfds/ are downloaded; hfds/ and hfids/
+    always are. A .tar file is given by its path and has a single split. wds/ needs two files in `data.root`: an
+    `_info.json`, as timm describes it, and a `classes.txt` with one class name per line.
+    Raises: MissingExtraError for a package that is not installed; DataError for data that timm cannot open.
     """
 
     @classmethod
@@ -56,19 +56,20 @@ class TimmData:
             return None
         try:
             opened = _create(name, data, timm_split)
-        except Exception as error:  # whatever torchvision, datasets, webdataset and tensorflow raise
-            # A part that does not exist is no mistake. All of them say so with the word.
+        except Exception as error:  # torchvision, datasets, webdataset and tensorflow raise different ones
+            # A missing split is not an error. The message of each of these packages then contains "split".
             if split != "train" and "split" in str(error).lower():
                 return None
-            hint = "; with data.download = true it is fetched" if kind in _FETCHED and not data.download else ""
-            raise DataError(f"'timm:{name}' cannot be opened: {_line(error)}{hint}") from error
+            can_download = kind in _DOWNLOADABLE and not data.download
+            hint = "; to download it, set data.download = true" if can_download else ""
+            raise DataError(f"'timm:{name}' cannot be opened: {_one_line(error)}{hint}") from error
         if kind in _STREAMS:
             return TimmStream(name, opened, data, timm_split)
         return TimmImages(f"timm:{name}", opened)
 
 
 class TimmImages:
-    """A data set of torchvision or one of timm's readers, with an index."""
+    """Indexed data set of torchvision or one of timm's readers."""
 
     def __init__(self, name: str, dataset: Any) -> None:
         self.name = name
@@ -81,7 +82,7 @@ class TimmImages:
         return len(self._labels)
 
     def key(self, index: int) -> str:
-        """The name of the file; its number where it has none."""
+        """File name of the image, or its index if it has none."""
         name = self._reader.filename(index) if self._reader else None
         return name or f"{index:08d}"
 
@@ -91,15 +92,15 @@ class TimmImages:
 
     def image(self, index: int) -> Image.Image:
         if not self._reader:
-            picture: Image.Image = self._dataset[index][0]
-            return as_rgb(picture)
-        # Not through timm's ImageDataset, which puts another image in the place of one that it cannot read.
+            image: Image.Image = self._dataset[index][0]
+            return as_rgb(image)
+        # Not through timm's ImageDataset, which silently replaces an unreadable image by another one.
         with self._reader[index][0] as file:
             return open_rgb(file)
 
 
 class TimmStream:
-    """One of timm's iterable readers."""
+    """Stream of one of timm's iterable readers."""
 
     def __init__(self, name: str, dataset: Any, data: Data, split: str) -> None:
         self.name = f"timm:{name}"
@@ -112,7 +113,7 @@ class TimmStream:
         return self._images
 
     def read(self, number: int) -> Iterator[tuple[Image.Image, int | None]]:
-        # Opened here, because timm's readers learn only once which process they are in.
+        # Opened here, in the loader process: timm's readers determine their process only once.
         dataset = _create(*self._arguments)
         dataset.set_epoch(number)
         for image, label in dataset:
@@ -120,7 +121,7 @@ class TimmStream:
 
 
 def _create(name: str, data: Data, split: str) -> Any:
-    # Absolute: webdataset runs what follows "pipe:" at the beginning of a name as a command.
+    # Absolute, because webdataset runs a name that starts with "pipe:" as a command.
     root = None if data.root is None else str(Path(data.root).expanduser().resolve())
     return create_dataset(
         name, root=root, split=split, is_training=split == "train", download=data.download, seed=data.seed
@@ -133,40 +134,42 @@ def _open_tar(path: str, data: Data, split: Split) -> TimmImages | None:
     if not Path(path).expanduser().is_file():
         raise DataError(f"tar file '{path}' does not exist")
     try:
-        # Without its cache of open files: loader processes would share them, and the place that is read from.
+        # cache_tarfiles=False: loader processes would share the cached open files and their read positions.
         return TimmImages(f"timm:{path}", create_dataset("", root=str(Path(path).expanduser()), cache_tarfiles=False))
     except Exception as error:
-        raise DataError(f"tar file '{path}' cannot be opened: {_line(error)}") from error
+        raise DataError(f"tar file '{path}' cannot be opened: {_one_line(error)}") from error
 
 
 def _check(name: str, kind: str, data: Data) -> None:
     if kind not in _PACKAGES:
         raise DataError(
-            f"'timm:{name}' is none of timm:torch/<name>, timm:hfds/<name>, timm:wds/<name>, timm:tfds/<name>, "
-            "timm:hfids/<name> and timm:<path>.tar; a folder is named without 'timm:'"
+            f"'timm:{name}' is not a data set of timm; use timm:torch/<name>, timm:hfds/<name>, timm:wds/<name>, "
+            "timm:tfds/<name>, timm:hfids/<name> or timm:<path>.tar, or a folder without 'timm:'"
         )
     package, requirement = _PACKAGES[kind]
     if find_spec(package) is None:
         raise MissingExtraError(f"'timm:{name}' needs {package}, which is not installed; pip install {requirement}")
     if kind in _NEED_ROOT and data.root is None:
-        raise DataError(f"'timm:{name}' needs data.root, the folder in which it lies")
+        raise DataError(f"'timm:{name}' needs data.root, the folder that contains it")
     if kind == "wds" and not Path(data.root or "").expanduser().is_dir():
-        raise DataError(f"'timm:{name}' lies in data.root, and '{data.root}' is no folder")
+        raise DataError(f"'timm:{name}' is read from data.root, and '{data.root}' is not a folder")
 
 
 def _torch_split(name: str, split: Split) -> str | None:
-    """How timm calls the part of a torchvision data set, None where it has none."""
+    """Name that timm gives a split of a torchvision data set, or None if there is no such split."""
     dataset = name.partition("/")[2].lower()
     known = sorted((*_TORCH_TEST, *_TORCH_VALIDATION))
     if dataset not in known:
-        raise DataError(f"'timm:{name}' is not a data set of torchvision that timm knows: {', '.join(known)}")
+        raise DataError(
+            f"'timm:{name}' is not a torchvision data set that timm supports; use one of: {', '.join(known)}"
+        )
     if split == "train":
         return split
     return "validation" if split == ("test" if dataset in _TORCH_TEST else "validation") else None
 
 
 def _class_names(listing: Any) -> tuple[str, ...] | None:
-    """The class names of a timm reader or a torchvision data set, in the order of the labels."""
+    """Class names of a timm reader or a torchvision data set, in the order of the labels."""
     indices: Mapping[str, int] | None = getattr(listing, "class_name_to_idx", None) or getattr(
         listing, "class_to_idx", None
     )
@@ -178,23 +181,23 @@ def _class_names(listing: Any) -> tuple[str, ...] | None:
 def _listed_names(name: str, data: Data) -> tuple[str, ...]:
     listing = Path(data.root or "", "classes.txt")
     if not listing.is_file():
-        raise DataError(f"the stream '{name}' does not name its classes; write them into '{listing}', one a line")
+        raise DataError(f"stream '{name}' has no class names; list them in '{listing}', one per line")
     try:
         text = listing.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise DataError(f"the classes of the stream '{name}' cannot be read from '{listing}': {error}") from error
+        raise DataError(f"class names of stream '{name}' cannot be read from '{listing}': {error}") from error
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _labels(listing: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Every label of a timm reader or a torchvision data set, without reading images where it can be helped."""
+    """Labels [N] of a timm reader or a torchvision data set, if possible without reading images."""
     if hasattr(listing, "targets"):
         labels = np.asarray(listing.targets)
-        return labels[:, 0] if labels.ndim > 1 else labels  # QMNIST's first column is the class
+        return labels[:, 0] if labels.ndim > 1 else labels  # [N]; the first column of QMNIST is the class
     if hasattr(listing, "iter_targets"):
         return np.array([-1 if label is None else label for label in listing.iter_targets()])
     return np.array([listing[index][1] for index in range(len(listing))])
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

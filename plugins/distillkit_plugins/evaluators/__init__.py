@@ -1,1 +1,1 @@
-"""The protocols of `distillkit evaluate`, one module each."""
+"""Built-in evaluators, the protocols of `distillkit evaluate`: top1, knn, linear, few-label."""

@@ -1,4 +1,4 @@
-"""A linear classifier that sees every training image anew in every epoch, as DINO trains it."""
+"""DINO's linear probe: train on newly augmented images in every epoch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from distillkit_plugins.evaluators.linear_heads import LinearHeads
 def train_on_augmented(
     subject: Subject, view: View, rates: Sequence[float], *, epochs: int, batch_size: int, seed: int
 ) -> LinearHeads:
-    """Train a head per rate; the frozen model sees each augmented batch once, for all of them.
+    """Train one linear head per learning rate; the frozen model runs once per augmented batch, for all heads.
 
-    Random resized crops of 8 to 100 % of the picture, bilinear, and flips; every rate falls to 0 along a cosine, epoch
-    by epoch. An epoch has floor(images / batch) steps, at least one. Of several processes each looks at a part of every
-    batch, and all train the same heads.
+    Augmentation: random resized crops of 8 to 100 % of the image, bilinear, and horizontal flips. Every learning rate
+    decays to 0 along a cosine, once per epoch. An epoch has floor(images / batch size) steps, at least one. With
+    several processes, each runs the model on a part of every batch, and all train the same heads.
     Source: DINO's `eval_linear.py`.
     """
     width = view.width(subject.spec)
@@ -28,9 +28,11 @@ def train_on_augmented(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for window in windows:
         with torch.no_grad():
-            values = torch.cat([view.of(subject.model(batch.images, wanted)) for batch in window.micro_batches])
+            values = torch.cat(
+                [view.of(subject.model(batch.images, wanted)) for batch in window.micro_batches]
+            )  # [B, D]
         labels = torch.cat([batch.labels.argmax(dim=1) for batch in window.micro_batches if batch.labels is not None])
-        values, labels = subject.together(values), subject.together(labels)
+        values, labels = subject.together(values), subject.together(labels)  # those of all processes
         optimizer.zero_grad()
         heads.loss(values, labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -1,4 +1,4 @@
-"""`few-label`: how far a model goes with the labels of few images."""
+"""`few-label`: accuracy with the labels of few training images."""
 
 from __future__ import annotations
 
@@ -30,54 +30,60 @@ if TYPE_CHECKING:
 
 
 class FewLabel:
-    """What the features do with few labels: 1 % and 10 % of the training images, or those of a list.
+    """Accuracy with few labels: 1 % and 10 % of the training images, or those in a list.
 
-    `logistic` is a logistic regression on the embeddings of the last layer, scaled to unit length, with an L2 penalty
-    and no intercept; its strength is chosen on validation images where those are not what is measured.
-    `finetune` trains the whole model further, on cropped and flipped images as its run did.
+    `logistic`: logistic regression on the last layer's embedding, scaled to unit length, with an L2 penalty and no
+    intercept. The penalty is selected on the validation images, unless these are the images to be evaluated.
+    `finetune`: the complete model is trained further, on cropped and flipped images as in its run.
     Source: Mugs (Zhou et al. 2022, arXiv:2203.14415), `eval_logistic_regression.py` and the settings of its
         fine-tuning; the 1 % and 10 % of ImageNet in the tables are the lists of SimCLR (arXiv:2002.05709).
-    Differs: scikit-learn's solver, run to its optimum; more strengths. Fine-tuning starts from the model itself and a
-        head, where Mugs keeps a layer of its projection head, and has no drop path but the student's own.
+    Differs: scikit-learn's solver, run to the optimum, and more penalties. Fine-tuning starts from the model and a new
+        head, where Mugs keeps a layer of its projection head; drop path is that of the student.
     """
 
     learns = True
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Which images keep their label, and what learns from them."""
+        """Labelled images, and the method that learns from them."""
 
         method: Literal["logistic", "finetune"] = Field(
-            "logistic", description="on frozen features, or the whole model"
+            "logistic", description="`logistic`: regression on frozen features; `finetune`: train the complete model"
         )
         shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-            (0.01, 0.1), strict=False, min_length=1, description="shares of the labelled training images"
+            (0.01, 0.1),
+            strict=False,
+            min_length=1,
+            description="shares of the labelled training images, one result each",
         )
         list: str | None = Field(
-            None, description="a text file that names the images, one a line, instead of shares; for `logistic`"
+            None, description="text file with one image name per line, instead of shares; for `logistic`"
         )
-        seed: int = Field(0, description="chooses the images of a share")
+        seed: int = Field(0, description="seed of the selection of images")
         penalties: tuple[PositiveFloat, ...] = Field(
             (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             strict=False,
             min_length=1,
-            description="`logistic`: factors of half the squared weights, beside the sum of the losses",
+            description="`logistic`: penalties p to try; p / 2 times the squared weights is added to the sum of losses",
         )
-        epochs: Annotated[int, Field(gt=0)] = Field(1000, description="`finetune`: times through the labelled images")
-        lr: PositiveFloat = Field(5e-6, description="`finetune`: of AdamW, falling to 0 along a cosine")
-        batch_size: Annotated[int, Field(gt=0)] = Field(512, description="`finetune`: images of one step")
+        epochs: Annotated[int, Field(gt=0)] = Field(1000, description="`finetune`: epochs on the labelled images")
+        lr: PositiveFloat = Field(5e-6, description="`finetune`: learning rate of AdamW, decays to 0 along a cosine")
+        batch_size: Annotated[int, Field(gt=0)] = Field(512, description="`finetune`: images per step")
 
     def __init__(self, options: Options) -> None:
         if options.list is not None and options.method == "finetune":
-            raise RecipeError("method 'finetune' takes shares of the labels; leave out list, or use method=logistic")
+            raise RecipeError("method=finetune does not support list; use shares, or method=logistic")
         self.options = options
 
     @property
     def shares(self) -> bool:
-        """Fine-tuning is a run of one process."""
+        """Whether several processes share the work; fine-tuning is a run of a single process."""
         return self.options.method == "logistic"
 
     def measure(self, subject: Subject) -> Measurement:
-        """Raises: DataError for a list that does not fit, a stream, or labels of one class alone; UserError."""
+        """Measure the accuracy for every share, or for the list.
+
+        Raises: DataError for a list that does not fit, a stream, or labels of a single class; UserError.
+        """
         options = self.options
         if options.list is not None:
             subsets = {"list": listed_subset(subject.training, Path(options.list))}
@@ -90,23 +96,24 @@ class FewLabel:
     def _logistic(self, subject: Subject, subsets: Mapping[str, Source]) -> Measurement:
         options, processes = self.options, subject.processes
         measured = subject.features(subject.measured, View())
-        choosing = None if subject.validation is None else subject.features(subject.validation, View())
+        selection = None if subject.validation is None else subject.features(subject.validation, View())
         figures: dict[str, float] = {}
         rows: list[Row] = []
         notes: list[str] = []
         for name, subset in subsets.items():
             few = subject.features(subset, View())
-            mine = options.penalties[processes.rank :: processes.world]
-            some = regressions(few, mine, measured, measured if choosing is None else choosing)
-            by_process = [json.loads(text) for text in processes.gather(json.dumps(some))]
-            found = [by_process[i % processes.world][i // processes.world] for i in range(len(options.penalties))]
-            best = max(found, key=lambda each: each[2])
+            # Each process fits every world-th penalty; interleaving the results restores the order of the options.
+            penalties = options.penalties[processes.rank :: processes.world]
+            fitted = regressions(few, penalties, measured, measured if selection is None else selection)
+            by_process = [json.loads(text) for text in processes.gather(json.dumps(fitted))]
+            results = [by_process[i % processes.world][i // processes.world] for i in range(len(options.penalties))]
+            best = max(results, key=lambda result: result[2])
             figures[f"{name}_top1"] = best[1]
             rows += [
-                {"labels": name, "images": len(few), "penalty": penalty, "top1": top1} for penalty, top1, _ in found
+                {"labels": name, "images": len(few), "penalty": penalty, "top1": top1} for penalty, top1, _ in results
             ]
             notes.append(f"{name}: {_described(few, subject.classes)}; penalty {best[0]:g} was chosen")
-        by = "the measured images themselves" if choosing is None else f"{len(choosing):,} validation images"
+        by = "the evaluated images themselves" if selection is None else f"{len(selection):,} validation images"
         how = f"seed {options.seed}" if options.list is None else f"the list {options.list}"
         return Measurement(
             title=f"logistic regression on few labels, chosen by {how}; penalty chosen on {by}",
@@ -118,7 +125,7 @@ class FewLabel:
 
     def _finetune(self, subject: Subject, subsets: Mapping[str, Source]) -> Measurement:
         options = self.options
-        found = {
+        accuracies = {
             name: finetuned_top1(
                 subject,
                 len(subset),
@@ -131,33 +138,36 @@ class FewLabel:
         }
         return Measurement(
             title=f"fine-tuning on few labels, chosen by seed {options.seed} ({options.epochs:,} epochs)",
-            figures={f"{name}_top1": top1 for name, top1 in found.items()} | {"images": float(len(subject.readable()))},
-            rows=tuple({"labels": name, "images": len(subsets[name]), "top1": top1} for name, top1 in found.items()),
+            figures={f"{name}_top1": top1 for name, top1 in accuracies.items()}
+            | {"images": float(len(subject.readable()))},
+            rows=tuple(
+                {"labels": name, "images": len(subsets[name]), "top1": top1} for name, top1 in accuracies.items()
+            ),
             settings=options.model_dump(include={"method", "shares", "seed", "epochs", "lr", "batch_size"}),
         )
 
 
 def regressions(
-    few: Features, penalties: Sequence[float], measured: Features, choosing: Features
+    few: Features, penalties: Sequence[float], measured: Features, selection: Features
 ) -> tuple[tuple[float, float, float], ...]:
-    """For every penalty: itself, and the accuracy in percent on `measured` and on `choosing`."""
-    found = []
+    """(penalty, accuracy on `measured`, accuracy on `selection`) for every penalty; accuracies in percent."""
+    results = []
     for penalty in penalties:
         regression = fit(few, penalty)
-        scores = [_accuracy(regression, features) for features in (measured, choosing)]
-        found.append((penalty, scores[0], scores[1]))
-    return tuple(found)
+        scores = [_accuracy(regression, features) for features in (measured, selection)]
+        results.append((penalty, scores[0], scores[1]))
+    return tuple(results)
 
 
 def fit(few: Features, penalty: float) -> LogisticRegression:
-    """Minimise the sum of the cross-entropies plus penalty / 2 times the squared weights, all classes together.
+    """Fit a multinomial logistic regression: sum of cross-entropies plus penalty / 2 times the squared weights.
 
-    Raises: DataError where there is one class alone.
+    Raises: DataError if all labels are of one class.
     """
     present = len(set(few.labels.tolist()))
     if present < 2:
-        raise DataError("the few labels are all of one class, so there is nothing to tell apart; give more")
-    # Of two classes scikit-learn fits the difference of their weights, whose square is twice the sum of both squares.
+        raise DataError("the labelled images are all of one class; use more labels, from at least two classes")
+    # With two classes scikit-learn fits the difference of their weights, whose square is twice the sum of both squares.
     strength = (2 if present == 2 else 1) / penalty
     regression = LogisticRegression(C=strength, fit_intercept=False, tol=1e-6, max_iter=5000)
     return regression.fit(_unit(few), few.labels.numpy())
@@ -168,10 +178,10 @@ def _accuracy(regression: LogisticRegression, features: Features) -> float:
 
 
 def _unit(features: Features) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return functional.normalize(features.values.double()).numpy()
+    return functional.normalize(features.values.double()).numpy()  # [N, D]
 
 
 def _described(few: Features, classes: int) -> str:
     counts = torch.bincount(few.labels, minlength=classes)
     least, most = int(counts.min()), int(counts.max())
-    return f"{len(few):,} labels, {least}" + (f" to {most}" if most > least else "") + " of every class"
+    return f"{len(few):,} labels, {least}" + (f" to {most}" if most > least else "") + " per class"

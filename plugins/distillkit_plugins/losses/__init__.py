@@ -1,1 +1,1 @@
-"""The losses that come with distillkit: one module, one loss."""
+"""Built-in losses, one module each, and the attention and divergence functions they share."""

@@ -1,4 +1,4 @@
-"""Learn where the teacher's class token looks, layer by layer (ADViT)."""
+"""`advit-l1`, `advit-l2`, `advit-kl`: distil class-token attention layer by layer (ADViT)."""
 
 from __future__ import annotations
 
@@ -26,26 +26,29 @@ if TYPE_CHECKING:
 
 
 class AttentionTransfer(nn.Module):
-    """What the three losses of ADViT share: which rows are compared, at which layers, and how they are averaged.
+    """Base class of ADViT's three losses; a subclass supplies the distance between attention rows.
 
-    The rows of a layer are brought to the same heads (`heads`), stripped of the class token's own entry, brought to the
-    student's grid (`interpolation`) and divided by their sum, so that each is a distribution over its patches. Student
-    layer i is compared with teacher layer `matched_layers(...)[i]`, and the distances are averaged over layers and,
-    where heads are grouped, over groups.
+    The rows of each layer are aggregated over heads (`heads`), stripped of the class token's own entry, resampled to
+    the student's patch grid (`interpolation`) and divided by their sum, so each is a distribution over patches.
+    Student layer i is compared with teacher layer `matched_layers(...)[i]`. The distances are averaged over layers,
+    and over groups if heads are grouped.
+    Shapes: A heads; L_t teacher layers that are read, L_s student layers; G = 1, or the student's heads for "group".
+        Teacher rows [B, L_t, A_t, 1 + N_t] -> target "attention" [B, L_t, G, N_s] float32;
+        student rows [B, L_s, A_s, 1 + N_s] -> [B, L_s, G, N_s] -> term "attention" [B].
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """What is compared."""
+        """Which attention rows are compared."""
 
         heads: HeadAggregation = Field(
             "mean",
-            description="how the rows of all heads become comparable: their mean; means of groups of the teacher's, "
-            "one for each head of the student; or their normalised geometric mean",
+            description="aggregation over heads: their mean; the mean of each group of teacher heads, one group per "
+            "student head; or their normalised geometric mean",
         )
         interpolation: RowInterpolation = Field(
             "bicubic",
-            description="how the teacher's patches come to the student's grid; area takes whole multiples, none takes "
-            "equal grids only",
+            description="resampling of the teacher's patches to the student's grid; `area` needs a teacher grid that "
+            "is a multiple of the student's, `none` needs equal grids",
         )
 
     name: str
@@ -59,7 +62,7 @@ class AttentionTransfer(nn.Module):
         self.options = options
         self.student, self.teacher = geometries(student, teacher)
         matched = matched_layers(student.layers, teacher.layers)
-        layers = sorted(set(matched))
+        layers = sorted(set(matched))  # a deeper student compares several layers with one teacher layer; read it once
         self.matched_row = [layers.index(layer) for layer in matched]
         self.reads_teacher = frozenset({Read(Signal.CLS_ATTENTION, tuple(layers))})
         self.reads_student = frozenset({Read(Signal.CLS_ATTENTION, "all")})
@@ -72,35 +75,40 @@ class AttentionTransfer(nn.Module):
         return cls(options, student, teacher)
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        rows = self._aggregated(attention_rows(teacher).detach())
+        # Heads are averaged before the class token's entry is dropped: a head that attends mostly to the class token
+        # says little about the patches, and counts little.
+        rows = self._aggregated(attention_rows(teacher).detach())  # [B, L_t, G, 1 + N_t]
         teacher_rows = patch_distribution(rows, self.teacher.grid, self.student.grid, self.options.interpolation)
-        return {"attention": teacher_rows.float()}
+        return {"attention": teacher_rows.float()}  # [B, L_t, G, N_s]
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
-        rows = self._aggregated(attention_rows(student))
+        rows = self._aggregated(attention_rows(student))  # [B, L_s, G, 1 + N_s]
         student_rows = patch_distribution(rows, self.student.grid, self.student.grid, self.options.interpolation)
-        teacher_rows = target["attention"][:, self.matched_row].to(student_rows.dtype)
-        return {"attention": self.distance(teacher_rows, student_rows).mean(dim=(1, 2))}
+        teacher_rows = target["attention"][:, self.matched_row].to(student_rows.dtype)  # [B, L_s, G, N_s]
+        return {"attention": self.distance(teacher_rows, student_rows).mean(dim=(1, 2))}  # [B]
 
     @abstractmethod
     def distance(self, teacher_rows: Tensor, student_rows: Tensor) -> Tensor:
-        """How far the student's rows are from the teacher's: [B, L, G, N] each become [B, L, G]."""
+        """Distance between teacher and student rows: [B, L, G, N] each -> [B, L, G]."""
 
     def _aggregated(self, rows: Tensor) -> Tensor:
         return aggregate_heads(rows, self.options.heads, self.student.heads)
 
 
 class AttentionL1(AttentionTransfer):
-    """Bring the student's class-token attention to the teacher's, by absolute differences.
+    """L1 distance between the class-token attention of student and teacher, averaged over layers.
 
-    Formula: mean over layers of sum over patches of |A_s - A_t|, plus the cross-entropy on the labels.
-    Shapes: the teacher's rows [B, L_t, H_t, 1 + N_t] become a target "attention" [B, L, G, N_s] float32 of the layers
-        that teach, on the student's grid, with G = 1 or the student's heads; term "attention" [B].
-    Range: from 0, for equal attention, to 2.
+    Formula: mean over layers of sum over patches of |a_s - a_t|, with a the attention from the class token to the
+        patches. The training loop adds the cross-entropy on the labels.
+    Shapes: teacher rows [B, L_t, A_t, 1 + N_t] -> target "attention" [B, L_t, G, N_s] float32, for the teacher layers
+        that are read, on the student's grid; G = 1, or the student's heads for `heads = "group"`.
+        Student rows [B, L_s, A_s, 1 + N_s] -> term "attention" [B].
+    Range: 0 to 2; 0 when the attention is equal.
     Source: Tanaka, Ishibashi, Xu & Meng, "Attention Distillation for Accuracy Improvement of Vision Transformer"
         (ADViT), eq. 5; "the losses calculated at each layer are then summed and averaged".
-    Differs: the paper gives no factor for this term; `weight` is 1, and the labels' is 1. It leaves open how heads of
-        different number compare: here both sides are averaged over heads. A is divided by its sum over the patches.
+    Differs: the paper gives no factor for this term; here its weight and that of the labels are 1. The paper leaves
+        open how to compare models with different numbers of heads; here each side is averaged over its heads. The
+        class token's own entry is dropped and a is divided by its sum over the patches.
     """
 
     name = "advit-l1"
@@ -110,13 +118,14 @@ class AttentionL1(AttentionTransfer):
 
 
 class AttentionL2(AttentionTransfer):
-    """Bring the student's class-token attention to the teacher's, by squared differences.
+    """Squared L2 distance between the class-token attention of student and teacher, averaged over layers.
 
-    Formula: mean over layers of sum over patches of (A_s - A_t)^2, plus the cross-entropy on the labels.
+    Formula: mean over layers of sum over patches of (a_s - a_t)^2, with a the attention from the class token to the
+        patches. The training loop adds the cross-entropy on the labels.
     Shapes: as `AttentionL1`.
-    Range: from 0, for equal attention, to 2.
-    Source: as `AttentionL1`, eq. 6, which is called the L2 norm and has no root.
-    Differs: as `AttentionL1`. Of equal rows it is far the smaller number: a weight for one does not carry over.
+    Range: 0 to 2; 0 when the attention is equal.
+    Source: as `AttentionL1`, eq. 6, which the paper calls the L2 norm and writes without a root.
+    Differs: as `AttentionL1`. For the same rows it is far smaller than `advit-l1`, so a weight does not carry over.
     """
 
     name = "advit-l2"
@@ -126,35 +135,36 @@ class AttentionL2(AttentionTransfer):
 
 
 class AttentionKl(AttentionTransfer):
-    """Bring the student's class-token attention to the teacher's, by the Kullback-Leibler divergence.
+    """KL divergence between the class-token attention of student and teacher, averaged over layers.
 
-    Formula: tau^2 * KL(softmax(X_t / tau) || softmax(X_s / tau)), averaged over layers, plus the cross-entropy on the
-        labels. X is A itself for `form = "resoftmax"`, as the paper writes it, and log A for `form = "direct"`, which
-        with tau = 1 is KL(A_t || A_s).
-    Shapes: as `AttentionL1`. `form` and `tau` act in `forward`, so that a stored target serves all of them.
-    Range: >= 0; 0 for equal attention.
+    Formula: tau^2 * KL(softmax(x_t / tau) || softmax(x_s / tau)), averaged over layers, with a the attention from the
+        class token to the patches. x = a for `form = "resoftmax"`, as the paper writes it; x = log a for
+        `form = "direct"`, which with tau = 1 is KL(a_t || a_s). The training loop adds the cross-entropy on the labels.
+    Shapes: as `AttentionL1`.
+    Range: >= 0; 0 when the attention is equal.
     Source: as `AttentionL1`, eq. 4, with tau = 1 (section 4.1.3).
     Differs: eq. 4 writes KL(student, teacher); here, as in DeiT's code, the teacher is the reference. Its cross-entropy
-        has softmax(A_s), which can only mean the logits. Its lambda and 1 - lambda, to which it gives no value, are
-        `weight` and `labels.weight`, 1 and 1. `resoftmax` of N patches is the squared distance of eq. 6 divided by
-        2 N, but for higher powers of A / tau: too little to teach anything, which docs/losses.md measures. In float32
-        about 2e-7 of its value is rounding; the gradient does not suffer.
+        has softmax(a_s), which can only mean the logits. It gives no values for lambda and 1 - lambda; here `weight`
+        and `labels.weight` are 1. `resoftmax` over N patches equals the squared distance of eq. 6 divided by 2 N, up
+        to higher powers of a / tau: too small to have an effect, as docs/losses.md measures. In float32 its value has
+        a rounding error of about 2e-7; its gradient is not affected.
     """
 
     name = "advit-kl"
 
     class Options(AttentionTransfer.Options):
-        """What is compared, and how."""
+        """Which attention rows are compared, and by which divergence."""
 
         form: Literal["resoftmax", "direct"] = Field(
             "resoftmax",
-            description="take the softmax of the probabilities again, as the paper writes it, or compare them directly",
+            description="apply a second softmax to the attention, as the paper writes it, or compare it directly",
         )
         tau: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature that softens both distributions")
 
     options: Options
 
     def distance(self, teacher_rows: Tensor, student_rows: Tensor) -> Tensor:
+        # Here and not in `target`, so that one cached target works for every form and tau.
         if self.options.form == "direct":
             teacher_rows, student_rows = floored_log(teacher_rows), floored_log(student_rows)
         return softened_kl(teacher_rows, student_rows, self.options.tau)

@@ -1,4 +1,4 @@
-"""Learn a self-supervised teacher's embedding and where its class token looks, without a label (AttnDistill)."""
+"""`attndistill`: distil the embedding and last-layer attention of a self-supervised teacher, without labels."""
 
 from __future__ import annotations
 
@@ -22,54 +22,62 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class AttnDistill(nn.Module):
-    """Project the student's class token onto the teacher's, and look where the teacher's class token looks.
+    """Projector alignment of the embedding, plus KL divergence of the class token's attention, in the last layer.
 
     Formula: align_weight * mean over the width of (P(E_s) - E_t)^2 + attention_weight * sum over heads of
-        KL(A_t || A_s), both of the last layer; E is the class token after the final norm, A the row of its attention
-        over itself and the patches, clamped to [1e-5, 0.996] and divided by its sum. For what A is where heads or
-        grids differ see `attention_guidance`. With `distance = "cosine"` the first is 1 - cos(P(E_s), E_t).
-    Shapes: the teacher's embedding [B, D_t] and rows [B, 1, H_t, 1 + N_t] become targets "embedding" [B, D_t] and
-        "attention" [B, G, 1 + N_s], float32, G the heads or, where they differ, 1; terms "align" and "attention", [B]
-        each, their weights included. A term of weight 0 is neither read nor computed.
-    Range: >= 0; "attention" is 0 for equal attention.
+        KL(a_t || a_s). E is the class token after the final norm, P the projector, a the attention row of the class
+        token over itself and the patches, clamped to [1e-5, 0.996] and divided by its sum. If heads or patch grids
+        differ, a is as in `attention_guidance.Guidance`. With `distance = "cosine"` the first term is
+        1 - cos(P(E_s), E_t).
+    Shapes: A heads; G = A, or 1 where the models' heads differ.
+        Teacher embedding [B, D_t] -> target "embedding" [B, D_t] float32;
+        student embedding [B, D_s] -> term "align" [B].
+        Teacher rows [B, 1, A_t, 1 + N_t] -> target "attention" [B, G, 1 + N_s] float32;
+        student rows [B, 1, A_s, 1 + N_s] -> term "attention" [B].
+        Both terms include their weights. A term of weight 0 is neither read nor computed.
+    Range: >= 0; "attention" is 0 when the attention is equal.
     Source: Wang, Yang & van de Weijer 2022, "Attention Distillation: self-supervised vision transformer students need
         more guidance", arXiv:2210.00944, cases (a), (b), (c); weights 1 and 0.1, T = 10 and the projector are those of
-        the authors' scripts. Reads no label: `label_weight` is 0.
-    Differs: the paper sums the squared distance over the width; as in the authors' code it is the mean here, smaller
-        by a factor of D_t. Cosine is offered by the authors' command line and never used by their code. Unequal heads
-        together with unequal grids do not occur in the paper. Computed in float32 at least, the projector too
-        and under autocast too; the authors compute inside fp16 autocast, where the logarithm of a small entry is minus
-        infinity.
+        the authors' scripts. Labels are not used: `label_weight` is 0.
+    Differs: the paper sums the squared distance over the width; here, as in the authors' code, it is the mean, smaller
+        by a factor of D_t. The authors' command line offers cosine, but their code never uses it. Different heads
+        combined with different grids do not occur in the paper. Loss and projector are computed in float32 at least,
+        also under autocast; the authors use fp16 autocast, where the logarithm of a small entry is minus infinity.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """The keys of an `attndistill` entry."""
+        """Options of an `attndistill` entry."""
 
-        align_weight: Weight = Field(1.0, description="factor of the projector alignment; 0 leaves it out")
-        attention_weight: Weight = Field(0.1, description="factor of the attention guidance; 0 leaves it out")
+        align_weight: Weight = Field(1.0, description="weight of the projector alignment; 0 turns it off")
+        attention_weight: Weight = Field(0.1, description="weight of the attention guidance; 0 turns it off")
         distance: Literal["mse", "cosine"] = Field(
-            "mse", description="between embeddings: mean square over the width, or one minus the cosine"
+            "mse", description="distance between embeddings: mean squared error over the width, or 1 - cosine"
         )
         temperature: Annotated[float, Field(gt=0)] | Literal["heads"] = Field(
             10.0,
-            description="of the softmax over the log-sum of the heads, where their numbers differ; "
-            '"heads" is the number of heads of each model, which makes it a geometric mean',
+            description="temperature of the log-sum over heads, used if the models' numbers of heads differ; "
+            '"heads" is the number of heads of each model, which gives the geometric mean',
         )
         interpolation: RowInterpolation = Field(
             "bicubic",
-            description="how the teacher's patches come to the student's grid; area takes whole multiples, none equal "
-            "grids",
+            description="resampling of the teacher's patches to the student's grid; `area` needs a teacher grid that "
+            "is a multiple of the student's, `none` needs equal grids",
         )
-        projector_depth: Annotated[int, Field(gt=0)] = Field(4, description="linear layers, with GELU between them")
+        projector_depth: Annotated[int, Field(gt=0)] = Field(
+            4, description="number of linear layers, with GELU between them"
+        )
         projector_ratio: Annotated[int, Field(gt=0)] = Field(
-            2, description="every second hidden layer is this many times as wide as the student, the others as wide"
+            2,
+            description="width of every second hidden layer, as a multiple of the student's; the others have its width",
         )
-        projector_norms: Norms = Field("both", description="layer norms before and after the linear layers")
+        projector_norms: Norms = Field(
+            "both", description="which layer norms to use: before and after the linear layers"
+        )
 
         @model_validator(mode="after")
-        def _teaches_something(self) -> AttnDistill.Options:
+        def _has_a_term(self) -> AttnDistill.Options:
             if not self.align_weight and not self.attention_weight:
-                raise ValueError("align_weight and attention_weight are both 0; leave one above 0")
+                raise ValueError("align_weight and attention_weight are both 0; set at least one above 0")
             return self
 
     weight = 1.0
@@ -81,6 +89,7 @@ class AttnDistill(nn.Module):
         reads: set[Read] = set()
         targets: dict[str, TargetSpec] = {}
         if options.align_weight:
+            # Without an embedding the pair is refused right after `build`; a width of 1 leaves that error to it.
             width, goal = (spec.width if spec.widths else 1 for spec in (student, teacher))
             self.projector = build_projector(
                 width,
@@ -104,22 +113,24 @@ class AttnDistill(nn.Module):
         return cls(options, student, teacher)
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        made = {}
+        targets = {}
         if self.options.align_weight:
-            made["embedding"] = last_embedding(teacher).detach().float()
+            targets["embedding"] = last_embedding(teacher).detach().float()  # [B, D_t]
         if self.options.attention_weight:
-            made["attention"] = self.guidance.teacher_rows(attention_rows(teacher)[:, 0].detach()).float()
-        return made
+            # Only the last layer is read, so the layer axis has length 1.
+            rows = attention_rows(teacher)[:, 0].detach()  # [B, A_t, 1 + N_t]
+            targets["attention"] = self.guidance.teacher_rows(rows).float()  # [B, G, 1 + N_s]
+        return targets
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
         terms = {}
         if self.options.align_weight:
-            projected = project(self.projector, last_embedding(student))
-            distance = self._distance(target["embedding"].to(projected.dtype), projected)
+            projected = project(self.projector, last_embedding(student))  # [B, D_t]
+            distance = self._distance(target["embedding"].to(projected.dtype), projected)  # [B]
             terms["align"] = self.options.align_weight * distance
         if self.options.attention_weight:
-            student_rows = self.guidance.student_rows(attention_rows(student)[:, 0])
-            divergence = kl_divergence(target["attention"].to(student_rows.dtype), student_rows).sum(dim=-1)
+            student_rows = self.guidance.student_rows(attention_rows(student)[:, 0])  # [B, G, 1 + N_s]
+            divergence = kl_divergence(target["attention"].to(student_rows.dtype), student_rows).sum(dim=-1)  # [B]
             terms["attention"] = self.options.attention_weight * divergence
         return terms
 
@@ -132,7 +143,7 @@ class AttnDistill(nn.Module):
 def last_embedding(outputs: Outputs) -> Tensor:
     """The embedding [B, D] of the last layer.
 
-    Raises: BrokenPluginError where the model was asked for it and returned none.
+    Raises: BrokenPluginError if the model did not return the embedding it was asked for.
     """
     if not outputs.embedding:
         raise BrokenPluginError("a loss reads embedding and the model returned none; its plugin breaks the contract")

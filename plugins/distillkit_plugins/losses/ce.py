@@ -1,4 +1,4 @@
-"""No distillation: the labels teach alone."""
+"""`ce`: no distillation, only the cross-entropy on the labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 class LabelsOnly(nn.Module):
-    """The name for "no distillation loss": reads nothing and has no terms.
+    """No distillation loss: reads nothing of either model and returns no terms.
 
-    What remains of the total is the label term, which belongs to the training loop: the cross-entropy on the class
-    head, with weight 1. It is the baseline of every comparison, and what fine-tunes a teacher.
+    Formula: none. The total is the label term alone: cross-entropy on the class head, weight 1, computed by the
+        training loop. It is the baseline of every comparison, and the loss that fine-tunes a teacher.
+    Shapes: no targets and no terms.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """`ce` has no options; label smoothing is `labels.smoothing`, which holds for every loss."""
+        """`ce` has no options. Label smoothing is `labels.smoothing`, which applies to every loss."""
 
     weight = 0.0
     label_weight = 1.0

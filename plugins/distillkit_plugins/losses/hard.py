@@ -1,4 +1,4 @@
-"""Learn the teacher's decision."""
+"""`hard`: hard-label distillation, cross-entropy with the teacher's predicted class (DeiT)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class HardDistillation(nn.Module):
-    """Take the class that the teacher decides for as if it were the label.
+    """Hard-label distillation: cross-entropy with the teacher's predicted class (argmax) as the label.
 
-    Formula: -log softmax(Z_s)[y_t] with y_t = argmax Z_t, on the distillation head, or on the class head of a student
-        that has no other.
-    Shapes: teacher logits [B, K] become a target "class" [B] int64; term "hard" [B].
-    Range: >= 0; never 0 when student equals teacher, unless the teacher is certain.
+    Formula: -log softmax(Z_s)[y_t] with y_t = argmax Z_t; Z_t are the teacher's logits, Z_s those of the student's
+        distillation head, or of its class head where it has no distillation head.
+    Shapes: teacher logits [B, K] -> target "class" [B] int64; student logits [B, K] -> term "hard" [B].
+    Range: >= 0. Above 0 even when student equals teacher, unless the teacher's softmax is exactly one-hot.
     Source: Touvron, Cord, Douze, Massa, Sablayrolles & Jegou 2021, arXiv:2012.12877, section 4, eq. 3, from which the
-        weights 1/2 and 1/2 are taken. There is no label smoothing here, whatever `labels.smoothing` says: "we do not
-        smooth pseudo-labels" (section 4).
-    Differs: the logarithm is taken in float32 at least; the authors' code takes it inside fp16 autocast. Where two
-        classes tie for the teacher, the first wins. The paper's total is on one head for "usual distillation" and on
-        two for the distillation token; the authors' code can run only the second.
+        weights 1/2 and 1/2 are taken. `labels.smoothing` does not apply to this term: "we do not smooth pseudo-labels"
+        (section 4).
+    Differs: the logarithm is computed in float32 at least; the authors' code computes it under fp16 autocast. If two
+        classes tie in the teacher, the first wins. The paper trains one head in "usual distillation" and two with the
+        distillation token; the authors' code can run only the latter.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """`hard` has no options: the paper calls it parameter-free."""
+        """`hard` has no options; the paper calls it parameter-free."""
 
     weight = 0.5
     label_weight = 0.5
@@ -49,7 +49,9 @@ class HardDistillation(nn.Module):
         return cls(distillation_head(student))
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        return {"class": head_logits(teacher, Signal.LOGITS).argmax(dim=1)}
+        # argmax has no gradient, so the target needs no detach.
+        return {"class": head_logits(teacher, Signal.LOGITS).argmax(dim=1)}  # [B]
 
     def forward(self, student: Outputs, target: Mapping[str, Tensor], batch: BatchInfo) -> dict[str, Tensor]:
-        return {"hard": functional.cross_entropy(head_logits(student, self.head), target["class"], reduction="none")}
+        logits = head_logits(student, self.head)
+        return {"hard": functional.cross_entropy(logits, target["class"], reduction="none")}  # [B]

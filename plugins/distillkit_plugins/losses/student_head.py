@@ -1,7 +1,6 @@
-"""Which head of a student the teacher speaks to, and what it says.
+"""The student head that is distilled: the distillation head, or the class head where there is no distillation head.
 
-A student with a distillation token listens with its distillation head. One without listens with the class head, which
-then learns from labels and teacher alike: what DeiT's paper calls "usual distillation" (Table 3).
+A class head then learns from both the labels and the teacher, which DeiT's paper calls "usual distillation" (Table 3).
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ HeadSignal = Literal[Signal.LOGITS, Signal.DISTILL_LOGITS]
 
 
 def distillation_head(student: ModelSpec) -> HeadSignal:
-    """The head that a loss on logits reads from this student."""
+    """The student head that a logit loss reads: distillation head, else class head."""
     return Signal.DISTILL_LOGITS if Signal.DISTILL_LOGITS in student.signals else Signal.LOGITS
 
 
 def head_logits(outputs: Outputs, head: HeadSignal) -> Tensor:
     """The logits [B, K] of one head.
 
-    Raises: BrokenPluginError where the model was asked for them and returned none.
+    Raises: BrokenPluginError if the model did not return the logits it was asked for.
     """
     logits = outputs.logits if head is Signal.LOGITS else outputs.distill_logits
     if logits is None:

@@ -1,1 +1,1 @@
-"""The students that come with distillkit: one module per source of models."""
+"""Built-in students: DeiT, every classifier of timm, and a small CNN."""

@@ -1,4 +1,4 @@
-"""The names of the students. Imports neither torch nor timm, so that listing them stays fast."""
+"""Names of the built-in students. Imports neither torch nor timm, so that listing them stays fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _APACHE = "apache-2.0"
 
 
 def distillkit_students() -> tuple[PluginSpec, ...]:
-    """DeiT with and without distillation token, everything that timm has, and a small convnet."""
+    """DeiT with and without distillation token, every classifier of timm, and a small CNN."""
     return (
         *(
             _deit(f"deit-{size}", f"DeiT-{size.title()} with distillation token", _DISTILLED_VIT)
@@ -21,7 +21,7 @@ def distillkit_students() -> tuple[PluginSpec, ...]:
         *(_deit(f"vit-{size}", f"plain ViT-{size.title()} as in DeiT", _VIT) for size in ("ti", "s", "b")),
         PluginSpec(
             name="small-cnn",
-            summary="three convolutional stages for tiny images (digits, CIFAR)",
+            summary="CNN of three stages for tiny images (digits, CIFAR)",
             factory=f"{_HERE}.small_cnn:SmallCnn",
             signals=_ONE_HEAD,
         ),
@@ -36,5 +36,5 @@ def distillkit_students() -> tuple[PluginSpec, ...]:
 
 
 def _deit(name: str, summary: str, signals: frozenset[Signal]) -> PluginSpec:
-    """`licence` is that of the weights that `student.weights = "pretrained"` starts from."""
+    """Spec of a DeiT student; `licence` is that of the weights of `student.weights = "pretrained"`."""
     return PluginSpec(name=name, summary=summary, factory=f"{_HERE}.deit:Deit", signals=signals, licence=_APACHE)

@@ -1,4 +1,4 @@
-"""DeiT's vision transformers, with a distillation token or without, in any geometry."""
+"""DeiT's vision transformers as students, with or without distillation token, in any geometry."""
 
 from __future__ import annotations
 
@@ -29,38 +29,41 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 class Deit:
     """`deit-ti`, `deit-s`, `deit-b` with class and distillation token; `vit-ti`, `vit-s`, `vit-b` with class token.
 
-    Initialised as DeiT: truncated normal of deviation 0.02 for linear layers, tokens and positions, zero biases.
+    Initialised as in DeiT: truncated normal with standard deviation 0.02 for linear layers, tokens and position
+    embedding; zero biases.
     Source: Touvron et al. 2021, arXiv:2012.12877, sections 4 and 5.1 and Table 1; the networks are timm's.
-    Differs: timm initialises the class token with deviation 1e-6, as the authors do not; here it is 0.02 as theirs.
+    Differs: timm initialises the class token with standard deviation 1e-6; here it is 0.02, as in the authors' code.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """The geometry; what is not given is the size's own."""
+        """Geometry of the network; the defaults are those of the named size."""
 
         image_size: ImageSizeOption = Field((224, 224), description="pixels: a number, or [height, width]")
         patch: PositiveInt = Field(16, description="pixels of a square patch; divides the image size")
-        width: PositiveInt | None = Field(None, description="of the tokens; 192, 384, 768 for ti, s, b")
+        width: PositiveInt | None = Field(None, description="width of the tokens; 192, 384, 768 for ti, s, b")
         depth: Annotated[int, Field(gt=0, le=1_000)] = Field(DEPTH, description="transformer blocks")
-        heads: PositiveInt | None = Field(None, description="attention heads, divides width; 3, 6, 12 for ti, s, b")
+        heads: PositiveInt | None = Field(None, description="attention heads; divides width; 3, 6, 12 for ti, s, b")
         position: Literal["learned", "sincos"] = Field(
             "learned",
-            description="of the patches: `learned`, or fixed sines and cosines as in MAE, which are never trained",
+            description="position embedding of the patches: `learned`, or `sincos`, fixed sines and cosines as in MAE",
         )
         drop_path: Rate = Field(0.0, description="stochastic depth of the last block; DeiT trains with 0.1")
-        dropout: Rate = Field(0.0, description="of tokens and projections, as DeiT's --drop; DeiT trains with 0")
+        dropout: Rate = Field(
+            0.0, description="dropout of tokens and projections, as DeiT's --drop; DeiT trains with 0"
+        )
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
         """Describe the student.
 
-        Raises: RecipeError for a geometry that does not divide.
+        Raises: RecipeError if the patch does not divide the image size, or the heads the width.
         """
         spec = TimmModel.describe(ARCHITECTURES[request.name], name=request.name, **_arguments(request))
         return licensed(spec, request.weights)
 
     @classmethod
     def build(cls, request: ModelRequest) -> TimmModel:
-        """Build the student under torch's current seed, with the weights that it starts from, if any.
+        """Build the student under torch's current seed, and load its starting weights, if any.
 
         Raises: as `describe`; WeightsError, RunDirectoryError for weights that do not fit.
         """
@@ -75,7 +78,10 @@ class Deit:
 
 
 def _fix_positions(model: TimmModel) -> None:
-    """Sines and cosines in the place of learned positions: an ordinary tensor of timm's network that never trains."""
+    """Replace the learned position embedding [1, N, D] by fixed sines and cosines.
+
+    It stays an ordinary parameter of timm's network, without gradient, so that timm can load the saved weights.
+    """
     positions, spec = model.network.get_parameter(POSITIONS), model.spec
     with torch.no_grad():
         positions.copy_(sincos_position_embedding(spec.width, spec.grid, prefix_tokens=spec.prefix_tokens))
@@ -83,26 +89,26 @@ def _fix_positions(model: TimmModel) -> None:
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    """What is asked for, named as timm and `TimmModel` do.
+    """Options of the student under the argument names of timm and `TimmModel`.
 
-    DeiT's dropout is that of timm 0.3.2: after the positions and in both projections of a block, not in the attention
-    and not before the heads.
+    Dropout acts where DeiT's --drop does (timm 0.3.2): after the position embedding and in both projections of a block,
+    not in the attention and not before the heads.
     """
     options = cast("Deit.Options", request.options)
-    own_width, own_heads = WIDTH_AND_HEADS[request.name.partition("-")[2]]
-    width, heads = options.width or own_width, options.heads or own_heads
+    default_width, default_heads = WIDTH_AND_HEADS[request.name.partition("-")[2]]
+    width, heads = options.width or default_width, options.heads or default_heads
     _check(options, width, heads)
-    changed: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "patch_size": (options.patch, 16),
-        "embed_dim": (width, own_width),
+        "embed_dim": (width, default_width),
         "depth": (options.depth, DEPTH),
-        "num_heads": (heads, own_heads),
+        "num_heads": (heads, default_heads),
         "drop_path_rate": (options.drop_path, 0.0),
         "pos_drop_rate": (options.dropout, 0.0),
         "proj_drop_rate": (options.dropout, 0.0),
     }
-    asked = {"classes": request.classes, "class_names": request.class_names, "image_size": options.image_size}
-    return asked | {name: value for name, (value, own) in changed.items() if value != own}
+    requested = {"classes": request.classes, "class_names": request.class_names, "image_size": options.image_size}
+    return requested | {name: value for name, (value, default) in overrides.items() if value != default}
 
 
 def _check(options: Deit.Options, width: int, heads: int) -> None:
@@ -114,9 +120,10 @@ def _check(options: Deit.Options, width: int, heads: int) -> None:
             f"student.image_size = {shown} is not divisible by student.patch = {options.patch}; "
             f"{_multiples(wrong, options.patch)} would be"
         )
+    # A quarter of the width each for sine and cosine of row and column.
     if options.position == "sincos" and width % 4:
         raise RecipeError(
-            f'student.width = {width} is not divisible by 4, as student.position = "sincos" needs it; '
+            f'student.width = {width} is not divisible by 4, which student.position = "sincos" requires; '
             f"{_multiples(width, 4)} would be"
         )
     if width % heads:
@@ -125,7 +132,7 @@ def _check(options: Deit.Options, width: int, heads: int) -> None:
         )
 
 
-def _multiples(value: int, of: int) -> str:
-    """The multiples on both sides: "16 or 32"."""
-    below = value // of * of
-    return f"{below} or {below + of}" if below else f"{of}"
+def _multiples(value: int, factor: int) -> str:
+    """The nearest multiples of `factor` below and above `value`: "16 or 32"."""
+    below = value // factor * factor
+    return f"{below} or {below + factor}" if below else f"{factor}"

@@ -1,4 +1,4 @@
-"""A small convolutional network for tiny images, and an example of a model that is not timm's."""
+"""`small-cnn`: a small CNN for tiny images, and an example of a model that is not from timm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGES = 3
 class ConvNet(nn.Module):
     """Three stages of two 3x3 convolutions with batch norm; each later stage halves the map and doubles the width.
 
-    Shapes: images [B, 3, H, W], H and W at least 1, to logits [B, K]; without classes to the last stage's mean [B, D].
+    Shapes: images [B, 3, H, W], H and W at least 1 -> logits [B, K], or with K = 0 the pooled last stage [B, D].
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -34,29 +34,30 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(widths[-1], classes) if classes else nn.Identity()
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """The output of every stage, [B, D_i, H_i, W_i]."""
+        """Feature maps of every stage: images [B, 3, H, W] -> [B, D_i, H_i, W_i]."""
         maps = [images]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return maps[1:]
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast("Tensor", self.head(self.maps(images)[-1].mean(dim=(2, 3))))
+        return cast("Tensor", self.head(self.maps(images)[-1].mean(dim=(2, 3))))  # [B, K]
 
 
 class SmallCnn(nn.Module):
-    """`small-cnn`: learns digits (8 pixels) within seconds and suits CIFAR (32 pixels).
+    """`small-cnn` as a student: learns digits (8 pixels) within seconds and suits CIFAR (32 pixels).
 
-    Reveals logits, and of each of its three stages the map and its mean.
+    Shapes: images [B, 3, H, W] -> logits [B, K]; per requested stage i, embedding [B, D_i] (the mean of its feature
+        maps) and patch tokens [B, N_i, D_i], N_i = H_i * W_i.
     """
 
     load_report: LoadReport | None
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """The geometry."""
+        """Geometry of the network."""
 
         width: PositiveInt = Field(
-            32, description="channels of the first stage; the others have twice and four times as many"
+            32, description="channels of the first stage; the other two have 2 and 4 times as many"
         )
         image_size: ImageSizeOption = Field((32, 32), description="pixels: a number, or [height, width]")
 
@@ -72,6 +73,7 @@ class SmallCnn(nn.Module):
         options = cast("SmallCnn.Options", request.options)
         height, width = options.image_size
         classes = 1000 if request.classes is None else request.classes
+        # A description must neither compute weights nor draw random numbers.
         with sketching():
             network = ConvNet(options.width, classes)
         return ModelSpec(
@@ -83,6 +85,7 @@ class SmallCnn(nn.Module):
             image_size=(height, width),
             layers=STAGES,
             widths=tuple(options.width * 2**stage for stage in range(STAGES)),
+            # Rounded up: a 3x3 convolution with stride 2 and padding 1 maps 9 pixels to 5.
             grids=tuple((-(-height // 2**stage), -(-width // 2**stage)) for stage in range(STAGES)),
             flexible_size=True,
             head_modules=("head",) if classes else (),
@@ -92,7 +95,7 @@ class SmallCnn(nn.Module):
 
     @classmethod
     def build(cls, request: ModelRequest) -> SmallCnn:
-        """Build the student under torch's current seed, with the weights that it starts from, if any.
+        """Build the student under torch's current seed, and load its starting weights, if any.
 
         Raises: WeightsError, RunDirectoryError for weights that do not fit.
         """
@@ -103,11 +106,14 @@ class SmallCnn(nn.Module):
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
         maps = [at_least_float32(each) for each in self.network.maps(images)]
-        pooled = maps[-1].mean(dim=(2, 3))
+        pooled = maps[-1].mean(dim=(2, 3))  # [B, D]
         return Outputs(
             logits=at_least_float32(self.network.head(pooled)) if Signal.LOGITS in wanted else None,
             embedding=tuple(maps[layer].mean(dim=(2, 3)) for layer in wanted.get(Signal.EMBEDDING, ())),
-            patch_tokens=tuple(maps[layer].flatten(2).transpose(1, 2) for layer in wanted.get(Signal.PATCH_TOKENS, ())),
+            patch_tokens=tuple(
+                maps[layer].flatten(2).transpose(1, 2)  # [B, N_i, D_i]
+                for layer in wanted.get(Signal.PATCH_TOKENS, ())
+            ),
         )
 
 

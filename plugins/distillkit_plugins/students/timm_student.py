@@ -1,4 +1,4 @@
-"""Any classifier of timm as a student."""
+"""`timm:<any classifier>` as a student."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from distillkit_plugins.students.deit import Rate
 
 
 class TimmStudent:
-    """`timm:<any classifier>`, with or without a tag: "timm:resnet18", "timm:resnet18.a1_in1k".
+    """Any classifier of timm, with or without a tag: "timm:resnet18", "timm:resnet18.a1_in1k".
 
-    The tag decides the normalisation, and the weights where `student.weights = "pretrained"`.
+    The tag selects the normalisation, and the weights of `student.weights = "pretrained"`.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """What is not given is the network's own."""
+        """Options of the network; the defaults are timm's."""
 
         image_size: ImageSizeOption | None = Field(None, description="pixels: a number, or [height, width]")
         drop_path: Rate | None = Field(None, description="stochastic depth")
-        dropout: Rate | None = Field(None, description="before the classifier")
+        dropout: Rate | None = Field(None, description="dropout before the classifier")
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
         """Describe the student.
 
-        Raises: RecipeError for a name, a size or an option that timm does not take, or a network without class head.
+        Raises: RecipeError for a name, size or option that timm does not accept, or a network without class head.
         """
         spec = TimmModel.describe(request.argument or "", name=request.name, **_arguments(request))
         return licensed(spec, request.weights)
 
     @classmethod
     def build(cls, request: ModelRequest) -> TimmModel:
-        """Build the student under torch's current seed, with the weights that it starts from, if any.
+        """Build the student under torch's current seed, and load its starting weights, if any.
 
         Raises: as `describe`; WeightsError, RunDirectoryError for weights that do not fit.
         """
@@ -47,7 +47,7 @@ class TimmStudent:
 
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
-    """What is given, named as timm and `TimmModel` do."""
+    """Given options under the argument names of timm and `TimmModel`."""
     options = cast("TimmStudent.Options", request.options)
     arguments = {
         "classes": request.classes,

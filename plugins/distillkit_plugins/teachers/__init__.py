@@ -1,1 +1,1 @@
-"""The teachers that come with distillkit: one module per source of models."""
+"""Built-in teachers: timm models, saved runs, and CIFAR ResNets."""

@@ -1,4 +1,4 @@
-"""The names of the teachers. Imports neither torch nor timm, so that listing them stays fast."""
+"""Names of the built-in teachers. Imports neither torch nor timm, so that listing them stays fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _APACHE, _NON_COMMERCIAL = "apache-2.0", "cc-by-nc-4.0"
 
 
 def distillkit_teachers() -> tuple[PluginSpec, ...]:
-    """DeiT's, a ViT, self-supervised ViTs, all that timm has, students of earlier runs, and CIFAR's small ResNets."""
+    """DeiT's teacher, a ViT, self-supervised ViTs, every timm model, students of earlier runs, and CIFAR ResNets."""
     return (
         PluginSpec(
             name="regnety16gf",
@@ -23,7 +23,7 @@ def distillkit_teachers() -> tuple[PluginSpec, ...]:
         ),
         PluginSpec(
             name="vit-b",
-            summary="ViT-B/16 trained on ImageNet-21k and tuned on ImageNet, 87 M parameters",
+            summary="ViT-B/16 trained on ImageNet-21k and fine-tuned on ImageNet-1k, 87 M parameters",
             factory=f"{_HERE}.timm_teacher:TimmTeacher",
             signals=_VIT,
             licence=_APACHE,
@@ -54,14 +54,14 @@ def distillkit_teachers() -> tuple[PluginSpec, ...]:
         ),
         PluginSpec(
             name="run",
-            summary="the student of a finished run, such as a teacher made by `distillkit finetune`",
+            summary="the student of a finished run, for example one of `distillkit finetune`",
             factory=f"{_HERE}.saved_run:SavedRun",
             signals=_VIT,
             argument="run directory",
         ),
         PluginSpec(
             name="cifar-resnet20",
-            summary="ResNet-20 for 32-pixel images; the worked example of a teacher plugin, weights from a file",
+            summary="ResNet-20 for 32-pixel images, weights from a file; the example of a teacher plugin",
             factory=f"{_HERE}.cifar_resnet:CifarResNetTeacher",
             signals=_REVEALED,
         ),

@@ -1,4 +1,4 @@
-"""The small ResNets of the CIFAR experiments: a teacher whose network is neither timm's nor torchvision's.
+"""`cifar-resnet20`, `cifar-resnet56`: the CIFAR ResNets as teachers, with a network of our own.
 
 This module is the worked example of a teacher plugin (docs/plugins.md): a network, a description, an adapter, and
 the line in `catalog.py` that registers it.
@@ -22,12 +22,12 @@ WIDTHS = (16, 32, 64)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut without parameters.
+    """Residual block: two 3x3 convolutions and a shortcut without parameters.
 
-    Shapes: [B, C_in, H, W] to [B, C_out, H / stride, W / stride].
+    Shapes: [B, C_in, H, W] -> [B, C_out, H / stride, W / stride].
     Source: He et al. 2016, arXiv:1512.03385, section 4.2, option A: where the shape changes, every second pixel is
         kept and the new channels are zeros.
-    Differs: the zeros are put half before and half after the old channels, as in the published weights.
+    Differs: half of the new channels come before the existing ones and half after, as the published weights need it.
     """
 
     def __init__(self, inner: int, outer: int, stride: int) -> None:
@@ -41,20 +41,21 @@ class Block(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         inner = functional.relu(self.bn1(self.conv1(maps)))
-        shortcut = maps[:, :, :: self.stride, :: self.stride]
-        shortcut = functional.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))
+        shortcut = maps[:, :, :: self.stride, :: self.stride]  # [B, C_in, H / stride, W / stride]
+        shortcut = functional.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))  # [B, C_out, ...]
         return functional.relu(self.bn2(self.conv2(inner)) + shortcut)
 
 
 class CifarResNet(nn.Module):
-    """The 6n + 2 layer network for 32-pixel images.
+    """CIFAR ResNet with 6n + 2 layers, for 32-pixel images.
 
-    Shapes: images [B, 3, H, W] to logits [B, 10]; three stages of 16, 32 and 64 channels.
+    Shapes: images [B, 3, H, W] -> logits [B, 10]; three stages of 16, 32 and 64 channels.
     Source: He et al. 2016, arXiv:1512.03385, section 4.2.
     """
 
     def __init__(self, blocks: int, classes: int) -> None:
         super().__init__()
+        # The attribute names are those of the published weights.
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.layer1 = self._stage(WIDTHS[0], WIDTHS[0], blocks, stride=1)
@@ -63,13 +64,13 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(WIDTHS[2], classes)
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """The map after each stage, [B, C_i, H_i, W_i]."""
+        """Feature maps of each stage: images [B, 3, H, W] -> [B, C_i, H_i, W_i]."""
         maps = functional.relu(self.bn1(self.conv1(images)))
-        found = []
+        outputs = []
         for stage in (self.layer1, self.layer2, self.layer3):
             maps = stage(maps)
-            found.append(maps)
-        return found
+            outputs.append(maps)
+        return outputs
 
     @staticmethod
     def _stage(inner: int, outer: int, blocks: int, *, stride: int) -> nn.Sequential:
@@ -78,14 +79,16 @@ class CifarResNet(nn.Module):
 
 
 class CifarResNetTeacher(nn.Module):
-    """The adapter: what the network reveals to losses. Its weights come from a file (`--teacher-weights`).
+    """Adapter of the network to the contract of a teacher. Its weights come from a file (`--teacher-weights`).
 
+    Shapes: images [B, 3, H, W] -> logits [B, 10]; per requested stage i, embedding [B, C_i] (the mean of its feature
+        maps) and patch tokens [B, N_i, C_i], N_i = H_i * W_i.
     Source of published weights: akamaster/pytorch_resnet_cifar10 (BSD-2-Clause), keys `module.*` under `state_dict`.
     Raises: WeightsError without a file.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """There are no options."""
+        """No options."""
 
     def __init__(self, network: CifarResNet, spec: ModelSpec) -> None:
         super().__init__()
@@ -99,7 +102,7 @@ class CifarResNetTeacher(nn.Module):
                 f"teacher '{request.name}' has no published weights to download; give --teacher-weights FILE"
             )
         if request.weights != "none":
-            read_weights(Path(request.weights), shapes_only=True)  # a file that cannot be read is refused already here
+            read_weights(Path(request.weights), shapes_only=True)  # so that `plan` refuses an unreadable file
         with torch.device("meta"):
             network = CifarResNet(BLOCKS[request.name], len(CLASS_NAMES))
         return ModelSpec(
@@ -117,7 +120,7 @@ class CifarResNetTeacher(nn.Module):
             head_modules=("linear",),
             class_names=CLASS_NAMES,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            licence="of the file given",
+            licence="that of the weight file",
         )
 
     @classmethod
@@ -130,8 +133,8 @@ class CifarResNetTeacher(nn.Module):
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
         maps = [at_least_float32(stage) for stage in self.network.stages(images)]
-        pooled = [stage.mean(dim=(2, 3)) for stage in maps]
-        tokens = [stage.flatten(2).transpose(1, 2) for stage in maps]  # [B, N, D]
+        pooled = [stage.mean(dim=(2, 3)) for stage in maps]  # [B, C_i]
+        tokens = [stage.flatten(2).transpose(1, 2) for stage in maps]  # [B, N_i, C_i]
         return Outputs(
             logits=at_least_float32(self.network.linear(pooled[-1])) if Signal.LOGITS in wanted else None,
             embedding=tuple(pooled[layer] for layer in wanted.get(Signal.EMBEDDING, ())),

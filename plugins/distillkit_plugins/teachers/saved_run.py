@@ -1,4 +1,4 @@
-"""A student of an earlier run as a teacher: `run:<run directory>`."""
+"""`run:<run directory>`: the student of a finished run as a teacher."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from distillkit.plugin.registry import installed_plugins
 
 
 class SavedRun:
-    """Answers as that run's student does: with the head and the fusion that the run evaluated.
+    """Student of a finished run as a teacher, with the head and the fusion that the run evaluated.
 
-    It is how `distillkit finetune` makes a teacher for the user's own classes.
+    `distillkit finetune` makes such a run, a teacher for the user's own classes.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """A run says everything about its student."""
+        """No options; the run defines its student."""
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
-        """Describe the student of the run; its weights stay where they are.
+        """Describe the student of the run without loading its weights.
 
-        Raises: RunDirectoryError for what is no finished run; WeightsError where weights are given beside it.
+        Raises: RunDirectoryError if the directory is not a finished run; WeightsError if weights are given as well.
         """
         _check(request)
         return one_answer(replace(read_student(_directory(request)).spec, name=request.name))
 
     @classmethod
     def build(cls, request: ModelRequest) -> Model:
-        """Build the student of the run with its weights; with random ones where `weights` is "none".
+        """Build the student of the run with its weights, or random ones if `weights` is "none".
 
-        Raises: as `describe`; PluginError where the student's plugin is not installed; WeightsError where its weights
-        do not fit.
+        Raises: as `describe`; PluginError if the student's plugin is not installed; WeightsError if its weights do not
+        fit.
         """
         _check(request)
         plugins = installed_plugins()
@@ -56,11 +56,11 @@ def _check(request: ModelRequest) -> None:
     directory = _directory(request)
     if not directory.is_dir():
         raise RunDirectoryError(
-            f"teacher '{request.name}' is a run, and there is no run directory {directory}; "
-            f"check the path, or make the teacher first, such as with distillkit finetune MODEL --out {directory}"
+            f"teacher '{request.name}': there is no run directory {directory}; "
+            f"check the path, or train the teacher first, for example with distillkit finetune MODEL --out {directory}"
         )
     if request.weights not in (None, "none"):
         raise WeightsError(
-            f"teacher '{request.name}' has weights of its own and {request.weights} were given too; "
-            "leave --teacher-weights out"
+            f"teacher '{request.name}' has its own weights, and --teacher-weights {request.weights} was given as well; "
+            "remove --teacher-weights"
         )

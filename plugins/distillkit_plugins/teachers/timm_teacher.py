@@ -1,4 +1,4 @@
-"""Any classifier of timm as a teacher, and those that go by names of their own."""
+"""`timm:<any>` and the named teachers (`regnety16gf`, `vit-b`, DINO, MAE, Mugs), all from timm's networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distillkit.models import (
     why_unavailable,
 )
 from distillkit_plugins.image_size_option import ImageSizeOption
-from distillkit_plugins.teachers.known import KNOWN, Known
+from distillkit_plugins.teachers.known import KNOWN, KnownTeacher
 
 OPTION = "--teacher-weights (evaluate and export: --weights)"
 
@@ -35,38 +35,38 @@ OPTION = "--teacher-weights (evaluate and export: --weights)"
 class TimmTeacher:
     """`timm:<any>`, with or without a tag, and the names in `known.py`: `regnety16gf`, `vit-b`, DINO, MAE and Mugs.
 
-    The weights are the published ones, or a file's; then the file says for how many classes the head is. Every tensor
-    of the network must be there, and no head is ever made anew. A network with two heads answers with the mean of its
-    logits, as published. A teacher of ImageNet's 1,000 classes knows their names.
+    Weights are the published ones or come from a file, whose head then sets the number of classes. The weights must
+    contain every tensor of the network: a teacher never gets a randomly initialised head. A network with two heads
+    returns the mean of their logits, as published. A teacher with ImageNet's 1,000 classes has their names.
 
-    The self-supervised ones know no classes and reveal no logits. Their embedding is the class token after the final
-    norm: what DINO and Mugs train and judge, and for MAE too, whose loss never looks at that token. Their files may
-    be the network alone or a whole training checkpoint, of which the network of the teacher is taken where there is one
-    (DINO, Mugs); heads and decoders are left out, and the load report names them.
+    Self-supervised teachers have no classes and no logits. Their embedding is the class token after the final norm,
+    which DINO and Mugs train and evaluate; it is used for MAE too, although MAE's loss does not involve that token.
+    Their files may contain the network only or a complete training checkpoint. From the latter, the teacher network is
+    loaded if there is one (DINO, Mugs); heads and decoders are skipped and listed in the load report.
 
-    A ViT sees images of its own size. With `image_size` it is built for another one, and its position embedding is
-    resized as DeiT's authors resize a student's: a teacher at the resolution of a student that is tuned at 384 px.
+    A ViT expects images of its own size. With `image_size` it is built for another size and its position embedding is
+    resized as DeiT's authors do for students, for example for a student fine-tuned at 384 px.
     """
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """What is not given is the network's own."""
+        """Options of the network; the defaults are timm's."""
 
         image_size: ImageSizeOption | None = Field(None, description="pixels: a number, or [height, width]")
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
-        """Describe the teacher. The header of a weight file is read, and the file refused where it does not fit.
+        """Describe the teacher. Reads only the header of a weight file, and refuses a file that does not fit.
 
-        Raises: RecipeError for a name that timm does not know; WeightsError for a file that cannot be used, and where
-            no file is given and nothing can be downloaded.
+        Raises: RecipeError for a name unknown to timm; WeightsError for an unusable file, or if no file is given and
+            there are no weights to download.
         """
         return one_answer(_sketch(request).spec)
 
     @classmethod
     def build(cls, request: ModelRequest) -> Model:
-        """Build the teacher with its weights; with random ones where `weights` is "none".
+        """Build the teacher with its weights, or random ones if `weights` is "none".
 
-        Raises: as `describe`; WeightsError where published weights cannot be had.
+        Raises: as `describe`; WeightsError if the published weights are not available.
         """
         spec = _sketch(request).spec
         weights = None if request.weights == "none" else _weights(request)
@@ -80,24 +80,24 @@ class TimmTeacher:
 
     @classmethod
     def why_unavailable(cls, request: ModelRequest) -> str | None:
-        """Why the weights cannot be had now, None where they can; downloads nothing."""
+        """Why the weights are not available now, or None if they are. Downloads nothing."""
         if request.weights == "none" or _file(request):
             return None
-        return _only_in_files(request) or why_unavailable(_known(request).network)
+        return _why_no_download(request) or why_unavailable(_known(request).network)
 
 
-def _known(request: ModelRequest) -> Known:
-    return KNOWN.get(request.name) or Known(request.argument or "")
+def _known(request: ModelRequest) -> KnownTeacher:
+    return KNOWN.get(request.name) or KnownTeacher(request.argument or "")
 
 
-def _only_in_files(request: ModelRequest) -> str | None:
-    """Why there is nothing to download, None where there is."""
-    elsewhere = _known(request).elsewhere
-    return elsewhere and f"the weights of '{request.name}' come from a file alone: {elsewhere}"
+def _why_no_download(request: ModelRequest) -> str | None:
+    """Why the weights cannot be downloaded, or None if they can."""
+    file_source = _known(request).file_source
+    return file_source and f"the weights of '{request.name}' cannot be downloaded: {file_source}"
 
 
 def _file(request: ModelRequest) -> Path | None:
-    """The weight file, None where the weights are the published ones or none at all."""
+    """The weight file, or None for published or random weights."""
     return None if request.weights in (None, "none", "pretrained") else Path(request.weights)
 
 
@@ -106,6 +106,7 @@ def _image_size(request: ModelRequest) -> tuple[int, int] | None:
 
 
 def _load(model: TimmModel, weights: Mapping[str, Tensor], request: ModelRequest) -> LoadReport:
+    # Only a requested image size may change a tensor; otherwise the weights must fit exactly.
     fit: Fit = "nothing" if _image_size(request) is None else "positions"
     return load_weights(model, weights, source=_source(request), fit=fit)
 
@@ -124,26 +125,27 @@ def _weights(request: ModelRequest) -> dict[str, Tensor]:
 def _sketch(request: ModelRequest) -> TimmModel:
     """The teacher on the meta device, checked against the shapes in its file."""
     known, path = _known(request), _file(request)
-    reason = _only_in_files(request)
+    reason = _why_no_download(request)
     if reason is not None and path is None and request.weights != "none":
         raise WeightsError(f"{reason}; give a file with {OPTION}")
-    asked = TimmRequest(known.network, request.name, request.classes, _image_size(request))
-    model = _described(TimmModel.sketch(asked), request)
+    sketch_request = TimmRequest(known.network, request.name, request.classes, _image_size(request))
+    model = _described(TimmModel.sketch(sketch_request), request)
     if path is not None:
         shapes = read_weights(path, shapes_only=True)
-        found = classes_of(shapes, model)
-        if request.classes is None and found not in (None, model.spec.classes):
-            model = _described(TimmModel.sketch(replace(asked, classes=found)), request)
+        file_classes = classes_of(shapes, model)
+        # The head in the file sets the number of classes, so the network is described again with it.
+        if request.classes is None and file_classes not in (None, model.spec.classes):
+            model = _described(TimmModel.sketch(replace(sketch_request, classes=file_classes)), request)
         _load(model, shapes, request)
     return model
 
 
 def _described(model: TimmModel, request: ModelRequest) -> TimmModel:
-    """The model with what its name and its weights say beside the network."""
+    """Complete the spec with the architecture name, class names and licence of these weights."""
     known, spec = _known(request), model.spec
-    # Whose licence a file has is its owner's to know, unless the name says whose weights these are.
-    is_timms = _file(request) is None and known.elsewhere is None
-    licence = None if request.weights == "none" else known.licence or (spec.licence if is_timms else None)
+    # The licence of a user's file is unknown, unless the teacher's name says whose weights they are.
+    from_timm = _file(request) is None and known.file_source is None
+    licence = None if request.weights == "none" else known.licence or (spec.licence if from_timm else None)
     model.spec = replace(
         spec,
         architecture=known.architecture or spec.architecture,
@@ -154,7 +156,7 @@ def _described(model: TimmModel, request: ModelRequest) -> TimmModel:
 
 
 def _class_names(spec: ModelSpec) -> tuple[str, ...] | None:
-    """ImageNet's, where the weights are of ImageNet-1k and there are 1,000 classes."""
+    """ImageNet's class names if the weights are trained on ImageNet-1k and have 1,000 classes."""
     tag = get_pretrained_cfg_value(spec.architecture, "tag") or ""
     is_imagenet = "in1k" in tag and spec.classes == len(imagenet_class_names())
     return imagenet_class_names() if is_imagenet else None

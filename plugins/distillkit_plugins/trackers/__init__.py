@@ -1,1 +1,1 @@
-"""The trackers that come with distillkit: one module, one tracker."""
+"""Built-in trackers: metrics.jsonl and report.md."""

@@ -1,4 +1,4 @@
-"""The trackers that come with distillkit."""
+"""Names of the built-in trackers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from distillkit import PluginSpec, hookimpl
 
 @hookimpl
 def distillkit_trackers() -> Sequence[PluginSpec]:
-    """The record of the run and the report made from it."""
+    """The metrics file, and the report made from it."""
     return (
         PluginSpec(
             name="metrics",
-            summary="one JSON line per log interval and epoch, in metrics.jsonl",
+            summary="metrics.jsonl: one JSON line per log interval and per epoch",
             factory="distillkit_plugins.trackers.metrics_file:MetricsFile",
         ),
         PluginSpec(
             name="report",
-            summary="report.md with tables and curves, when the run ends; reads metrics.jsonl",
+            summary="report.md with tables and curves at the end of the run; needs `metrics`",
             factory="distillkit_plugins.trackers.report:Report",
         ),
     )

@@ -1,4 +1,4 @@
-"""How hard each term of the loss pulled at the student, as the report shows it: a picture and a table."""
+"""Gradient norms of the loss terms in the report: a plot and a table."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ Steps = Sequence[Mapping[str, Any]]
 
 PREFIX = "grad_norm/"
 COLUMNS = 5
-"""Steps that the table shows: the first, the last, and some between."""
+"""Number of steps in the table: the first, the last, and some between."""
 
 
-def balanced(steps: Steps) -> Steps:
-    """The records with a finite gradient norm of every one of several terms; none where the loss has only one."""
+def measured_steps(steps: Steps) -> Steps:
+    """Records in which every gradient norm is finite; empty if the loss has a single term."""
+    # With fp16 a norm may be infinite in the first steps, while the loss scale is too large.
     return [entry for entry in steps if len(_norms(entry)) > 1 and math.isfinite(sum(_norms(entry).values()))]
 
 
-def draw_balance(axes: Axes, measured: Steps) -> None:
-    """The norms against steps, on a logarithmic axis; a norm of 0 has no place there and is left out.
-
-    The terms have the colours that they have among the losses, where the first is the total's.
-    """
+def draw_gradient_norms(axes: Axes, measured: Steps) -> None:
+    """Plot the norms over the steps on a logarithmic axis, which cannot show a norm of 0."""
+    # From 1: colour 0 is the total in the plot of the losses, where each term has the same colour as here.
     for number, name in enumerate(sorted(_norms(measured[0])), start=1):
         shown = [entry for entry in measured if _norms(entry).get(name, 0.0) > 0]
         norms = [_norms(entry)[name] for entry in shown]
@@ -34,8 +33,8 @@ def draw_balance(axes: Axes, measured: Steps) -> None:
     axes.legend(frameon=False)
 
 
-def balance_table(measured: Steps) -> str:
-    """Norm and share of every term at steps spread over the run, the first one measured at the front."""
+def gradient_norms_table(measured: Steps) -> str:
+    """Markdown table: norm and share of every term at steps spread over the run, starting with the first one."""
     spread = {round(number * (len(measured) - 1) / (COLUMNS - 1)) for number in range(COLUMNS)}
     columns = [measured[number] for number in sorted(spread)]
     steps = [f"step {entry['step']:,.0f}" for entry in columns]

@@ -1,25 +1,27 @@
-"""What the report says of images that could not be read, and of steps that were skipped."""
+"""Incidents in the report: unreadable images and skipped steps."""
 
 from __future__ import annotations
 
 from distillkit import Incidents
 
 SHOWN = 10
-"""How many steps are listed."""
+"""Maximum number of skipped steps to list."""
 
 
 def incidents_section(incidents: Incidents) -> list[str]:
-    """The paragraphs, of which there is one at least."""
+    """Markdown paragraphs; at least one unless there are no incidents."""
     sections: list[str] = []
     counts = incidents.counts()
     if counts:
-        kinds = sorted({kind for of_split in counts.values() for kind in of_split})
-        rows = [f"| {' | '.join(['cannot be read', *counts])} |", f"| --- |{' ---: |' * len(counts)}"]
-        rows += [f"| {kind} | {' | '.join(f'{found.get(kind, 0):,}' for found in counts.values())} |" for kind in kinds]
+        kinds = sorted({kind for by_kind in counts.values() for kind in by_kind})
+        rows = [f"| {' | '.join(['unreadable images', *counts])} |", f"| --- |{' ---: |' * len(counts)}"]
+        rows += [
+            f"| {kind} | {' | '.join(f'{by_kind.get(kind, 0):,}' for by_kind in counts.values())} |" for kind in kinds
+        ]
         sections += [
             (
-                f"{_counted(len(incidents.broken), 'image')} could not be read: in training others took their place, "
-                "in evaluation they were left out. `incidents.json` names them all."
+                f"{_counted(len(incidents.broken), 'image')} could not be read. Training used other images instead, "
+                "evaluation left them out. `incidents.json` lists them all."
             ),
             "\n".join(rows),
         ]
@@ -27,8 +29,8 @@ def incidents_section(incidents: Incidents) -> list[str]:
         listed = ", ".join(f"{step:,}" for step in incidents.skipped[:SHOWN])
         more = " and others" if len(incidents.skipped) > SHOWN else ""
         sections.append(
-            f"{_counted(len(incidents.skipped), 'step')} moved no weight, since loss or gradient was not finite: "
-            f"{listed}{more}."
+            f"{_counted(len(incidents.skipped), 'step')} did not update the weights because loss or gradient was not "
+            f"finite: {listed}{more}."
         )
     return sections
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl: everything that was measured while a run went on."""
+"""metrics.jsonl: everything measured during a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Appends one JSON object per line; its `kind` is steps, epoch, note, end or failed.
+    """Tracker that appends one JSON object per line; its `kind` is steps, epoch, note, end or failed.
 
-    A resumed run drops what was written after the step it resumes from, so that no step is there twice.
+    A resumed run drops the records after the step it resumes from, so that no step appears twice.
     """
 
     def distillkit_run_started(self, run: RunInfo) -> None:
-        """Open the file, and cut it back to where the run resumes."""
+        """Create the file, or cut it back to the step the run resumes from."""
         self._path = run.directory / FILE_NAME
-        kept = [record for record in read_metrics(run.directory) if _is_done(record, run.start_step)]
+        kept = [record for record in read_metrics(run.directory) if _is_kept(record, run.start_step)]
+        # Replaced in one step, so that a process killed here leaves the old file or the new one.
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
         temporary.replace(self._path)
@@ -34,24 +35,25 @@ class MetricsFile:
         self._append({"kind": "epoch", **record})
 
     def distillkit_noted(self, step: int, note: str) -> None:
-        """What went wrong and did not end the run."""
+        """One line per problem that did not end the run."""
         self._append({"kind": "note", "step": step, "note": note})
 
     def distillkit_run_ended(self, record: Mapping[str, float]) -> None:
-        """The final figures."""
+        """One line with the final figures."""
         self._append({"kind": "end", **record})
 
     def distillkit_run_failed(self, error: BaseException) -> None:
-        """Why the run stopped."""
+        """One line with the error that ended the run."""
         self._append({"kind": "failed", "error": type(error).__name__, "message": str(error)})
 
     def _append(self, record: Mapping[str, Any]) -> None:
+        # Opened and closed for every line, so that a killed run keeps all earlier lines.
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 
 
-def _is_done(record: Mapping[str, Any], step: int) -> bool:
-    """Whether a record was measured up to a step."""
+def _is_kept(record: Mapping[str, Any], step: int) -> bool:
+    """Whether a resumed run keeps a record: it was measured at or before `step`."""
     measured = record.get("step")
     return record["kind"] in {"steps", "epoch", "note"} and isinstance(measured, int | float) and measured <= step
 

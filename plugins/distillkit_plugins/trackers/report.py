@@ -1,4 +1,4 @@
-"""report.md: what a run was, what its student achieves, and how it got there."""
+"""report.md: settings, accuracy, curves and incidents of a finished run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from distillkit import RunInfo, RunModels, read_metrics
 from distillkit_plugins.trackers.attention_section import attention_section
-from distillkit_plugins.trackers.gradient_norms_section import balance_table, balanced, draw_balance
+from distillkit_plugins.trackers.gradient_norms_section import draw_gradient_norms, gradient_norms_table, measured_steps
 from distillkit_plugins.trackers.incidents_section import incidents_section
 
 HEADS = {
@@ -17,17 +17,17 @@ HEADS = {
     "distill_top1": "distillation head",
     "fused_logits_top1": "fused (mean of logits)",
     "fused_softmax_top1": "fused (sum of softmaxes)",
-    "top1": "**the student's answer**",
+    "top1": "**student's prediction**",
 }
 SPLITS = {
     "validation": "validation",
     "test": "test",
-    "validation/ema": "validation, moving average",
-    "test/ema": "test, moving average",
+    "validation/ema": "validation, EMA",
+    "test/ema": "test, EMA",
 }
-BALANCE = (
-    "How hard each term of the loss pulls: the norm of the gradient of weight times term on the student's parameters, "
-    "and its share of the sum of these norms. At the step that is named alone, before clipping."
+GRADIENT_NORMS = (
+    "Gradient of each loss term times its weight, with respect to the student's parameters: L2 norm, and share of the "
+    "sum of the norms. Measured at the single step named, before clipping."
 )
 NEXT = """```
 distillkit evaluate <this directory>
@@ -38,10 +38,10 @@ The resolved recipe is `recipe.toml`; `environment.json` has the versions."""
 
 
 class Report:
-    """Writes the report and its pictures when the run ends."""
+    """Tracker that writes report.md and its figures when the run ends."""
 
     def distillkit_run_ended(self, run: RunInfo, record: Mapping[str, float], models: RunModels) -> None:
-        """Make the curves, the pictures of attention, and the page around them."""
+        """Draw the curves and the attention, and write report.md."""
         records = read_metrics(run.directory)
         steps = [entry for entry in records if entry["kind"] == "steps"]
         epochs = [entry for entry in records if entry["kind"] == "epoch"]
@@ -53,16 +53,17 @@ class Report:
 
 
 def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Loss terms against steps on the left, validation accuracy, if any, on the right; between them how terms pull."""
+    """Plot loss terms (left), gradient norms (middle) and validation accuracy (right) over the optimiser steps."""
+    # Not pyplot: it keeps figures in global state and may need a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    measured = balanced(steps)
-    judged = {label: points for name, label in HEADS.items() if name != "top1" and (points := _with(epochs, name))}
-    panels = 1 + bool(measured) + bool(judged)
+    measured = measured_steps(steps)
+    accuracies = {label: points for name, label in HEADS.items() if name != "top1" and (points := _with(epochs, name))}
+    panels = 1 + bool(measured) + bool(accuracies)
     figure = Figure(figsize=(5 * panels, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, *others = (figure.add_subplot(1, panels, place + 1) for place in range(panels))
+    left, *others = (figure.add_subplot(1, panels, index + 1) for index in range(panels))
     for name in sorted({key for entry in steps for key in entry if key.startswith("loss")}):
         shown = [entry for entry in steps if name in entry]
         left.plot(
@@ -74,8 +75,8 @@ def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence
     left.set(xlabel="optimiser step", ylabel="loss")
     left.legend(frameon=False)
     if measured:
-        draw_balance(others[0], measured)
-    for label, points in judged.items():
+        draw_gradient_norms(others[0], measured)
+    for label, points in accuracies.items():
         others[-1].plot([step for step, _ in points], [value for _, value in points], label=label)
         others[-1].set(xlabel="optimiser step", ylabel="validation top-1 (%)")
         others[-1].legend(frameon=False)
@@ -86,7 +87,7 @@ def draw_curves(path: Path, steps: Sequence[Mapping[str, Any]], epochs: Sequence
 
 
 def _with(epochs: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[float, float]]:
-    """Step and value wherever a figure was measured."""
+    """(step, value) of every epoch in which a figure was measured."""
     key = f"validation/{figure}"
     return [(entry["step"], entry[key]) for entry in epochs if key in entry]
 
@@ -96,25 +97,27 @@ def _settings(plan: Mapping[str, Any]) -> str:
     shape = f"{student['layers']} layers" + (f", width {student['width']}" if student["width"] else "")
     shape += f", {student['heads']} heads" if student["heads"] else ""
     return (
-        f"Student: {shape}, on a grid of {'x'.join(map(str, student['grid'] or ['?']))}. Learning rate "
+        f"Student: {shape}, grid {'x'.join(map(str, student['grid'] or ['?']))}. Learning rate "
         f"{plan['learning_rate']:g}, seed {plan['seed']}, {plan['precision']} on {plan['device']}."
     )
 
 
 def _term(name: str) -> str:
-    """A term as the legend shows it: "loss/hard/hard" is "hard", and the sum of all is "total"."""
+    """Legend label of a term: "loss/hard/hard" becomes "hard", and "loss", the sum, becomes "total"."""
     return "/".join(dict.fromkeys(name.split("/")[1:])) or "total"
 
 
 def _sections(
     run: RunInfo, record: Mapping[str, float], steps: Sequence[Mapping[str, Any]], attention: Sequence[str]
 ) -> list[str]:
-    """The page, paragraph by paragraph."""
+    """The paragraphs of the page, in order."""
     plan = run.plan
-    taught = f" taught by {', '.join(teacher['name'] for teacher in plan['teachers'])}" if plan["teachers"] else ""
+    teachers = (
+        f" distilled from {', '.join(teacher['name'] for teacher in plan['teachers'])}" if plan["teachers"] else ""
+    )
     data = plan["data"]
     sections = [
-        f"# {plan['student']['name']}{taught}",
+        f"# {plan['student']['name']}{teachers}",
         (
             f"`loss = {plan['loss']}`, {run.steps:,} optimiser step{'' if run.steps == 1 else 's'} of "
             f"{plan['samples_per_step']:,} images on "
@@ -125,17 +128,20 @@ def _sections(
     if "best/step" in record:
         sections.append(
             f"Best on validation: {record['best/validation_top1']:.2f} % after step {record['best/step']:,.0f}, kept "
-            "in `best/`; the table shows the student after the last step."
+            "in `best/`. The table shows the student after the last step."
         )
     if steps:
         rate, wait = (median(entry[key] for entry in steps) for key in ("images_per_s", "data_wait"))
         sections += [
             "![loss and accuracy over the run](curves.png)",
-            f"Speed: {rate:,.0f} images/s (median of the log intervals), {100 * wait:.0f} % of it waiting for data.",
+            (
+                f"Throughput: {rate:,.0f} images/s (median over the log intervals). "
+                f"Waiting for data: {100 * wait:.0f} % of the time."
+            ),
         ]
-    gradients = balanced(steps)
+    gradients = measured_steps(steps)
     if gradients:
-        sections += ["## Balance", BALANCE, balance_table(gradients)]
+        sections += ["## Gradient norms", GRADIENT_NORMS, gradient_norms_table(gradients)]
     sections += [*attention, "## Models", _model_table(plan), _settings(plan)]
     if run.incidents:
         sections += ["## Incidents", *incidents_section(run.incidents)]
@@ -160,7 +166,10 @@ def _accuracy_table(record: Mapping[str, float]) -> str:
 
 
 def _model_table(plan: Mapping[str, Any]) -> str:
-    rows = ["| | name | parameters | pixels | GFLOP an image | weights |", "| --- | --- | ---: | --- | ---: | --- |"]
+    rows = [
+        "| | name | parameters | image size | GFLOP per image | weights |",
+        "| --- | --- | ---: | --- | ---: | --- |",
+    ]
     student = plan["student"]
     weights = f"trained here, from {student['starts_from']}" if student["starts_from"] else "trained here"
     rows.append(_model_row("student", student, student["image_size"], plan["cost"]["student_gflop_per_image"], weights))

@@ -26,11 +26,11 @@ def test_the_test_images_of_a_class_are_evenly_spaced(digits):
     assert sorted(numbers(opened("test")) & set(zeros.tolist()))[:3] == zeros[[1, 5, 8]].tolist()
 
 
-def test_pictures_are_the_shades_in_rgb(digits):
+def test_images_are_the_shades_in_rgb(digits):
     source = opened("train")
-    picture = source.image(7)
-    assert (picture.mode, picture.size) == ("RGB", (8, 8))
+    image = source.image(7)
+    assert (image.mode, image.size) == ("RGB", (8, 8))
     number = int(source.key(7))
-    assert np.array_equal(np.asarray(picture), np.repeat(digits[0][number][:, :, None], 3, axis=2))
+    assert np.array_equal(np.asarray(image), np.repeat(digits[0][number][:, :, None], 3, axis=2))
     assert source.label(7) == digits[1][number]
     assert digits[0].max() == 255

@@ -28,12 +28,12 @@ def test_a_flat_folder_has_no_labels(write_pictures, tmp_path):
     assert listing(source) == [("0000.png", None), ("0001.png", None)]
 
 
-def test_pictures_beside_class_folders_have_no_label(write_pictures, tmp_path):
+def test_images_next_to_class_folders_have_no_label(write_pictures, tmp_path):
     source = opened(write_pictures(tmp_path, {"cat": 1, "": 1}))
     assert listing(source) == [("0001.png", None), ("cat/0000.png", 0)]
 
 
-def test_what_is_no_picture_is_passed_over(write_pictures, tmp_path):
+def test_other_files_are_ignored(write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 1, ".thumbnails": 1, "notes": 0})
     (tmp_path / "cat" / "readme.txt").write_text("a text")
     (tmp_path / "cat" / ".hidden.png").write_text("nothing")
@@ -48,7 +48,7 @@ def test_links_are_followed(write_pictures, tmp_path):
     assert listing(opened(tmp_path / "data")) == [("cat/0000.png", 0)]
 
 
-def test_pictures_of_any_mode_become_rgb(tmp_path):
+def test_images_of_any_mode_become_rgb(tmp_path):
     (tmp_path / "cat").mkdir()
     for mode in ("L", "1", "P", "RGBA", "CMYK"):
         name = f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
@@ -67,19 +67,19 @@ def test_a_split_folder(write_pictures, tmp_path, name):
     assert opened(tmp_path, "test") is None
 
 
-def test_a_folder_without_train_inside_is_one_part(write_pictures, tmp_path):
+def test_a_folder_without_train_inside_has_no_splits(write_pictures, tmp_path):
     write_pictures(tmp_path, {"cat": 3, "test": 2})
     assert opened(tmp_path).class_names == ("cat", "test")
     assert opened(tmp_path, "validation") is None
     assert len(opened(tmp_path, "validation", train="digits")) == 5
 
 
-def test_trains_can_be_a_class(write_pictures, tmp_path):
+def test_train_can_be_a_class(write_pictures, tmp_path):
     write_pictures(tmp_path, {"train": 3, "bus": 2})
     assert opened(tmp_path).class_names == ("bus", "train")
 
 
-def test_a_split_folder_of_pictures_without_labels(write_pictures, tmp_path):
+def test_a_split_folder_of_unlabelled_images(write_pictures, tmp_path):
     write_pictures(tmp_path, {"train": 3, "test": 2})
     assert opened(tmp_path).class_names is None
     assert len(opened(tmp_path)) == 3
@@ -91,23 +91,23 @@ def sentence(path, split="train"):
     return str(caught.value)
 
 
-def test_what_cannot_be_opened(tmp_path):
+def test_folders_that_cannot_be_opened(tmp_path):
     assert sentence(tmp_path / "none") == f"folder '{tmp_path}/none' does not exist"
     (tmp_path / "empty").mkdir()
     assert sentence(tmp_path / "empty") == (
-        f"folder '{tmp_path}/empty' has no pictures (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
+        f"folder '{tmp_path}/empty' contains no images (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
     )
     (tmp_path / "a.zip").write_text("")
-    assert sentence(tmp_path / "a.zip") == f"'{tmp_path}/a.zip' is a file, not a folder of pictures"
+    assert sentence(tmp_path / "a.zip") == f"'{tmp_path}/a.zip' is a file, not a folder of images"
     (tmp_path / "a.tar").write_text("")
     assert sentence(tmp_path / "a.tar") == (
-        f"'{tmp_path}/a.tar' is a file, not a folder of pictures; for the pictures inside write timm:{tmp_path}/a.tar"
+        f"'{tmp_path}/a.tar' is a file, not a folder of images; to read the images in it, use timm:{tmp_path}/a.tar"
     )
 
 
-def test_an_empty_part_of_a_split_folder(write_pictures, tmp_path):
+def test_an_empty_split(write_pictures, tmp_path):
     write_pictures(tmp_path / "train", {"cat": 3})
     (tmp_path / "val").mkdir()
     assert sentence(tmp_path, "validation") == (
-        f"folder '{tmp_path}/val' has no pictures (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
+        f"folder '{tmp_path}/val' contains no images (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
     )

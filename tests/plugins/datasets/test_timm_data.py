@@ -11,13 +11,13 @@ from distillkit.errors import DataError, MissingExtraError, UnreadableImageError
 from distillkit.recipe.schema import Data
 from distillkit_plugins.datasets.timm_data import TimmData
 
-# timm's reader of .tar files leaves it to Python to close them, which happens at once.
+# timm's reader of .tar files leaves closing them to Python's garbage collection.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
 def mnist(digits, tmp_path):
-    """Real digits in the files of MNIST, 60 to train and 20 to test: what torchvision reads."""
+    """Real digits in MNIST's file format, as torchvision reads it: 60 training and 20 test images."""
     pixels, labels = digits
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -60,7 +60,7 @@ def test_a_data_set_of_torchvision(mnist, digits, plugins):
 
 def test_a_tar_file(pictures_tar, plugins, digits):
     found = open_datasets(Data(train=f"timm:{pictures_tar}", validation=0), plugins)
-    assert found.class_names == ("cat", "dog9", "dog10")  # timm sorts as people count
+    assert found.class_names == ("cat", "dog9", "dog10")  # timm sorts numerically
     keys = [found.train.key(index) for index in range(7)]
     assert keys[:4] == ["./cat/0000.png", "./cat/0001.png", "./cat/0002.png", "./dog9/0005.png"]
     assert [found.train.label(index) for index in range(7)] == [0, 0, 0, 1, 1, 2, 2]
@@ -75,17 +75,17 @@ def test_a_tar_file_for_validation(pictures_tar, write_pictures, tmp_path, plugi
     assert [found.validation.label(index) for index in range(7)] == [0, 0, 0, 2, 2, 1, 1]
 
 
-def test_a_broken_picture_in_a_tar_file_is_named_and_not_replaced(tmp_path, plugins):
+def test_a_broken_image_in_a_tar_file_is_named_and_not_replaced(tmp_path, plugins):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "1.png").write_text("not a picture")
+        (tmp_path / name / "1.png").write_text("not an image")
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("cat", "dog"):
             tar.add(tmp_path / name / "1.png", arcname=f"{name}/1.png")
     source = open_datasets(Data(train=f"timm:{tmp_path}/a.tar", validation=0), plugins).train
     with pytest.raises(UnreadableImageError) as caught:
         load_image(source, 0)
-    assert (caught.value.kind, caught.value.reason) == ("not-an-image", "the file is of no known image format")
+    assert (caught.value.kind, caught.value.reason) == ("not-an-image", "the file has no known image format")
 
 
 def test_a_data_set_of_hugging_face(write_pictures, tmp_path, plugins, digits):
@@ -100,33 +100,33 @@ def test_a_data_set_of_hugging_face(write_pictures, tmp_path, plugins, digits):
     assert np.array_equal(np.asarray(found.test.image(1))[:, :, 0], digits[0][21])
 
 
-def test_what_timm_does_not_read():
+def test_names_that_timm_does_not_read():
     assert sentence("cifar10") == (
-        "'timm:cifar10' is none of timm:torch/<name>, timm:hfds/<name>, timm:wds/<name>, timm:tfds/<name>, "
-        "timm:hfids/<name> and timm:<path>.tar; a folder is named without 'timm:'"
+        "'timm:cifar10' is not a data set of timm; use timm:torch/<name>, timm:hfds/<name>, timm:wds/<name>, "
+        "timm:tfds/<name>, timm:hfids/<name> or timm:<path>.tar, or a folder without 'timm:'"
     )
     assert sentence("torch/cifar11", root="/data") == (
-        "'timm:torch/cifar11' is not a data set of torchvision that timm knows: cifar10, cifar100, fashion_mnist, "
-        "imagenet, inat, inaturalist, kmnist, mnist, places365, qmnist"
+        "'timm:torch/cifar11' is not a torchvision data set that timm supports; use one of: cifar10, cifar100, "
+        "fashion_mnist, imagenet, inat, inaturalist, kmnist, mnist, places365, qmnist"
     )
 
 
-def test_data_that_is_nowhere(tmp_path):
-    assert sentence("torch/cifar10") == "'timm:torch/cifar10' needs data.root, the folder in which it lies"
+def test_missing_data(tmp_path):
+    assert sentence("torch/cifar10") == "'timm:torch/cifar10' needs data.root, the folder that contains it"
     assert sentence("torch/cifar10", root=str(tmp_path)) == (
         "'timm:torch/cifar10' cannot be opened: Dataset not found or corrupted. "
-        "You can use download=True to download it; with data.download = true it is fetched"
+        "You can use download=True to download it; to download it, set data.download = true"
     )
     assert sentence(f"{tmp_path}/no.tar") == f"tar file '{tmp_path}/no.tar' does not exist"
     (tmp_path / "no.tar").write_text("no tar")
     assert sentence(f"{tmp_path}/no.tar") == (f"tar file '{tmp_path}/no.tar' cannot be opened: truncated header")
 
 
-def test_a_command_in_the_place_of_a_folder_is_not_run(tmp_path, monkeypatch):
-    """webdataset runs what follows "pipe:"; a folder of that name is a folder all the same."""
+def test_a_command_instead_of_a_folder_is_not_run(tmp_path, monkeypatch):
+    """webdataset runs names that start with "pipe:"; here such a name is a folder."""
     monkeypatch.chdir(tmp_path)
     root = "pipe:touch planted;"
-    assert sentence("wds/x", root=root) == f"'timm:wds/x' lies in data.root, and '{root}' is no folder"
+    assert sentence("wds/x", root=root) == f"'timm:wds/x' is read from data.root, and '{root}' is not a folder"
     (tmp_path / root).mkdir()
     assert sentence("wds/x", root=root).startswith("'timm:wds/x' cannot be opened: ")
     assert not (tmp_path / "planted").exists()
@@ -149,7 +149,7 @@ def test_a_package_that_is_not_installed(monkeypatch, name, package, requirement
     )
 
 
-def test_parts_that_torchvision_does_not_have(mnist):
+def test_splits_that_torchvision_does_not_have(mnist):
     data = Data(train="timm:torch/mnist", root=mnist)
     assert TimmData.open("torch/mnist", data, "validation") is None
     assert TimmData.open("torch/imagenet", data, "test") is None

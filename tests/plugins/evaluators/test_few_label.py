@@ -1,4 +1,4 @@
-"""Logistic regression on few labels against its own objective in NumPy and SciPy; splits; lists."""
+"""Logistic regression on few labels against its objective in NumPy and SciPy; shares; lists."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_the_optimum_and_its_accuracy_are_those_of_an_independent_solver(classes
     np.testing.assert_allclose(np.squeeze(fit(few, penalty).coef_), difference, atol=0.02)
 
 
-def test_one_class_alone() -> None:
+def test_a_single_class() -> None:
     with pytest.raises(DataError) as error:
         fit(Features(torch.ones(3, 2), torch.zeros(3).long()), 1.0)
-    assert str(error.value) == "the few labels are all of one class, so there is nothing to tell apart; give more"
+    assert str(error.value) == "the labelled images are all of one class; use more labels, from at least two classes"
 
 
-# --- Which images
+# --- Selection of images
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_list_that_does_not_fit(training: Selection, tmp_path: Path, text: str
 
 
 class Pictures:
-    """Four pictures in two folders, two of one name."""
+    """Four images in two folders, two of the same name."""
 
     name, class_names = "pets", ("cat", "dog")
     keys = ("cat/1.png", "cat/2.png", "dog/1.png", "dog/3.png")
@@ -140,7 +140,7 @@ class Pictures:
         return index // 2
 
 
-def test_a_name_goes_without_its_folder_where_it_is_clear(tmp_path: Path) -> None:
+def test_a_name_needs_no_folder_if_it_is_unique(tmp_path: Path) -> None:
     from distillkit.data.selection import SelectedPart
 
     pets = Selection("pets", ("cat", "dog"), [SelectedPart.whole(Pictures())])
@@ -153,7 +153,7 @@ def test_a_name_goes_without_its_folder_where_it_is_clear(tmp_path: Path) -> Non
     assert str(error.value) == (f"'1.png' in '{path}' matches several images; add the folder, such as 'cat/1.png'")
 
 
-def test_a_stream_has_no_few_labels() -> None:
+def test_a_stream_is_refused() -> None:
     class Stream:
         name = "wds"
 
@@ -164,7 +164,7 @@ def test_a_stream_has_no_few_labels() -> None:
     )
 
 
-def test_the_seed_and_what_was_chosen_are_said() -> None:
+def test_the_result_names_seed_and_penalty() -> None:
     options = {"shares": [0.02], "seed": 7, "penalties": [0.01, 1.0]}
     found = evaluate(
         "timm:test_vit", PLUGINS, protocol="few-label", weights="none", data="digits", options=options
@@ -177,7 +177,7 @@ def test_the_seed_and_what_was_chosen_are_said() -> None:
     (penalty,) = {
         row["penalty"] for row in found.rows if row["top1"] == chosen and f" {row['penalty']:g} was" in found.notes[0]
     }
-    assert found.notes == (f"2%: 23 labels, 2 to 3 of every class; penalty {penalty:g} was chosen",)
+    assert found.notes == (f"2%: 23 labels, 2 to 3 per class; penalty {penalty:g} was chosen",)
 
 
 # --- Fine-tuning
@@ -215,7 +215,7 @@ def test_fine_tuning_is_a_run_on_the_few_labels_that_starts_from_the_model(
     assert (tmp_path / "start" / "student.safetensors").read_bytes() == before
 
 
-def test_what_cannot_be_fine_tuned() -> None:
+def test_a_model_that_cannot_be_fine_tuned() -> None:
     with pytest.raises(UserError) as error:
         evaluate(
             "cifar-resnet20",
@@ -230,7 +230,7 @@ def test_what_cannot_be_fine_tuned() -> None:
     )
 
 
-def test_fine_tuning_takes_no_list() -> None:
+def test_fine_tuning_does_not_support_a_list() -> None:
     with pytest.raises(RecipeError) as error:
         evaluate("timm:test_vit", PLUGINS, protocol="few-label", options={"method": "finetune", "list": "few.txt"})
-    assert str(error.value) == ("method 'finetune' takes shares of the labels; leave out list, or use method=logistic")
+    assert str(error.value) == "method=finetune does not support list; use shares, or method=logistic"

@@ -13,12 +13,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from distillkit.errors import DataError
 from distillkit.evaluation import Features
 from distillkit_plugins.evaluators import knn
-from distillkit_plugins.evaluators.knn import chosen_k, knn_accuracy, nearest, place, vote
+from distillkit_plugins.evaluators.knn import chosen_k, knn_accuracy, nearest, rank, vote
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Features, Features]:
-    """A bank and queries: pixels with noise, so that k-NN errs now and then."""
+    """A bank and queries: pixels with noise, so that k-NN makes some errors."""
     pixels, labels = load_digits(return_X_y=True)
     noisy = pixels + np.random.default_rng(0).normal(0, 9, pixels.shape)
     values, classes = torch.tensor(noisy, dtype=torch.float32), torch.tensor(labels)
@@ -33,7 +33,7 @@ def test_accuracy_is_that_of_scikit_learn(digits: tuple[Features, Features], k: 
     other.fit(bank.values.double().numpy(), bank.labels.numpy())
     scores = other.predict_proba(queries.values.double().numpy())
     labels = queries.labels.numpy()
-    # A class without a vote is no answer, even where fewer than five have one.
+    # A class without votes is not in the top 5, even if fewer than five classes have votes.
     is_named = (np.argsort(-scores, axis=1)[:, :5] == labels[:, None]).any(axis=1) & (
         scores[np.arange(len(labels)), labels] > 0
     )
@@ -60,7 +60,7 @@ def test_several_k_in_one_pass_and_in_chunks(
     st.integers(1, 30),
     st.integers(1, 9),
 )
-def test_equally_near_ones_come_in_the_order_of_the_bank(values: list[float], k: int, chunk: int) -> None:
+def test_equally_similar_images_come_in_the_order_of_the_bank(values: list[float], k: int, chunk: int) -> None:
     bank = torch.tensor(values).view(-1, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knn, "BANK", chunk)
@@ -79,9 +79,9 @@ def test_the_vote_by_hand() -> None:
     torch.testing.assert_close(votes, torch.tensor([[1.0, 2 * np.exp(-1.0), 0.0]], dtype=torch.float64))
 
 
-def test_places_among_equal_votes_and_without_a_vote() -> None:
+def test_ranks_of_equal_votes_and_without_votes() -> None:
     votes = torch.tensor([[2.0, 2.0, 5.0, 0.0]] * 4)
-    assert place(votes, torch.tensor([0, 1, 2, 3])).tolist() == [1, 2, 0, 4]
+    assert rank(votes, torch.tensor([0, 1, 2, 3])).tolist() == [1, 2, 0, 4]
 
 
 def test_one_training_image_and_one_measured() -> None:
@@ -89,15 +89,15 @@ def test_one_training_image_and_one_measured() -> None:
     assert knn_accuracy(one, one, [1], 0.07, classes=2) == ({"k": 1, "top1": 100.0},)
 
 
-def test_of_the_usual_numbers_those_that_fit() -> None:
+def test_default_k_are_limited_by_the_bank() -> None:
     assert chosen_k(None, 1000, "pets") == ((10, 20, 100, 200), ())
-    note = "left out: k = 100, 200, more than the 60 labelled images of 'pets'"
+    note = "skipped k = 100, 200: 'pets' has only 60 labelled images"
     assert chosen_k(None, 60, "pets") == ((10, 20), (note,))
     assert chosen_k(None, 7, "pets")[0] == (7,)
     assert chosen_k([50, 3, 50], 60, "pets") == ((3, 50), ())
 
 
-def test_more_neighbours_than_images_is_one_sentence() -> None:
+def test_more_neighbours_than_images_are_refused() -> None:
     with pytest.raises(DataError) as error:
         chosen_k([20, 200], 60, "pets")
     assert str(error.value) == "k = 200 is larger than the 60 labelled images of 'pets'; lower --k"

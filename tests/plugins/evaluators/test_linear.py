@@ -1,4 +1,4 @@
-"""Linear heads against the same steps in NumPy and against scikit-learn's optimum, on the pixels of digits."""
+"""Linear heads against the same SGD steps in NumPy and against scikit-learn's optimum, on the pixels of digits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLUGINS = installed_plugins()
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Features, Features]:
-    """Pixels with noise, standardised as a whole, to train on and to measure."""
+    """Standardised pixels with noise, to train on and to measure."""
     pixels, labels = load_digits(return_X_y=True)
     noisy = (pixels - 5) / 6 + np.random.default_rng(0).normal(0, 1.5, pixels.shape)
     values, classes = torch.tensor(noisy, dtype=torch.float32), torch.tensor(labels)
@@ -38,7 +38,7 @@ def digits() -> tuple[Features, Features]:
 
 
 def sgd(train: Features, rate: float, epochs: int, batch_size: int, seed: int) -> tuple[NDArray, NDArray]:
-    """The same in NumPy: v = 0.9 v + g, w = w - lr v, with lr along a cosine from rate * batch / 256 to 0."""
+    """SGD in NumPy: v = 0.9 v + g, w = w - lr v, with lr along a cosine from rate * batch / 256 to 0."""
     x, labels = train.values.double().numpy(), train.labels.numpy()
     weight = 0.01 * torch.randn(10, x.shape[1], generator=torch.Generator().manual_seed(seed)).double().numpy()
     bias, speed, bias_speed = np.zeros(10), np.zeros_like(weight), np.zeros(10)
@@ -74,7 +74,7 @@ def test_every_head_takes_the_steps_of_an_independent_implementation(digits: tup
 
 
 def test_long_training_reaches_the_optimum_of_scikit_learn() -> None:
-    """Few vectors of a few directions, classes that overlap: one optimum, and both find it."""
+    """Few vectors of few dimensions with overlapping classes have a single optimum, and both find it."""
     draw = np.random.default_rng(1)
     labels = np.arange(300) % 3
     values = draw.normal(size=(300, 4)) + 1.2 * np.eye(3, 4)[labels]
@@ -85,13 +85,13 @@ def test_long_training_reaches_the_optimum_of_scikit_learn() -> None:
     assert found["top1"] == pytest.approx(100 * other.score(values, labels), abs=0.1)
 
 
-def test_a_head_that_diverges_leaves_the_others_as_they_are(digits: tuple[Features, Features]) -> None:
+def test_a_head_that_diverges_does_not_change_the_others(digits: tuple[Features, Features]) -> None:
     train, test = digits
     alone = train_on_cached(train, 10, (0.03,), epochs=3, batch_size=128, seed=0, device=CPU)
-    beside = train_on_cached(train, 10, (1e38, 0.03), epochs=3, batch_size=128, seed=0, device=CPU)
-    torch.testing.assert_close(beside.weights[1], alone.weights[0])
-    assert not beside.weights[0].isfinite().all()
-    assert head_accuracy(beside, test, CPU)[1] == head_accuracy(alone, test, CPU)[0]
+    together = train_on_cached(train, 10, (1e38, 0.03), epochs=3, batch_size=128, seed=0, device=CPU)
+    torch.testing.assert_close(together.weights[1], alone.weights[0])
+    assert not together.weights[0].isfinite().all()
+    assert head_accuracy(together, test, CPU)[1] == head_accuracy(alone, test, CPU)[0]
 
 
 def test_two_classes_have_no_top5() -> None:
@@ -109,7 +109,7 @@ def test_two_classes_have_no_top5() -> None:
         ("cnn", 2048, 4, View(1)),
     ],
 )
-def test_what_is_read_of_which_model(kind: str, width: int, layers: int, view: View) -> None:
+def test_features_of_the_probe_by_model(kind: str, width: int, layers: int, view: View) -> None:
     spec = ModelSpec("m", "m", kind, 10, frozenset(), (8, 8), layers=layers, widths=(width,) * layers)
     assert probe_view(spec) == view
     assert probe_view(spec, 1, patch_mean=True) == View(1, patch_mean=True)
@@ -130,7 +130,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(out)
 
 
-def test_the_fast_probe_chooses_a_rate_on_images_that_it_does_not_measure(folder: str, tmp_path: Path) -> None:
+def test_the_fast_probe_selects_a_rate_on_other_images_than_it_measures(folder: str, tmp_path: Path) -> None:
     found = evaluate(folder, PLUGINS, protocol="linear", options={"epochs": 3, "lr": [0.001, 0.03]}).measurement
     assert found.title == "linear probe on cached features (fast: no augmentation, 3 epochs)"
     chosen = found.settings["chosen_lr"]
@@ -139,11 +139,11 @@ def test_the_fast_probe_chooses_a_rate_on_images_that_it_does_not_measure(folder
     assert found.figures == {"top1": row["top1"], "top5": row["top5"], "images": 500.0}
     assert found.settings["read"] == "the embedding of the last 2 layers"
     on_them = evaluate(folder, PLUGINS, protocol="linear", split="validation", options={"epochs": 1, "lr": [0.01, 0.1]})
-    assert on_them.measurement.notes[0].endswith(" of 2 was chosen on the measured images themselves")
+    assert on_them.measurement.notes[0].endswith(" of 2 was chosen on the evaluated images themselves")
 
 
 def test_dinos_probe_takes_the_steps_of_an_independent_implementation(folder: str) -> None:
-    """The rate falls epoch by epoch; 1,167 images in batches of 300 are 3 steps an epoch."""
+    """The learning rate decays once per epoch; 1,167 images in batches of 300 are 3 steps per epoch."""
     judged = open_model(folder, PLUGINS, None)
     datasets = open_datasets(judged.recipe.data, PLUGINS)
     subject = Subject(
@@ -171,7 +171,7 @@ def test_dinos_probe_takes_the_steps_of_an_independent_implementation(folder: st
         np.testing.assert_allclose(heads.biases[number].detach().numpy(), bias, atol=1e-4)
 
 
-def test_dinos_probe_sees_augmented_images_and_repeats_itself(folder: str) -> None:
+def test_dinos_probe_is_reproducible_and_depends_on_its_seed(folder: str) -> None:
     options = {"method": "dino", "epochs": 2, "batch_size": 256, "lr": [0.1]}
     found = evaluate(folder, PLUGINS, protocol="linear", options=options).measurement
     assert found.title == "linear probe on augmented images (dino: DINO's protocol, 2 epochs)"

@@ -1,4 +1,4 @@
-"""Accuracy by class, against ReaL labels, and on folders that are numbers."""
+"""Accuracy per class, against ReaL labels, and on folders whose names are numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLUGINS = installed_plugins()
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[..., Path]:
-    """`folder("images", "cat/1.png", ...)` holds these pictures."""
+    """`folder("name", "cat/1.png", ...)` writes these images into a folder."""
 
     def write(name: str, *pictures: str) -> Path:
         for number, picture in enumerate(pictures):
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_every_class_by_hand() -> None:
+def test_per_class_by_hand() -> None:
     predictions, labels = torch.tensor([0, 2, 2, 0, 0]), torch.tensor([0, 0, 2, 2, 2])
     assert per_class(predictions, labels, ("cat", "dog", "eel")) == (
         {"class": "cat", "images": 2, "top1": 50.0},
@@ -57,8 +57,8 @@ def opened(root: Path) -> object:
     return open_datasets(Recipe.model_validate({"data": {"train": str(root), "validation": 0}}).data, PLUGINS).train
 
 
-def test_real_labels_go_by_file_name_whatever_the_folder(folder: Callable[..., Path], tmp_path: Path) -> None:
-    """In the order of folders: val_3, val_1, val_2."""
+def test_real_labels_are_matched_by_file_name(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The images are in the order of folders: val_3, val_1, val_2."""
     images = opened(folder("val", "a/val_3.png", "b/val_1.png", "b/val_2.png"))
     path = tmp_path / "real.json"
     path.write_text(json.dumps([[1], [], [0, 1]]), encoding="utf-8")
@@ -71,21 +71,21 @@ def test_real_labels_go_by_file_name_whatever_the_folder(folder: Callable[..., P
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "there is no file of ReaL labels '{path}'; check --real"),
-        ("[[1], 2]", "'{path}' is not a JSON list with a list of class numbers for every image; see --real"),
-        ("[[1]", "'{path}' is not a JSON list with a list of class numbers for every image; see --real"),
+        (None, "ReaL label file '{path}' does not exist; check --real"),
+        ("[[1], 2]", "'{path}' is not a JSON list with one list of class numbers per image; see --real"),
+        ("[[1]", "'{path}' is not a JSON list with one list of class numbers per image; see --real"),
         (
             "[[1]]",
             (
-                "'{path}' has labels for 1 images and '{images}' has 2; give the whole validation set, or a file for "
-                "these images"
+                "'{path}' has labels for 1 images and '{images}' has 2; give the complete validation set, or a file "
+                "for these images"
             ),
         ),
         (
             "[[0], [2]]",
             (
-                "'{path}' speaks of class 2 and the model has the classes 0 to 1; ReaL labels count ImageNet's "
-                "classes, so give a model that answers in these"
+                "'{path}' contains class 2, and the model has classes 0 to 1; ReaL labels are for ImageNet's "
+                "classes, so use a model with these"
             ),
         ),
     ],
@@ -101,8 +101,8 @@ def test_real_labels_that_do_not_fit(
     assert str(error.value) == sentence.format(path=path, images=root)
 
 
-def test_real_labels_are_outputs_not_places_of_folders(folder: Callable[..., Path], tmp_path: Path) -> None:
-    """Folders 10, 2 and 7 sort as text; the network always decides for its output 7, the third of them."""
+def test_real_labels_are_outputs_not_folder_positions(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Folders 10, 2 and 7 sort as text; the network always predicts its output 7, the third of them."""
     root, path, weights = folder("val", "10/1.png", "2/2.png", "7/3.png"), tmp_path / "real.json", tmp_path / "w.pth"
     network = timm.create_model("test_vit", num_classes=12)
     with torch.no_grad():
@@ -116,19 +116,17 @@ def test_real_labels_are_outputs_not_places_of_folders(folder: Callable[..., Pat
         assert found.measurement.figures["real_top1"] == expected
 
 
-def test_nothing_acceptable_at_all() -> None:
+def test_empty_real_labels() -> None:
     with pytest.raises(DataError) as error:
         real_accuracy([0], [frozenset()])
-    assert str(error.value) == (
-        "the ReaL labels of these images are all empty, so there is nothing to measure; give others"
-    )
+    assert str(error.value) == ("the ReaL labels of these images are all empty; check --real and --data")
 
 
 # --- ImageNet-V2
 
 
 def class_map(names: tuple[str, ...], *, classes: int, known: tuple[str, ...] | None, root: Path) -> object:
-    """Which outputs of a model answer to the folders of `root`."""
+    """Outputs of a model that correspond to the folders of `root`."""
     datasets = open_datasets(Recipe.model_validate({"data": {"train": str(root), "validation": 0}}).data, PLUGINS)
     assert datasets.class_names == names
     spec = ModelSpec("m", "m", "other", classes, frozenset(), (8, 8), class_names=known)
@@ -139,7 +137,7 @@ def class_map(names: tuple[str, ...], *, classes: int, known: tuple[str, ...] | 
     return subject.class_map.indices
 
 
-def test_folders_that_are_numbers_are_the_outputs_of_that_number(folder: Callable[..., Path]) -> None:
+def test_folders_named_by_numbers_are_the_outputs_of_that_number(folder: Callable[..., Path]) -> None:
     """As text they sort 0, 1, 10, 2: the third folder is output 10."""
     root = folder("v2", "0/a.png", "1/a.png", "2/a.png", "10/a.png")
     names = ("0", "1", "10", "2")
@@ -147,13 +145,13 @@ def test_folders_that_are_numbers_are_the_outputs_of_that_number(folder: Callabl
     assert class_map(names, classes=1000, known=None, root=root) == (0, 1, 10, 2)
 
 
-def test_unless_the_model_knows_classes_of_these_names(folder: Callable[..., Path]) -> None:
+def test_folders_named_by_numbers_may_be_class_names(folder: Callable[..., Path]) -> None:
     root = folder("own", "0/a.png", "1/a.png", "2/a.png", "10/a.png")
     names = ("0", "1", "10", "2")
     assert class_map(names, classes=4, known=names, root=root) is None
 
 
-def test_a_number_beyond_the_outputs(folder: Callable[..., Path]) -> None:
+def test_a_folder_number_beyond_the_outputs(folder: Callable[..., Path]) -> None:
     root = folder("v2", "0/a.png", "1000/a.png")
     with pytest.raises(ClassSpaceError) as error:
         class_map(("0", "1000"), classes=1000, known=imagenet_class_names(), root=root)
@@ -163,8 +161,8 @@ def test_a_number_beyond_the_outputs(folder: Callable[..., Path]) -> None:
     )
 
 
-def test_a_folder_without_parts_is_measured_as_a_whole(folder: Callable[..., Path], tmp_path: Path) -> None:
-    """As ImageNet-V2 comes; and the ReaL labels and the classes are of all of its images."""
+def test_a_folder_without_splits_is_measured_completely(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """As ImageNet-V2 is published; ReaL labels and per-class rows then cover all images."""
     root = folder("v2", "0/b.png", "1/a.png", "10/c.png", "2/d.png")
     (tmp_path / "real.json").write_text("[[0], [], [10], [2]]", encoding="utf-8")
     options = {"per_class": True, "real": str(tmp_path / "real.json")}

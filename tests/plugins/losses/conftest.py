@@ -1,11 +1,11 @@
-"""What the tests of attention losses share: interpolation and rows, written in NumPy."""
+"""Fixtures for the tests of attention losses: interpolation and attention rows, in NumPy."""
 
 import numpy as np
 import pytest
 
 
 def keys_weights(inside, outside):
-    """[outside, inside]: cubic convolution with a = -0.75 at the new centres, borders repeated, no antialiasing."""
+    """Weights [outside, inside] of cubic convolution, a = -0.75; borders repeated, no antialiasing."""
     matrix = np.zeros((outside, inside))
     for row in range(outside):
         centre = (row + 0.5) * inside / outside - 0.5
@@ -20,7 +20,7 @@ def keys_weights(inside, outside):
 
 
 def block_weights(inside, outside):
-    """[outside, inside]: the mean over whole blocks."""
+    """Weights [outside, inside] of the mean over blocks."""
     return np.kron(np.eye(outside), np.full((1, inside // outside), outside / inside))
 
 
@@ -41,7 +41,7 @@ def numpy_resample():
 
 @pytest.fixture
 def some_rows():
-    """`some_rows(seed, *shape)` are distributions over the last axis, in float64, of which some entries are 0."""
+    """`some_rows(seed, *shape)`: distributions over the last axis, in float64, with some entries 0."""
 
     def make(seed, *shape):
         generator = np.random.default_rng(seed)

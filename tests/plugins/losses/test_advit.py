@@ -1,4 +1,4 @@
-"""ADViT's losses against the whole computation written again in NumPy, and the facts that their docstrings promise."""
+"""ADViT's losses against a NumPy implementation of the complete computation, and the statements of their docstrings."""
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ def outputs(rows):
     return Outputs(cls_attention=torch.from_numpy(rows))
 
 
-def compute(loss, taught, said):
-    """The loss's only term, from the rows of the layers that it reads."""
-    (term,) = loss(outputs(said), loss.target(outputs(taught)), BATCH).values()
+def compute(loss, teacher_rows, student_rows):
+    """The loss's only term, computed from the rows of the layers it reads."""
+    (term,) = loss(outputs(student_rows), loss.target(outputs(teacher_rows)), BATCH).values()
     return term.numpy()
 
 
@@ -50,27 +50,29 @@ def softmax(values):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def divergence(taught, said):
-    return (taught * np.log(np.maximum(taught, 1e-12) / np.maximum(said, 1e-12))).sum(axis=-1)
+def divergence(teacher_rows, student_rows):
+    return (teacher_rows * np.log(np.maximum(teacher_rows, 1e-12) / np.maximum(student_rows, 1e-12))).sum(axis=-1)
 
 
 DISTANCES = {
-    ("advit-l1", ()): lambda taught, said: np.abs(taught - said).sum(axis=-1),
-    ("advit-l2", ()): lambda taught, said: ((taught - said) ** 2).sum(axis=-1),
-    ("advit-kl", (("tau", 1.0),)): lambda taught, said: divergence(softmax(taught), softmax(said)),
-    ("advit-kl", (("tau", 0.1),)): lambda taught, said: 0.01 * divergence(softmax(taught / 0.1), softmax(said / 0.1)),
+    ("advit-l1", ()): lambda teacher, student: np.abs(teacher - student).sum(axis=-1),
+    ("advit-l2", ()): lambda teacher, student: ((teacher - student) ** 2).sum(axis=-1),
+    ("advit-kl", (("tau", 1.0),)): lambda teacher, student: divergence(softmax(teacher), softmax(student)),
+    ("advit-kl", (("tau", 0.1),)): lambda teacher, student: (
+        0.01 * divergence(softmax(teacher / 0.1), softmax(student / 0.1))
+    ),
     ("advit-kl", (("form", "direct"),)): divergence,
 }
 HEADS = [("mean", 12, 3), ("mean", 5, 2), ("group", 12, 3), ("group", 12, 6), ("group", 6, 3), ("logsum", 12, 3)]
 
 
-@pytest.mark.parametrize(("heads", "of_teacher", "of_student"), HEADS)
+@pytest.mark.parametrize(("heads", "teacher_heads", "student_heads"), HEADS)
 @pytest.mark.parametrize(("name", "options"), DISTANCES)
-def test_against_numpy(some_rows, name, options, heads, of_teacher, of_student):
-    taught, said = some_rows(1, 2, 3, of_teacher, 7), some_rows(2, 2, 3, of_student, 7)
-    loss = build(name, model("s", of_student), model("t", of_teacher), heads=heads, **dict(options))
-    found = compute(loss, taught, said)
-    prepared = [shares(aggregated(rows, heads, of_student)) for rows in (taught, said)]
+def test_against_numpy(some_rows, name, options, heads, teacher_heads, student_heads):
+    teacher_rows, student_rows = some_rows(1, 2, 3, teacher_heads, 7), some_rows(2, 2, 3, student_heads, 7)
+    loss = build(name, model("s", student_heads), model("t", teacher_heads), heads=heads, **dict(options))
+    found = compute(loss, teacher_rows, student_rows)
+    prepared = [shares(aggregated(rows, heads, student_heads)) for rows in (teacher_rows, student_rows)]
     expected = DISTANCES[name, options](*prepared).mean(axis=(1, 2))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -86,60 +88,66 @@ def test_against_numpy(some_rows, name, options, heads, of_teacher, of_student):
 )
 @pytest.mark.parametrize(("name", "options"), DISTANCES)
 def test_other_grids_and_depths_against_numpy(some_rows, numpy_resample, name, options, grids):
-    """The teacher's 12 layers teach 4: 2, 5, 8 and 11 are read of it."""
+    """A student of 4 layers reads layers 2, 5, 8 and 11 of a teacher of 12."""
     source, goal, interpolation = grids
-    said = some_rows(3, 2, 4, 3, 1 + goal[0] * goal[1])
-    taught = some_rows(4, 2, 4, 3, 1 + source[0] * source[1])
+    student_rows = some_rows(3, 2, 4, 3, 1 + goal[0] * goal[1])
+    teacher_rows = some_rows(4, 2, 4, 3, 1 + source[0] * source[1])
     student, teacher = model("s", 3, layers=4, grid=goal), model("t", 3, layers=12, grid=source)
     loss = build(name, student, teacher, interpolation=interpolation, **dict(options))
     assert loss.reads_teacher == {Read(Signal.CLS_ATTENTION, (2, 5, 8, 11))}
-    moved = numpy_resample(taught.mean(axis=2, keepdims=True)[..., 1:], source, goal, interpolation).clip(min=0)
+    moved = numpy_resample(teacher_rows.mean(axis=2, keepdims=True)[..., 1:], source, goal, interpolation).clip(min=0)
     moved /= moved.sum(axis=-1, keepdims=True)
-    expected = DISTANCES[name, options](moved, shares(said.mean(axis=2, keepdims=True))).mean(axis=(1, 2))
-    np.testing.assert_allclose(compute(loss, taught, said), expected, rtol=1e-6, atol=1e-6)
+    expected = DISTANCES[name, options](moved, shares(student_rows.mean(axis=2, keepdims=True))).mean(axis=(1, 2))
+    np.testing.assert_allclose(compute(loss, teacher_rows, student_rows), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_deeper_student_hears_a_layer_more_than_once(some_rows):
-    taught, said = some_rows(5, 2, 2, 3, 7), some_rows(6, 2, 5, 3, 7)
+def test_a_deeper_student_compares_several_layers_with_one_of_the_teacher(some_rows):
+    teacher_rows, student_rows = some_rows(5, 2, 2, 3, 7), some_rows(6, 2, 5, 3, 7)
     loss = build("advit-l1", model("s", 3, layers=5), model("t", 3, layers=2))
     assert loss.targets["attention"].shape == (2, 1, 6)
     layers = [0, 0, 0, 1, 1]  # 2/5, 4/5, 6/5, 8/5, 10/5, rounded, less one, none below 0
-    expected = np.abs(shares(taught[:, layers].mean(axis=2)) - shares(said.mean(axis=2))).sum(axis=-1).mean(axis=1)
-    np.testing.assert_allclose(compute(loss, taught, said), expected, rtol=1e-6)
+    expected = (
+        np.abs(shares(teacher_rows[:, layers].mean(axis=2)) - shares(student_rows.mean(axis=2)))
+        .sum(axis=-1)
+        .mean(axis=1)
+    )
+    np.testing.assert_allclose(compute(loss, teacher_rows, student_rows), expected, rtol=1e-6)
 
 
 def test_l1_and_l2_by_hand():
-    """One layer, one head, two patches: shares (3/4, 1/4) against (1/2, 1/2), whatever the class token keeps."""
-    taught, said = np.array([[[[0.2, 0.6, 0.2]]]]), np.array([[[[0.8, 0.1, 0.1]]]])
+    """One layer, one head, two patches: (3/4, 1/4) against (1/2, 1/2) after the class token's own entry is dropped."""
+    teacher_rows, student_rows = np.array([[[[0.2, 0.6, 0.2]]]]), np.array([[[[0.8, 0.1, 0.1]]]])
     student, teacher = (model(name, 1, layers=1, grid=(1, 2)) for name in "st")
-    assert compute(build("advit-l1", student, teacher), taught, said) == pytest.approx(0.5)
-    assert compute(build("advit-l2", student, teacher), taught, said) == pytest.approx(0.125)
+    assert compute(build("advit-l1", student, teacher), teacher_rows, student_rows) == pytest.approx(0.5)
+    assert compute(build("advit-l2", student, teacher), teacher_rows, student_rows) == pytest.approx(0.125)
     direct = build("advit-kl", student, teacher, form="direct")
-    assert compute(direct, taught, said) == pytest.approx(0.13081204)
+    assert compute(direct, teacher_rows, student_rows) == pytest.approx(0.13081204)
     s = 1 / (1 + np.exp(-0.5))
     again = s * np.log(2 * s) + (1 - s) * np.log(2 - 2 * s)
-    assert compute(build("advit-kl", student, teacher), taught, said) == pytest.approx(again)
+    assert compute(build("advit-kl", student, teacher), teacher_rows, student_rows) == pytest.approx(again)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_equal_attention_costs_nothing(some_rows, name):
+def test_equal_attention_gives_zero_loss(some_rows, name):
     rows = some_rows(7, 2, 3, 2, 7)
     assert compute(build(name, model("s", 2), model("t", 2)), rows, rows) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"form": "direct"}])
-def test_the_temperature_gives_no_room_to_zeros(options):
-    taught = torch.zeros(2, 3, 2, 7)
-    taught[..., 1] = 1
-    said = torch.zeros(2, 3, 2, 7, requires_grad=True)
+def test_zeros_give_finite_terms_and_gradients(options):
+    teacher_rows = torch.zeros(2, 3, 2, 7)
+    teacher_rows[..., 1] = 1
+    student_rows = torch.zeros(2, 3, 2, 7, requires_grad=True)
     loss = build("advit-kl", model("s", 2), model("t", 2), **options)
-    term = loss(Outputs(cls_attention=said), loss.target(Outputs(cls_attention=taught)), BATCH)["attention"]
+    term = loss(Outputs(cls_attention=student_rows), loss.target(Outputs(cls_attention=teacher_rows)), BATCH)[
+        "attention"
+    ]
     term.sum().backward()
     assert torch.isfinite(term).all()
-    assert torch.isfinite(said.grad).all()
+    assert torch.isfinite(student_rows.grad).all()
 
 
-def test_one_stored_target_serves_all_three_losses_and_every_temperature(some_rows):
+def test_one_target_fits_all_three_losses_and_every_temperature(some_rows):
     rows = outputs(some_rows(8, 2, 3, 4, 25))
     student, teacher = model("s", 2), model("t", 4, grid=(4, 6))
     losses = [build(name, student, teacher) for name in LOSSES]
@@ -149,7 +157,7 @@ def test_one_stored_target_serves_all_three_losses_and_every_temperature(some_ro
 
 
 def test_the_target_is_small():
-    """Of 12 heads and 24 x 24 patches a layer, 3 layers of one row on the student's 2 x 3 are kept."""
+    """The target keeps 3 layers of one row on the student's 2 x 3 grid, not 12 layers of 12 heads on 24 x 24."""
     loss = build("advit-l1", model("s", 3), model("t", 12, layers=12, grid=(24, 24)))
     assert loss.targets == {"attention": TargetSpec((3, 1, 6), "float32", exact=False)}
     grouped = build("advit-l1", model("s", 3), model("t", 12), heads="group")
@@ -162,37 +170,37 @@ def test_weights_are_one_and_one():
     assert (loss.options.form, loss.options.tau) == ("resoftmax", 1.0)
 
 
-def test_twelve_heads_make_no_five_groups():
+def test_groups_need_a_multiple_of_the_students_heads():
     with pytest.raises(RecipeError) as refusal:
         build("advit-l1", model("small", 5), model("large", 12), heads="group")
     assert str(refusal.value) == (
-        "loss 'advit-l1': heads = \"group\" shares the teacher's heads out among the student's in equal groups, and "
-        "the 12 heads of 'large' make no 5 equal groups for 'small'; use \"mean\" or \"logsum\""
+        "loss 'advit-l1': heads = \"group\" needs a teacher whose number of heads is a multiple of the student's; "
+        "teacher 'large' has 12 heads and student 'small' has 5; use heads = \"mean\" or \"logsum\""
     )
 
 
-def test_unequal_grids_are_refused_where_interpolation_is_not_allowed():
+def test_different_grids_are_refused_without_interpolation():
     student, teacher = model("small", 3, grid=(14, 14)), model("large", 12, grid=(28, 28))
     with pytest.raises(RecipeError) as refusal:
         build("advit-l2", student, teacher, interpolation="none")
     assert str(refusal.value) == (
-        "loss 'advit-l2': teacher 'large' has 28 x 28 patches and student 'small' 14 x 14, and "
-        'interpolation = "none" allows no unequal grids; use "bicubic" or "area", or a patch and image size that give '
+        "loss 'advit-l2': teacher 'large' has 28 x 28 patches and student 'small' 14 x 14, but "
+        'interpolation = "none" needs equal grids; use "bicubic" or "area", or choose patch and image sizes that give '
         "equal grids"
     )
     assert build("advit-l2", student, model("equal", 12, grid=(14, 14)), interpolation="none")
 
 
-def test_area_takes_whole_multiples_only():
+def test_area_needs_multiples():
     with pytest.raises(RecipeError) as refusal:
         build("advit-kl", model("small", 3, grid=(14, 14)), model("large", 12, grid=(28, 21)), interpolation="area")
     assert str(refusal.value) == (
-        "loss 'advit-kl': teacher 'large' has 28 x 21 patches and student 'small' 14 x 14, and "
-        'interpolation = "area" needs whole multiples of the student\'s rows and columns; use "bicubic"'
+        "loss 'advit-kl': teacher 'large' has 28 x 21 patches and student 'small' 14 x 14, but "
+        'interpolation = "area" needs multiples of the student\'s rows and columns; use "bicubic"'
     )
 
 
-def test_a_model_that_reveals_no_attention_is_named_as_broken():
+def test_a_model_without_the_requested_attention_is_a_broken_plugin():
     loss = build("advit-l1", model("s", 3), model("t", 3))
     with pytest.raises(BrokenPluginError) as refusal:
         loss.target(Outputs())

@@ -1,4 +1,4 @@
-"""The formulas that the attention losses are made of, each against NumPy, by hand, and by finite differences."""
+"""The formulas of the attention losses, each against NumPy, by hand, and by finite differences."""
 
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -93,7 +93,7 @@ def test_matched_layers(student, teacher, expected):
 
 
 @given(st.integers(1, 64), st.integers(1, 64))
-def test_layers_rise_and_the_last_ones_meet(student, teacher):
+def test_matched_layers_rise_and_end_at_the_last(student, teacher):
     matched = matched_layers(student, teacher)
     rounded = [
         int((Decimal((layer + 1) * teacher) / student).quantize(Decimal(1), ROUND_HALF_UP)) - 1
@@ -123,12 +123,12 @@ def test_area_against_numpy_keeps_the_mass(numpy_resample, some_rows, source, go
 
 
 def test_bicubic_by_hand():
-    """Half-way between two patches the cubic of a = -3/4 weighs (-3, 19, 19, -3) / 32; beyond the border it repeats."""
+    """Half-way between two patches the cubic of a = -3/4 has weights (-3, 19, 19, -3) / 32; borders are repeated."""
     found = resample(tensor([[32.0, 0.0, 0.0, 0.0], [0.0, 32.0, 0.0, 0.0]]), (1, 4), (1, 2), "bicubic")
     agree(found, [[-3 + 19, 0], [19, -3]])
 
 
-def test_equal_grids_are_left_alone(some_rows):
+def test_equal_grids_are_unchanged(some_rows):
     patches = tensor(some_rows(4, 1, 6))
     assert resample(patches, (2, 3), (2, 3), "bicubic") is patches
 
@@ -139,7 +139,7 @@ def test_equal_patch_counts_on_other_grids_are_interpolated(numpy_resample, some
     agree(found, numpy_resample(patches, (2, 6), (3, 4), "bicubic"))
 
 
-def test_the_class_entry_is_left_out_and_the_patches_shares_are_of_the_rest():
+def test_the_class_entry_is_dropped_and_the_patches_are_normalised():
     agree(patch_distribution(tensor([0.5, 0.1, 0.1, 0.2, 0.1]), (2, 2), (2, 2), "none"), [0.2, 0.2, 0.4, 0.2])
 
 
@@ -150,8 +150,8 @@ def test_normalised_zeros_stay_zeros():
 # Case (b) of AttnDistill
 
 
-def test_the_class_entry_is_kept_and_the_patches_share_the_rest():
-    """Two by four patches become one by two: area means 1/16 and 3/16 share 1 - 1/4 as 1 to 3."""
+def test_the_class_entry_is_kept_and_the_patches_sum_to_the_rest():
+    """2 x 4 patches become 1 x 2: area means 1/16 and 3/16 share 1 - 1/4 as 1 to 3."""
     row = tensor([0.25, *[0.0625, 0.0625, 0.125, 0.125] * 2])
     agree(interpolated(row, (2, 4), (1, 2), "area"), [0.25, 0.25, 0.5])
 
@@ -183,7 +183,7 @@ def test_from_a_grid_twice_as_fine_the_authors_sum_is_never_changed(numpy_resamp
 
 
 @pytest.mark.parametrize("finer", [3, 4, 8])
-def test_a_lone_peak_between_the_sampled_patches_gives_a_finite_row(finer):
+def test_a_single_peak_between_the_sampled_patches_gives_a_finite_row(finer):
     side = 2 * finer
     for peak in range(side * side):
         row = torch.zeros(1 + side * side)
@@ -203,15 +203,15 @@ def test_the_authors_clamp_by_hand():
 
 
 def test_divergences_by_hand():
-    """Taught (3/4, 1/4), said (1/2, 1/2)."""
-    taught, said = tensor([0.75, 0.25]), tensor([0.5, 0.5])
-    assert l1_distance(taught, said).item() == 0.5
-    assert squared_l2_distance(taught, said).item() == 0.125
-    assert kl_divergence(taught, said).item() == pytest.approx(0.13081204, abs=1e-8)
-    assert softened_kl(taught.log(), said.log(), 1.0).item() == pytest.approx(0.13081204, abs=1e-8)
+    """Teacher (3/4, 1/4), student (1/2, 1/2)."""
+    teacher, student = tensor([0.75, 0.25]), tensor([0.5, 0.5])
+    assert l1_distance(teacher, student).item() == 0.5
+    assert squared_l2_distance(teacher, student).item() == 0.125
+    assert kl_divergence(teacher, student).item() == pytest.approx(0.13081204, abs=1e-8)
+    assert softened_kl(teacher.log(), student.log(), 1.0).item() == pytest.approx(0.13081204, abs=1e-8)
 
 
-def test_the_softmax_taken_again_by_hand():
+def test_second_softmax_by_hand():
     """softmax(3/4, 1/4) is (s, 1 - s) with s = 1 / (1 + exp(-1/2)); softmax(1/2, 1/2) is (1/2, 1/2)."""
     s = 1 / (1 + np.exp(-0.5))
     expected = s * np.log(2 * s) + (1 - s) * np.log(2 * (1 - s))
@@ -221,23 +221,23 @@ def test_the_softmax_taken_again_by_hand():
 @reusing_fixtures
 @given(st.integers(0, 99), st.floats(0.05, 20))
 def test_divergences_against_numpy(some_rows, seed, tau):
-    taught, said = some_rows(seed, 4, 9), some_rows(seed + 100, 4, 9)
-    agree(l1_distance(tensor(taught), tensor(said)), np.abs(taught - said).sum(axis=-1))
-    agree(squared_l2_distance(tensor(taught), tensor(said)), ((taught - said) ** 2).sum(axis=-1))
-    logs = [np.log(np.maximum(rows, 1e-12)) for rows in (taught, said)]
-    agree(kl_divergence(tensor(taught), tensor(said)), (taught * (logs[0] - logs[1])).sum(axis=-1))
-    softened = [np.exp(rows / tau) / np.exp(rows / tau).sum(axis=-1, keepdims=True) for rows in (taught, said)]
+    teacher, student = some_rows(seed, 4, 9), some_rows(seed + 100, 4, 9)
+    agree(l1_distance(tensor(teacher), tensor(student)), np.abs(teacher - student).sum(axis=-1))
+    agree(squared_l2_distance(tensor(teacher), tensor(student)), ((teacher - student) ** 2).sum(axis=-1))
+    logs = [np.log(np.maximum(rows, 1e-12)) for rows in (teacher, student)]
+    agree(kl_divergence(tensor(teacher), tensor(student)), (teacher * (logs[0] - logs[1])).sum(axis=-1))
+    softened = [np.exp(rows / tau) / np.exp(rows / tau).sum(axis=-1, keepdims=True) for rows in (teacher, student)]
     expected = tau**2 * (softened[0] * np.log(softened[0] / softened[1])).sum(axis=-1)
-    np.testing.assert_allclose(softened_kl(tensor(taught), tensor(said), tau), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(softened_kl(tensor(teacher), tensor(student), tau), expected, rtol=1e-6, atol=1e-9)
 
 
 @reusing_fixtures
 @given(st.integers(0, 99), st.floats(1, 20))
-def test_the_softmax_taken_again_leaves_the_squared_distance_divided_by_twice_the_patches(some_rows, seed, tau):
-    """Why `resoftmax` teaches so little, and why a higher temperature does not help."""
-    taught, said = some_rows(seed, 196), some_rows(seed + 100, 196)
-    expected = ((taught - said) ** 2).sum() / (2 * 196)
-    assert softened_kl(tensor(taught), tensor(said), tau).item() == pytest.approx(expected, rel=0.3)
+def test_second_softmax_gives_the_squared_distance_divided_by_twice_the_patches(some_rows, seed, tau):
+    """Why `resoftmax` has so little effect, and why a higher temperature does not help."""
+    teacher, student = some_rows(seed, 196), some_rows(seed + 100, 196)
+    expected = ((teacher - student) ** 2).sum() / (2 * 196)
+    assert softened_kl(tensor(teacher), tensor(student), tau).item() == pytest.approx(expected, rel=0.3)
 
 
 def test_zeros_give_neither_infinity_nor_nan():
@@ -262,19 +262,19 @@ FUNCTIONS = {
     "l1": l1_distance,
     "l2": squared_l2_distance,
     "kl": kl_divergence,
-    "resoftmax": lambda taught, said: softened_kl(taught, said, 0.5),
-    "direct": lambda taught, said: softened_kl(floored_log(taught), floored_log(said), 2.0),
-    "mean": lambda _, said: group_heads(said, 1),
-    "group": lambda _, said: group_heads(said, 2),
-    "log-sum": lambda _, said: log_sum_heads(said, 10.0),
-    "patches": lambda _, said: patch_distribution(said, (2, 3), (2, 3), "none"),
-    "bicubic": lambda _, said: interpolated(said, (2, 3), (1, 2), "bicubic"),
-    "clamped": lambda _, said: clamped(said),
+    "resoftmax": lambda teacher, student: softened_kl(teacher, student, 0.5),
+    "direct": lambda teacher, student: softened_kl(floored_log(teacher), floored_log(student), 2.0),
+    "mean": lambda _, student: group_heads(student, 1),
+    "group": lambda _, student: group_heads(student, 2),
+    "log-sum": lambda _, student: log_sum_heads(student, 10.0),
+    "patches": lambda _, student: patch_distribution(student, (2, 3), (2, 3), "none"),
+    "bicubic": lambda _, student: interpolated(student, (2, 3), (1, 2), "bicubic"),
+    "clamped": lambda _, student: clamped(student),
 }
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_gradient_is_that_of_the_formula(name):
     generator = np.random.default_rng(7)
-    taught, said = (rows / rows.sum(axis=-1, keepdims=True) for rows in generator.random((2, 3, 4, 7)) + 0.05)
-    assert gradcheck(lambda rows: FUNCTIONS[name](tensor(taught), rows), (tensor(said, gradient=True),))
+    teacher, student = (rows / rows.sum(axis=-1, keepdims=True) for rows in generator.random((2, 3, 4, 7)) + 0.05)
+    assert gradcheck(lambda rows: FUNCTIONS[name](tensor(teacher), rows), (tensor(student, gradient=True),))

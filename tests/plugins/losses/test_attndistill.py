@@ -1,4 +1,4 @@
-"""AttnDistill against the whole computation written again in NumPy, and the facts that its docstring promises."""
+"""AttnDistill against a NumPy implementation of the complete computation, and the statements of its docstring."""
 
 import math
 
@@ -21,7 +21,7 @@ def model(name, heads, *, grid=(2, 3), width=4):
 
 
 def patched(name, heads, *, pixels, patch, width=4):
-    """A ViT that cuts images of `pixels` into patches of `patch` pixels."""
+    """A ViT with images of `pixels` and patches of `patch` pixels."""
     return model(name, heads, grid=(pixels[0] // patch, pixels[1] // patch), width=width)
 
 
@@ -37,10 +37,10 @@ def outputs(rows=None, embedding=None):
     )
 
 
-def attention(loss, taught, said):
+def attention(loss, teacher_rows, student_rows):
     """The attention term from rows [B, H, 1 + N] in float64."""
-    target = loss.target(outputs(taught))
-    return loss(outputs(said), target, BATCH)["attention"].numpy()
+    target = loss.target(outputs(teacher_rows))
+    return loss(outputs(student_rows), target, BATCH)["attention"].numpy()
 
 
 def clamp(rows):
@@ -54,24 +54,24 @@ def merge(rows, temperature):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def divergence(taught, said):
-    """Summed over keys and over heads."""
-    return (taught * np.log(taught / said)).sum(axis=(1, 2))
+def divergence(teacher_rows, student_rows):
+    """KL divergence, summed over keys and heads."""
+    return (teacher_rows * np.log(teacher_rows / student_rows)).sum(axis=(1, 2))
 
 
-def reference(taught, said, *, grids, resample, interpolation="bicubic", temperature=10.0):
-    """The four cases, as the paper has them."""
-    of_teacher, of_student = taught.shape[1], said.shape[1]
+def reference(teacher_rows, student_rows, *, grids, resample, interpolation="bicubic", temperature=10.0):
+    """The paper's four cases."""
+    teacher_heads, student_heads = teacher_rows.shape[1], student_rows.shape[1]
     if grids[0] != grids[1]:
-        patches = resample(taught[..., 1:], *grids, interpolation)
-        patches = patches * (1 - taught[..., :1]) / patches.sum(axis=-1, keepdims=True)
-        taught = np.concatenate([taught[..., :1], patches], axis=-1)
-    if of_teacher != of_student:
+        patches = resample(teacher_rows[..., 1:], *grids, interpolation)
+        patches = patches * (1 - teacher_rows[..., :1]) / patches.sum(axis=-1, keepdims=True)
+        teacher_rows = np.concatenate([teacher_rows[..., :1], patches], axis=-1)
+    if teacher_heads != student_heads:
         if grids[0] != grids[1]:
-            taught = clamp(taught)
-        taught = merge(taught, of_teacher if temperature == "heads" else temperature)
-        said = merge(said, of_student if temperature == "heads" else temperature)
-    return divergence(clamp(taught), clamp(said))
+            teacher_rows = clamp(teacher_rows)
+        teacher_rows = merge(teacher_rows, teacher_heads if temperature == "heads" else temperature)
+        student_rows = merge(student_rows, student_heads if temperature == "heads" else temperature)
+    return divergence(clamp(teacher_rows), clamp(student_rows))
 
 
 # The attention guidance
@@ -81,13 +81,15 @@ ATTENTION_ONLY = {"align_weight": 0.0, "attention_weight": 1.0}
 
 def check(some_rows, numpy_resample, student, teacher, **options):
     keys = [1 + spec.grid[0] * spec.grid[1] for spec in (teacher, student)]
-    taught, said = (
+    teacher_rows, student_rows = (
         some_rows(seed, 2, spec.heads, count)
         for seed, spec, count in zip((1, 2), (teacher, student), keys, strict=True)
     )
     loss = build(student, teacher, **ATTENTION_ONLY, **options)
-    expected = reference(taught, said, grids=(teacher.grid, student.grid), resample=numpy_resample, **options)
-    np.testing.assert_allclose(attention(loss, taught, said), expected, rtol=1e-6, atol=1e-6)
+    expected = reference(
+        teacher_rows, student_rows, grids=(teacher.grid, student.grid), resample=numpy_resample, **options
+    )
+    np.testing.assert_allclose(attention(loss, teacher_rows, student_rows), expected, rtol=1e-6, atol=1e-6)
     return loss
 
 
@@ -124,51 +126,56 @@ def test_a_student_of_finer_patches_and_one_of_no_whole_ratio(some_rows, numpy_r
 
 
 def test_case_a_by_hand():
-    """Two heads, one of them equal: 3/4 log 3/2 + 1/4 log 1/2 remains of the other."""
-    taught, said = np.array([[[0.5, 0.5], [0.75, 0.25]]]), np.full((1, 2, 2), 0.5)
+    """Two heads: the first is equal in both models, the second gives 3/4 log 3/2 + 1/4 log 1/2."""
+    teacher_rows, student_rows = np.array([[[0.5, 0.5], [0.75, 0.25]]]), np.full((1, 2, 2), 0.5)
     loss = build(model("s", 2, grid=(1, 1)), model("t", 2, grid=(1, 1)), **ATTENTION_ONLY)
-    assert attention(loss, taught, said) == pytest.approx(0.13081204)
+    assert attention(loss, teacher_rows, student_rows) == pytest.approx(0.13081204)
 
 
 def test_case_c_by_hand():
-    """Heads (9/10, 1/10) and (1/2, 1/2) multiply to 9 : 1; squared, by half the temperature of 1, to 81 : 1."""
-    taught, said = np.array([[[0.9, 0.1], [0.5, 0.5]]]), np.full((1, 1, 2), 0.5)
+    """Heads (9/10, 1/10) and (1/2, 1/2) multiply to 9 : 1; a temperature of 0.5 squares that to 81 : 1."""
+    teacher_rows, student_rows = np.array([[[0.9, 0.1], [0.5, 0.5]]]), np.full((1, 1, 2), 0.5)
     student, teacher = model("s", 1, grid=(1, 1)), model("t", 2, grid=(1, 1))
     for temperature, share in ((1, 9 / 10), (0.5, 81 / 82), ("heads", 3 / 4)):
         expected = share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share))
-        found = attention(build(student, teacher, temperature=temperature, **ATTENTION_ONLY), taught, said)
+        found = attention(
+            build(student, teacher, temperature=temperature, **ATTENTION_ONLY), teacher_rows, student_rows
+        )
         assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("heads", [2, 3])
 @pytest.mark.parametrize("grid", [(2, 3), (4, 6), (8, 12)])
 def test_zeros_give_finite_terms_and_gradients(heads, grid):
-    taught = torch.zeros(2, 1, heads, 1 + grid[0] * grid[1])
-    taught[..., 5] = 1
-    said = torch.zeros(2, 1, 2, 7, requires_grad=True)
+    teacher_rows = torch.zeros(2, 1, heads, 1 + grid[0] * grid[1])
+    teacher_rows[..., 5] = 1
+    student_rows = torch.zeros(2, 1, 2, 7, requires_grad=True)
     loss = build(model("s", 2), model("t", heads, grid=grid), **ATTENTION_ONLY)
-    target = loss.target(Outputs(cls_attention=taught))
-    term = loss(Outputs(cls_attention=said), target, BATCH)["attention"]
+    target = loss.target(Outputs(cls_attention=teacher_rows))
+    term = loss(Outputs(cls_attention=student_rows), target, BATCH)["attention"]
     term.sum().backward()
     assert torch.isfinite(term).all()
-    assert torch.isfinite(said.grad).all()
+    assert torch.isfinite(student_rows.grad).all()
 
 
 @pytest.mark.parametrize(("heads", "grid"), [(2, (2, 3)), (2, (4, 6)), (3, (2, 3)), (3, (4, 6))])
 def test_the_gradient_of_every_case_is_that_of_the_formula(heads, grid):
     generator = np.random.default_rng(3)
-    taught, said = (
+    teacher_rows, student_rows = (
         generator.random((2, count, keys)) + 0.1 for count, keys in ((heads, 1 + grid[0] * grid[1]), (2, 7))
     )
-    taught, said = (rows / rows.sum(axis=-1, keepdims=True) for rows in (taught, said))
+    teacher_rows, student_rows = (rows / rows.sum(axis=-1, keepdims=True) for rows in (teacher_rows, student_rows))
     loss = build(model("s", 2, width=3), model("t", heads, grid=grid, width=5))
-    target = loss.target(outputs(taught, generator.normal(size=(2, 5))))
+    target = loss.target(outputs(teacher_rows, generator.normal(size=(2, 5))))
 
     def total(rows, embedding):
         terms = loss(Outputs(embedding=(embedding,), cls_attention=rows[:, None]), target, BATCH)
         return terms["align"] + terms["attention"]
 
-    given = (torch.tensor(said, requires_grad=True), torch.tensor(generator.normal(size=(2, 3)), requires_grad=True))
+    given = (
+        torch.tensor(student_rows, requires_grad=True),
+        torch.tensor(generator.normal(size=(2, 3)), requires_grad=True),
+    )
     assert torch.autograd.gradcheck(total, given)
 
 
@@ -188,7 +195,7 @@ def gelu(values):
 
 
 def projected(projector, values):
-    """The authors' projector in NumPy, from whatever modules there are."""
+    """The authors' projector in NumPy, with the modules of `projector`."""
     for module in projector:
         if isinstance(module, nn.LayerNorm):
             values = layer_norm(values, module)
@@ -202,28 +209,32 @@ def projected(projector, values):
 @pytest.mark.parametrize("norms", ["both", "input", "output", "none"])
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_alignment_against_numpy(depth, norms):
-    taught, said = (np.random.default_rng(seed).normal(size=(2, width)) for seed, width in ((1, 5), (2, 4)))
-    taught = taught.astype(np.float32).astype(float)
+    teacher_embedding, student_embedding = (
+        np.random.default_rng(seed).normal(size=(2, width)) for seed, width in ((1, 5), (2, 4))
+    )
+    teacher_embedding = teacher_embedding.astype(np.float32).astype(float)
     options = {**ALIGN_ONLY, "projector_depth": depth, "projector_norms": norms}
     loss = build(model("s", 3, width=4), model("t", 6, width=5), **options)
     for parameter in loss.parameters():
         nn.init.normal_(parameter)
-    target = loss.target(outputs(embedding=taught))
+    target = loss.target(outputs(embedding=teacher_embedding))
     assert loss.targets == {"embedding": TargetSpec((5,), "float32", exact=False)}
-    found = loss(outputs(embedding=said), target, BATCH)["align"].detach().numpy()
-    answer = projected(loss.projector, said)
-    np.testing.assert_allclose(found, ((answer - taught) ** 2).mean(axis=1), rtol=1e-6, atol=1e-6)
+    found = loss(outputs(embedding=student_embedding), target, BATCH)["align"].detach().numpy()
+    answer = projected(loss.projector, student_embedding)
+    np.testing.assert_allclose(found, ((answer - teacher_embedding) ** 2).mean(axis=1), rtol=1e-6, atol=1e-6)
     loss.options = loss.options.model_copy(update={"distance": "cosine"})
-    found = loss(outputs(embedding=said), target, BATCH)["align"].detach().numpy()
-    lengths = np.linalg.norm(answer, axis=1) * np.linalg.norm(taught, axis=1)
-    np.testing.assert_allclose(found, 1 - (answer * taught).sum(axis=1) / lengths, rtol=1e-6, atol=1e-6)
+    found = loss(outputs(embedding=student_embedding), target, BATCH)["align"].detach().numpy()
+    lengths = np.linalg.norm(answer, axis=1) * np.linalg.norm(teacher_embedding, axis=1)
+    np.testing.assert_allclose(found, 1 - (answer * teacher_embedding).sum(axis=1) / lengths, rtol=1e-6, atol=1e-6)
 
 
 def test_the_papers_sum_is_the_mean_times_the_teachers_width():
-    taught, said = np.zeros((1, 5)), np.ones((1, 4))
+    teacher_embedding, student_embedding = np.zeros((1, 5)), np.ones((1, 4))
     loss = build(model("s", 3, width=4), model("t", 6, width=5), **ALIGN_ONLY)
-    answer = projected(loss.projector, said)
-    found = loss(outputs(embedding=said), loss.target(outputs(embedding=taught)), BATCH)["align"].item()
+    answer = projected(loss.projector, student_embedding)
+    found = loss(outputs(embedding=student_embedding), loss.target(outputs(embedding=teacher_embedding)), BATCH)[
+        "align"
+    ].item()
     assert 5 * found == pytest.approx((answer**2).sum(), rel=1e-6)
 
 
@@ -251,7 +262,7 @@ def test_every_depth_ends_in_the_teachers_width():
     assert projector_widths(2, 7, depth=5, ratio=2) == (2, 4, 2, 4, 2, 7)
 
 
-# The whole
+# The complete loss
 
 
 def test_weights_are_the_authors_and_no_label_is_read():
@@ -264,29 +275,32 @@ def test_weights_are_the_authors_and_no_label_is_read():
 
 def test_a_term_is_multiplied_by_its_weight(some_rows):
     student, teacher = model("s", 3), model("t", 6)
-    said = outputs(some_rows(1, 2, 3, 7), np.random.default_rng(1).normal(size=(2, 4)))
-    taught = outputs(some_rows(2, 2, 6, 7), np.random.default_rng(2).normal(size=(2, 4)))
+    student_outputs = outputs(some_rows(1, 2, 3, 7), np.random.default_rng(1).normal(size=(2, 4)))
+    teacher_outputs = outputs(some_rows(2, 2, 6, 7), np.random.default_rng(2).normal(size=(2, 4)))
 
     def terms(**weights):
         loss = build(student, teacher, **weights)
-        return loss(said, loss.target(taught), BATCH)
+        return loss(student_outputs, loss.target(teacher_outputs), BATCH)
 
     single, doubled = terms(align_weight=1.0, attention_weight=1.0), terms(align_weight=3.0, attention_weight=0.5)
     torch.testing.assert_close(doubled["align"], 3 * single["align"])
     torch.testing.assert_close(doubled["attention"], 0.5 * single["attention"])
 
 
-def test_a_term_of_weight_0_is_not_read_at_all():
+def test_a_term_of_weight_0_is_not_read():
     align, attention = (build(model("s", 3), cnn("t", widths=(5,)), **only) for only in (ALIGN_ONLY, ATTENTION_ONLY))
     assert align.reads_teacher == {Read(Signal.EMBEDDING)}
     assert attention.reads_teacher == {Read(Signal.CLS_ATTENTION)}
     assert list(attention.parameters()) == []
 
 
-def test_both_weights_of_0_leave_nothing_to_learn():
+def test_both_weights_0_are_refused():
     with pytest.raises(RecipeError) as refusal:
         installed_plugins().find("loss", "attndistill").options({"align_weight": 0, "attention_weight": 0})
-    assert str(refusal.value) == "loss 'attndistill': align_weight and attention_weight are both 0; leave one above 0"
+    assert (
+        str(refusal.value)
+        == "loss 'attndistill': align_weight and attention_weight are both 0; set at least one above 0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,33 +318,33 @@ def test_wrong_options_are_refused_by_key(given_options, sentence):
     assert str(refusal.value) == f"loss 'attndistill': {sentence}"
 
 
-def test_unequal_grids_are_refused_where_interpolation_is_not_allowed():
+def test_different_grids_are_refused_without_interpolation():
     student, teacher = (patched(name, 6, pixels=(224, 224), patch=patch) for name, patch in (("s", 16), ("t", 8)))
     with pytest.raises(RecipeError) as refusal:
         build(student, teacher, interpolation="none")
     assert str(refusal.value) == (
-        "loss 'attndistill': teacher 't' has 28 x 28 patches and student 's' 14 x 14, and interpolation = \"none\" "
-        'allows no unequal grids; use "bicubic" or "area", or a patch and image size that give equal grids'
+        "loss 'attndistill': teacher 't' has 28 x 28 patches and student 's' 14 x 14, but interpolation = \"none\" "
+        'needs equal grids; use "bicubic" or "area", or choose patch and image sizes that give equal grids'
     )
 
 
-def test_a_model_that_reveals_no_embedding_is_named_as_broken():
+def test_a_model_without_the_requested_embedding_is_a_broken_plugin():
     with pytest.raises(BrokenPluginError) as refusal:
         build(model("s", 3), model("t", 6)).target(Outputs())
     assert str(refusal.value) == "a loss reads embedding and the model returned none; its plugin breaks the contract"
 
 
 @pytest.mark.parametrize("distance", ["mse", "cosine"])
-def test_half_precision_around_it_changes_nothing(distance, some_rows):
+def test_autocast_does_not_change_the_projector(distance, some_rows):
     """At this width the last layer's bias has gradients of a million, which fp16 cannot hold."""
     student, teacher = model("s", 2), model("t", 2)
     loss = build(student, teacher, distance=distance).float()
-    said = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    values = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
     rows = torch.from_numpy(some_rows(2, 2, 1, 2, 7)).float()
-    target = loss.target(Outputs(embedding=(said + 1,), cls_attention=rows.flip(-1)))
+    target = loss.target(Outputs(embedding=(values + 1,), cls_attention=rows.flip(-1)))
     results = []
     for half in (False, True):
-        embedding = said.clone().requires_grad_()
+        embedding = values.clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.float16, enabled=half):
             terms = loss(Outputs(embedding=(embedding,), cls_attention=rows), target, BATCH)
         gradients = torch.autograd.grad(sum(term.sum() for term in terms.values()), [embedding, *loss.parameters()])

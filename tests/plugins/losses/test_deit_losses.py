@@ -1,4 +1,4 @@
-"""DeiT's losses against formulas written again in NumPy, and the facts that their docstrings promise."""
+"""DeiT's losses against their formulas in NumPy, and the statements of their docstrings."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def build_soft(classes, **options):
 
 
 @given(shapes.flatmap(two_models))
-def test_hard_is_the_cross_entropy_with_the_teachers_decision(logits):
+def test_hard_is_the_cross_entropy_with_the_teachers_class(logits):
     teacher, student = logits
     loss = HardDistillation.build(HardDistillation.Options(), PLAIN, TEACHER)
     expected = -log_softmax(student)[np.arange(len(student)), teacher.argmax(axis=1)]
@@ -64,8 +64,8 @@ def test_hard_is_the_cross_entropy_with_the_teachers_decision(logits):
 @given(shapes.flatmap(two_models), taus)
 def test_soft_is_the_divergence_of_the_softened_student_from_the_teacher(logits, tau):
     teacher, student = logits
-    taught, said = log_softmax(teacher / tau), log_softmax(student / tau)
-    expected = tau**2 * (np.exp(taught) * (taught - said)).sum(axis=1)
+    teacher_log, student_log = log_softmax(teacher / tau), log_softmax(student / tau)
+    expected = tau**2 * (np.exp(teacher_log) * (teacher_log - student_log)).sum(axis=1)
     found = compute(build_soft(teacher.shape[1], tau=tau), teacher, student)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -73,8 +73,8 @@ def test_soft_is_the_divergence_of_the_softened_student_from_the_teacher(logits,
 @given(shapes.flatmap(two_models), taus)
 def test_numel_is_the_authors_mean_over_samples_and_classes(logits, tau):
     teacher, student = logits
-    taught, said = log_softmax(teacher / tau), log_softmax(student / tau)
-    authors = (np.exp(taught) * (taught - said)).sum() * tau**2 / teacher.size
+    teacher_log, student_log = log_softmax(teacher / tau), log_softmax(student / tau)
+    authors = (np.exp(teacher_log) * (teacher_log - student_log)).sum() * tau**2 / teacher.size
     found = compute(build_soft(teacher.shape[1], tau=tau, reduction="numel"), teacher, student)
     np.testing.assert_allclose(found.mean(), authors, rtol=1e-6, atol=1e-6)
 
@@ -92,14 +92,14 @@ def test_soft_by_hand():
 
 
 @given(shapes.flatmap(two_models), taus)
-def test_soft_is_zero_where_the_student_says_the_same_but_for_a_constant(logits, tau):
+def test_soft_is_zero_for_logits_equal_up_to_a_constant(logits, tau):
     teacher, _ = logits
     found = compute(build_soft(teacher.shape[1], tau=tau), teacher, teacher + 2.5)
     np.testing.assert_allclose(found, 0, atol=1e-6)
 
 
-def test_no_smoothing_reaches_the_teachers_decision():
-    """A student that is certain of the teacher's class has no loss left, whatever the labels say."""
+def test_label_smoothing_does_not_apply_to_the_teachers_class():
+    """A student that is certain of the teacher's class has a loss of 0, whatever the labels are."""
     loss = HardDistillation.build(HardDistillation.Options(), PLAIN, TEACHER)
     certain = torch.tensor([[100.0, 0.0, 0.0]])
     batch = BatchInfo(labels=torch.full((1, 3), 1 / 3), label_mass=torch.ones(1))
@@ -113,7 +113,7 @@ def test_the_first_of_tied_classes_wins():
 
 
 @pytest.mark.parametrize("factory", [HardDistillation, SoftDistillation])
-def test_the_distillation_head_listens_where_there_is_one_and_the_class_head_where_there_is_none(factory):
+def test_the_distillation_head_is_distilled_or_else_the_class_head(factory):
     with_token, usual = (factory.build(factory.Options(), student, TEACHER) for student in (DISTILLED, PLAIN))
     assert with_token.reads_student == {Read(Signal.DISTILL_LOGITS)}
     assert usual.reads_student == {Read(Signal.LOGITS)}
@@ -165,7 +165,7 @@ def test_hard_has_no_options():
     assert str(refusal.value) == "loss 'hard': unknown key 'tau'; known: none"
 
 
-def test_a_model_that_reveals_no_logits_is_named_as_broken():
+def test_a_model_without_the_requested_logits_is_a_broken_plugin():
     loss = HardDistillation.build(HardDistillation.Options(), DISTILLED, TEACHER)
     batch = BatchInfo(labels=None, label_mass=torch.zeros(1))
     with pytest.raises(BrokenPluginError) as refusal:

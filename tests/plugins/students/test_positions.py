@@ -1,4 +1,4 @@
-"""`student.position = "sincos"`: positions that are computed and never trained."""
+"""`student.position = "sincos"`: a position embedding that is computed and never trained."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def build(name, **options):
 
 
 def by_the_formula(width, rows, columns, prefix):
-    """Entry by entry, from "Attention Is All You Need", section 3.5, for each coordinate in its half of the width."""
+    """[1, prefix + N, D] from "Attention Is All You Need", section 3.5, each coordinate in its half of the width."""
     table = np.zeros((1, prefix + rows * columns, width))
     quarter = width // 4
     for row in range(rows):
@@ -48,13 +48,13 @@ def test_values_of_the_formula(rows, columns, prefix):
 
 
 def test_known_entries():
-    """By hand: width 4 has one rate, 1; the patch in row 1 and column 2 of a 2 x 3 grid is the last."""
+    """By hand: width 4 has the single rate 1; the last patch of a 2 x 3 grid is in row 1 and column 2."""
     last = sincos_position_embedding(4, (2, 3), prefix_tokens=1)[0, -1]
     torch.testing.assert_close(last, torch.tensor([0.909297427, -0.416146837, 0.841470985, 0.540302306]))
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("vit-ti", 1), ("deit-ti", 2)])
-def test_student_has_them_and_does_not_train_them(name, prefix):
+def test_student_has_fixed_positions_and_does_not_train_them(name, prefix):
     model = build(name, **{**SMALL, "image_size": [16, 32]}, position="sincos")
     positions = model.network.pos_embed
     np.testing.assert_allclose(positions.detach().numpy(), by_the_formula(48, 2, 4, prefix), atol=1e-6)
@@ -62,10 +62,10 @@ def test_student_has_them_and_does_not_train_them(name, prefix):
     assert [name for name, each in model.network.named_parameters() if not each.requires_grad] == ["pos_embed"]
 
 
-def test_everything_else_is_as_with_learned_positions():
+def test_other_parameters_are_as_with_learned_positions():
     fixed, learned = (build("deit-ti", **SMALL, position=position).network for position in ("sincos", "learned"))
-    own = learned.state_dict()
-    assert [name for name, each in fixed.state_dict().items() if not torch.equal(each, own[name])] == ["pos_embed"]
+    expected = learned.state_dict()
+    assert [name for name, each in fixed.state_dict().items() if not torch.equal(each, expected[name])] == ["pos_embed"]
     assert learned.pos_embed.requires_grad
     assert build("deit-ti", **SMALL).network.pos_embed.requires_grad
 
@@ -83,7 +83,7 @@ def saved(tmp_path):
     return save
 
 
-def test_saved_student_is_an_ordinary_network_of_timm(saved):
+def test_timm_loads_a_saved_student(saved):
     directory, model = saved(position="sincos")
     again, description = load_saved_student(directory, PLUGINS)
     assert not again.network.pos_embed.requires_grad
@@ -98,7 +98,7 @@ def test_saved_student_is_an_ordinary_network_of_timm(saved):
 
 @pytest.mark.parametrize("position", ["learned", "sincos"])
 def test_starting_weights_do_not_change_fixed_positions(saved, position):
-    """At another image size, and from a student without distillation token."""
+    """With another image size, and starting from a student without distillation token."""
     directory, source = saved(position=position)
     model = build("deit-ti", weights=str(directory), **{**SMALL, "image_size": 48}, position="sincos")
     np.testing.assert_allclose(model.network.pos_embed.detach().numpy(), by_the_formula(48, 6, 6, 2), atol=1e-6)
@@ -113,7 +113,7 @@ def test_starting_weights_do_not_change_fixed_positions(saved, position):
     )
 
 
-def test_fixed_positions_may_go_on_as_learned_ones(saved):
+def test_fixed_positions_may_be_trained_further_as_learned_ones(saved):
     directory, source = saved(position="sincos")
     model = build("vit-ti", weights=str(directory), **SMALL, position="learned")
     assert torch.equal(model.network.pos_embed, source.network.pos_embed)
@@ -121,11 +121,11 @@ def test_fixed_positions_may_go_on_as_learned_ones(saved):
     assert load_file(directory / "student.safetensors")["pos_embed"].shape == (1, 17, 48)
 
 
-def test_width_that_does_not_divide():
+def test_width_that_is_not_divisible_by_4():
     with pytest.raises(RecipeError) as error:
         build("vit-ti", **{**SMALL, "width": 54}, position="sincos")
     assert str(error.value) == (
-        'student.width = 54 is not divisible by 4, as student.position = "sincos" needs it; 52 or 56 would be'
+        'student.width = 54 is not divisible by 4, which student.position = "sincos" requires; 52 or 56 would be'
     )
 
 

@@ -74,7 +74,7 @@ def test_describing_computes_next_to_nothing_and_draws_nothing(name, computed):
 
 
 @pytest.mark.parametrize("name", [*COUNTS, "small-cnn", "timm:regnety_002"])
-def test_description_is_that_of_the_built_student(name):
+def test_description_matches_the_built_student(name):
     options = {"image_size": [32, 64]} if ":" in name or "cnn" in name else {**SMALL, "image_size": [32, 64]}
     model = build(name, **options)
     spec = describe(name, **options)
@@ -88,7 +88,7 @@ def test_description_is_that_of_the_built_student(name):
     assert [each.shape[1] for each in outputs.patch_tokens] == [rows * columns for rows, columns in spec.grids]
 
 
-def test_prefix_tokens_are_where_the_network_has_them():
+def test_prefix_tokens_match_the_network():
     for name, (_, prefix) in COUNTS.items():
         network = build(name, **SMALL, heads=4).network
         assert network.num_prefix_tokens == prefix
@@ -120,7 +120,7 @@ def test_follows_torchs_seed():
     assert not torch.equal(one.cls_token, other.cls_token)
 
 
-def test_noise_in_training():
+def test_dropout_and_drop_path():
     network = build("deit-ti", **SMALL, drop_path=0.2, dropout=0.1).network
     assert isinstance(network.blocks[0].drop_path1, nn.Identity)
     assert network.blocks[1].drop_path1.drop_prob == pytest.approx(0.2)
@@ -155,7 +155,7 @@ def test_noise_in_training():
         ),
     ],
 )
-def test_geometry_that_does_not_divide(options, sentence):
+def test_geometry_that_is_not_divisible(options, sentence):
     assert refused(RecipeError, describe, "deit-ti", **options) == sentence
 
 
@@ -166,26 +166,38 @@ def test_geometry_that_does_not_divide(options, sentence):
         (
             "vit-s",
             {"image_size": [1, 2, 3]},
-            "student 'vit-s': 'image_size': [1, 2, 3] is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'vit-s': 'image_size': [1, 2, 3] is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
         (
             "timm:resnet18",
             {"image_size": 0},
-            "student 'timm:resnet18': 'image_size': 0 is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'timm:resnet18': 'image_size': 0 is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
         (
             "small-cnn",
             {"image_size": "large"},
-            "student 'small-cnn': 'image_size': 'large' is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'small-cnn': 'image_size': 'large' is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
         (
             "small-cnn",
             {"image_size": True},
-            "student 'small-cnn': 'image_size': True is no image size; give a number of pixels, or [height, width]",
+            (
+                "student 'small-cnn': 'image_size': True is not an image size; "
+                "give a number of pixels, or [height, width]"
+            ),
         ),
     ],
 )
-def test_options_that_cannot_be(name, options, sentence):
+def test_invalid_options(name, options, sentence):
     assert refused(RecipeError, request_of, name, **options).startswith(sentence)
 
 
@@ -230,7 +242,7 @@ def test_any_classifier_of_timm():
         ),
     ],
 )
-def test_what_timm_cannot_do(name, options, sentence):
+def test_models_that_timm_cannot_build(name, options, sentence):
     assert refused(RecipeError, describe, name, **options) == sentence
 
 
@@ -261,7 +273,7 @@ def test_starts_from_a_run_or_its_file(a_run, as_directory):
     )
 
 
-def test_starting_weights_do_not_move_what_stays_random(a_run):
+def test_starting_weights_do_not_change_the_random_head(a_run):
     directory, _ = a_run
     started, fresh = build("vit-ti", weights=str(directory), **SMALL), build("vit-ti", **SMALL)
     assert torch.equal(started.network.head.weight, fresh.network.head.weight)
@@ -279,7 +291,7 @@ def test_starting_weights_that_do_not_fit(a_run):
     )
 
 
-def test_starting_weights_that_are_not_there(tmp_path):
+def test_missing_starting_weights(tmp_path):
     assert refused(WeightsError, build, "vit-ti", weights=str(tmp_path / "no.pth"), **SMALL) == (
         f"there is no weight file {tmp_path / 'no.pth'}; check the path"
     )
@@ -299,7 +311,7 @@ def test_published_weights_without_network(monkeypatch):
     )
 
 
-def test_licence_is_that_of_the_weights_that_it_starts_from():
+def test_licence_is_that_of_the_starting_weights():
     assert describe("deit-ti").licence is None
     assert describe("deit-ti", weights="pretrained").licence == "apache-2.0"
     assert describe("timm:resnet18", weights="pretrained").licence == "apache-2.0"
@@ -337,7 +349,7 @@ def test_on_the_meta_device(name):
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "deit-ti"])
-def test_answers_in_float32_at_least(name):
+def test_outputs_are_float32_at_least(name):
     options = {} if name == "small-cnn" else SMALL
     model, images = build(name, **options).eval(), torch.randn(1, 3, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""DINO, Mugs and MAE by name, from files of the layouts in which they are published."""
+"""Named DINO, Mugs and MAE teachers, loaded from files in their published layouts."""
 
 import argparse
 from dataclasses import replace
@@ -38,7 +38,7 @@ def build(name, weights=None):
 
 
 def refused(name, weights):
-    """The refusal, which is the same before and after the weights are read."""
+    """The error message, which is the same from `describe` and `build`."""
     with pytest.raises(WeightsError) as error:
         describe(name, weights)
     with pytest.raises(WeightsError) as of_build:
@@ -48,7 +48,7 @@ def refused(name, weights):
 
 
 def tensors(sizes, value=0.0):
-    """Tensors of these sizes with one value, which take no room on the disk."""
+    """Tensors of these sizes with a single value, which take almost no disk space."""
     return {name: torch.full((), value).expand(tuple(size)) for name, size in sizes.items()}
 
 
@@ -68,7 +68,7 @@ def prefixed(prefix, weights):
 
 
 def block(name, value=0.0):
-    """One block more, of ViT-S, under another name."""
+    """One block of ViT-S under another name."""
     found = {each: tensor for each, tensor in backbone(S16, value).items() if each.startswith("blocks.0.")}
     return {each.replace("blocks.0.", f"{name}.0.", 1): tensor for each, tensor in found.items()}
 
@@ -150,7 +150,7 @@ def test_description(tmp_path, name, architecture, geometry, parameters, licence
 
 @pytest.mark.parametrize("name", ["mugs-vits16", "mugs-vitb16", "mugs-vitl16"])
 def test_mugs_comes_from_a_file(name):
-    reason = f"the weights of '{name}' come from a file alone: its authors publish them at github.com/sail-sg/mugs"
+    reason = f"the weights of '{name}' cannot be downloaded: its authors publish them at github.com/sail-sg/mugs"
     for weights in (None, "pretrained"):
         assert PLUGINS.find("teacher", name).load().why_unavailable(request_of(name, weights)) == reason
         assert refused(name, weights) == reason + GIVE_A_FILE
@@ -158,8 +158,8 @@ def test_mugs_comes_from_a_file(name):
 
 def test_small_mae_comes_from_a_file():
     assert refused("mae-vits16", None) == (
-        "the weights of 'mae-vits16' come from a file alone: the authors of MAE (github.com/facebookresearch/mae) "
-        "publish none of this size" + GIVE_A_FILE
+        "the weights of 'mae-vits16' cannot be downloaded: the authors of MAE (github.com/facebookresearch/mae) "
+        "publish no weights of this size" + GIVE_A_FILE
     )
 
 
@@ -179,7 +179,7 @@ def test_small_mae_comes_from_a_file():
         ),
     ],
 )
-def test_whole_training_checkpoint(tmp_path, name, content, left_out):
+def test_complete_training_checkpoint(tmp_path, name, content, left_out):
     """Of DINO and Mugs the teacher's backbone (2.0), not the student's (1.0)."""
     path = tmp_path / "checkpoint.pth"
     torch.save(content(), path)
@@ -232,7 +232,7 @@ def test_missing_tensor(tmp_path):
     )
 
 
-def test_deeper_network_is_not_cut(tmp_path):
+def test_deeper_network_is_refused(tmp_path):
     more = {name.replace("blocks.0.", "blocks.12."): tensor for name, tensor in block("blocks").items()}
     torch.save({**backbone(S16), **more}, tmp_path / "w.pth")
     assert refused("mugs-vits16", tmp_path / "w.pth") == (

@@ -94,7 +94,7 @@ def test_only_imagenets_thousand_classes_have_its_names():
     assert describe("timm:vit_small_patch16_224.dino").classes == 0
 
 
-def test_without_network_there_is_one_sentence(offline):
+def test_published_weights_without_network(offline):
     sentence = (
         "the published weights of 'regnety_160.deit_in1k' are not in the local cache "
         "and the-hub.invalid cannot be reached"
@@ -106,7 +106,7 @@ def test_without_network_there_is_one_sentence(offline):
     )
 
 
-def test_weights_at_hand_are_available(offline, tmp_path):
+def test_local_weights_are_available(offline, tmp_path):
     factory = PLUGINS.find("teacher", "timm:resnet18").load()
     assert factory.why_unavailable(request_of("timm:resnet18", weights=tmp_path / "w.pth")) is None
     assert factory.why_unavailable(request_of("timm:resnet18", weights="none")) is None
@@ -120,13 +120,13 @@ def test_random_weights_for_a_plan():
 
 
 def test_regnety16gf_from_the_published_layout(tmp_path):
-    """The file of DeiT's authors: timm's names under "model". Zeros of no size stand for the 334 MB."""
+    """The file of DeiT's authors: timm's names under "model". Expanded zeros replace the 334 MB of weights."""
     with torch.device("meta"):
         shapes = timm.create_model("regnety_160").state_dict()
     weights = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in shapes.items()}
     weights["head.fc.bias"] = torch.arange(1000.0)
     torch.save({"model": weights}, tmp_path / "regnety_160-a5fe301d.pth")
-    # Whose licence the file of a user has, nobody knows.
+    # The licence of a user's file is unknown.
     expected = replace(describe("regnety16gf"), licence=None)
     assert describe("regnety16gf", weights=tmp_path / "regnety_160-a5fe301d.pth") == expected
     teacher = build("regnety16gf", weights=tmp_path / "regnety_160-a5fe301d.pth")
@@ -138,7 +138,7 @@ def test_regnety16gf_from_the_published_layout(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_teacher_from_a_file_answers_as_timms_network(tmp_path, suffix, prefix):
+def test_teacher_from_a_file_has_the_logits_of_timms_network(tmp_path, suffix, prefix):
     network = network_of("regnety_002", num_classes=7)
     weights = {prefix + name: tensor for name, tensor in network.state_dict().items()}
     path = tmp_path / f"weights{suffix}"
@@ -157,7 +157,7 @@ def test_file_for_imagenets_classes_has_their_names(tmp_path):
     assert describe("timm:regnety_002", weights=tmp_path / "weights.safetensors").class_names == imagenet_class_names()
 
 
-def test_two_heads_answer_together(tmp_path):
+def test_two_heads_return_their_mean(tmp_path):
     network = network_of("deit_tiny_distilled_patch16_224", num_classes=7)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     teacher = build("timm:deit_tiny_distilled_patch16_224", weights=tmp_path / "weights.safetensors").eval()
@@ -192,16 +192,16 @@ def test_file_of_another_network_is_refused_before_it_is_loaded(tmp_path, functi
 
 @pytest.mark.parametrize("function", [describe, build])
 def test_files_that_cannot_be_used(tmp_path, function):
-    missing, torn = tmp_path / "no.pth", tmp_path / "torn.pth"
-    torn.write_bytes(b"hello")
+    missing, truncated = tmp_path / "no.pth", tmp_path / "truncated.pth"
+    truncated.write_bytes(b"hello")
     assert refused(WeightsError, function, "regnety16gf", weights=missing) == (
         f"there is no weight file {missing}; check the path"
     )
     assert refused(WeightsError, function, "regnety16gf", weights=tmp_path) == (
         f"{tmp_path} is a directory; give the weight file in it, or, if it is a run directory, --teacher run:{tmp_path}"
     )
-    assert refused(WeightsError, function, "regnety16gf", weights=torn) == (
-        f"{torn} is not a valid weight file; give a .safetensors file or one written by torch.save"
+    assert refused(WeightsError, function, "regnety16gf", weights=truncated) == (
+        f"{truncated} is not a valid weight file; give a .safetensors file or one written by torch.save"
     )
 
 
@@ -211,7 +211,7 @@ def test_unknown_network():
     )
 
 
-def test_options_that_nobody_knows():
+def test_unknown_options():
     with pytest.raises(RecipeError) as error:
         PLUGINS.find("teacher", "regnety16gf").options({"drop_path": 0.1})
     assert str(error.value).startswith("teacher 'regnety16gf': unknown key 'drop_path'")
@@ -219,7 +219,7 @@ def test_options_that_nobody_knows():
 
 @pytest.fixture
 def a_run(tmp_path):
-    """A run directory with a student of two heads that knows three classes; its answer is the sum of softmaxes."""
+    """A run directory with a student of two heads and three classes, evaluated with the sum of softmaxes."""
     options = PLUGINS.find("student", "deit-ti").options({"image_size": 32, "patch": 8, "width": 48, "depth": 2})
     request = ModelRequest("deit-ti", None, options, classes=3)
     torch.manual_seed(0)
@@ -231,7 +231,7 @@ def a_run(tmp_path):
     return tmp_path, model.eval()
 
 
-def test_run_answers_as_its_student_was_evaluated(a_run):
+def test_run_predicts_as_its_student_was_evaluated(a_run):
     directory, student = a_run
     name = f"run:{directory}"
     teacher = build(name).eval()
@@ -246,7 +246,7 @@ def test_run_answers_as_its_student_was_evaluated(a_run):
 
 
 @pytest.mark.parametrize(("head", "expected"), [("class", "logits"), ("distill", "distill_logits")])
-def test_run_answers_with_its_head(a_run, head, expected):
+def test_run_predicts_with_its_head(a_run, head, expected):
     directory, student = a_run
     request = ModelRequest("deit-ti", None, PLUGINS.find("student", "deit-ti").options({
         "image_size": 32, "patch": 8, "width": 48, "depth": 2,
@@ -260,7 +260,7 @@ def test_run_answers_with_its_head(a_run, head, expected):
 
 def test_describing_a_run_loads_no_weight(a_run):
     directory, _ = a_run
-    (directory / "student.safetensors").write_bytes(b"torn")
+    (directory / "student.safetensors").write_bytes(b"truncated")
     assert describe(f"run:{directory}").classes == 3
     assert build(f"run:{directory}", weights="none").spec.classes == 3
     assert refused(WeightsError, build, f"run:{directory}").startswith(
@@ -269,26 +269,27 @@ def test_describing_a_run_loads_no_weight(a_run):
 
 
 @pytest.mark.parametrize("function", [describe, build])
-def test_run_has_weights_of_its_own(a_run, function):
+def test_run_refuses_other_weights(a_run, function):
     directory, _ = a_run
     assert refused(WeightsError, function, f"run:{directory}", weights="w.pth") == (
-        f"teacher 'run:{directory}' has weights of its own and w.pth were given too; leave --teacher-weights out"
+        f"teacher 'run:{directory}' has its own weights, and --teacher-weights w.pth was given as well; "
+        "remove --teacher-weights"
     )
 
 
 @pytest.mark.parametrize("function", [describe, build])
-def test_no_run(tmp_path, function):
+def test_missing_run(tmp_path, function):
     missing = tmp_path / "no"
     assert refused(RunDirectoryError, function, f"run:{missing}") == (
-        f"teacher 'run:{missing}' is a run, and there is no run directory {missing}; check the path, or make the "
-        f"teacher first, such as with distillkit finetune MODEL --out {missing}"
+        f"teacher 'run:{missing}': there is no run directory {missing}; check the path, or train the "
+        f"teacher first, for example with distillkit finetune MODEL --out {missing}"
     )
     assert refused(RunDirectoryError, function, f"run:{tmp_path}") == (
         f"{tmp_path} has no student.json; give the directory of a run that has reached its end"
     )
 
 
-def test_a_vit_sees_another_size_with_its_positions_resized(tmp_path):
+def test_a_vit_of_another_image_size_has_its_positions_resized(tmp_path):
     native = network_of(VIT)
     save_file(native.state_dict(), tmp_path / "w.safetensors")
     asked = {"weights": tmp_path / "w.safetensors", "image_size": [96, 224]}
@@ -296,17 +297,17 @@ def test_a_vit_sees_another_size_with_its_positions_resized(tmp_path):
     assert (spec.image_size, spec.grid, spec.flexible_size) == ((96, 224), (6, 14), False)
 
     resized = network_of(VIT, img_size=(96, 224))
-    own = native.state_dict()
-    patches = own["pos_embed"][:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2)
+    weights = native.state_dict()
+    patches = weights["pos_embed"][:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2)  # [1, D, 14, 14]
     patches = torch.nn.functional.interpolate(patches, size=(6, 14), mode="bicubic", align_corners=False)
-    positions = torch.cat([own["pos_embed"][:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
-    resized.load_state_dict({**own, "pos_embed": positions})
+    positions = torch.cat([weights["pos_embed"][:, :1], patches.flatten(2).transpose(1, 2)], dim=1)  # [1, 1 + 84, D]
+    resized.load_state_dict({**weights, "pos_embed": positions})
     images = torch.randn(2, 3, 96, 224)
     with torch.no_grad():
         assert torch.allclose(teacher(images, LOGITS).logits, resized(images), atol=1e-6)
 
 
-def test_a_size_that_patches_do_not_fill_is_refused(tmp_path):
+def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(tmp_path):
     save_file(network_of(VIT).state_dict(), tmp_path / "w.safetensors")
     sentence = refused(RecipeError, describe, f"timm:{VIT}", weights=tmp_path / "w.safetensors", image_size=[100, 100])
     assert (

@@ -1,4 +1,4 @@
-"""The pictures of attention in the report of a run."""
+"""Attention figures in the report of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def models(student: TimmModel, teachers: dict[str, TimmModel], *, labels: tuple[
     return RunModels(student, frozen, lambda count: samples)
 
 
-def test_the_report_of_a_run_has_pictures_of_validation_images(tmp_path: Path) -> None:
+def test_report_shows_the_attention_in_validation_images(tmp_path: Path) -> None:
     student = {"model": "vit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2}
     training = {"steps": 1, "batch_size": 8, "device": "cpu", "threads": 1}
     tables = {"data": {"train": "digits", "workers": 0}, "student": student, "training": training}
@@ -45,7 +45,7 @@ def test_the_report_of_a_run_has_pictures_of_validation_images(tmp_path: Path) -
     page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     section = page.partition("## Attention\n\n")[2].partition("\n\n## Models")[0].split("\n\n")
     assert section[0] == (
-        "Where the class token looks in 3 validation images, layer by layer: teacher old above, the student below."
+        "Attention of the class token in 3 validation images, layer by layer: teacher old above, the student below."
     )
     assert len(section) == 4
     for number, link in enumerate(section[1:], start=1):
@@ -59,10 +59,10 @@ def test_the_report_of_a_run_has_pictures_of_validation_images(tmp_path: Path) -
     )
 
 
-def test_a_student_alone_and_images_of_a_class_or_none(vit: TimmModel, tmp_path: Path) -> None:
+def test_student_without_teacher_and_images_with_and_without_label(vit: TimmModel, tmp_path: Path) -> None:
     assert attention_section(tmp_path, PLAN, models(vit, {}, labels=(1, None))) == [
         "## Attention",
-        "Where the class token looks in 2 training images, layer by layer.",
+        "Attention of the class token in 2 training images, layer by layer.",
         "![training image 0.png, class dog](attention/train-1.png)",
         "![training image 1.png](attention/train-2.png)",
     ]
@@ -72,7 +72,7 @@ def test_a_teacher_without_attention_is_not_shown(vit: TimmModel, tmp_path: Path
     cnn = TimmModel.create("resnet10t", name="cnn", classes=2)
     assert attention_section(tmp_path, PLAN, models(vit, {"big": cnn})) == [
         "## Attention",
-        "Where the class token looks in 1 training image, layer by layer.",
+        "Attention of the class token in 1 training image, layer by layer.",
         "![training image 0.png, class dog](attention/train-1.png)",
         "Teacher 'big' is not shown, because it is a CNN and does not reveal it.",
     ]
@@ -84,11 +84,11 @@ def test_a_student_without_attention_has_no_section(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_finished_run_does_not_fail_for_want_of_a_picture(vit: TimmModel, tmp_path: Path) -> None:
+def test_an_error_while_drawing_does_not_fail_a_finished_run(vit: TimmModel, tmp_path: Path) -> None:
     def broken(count: int) -> Samples:
-        raise DataError("image '1.png' of 'cats' cannot be read: torn; repair or remove it")
+        raise DataError("image '1.png' of 'cats' cannot be read: truncated; repair or remove it")
 
     assert attention_section(tmp_path, PLAN, RunModels(vit, {}, broken)) == [
         "## Attention",
-        "There are no pictures of it: image '1.png' of 'cats' cannot be read: torn; repair or remove it.",
+        "The attention could not be drawn: image '1.png' of 'cats' cannot be read: truncated; repair or remove it.",
     ]

@@ -40,7 +40,7 @@ PLAN = {
 
 CNN = ModelSpec("cnn", "cnn", "cnn", 10, frozenset(), (8, 8))
 MODELS = RunModels(SimpleNamespace(spec=CNN), {}, None)
-"""A student whose attention cannot be read: nobody looks at it, or at an image."""
+"""A student without readable attention, so that the report draws none and loads no image."""
 
 
 def info(directory: Path, start_step: int = 0) -> RunInfo:
@@ -62,7 +62,7 @@ def test_records_are_appended_in_order(tmp_path: Path) -> None:
     assert kinds == ["steps", "note", "epoch", "failed"]
 
 
-def test_a_resumed_run_cuts_back_to_its_checkpoint(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_records_after_its_checkpoint(tmp_path: Path) -> None:
     tracker = MetricsFile()
     tracker.distillkit_run_started(info(tmp_path))
     for step in (5.0, 10.0, 15.0):
@@ -72,7 +72,7 @@ def test_a_resumed_run_cuts_back_to_its_checkpoint(tmp_path: Path) -> None:
     assert [record["step"] for record in read_metrics(tmp_path)] == [5.0, 10.0]
 
 
-def test_a_line_that_was_cut_short_ends_the_reading(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "steps", "step": 1.0}\n{"kind": "st')
     assert [record["step"] for record in read_metrics(tmp_path)] == [1.0]
@@ -92,10 +92,10 @@ def report(tmp_path: Path) -> str:
     return (tmp_path / "report.md").read_text()
 
 
-def test_the_report_whole(report: str) -> None:
+def test_the_complete_report(report: str) -> None:
     assert (
         report
-        == """# deit-ti taught by cnn
+        == """# deit-ti distilled from cnn
 
 `loss = 0.5 * labels + 0.5 * hard`, 20 optimiser steps of 64 images on digits (100 images, 40 labelled).
 
@@ -105,23 +105,23 @@ def test_the_report_whole(report: str) -> None:
 | distillation head | 89.00 |
 | fused (mean of logits) | 90.00 |
 | fused (sum of softmaxes) | 91.00 |
-| **the student's answer** | 90.00 |
+| **student's prediction** | 90.00 |
 | images | 500 |
 
-Best on validation: 93.50 % after step 10, kept in `best/`; the table shows the student after the last step.
+Best on validation: 93.50 % after step 10, kept in `best/`. The table shows the student after the last step.
 
 ![loss and accuracy over the run](curves.png)
 
-Speed: 50 images/s (median of the log intervals), 10 % of it waiting for data.
+Throughput: 50 images/s (median over the log intervals). Waiting for data: 10 % of the time.
 
 ## Models
 
-| | name | parameters | pixels | GFLOP an image | weights |
+| | name | parameters | image size | GFLOP per image | weights |
 | --- | --- | ---: | --- | ---: | --- |
 | student | deit-ti | 1,000 | 8x8 | 0.01 | trained here, from runs/a |
 | teacher | cnn | 2,000 | 8x8 | 0.123 | apache-2.0 |
 
-Student: 4 layers, width 64, 2 heads, on a grid of 2x2. Learning rate 0.00025, seed 3, float32 on cpu.
+Student: 4 layers, width 64, 2 heads, grid 2x2. Learning rate 0.00025, seed 3, float32 on cpu.
 
 ## Notes
 
@@ -139,28 +139,28 @@ The resolved recipe is `recipe.toml`; `environment.json` has the versions.
     )
 
 
-def test_the_report_counts_what_went_wrong_without_ending_the_run(tmp_path: Path) -> None:
+def test_the_report_counts_incidents(tmp_path: Path) -> None:
     images = [("train", "a", "empty"), ("train", "b", "truncated"), ("test", "c", "empty")]
     incidents = Incidents((BrokenImage(*image, reason="why") for image in images), skipped=[7, 1200])
     MetricsFile().distillkit_run_started(info(tmp_path))
     Report().distillkit_run_ended(replace(info(tmp_path), incidents=incidents), {}, MODELS)
     assert """## Incidents
 
-3 images could not be read: in training others took their place, in evaluation they were left out. `incidents.json` \
-names them all.
+3 images could not be read. Training used other images instead, evaluation left them out. `incidents.json` \
+lists them all.
 
-| cannot be read | test | train |
+| unreadable images | test | train |
 | --- | ---: | ---: |
 | empty | 1 | 1 |
 | truncated | 0 | 1 |
 
-2 steps moved no weight, since loss or gradient was not finite: 7, 1,200.
+2 steps did not update the weights because loss or gradient was not finite: 7, 1,200.
 
 ## Notes
 """ in (tmp_path / "report.md").read_text()
 
 
-def test_without_a_figure_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
+def test_without_accuracy_the_report_does_not_suggest_evaluate(tmp_path: Path) -> None:
     Report().distillkit_run_ended(info(tmp_path), {}, MODELS)
     page = (tmp_path / "report.md").read_text()
     assert "No labelled validation or test images, so there is no accuracy to report." in page
@@ -170,8 +170,8 @@ def test_without_a_figure_there_is_nothing_to_evaluate(tmp_path: Path) -> None:
     )
 
 
-def test_several_terms_have_a_panel_and_a_table_of_their_gradients(tmp_path: Path) -> None:
-    """Seven records, of which the second could not be measured in half precision: five of six are shown."""
+def test_several_terms_have_a_panel_and_a_table_of_gradient_norms(tmp_path: Path) -> None:
+    """Of seven records the second has an infinite norm, as in half precision; five of the other six are shown."""
     tracker = MetricsFile()
     tracker.distillkit_run_started(info(tmp_path))
     for number, at in enumerate((1, 2, 4, 8, 12, 16, 20)):
@@ -180,10 +180,10 @@ def test_several_terms_have_a_panel_and_a_table_of_their_gradients(tmp_path: Pat
             norms["grad_norm/labels"] = float("inf")
         tracker.distillkit_steps_logged(steps(float(at), 1.0) | {"grad_norm": 1.0} | norms)
     Report().distillkit_run_ended(info(tmp_path), {}, MODELS)
-    balance = (tmp_path / "report.md").read_text().partition("## Balance\n\n")[2].partition("\n\n## Models")[0]
-    assert balance == (
-        "How hard each term of the loss pulls: the norm of the gradient of weight times term on the student's "
-        "parameters, and its share of the sum of these norms. At the step that is named alone, before clipping.\n\n"
+    section = (tmp_path / "report.md").read_text().partition("## Gradient norms\n\n")[2].partition("\n\n## Models")[0]
+    assert section == (
+        "Gradient of each loss term times its weight, with respect to the student's parameters: L2 norm, and share of "
+        "the sum of the norms. Measured at the single step named, before clipping.\n\n"
         "| term | step 1 | step 4 | step 8 | step 16 | step 20 |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
         "| labels | 3 (75.0 %) | 3 (92.3 %) | 3 (96.0 %) | 3 (99.0 %) | 3 (99.5 %) |\n"
@@ -203,7 +203,7 @@ def test_without_accuracy_there_is_no_empty_panel(tmp_path: Path) -> None:
         assert picture.size == (600, 432)
 
 
-def test_the_curves_are_a_picture(report: str, tmp_path: Path) -> None:
+def test_the_curves_are_a_figure(report: str, tmp_path: Path) -> None:
     assert "curves.png" in report
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1200, 432)

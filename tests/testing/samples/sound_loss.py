@@ -1,4 +1,4 @@
-"""A loss that keeps every promise of the contract; the bad ones of the tests break one each."""
+"""A loss that satisfies the contract; the bad losses of the tests each violate one requirement."""
 
 from pydantic import BaseModel, Field
 from torch import nn

@@ -1,4 +1,4 @@
-"""A model that keeps every promise of the contract; the bad ones of the tests break one each."""
+"""A model that satisfies the contract; the bad models of the tests each violate one requirement."""
 
 from dataclasses import replace
 
@@ -23,16 +23,16 @@ class Network(nn.Module):
 
     def layers(self, images):
         """The tokens after each layer, [B, N, D]."""
-        tokens = self.patches(images).flatten(2).transpose(1, 2)
-        found = []
+        tokens = self.patches(images).flatten(2).transpose(1, 2)  # [B, N, D]
+        outputs = []
         for block in self.blocks:
             tokens = torch.tanh(block(tokens))
-            found.append(tokens)
-        return found
+            outputs.append(tokens)
+        return outputs
 
 
 class SoundModel(nn.Module):
-    """Reveals every signal there is."""
+    """Reveals every signal."""
 
     class Options(BaseModel, frozen=True, extra="forbid", strict=True):
         pass
@@ -68,10 +68,10 @@ class SoundModel(nn.Module):
         return cls(Network(request.classes or 4), cls.describe(request))
 
     def forward(self, images, wanted):
-        said = self.say(images, wanted)
-        return Outputs(**{signal.value: value for signal, value in said.items() if signal in wanted})
+        values = self.signals(images, wanted)
+        return Outputs(**{signal.value: value for signal, value in values.items() if signal in wanted})
 
-    def say(self, images, wanted):
+    def signals(self, images, wanted):
         layers = self.network.layers(images)
         pooled = [tokens.mean(dim=1) for tokens in layers]
         return {
@@ -88,18 +88,18 @@ def precise(values):
 
 
 def attention(layers):
-    """[B, L, H, 1 + N]: every head takes three of the channels."""
+    """Attention rows [B, L, A, 1 + N]; every head uses three of the channels."""
     if not layers:
         return None
     rows = []
     for tokens in layers:
-        keys = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+        keys = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)  # [B, 1 + N, D]
         rows.append(torch.softmax(precise(keys).unflatten(2, (HEADS, -1)).sum(dim=3), dim=1).transpose(1, 2))
     return torch.stack(rows, dim=1)
 
 
 def describing(**changes):
-    """A sound model that describes itself otherwise, and builds what it describes."""
+    """A sound model with a changed description, which it also builds."""
 
     class Described(SoundModel):
         @classmethod
