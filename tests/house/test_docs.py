@@ -166,7 +166,7 @@ def test_the_data_set_shown_gives_labelled_images(shown):
     assert (len(source), source.key(7), source.label(7)) == (300, "007", 1)
     assert source.image(7).getpixel((0, 0)) == (0, 59, 0)
     assert shown("distillkit_datasets")() == [
-        PluginSpec(name="colours", summary="300 pictures of one colour each", factory="shown:Colours")
+        PluginSpec(name="colours", summary="300 images of one colour each", factory="shown:Colours")
     ]
 
 
