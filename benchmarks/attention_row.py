@@ -230,8 +230,8 @@ def main() -> None:
     where = f"{torch.cuda.get_device_name(arguments.device)}, bfloat16" if is_cuda else "one thread, CPU time, float32"
     print(f"torch {torch.__version__}, {where}\n")
     print(
-        "| ViT, 224 pixels | batch | row keeps, MiB an image | map keeps, MiB an image | map / row "
-        "| peak MiB none / row / map | step without, ms | row / none (95 %) | map / none (95 %) |\n"
+        "| ViT, 224 pixels | batch | row keeps, MiB per image | map keeps, MiB per image | map / row "
+        "| peak MiB none / row / map | step of none, ms | row / none (95 %) | map / none (95 %) |\n"
         "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- | --- |"
     )
     results = []

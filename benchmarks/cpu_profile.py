@@ -64,7 +64,7 @@ def best(arguments: argparse.Namespace, plugins: PluginRegistry) -> tuple[dict[s
         )
     verdicts = {batch: against_plain(card, int(batch)) for batch in card.best}
     lines = [
-        "| batch | best setting | p50 ms | images/s | best plain runtime | p50 ms | ratio (95 %) |",
+        "| batch | best setting | p50 ms | images/s | best default runtime | p50 ms | ratio (95 %) |",
         "| ---: | --- | ---: | ---: | --- | ---: | --- |",
         *(best_line(card, batch, *verdict) for batch, verdict in verdicts.items()),
     ]

@@ -214,7 +214,7 @@ def main() -> None:
     keep_freed_memory()  # as every run on a CPU does; it applies to the process, and so to both loops
     results = []
     print(f"torch {torch.__version__}, one thread, CPU time\n")
-    print("| student | minimal loop, ms a step | distillkit, ms a step | median ratio | 95 % interval | with log |")
+    print("| student | minimal loop, ms per step | distillkit, ms per step | median ratio | 95 % interval | with log |")
     print("| --- | ---: | ---: | ---: | --- | ---: |")
     for geometry in GEOMETRIES:
         result = measure(geometry, rounds=arguments.rounds, steps=arguments.steps)
