@@ -2,8 +2,8 @@
 
     python scripts/audit.py
 
-Exit code 1 for a finding, or for an audit that failed by itself. Where the service is out of reach it says so in one
-line and ends with 0: a machine without a network can build and test all the same.
+Exit code 1 for a finding, or if the audit itself fails. If the service is unreachable, a message says so and the exit
+code is 0, so that `make audit` also passes on a machine without a network.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 AUDIT = ("pip_audit", "--local", "--skip-editable", "--vulnerability-service", "osv", "--format", "json")
 QUIETLY = ("--progress-spinner", "off", "--timeout", "10")
 ACCEPTED: Mapping[str, str] = {}
-"""Findings that do not concern us, by their identifier, each with the reason."""
+"""Findings that do not affect distillkit: identifier and reason."""
 
-OUT_OF_REACH = re.compile(
+UNREACHABLE = re.compile(
     r"Connection(?:Error|Reset|Aborted)|ConnectTimeout|ReadTimeout|[Tt]imed out|[Cc]ould not connect|ProxyError"
     r"|SSLError|ChunkedEncodingError|RetryError|\b(?:429 Client|5\d\d Server) Error"
 )
 
 
 def verdict(output: str, errors: str) -> tuple[int, list[str]]:
-    """The exit code and what to say of pip-audit's answer."""
+    """The exit code and the messages for pip-audit's output."""
     try:
         dependencies: Sequence[Mapping[str, Any]] = json.loads(output)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        last = (errors.strip().splitlines() or ["no answer"])[-1]
-        if OUT_OF_REACH.search(errors):
-            return 0, [f"audit: nothing was looked up, the vulnerability service is out of reach: {last[:200]}"]
+        last = (errors.strip().splitlines() or ["no output"])[-1]
+        if UNREACHABLE.search(errors):
+            return 0, [f"audit: nothing was looked up, the vulnerability service is unreachable: {last[:200]}"]
         return 1, [f"audit: pip-audit failed: {last}"]
     known = [
         f"{each['name']} {each['version']}: {found['id']}, {_remedy(found['fix_versions'])}"
@@ -42,10 +42,11 @@ def verdict(output: str, errors: str) -> tuple[int, list[str]]:
         if not ACCEPTED.keys() & {found["id"], *found.get("aliases", ())}
     ]
     unknown = [each["name"] for each in dependencies if "skip_reason" in each]
-    says = [f"audit: {len(dependencies) - len(unknown)} packages looked up, {len(known)} known vulnerabilities", *known]
+    summary = f"audit: {len(dependencies) - len(unknown)} packages looked up, {len(known)} known vulnerabilities"
+    messages = [summary, *known]
     if unknown:
-        says.append(f"audit: not looked up: {', '.join(unknown)}")
-    return int(bool(known)), says
+        messages.append(f"audit: not looked up: {', '.join(unknown)}")
+    return int(bool(known)), messages
 
 
 def _remedy(versions: Sequence[str]) -> str:
@@ -53,10 +54,10 @@ def _remedy(versions: Sequence[str]) -> str:
 
 
 def main() -> int:
-    """Ask, and print the answer."""
+    """Run pip-audit and print the result."""
     done = subprocess.run([sys.executable, "-m", *AUDIT, *QUIETLY], capture_output=True, text=True, check=False)
-    code, says = verdict(done.stdout, done.stderr)
-    print("\n".join(says))
+    code, messages = verdict(done.stdout, done.stderr)
+    print("\n".join(messages))
     return code
 
 

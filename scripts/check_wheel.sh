@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Build the source distribution and, from it, the wheel; then use the wheel as strangers do:
-#   1. alone, in an environment without torch: help and listings work, training names the missing extra;
-#   2. with the extras and third parties' plugins beside it: train on digits by their names and export;
-#   3. with the extra `runtime` alone, as on a target without torch: listings work, and the bundle of 2 answers.
-# Usage: scripts/check_wheel.sh PYTHON, where PYTHON has the package `build`. Leaves the files in dist/.
+# Build the source distribution, build the wheel from it, and use the wheel as a user would:
+#   1. without extras and without torch: help and listings work, training names the missing extra;
+#   2. with the extras and with third-party plugins: train on digits with them, and export;
+#   3. with only the extra `runtime`, as on a target without torch: listings and the bundle of step 2 work.
+# Usage: scripts/check_wheel.sh PYTHON, where PYTHON has the package `build`. The files are written to dist/.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -17,7 +17,7 @@ fail() {
     exit 1
 }
 
-environment() { # name, then what to install
+environment() { # name, then the packages to install
     local name="$1"
     shift
     "$python" -m venv "$work/$name"
@@ -27,21 +27,21 @@ environment() { # name, then what to install
 rm -rf "$root/dist"
 "$python" -m build --outdir "$root/dist" "$root"
 wheel="$(echo "$root"/dist/*.whl)"
-cd "$work" # away from the working tree: only what is installed can be imported
+cd "$work" # not in the working tree, so that only installed packages can be imported
 
-echo "== the wheel alone"
+echo "== the wheel without extras"
 environment alone "$wheel"
 alone="$work/alone/bin/distillkit"
 "$alone" --help >/dev/null
 "$alone" plugins
 "$alone" recipes
 status=0
-"$alone" run --out "$work/never" >"$work/said" 2>&1 || status=$?
-cat "$work/said"
+"$alone" run --out "$work/never" >"$work/output" 2>&1 || status=$?
+cat "$work/output"
 [[ "$status" -eq 2 ]] || fail "distillkit run without extras exits with $status; it should exit with 2"
-grep -qF 'distillkit[train]' "$work/said" || fail "distillkit run without extras does not name the extra"
+grep -qF 'distillkit[train]' "$work/output" || fail "distillkit run without extras does not name the extra"
 
-echo "== the wheel with its extras and third parties' plugins"
+echo "== the wheel with its extras and third-party plugins"
 environment full "$wheel[train,export]" "$third_party/distillkit-margin" "$third_party/distillkit-pt2"
 full="$work/full/bin/distillkit"
 "$full" plugins
@@ -57,11 +57,11 @@ target="$work/target/bin/distillkit"
 lacking="$("$work/target/bin/python" -c 'from importlib.util import find_spec as find
 print(*(name for name in ("torch", "timm", "onnx") if find(name)))')"
 [[ -z "$lacking" ]] || fail "distillkit[runtime] installs $lacking"
-"$work/target/bin/python" -c 'from PIL import Image; Image.linear_gradient("L").save("picture.png")'
+"$work/target/bin/python" -c 'from PIL import Image; Image.linear_gradient("L").save("image.png")'
 "$target" --help >/dev/null
 "$target" plugins >/dev/null
 "$target" doctor
 "$target" verify "$work/bundle"
-"$target" predict "$work/bundle" picture.png --top 3
+"$target" predict "$work/bundle" image.png --top 3
 "$target" profile "$work/bundle" --batches 1 --seconds 0.5 --out "$work/profile"
 echo "== ok: $(basename "$wheel")"

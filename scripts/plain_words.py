@@ -1,7 +1,7 @@
-"""Look for words in our own texts that a reader stumbles over: scripts/plain_words.toml lists them.
+"""Find words that our own texts should not use; scripts/plain_words.toml lists them.
 
-`python scripts/plain_words.py [FILE ...]` prints `file:line:column: word; write ... instead` for each, and exits with 1
-if there is one. Without files it reads every text file that git tracks.
+`python scripts/plain_words.py [FILE ...]` prints `file:line:column: 'word'; write instead: ...` for each, and exits
+with 1 if there is one. Without files it reads every text file that git tracks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def tracked_texts() -> list[Path]:
 
 
 def findings(text: str, words: dict[str, str], exceptions: dict[str, str]) -> Iterator[tuple[int, int, str, str]]:
-    """(line, column, what was found, what to write instead) for each word of the list in a text."""
+    """(line, column, word found, replacement) for each listed word in a text."""
     allowed = [span for pattern in exceptions for span in map(re.Match.span, re.finditer(pattern, text))]
     for word, instead in words.items():
         # A phrase may be broken over two lines, of a comment too, and a word may be part of a name.
@@ -43,7 +43,7 @@ def findings(text: str, words: dict[str, str], exceptions: dict[str, str]) -> It
 
 
 def main(arguments: list[str]) -> int:
-    """Print what was found; 1 if anything was."""
+    """Print every finding; 1 if there is one."""
     listed = tomllib.loads((ROOT / LIST).read_text(encoding="utf-8"))
     paths = [Path(argument) for argument in arguments] or [ROOT / path for path in tracked_texts()]
     found = [
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             findings(path.read_text(encoding="utf-8"), listed["words"], listed["exceptions"])
         )
     ]
-    print("\n".join(found) if found else f"{len(paths)} texts without a word of {LIST}")
+    print("\n".join(found) if found else f"{len(paths)} files without a word of {LIST}")
     return 1 if found else 0
 
 

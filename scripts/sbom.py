@@ -1,9 +1,8 @@
-"""Write a software bill of materials (CycloneDX 1.6, JSON) of the environment in which this runs, and check it.
+"""Write a software bill of materials (CycloneDX 1.6, JSON) of the current environment, and check it.
 
     python scripts/sbom.py [FILE]        # build/sbom.json
 
-It must hold every package that constraints.txt pins and that is installed, in that version and with a licence, and
-distillkit itself.
+It must contain distillkit and every installed package that constraints.txt pins, with that version and a licence.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ CONCLUDED = {
     "protobuf": "BSD-3-Clause",
     "torchvision": "BSD-3-Clause",
 }
-"""Licences, as SPDX names them, of packages whose metadata do not; taken from their repositories or free text."""
+"""SPDX licences of packages whose metadata has none; taken from their repositories or free text."""
 
 
 def pinned(text: str) -> dict[str, str]:
-    r"""The versions in a constraints file, by name, as far as they are meant for this Python and this system.
+    r"""The versions in a constraints file that apply to this Python and this system, by package name.
 
     >>> pinned("# base\nnumpy==2.4.6  # via torch\nsix==1.17.0 ; python_version < '3'\n")
     {'numpy': '2.4.6'}
     """
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     found = [Requirement(line) for line in lines if line]
-    meant = [each for each in found if each.marker is None or each.marker.evaluate()]
-    return {each.name: str(each.specifier).removeprefix("==") for each in meant}
+    applicable = [each for each in found if each.marker is None or each.marker.evaluate()]
+    return {each.name: str(each.specifier).removeprefix("==") for each in applicable}
 
 
 def faults(bill: Mapping[str, Any], pins: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with a bill of materials, in sentences."""
+    """Messages about what is wrong with a bill of materials."""
     if bill["metadata"].get("component", {}).get("name") != "distillkit":
-        yield "it is not distillkit's"
+        yield "the bill of materials is not that of distillkit"
     components = {_normal(each["name"]): each for each in bill["components"]}
     for name, wanted in pins.items():
         component = components.get(_normal(name))
@@ -76,7 +75,7 @@ def _installed(name: str) -> bool:
 
 
 def main(out: Path) -> int:
-    """Write the bill and print what is wrong with it, or how much it holds."""
+    """Write the bill of materials and print its faults, or its size."""
     out.parent.mkdir(parents=True, exist_ok=True)
     project = ("--pyproject", str(ROOT / "pyproject.toml"), "--mc-type", "library")
     command = ["cyclonedx_py", "environment", sys.executable, *project, "--output-reproducible", "--of", "JSON"]

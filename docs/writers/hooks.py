@@ -1,4 +1,4 @@
-"""The page about hooks: what distillkit.plugin.hookspecs says of each, in the order in which a run calls them."""
+"""docs/reference/hooks.md: the docstrings of distillkit.plugin.hookspecs, in the order of their calls in a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECTION = re.compile(r"^(Called|Return|Must not|Example|`record`)(?=[: ])", re.M
 
 
 def page() -> str:
-    """One section per hook: its signature and its documentation."""
+    """One section per hook: its signature and its docstring."""
     hooks = [(name, hook) for name, hook in vars(hookspecs).items() if name.startswith("distillkit_")]
     return "\n\n".join(_section(name, hook) for name, hook in hooks)
 

@@ -1,4 +1,4 @@
-"""The complete code of a third party's loss, taken from where the tests build and run it."""
+"""The third-party loss in README.md and docs/plugins.md: the file that the tests build and run."""
 
 from __future__ import annotations
 

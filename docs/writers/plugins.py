@@ -1,4 +1,4 @@
-"""The page about plugins: every built-in by role, and the options that a recipe may give to it."""
+"""docs/reference/plugins.md: every built-in plugin by role, and its options in a recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TITLES: dict[PluginRole, str] = {
 
 
 def page() -> str:
-    """One section per role; a third party's plugins that happen to be installed are left out."""
+    """One section per role. Installed third-party plugins are left out."""
     found = installed_plugins()
     if found.broken:
         raise SystemExit("\n".join(str(broken) for broken in found.broken))
@@ -46,7 +46,7 @@ def _table(plugins: Iterable[Plugin], row: Callable[[Plugin], Mapping[str, str]]
 
 
 def _row(plugin: Plugin) -> dict[str, str]:
-    return {"name": f"`{plugin.spec.shown_name}`", "what it is": cell(plugin.spec.summary)}
+    return {"name": f"`{plugin.spec.shown_name}`", "summary": cell(plugin.spec.summary)}
 
 
 def _models_row(plugin: Plugin) -> dict[str, str]:
@@ -59,7 +59,7 @@ def _factory(plugin: Plugin) -> str:
 
 
 def _options(plugins: list[Plugin]) -> str | None:
-    """The options that the plugins of one factory share, where there are any."""
+    """The options that the plugins of one factory share; None if it has no options."""
     options = getattr(plugins[0].load(), "Options", None)
     if options is None or not options.model_fields:
         return None

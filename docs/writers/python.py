@@ -1,4 +1,4 @@
-"""The page about Python: the functions of distillkit.api and what they return, from their docstrings."""
+"""docs/reference/python.md: the functions of distillkit.api and their return types, from their docstrings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from distillkit.contracts.model import ModelSpec
 from distillkit.evaluation.measurement import Measurement
 
 FUNCTIONS = ("load_recipe", "plan", "run", "resume", "evaluate", "load_student", "read_metrics")
-"""In the order in which a script calls them."""
+"""In the order in which a script typically calls them."""
 VALUES = (distillkit.RunResult, distillkit.EvaluationResult, Measurement, distillkit.Plan, ModelSpec)
 LEAD = re.compile(r"^(Raises|Shapes|Returns)\b(:?)")
 
 
 def page() -> str:
-    """A section for every function, and one for what they return."""
+    """One section per function, and one for the return types."""
     if set(FUNCTIONS) != set(api.__all__):
         raise SystemExit(f"docs/writers/python.py lists {FUNCTIONS}, and distillkit.api has {api.__all__}")
     functions = (_function(getattr(api, name)) for name in FUNCTIONS)
-    return "\n\n".join([*functions, "## What is returned", *map(_value, VALUES)])
+    return "\n\n".join([*functions, "## Return types", *map(_value, VALUES)])
 
 
 def _function(function: Callable[..., Any]) -> str:
@@ -31,7 +31,7 @@ def _function(function: Callable[..., Any]) -> str:
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    """One parameter a line, annotations as they are written."""
+    """One parameter per line, annotations as in the source."""
     signature = inspect.signature(function)
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     lines = [_parameter(parameter) for parameter in signature.parameters.values()]
@@ -54,7 +54,7 @@ def _value(kind: type[Any]) -> str:
 
 
 def _described(documented: object) -> str:
-    """A docstring as Markdown; its example as a block of code."""
+    """A docstring as Markdown, its example as a code block."""
     text, _, example = (inspect.getdoc(documented) or "").partition("\n\nFor example:\n")
     parts = [LEAD.sub(r"**\1**\2", part) for part in text.split("\n\n")]
     if example:

@@ -1,4 +1,4 @@
-"""The page about recipes: every table, key, type, default and meaning, from the models of distillkit.recipe.schema."""
+"""docs/reference/recipe.md: every table, key, type, default and meaning, from distillkit.recipe.schema."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = {"integer": "whole number", "number": "number", "string": "text", "boole
 
 
 def page() -> str:
-    """One section per table, in the order in which a recipe file has them."""
+    """One section per table, in the order of a recipe file."""
     schema = Recipe.model_json_schema()
     sections = ["\n".join(_own_keys(schema))]
     for name, field in schema["properties"].items():
@@ -28,7 +28,7 @@ def page() -> str:
 
 
 def options_table(options: type[BaseModel]) -> str:
-    """The options of one plugin, in the form of this page."""
+    """The options of one plugin, as a table of keys."""
     return key_table(options.model_json_schema())
 
 
@@ -43,7 +43,7 @@ def key_table(table: Mapping[str, Any]) -> str:
 
 
 def kind(field: Mapping[str, Any]) -> str:
-    """What may stand behind a key, in words.
+    """The values that a key accepts, in words.
 
     >>> kind({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "null"}]})
     'whole number > 0'
@@ -61,7 +61,7 @@ def kind(field: Mapping[str, Any]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that may stand in a cell of a Markdown table. In code, between backticks, an angle bracket is itself.
+    """Text escaped for a cell of a Markdown table. Angle brackets in code between backticks are not escaped.
 
     >>> cell("`timm:<name>` or <any>")
     '`timm:<name>` or &lt;any>'
@@ -76,7 +76,7 @@ def one_line(text: str) -> str:
 
 
 def _own_keys(schema: Mapping[str, Any]) -> Iterator[str]:
-    """The keys that stand at the top of a recipe file, before the first table."""
+    """The keys at the top of a recipe file, before the first table."""
     plain = {key: field for key, field in schema["properties"].items() if _table(field, schema["$defs"]) is None}
     yield "## At the top of the file\n"
     yield key_table({"properties": plain, "required": schema.get("required", ())})

@@ -1,4 +1,4 @@
-"""The table of faults in the page on reliability: what tests/faults and `make fuzz` wrote, and nothing else."""
+"""The table of faults in docs/reliability.md, from the results of tests/faults and `make fuzz`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def page() -> str:
     """One row per fault."""
     found = json.loads(FOUND.read_text(encoding="utf-8"))
     machine = found["kills"]["machine"]
-    rows = ["| fault | how it is injected | what is promised | result |", "|---|---|---|---|"]
+    rows = ["| fault | how it is injected | guarantee | result |", "|---|---|---|---|"]
     fuzzed = json.loads(FUZZED.read_text(encoding="utf-8"))
     rows += [f"| {' | '.join(row)} |" for row in (*_rows(found), *_fuzzed(fuzzed))]
     measured = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
@@ -26,14 +26,14 @@ def _rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     kills, pairs = found["kills"], found["worker_kills"]
     yield (
         "the process is killed",
-        "SIGKILL at random moments, several times a run (`tests/faults/kills.py`)",
-        "bit-equal to the undisturbed run, the directory readable after every kill",
+        "SIGKILL at random moments, several times per run (`tests/faults/kills.py`)",
+        "bit-equal to the undisturbed run, the run directory readable after every kill",
         f"{kills['equal']} of {kills['runs']} runs bit-equal, {kills['unreadable']} unreadable; {_hits(kills)}",
     )
     yield (
         "one of two processes is killed",
         "SIGKILL to either at random moments, under `--nproc 2` and torchrun (`tests/faults/worker_kills.py`)",
-        "started again from the last checkpoint, bit-equal to two undisturbed, nothing left behind",
+        "restarted from the last checkpoint, bit-equal to two undisturbed processes, no process left behind",
         f"{pairs['equal']} of {pairs['runs']} runs bit-equal, {pairs['left_behind']} processes left; {_hits(pairs)}",
     )
     for case in found["others"]["records"]:

@@ -1,4 +1,4 @@
-"""The map of architecture.md: every room with the first line of its docstring, and an order of reading the code."""
+"""The map in docs/architecture.md: every room with the first line of its docstring, and the reading order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCES = {
     "distillkit_cli": ROOT / "cli" / "distillkit_cli",
 }
 READING_ORDER = {
-    "distillkit/contracts/loss.py": "what a loss promises: `reads_*`, `target`, `forward`",
+    "distillkit/contracts/loss.py": "the contract of a loss: `reads_*`, `target`, `forward`",
     "distillkit/contracts/model.py": "what teachers and students return: signals, `Outputs`, `ModelSpec`",
     "distillkit/training/loop.py": "the loop: windows, steps, and what happens every N steps",
     "distillkit/training/step.py": "one optimiser step: micro-batches, gradient accumulation, clipping",
@@ -25,11 +25,11 @@ READING_ORDER = {
     "distillkit/training/teacher_targets.py": "the teacher's forward pass, and `Loss.target`",
     "plugins/distillkit_plugins/losses/hard.py": "one loss: hard distillation (DeiT)",
 }
-"""The core of a run, from the contracts to one loss, and what each module shows."""
+"""The modules of the core of a run, from the contracts to one loss, and their contents."""
 
 
 def page() -> str:
-    """Tables for the core and for export, floor by floor; for plugins and command line; then the reading order."""
+    """Tables of the core and of export, floor by floor; of plugins and command line; then the reading order."""
     contracts = tomllib.loads((ROOT / "scripts" / "floors.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     floors = {contract["containers"][0]: contract["layers"] for contract in contracts["contracts"][1:]}
     sections = [_table(package, " | ".join(layers).split(" | ")) for package, layers in floors.items()]
@@ -42,7 +42,7 @@ def page() -> str:
 
 def _table(package: str, rooms: list[str]) -> str:
     root = SOURCES[package].relative_to(ROOT).as_posix()
-    return "\n".join([f"### `{root}/`", "", "| room | holds |", "|---|---|", *_rows(package, rooms)])
+    return "\n".join([f"### `{root}/`", "", "| room | contents |", "|---|---|", *_rows(package, rooms)])
 
 
 def _rows(package: str, rooms: list[str]) -> Iterator[str]:
@@ -57,7 +57,7 @@ def _rows(package: str, rooms: list[str]) -> Iterator[str]:
 def _reading_order() -> str:
     lines = sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in READING_ORDER)
     rows = [f"{number}. [`{name}`](../{name}): {READING_ORDER[name]}" for number, name in enumerate(READING_ORDER, 1)]
-    # Rounded, so that not every change of these modules changes the page.
+    # Rounded, so that small changes of these modules do not change the page.
     return "\n".join(["## Reading the code", "", f"The core of a run, about {lines // 50 * 50} lines:", "", *rows])
 
 

@@ -25,20 +25,20 @@ def graph(**arrows):
 
 def test_a_graph_without_cycles_has_no_upward_import(measure):
     house = graph(attic="kitchen cellar", kitchen="cellar", cellar="")
-    assert measure.circles(house) == []
+    assert measure.cycles(house) == []
     assert measure.upward(house) == []
 
 
 def test_each_cycle_is_found_with_one_upward_import(measure):
     house = graph(a="b", b="c", c="a d", d="e", e="d", f="a")
-    assert measure.circles(house) == [["a", "b", "c"], ["d", "e"]]
+    assert measure.cycles(house) == [["a", "b", "c"], ["d", "e"]]
     assert len(measure.upward(house)) == 2
 
 
 @pytest.mark.parametrize("package", ["distillkit", "distillkit_export"])
 def test_the_packages_have_no_import_cycle(measure, package):
     rooms = measure.rooms(package)
-    assert measure.circles(rooms) == []
+    assert measure.cycles(rooms) == []
     assert measure.upward(rooms) == []
 
 

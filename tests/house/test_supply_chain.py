@@ -53,7 +53,7 @@ def test_without_a_network_the_audit_passes_with_a_note():
     code, (note,) = script("audit").verdict("", trace)
     assert code == 0
     assert note == (
-        "audit: nothing was looked up, the vulnerability service is out of reach: "
+        "audit: nothing was looked up, the vulnerability service is unreachable: "
         "requests.exceptions.ConnectionError: HTTPSConnectionPool: Name or service not known"
     )
 
@@ -68,15 +68,15 @@ def test_without_a_network_the_audit_passes_with_a_note():
         "requests.exceptions.ChunkedEncodingError: Connection broken",
     ],
 )
-def test_a_failing_service_counts_as_out_of_reach(failure):
-    note = f"audit: nothing was looked up, the vulnerability service is out of reach: {failure}"
+def test_a_failing_service_counts_as_unreachable(failure):
+    note = f"audit: nothing was looked up, the vulnerability service is unreachable: {failure}"
     assert script("audit").verdict("", f"Traceback ...\n{failure}\n") == (0, [note])
 
 
 def test_any_other_failure_of_pip_audit_fails():
     assert script("audit").verdict("", "no such option\n") == (1, ["audit: pip-audit failed: no such option"])
-    assert script("audit").verdict("[]", "") == (1, ["audit: pip-audit failed: no answer"])
-    assert script("audit").verdict("", "") == (1, ["audit: pip-audit failed: no answer"])
+    assert script("audit").verdict("[]", "") == (1, ["audit: pip-audit failed: no output"])
+    assert script("audit").verdict("", "") == (1, ["audit: pip-audit failed: no output"])
 
 
 def test_an_incomplete_bill_of_materials_is_refused():
@@ -94,4 +94,4 @@ def test_an_incomplete_bill_of_materials_is_refused():
         "timm 1.0.31 has no licence",
         "typer 0.29.2 is missing",
     ]
-    assert list(script("sbom").faults({"metadata": {}, "components": []}, {})) == ["it is not distillkit's"]
+    assert list(script("sbom").faults({"metadata": {}, "components": []}, {})) == ["the bill of materials is not that of distillkit"]
