@@ -19,8 +19,8 @@ def measure(root):
     return module
 
 
-def graph(**arrows):
-    return {room: frozenset(its.split()) for room, its in arrows.items()}
+def graph(**edges):
+    return {room: frozenset(imports.split()) for room, imports in edges.items()}
 
 
 def test_a_graph_without_cycles_has_no_upward_import(measure):
