@@ -43,7 +43,7 @@ def pinned(text: str) -> dict[str, str]:
 def faults(bill: Mapping[str, Any], pins: Mapping[str, str]) -> Iterator[str]:
     """Messages about what is wrong with a bill of materials."""
     if bill["metadata"].get("component", {}).get("name") != "distillkit":
-        yield "the bill of materials is not that of distillkit"
+        yield "it does not describe distillkit"
     components = {_normal(each["name"]): each for each in bill["components"]}
     for name, wanted in pins.items():
         component = components.get(_normal(name))

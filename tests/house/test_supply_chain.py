@@ -94,4 +94,4 @@ def test_an_incomplete_bill_of_materials_is_refused():
         "timm 1.0.31 has no licence",
         "typer 0.29.2 is missing",
     ]
-    assert list(script("sbom").faults({"metadata": {}, "components": []}, {})) == ["the bill of materials is not that of distillkit"]
+    assert list(script("sbom").faults({"metadata": {}, "components": []}, {})) == ["it does not describe distillkit"]
