@@ -1,4 +1,4 @@
-"""`python -m distillkit_cli`, which is how torchrun starts the processes of a run."""
+"""Run the command line with `python -m distillkit_cli`, as torchrun does for each process."""
 
 from distillkit_cli.main import main
 

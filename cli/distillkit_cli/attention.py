@@ -23,7 +23,7 @@ LAYERS = typer.Option(
 )
 HEADS = typer.Option(help="Draw the mean over heads, or one row per head.")
 OUT = typer.Option(
-    metavar="DIR", help="Folder for the pictures. Default: RUN/attention, or attention/ for a model by name."
+    metavar="DIR", help="Folder for the figures. Default: RUN/attention, or attention/ for a model by name."
 )
 WEIGHTS = typer.Option(metavar="FILE", help="Weights of a model given by name. Default: the published ones.")
 DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")
@@ -45,7 +45,7 @@ def attention(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Draw the CLS attention of each layer over images, the teacher above the student.
 
-    If the attention of the run's teacher cannot be drawn, it is left out, and a note says why.
+    If the run's teacher cannot be drawn, it is left out with a note.
 
     For example:
       distillkit attention runs/advit cat.jpg dog.jpg

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from distillkit.data.checking import CheckReport
 
 SHOWN = 10
-FOUND_SOMETHING = 1
+"""Limit on the unreadable images that are listed."""
+PROBLEMS_FOUND = 1
 
 DATA = typer.Argument(metavar="DIR|NAME", help="Folder of classes, digits, or timm:<data set>.")
 ROOT = typer.Option(metavar="DIR", help="Folder that holds the `timm:` data sets.")
@@ -43,13 +44,13 @@ def check(
 ) -> None:
     """Read every image of every split as a run would. List unreadable images and problems with the classes.
 
-    A run replaces or skips unreadable images, up to the share data.broken.
+    A run replaces or skips unreadable images, up to the share that data.broken allows.
 
-    Exit codes: 0 nothing found, 1 problems found, 2 nothing to read. --json lists every problem.
+    Exit codes: 0 no problems, 1 problems found, 2 no data to read. --json lists every problem.
 
     For example:
       distillkit data check flowers/
-      distillkit data check flowers/ --json > found.json
+      distillkit data check flowers/ --json > problems.json
     """
     from distillkit.compute.cpus import loader_processes
     from distillkit.data import checking
@@ -60,7 +61,7 @@ def check(
 
     terminal: Terminal = context.obj
     with closing(terminal.progress()) as display:
-        found = checking.check(
+        report = checking.check(
             Data(train=name, root=None if root is None else str(root)),
             installed_plugins(),
             batch_size=load_recipe(data=name).training.batch_size,
@@ -68,35 +69,35 @@ def check(
             on_progress=partial(show_images_read, display),
         )
     if as_json:
-        terminal.show_json(found.as_dict())
+        terminal.show_json(report.as_dict())
     else:
-        _show(terminal, found)
-    if not found.passed:
-        raise typer.Exit(FOUND_SOMETHING)
+        _show(terminal, report)
+    if not report.passed:
+        raise typer.Exit(PROBLEMS_FOUND)
 
 
-def _show(terminal: Terminal, found: CheckReport) -> None:
+def _show(terminal: Terminal, report: CheckReport) -> None:
     from distillkit.messages.text import counted
 
-    rows = [("data", found.name)]
-    for split, images in found.images.items():
-        kinds = found.kinds(split)
+    rows = [("data", report.name)]
+    for split, images in report.images.items():
+        kinds = report.kinds(split)
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         unread = f"; {sum(kinds.values()):,} unreadable: {counts}" if kinds else "; all readable"
         rows.append((split, counted(images, "image") + unread))
-    rows += [("classes", f"{found.classes:,}")] if found.classes else []
-    terminal.show_rows([*rows, *(("wrong", text) for text in found.wrong), *(("note", text) for text in found.notes)])
-    if found.broken:
+    rows += [("classes", f"{report.classes:,}")] if report.classes else []
+    terminal.show_rows([*rows, *(("wrong", text) for text in report.wrong), *(("note", text) for text in report.notes)])
+    if report.broken:
         terminal.show("")
-        terminal.show_table(_table(found))
-        if len(found.broken) > SHOWN:
-            terminal.note(f"and {len(found.broken) - SHOWN:,} more; --json lists all")
+        terminal.show_table(_table(report))
+        if len(report.broken) > SHOWN:
+            terminal.note(f"and {len(report.broken) - SHOWN:,} more; --json lists all")
 
 
-def _table(found: CheckReport) -> Table:
+def _table(report: CheckReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("split", "image", "kind", "reason"):
         table.add_column(heading, overflow="fold")
-    for image in found.broken[:SHOWN]:
+    for image in report.broken[:SHOWN]:
         table.add_row(image.split, image.key, image.kind, image.reason)
     return table

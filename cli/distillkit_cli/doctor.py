@@ -30,33 +30,33 @@ def doctor(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) ->
     from distillkit_export.doctor.diagnosis import diagnose
 
     terminal: Terminal = context.obj
-    found = diagnose(installed_plugins(), lambda name: terminal.note(f"trying {name}"))
+    diagnosis = diagnose(installed_plugins(), lambda name: terminal.note(f"trying {name}"))
     if as_json:
-        terminal.show_json(found.as_dict())
+        terminal.show_json(diagnosis.as_dict())
         return
-    terminal.show_rows(_machine(found))
+    terminal.show_rows(_machine_rows(diagnosis))
     terminal.show("")
-    terminal.show_table(_table(found.runtimes))
-    for finding in found.findings:
+    terminal.show_table(_table(diagnosis.runtimes))
+    for finding in diagnosis.findings:
         terminal.show("")
         terminal.show(finding)
 
 
-def _machine(found: Diagnosis) -> list[tuple[str, str]]:
+def _machine_rows(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     """Hardware and installed packages."""
-    rows = [("python", f"{found.python} on {found.system}")]
-    card = found.machine
-    if card is None:
+    rows = [("python", f"{diagnosis.python} on {diagnosis.system}")]
+    machine = diagnosis.machine
+    if machine is None:
         return rows
-    memory = "" if card.memory_bytes is None else f", {card.memory_bytes / 2**30:.1f} GiB of memory"
-    rows.append(("processor", f"{card.processor}, {card.cores} cores, {card.cpus} CPUs{memory}"))
-    for gpu in card.gpus:
+    memory = "" if machine.memory_bytes is None else f", {machine.memory_bytes / 2**30:.1f} GiB of memory"
+    rows.append(("processor", f"{machine.processor}, {machine.cores} cores, {machine.cpus} CPUs{memory}"))
+    for gpu in machine.gpus:
         size = "" if gpu.memory_mib is None else f", {gpu.memory_mib / 1024:.1f} GiB"
         rows.append(("gpu", f"{gpu.name}{size}, driver {gpu.driver}"))
-    if not card.gpus:
+    if not machine.gpus:
         rows.append(("gpu", "none found by nvidia-smi"))
     rows.append(
-        ("packages", ", ".join(f"{name} {number}" for name, number in card.software.items() if name != "python"))
+        ("packages", ", ".join(f"{name} {number}" for name, number in machine.software.items() if name != "python"))
     )
     return rows
 

@@ -89,8 +89,8 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         from distillkit_cli.launching import launch, without_option
 
         arguments = without_option(terminal.arguments, "--nproc")
-        raise typer.Exit(launch(arguments, nproc, again=arguments, note=terminal.note))
-    from distillkit.evaluation.evaluate import evaluate as evaluated
+        raise typer.Exit(launch(arguments, nproc, restart_arguments=arguments, note=terminal.note))
+    from distillkit.evaluation.evaluate import evaluate as run_evaluation
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.overrides import as_tables, parse_assignment
 
@@ -104,7 +104,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         "epochs": epochs,
     }
     options = as_tables(parse_assignment(text) for text in settings or ())
-    evaluation = evaluated(
+    evaluation = run_evaluation(
         target,
         installed_plugins(),
         protocol=protocol,
@@ -124,16 +124,17 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 def _show(terminal: Terminal, evaluation: EvaluationResult) -> None:
     from distillkit_cli.figures import figure_rows
 
-    found = evaluation.measurement
-    rows = figure_rows({f"{evaluation.split}/{name}": value for name, value in found.figures.items()})
-    if not rows and "images" in found.figures:
-        rows = [(evaluation.split, f"{found.figures['images']:,.0f} images")]
-    measured = rows or [(name, f"{value:,g}") for name, value in found.figures.items()]
-    terminal.show_rows([("protocol", found.title), ("data", evaluation.data), *measured])
-    if found.rows:
+    measurement = evaluation.measurement
+    rows = figure_rows({f"{evaluation.split}/{name}": value for name, value in measurement.figures.items()})
+    if not rows and "images" in measurement.figures:
+        rows = [(evaluation.split, f"{measurement.figures['images']:,.0f} images")]
+    if not rows:
+        rows = [(name, f"{value:,g}") for name, value in measurement.figures.items()]
+    terminal.show_rows([("protocol", measurement.title), ("data", evaluation.data), *rows])
+    if measurement.rows:
         terminal.show("")
-        terminal.show_table(_table(found.rows))
-    for note in found.notes:
+        terminal.show_table(_table(measurement.rows))
+    for note in measurement.notes:
         terminal.note(note)
 
 

@@ -43,12 +43,12 @@ def export(
       distillkit export runs/soft/best --head class --out digits-onnx/ --json
       distillkit export runs/deit-ti-digits-001 --trt --fp16 --batch 1:8:64
     """
-    from distillkit_export import export as exported
+    from distillkit_export import export as export_model
 
     terminal: Terminal = context.obj
     with closing(terminal.progress(first_line_s=0)) as display:
         options = replace(options, progress=partial(show_build_step, display))
-        result = exported(target, out, options)
+        result = export_model(target, out, options)
     if as_json:
         terminal.show_json(result.as_dict())
     else:

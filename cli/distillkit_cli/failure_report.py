@@ -1,6 +1,6 @@
 """Error messages of several processes: the cause is reported, once, and not its consequences in other processes.
 
-The processes agree in the store of torchrun's agent, which exists before they join and outlives each of them.
+The processes agree through the store of torchrun's agent, which exists before they join and outlives them.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-PATIENCE_S = 10.0
-"""How long the other processes wait for rank 0 to report, and rank 0 for the cause of a lost connection."""
+REPORT_TIMEOUT_S = 10.0
+"""How long other ranks wait for rank 0 to report, and rank 0 waits for the cause of a lost connection."""
 CAUSE, CLAIM = "cause", "claim"
+"""Keys in the store: the first cause, and how many processes have asked to report."""
 
 
 class FailureReport(NamedTuple):
     """Why a process failed, and its exit code."""
 
-    sentence: str
+    message: str
     code: int
 
 
-def report_of(mine: FailureReport, *, is_echo: bool) -> FailureReport:
-    """The error that this process reports, with an empty sentence if another process reports it.
+def report_of(own: FailureReport, *, is_consequence: bool) -> FailureReport:
+    """The error that this process reports, with an empty message if another process reports it.
 
-    Rank 0 reports its own failure. If it merely lost the others (`is_echo`), it reports the cause that one of them
-    stored. Another rank reports only if rank 0 does not. Without a store every process reports, rank 0 first.
+    Rank 0 reports its own failure. If it only lost the other ranks (`is_consequence`), it reports the cause that one
+    of them stored. Another rank reports only if rank 0 does not. Without a store every process reports, rank 0 first.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    # Rank 0 reports without importing torch, which takes seconds: the others wait for longer than that.
+    # Rank 0 does not import torch just to report: that takes seconds. The other ranks wait longer than that.
     if world == 1 or (rank == 0 and "torch" not in sys.modules):
-        return mine
+        return own
     try:
-        return _agreed(_store(), mine, rank, world, is_echo=is_echo)
+        return _agreed(_store(), own, rank, world, is_consequence=is_consequence)
     except (RuntimeError, KeyError):  # includes DistStoreError: no store, or torchrun has ended
-        time.sleep(0 if rank == 0 else PATIENCE_S)
-        return mine
+        time.sleep(0 if rank == 0 else REPORT_TIMEOUT_S)
+        return own
 
 
 def reports_traceback() -> bool:
@@ -55,29 +56,29 @@ def reports_traceback() -> bool:
         return True
 
 
-def _agreed(store: Store, mine: FailureReport, rank: int, world: int, *, is_echo: bool) -> FailureReport:
-    if not is_echo:
-        sentence = f"process {rank} of {world}: {mine.sentence}" if rank else mine.sentence
-        store.compare_set(CAUSE, "", json.dumps([sentence, mine.code]))
+def _agreed(store: Store, own: FailureReport, rank: int, world: int, *, is_consequence: bool) -> FailureReport:
+    if not is_consequence:
+        message = f"process {rank} of {world}: {own.message}" if rank else own.message
+        store.compare_set(CAUSE, "", json.dumps([message, own.code]))
     if rank:
         _wait(lambda: store.check([CLAIM]))
-    elif is_echo:
+    elif is_consequence:
         _wait(lambda: store.check([CAUSE]) or store.check([CLAIM]))
     reports = _claimed(store)
-    if (rank or is_echo) and store.check([CAUSE]):
-        sentence, code = json.loads(store.get(CAUSE))
-        return FailureReport(sentence if reports else "", code)
-    return mine if reports else FailureReport("", mine.code)
+    if (rank or is_consequence) and store.check([CAUSE]):
+        message, code = json.loads(store.get(CAUSE))
+        return FailureReport(message if reports else "", code)
+    return own if reports else FailureReport("", own.code)
 
 
 def _store() -> Store:
-    """The store of torchrun's agent. Raises: RuntimeError if there is none."""
+    """The store of torchrun's agent. Raises: RuntimeError if it has no store."""
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch does not export them
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise RuntimeError("torchrun has no agent store")
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=PATIENCE_S), wait_for_workers=False)
+    store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=REPORT_TIMEOUT_S), wait_for_workers=False)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return cast("Store", PrefixStore(f"distillkit/failure-report/{attempt}", store))
 
@@ -88,6 +89,6 @@ def _claimed(store: Store) -> bool:
 
 
 def _wait(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + REPORT_TIMEOUT_S
     while not done() and time.monotonic() < end:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""`distillkit finetune`: train a teacher for your own classes; `distillkit run --loss ce` from given weights."""
+"""`distillkit finetune`: train a teacher for your own classes, as `distillkit run --loss ce` does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillkit_cli.options import DRY_RUN, OUT, RecipeOptions, TeachingOptions, flattened
+from distillkit_cli.options import DRY_RUN, OUT, ModelOptions, RecipeOptions, flattened
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def finetune(
     from distillkit_cli import starting
 
     terminal: Terminal = context.obj
-    teaching = TeachingOptions(loss=["ce"], student=_student_name(model), student_weights=weights)
-    starting.start(terminal, recipe.resolved(teaching), out, dry_run=dry_run)
+    models = ModelOptions(loss=["ce"], student=_student_name(model), student_weights=weights)
+    starting.start(terminal, recipe.resolved(models), out, dry_run=dry_run)
 
 
 def _student_name(model: str) -> str:

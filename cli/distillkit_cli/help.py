@@ -1,4 +1,4 @@
-"""How --help shows a verb: no type for flags, paragraphs wrapped to the terminal. Plugins print to stderr."""
+"""--help of the verbs: flags without a type, paragraphs wrapped to the terminal. Plugins print to stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = {"help_option_names": ["--help", "-h"]}
 
 
 class Verb(TyperCommand):
-    """A verb with readable help. What a plugin prints goes to stderr, because stdout is for results."""
+    """A verb. Whatever a plugin prints goes to stderr, because stdout is for results."""
 
     def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:  # noqa: A002 - click's name
         super().__init__(*arguments, help=_unwrapped(help), **settings)
@@ -28,7 +28,7 @@ class Verb(TyperCommand):
 
 
 class Verbs(TyperGroup):
-    """A group of verbs, with help like that of `Verb`."""
+    """A group of verbs."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_type_of_flags(super().get_params(ctx))

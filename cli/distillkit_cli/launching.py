@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 PR_SET_PDEATHSIG = 1
+"""Option of Linux's prctl: the signal that this process receives when its parent ends."""
 RESTARTS = 3
 """How often all processes are restarted after one of them was killed."""
 GRACE_S = 60
@@ -52,11 +53,13 @@ def without_option(arguments: Sequence[str], option: str) -> list[str]:
     return kept
 
 
-def launch(arguments: Sequence[str], processes: int, *, again: Sequence[str], note: Callable[[str], None]) -> int:
+def launch(
+    arguments: Sequence[str], processes: int, *, restart_arguments: Sequence[str], note: Callable[[str], None]
+) -> int:
     """Run `distillkit <arguments>` in `processes` processes, as `torchrun --standalone` does.
 
-    If one is killed (out of memory, for example), all are restarted with the arguments `again`, at most `RESTARTS`
-    times, and `note` reports it. If one exits with an error, all end.
+    If one is killed (out of memory, for example), all are restarted with `restart_arguments`, at most `RESTARTS` times,
+    and `note` reports it. If one exits with an error, all end.
     Returns: the exit code of a process that failed, or 0.
     """
     # torch's launcher would log the errors of the processes a second time, with its own module names.
@@ -66,7 +69,7 @@ def launch(arguments: Sequence[str], processes: int, *, again: Sequence[str], no
         if code >= 0:
             break
         note(f"a process was killed ({signal.Signals(-code).name}); restarting all ({attempt} of {RESTARTS})")
-        code = _launch_once(again, processes)
+        code = _launch_once(restart_arguments, processes)
     return code if code >= 0 else 128 - code
 
 
@@ -87,23 +90,23 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
         nproc_per_node=processes,
         run_id=uuid4().hex,
         rdzv_backend=BACKEND,
-        max_restarts=0,
+        max_restarts=0,  # `launch` restarts them, because torch would repeat the same arguments
         monitor_interval=0.2,
         **{name: value for name, value in wanted.items() if name in known},
     )
     try:
         elastic_launch(config, sys.executable)("-m", "distillkit_cli", *arguments)
     except ChildFailedError as error:
-        return _verdict([int(failure.exitcode) for failure in error.failures.values()])
+        return _exit_code([int(failure.exitcode) for failure in error.failures.values()])
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     return 0
 
 
-def _verdict(codes: Sequence[int]) -> int:
+def _exit_code(codes: Sequence[int]) -> int:
     """One exit code for several processes: that of a killed process, else the largest.
 
-    Processes that torch's launcher terminated afterwards have -15; those that merely lost the others have 1.
+    Processes that torch's launcher terminated afterwards have -15; those that only lost the others have 1.
     """
     killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]
     return min(killed) if killed else max(codes)

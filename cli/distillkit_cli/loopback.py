@@ -26,10 +26,10 @@ class Loopback(RendezvousHandler):
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
-        listening = socket.create_server((ADDRESS, 0))
-        self._port = listening.getsockname()[1]
+        listener = socket.create_server((ADDRESS, 0))
+        self._port = listener.getsockname()[1]
         self._store = TCPStore(
-            ADDRESS, self._port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+            ADDRESS, self._port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
 
     def get_backend(self) -> str:

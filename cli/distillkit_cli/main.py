@@ -87,13 +87,14 @@ def main() -> None:
 def command_line(arguments: Sequence[str]) -> int:
     """Run one command line.
 
-    A user's mistake, or an exception raised by a plugin, becomes one line on stderr. Any other exception is a bug and
-    is raised again.
+    A user error, or an exception raised by a plugin, becomes one line on stderr. Any other exception is a bug and is
+    raised again.
     Returns: 0; the `exit_code` of a DistillkitError; 2 for an invalid command line; 130 when interrupted.
     """
     terminal = Terminal(arguments=tuple(arguments), is_first=rank() == 0)
     end_with_the_launcher()
     try:
+        # standalone_mode would make typer print errors and exit with its own codes.
         code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
     except DistillkitError as error:
         return _failed(terminal, error, FailureReport(str(error), error.exit_code))
@@ -112,11 +113,11 @@ def command_line(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _failed(terminal: Terminal, error: DistillkitError | str, mine: FailureReport) -> int:
+def _failed(terminal: Terminal, error: DistillkitError | str, own: FailureReport) -> int:
     """Report the error, unless another process does. Returns: the exit code."""
-    report = report_of(mine, is_echo=isinstance(error, LostProcessError))
-    if report.sentence:
-        terminal.error(error if report == mine else report.sentence)
+    report = report_of(own, is_consequence=isinstance(error, LostProcessError))
+    if report.message:
+        terminal.error(error if report == own else report.message)
     return report.code
 
 

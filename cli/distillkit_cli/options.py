@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 RUN = "Run"
 """A panel of --help."""
 
-SHORTER = {"settings": "--set", "from_run": "--from"}
-"""Options whose names differ from those of their fields."""
+OPTION_NAMES = {"settings": "--set", "from_run": "--from"}
+"""Options that are not named like their fields."""
 
 OUT = typer.Option(metavar="DIR", help="Run directory. Default: runs/<student>-<data>-<number>.", rich_help_panel=RUN)
 DRY_RUN = typer.Option("--dry-run", help="Show the plan and exit.", rich_help_panel=RUN)
@@ -58,7 +58,7 @@ STRICT_DATA = data_option("--strict-data", help="Fail at the first unreadable im
 recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 RECIPE = recipe_option(
     metavar="NAME|FILE.toml",
-    help="Recipe; `distillkit recipes` lists them. Default: digits for the digits, else default.",
+    help="Recipe name (see `distillkit recipes`) or file. Default: digits for the digits data, else default.",
 )
 EPOCHS = recipe_option(metavar="N", help="Passes over the data. Default: the recipe's.")
 SEED = recipe_option(metavar="N", help="Seed of initialisation and dropout. Default: 0.")
@@ -72,7 +72,7 @@ SMOKE = recipe_option("--smoke", help="Train a few steps only, to check that eve
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeachingOptions:
+class ModelOptions:
     """Teacher, student and losses."""
 
     teacher: Annotated[str | None, TEACHER] = None
@@ -102,15 +102,15 @@ class RecipeOptions:
     settings: Annotated[list[str] | None, SETTINGS] = None
     smoke: Annotated[bool, SMOKE] = False
 
-    def resolved(self, teaching: TeachingOptions) -> Recipe:
+    def resolved(self, models: ModelOptions) -> Recipe:
         """The recipe with these options applied.
 
         Raises: RecipeError with every error.
         """
         from distillkit.recipe.files import load_recipe
 
-        options = vars(teaching) | vars(self)
-        options |= {"teacher": teaching.teacher or None, "loss": teaching.loss or None}
+        options = vars(models) | vars(self)
+        options |= {"teacher": models.teacher or None, "loss": models.loss or None}
         options["validation"] = _share_or_name(self.validation)
         return load_recipe(assignments=options.pop("settings") or (), **options)
 
@@ -119,7 +119,7 @@ def given_options(*groups: Any) -> list[str]:
     """The options of these groups that were given, spelled as on the command line."""
     values = [(field.name, getattr(group, field.name)) for group in groups for field in fields(group)]
     names = [name for name, value in values if value is not None and value is not False and value != []]
-    return [SHORTER.get(name, f"--{name.replace('_', '-')}") for name in names]
+    return [OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in names]
 
 
 def flattened(function: Callable[..., None]) -> Callable[..., None]:
@@ -138,6 +138,7 @@ def flattened(function: Callable[..., None]) -> Callable[..., None]:
         values = {name: _filled(group, given) for name, group in groups.items()}
         function(**given, **values)
 
+    # A signature must list positional parameters first.
     verb.__signature__ = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))  # type: ignore[attr-defined]
     return verb
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from distillkit_cli.options import JSON, RecipeOptions, TeachingOptions, flattened
+from distillkit_cli.options import JSON, ModelOptions, RecipeOptions, flattened
 from distillkit_cli.terminal import Terminal
 
 
@@ -14,13 +14,13 @@ from distillkit_cli.terminal import Terminal
 def plan(
     context: typer.Context,
     *,
-    teaching: TeachingOptions,
+    models: ModelOptions,
     recipe: RecipeOptions,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show what a run would do: models, signals, loss, batch, steps, cost. Loads no weights.
 
-    Takes the options of `distillkit run`, and refuses what cannot run.
+    Accepts the options of `distillkit run`. Fails if the run could not start.
 
     For example:
       distillkit plan --data imagenet/ --teacher regnety16gf --loss hard
@@ -29,13 +29,13 @@ def plan(
     from distillkit_cli import starting
 
     terminal: Terminal = context.obj
-    resolved = recipe.resolved(teaching)
+    resolved = recipe.resolved(models)
     if as_json:
         from distillkit import api
 
-        made = api.plan(resolved)
+        planned = api.plan(resolved)
         from distillkit.planning.render import plan_as_dict
 
-        terminal.show_json(plan_as_dict(made))
+        terminal.show_json(plan_as_dict(planned))
     else:
         starting.show_plan(terminal, resolved)

@@ -47,31 +47,31 @@ def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -
     from distillkit.plugin.registry import installed_plugins
 
     terminal: Terminal = context.obj
-    found = installed_plugins()
+    registry = installed_plugins()
     unregistered = unregistered_catalogs(OURS)
     if as_json:
-        terminal.show_json(_as_dict(found, unregistered))
+        terminal.show_json(_as_dict(registry, unregistered))
         return
     for role, title in TITLES.items():
-        terminal.show_table(_table(title, found.listing(role)))
+        terminal.show_table(_table(title, registry.listing(role)))
         terminal.show("")
-    for absent in (*found.broken, *found.switched_off):
-        terminal.show(str(absent))
+    for unavailable in (*registry.broken, *registry.switched_off):
+        terminal.show(str(unavailable))
     for module in unregistered:
         terminal.show(f"{module} exists but has no entry point; {REMEDY}")
 
 
 def unregistered_catalogs(packages: Iterable[str]) -> list[str]:
-    """Catalogues of built-in plugins that no entry point names and discovery therefore misses. Imports none of them."""
+    """Catalogues of built-in plugins without an entry point, which discovery therefore misses. Imports nothing."""
     registered = {entry_point.module for entry_point in entry_points(group="distillkit")}
-    found: list[str] = []
+    modules: list[str] = []
     for package in packages:
         specification = find_spec(package)
         for folder in (specification and specification.submodule_search_locations) or ():
             root = Path(folder)
             paths = (path.relative_to(root).with_suffix("") for path in sorted(root.rglob("catalog.py")))
-            found += [".".join((package, *path.parts)) for path in paths]
-    return [module for module in found if module not in registered]
+            modules += [".".join((package, *path.parts)) for path in paths]
+    return [module for module in modules if module not in registered]
 
 
 def _table(title: str, listing: Iterable[Plugin]) -> Table:
@@ -98,9 +98,9 @@ def _row(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def _as_dict(found: PluginRegistry, unregistered: list[str]) -> dict[str, Any]:
+def _as_dict(registry: PluginRegistry, unregistered: list[str]) -> dict[str, Any]:
     return {
-        "plugins": [_row(plugin) for role in TITLES for plugin in found.listing(role)],
+        "plugins": [_row(plugin) for role in TITLES for plugin in registry.listing(role)],
         "broken": [
             {
                 "entry_point": broken.entry_point,
@@ -109,7 +109,7 @@ def _as_dict(found: PluginRegistry, unregistered: list[str]) -> dict[str, Any]:
                 "module": broken.owner.module,
                 "reason": broken.reason,
             }
-            for broken in found.broken
+            for broken in registry.broken
         ],
         "switched_off": [
             {
@@ -119,7 +119,7 @@ def _as_dict(found: PluginRegistry, unregistered: list[str]) -> dict[str, Any]:
                 "module": off.owner.module,
                 "by": off.by,
             }
-            for off in found.switched_off
+            for off in registry.switched_off
         ],
         "unregistered": unregistered,
     }

@@ -59,9 +59,9 @@ def predict(  # noqa: PLR0913 - one parameter per option
         )
     if predictor.artifact.gate == "ungated":
         terminal.note(f"{predictor.artifact.file} was never compared with torch; run `distillkit verify {bundle}`")
-    bad: list[DataError] = []
+    unreadable: list[DataError] = []
     predictions: list[Prediction] = []
-    for prediction in predictor.stream(files, batch, bad.append):
+    for prediction in predictor.stream(files, batch, unreadable.append):
         predictions.append(prediction)
         if not as_json and not predictor.embeds:
             terminal.show("\n".join(_lines(prediction, top)))
@@ -69,17 +69,17 @@ def predict(  # noqa: PLR0913 - one parameter per option
         _write(out, predictions)
         terminal.note(f"{out}: array of {len(predictions)} x {len(predictions[0].scores)}, in the order of the images")
     if as_json:
-        terminal.show_json(_as_dict(predictor, predictions, bad, top))
-    _report(terminal, bad, len(files))
+        terminal.show_json(_as_dict(predictor, predictions, unreadable, top))
+    _report(terminal, unreadable, len(files))
 
 
 def _lines(prediction: Prediction, top: int) -> list[str]:
-    """An image and its top classes, without control characters that names from a bundle or a folder may contain."""
-    rows = [f"  {share:6.1%}  {_plain(name)}" for name, share in prediction.top(top)]
-    return [_plain(prediction.image), *rows]
+    """An image and its top classes, with ? for control characters, which file and class names may contain."""
+    rows = [f"  {share:6.1%}  {_printable(name)}" for name, share in prediction.top(top)]
+    return [_printable(prediction.image), *rows]
 
 
-def _plain(text: str) -> str:
+def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -91,9 +91,9 @@ def _require_writable(out: Path | None, bundle: Path) -> None:
     if out is None:
         return
     if out.suffix != ".npy":
-        raise UserError(f"--out {out} would hold a NumPy array; give a file that ends in .npy")
+        raise UserError(f"--out {out} must end in .npy: it holds a NumPy array")
     if out.resolve().is_relative_to(bundle.resolve()):
-        raise UserError(f"--out {out} lies inside bundle '{bundle}', which is not written to; give a file elsewhere")
+        raise UserError(f"--out {out} is inside bundle '{bundle}', which must not change; choose another folder")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; give a file that ends in .npy")
     if not out.parent.is_dir():
@@ -107,6 +107,7 @@ def _write(out: Path, predictions: list[Prediction]) -> None:
 
     from distillkit.storage.atomic import write_bytes
 
+    # Saved in memory first: the atomic write leaves no truncated file behind if it is interrupted.
     content = io.BytesIO()
     np.save(content, np.stack([prediction.scores for prediction in predictions]), allow_pickle=False)
     try:
@@ -115,7 +116,9 @@ def _write(out: Path, predictions: list[Prediction]) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
-def _as_dict(predictor: Predictor, predictions: list[Prediction], bad: list[DataError], top: int) -> dict[str, Any]:
+def _as_dict(
+    predictor: Predictor, predictions: list[Prediction], unreadable: list[DataError], top: int
+) -> dict[str, Any]:
     images: list[dict[str, Any]] = [{"image": prediction.image} for prediction in predictions]
     if not predictor.embeds:
         for row, prediction in zip(images, predictions, strict=True):
@@ -125,19 +128,21 @@ def _as_dict(predictor: Predictor, predictions: list[Prediction], bad: list[Data
         "precision": predictor.artifact.precision,
         "runtime": predictor.runtime,
         "images": images,
-        "failed": [str(error) for error in bad],
+        "failed": [str(error) for error in unreadable],
     }
 
 
-def _report(terminal: Terminal, bad: list[DataError], asked: int) -> None:
+def _report(terminal: Terminal, unreadable: list[DataError], total: int) -> None:
     """List the unreadable images.
 
     Raises: DataError if there are any.
     """
-    if not bad:
+    if not unreadable:
         return
-    if asked == 1:
-        raise bad[0]
-    for error in bad:
+    if total == 1:
+        raise unreadable[0]
+    for error in unreadable:
         terminal.error(error)
-    raise DataError(f"{len(bad)} of {asked} images could not be read; the other {asked - len(bad)} are classified")
+    raise DataError(
+        f"{len(unreadable)} of {total} images could not be read; the other {total - len(unreadable)} were classified"
+    )

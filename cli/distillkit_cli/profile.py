@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 MEASURING = "Measuring"
 CHOICES = ("runtime", "precision", "batches", "mode", "seconds", "rounds", "threads", "device", "tune", "weights")
-"""Options that choose what is measured and how."""
+"""Options that have no effect if nothing is measured."""
 TARGETS = typer.Argument(
-    metavar="TARGET...", help="Bundles, runs, models by name (timm:resnet18), or profile.json files from elsewhere."
+    metavar="TARGET", help="Bundles, runs, models by name (timm:resnet18), or profile.json files from elsewhere."
 )
 RUNTIME = typer.Option(
     metavar="NAME", help="Runtime from `distillkit plugins`; may be repeated. Default: all that work."
@@ -105,7 +105,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
     chosen = precisions(precision or [])
     wanted = ProfileSelection(tuple(runtime or ()), chosen or (("fp32",) if tune else ()), threads, device)
     with closing(terminal.progress()) as display:
-        found = measure(
+        result = measure(
             targets,
             installed_plugins(),
             wanted=wanted,
@@ -117,43 +117,43 @@ def profile(  # noqa: PLR0913 - one parameter per option
             out=out,
             observer=ProfileProgress(display),
         )
-    _show(terminal, found, as_json=as_json)
-    if found.measured is not None:
-        require_measured(found.measured, wanted)
+    _show(terminal, result, as_json=as_json)
+    if result.measured is not None:
+        require_measured(result.measured, wanted)
     if earlier is not None:
-        _compare(terminal, found, earlier, allowed)
+        _compare(terminal, result, earlier, allowed)
 
 
-def _show(terminal: Terminal, found: Profile, *, as_json: bool) -> None:
+def _show(terminal: Terminal, result: Profile, *, as_json: bool) -> None:
     """Print results on stdout; caveats, configurations without a figure and the files written on stderr."""
     from distillkit_export.profiling.charts import draw
     from distillkit_export.profiling.markdown import best_lines, machine_line
 
-    drawn = draw(found.all, found.directory)
+    drawn = draw(result.all, result.directory)
     if as_json:
-        terminal.show_json({"profiles": [card.model_dump(mode="json") for card in found.all]})
-    for card in () if as_json else found.all:
+        terminal.show_json({"profiles": [card.model_dump(mode="json") for card in result.all]})
+    for card in () if as_json else result.all:
         terminal.show(machine_line(card.machine))
         terminal.show_table(_table(card))
         for line in best_lines(card):
             terminal.show(f"best setting at {line}")
-    for line in _remarks(found, drawn):
+    for line in _remarks(result, drawn):
         terminal.note(line)
 
 
-def _remarks(found: Profile, drawn: Charts) -> Iterator[str]:
+def _remarks(result: Profile, drawn: Charts) -> Iterator[str]:
     from distillkit_export.profiling.markdown import CAVEAT_MARK, caveat_lines
 
-    for card in found.all:
+    for card in result.all:
         yield from (f"{CAVEAT_MARK} {line}" for line in caveat_lines(card))
         yield from (f"not measured: {line}" for line in card.skipped)
-    yield from (f"note: {note}" for note in (*found.notes, *drawn.notes))
-    own = [] if found.measured is None else ["profile.json", "profile.md"]
-    if found.measured is not None and found.measured.best:
+    yield from (f"note: {note}" for note in (*result.notes, *drawn.notes))
+    own = [] if result.measured is None else ["profile.json", "profile.md"]
+    if result.measured is not None and result.measured.best:
         own.append("best.json")
     files = [*own, *(path.name for path in drawn.files)]
     if files:
-        yield f"written to {found.directory}: {', '.join(files)}"
+        yield f"written to {result.directory}: {', '.join(files)}"
 
 
 def _table(card: ProfileCard) -> Table:
@@ -180,11 +180,11 @@ def _memory(row: RowCard) -> str:
     return "" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:,.0f}"
 
 
-def _compare(terminal: Terminal, found: Profile, earlier: ProfileCard, allowed: float) -> None:
+def _compare(terminal: Terminal, result: Profile, earlier: ProfileCard, allowed: float) -> None:
     """Report changes since an earlier profile. Raises: GateError if something is slower than allowed."""
     from distillkit_export.profiling.regressions import changes, require_no_regression
 
-    now: Any = found.measured or (found.others[0] if found.others else None)
+    now: Any = result.measured or (result.others[0] if result.others else None)
     compared = changes(earlier, now)
     for change in compared:
         terminal.note(change.line())
@@ -198,7 +198,7 @@ def _earlier(baseline: str | None) -> ProfileCard | None:
     if baseline is None or not (Path(baseline).exists() or baseline.endswith(".json")):
         return None
     if not Path(baseline).is_file():
-        raise UserError(f"--baseline {baseline}: there is no such file; give a profile.json, or a configuration's name")
+        raise UserError(f"--baseline {baseline}: no such file; give a profile.json, or the name of a configuration")
     return read_profile(Path(baseline))
 
 
@@ -215,7 +215,7 @@ def _require_numbers(seconds: float, rounds: int, threads: int | None, allowed: 
 
 
 def _require_nothing_to_measure(context: typer.Context, baseline: str | None) -> None:
-    """Refuse options that choose what is measured if every target is an existing profile."""
+    """Reject options that choose what is measured if every target is an existing profile."""
     sources = {name: context.get_parameter_source(name) for name in CHOICES}
     given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
     given += ["baseline"] if baseline is not None else []

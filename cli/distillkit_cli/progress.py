@@ -5,10 +5,10 @@ from __future__ import annotations
 from distillkit.messages.progress import ProgressDisplay
 
 
-def show_images_read(display: ProgressDisplay, images: int, of: int) -> None:
+def show_images_read(display: ProgressDisplay, images: int, total: int) -> None:
     """Images that `data check` has read. The bar starts with the first image, once the loader processes run."""
-    pace = f"{max(images, 1) / display.elapsed_s:,.0f} images/s, {display.time_left(images, of - images)} left"
-    display.show("image", images, of, pace, line=f"{images:,} of {of:,} images read; {pace}")
+    pace = f"{max(images, 1) / display.elapsed_s:,.0f} images/s, {display.time_left(images, total - images)} left"
+    display.show("image", images, total, pace, line=f"{images:,} of {total:,} images read; {pace}")
 
 
 def show_build_step(display: ProgressDisplay, phase: str, done: int, steps: int) -> None:

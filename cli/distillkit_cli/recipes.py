@@ -23,7 +23,7 @@ def recipes(
 ) -> None:
     """List the named recipes, or print one with every key that is set.
 
-    A comment at its top lists what the source (paper or code) leaves open.
+    The comment at the top lists what the source (paper or code) does not specify.
 
     Your own file can start with base = "deit-ti" and contain only the keys that differ.
 

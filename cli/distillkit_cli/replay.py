@@ -35,7 +35,7 @@ def replay(
     """Repeat the step at which a run stopped, and show what was not finite.
 
     A run stops when the loss or gradient is not finite in training.max_skipped consecutive steps. It saves the last of
-    them: the batch as the models received it, and the state before the step. A replay changes no file.
+    them: the batch as the models received it and the state before the step. A replay changes no file.
 
     For example:
       distillkit replay runs/a
@@ -47,45 +47,45 @@ def replay(
     from distillkit.plugin.registry import installed_plugins
     from distillkit.running import replay as library
 
-    found = library.replay(run, installed_plugins(), step=step, precision=precision, device=device)
+    result = library.replay(run, installed_plugins(), step=step, precision=precision, device=device)
     terminal: Terminal = context.obj
     if as_json:
-        terminal.show_json(found.as_dict())
+        terminal.show_json(result.as_dict())
     else:
-        _show(terminal, found)
+        _show(terminal, result)
 
 
-def _show(terminal: Terminal, found: Replay) -> None:
-    terminal.show_rows(_rows(found))
+def _show(terminal: Terminal, result: Replay) -> None:
+    terminal.show_rows(_rows(result))
     terminal.show("")
     table = Table(box=None, pad_edge=False)
     table.add_column("term", header_style="dim")
     table.add_column("in the run", header_style="dim", justify="right")
     table.add_column("now", header_style="dim", justify="right")
-    for name, (then, now) in found.terms.items():
+    for name, (then, now) in result.terms.items():
         table.add_row(name, f"{then:.6g}", f"{now:.6g}")
-    table.add_row("gradient norm", "", f"{found.gradient_norm:.6g}")
+    table.add_row("gradient norm", "", f"{result.gradient_norm:.6g}")
     terminal.show_table(table)
 
 
-def _rows(found: Replay) -> list[tuple[str, str]]:
-    again = "not finite again: reproduced" if found.reproduced else "everything is finite: not reproduced"
+def _rows(result: Replay) -> list[tuple[str, str]]:
+    verdict = "not finite again: reproduced" if result.reproduced else "everything is finite: not reproduced"
     rows = [
-        ("saved", f"step {found.step:,}, {found.directory}"),
-        ("in the run", found.reason),
-        ("now", f"{again} ({found.precision} on {found.device})"),
+        ("saved", f"step {result.step:,}, {result.directory}"),
+        ("in the run", result.reason),
+        ("now", f"{verdict} ({result.precision} on {result.device})"),
     ]
-    if found.output is not None:
-        output, between = found.output, found.output.input_range
+    if result.output is not None:
+        output, between = result.output, result.output.input_range
         values = "not finite" if between is None else f"from {between[0]:.4g} to {between[1]:.4g}"
         rows.append(("first output", f"{output.module} ({output.kind}); its input is {values}"))
-    if found.parameters:
-        count = f"{len(found.parameters):,} of {found.trained:,}, in the order of the backward pass: "
-        rows.append(("gradients", count + _listed(found.parameters)))
-    for term in dict.fromkeys(sample.term for sample in found.samples):
-        mine = [sample for sample in found.samples if sample.term == term]
-        named = tuple(sample.key + ("" if sample.index is None else f" ({sample.index})") for sample in mine)
-        rows.append((f"samples of {term}", f"{len(mine):,}: {_listed(named)}"))
+    if result.parameters:
+        count = f"{len(result.parameters):,} of {result.trained:,}, in the order of the backward pass: "
+        rows.append(("gradients", count + _listed(result.parameters)))
+    for term in dict.fromkeys(sample.term for sample in result.samples):
+        of_term = [sample for sample in result.samples if sample.term == term]
+        named = tuple(sample.key + ("" if sample.index is None else f" ({sample.index})") for sample in of_term)
+        rows.append((f"samples of {term}", f"{len(of_term):,}: {_listed(named)}"))
     return rows
 
 

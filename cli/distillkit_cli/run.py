@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distillkit_cli.options import DRY_RUN, OUT, RUN, RecipeOptions, TeachingOptions, flattened, given_options
+from distillkit_cli.options import DRY_RUN, OUT, RUN, ModelOptions, RecipeOptions, flattened, given_options
 from distillkit_cli.terminal import Terminal
 
 RESUME = typer.Option(metavar="DIR", help="Continue the run in DIR from its newest checkpoint.", rich_help_panel=RUN)
@@ -25,7 +25,7 @@ NPROC = typer.Option(
 def run(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
-    teaching: TeachingOptions,
+    models: ModelOptions,
     recipe: RecipeOptions,
     out: Annotated[Path | None, OUT] = None,
     resume: Annotated[Path | None, RESUME] = None,
@@ -54,17 +54,17 @@ def run(  # noqa: PLR0913 - one parameter per option
     if auto_resume and out is None:
         raise typer.BadParameter("give the run directory with --out", param_hint="--auto-resume")
     if resume is not None:
-        others = given_options(teaching, recipe) + ["--out"] * (out is not None) + ["--dry-run"] * dry_run
-        others += ["--auto-resume"] * auto_resume
-        if others:
+        conflicting = given_options(models, recipe) + ["--out"] * (out is not None) + ["--dry-run"] * dry_run
+        conflicting += ["--auto-resume"] * auto_resume
+        if conflicting:
             raise typer.BadParameter(
-                f"a run continues with its own recipe; leave out {', '.join(others)}", param_hint="--resume"
+                f"a run continues with its own recipe; leave out {', '.join(conflicting)}", param_hint="--resume"
             )
     if nproc > 1 and not dry_run:
-        starting.launch(terminal, None if resume else recipe.resolved(teaching), out, processes=nproc)
+        starting.launch(terminal, None if resume else recipe.resolved(models), out, processes=nproc)
     elif resume is not None:
         starting.resume(terminal, resume)
     elif out is not None and not dry_run and (auto_resume or was_restarted()):
-        starting.start_or_resume(terminal, recipe.resolved(teaching), out)
+        starting.start_or_resume(terminal, recipe.resolved(models), out)
     else:
-        starting.start(terminal, recipe.resolved(teaching), out, dry_run=dry_run)
+        starting.start(terminal, recipe.resolved(models), out, dry_run=dry_run)

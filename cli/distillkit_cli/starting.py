@@ -33,7 +33,7 @@ def start(terminal: Terminal, recipe: Recipe, out: Path | None, *, dry_run: bool
 
 
 def start_or_resume(terminal: Terminal, recipe: Recipe, out: Path) -> None:
-    """Start a run, or continue it if its directory holds the same recipe. Show a finished run again.
+    """Start a run, or continue it if its directory holds the same recipe. If it is finished, show its result.
 
     Raises: RunDirectoryError if the directory holds another recipe.
     """
@@ -55,18 +55,18 @@ def launch(terminal: Terminal, recipe: Recipe | None, out: Path | None, *, proce
 
     Plugin names and the directory are checked here, so that an error is reported once.
     """
-    from distillkit_cli.launching import launch as launched
+    from distillkit_cli.launching import launch as launch_processes
     from distillkit_cli.launching import without_option
 
     require("torch", "timm", what="distillkit run")
     arguments = without_option(terminal.arguments, "--nproc")
-    again = list(arguments)
+    restart_arguments = list(arguments)
     if recipe is not None:
         find_plugins(recipe, installed_plugins())
         if out is None:
             arguments += ["--out", str(next_directory(recipe))]
-        again = arguments if "--auto-resume" in arguments else [*arguments, "--auto-resume"]
-    code = launched(arguments, processes, again=again, note=terminal.note)
+        restart_arguments = arguments if "--auto-resume" in arguments else [*arguments, "--auto-resume"]
+    code = launch_processes(arguments, processes, restart_arguments=restart_arguments, note=terminal.note)
     if code:
         raise typer.Exit(code)
 

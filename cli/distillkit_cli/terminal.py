@@ -28,7 +28,7 @@ def console(*, stderr: bool) -> Console:
     """A console on stdout or stderr. Lines are not wrapped unless it is a terminal or COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
     bounded = stream.isatty() or os.environ.get("COLUMNS")
-    # The stream at this moment: while a verb runs, `sys.stdout` is redirected to stderr.
+    # Look the stream up now: while a verb runs, `sys.stdout` is redirected to stderr.
     return Console(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
 
 

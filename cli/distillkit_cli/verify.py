@@ -37,10 +37,10 @@ def verify(
       distillkit verify digits-onnx/ --data imagenet/val --json
     """
     from distillkit.plugin.registry import installed_plugins
-    from distillkit_export.pipeline.verify import verify as verified
+    from distillkit_export.pipeline.verify import verify as verify_bundle
 
     count = most_images(parse_gate_images(images))
-    result = verified(bundle, plugins=installed_plugins(), data=data, images=count, tolerance=tolerance)
+    result = verify_bundle(bundle, plugins=installed_plugins(), data=data, images=count, tolerance=tolerance)
     terminal: Terminal = context.obj
     if as_json:
         terminal.show_json(result.as_dict())

@@ -1,4 +1,4 @@
-"""Run command lines in this process, as wide as a page and without colour."""
+"""Run command lines in this process, 100 columns wide and without colour."""
 
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ TINY = (
 )
 
 
-class Done(NamedTuple):
-    """What a command line left behind."""
+class CommandResult(NamedTuple):
+    """Exit code and output of a command line."""
 
     code: int
     out: str
@@ -41,7 +41,7 @@ def distillkit(capsys):
     def run(*arguments):
         code = command_line(arguments)
         out, err = capsys.readouterr()
-        return Done(code, out, err)
+        return CommandResult(code, out, err)
 
     return run
 

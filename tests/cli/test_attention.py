@@ -1,4 +1,4 @@
-"""`distillkit attention` from the command line: which pictures it writes, and what it says where it cannot."""
+"""`distillkit attention` from the command line: the figures it writes, and its errors."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ CNN = ["--student", "small-cnn", "--set", "student.width=8", "--set", "student.i
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A student taught by a ViT, one taught by a CNN, and the CNN, each after one step."""
+    """A CNN, a ViT, and a student distilled from each, after one step."""
     root = tmp_path_factory.mktemp("runs")
     recipe = root / "cnn.toml"
     recipe.write_text('[data]\ntrain = "digits"\n[student]\nmodel = "small-cnn"\n', encoding="utf-8")
@@ -35,17 +35,17 @@ def runs(tmp_path_factory):
     assert command_line(["--quiet", "run", "--loss", "ce", *cnn, "--out", str(root / "cnn")]) == 0
     assert command_line(["--quiet", "run", "--loss", "ce", *TINY, "--out", str(root / "vit")]) == 0
     for name in ("cnn", "vit"):
-        taught = ["--teacher", f"run:{root / name}", "--loss", "hard", "--out", str(root / f"by-{name}")]
-        assert command_line(["--quiet", "run", *TINY, *taught]) == 0
+        distill = ["--teacher", f"run:{root / name}", "--loss", "hard", "--out", str(root / f"by-{name}")]
+        assert command_line(["--quiet", "run", *TINY, *distill]) == 0
     return root
 
 
 @pytest.fixture
 def cat(tmp_path):
-    return picture(tmp_path / "cat.png")
+    return write_image(tmp_path / "cat.png")
 
 
-def picture(path):
+def write_image(path):
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
     return str(path)
@@ -60,9 +60,9 @@ def size(path):
         return image.size
 
 
-def test_a_picture_for_every_image(distillkit, runs, cat, tmp_path):
-    again, out = picture(tmp_path / "more" / "cat.png"), tmp_path / "out"
-    done = distillkit("attention", str(runs / "by-vit"), cat, again, "--out", str(out))
+def test_draws_one_figure_per_image(distillkit, runs, cat, tmp_path):
+    other, out = write_image(tmp_path / "more" / "cat.png"), tmp_path / "out"
+    done = distillkit("attention", str(runs / "by-vit"), cat, other, "--out", str(out))
     assert done == (0, f"{out}/cat-attention.png\n{out}/cat-attention-2.png\n", "")
     assert files(out) == ["cat-attention-2.png", "cat-attention.png"]
     alone = distillkit("attention", str(runs / "by-vit"), cat, "--no-teacher", "--out", str(tmp_path / "alone"))
@@ -70,12 +70,12 @@ def test_a_picture_for_every_image(distillkit, runs, cat, tmp_path):
     assert size(out / "cat-attention.png")[1] > size(tmp_path / "alone" / "cat-attention.png")[1]
 
 
-def test_by_default_in_the_run(distillkit, runs, cat):
+def test_figures_are_written_to_the_run_by_default(distillkit, runs, cat):
     done = distillkit("attention", str(runs / "vit"), cat, "--layers", "0,1", "--heads", "each")
     assert done == (0, f"{runs}/vit/attention/cat-attention.png\n", "drawn without a teacher: the run has none\n")
 
 
-def test_a_model_by_name_beside_another(distillkit, runs, cat, tmp_path, monkeypatch):
+def test_model_by_name_with_a_teacher(distillkit, runs, cat, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ("--weights", "none", "--layers", "last", "--teacher", f"run:{runs / 'vit'}")
     assert distillkit("attention", "timm:test_vit", cat, *options) == (0, "attention/cat-attention.png\n", "")
@@ -93,7 +93,7 @@ def test_a_teacher_that_cannot_be_drawn_is_left_out(distillkit, runs, cat, tmp_p
     )
 
 
-def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
+def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(runs / "by-vit", moved)
     recipe = (moved / "recipe.toml").read_text(encoding="utf-8")
@@ -118,8 +118,8 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
             "image '{tmp}/note.png' cannot be read: cannot identify image file '{tmp}/note.png'; leave it out",
         ),
         (
-            ("{runs}/vit", "{tmp}/cat.png", "{tmp}/torn.png"),
-            "image '{tmp}/torn.png' cannot be read: image file is truncated; leave it out",
+            ("{runs}/vit", "{tmp}/cat.png", "{tmp}/truncated.png"),
+            "image '{tmp}/truncated.png' cannot be read: image file is truncated; leave it out",
         ),
         (
             ("{runs}/cnn", "{tmp}/cat.png"),
@@ -161,9 +161,9 @@ def test_a_teacher_that_is_gone_is_left_out(distillkit, runs, cat, tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(distillkit, runs, cat, tmp_path, arguments, sentence):
-    (tmp_path / "note.png").write_text("no picture", encoding="utf-8")
-    (tmp_path / "torn.png").write_bytes(Path(cat).read_bytes()[:900])
+def test_user_errors_are_one_line_and_write_nothing(distillkit, runs, cat, tmp_path, arguments, sentence):
+    (tmp_path / "note.png").write_text("not an image", encoding="utf-8")
+    (tmp_path / "truncated.png").write_bytes(Path(cat).read_bytes()[:900])
     before = files(tmp_path), files(runs / "vit" / "attention")
     given = [argument.format(runs=runs, tmp=tmp_path) for argument in arguments]
     out = () if "--out" in given else ("--out", str(tmp_path / "out"))
@@ -172,8 +172,8 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(distillkit, runs, cat, tmp
     assert (files(tmp_path), files(runs / "vit" / "attention")) == before
 
 
-def test_a_picture_that_cannot_be_finished_leaves_nothing(distillkit, runs, cat, tmp_path):
-    """A folder of the picture's name is in the way, which holds for every user, root too."""
+def test_a_failed_write_leaves_nothing(distillkit, runs, cat, tmp_path):
+    """A folder has the name of the figure, so that writing fails even for root."""
     out = tmp_path / "out"
     (out / "cat-attention.png").mkdir(parents=True)
     assert distillkit("attention", str(runs / "vit"), cat, "--no-teacher", "--out", str(out)) == (

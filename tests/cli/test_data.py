@@ -1,4 +1,4 @@
-"""`distillkit data check`, --strict-data, and what an evaluation says of images that it left out."""
+"""`distillkit data check`, --strict-data, and unreadable images in an evaluation."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.data.breaking import BREAKERS
 
 @pytest.fixture
 def folder(tmp_path):
-    """60 digits to train and 20 to test, in folders of classes."""
+    """60 training and 20 test images of digits, one folder per class."""
     shades, labels = load_digits(return_X_y=True)
     pixels = np.rint(shades * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
     for number in range(80):
@@ -28,7 +28,7 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_sound_folder(distillkit, folder):
+def test_check_passes_readable_images(distillkit, folder):
     code, out, err = distillkit("data", "check", str(folder), "--workers", "0")
     assert (code, err) == (0, "")
     assert out == (
@@ -38,7 +38,7 @@ def test_a_sound_folder(distillkit, folder):
     )
 
 
-def test_what_is_found_is_counted_and_the_first_ones_listed(distillkit, folder):
+def test_check_counts_and_lists_unreadable_images(distillkit, folder):
     BREAKERS["empty"](folder / "train/0/0000.png")
     BREAKERS["wrong-mode"](folder / "train/1/0001.png")
     BREAKERS["damaged"](folder / "test/9/0069.png")
@@ -58,7 +58,7 @@ def test_what_is_found_is_counted_and_the_first_ones_listed(distillkit, folder):
     ]
 
 
-def test_json_lists_all(distillkit, folder):
+def test_json_lists_every_unreadable_image(distillkit, folder):
     for path in sorted((folder / "train").rglob("*.png"))[:12]:
         BREAKERS["empty"](path)
     (folder / "train" / "emu").mkdir()
@@ -75,7 +75,7 @@ def test_json_lists_all(distillkit, folder):
     assert found["wrong"] == [f"1 class of '{folder}/train' has no image: 'emu'"]
 
 
-def test_what_is_no_data(distillkit, tmp_path):
+def test_check_of_a_missing_folder(distillkit, tmp_path):
     code, out, err = distillkit("data", "check", str(tmp_path / "none"))
     assert (code, out) == (2, "")
     assert err.startswith(f"error: '{tmp_path}/none' is neither a folder nor a data set; data sets: ")
@@ -91,8 +91,8 @@ def test_a_check_of_a_folder_needs_no_torch(folder):
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
-def test_ctrl_c_ends_a_check_at_once_and_in_silence(folder):
-    """As from the keyboard: every process of the group gets the signal. The pictures take a while, being many links."""
+def test_ctrl_c_stops_a_check_at_once_without_output(folder):
+    """Every process of the group gets SIGINT, as from a terminal. 4,000 links make the check long enough."""
     for number in range(4000):
         (folder / "train/0" / f"link{number}.png").symlink_to(folder / "train/0/0000.png")
     code = (
@@ -114,7 +114,7 @@ def test_ctrl_c_ends_a_check_at_once_and_in_silence(folder):
     assert (process.returncode, out, set(err.splitlines()) - {"reads"}) == (130, "", set())
 
 
-def test_readers_do_not_outlive_a_check_that_is_killed(folder):
+def test_reader_processes_end_when_the_check_is_killed(folder):
     for number in range(4000):
         (folder / "train/0" / f"link{number}.png").symlink_to(folder / "train/0/0000.png")
     code = (
@@ -143,7 +143,7 @@ def is_alive(pid):
         return False
 
 
-def test_strict_data_fails_at_the_first_one_by_name(distillkit, tiny, folder, tmp_path):
+def test_strict_data_fails_at_the_first_unreadable_image(distillkit, tiny, folder, tmp_path):
     BREAKERS["empty"](folder / "train/0/0000.png")
     arguments = (*tiny, "--data", str(folder), "--validation", "0", "--out", str(tmp_path / "run"))
     expected = (
@@ -158,7 +158,7 @@ def test_strict_data_fails_at_the_first_one_by_name(distillkit, tiny, folder, tm
 
 @pytest.fixture
 def trained_here(distillkit, tiny, folder, tmp_path):
-    """A run on the folder, and two of its test images broken afterwards."""
+    """A run on the folder; two of its test images are damaged afterwards."""
     assert distillkit("-q", "run", *tiny, "--data", str(folder), "--out", str(tmp_path / "run")).code == 0
     for kind, path in zip(("empty", "truncated"), sorted((folder / "test").rglob("*.png")), strict=False):
         BREAKERS[kind](path)
@@ -176,15 +176,15 @@ def trained_here(distillkit, tiny, folder, tmp_path):
     ],
     ids=" ".join,
 )
-def test_an_evaluation_leaves_out_what_cannot_be_read_and_says_so(distillkit, trained_here, protocol):
+def test_evaluation_skips_and_reports_unreadable_images(distillkit, trained_here, protocol):
     code, out, err = distillkit("evaluate", str(trained_here), "--protocol", *protocol, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["figures"]["images"] == 18.0
     assert json.loads(out)["notes"][-1] == "2 test images cannot be read and are left out: 1 empty, 1 truncated"
 
 
-def test_real_labels_stay_with_their_images_where_some_are_left_out(distillkit, trained_here, folder, tmp_path):
-    """The ReaL label of an image is its class, so the accuracies agree; with those of others they would not."""
+def test_real_labels_stay_aligned_when_images_are_skipped(distillkit, trained_here, folder, tmp_path):
+    """The ReaL label of each image is its class, so both accuracies agree unless the labels are shifted."""
     keys = sorted((folder / "test").rglob("*.png"), key=lambda path: path.name)
     (tmp_path / "real.json").write_text(json.dumps([[int(path.parent.name)] for path in keys]))
     code, out, err = distillkit("evaluate", str(trained_here), "--real", str(tmp_path / "real.json"), "--json")
@@ -194,7 +194,7 @@ def test_real_labels_stay_with_their_images_where_some_are_left_out(distillkit, 
     assert figures["real_top1"] == figures["top1"]
 
 
-def test_a_strict_evaluation_names_the_first_one(distillkit, trained_here, folder):
+def test_strict_evaluation_names_the_first_unreadable_image(distillkit, trained_here, folder):
     code, out, err = distillkit("evaluate", str(trained_here), "--strict-data")
     assert (code, out) == (2, "")
     first = min((folder / "test").rglob("*.png")).relative_to(folder / "test")
@@ -203,7 +203,7 @@ def test_a_strict_evaluation_names_the_first_one(distillkit, trained_here, folde
     )
 
 
-def test_an_evaluation_of_nothing_readable_is_a_sentence(distillkit, trained_here, folder):
+def test_evaluation_without_a_readable_image_is_an_error(distillkit, trained_here, folder):
     for path in (folder / "test").rglob("*.png"):
         BREAKERS["empty"](path)
     code, out, err = distillkit("evaluate", str(trained_here))
@@ -214,8 +214,8 @@ def test_an_evaluation_of_nothing_readable_is_a_sentence(distillkit, trained_her
 
 
 @pytest.mark.slow
-def test_two_processes_leave_out_what_one_does(distillkit, trained_here, folder, tmp_path):
-    """Of batches of four, the first has one broken image, and the second, which is the other process's, has one too."""
+def test_two_processes_skip_the_same_images_as_one(distillkit, trained_here, folder, tmp_path):
+    """Batches of four: the first and the second, which another process evaluates, have one damaged image each."""
     keys = sorted((folder / "test").rglob("*.png"), key=lambda path: path.name)
     (tmp_path / "real.json").write_text(json.dumps([[int(path.parent.name)] for path in keys]))
     BREAKERS["damaged"](sorted((folder / "test").rglob("*.png"))[5])

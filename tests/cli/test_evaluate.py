@@ -1,18 +1,18 @@
-"""`distillkit evaluate` from the command line: what it prints, and where each option goes."""
+"""`distillkit evaluate` from the command line: its output and its options."""
 
 import json
 
 import pytest
 
 
-def line(trained):
-    """The last line of the run's evaluations."""
+def last_evaluation(trained):
+    """The last line of the run's evaluations.jsonl."""
     return json.loads((trained / "evaluations.jsonl").read_text().splitlines()[-1])
 
 
-def test_nearest_neighbours_as_a_table(distillkit, trained):
+def test_knn_prints_a_table(distillkit, trained):
     code, out, err = distillkit("evaluate", str(trained), "--protocol", "knn", "--k", "200", "--k", "20")
-    few, many = line(trained)["rows"]
+    few, many = last_evaluation(trained)["rows"]
     assert (code, err) == (0, "")
     assert out == (
         "protocol  k-NN among 1,167 training images, votes weighted (DINO's protocol)\n"
@@ -25,37 +25,37 @@ def test_nearest_neighbours_as_a_table(distillkit, trained):
     )
 
 
-def test_a_probe_says_which_it_is_and_what_was_chosen(distillkit, trained):
+def test_linear_probe_reports_its_method_and_chosen_lr(distillkit, trained):
     arguments = ("--protocol", "linear", "--epochs", "2", "--set", "lr=[0.01, 0.1]")
     code, out, err = distillkit("evaluate", str(trained), *arguments)
-    found = line(trained)
+    written = last_evaluation(trained)
     assert code == 0
     assert out.splitlines()[:3] == [
         "protocol  linear probe on cached features (fast: no augmentation, 2 epochs)",
         "data      digits",
-        f"test      {found['figures']['top1']:.2f} % of 500 images (top 5 {found['figures']['top5']:.2f})",
+        f"test      {written['figures']['top1']:.2f} % of 500 images (top 5 {written['figures']['top5']:.2f})",
     ]
     assert [row.split()[0] for row in out.splitlines()[5:]] == ["0.01", "0.1"]
-    assert err == f"lr {found['settings']['chosen_lr']} of 2 was chosen on 130 validation images\n"
+    assert err == f"lr {written['settings']['chosen_lr']} of 2 was chosen on 130 validation images\n"
 
 
-def test_dinos_probe_by_its_method(distillkit, trained):
+def test_linear_probe_with_method_dino(distillkit, trained):
     code, out, _ = distillkit("evaluate", str(trained), "--protocol", "linear", "--method", "dino", "--epochs", "1")
     assert code == 0
     assert out.startswith("protocol  linear probe on augmented images (dino: DINO's protocol, 1 epochs)\n")
 
 
-def test_every_class_has_a_row(distillkit, trained):
+def test_per_class_prints_one_row_per_class(distillkit, trained):
     code, out, err = distillkit("evaluate", str(trained), "--per-class")
     assert (code, err) == (0, "")
     assert out.splitlines()[4].split() == ["class", "images", "top", "1", "%"]
     assert [row.split()[:2] for row in out.splitlines()[5:]] == [[str(digit), "50"] for digit in range(10)]
 
 
-def test_json_is_what_the_run_keeps(distillkit, trained):
+def test_json_equals_the_line_in_evaluations_jsonl(distillkit, trained):
     code, out, err = distillkit("evaluate", str(trained), "--protocol", "few-label", "--set", "shares=[0.02]", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == line(trained)
+    assert json.loads(out) == last_evaluation(trained)
     assert json.loads(out)["settings"]["shares"] == [0.02]
 
 
@@ -81,5 +81,5 @@ def test_json_is_what_the_run_keeps(distillkit, trained):
         (("--real", "nowhere.json"), "ReaL label file 'nowhere.json' does not exist; check --real"),
     ],
 )
-def test_a_mistake_is_one_sentence(distillkit, trained, arguments, sentence):
+def test_user_errors_are_one_line(distillkit, trained, arguments, sentence):
     assert distillkit("evaluate", str(trained), *arguments) == (2, "", f"error: {sentence}\n")

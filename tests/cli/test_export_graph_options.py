@@ -1,4 +1,4 @@
-"""What `distillkit export` says to sizes that cannot be, before anything is written."""
+"""Errors of `distillkit export` about image sizes, before anything is written."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("asked", REFUSALS)
-def test_size_that_cannot_be_is_one_sentence(distillkit, tmp_path, asked):
-    done = distillkit("export", *asked, "--weights", "none", "--out", str(tmp_path / "export"))
+@pytest.mark.parametrize("arguments", REFUSALS)
+def test_impossible_image_size_is_one_error(distillkit, tmp_path, arguments):
+    done = distillkit("export", *arguments, "--weights", "none", "--out", str(tmp_path / "export"))
     assert (done.code, done.out) == (2, "")
-    assert " ".join(done.err.split()) == f"error: {REFUSALS[asked]}"
+    assert " ".join(done.err.split()) == f"error: {REFUSALS[arguments]}"
     assert list(tmp_path.iterdir()) == []

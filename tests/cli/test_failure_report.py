@@ -1,4 +1,4 @@
-"""Which of several processes that fail says why. The store is torch's; the processes are played one after the other."""
+"""Which of several failing processes reports the cause. One process acts as each rank in turn, on torch's store."""
 
 import pytest
 from torch.distributed import TCPStore
@@ -7,13 +7,13 @@ from distillkit_cli import failure_report
 from distillkit_cli.failure_report import FailureReport, report_of, reports_traceback
 
 CAUSE = FailureReport("no licence", 2)
-ECHO = FailureReport("the others are lost", 1)
+CONSEQUENCE = FailureReport("the others are lost", 1)
 
 
 @pytest.fixture
 def as_rank(monkeypatch):
-    """`as_rank(1)`: be that one of two processes of an agent."""
-    monkeypatch.setattr(failure_report, "PATIENCE_S", 0.1)
+    """`as_rank(1)`: act as rank 1 of two processes of one torchrun agent."""
+    monkeypatch.setattr(failure_report, "REPORT_TIMEOUT_S", 0.1)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     settings = {
         "WORLD_SIZE": "2",
@@ -24,40 +24,40 @@ def as_rank(monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
 
-    def be(rank, attempt=0):
+    def act_as(rank, attempt=0):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
 
-    yield be
+    yield act_as
     del store
 
 
 def test_rank_0_reports_its_failure_and_rank_1_is_silent(as_rank):
     as_rank(0)
-    assert report_of(CAUSE, is_echo=False) == CAUSE
+    assert report_of(CAUSE, is_consequence=False) == CAUSE
     as_rank(1)
-    assert report_of(CAUSE, is_echo=False) == FailureReport("", CAUSE.code)
-    assert report_of(ECHO, is_echo=True) == FailureReport("", CAUSE.code)
+    assert report_of(CAUSE, is_consequence=False) == FailureReport("", CAUSE.code)
+    assert report_of(CONSEQUENCE, is_consequence=True) == FailureReport("", CAUSE.code)
 
 
 def test_rank_1_reports_if_rank_0_is_busy_and_only_once(as_rank):
     as_rank(1)
-    assert report_of(CAUSE, is_echo=False) == FailureReport("process 1 of 2: no licence", 2)
+    assert report_of(CAUSE, is_consequence=False) == FailureReport("process 1 of 2: no licence", 2)
     as_rank(0)
-    assert report_of(ECHO, is_echo=True) == FailureReport("", 2)
-    assert report_of(FailureReport("another thing", 2), is_echo=False) == FailureReport("", 2)
+    assert report_of(CONSEQUENCE, is_consequence=True) == FailureReport("", 2)
+    assert report_of(FailureReport("another thing", 2), is_consequence=False) == FailureReport("", 2)
 
 
 def test_rank_0_that_lost_the_others_reports_their_cause_and_exit_code(as_rank, monkeypatch):
     as_rank(1)
     failure_report._store().compare_set("cause", "", '["process 1 of 2: no licence", 2]')
     as_rank(0)
-    assert report_of(ECHO, is_echo=True) == FailureReport("process 1 of 2: no licence", 2)
+    assert report_of(CONSEQUENCE, is_consequence=True) == FailureReport("process 1 of 2: no licence", 2)
 
 
 def test_a_killed_process_leaves_no_cause(as_rank):
     as_rank(0)
-    assert report_of(ECHO, is_echo=True) == ECHO
+    assert report_of(CONSEQUENCE, is_consequence=True) == CONSEQUENCE
 
 
 def test_only_one_process_prints_a_traceback(as_rank):
@@ -65,25 +65,25 @@ def test_only_one_process_prints_a_traceback(as_rank):
     assert reports_traceback()
     as_rank(0)
     assert not reports_traceback()
-    assert report_of(ECHO, is_echo=True) == FailureReport("", ECHO.code)
+    assert report_of(CONSEQUENCE, is_consequence=True) == FailureReport("", CONSEQUENCE.code)
 
 
 def test_restarted_processes_report_again(as_rank):
     as_rank(0)
-    assert report_of(CAUSE, is_echo=False) == CAUSE
+    assert report_of(CAUSE, is_consequence=False) == CAUSE
     as_rank(0, attempt=1)
-    assert report_of(CAUSE, is_echo=False) == CAUSE
+    assert report_of(CAUSE, is_consequence=False) == CAUSE
 
 
 def test_without_a_store_every_process_reports(as_rank, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     for rank in (0, 1):
         as_rank(rank)
-        assert report_of(CAUSE, is_echo=False) == CAUSE
+        assert report_of(CAUSE, is_consequence=False) == CAUSE
         assert reports_traceback()
 
 
 def test_a_single_process_does_not_wait(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert report_of(CAUSE, is_echo=False) == CAUSE
+    assert report_of(CAUSE, is_consequence=False) == CAUSE
     assert reports_traceback()

@@ -1,4 +1,4 @@
-"""Accuracies in words."""
+"""Accuracies as text."""
 
 from distillkit_cli.figures import accuracy, figure_rows
 
@@ -13,14 +13,14 @@ TWO_HEADS = {
 }
 
 
-def test_a_student_with_two_heads_says_all():
+def test_accuracy_lists_both_heads():
     assert accuracy(TWO_HEADS) == (
         "92.00 % of 1,500 images "
         "(class head 90.00, distillation head 91.25, mean of logits 92.00, sum of softmaxes 91.80)"
     )
 
 
-def test_a_student_with_one_head_says_it_once():
+def test_accuracy_of_a_single_head_is_printed_once():
     assert accuracy({"class_top1": 90.0, "top1": 90.0, "images": 10.0}) == "90.00 % of 10 images"
     assert accuracy({"class_top1": 100.0, "top1": 100.0, "images": 1.0}) == "100.00 % of 1 image"
     assert accuracy({"class_top1": 90.0, "top1": 90.0, "top5": 99.0}) == "90.00 % (top 5 99.00)"
@@ -37,6 +37,6 @@ def test_one_row_per_split():
     ]
 
 
-def test_figures_without_a_split_are_called_by_what_they_are():
+def test_figures_without_a_split_are_called_top_1():
     assert figure_rows({"top1": 50.0}) == [("top 1", "50.00 %")]
     assert figure_rows({"images": 0.0}) == []

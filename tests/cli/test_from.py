@@ -22,12 +22,12 @@ def trained(tmp_path_factory):
     return out
 
 
-def test_plan_and_run_go_on_alike(distillkit, trained, tmp_path):
-    asked = ("--from", str(trained), "--set", "student.image_size=16")
-    planned = json.loads(distillkit("plan", *asked, "--json").out)
+def test_plan_matches_the_plan_of_the_run(distillkit, trained, tmp_path):
+    options_from = ("--from", str(trained), "--set", "student.image_size=16")
+    planned = json.loads(distillkit("plan", *options_from, "--json").out)
     assert planned["student"]["starts_from"] == str(trained)
     assert "the position embedding was resized from 2x2 to 4x4 patches" in planned["notes"]
-    assert distillkit("run", *asked, "--out", str(tmp_path / "out")).code == 0
+    assert distillkit("run", *options_from, "--out", str(tmp_path / "out")).code == 0
     written = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert {name: written[name] for name in planned} == planned
 
@@ -60,13 +60,13 @@ def test_plan_and_run_go_on_alike(distillkit, trained, tmp_path):
         ),
     ],
 )
-def test_what_does_not_go_together_writes_nothing(distillkit, trained, tmp_path, monkeypatch, options, sentence):
+def test_conflicting_options_write_nothing(distillkit, trained, tmp_path, monkeypatch, options, sentence):
     monkeypatch.chdir(tmp_path)
     assert distillkit("run", "--from", str(trained), *options) == (2, "", sentence.format(run=trained))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_whose_plugin_has_changed(distillkit, trained, tmp_path):
+def test_run_whose_plugin_no_longer_knows_a_key_or_is_missing(distillkit, trained, tmp_path):
     changed = shutil.copytree(trained, tmp_path / "changed")
     recipe = changed / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("heads = 2", "windows = 2"))

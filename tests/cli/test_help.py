@@ -1,4 +1,4 @@
-"""Help teaches, is quick, and what it says works."""
+"""--help: its text, its width, its speed, and examples that work."""
 
 import functools
 import itertools
@@ -82,11 +82,11 @@ OVERVIEW = """\
 ╰──────────────────────────────────────────────────────────────────────────────────────────────────╯"""
 
 
-def test_the_overview():
+def test_help_without_a_verb():
     assert help_of() == OVERVIEW.strip()
 
 
-def test_without_arguments_it_is_shown_too(distillkit):
+def test_no_arguments_prints_the_help(distillkit):
     code, out, err = distillkit()
     assert (code, err) == (0, "")
     assert "Turn a large vision model into a small one that ships." in out
@@ -97,8 +97,8 @@ def examples(verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_examples_of_a_verb_can_be_copied(verb):
-    """Each is whole on one line of a narrow terminal, and is understood; running it is not the point here."""
+def test_examples_fit_72_columns_and_parse(verb):
+    """Each example is on one line and its options parse; it is not run."""
     lines = examples(verb)
     assert 2 <= len(lines) <= 3
     assert [line for line in lines if len(line.strip()) > 72 or not line.startswith("   distillkit")] == []
@@ -109,7 +109,7 @@ def test_the_examples_of_a_verb_can_be_copied(verb):
 
 
 @pytest.mark.parametrize("verb", [(), *((verb,) for verb in VERBS)], ids=" ".join)
-def test_h_is_short_for_help(verb):
+def test_h_is_help(verb):
     assert help_of(*verb, option="-h") == help_of(*verb)
 
 
@@ -147,7 +147,7 @@ def test_shared_options_are_in_every_training_verb(verb):
 
 
 def test_help_imports_few_modules():
-    """What makes it quick, counted: 412 to 429 modules, of which Python itself and rich bring most."""
+    """Import time, counted in modules: 412 to 429, most of them from Python itself and rich."""
     code = f"import atexit, os, sys; atexit.register(lambda: os.write(2, b'%d' % len(sys.modules))); {ENTRY}"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert int(done.stderr) < 500

@@ -1,4 +1,4 @@
-"""Failures of every kind: what is printed, where, and with which exit code."""
+"""Errors: what is printed, on which stream, and with which exit code."""
 
 import subprocess
 import sys
@@ -55,12 +55,12 @@ from distillkit_cli import main
         ),
     ],
 )
-def test_a_mistake_is_one_sentence_on_stderr_and_exit_code_2(distillkit, arguments, sentence):
+def test_user_errors_are_on_stderr_with_exit_code_2(distillkit, arguments, sentence):
     assert distillkit(*arguments) == (2, "", f"error: {sentence}\n")
 
 
 @pytest.mark.parametrize(("error", "code"), [(UserError, 2), (TrainingError, 1), (UnavailableError, 3), (GateError, 4)])
-def test_the_class_of_an_error_decides_the_exit_code(distillkit, monkeypatch, error, code):
+def test_exit_code_of_each_error_class(distillkit, monkeypatch, error, code):
     def fail(*arguments, **options):
         raise error("it did not work: [red]5 of :10:")
 
@@ -68,7 +68,7 @@ def test_the_class_of_an_error_decides_the_exit_code(distillkit, monkeypatch, er
     assert distillkit("run") == (code, "", "error: it did not work: [red]5 of :10:\n")
 
 
-def test_an_interrupt_is_130_without_a_word(distillkit, monkeypatch):
+def test_interrupt_exits_with_130_and_prints_nothing(distillkit, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -76,14 +76,14 @@ def test_an_interrupt_is_130_without_a_word(distillkit, monkeypatch):
     assert distillkit("run") == (130, "", "")
 
 
-def test_verbose_errors_come_with_their_traceback(distillkit):
+def test_verbose_errors_have_a_traceback(distillkit):
     code, out, err = distillkit("--verbose", "recipes", "diet-ti")
     assert (code, out) == (2, "")
     assert err.startswith("Traceback (most recent call last):\n")
     assert err.splitlines()[-1].startswith("error: unknown recipe 'diet-ti'")
 
 
-def test_anything_else_is_a_bug_with_a_traceback_and_exit_code_1():
+def test_other_exceptions_print_a_traceback_and_exit_with_1():
     program = (
         "import distillkit.recipe.files as files\n"
         "from distillkit_cli.main import main\n"
@@ -102,7 +102,7 @@ def test_version(distillkit):
 
 
 @pytest.mark.parametrize("package", ["distillkit", "distillkit_cli"])
-def test_packages_run_as_the_command(package):
+def test_python_m_runs_the_command(package):
     command = [sys.executable, "-m", package, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"distillkit {__version__}\n", "")
@@ -126,7 +126,7 @@ def test_every_verb_has_a_module_of_its_name():
         ("export", ["runs/a"]),
     ],
 )
-def test_without_the_extra_train_the_sentence_names_it(distillkit, monkeypatch, verb, arguments):
+def test_error_without_torch_names_the_extra(distillkit, monkeypatch, verb, arguments):
     monkeypatch.setattr("distillkit.plugin.extras.find_spec", lambda module: None)
     assert distillkit(verb, *arguments) == (
         2,

@@ -1,4 +1,4 @@
-"""`distillkit plugins`, with somebody else's plugins beside ours."""
+"""`distillkit plugins` with third-party plugins."""
 
 import json
 import re
@@ -16,7 +16,7 @@ def distillkit_losses():
     return [
         PluginSpec(
             name="acme-loss",
-            summary="a loss of somebody else's",
+            summary="a third-party loss",
             factory="nowhere:Loss",
             signals=frozenset({Signal.LOGITS, Signal.EMBEDDING}),
             argument="layer",
@@ -30,7 +30,7 @@ def distillkit_teachers():
 
 @pytest.fixture
 def _third_party(tmp_path, monkeypatch):
-    """A distribution with one plugin that works and one that does not, as pip would have left it."""
+    """An installed distribution with one working and one broken plugin."""
     (tmp_path / "acme_plugin.py").write_text(PLUGIN, encoding="utf-8")
     metadata = tmp_path / "acme_distill-2.0.dist-info"
     metadata.mkdir()
@@ -49,7 +49,7 @@ BROKEN = (
 
 
 @pytest.mark.usefixtures("_third_party")
-def test_a_third_party_is_listed_beside_ours(distillkit, monkeypatch):
+def test_third_party_plugins_are_listed(distillkit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     code, out, err = distillkit("plugins")
     assert (code, err) == (0, "")
@@ -57,7 +57,7 @@ def test_a_third_party_is_listed_beside_ours(distillkit, monkeypatch):
     assert losses[0].split() == ["name", "summary", "signals", "licence", "owner"]
     assert re.split("  +", losses[1]) == [
         "acme-loss:<layer>",
-        "a loss of somebody else's",
+        "a third-party loss",
         "embedding, logits",
         "acme-distill 2.0",
     ]
@@ -65,7 +65,7 @@ def test_a_third_party_is_listed_beside_ours(distillkit, monkeypatch):
 
 
 @pytest.mark.usefixtures("_third_party")
-def test_the_list_for_programs(distillkit):
+def test_list_as_json(distillkit):
     code, out, err = distillkit("plugins", "--json")
     assert (code, err) == (0, "")
     listing = json.loads(out)
@@ -74,7 +74,7 @@ def test_the_list_for_programs(distillkit):
     assert rows["loss", "acme-loss:<layer>"] == {
         "role": "loss",
         "name": "acme-loss:<layer>",
-        "summary": "a loss of somebody else's",
+        "summary": "a third-party loss",
         "signals": ["embedding", "logits"],
         "licence": None,
         **owner,
@@ -91,20 +91,20 @@ def test_the_list_for_programs(distillkit):
     assert listing["unregistered"] == []
 
 
-def test_everything_that_is_installed_is_listed(distillkit):
+def test_every_installed_plugin_is_listed(distillkit):
     _, out, _ = distillkit("plugins")
-    found = installed_plugins()
-    assert found.broken == ()
+    registry = installed_plugins()
+    assert registry.broken == ()
     for role in ("teacher", "student", "loss", "dataset", "tracker", "evaluator", "exporter", "runtime"):
-        for plugin in found.listing(role):
+        for plugin in registry.listing(role):
             assert f"\n{plugin.spec.shown_name} " in out
 
 
-def test_a_catalogue_without_an_entry_point_is_said_so(distillkit, monkeypatch, tmp_path):
+def test_catalogue_without_an_entry_point_is_reported(distillkit, monkeypatch, tmp_path):
     package = tmp_path / "acme_builtins" / "losses"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
-    (package / "catalog.py").write_text("raise ImportError('nobody imports this')", encoding="utf-8")
+    (package / "catalog.py").write_text("raise ImportError('must not be imported')", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     assert unregistered_catalogs(["acme_builtins", "no_such_package"]) == ["acme_builtins.losses.catalog"]
 
@@ -113,5 +113,5 @@ def test_a_catalogue_without_an_entry_point_is_said_so(distillkit, monkeypatch, 
     assert out.splitlines()[-1] == f"acme_builtins.losses.catalog exists but has no entry point; {REMEDY}"
 
 
-def test_all_our_catalogues_have_entry_points():
+def test_built_in_catalogues_have_entry_points():
     assert unregistered_catalogs(OURS) == []

@@ -1,4 +1,4 @@
-"""`distillkit predict` names classes, answers what it can, and says what it cannot."""
+"""`distillkit predict`: predictions, unreadable images, written arrays and errors."""
 
 import json
 
@@ -16,7 +16,7 @@ NAMES = ("red", "green", "blue\x1b[2J")
 
 
 def write_bundle(folder, *, signals=(Signal.LOGITS,), gate="passed"):
-    """A bundle whose scores are the mean of each channel: an image of one colour has that class."""
+    """A bundle whose logits are the channel means, so that a red image has class red."""
     spec = ModelSpec(
         name="means",
         architecture="hand-made",
@@ -44,41 +44,41 @@ def write_bundle(folder, *, signals=(Signal.LOGITS,), gate="passed"):
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """A folder with a bundle 'b' and images, in which every command runs."""
+    """The working directory, with bundle 'b' and images."""
     monkeypatch.chdir(tmp_path)
     write_bundle(tmp_path / "b")
     (tmp_path / "shots").mkdir()
     Image.new("RGB", (9, 7), (255, 0, 0)).save(tmp_path / "shots" / "a.png")
     Image.new("RGB", (7, 9), (0, 0, 255)).save(tmp_path / "shots" / "b.png")
-    (tmp_path / "shots" / "torn.png").write_bytes(b"\x89PNG")
+    (tmp_path / "shots" / "truncated.png").write_bytes(b"\x89PNG")
     return tmp_path
 
 
-# exp(4) beside exp(0) twice: 54.598 of 56.598.
+# Softmax of 4, 0, 0: 54.598 of 56.598.
 RED = ["shots/a.png", "   96.5%  red", "    1.8%  green", "    1.8%  blue?[2J"]
 
 
-def test_the_likeliest_classes_are_shown_best_first(distillkit):
+def test_top_classes_are_shown_best_first(distillkit):
     assert distillkit("predict", "b", "shots/a.png") == (0, "\n".join(RED) + "\n", "")
     assert distillkit("predict", "b", "shots/a.png", "--top", "1") == (0, "\n".join(RED[:2]) + "\n", "")
 
 
-def test_images_that_cannot_be_read_are_named_and_the_others_answered(distillkit):
+def test_unreadable_images_are_listed_and_the_others_classified(distillkit):
     code, out, err = distillkit("predict", "b", "shots", "missing.png", "--top", "1", "--batch", "1")
     assert code == 2
     assert out.splitlines() == [*RED[:2], "shots/b.png", "   96.5%  blue?[2J"]
     assert err.splitlines() == [
-        "error: image 'shots/torn.png' cannot be read: cannot identify image file 'shots/torn.png'",
+        "error: image 'shots/truncated.png' cannot be read: cannot identify image file 'shots/truncated.png'",
         "error: image 'missing.png' does not exist",
-        "error: 2 of 4 images could not be read; the other 2 are classified",
+        "error: 2 of 4 images could not be read; the other 2 were classified",
     ]
 
 
-def test_one_image_that_cannot_be_read_is_one_sentence(distillkit):
+def test_single_unreadable_image_is_one_error(distillkit):
     assert distillkit("predict", "b", "missing.png") == (2, "", "error: image 'missing.png' does not exist\n")
 
 
-def test_json_has_every_answer_and_every_failure(distillkit):
+def test_json_lists_predictions_and_failures(distillkit):
     code, out, err = distillkit("predict", "b", "shots/*.png", "--json", "--top", "2")
     share = pytest.approx(np.exp(4) / (np.exp(4) + 2), rel=1e-5)
     rest = pytest.approx(1 / (np.exp(4) + 2), rel=1e-5)
@@ -97,12 +97,12 @@ def test_json_has_every_answer_and_every_failure(distillkit):
                 "top": [{"class": NAMES[2], "probability": share}, {"class": "red", "probability": rest}],
             },
         ],
-        "failed": ["image 'shots/torn.png' cannot be read: cannot identify image file 'shots/torn.png'"],
+        "failed": ["image 'shots/truncated.png' cannot be read: cannot identify image file 'shots/truncated.png'"],
     }
-    assert err.splitlines()[-1] == "error: 1 of 3 images could not be read; the other 2 are classified"
+    assert err.splitlines()[-1] == "error: 1 of 3 images could not be read; the other 2 were classified"
 
 
-def test_all_probabilities_can_be_written(distillkit, place):
+def test_out_writes_all_probabilities(distillkit, place):
     code, _, err = distillkit("predict", "b", "shots/b.png", "shots/a.png", "--out", "p.npy")
     assert (code, err) == (0, "p.npy: array of 2 x 3, in the order of the images\n")
     written = np.load(place / "p.npy")
@@ -112,15 +112,15 @@ def test_all_probabilities_can_be_written(distillkit, place):
 @pytest.mark.parametrize(
     ("out", "sentence"),
     [
-        ("b/model.onnx", "--out b/model.onnx would hold a NumPy array; give a file that ends in .npy"),
-        ("p", "--out p would hold a NumPy array; give a file that ends in .npy"),
-        ("b/p.npy", "--out b/p.npy lies inside bundle 'b', which is not written to; give a file elsewhere"),
-        ("link/p.npy", "--out link/p.npy lies inside bundle 'b', which is not written to; give a file elsewhere"),
+        ("b/model.onnx", "--out b/model.onnx must end in .npy: it holds a NumPy array"),
+        ("p", "--out p must end in .npy: it holds a NumPy array"),
+        ("b/p.npy", "--out b/p.npy is inside bundle 'b', which must not change; choose another folder"),
+        ("link/p.npy", "--out link/p.npy is inside bundle 'b', which must not change; choose another folder"),
         ("folder.npy", "--out folder.npy is a folder; give a file that ends in .npy"),
         ("no/p.npy", "--out no/p.npy cannot be written: folder 'no' does not exist; create it first"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_answered(distillkit, place, out, sentence):
+def test_invalid_out_is_an_error_before_predicting(distillkit, place, out, sentence):
     (place / "folder.npy").mkdir()
     (place / "link").symlink_to("b")
     before = {file: file.read_bytes() for file in (place / "b").iterdir()}
@@ -128,7 +128,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_answered(d
     assert {file: file.read_bytes() for file in (place / "b").iterdir()} == before
 
 
-def test_a_batch_beyond_all_machines_is_one_sentence(distillkit):
+def test_batch_above_the_limit_is_a_usage_error(distillkit):
     assert distillkit("predict", "b", "shots/a.png", "--batch", str(10**23)) == (
         2,
         "",
@@ -139,7 +139,7 @@ def test_a_batch_beyond_all_machines_is_one_sentence(distillkit):
     )
 
 
-def test_embeddings_are_written(distillkit, place):
+def test_out_writes_embeddings(distillkit, place):
     write_bundle(place / "e", signals=())
     assert distillkit("predict", "e", "shots/a.png") == (
         2,
@@ -155,13 +155,13 @@ def test_embeddings_are_written(distillkit, place):
     np.testing.assert_allclose(np.load(place / "e.npy"), [[4, 0, 0]])
 
 
-def test_what_was_never_gated_is_said(distillkit, place):
+def test_ungated_file_is_noted(distillkit, place):
     write_bundle(place / "u", gate="ungated")
     code, _, err = distillkit("predict", "u", "shots/a.png")
     assert (code, err) == (0, "model.onnx was never compared with torch; run `distillkit verify u`\n")
 
 
-def test_what_cannot_be_done_is_one_sentence(distillkit, place):
+def test_damaged_and_missing_bundles_are_errors(distillkit, place):
     (place / "b" / "model.onnx").write_bytes(b"")
     code, out, err = distillkit("predict", "b", "shots/a.png")
     assert (code, out) == (2, "")
@@ -173,7 +173,7 @@ def test_what_cannot_be_done_is_one_sentence(distillkit, place):
     )
 
 
-def test_a_runtime_that_is_not_here_is_exit_code_3(distillkit, monkeypatch):
+def test_missing_runtime_exits_with_3(distillkit, monkeypatch):
     from distillkit.contracts.runtime import Availability
     from distillkit_export.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 

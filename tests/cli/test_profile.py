@@ -20,11 +20,11 @@ PEAK = ("peak", "MiB")
 
 @pytest.fixture
 def bundle(tmp_path):
-    return made(tmp_path / "sum")
+    return write_bundle(tmp_path / "sum")
 
 
-def made(folder, pixels=48):
-    """A model that sums its pixels, if there are as many as it has weights; no torch takes part."""
+def write_bundle(folder, pixels=48):
+    """A bundle of a model that sums its pixels, built without torch. It fails unless `pixels` is 48."""
     spec = ModelSpec("sum", "sum", "other", 2, frozenset({Signal.LOGITS}), (4, 4))
     weights = onnx.numpy_helper.from_array(np.ones((pixels, 2), np.float32), "weights")
     graph = onnx.helper.make_graph(
@@ -55,7 +55,7 @@ def test_table_goes_to_stdout_and_remarks_to_stderr(distillkit, bundle):
     assert f"written to {bundle}/profile: profile.json, profile.md, latency.png, throughput.png" in done.err
 
 
-def test_json_is_the_profile_that_is_written(distillkit, bundle):
+def test_json_equals_the_written_profile(distillkit, bundle):
     done = distillkit("profile", str(bundle), *SHORT, "--mode", "both", "--json")
     assert done.code == 0, done.err
     (shown,) = json.loads(done.out)["profiles"]
@@ -63,7 +63,7 @@ def test_json_is_the_profile_that_is_written(distillkit, bundle):
     assert {row["mode"] for row in shown["rows"]} == {"compute", "e2e"}
 
 
-def test_regression_exits_with_4_and_the_same_speed_with_0(distillkit, bundle, tmp_path):
+def test_regression_exits_with_4_and_equal_speed_with_0(distillkit, bundle, tmp_path):
     assert distillkit("profile", str(bundle), *SHORT, "--out", str(tmp_path / "now")).code == 0
     profile = json.loads((tmp_path / "now" / "profile.json").read_text())
     for row in profile["rows"]:
@@ -114,29 +114,29 @@ RUNTIMES = "onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt, openvino, t
         ),
         (
             ["--baseline", "nofile.json"],
-            "--baseline nofile.json: there is no such file; give a profile.json, or a configuration's name",
+            "--baseline nofile.json: no such file; give a profile.json, or the name of a configuration",
         ),
     ],
 )
-def test_mistakes_are_one_sentence_and_exit_with_2(distillkit, bundle, arguments, sentence):
+def test_user_errors_exit_with_2(distillkit, bundle, arguments, sentence):
     done = distillkit("profile", str(bundle), *arguments)
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
     assert not (bundle / "profile").exists()
 
 
-def test_weights_of_a_bundle_are_its_own(distillkit, bundle):
+def test_weights_of_a_bundle_are_an_error(distillkit, bundle):
     done = distillkit("profile", str(bundle), "--weights", "none")
     sentence = f"'{bundle}' has its own weights; leave out --weights, or name a model such as timm:resnet18"
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
 
 
 @pytest.mark.skipif(cuda_devices() > 0, reason="there is a GPU")
-def test_gpu_that_is_not_there_is_refused(distillkit, bundle):
+def test_missing_gpu_is_an_error(distillkit, bundle):
     done = distillkit("profile", str(bundle), "--device", "cuda")
     assert (done.code, done.err) == (2, "error: --device 'cuda' does not exist on this machine; use cpu\n")
 
 
-def test_folder_that_cannot_be_written_is_refused_before_measuring(distillkit, bundle):
+def test_unwritable_out_is_an_error_before_measuring(distillkit, bundle):
     done = distillkit("profile", str(bundle), *SHORT, "--out", str(bundle / "bundle.json"))
     sentence = f"--out {bundle}/bundle.json is a file; give a folder for the profile"
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
@@ -145,21 +145,21 @@ def test_folder_that_cannot_be_written_is_refused_before_measuring(distillkit, b
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}; give another folder with --out\n")
 
 
-def test_baseline_file_is_read_before_anything_is_measured_or_written(distillkit, bundle, tmp_path):
+def test_baseline_is_checked_before_measuring(distillkit, bundle, tmp_path):
     assert distillkit("profile", str(bundle), *SHORT).code == 0
     file = bundle / "profile" / "profile.json"
     before = file.read_text()
     earlier = tmp_path / "earlier.json"
 
-    def refusal(text):
+    def error_for(text):
         earlier.write_text(text)
         done = distillkit("profile", str(bundle), *SHORT, "--baseline", str(earlier))
         assert (done.code, done.out) == (2, "")
         assert file.read_text() == before
         return done.err
 
-    assert refusal("{}") == f"error: '{earlier}' is not a profile; give a JSON file written by `distillkit profile`\n"
-    assert refusal("{") == (
+    assert error_for("{}") == f"error: '{earlier}' is not a profile; give a JSON file written by `distillkit profile`\n"
+    assert error_for("{") == (
         f"error: profile '{earlier}' cannot be read (Expecting property name enclosed in double quotes: line 1 column "
         "2 (char 1)); give a JSON file written by `distillkit profile`\n"
     )
@@ -167,17 +167,17 @@ def test_baseline_file_is_read_before_anything_is_measured_or_written(distillkit
     machine = card["machine"] | {"processor": "Z80", "cpus": 1, "gpus": []}
     here = f"{card['machine']['processor']} with {card['machine']['cpus']} CPUs"
     here += "".join(f" and {gpu['name']}" for gpu in card["machine"]["gpus"])
-    assert refusal(json.dumps(card | {"machine": machine})) == (
+    assert error_for(json.dumps(card | {"machine": machine})) == (
         f"error: the baseline was measured on Z80 with 1 CPUs, but this machine is {here}; measure a baseline here\n"
     )
     rows = [row | {"configuration": "other/torch/fp32"} for row in card["rows"]]
-    assert refusal(json.dumps(card | {"rows": rows})) == (
+    assert error_for(json.dumps(card | {"rows": rows})) == (
         "error: the baseline has none of the configurations that would be measured, sum/onnxruntime-cpu/fp32; it has "
         "other/torch/fp32\n"
     )
 
 
-def test_profile_is_compared_with_what_its_own_folder_held_before(distillkit, bundle):
+def test_baseline_can_be_the_file_that_is_overwritten(distillkit, bundle):
     assert distillkit("profile", str(bundle), *SHORT).code == 0
     file = bundle / "profile" / "profile.json"
     card = json.loads(file.read_text())
@@ -189,7 +189,7 @@ def test_profile_is_compared_with_what_its_own_folder_held_before(distillkit, bu
     assert "sum/onnxruntime-cpu/fp32, batch 1, e2e: 1e+03 -> " in done.err
 
 
-def test_options_that_choose_what_is_measured_are_refused_where_nothing_is(distillkit, bundle):
+def test_measuring_options_without_a_target_to_measure_are_errors(distillkit, bundle):
     assert distillkit("profile", str(bundle), *SHORT).code == 0
     file = str(bundle / "profile" / "profile.json")
     done = distillkit("profile", file, "--runtime", "torch", "--seconds", "1", "--baseline", "torch")
@@ -200,8 +200,8 @@ def test_options_that_choose_what_is_measured_are_refused_where_nothing_is(disti
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
 
 
-def test_profile_in_which_everything_failed_exits_with_3(distillkit, tmp_path):
-    done = distillkit("profile", str(made(tmp_path / "sum", pixels=47)), *SHORT)
+def test_profile_exits_with_3_if_every_configuration_fails(distillkit, tmp_path):
+    done = distillkit("profile", str(write_bundle(tmp_path / "sum", pixels=47)), *SHORT)
     assert done.code == 3
     assert done.err.splitlines()[-1] == (
         "error: nothing was measured, because every configuration failed; see the reasons above"
@@ -209,7 +209,7 @@ def test_profile_in_which_everything_failed_exits_with_3(distillkit, tmp_path):
     assert "* onnxruntime-cpu/fp32: ONNX Runtime cannot load model.onnx: " in done.err
 
 
-def test_runtime_that_is_missing_here_exits_with_3(distillkit, bundle):
+def test_missing_runtime_exits_with_3(distillkit, bundle):
     done = distillkit("profile", str(bundle), "--runtime", "onnxruntime-tensorrt")
     if "TensorrtExecutionProvider" in done.err:
         assert done.code == 3

@@ -1,4 +1,4 @@
-"""Progress of `data check`, `profile` and `export`: a line now and then, or bars on a terminal."""
+"""Progress of `data check`, `profile` and `export`: lines in a pipe, bars on a terminal."""
 
 import io
 
@@ -31,7 +31,7 @@ def watched():
     return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
 
 
-def test_images_read_are_a_line_in_ten_seconds(piped, clock):
+def test_data_check_prints_a_line_every_ten_seconds(piped, clock):
     display = ProgressDisplay(piped, clock=clock)
     for clock.seconds, images in ((4.0, 40), (10.0, 100), (12.0, 120), (20.0, 200)):
         show_images_read(display, images, 1000)
@@ -41,9 +41,9 @@ def test_images_read_are_a_line_in_ten_seconds(piped, clock):
     )
 
 
-def test_images_read_are_a_bar_on_a_terminal(watched, clock):
+def test_data_check_shows_a_bar_on_a_terminal(watched, clock):
     display = ProgressDisplay(watched, clock=clock)
-    assert watched.file.getvalue() == ""  # it begins with the first image
+    assert watched.file.getvalue() == ""  # the bar starts with the first image
     clock.seconds = 2.0
     show_images_read(display, 100, 400)
     display.close()
@@ -51,7 +51,7 @@ def test_images_read_are_a_bar_on_a_terminal(watched, clock):
     assert "50 images/s, 0:00:06 left" in watched.file.getvalue()
 
 
-def test_a_profile_says_what_the_rate_and_the_time_left_at_most_every_ten_seconds(piped, clock):
+def test_profile_prints_step_rate_and_time_left_every_ten_seconds(piped, clock):
     display = ProgressDisplay(piped, clock=clock)
     progress = ProfileProgress(display)
     progress.begin("loading a")
@@ -65,7 +65,7 @@ def test_a_profile_says_what_the_rate_and_the_time_left_at_most_every_ten_second
     ]
 
 
-def test_the_bar_of_a_profile_begins_at_once_and_keeps_its_count(watched, clock):
+def test_profile_bar_starts_at_once_and_keeps_its_count(watched, clock):
     display = ProgressDisplay(watched, clock=clock)
     progress = ProfileProgress(display)
     assert "step 0/?" in watched.file.getvalue()
@@ -79,14 +79,14 @@ def test_the_bar_of_a_profile_begins_at_once_and_keeps_its_count(watched, clock)
     display.close()
 
 
-def test_lines_of_a_build_come_at_once_and_then_every_ten_seconds(piped, clock):
+def test_build_prints_a_line_at_once_and_then_every_ten_seconds(piped, clock):
     display = ProgressDisplay(piped, first_line_s=0, clock=clock)
     for done, clock.seconds in enumerate((0.0, 9.0, 10.5, 11.0)):
         show_build_step(display, "Building Engine", done, 3)
     assert piped.file.getvalue() == "Building Engine: 0 of 3\nBuilding Engine: 2 of 3\n"
 
 
-def test_bars_of_a_build_are_those_of_the_phases_under_way(watched):
+def test_build_shows_a_bar_per_running_phase(watched):
     display = ProgressDisplay(watched)
     show_build_step(display, "Building Engine", 0, 2)
     show_build_step(display, "Tactic Selection", 0, 5)

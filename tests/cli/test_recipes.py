@@ -11,7 +11,7 @@ from distillkit.recipe.files import load_recipe, named_recipes
 from distillkit_cli.main import app
 
 
-def test_the_list_has_a_paragraph_for_each_family(distillkit):
+def test_list_has_a_paragraph_per_family(distillkit):
     code, out, err = distillkit("recipes")
     assert (code, err) == (0, "for the source, cost and keys of a recipe: distillkit recipes NAME\n")
     paragraphs = [[line.split()[0] for line in block.splitlines() if line[0] != " "] for block in out.split("\n\n")]
@@ -24,7 +24,7 @@ def test_the_list_has_a_paragraph_for_each_family(distillkit):
     ]
 
 
-def test_the_list_for_programs(distillkit):
+def test_list_as_json(distillkit):
     code, out, _ = distillkit("recipes", "--json")
     listed = json.loads(out)["recipes"]
     assert code == 0
@@ -32,7 +32,7 @@ def test_the_list_for_programs(distillkit):
     assert set(listed[0]) == {"name", "summary", "source", "cost", "path"}
 
 
-def test_one_recipe_is_shown_whole_and_loads_again(distillkit, tmp_path):
+def test_printed_recipe_loads_as_the_same_recipe(distillkit, tmp_path):
     code, out, err = distillkit("recipes", "deit-s")
     assert (code, err) == (0, "")
     path = tmp_path / "mine.toml"
@@ -40,8 +40,8 @@ def test_one_recipe_is_shown_whole_and_loads_again(distillkit, tmp_path):
     assert load_recipe(str(path)) == load_recipe("deit-s")
 
 
-def test_what_a_recipe_leaves_open_stands_at_the_top(distillkit):
-    """After what its base says of itself."""
+def test_comment_of_a_recipe_is_printed_at_the_top(distillkit):
+    """After the comment of its base."""
     _, out, _ = distillkit("recipes", "transfer-cars")
     comment = out.partition("\n\nseed = 0\n")[0].splitlines()
     assert all(line.startswith("#") for line in comment)
@@ -56,14 +56,14 @@ def load_comment(name):
     return lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
 
 
-def test_one_recipe_for_programs(distillkit):
+def test_one_recipe_as_json(distillkit):
     _, out, _ = distillkit("recipes", "deit-s", "--json")
     assert json.loads(out)["student"] == {"model": "deit-s", "drop_path": 0.1}
 
 
 @pytest.mark.parametrize("recipe", named_recipes(), ids=lambda recipe: recipe.name)
-def test_commands_in_a_recipes_comments_are_understood(recipe):
-    """Verbs and options are there, and the recipe that they name is one."""
+def test_commands_in_recipe_comments_parse(recipe):
+    """Verbs, options and recipe names exist."""
     comments = "\n".join(line[1:] for line in recipe.path.read_text(encoding="utf-8").splitlines() if line[:1] == "#")
     verbs = typer.main.get_command(app).commands
     for command in re.findall(r"^ +distillkit (.*)$", comments.replace("\\\n", " "), re.MULTILINE):

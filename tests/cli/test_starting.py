@@ -45,7 +45,7 @@ def known(*roles):
         ),
     ],
 )
-def test_a_misspelt_name_is_answered_before_torch_is_imported(arguments, sentence):
+def test_misspelt_names_are_reported_before_torch_is_imported(arguments, sentence):
     program = (
         "import sys; from distillkit_cli.main import command_line; code = command_line(sys.argv[1:]); "
         "print(code, sorted({'torch', 'timm', 'numpy'} & sys.modules.keys()))"
@@ -65,7 +65,7 @@ LONG = ("--set", "training.epochs=500", "--set", "data.workers=1", "--set", "tra
 
 
 def started(folder, *arguments):
-    """A long run in a group of its own, once its first epoch is over."""
+    """A long run in its own process group, after its first epoch."""
     command = [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, *arguments]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not process.stderr.readline().startswith("epoch "):
@@ -74,39 +74,39 @@ def started(folder, *arguments):
 
 
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138)])
-def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_it_is_started_again(tmp_path, sent, code):
-    """The signal goes to the loader process too, as a terminal and some schedulers send it."""
+def test_stopped_run_saves_its_step_and_auto_resume_continues_it(tmp_path, sent, code):
+    """The loader process gets the signal too, as from a terminal and some schedulers."""
     process = started(tmp_path, "--auto-resume")
     os.killpg(process.pid, getattr(signal, sent))
     rest = process.stderr.read()
     assert process.wait() == code
     assert "Traceback" not in rest
-    said = re.fullmatch(
+    stopped = re.fullmatch(
         rf"stopped by {sent} after step (\d+) of \d+; a checkpoint is saved; "
         "to continue: distillkit run --resume stopped",
         rest.splitlines()[-1],
     )
     newest = max((tmp_path / "stopped" / "checkpoints").iterdir())
-    assert newest.name == f"step-{int(said[1]):08d}"
+    assert newest.name == f"step-{int(stopped[1]):08d}"
     if sent == "SIGTERM":
-        again = subprocess.Popen(
+        continued = subprocess.Popen(
             [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, "--auto-resume"],
             cwd=tmp_path,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        opening = again.stderr.readline()
-        while "step" not in opening and again.poll() is None:
-            opening = again.stderr.readline()
-        os.killpg(again.pid, signal.SIGKILL)
-        again.wait()
-        again.stderr.close()
-        assert f"from step {said[1]}" in opening
+        first_line = continued.stderr.readline()
+        while "step" not in first_line and continued.poll() is None:
+            first_line = continued.stderr.readline()
+        os.killpg(continued.pid, signal.SIGKILL)
+        continued.wait()
+        continued.stderr.close()
+        assert f"from step {stopped[1]}" in first_line
     process.stderr.close()
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path):
+def test_second_ctrl_c_ends_at_once(tmp_path):
     program = """
 import signal, os
 from distillkit.running.stop_signals import StopRequest
@@ -136,5 +136,5 @@ def test_auto_resume_needs_a_directory(distillkit):
     assert distillkit("run", "--auto-resume") == (
         2,
         "",
-        "error: invalid value for --auto-resume: give the run's directory with --out (see distillkit run --help)\n",
+        "error: invalid value for --auto-resume: give the run directory with --out (see distillkit run --help)\n",
     )

@@ -1,4 +1,4 @@
-"""Where lines go, how wide they are, and whether they are coloured."""
+"""Terminal output: streams, width and colour."""
 
 import os
 import pty
@@ -13,7 +13,7 @@ from distillkit_cli.terminal import Terminal
 LONG = "word " * 40 + "end"
 
 
-def test_results_and_notes_are_kept_apart(capsys):
+def test_results_go_to_stdout_and_notes_to_stderr(capsys):
     terminal = Terminal()
     terminal.show("a [bold]result[/bold] :smile:")
     terminal.note("a note")
@@ -21,7 +21,7 @@ def test_results_and_notes_are_kept_apart(capsys):
     assert capsys.readouterr() == ("a [bold]result[/bold] :smile:\n", "a note\nerror: a mistake\n")
 
 
-def test_quiet_leaves_results_and_errors(capsys):
+def test_quiet_prints_results_and_errors(capsys):
     terminal = Terminal(quiet=True)
     terminal.show("a result")
     terminal.note("a note")
@@ -29,13 +29,13 @@ def test_quiet_leaves_results_and_errors(capsys):
     assert capsys.readouterr() == ("a result\n", "error: a mistake\n")
 
 
-def test_rows_are_two_columns_and_wrap_where_columns_says_so(capsys, monkeypatch):
+def test_rows_wrap_at_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     Terminal().show_rows([("data", "one two three four five"), ("", "more"), ("steps", "7")])
     assert capsys.readouterr().out == ("data   one two three\n       four five\n       more\nsteps  7\n")
 
 
-def test_a_pipe_has_no_width(capsys, monkeypatch):
+def test_lines_are_not_wrapped_in_a_pipe(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS")
     terminal = Terminal()
     table = Table(box=None, pad_edge=False)
@@ -47,14 +47,14 @@ def test_a_pipe_has_no_width(capsys, monkeypatch):
     assert capsys.readouterr().out == f"name\n{LONG}\na  {LONG}\n{LONG}\n"
 
 
-def test_json_is_indented_and_keeps_its_letters(capsys):
+def test_json_is_indented_and_not_escaped(capsys):
     Terminal().show_json({"name": "Käse", "list": [1]})
     assert capsys.readouterr().out == '{\n  "name": "Käse",\n  "list": [\n    1\n  ]\n}\n'
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("extra", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_a_terminal_is_coloured_unless_no_color_is_set(extra, coloured):
+def test_terminal_is_coloured_unless_no_color_is_set(extra, coloured):
     environment = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
     environment |= {"TERM": "xterm-256color", **extra}
     program = (
@@ -79,8 +79,8 @@ def test_a_pipe_is_not_interactive(capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
 @pytest.mark.parametrize("arguments", [["plugins"], ["plugins", "--json"], ["recipes"], ["recipes", "digits"], ["-h"]])
-def test_whoever_stops_reading_is_told_nothing(arguments):
-    """As in `distillkit plugins | head -1`, with a reader that is gone before the first line."""
+def test_closed_stdout_exits_with_1_and_prints_nothing(arguments):
+    """As in `distillkit plugins | head -1`, with a reader that has ended before the first line."""
     theirs, ours = os.pipe()
     os.close(theirs)
     program = [sys.executable, "-c", "from distillkit_cli.main import main; main()", *arguments]

@@ -1,4 +1,4 @@
-"""The verbs that train, measure and export, from end to end on digits, with the smallest student there is."""
+"""Verbs that train, evaluate and export, end to end on digits with a tiny student."""
 
 import json
 import re
@@ -14,18 +14,18 @@ from distillkit.recipe.files import load_recipe
 from distillkit.running import start
 
 
-def without_time(text):
-    """The lines of a plan but for the one that depends on how busy this machine is."""
+def lines_without_time(text):
+    """The lines of a plan except for the time, which depends on the load of the machine."""
     return [line for line in text.splitlines() if not line.startswith("time ")]
 
 
-def test_plan_shows_what_will_be_done(distillkit, monkeypatch, tiny):
+def test_plan_prints_the_plan(distillkit, monkeypatch, tiny):
     monkeypatch.setenv("COLUMNS", "1000")
     recipe = load_recipe(assignments=[*tiny[1::2][:-1], "training.device=cpu"])
     rows = plan_lines(start.plan(recipe, installed_plugins()))
     code, out, err = distillkit("plan", *tiny)
     assert (code, err) == (0, "")
-    assert without_time(out) == [f"{heading:13}  {text}" for heading, text in rows]
+    assert lines_without_time(out) == [f"{heading:13}  {text}" for heading, text in rows]
     assert "steps          2 (18 per epoch)" in out.splitlines()
     time = r"^time           at least \d+ seconds? \(a matrix product reaches [\d,]+ GFLOP/s here\)$"
     assert re.search(time, out, re.MULTILINE)
@@ -35,17 +35,17 @@ def test_a_dry_run_is_a_plan(distillkit, tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
     planned, dry = distillkit("plan", *tiny), distillkit("run", *tiny, "--dry-run")
     assert dry.code == planned.code == 0
-    assert without_time(dry.out) == without_time(planned.out)
+    assert lines_without_time(dry.out) == lines_without_time(planned.out)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_for_programs(distillkit, tiny):
+def test_plan_as_json(distillkit, tiny):
     code, out, err = distillkit("plan", *tiny, "--labels", "100", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["steps"] == 2
 
 
-def test_run_shows_where_the_run_is_and_what_it_achieves(distillkit, tmp_path, monkeypatch, tiny):
+def test_run_prints_its_directory_and_accuracies(distillkit, tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
     code, out, err = distillkit("run", *tiny)
     assert code == 0
@@ -91,10 +91,10 @@ def test_a_finished_run_is_not_resumed(distillkit, trained):
     )
 
 
-def test_resume_goes_on_to_the_same_student(distillkit, trained, tmp_path, tiny):
+def test_resumed_run_gives_the_same_student(distillkit, trained, tmp_path, tiny):
     out = tmp_path / "stopped"
     assert distillkit("run", *tiny, "--set", "training.checkpoint_every=1", "--out", str(out)).code == 0
-    # As if the process had ended after its first checkpoint.
+    # The state of a run that was killed after its first checkpoint.
     for name in ("result.json", "student.safetensors", "student.json"):
         (out / name).unlink()
     last = max((out / "checkpoints").iterdir())
@@ -105,8 +105,8 @@ def test_resume_goes_on_to_the_same_student(distillkit, trained, tmp_path, tiny)
     assert code == 0
     assert shown.splitlines()[0] == f"run         {out}"
     assert f"from step 1 to step 2, 64 images per step, in {out}\n" in err
-    resumed, whole = load_file(out / "student.safetensors"), load_file(trained / "student.safetensors")
-    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+    resumed, uninterrupted = load_file(out / "student.safetensors"), load_file(trained / "student.safetensors")
+    assert all(np.array_equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 
 
 def test_finetune_is_run_with_ce_from_given_weights(distillkit, trained, tmp_path, tiny):
@@ -120,7 +120,7 @@ def test_finetune_is_run_with_ce_from_given_weights(distillkit, trained, tmp_pat
     assert (by_run / "student.safetensors").read_bytes() == (by_finetune / "student.safetensors").read_bytes()
 
 
-def test_finetune_of_a_teacher_is_of_the_student_of_its_architecture(distillkit, monkeypatch):
+def test_finetune_of_a_teacher_trains_a_student_of_its_architecture(distillkit, monkeypatch):
     recipes = []
     monkeypatch.setattr("distillkit_cli.starting.start", lambda terminal, recipe, out, dry_run: recipes.append(recipe))
     assert distillkit("finetune", "regnety16gf").code == 0
@@ -162,11 +162,11 @@ def known_models():
         ),
     ],
 )
-def test_what_cannot_be_fine_tuned_is_said_so(distillkit, model, sentence):
+def test_models_that_cannot_be_fine_tuned_are_errors(distillkit, model, sentence):
     assert distillkit("finetune", model, "--smoke") == (2, "", f"error: {sentence}\n")
 
 
-def test_evaluate_says_the_figures_of_the_run_again(distillkit, trained):
+def test_evaluate_repeats_the_figures_of_the_run(distillkit, trained):
     figures = json.loads((trained / "result.json").read_text())["figures"]
     code, out, err = distillkit("evaluate", str(trained))
     assert (code, err) == (0, "")
@@ -180,7 +180,7 @@ def test_evaluate_says_the_figures_of_the_run_again(distillkit, trained):
     assert measured["figures"]["top1"] == pytest.approx(figures["validation/class_top1"])
 
 
-def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
+def test_export_writes_a_file_that_passes_the_gate(distillkit, trained, tmp_path):
     pytest.importorskip("onnxruntime")
     code, out, err = distillkit("export", str(trained), "--out", str(tmp_path / "exported"), "--head", "class")
     assert (code, err) == (0, "")
@@ -218,17 +218,17 @@ def test_export_writes_a_file_that_agrees(distillkit, trained, tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_one_sentence(distillkit, arguments, sentence):
+def test_user_errors_are_one_line(distillkit, arguments, sentence):
     assert distillkit(*arguments) == (2, "", f"error: {sentence}\n")
 
 
-def test_the_recipe_of_a_run_can_be_run_again(distillkit, trained):
+def test_recipe_of_a_run_gives_the_same_plan(distillkit, trained):
     recipe = trained / "recipe.toml"
     assert tomllib.loads(recipe.read_text())["student"]["width"] == 16
     code, out, _ = distillkit("plan", "--recipe", str(recipe), "--json")
     assert code == 0
     written = json.loads((trained / "plan.json").read_text())
-    # What a run adds once its models are built.
+    # A run adds these once its models are built.
     assert {name: written.pop(name) for name in ("device", "precision", "seed")} == {
         "device": "cpu",
         "precision": "float32",
