@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 import distillkit
 from distillkit import Recipe, RecipeError, RunDirectoryError, api
@@ -228,5 +229,10 @@ class TestReadMetrics:
         assert distillkit.read_metrics(tmp_path) == []
 
 
-def test_load_recipe_without_arguments_returns_a_recipe():
-    assert isinstance(distillkit.load_recipe(), Recipe)
+def test_load_recipe_returns_a_frozen_value():
+    recipe = distillkit.load_recipe()
+    assert recipe == Recipe.model_validate(recipe.model_dump())
+    assert recipe == distillkit.load_recipe("digits")
+    assert recipe != distillkit.load_recipe("digits", seed=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 1

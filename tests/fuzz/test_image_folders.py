@@ -195,7 +195,8 @@ def test_a_tree_of_1500_folders(attempt, tmp_path):
         folder.mkdir()
     picture = folder / "0.png"
     picture.write_bytes(REAL["png"])
-    assert attempt("image folder, a deep tree", lambda: read(root)) is not None
+    expected = np.asarray(Image.open(picture).convert("RGB"))
+    assert np.array_equal(attempt("image folder, a deep tree", lambda: read(root)), expected)
     picture.unlink()
     while folder != tmp_path:  # shutil.rmtree, which pytest calls, does not go this deep
         folder.rmdir()

@@ -302,8 +302,10 @@ def test_create_uses_torchs_seed():
 
 def test_arguments_build_the_same_network():
     model = create("deit_tiny_distilled_patch16_224")
-    again = timm.create_model(model.spec.architecture, num_classes=7, **model.arguments)
-    again.load_state_dict(model.network.state_dict())
+    rebuilt = timm.create_model(model.spec.architecture, num_classes=7, **model.arguments)
+    rebuilt.load_state_dict(model.network.state_dict())
+    images = torch.rand(2, 3, 32, 48)
+    assert torch.equal(rebuilt.eval()(images), model.network.eval()(images))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from timm.optim import Lamb
 
 from distillkit.contracts.model import Signal
 from distillkit.errors import RecipeError
@@ -87,10 +89,24 @@ def test_tokens_positions_biases_and_norms_do_not_decay(task: DistillationTask) 
     }
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
-def test_optimisers_of_timm_by_name(task: DistillationTask, name: str) -> None:
-    optimisation = build_optimisation(task, recipe(optimizer={"name": name}), steps=1, steps_per_epoch=1)
-    assert isinstance(optimisation.optimizer, torch.optim.Optimizer)
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [("adamw", torch.optim.AdamW, 0.1), ("sgd", torch.optim.SGD, 0.19), ("lamb", Lamb, 0.1)],
+)
+def test_first_step_of_each_optimiser_by_hand(
+    task: DistillationTask, name: str, kind: type[torch.optim.Optimizer], expected: float
+) -> None:
+    """Gradients of 1: Adam and LAMB divide them by their size; SGD adds Nesterov's momentum of 0.9."""
+    resolved = recipe(optimizer={"name": name, "lr": 0.1, "weight_decay": 0.0}, schedule={"warmup_epochs": 0.0})
+    trained = deepcopy(task)
+    optimisation = build_optimisation(trained, resolved, steps=1, steps_per_epoch=1)
+    assert type(optimisation.optimizer) is kind
+    before = {key: parameter.detach().clone() for key, parameter in trained.named_parameters()}
+    for parameter in trained.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimisation.optimizer.step()
+    for key, parameter in trained.named_parameters():
+        torch.testing.assert_close(before[key] - parameter, torch.full_like(parameter, expected), rtol=1e-3, atol=0)
 
 
 def test_an_unknown_optimiser_is_refused_with_the_nearest_name() -> None:
