@@ -222,7 +222,7 @@ def test_a_palette_with_transparency_and_many_pixels_raise_no_warning(picture, m
 def test_a_lazily_opened_image_is_decoded_on_load(picture):
     BREAKERS["damaged"](picture)
     lazy = SimpleNamespace(name="theirs", key=lambda index: "1", image=lambda index: Image.open(picture))
-    with pytest.raises(UnreadableImageError):
+    with pytest.raises(UnreadableImageError, match=r"^image '1' of 'theirs' cannot be read: broken data stream"):
         load_image(lazy, 0)
 
 

@@ -62,7 +62,7 @@ def test_any_subset_in_any_order_is_matched_by_name(names, random, count):
 @given(class_names, st.integers(0, 12))
 def test_an_unknown_class_name_is_refused(names, position):
     with_unknown = [*names[:position], "zzz", *names[position:]]
-    with pytest.raises(ClassSpaceError):
+    with pytest.raises(ClassSpaceError, match="'zzz'"):
         match(teacher_of(tuple(names)), with_unknown)
 
 

@@ -21,7 +21,7 @@ def test_a_sound_model_passes_as_student_and_as_teacher():
 
 
 def test_unknown_names_and_options_are_raised_as_they_are():
-    with pytest.raises(UnknownPluginError):
+    with pytest.raises(UnknownPluginError, match=r"^unknown student 'no-such-student'"):
         check_student("no-such-student")
     with pytest.raises(RecipeError) as refusal:
         check_teacher(SoundModel, {"width": 3})

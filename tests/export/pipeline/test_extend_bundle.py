@@ -114,7 +114,7 @@ def test_target_makes_and_gates_the_pending_file(bundle, robots, robot_is_here):
 def test_target_without_the_robot_keeps_the_bundle_and_the_pending_entry(bundle, robots):
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     result = extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match="there is no robot here"):
         result.require()
     del before["bundle.json"]
     assert {name: (bundle / name).read_bytes() for name in before} == before
