@@ -94,6 +94,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.overrides import as_tables, parse_assignment
 
+    # Only options that were given: a protocol rejects those that it does not have.
     given = {
         "head": head,
         "fusion": fusion,

@@ -59,6 +59,7 @@ def reports_traceback() -> bool:
 def _agreed(store: Store, own: FailureReport, rank: int, world: int, *, is_consequence: bool) -> FailureReport:
     if not is_consequence:
         message = f"process {rank} of {world}: {own.message}" if rank else own.message
+        # Only the first cause is kept; what other processes fail with later may be its consequence.
         store.compare_set(CAUSE, "", json.dumps([message, own.code]))
     if rank:
         _wait(lambda: store.check([CLAIM]))
@@ -79,6 +80,7 @@ def _store() -> Store:
         raise RuntimeError("torchrun has no agent store")
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=REPORT_TIMEOUT_S), wait_for_workers=False)
+    # Every restart has its own keys, so that a report from an earlier attempt does not silence it.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return cast("Store", PrefixStore(f"distillkit/failure-report/{attempt}", store))
 

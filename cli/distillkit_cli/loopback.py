@@ -64,6 +64,7 @@ def stay_on_loopback() -> None:
     if BACKEND not in _known():
         rendezvous_handler_registry.register(BACKEND, _create)
     if sys.platform == "linux":
+        # An interface that the user has set stays.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
 

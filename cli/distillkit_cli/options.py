@@ -118,6 +118,7 @@ class RecipeOptions:
 def given_options(*groups: Any) -> list[str]:
     """The options of these groups that were given, spelled as on the command line."""
     values = [(field.name, getattr(group, field.name)) for group in groups for field in fields(group)]
+    # 0 counts as given: it is a valid seed.
     names = [name for name, value in values if value is not None and value is not False and value != []]
     return [OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in names]
 

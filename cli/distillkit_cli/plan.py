@@ -34,6 +34,7 @@ def plan(
         from distillkit import api
 
         planned = api.plan(resolved)
+        # Imported after api.plan, which reports a missing torch with the extra to install.
         from distillkit.planning.render import plan_as_dict
 
         terminal.show_json(plan_as_dict(planned))

@@ -79,6 +79,7 @@ def resume(terminal: Terminal, directory: Path) -> None:
 def show_plan(terminal: Terminal, recipe: Recipe) -> None:
     """Show the plan of a recipe: its matched plugins, its cost, and a lower bound on its duration."""
     plan = api.plan(recipe)
+    # Imported after api.plan, which reports a missing torch with the extra to install.
     from distillkit.compute.devices import pick_device
     from distillkit.planning.cost import matmul_rate
     from distillkit.planning.render import plan_lines
