@@ -1,4 +1,4 @@
-"""`distillkit export` and `distillkit verify` from end to end on a digits student: what they say, and how they end."""
+"""`distillkit export` and `distillkit verify` end to end on a digits student: output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def halves(trained, tmp_path_factory):
-    """Its export with a file that passes here and one that does not run here; the code that it ended with."""
+    """An export with a file that passes the gate and one that this machine cannot execute, and its exit code."""
     out = tmp_path_factory.mktemp("exports") / "halves"
     return out, command_line(["export", str(trained), "--out", str(out), "--fp16", "--bf16", "--head", "class"])
 
@@ -29,7 +29,7 @@ def copied(halves, tmp_path):
     return tmp_path / "bundle"
 
 
-def test_what_does_not_run_here_ends_with_3_and_the_command_for_the_target(distillkit, trained, tmp_path):
+def test_pending_file_exits_with_3_and_the_command_for_the_target(distillkit, trained, tmp_path):
     out = tmp_path / "out"
     code, shown, err = distillkit("export", str(trained), "--out", str(out), "--bf16", "--head", "class")
     assert code == 3
@@ -43,16 +43,16 @@ def test_what_does_not_run_here_ends_with_3_and_the_command_for_the_target(disti
     assert json.loads((out / "bundle.json").read_text())["artifacts"][1]["gate"] == "ungated"
 
 
-def test_file_that_fails_ends_with_4_and_lies_aside(distillkit, trained, tmp_path, monkeypatch):
+def test_rejected_file_exits_with_4_and_is_moved_to_rejected(distillkit, trained, tmp_path, monkeypatch):
     monkeypatch.setitem(DEFAULT, "int8", Limits(None, 200.0, 0.0, 0.0, 100.0))
     out = tmp_path / "out"
     code, shown, err = distillkit("export", str(trained), "--out", str(out), "--int8", "--json")
     assert code == 4
-    said = json.loads(shown)["parity"]["model.int8.onnx"]
+    parity = json.loads(shown)["parity"]["model.int8.onnx"]
     stored = "INT8 weights are stored as float32 behind Q/DQ pairs, which TensorRT and OpenVINO fold"
     assert stored in (out / "parity.md").read_text().splitlines()
     assert err.startswith(
-        f"error: model.int8.onnx has an SQNR of {said['sqnr_db']:.1f} dB (at least 200 dB required); the "
+        f"error: model.int8.onnx has an SQNR of {parity['sqnr_db']:.1f} dB (at least 200 dB required); the "
         "first layer that differs is "
     )
     assert err.endswith(f"; kept in '{out}/rejected'; files that passed are in '{out}'\n")
@@ -62,7 +62,7 @@ def test_file_that_fails_ends_with_4_and_lies_aside(distillkit, trained, tmp_pat
     assert (code, err) == (0, "")
 
 
-def test_earlier_export_stays_without_force(distillkit, halves, trained):
+def test_existing_export_is_kept_without_force(distillkit, halves, trained):
     before = (halves[0] / "bundle.json").read_bytes()
     code, _, err = distillkit("export", str(trained), "--out", str(halves[0]), "--int8")
     assert (code, err) == (
@@ -72,7 +72,7 @@ def test_earlier_export_stays_without_force(distillkit, halves, trained):
     assert (halves[0] / "bundle.json").read_bytes() == before
 
 
-def test_verify_finishes_what_the_export_could_not_gate(distillkit, copied):
+def test_verify_gates_pending_files(distillkit, copied):
     pytest.importorskip("openvino")
     code, out, err = distillkit("verify", str(copied))
     assert (code, err) == (0, "")
@@ -95,7 +95,7 @@ def test_verify_finishes_what_the_export_could_not_gate(distillkit, copied):
         ["--image-size", "16"],
     ],
 )
-def test_what_is_about_a_student_is_refused_on_a_bundle(distillkit, copied, given):
+def test_options_for_students_are_errors_for_a_bundle(distillkit, copied, given):
     before = (copied / "bundle.json").read_bytes()
     code, out, err = distillkit("export", str(copied), "--trt", *given)
     assert (code, out) == (2, "")
@@ -106,7 +106,7 @@ def test_what_is_about_a_student_is_refused_on_a_bundle(distillkit, copied, give
     assert (copied / "bundle.json").read_bytes() == before
 
 
-def test_setting_of_onnx_is_refused_on_a_bundle(distillkit, copied):
+def test_onnx_settings_are_errors_for_a_bundle(distillkit, copied):
     code, _, err = distillkit("export", str(copied), "--trt", "--set", "onnx.calibrator=entropy")
     assert (code, err) == (
         2,
@@ -114,10 +114,10 @@ def test_setting_of_onnx_is_refused_on_a_bundle(distillkit, copied):
     )
 
 
-def test_fusion_of_one_head_is_refused(distillkit, trained, tmp_path):
-    asked = ("--out", str(tmp_path / "out"), "--fusion", "softmax")
+def test_fusion_of_a_single_head_is_an_error(distillkit, trained, tmp_path):
+    given = ("--out", str(tmp_path / "out"), "--fusion", "softmax")
     for target, options in ((str(trained), ("--head", "class")), ("timm:test_vit", ("--weights", "none"))):
-        code, out, err = distillkit("export", target, *asked, *options)
+        code, out, err = distillkit("export", target, *given, *options)
         assert (code, out) == (2, "")
         assert err == (
             f"error: --fusion needs two heads, but '{target}' outputs only its class head; leave out --fusion\n"
@@ -125,7 +125,7 @@ def test_fusion_of_one_head_is_refused(distillkit, trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
+def test_verify_rejects_an_altered_bundle(distillkit, copied):
     with (copied / "model.fp16.onnx").open("ab") as file:
         file.write(b"x")
     code, out, err = distillkit("verify", str(copied))
@@ -156,7 +156,7 @@ def test_verify_refuses_a_bundle_that_was_altered(distillkit, copied):
         ),
     ],
 )
-def test_mistakes_are_sentences_and_leave_nothing(distillkit, trained, tmp_path, arguments, sentence):
+def test_user_errors_are_one_line_and_write_nothing(distillkit, trained, tmp_path, arguments, sentence):
     code, out, err = distillkit("export", str(trained), "--out", str(tmp_path / "out"), *arguments)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {sentence}")
@@ -164,7 +164,7 @@ def test_mistakes_are_sentences_and_leave_nothing(distillkit, trained, tmp_path,
 
 
 @pytest.mark.parametrize("target", [[], ["timm:test_vit", "--weights", "none"]])
-def test_data_that_is_not_there_is_told_of_the_option_that_named_it(distillkit, trained, tmp_path, target):
+def test_error_about_missing_data_names_the_option(distillkit, trained, tmp_path, target):
     named = target or [str(trained)]
     code, out, err = distillkit("export", *named, "--out", str(tmp_path / "out"), "--data", "nowhere")
     assert (code, out) == (2, "")
@@ -175,7 +175,7 @@ def test_data_that_is_not_there_is_told_of_the_option_that_named_it(distillkit, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_model_by_name_has_nothing_to_calibrate_with(distillkit, tmp_path):
+def test_int8_of_a_model_by_name_needs_data(distillkit, tmp_path):
     out = tmp_path / "out"
     code, _, err = distillkit("export", "timm:test_vit", "--weights", "none", "--out", str(out), "--int8")
     assert (code, err) == (
@@ -187,8 +187,8 @@ def test_model_by_name_has_nothing_to_calibrate_with(distillkit, tmp_path):
     )
 
 
-def test_student_that_fails_at_another_size_is_told_beside_the_parity(distillkit, trained, tmp_path):
-    """The run's figure is set high, since two steps teach nothing."""
+def test_report_notes_low_accuracy_at_another_image_size(distillkit, trained, tmp_path):
+    """The run's accuracy is edited to 96 %, because two steps of training teach nothing."""
     run, out = tmp_path / "run", tmp_path / "out"
     shutil.copytree(trained, run)
     result = json.loads((run / "result.json").read_text())
@@ -206,12 +206,12 @@ def test_student_that_fails_at_another_size_is_told_beside_the_parity(distillkit
     assert "the student has a top-1 accuracy" not in shown
 
 
-def test_folders_of_other_classes_are_told_instead_of_an_accuracy(distillkit, trained, tmp_path):
+def test_report_notes_data_of_other_classes_instead_of_an_accuracy(distillkit, trained, tmp_path):
     for name in ("ant", "bee"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8), "gray").save(tmp_path / "pets" / name / "1.png")
-    asked = ("--data", str(tmp_path / "pets"), "--out", str(tmp_path / "out"))
-    code, shown, _ = distillkit("export", str(trained), *asked)
+    given = ("--data", str(tmp_path / "pets"), "--out", str(tmp_path / "out"))
+    code, shown, _ = distillkit("export", str(trained), *given)
     note = (
         "accuracy is not measured: the classes of images of 'pets' (ant, bee) are not those of the model (0, 1, 2, "
         "...); give a folder for each class of the model"
@@ -220,8 +220,8 @@ def test_folders_of_other_classes_are_told_instead_of_an_accuracy(distillkit, tr
     assert note in (tmp_path / "out" / "parity.md").read_text().splitlines()
 
 
-def test_export_that_is_killed_leaves_nothing_that_looks_complete(trained, tmp_path, distillkit):
-    """Ended from outside while the manifest, which comes last, is being written."""
+def test_killed_export_leaves_no_complete_bundle(trained, tmp_path, distillkit):
+    """Killed while it writes the manifest, which is written last."""
     code = f"""
 import os
 from distillkit_export.pipeline import export
