@@ -78,6 +78,10 @@ def test_none_means_not_given_for_an_option_and_resets_a_table_key():
     assert load_recipe("cifar10-few-labels", labels=None, data=None, epochs=None, training=None) == recipe
     assert load_recipe("cifar10-few-labels", **{"data.labels": None}).data == Data()
     assert load_recipe("cifar10-few-labels", data={"labels": None}).data == Data()
+    # Also where the default is not None, which itself would be an error.
+    assert load_recipe("deit-ti").training.batch_size == 1024
+    assert load_recipe("deit-ti", **{"training.batch_size": None}).training.batch_size == Training().batch_size
+    assert load_recipe("deit-ti", training={"batch_size": None}).training.batch_size == Training().batch_size
 
 
 def test_a_recipe_is_changed_like_a_named_one():
