@@ -11,13 +11,17 @@ from distillkit.models.heads import Answer
 from distillkit.models.initial_weights import licensed
 
 
+class Options(BaseModel):
+    """A student without options."""
+
+
 @pytest.fixture
 def runs(plain: TimmModel, tmp_path):
     """Two run directories: the licence of one student is known, that of the other is not."""
     for name, licence in (("licensed", "cc-by-nc-4.0"), ("unlicensed", None)):
         plain.spec = replace(plain.spec, licence=licence)
         (tmp_path / name).mkdir()
-        save_student(tmp_path / name, plain, ModelRequest("vit", None, BaseModel()), Answer("class", "logits"))
+        save_student(tmp_path / name, plain, ModelRequest("vit", None, Options()), Answer("class", "logits"))
     return tmp_path
 
 
