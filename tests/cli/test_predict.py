@@ -165,7 +165,7 @@ def test_damaged_and_missing_bundles_are_errors(distillkit, place):
     (place / "b" / "model.onnx").write_bytes(b"")
     code, out, err = distillkit("predict", "b", "shots/a.png")
     assert (code, out) == (2, "")
-    assert err.startswith("error: model.onnx has 0 bytes where bundle.json says ")
+    assert err.startswith("error: model.onnx has 0 bytes, but bundle.json says ")
     code, _, err = distillkit("predict", "nowhere", "shots/a.png")
     assert (code, err) == (
         2,

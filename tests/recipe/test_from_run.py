@@ -103,6 +103,17 @@ class TestOtherImages:
             f'trains on other images than {former}, so data.unlabeled = "pictures" is not inherited',
         )
 
+    def test_do_not_inherit_the_share_of_labels_of_a_batch(self, run_of):
+        former = run_of({"data": {"train": "flowers", "labels": 100, "labeled_fraction": 0.5}})
+        recipe = load_recipe(from_run=former, **{"data.train": "cars"})
+        assert recipe.data.model_dump(exclude_defaults=True) == {"train": "cars"}
+        assert recipe.about.notes == (
+            (
+                f"trains on other images than {former}, so data.labels = 100 and data.labeled_fraction = 0.5 are not "
+                "inherited"
+            ),
+        )
+
     def test_are_not_additional_unlabelled_images(self, taught):
         data = load_recipe(from_run=taught, **{"data.unlabeled": "pictures"}).data
         assert (data.labels, data.unlabeled) == (100, "pictures")
