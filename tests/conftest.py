@@ -6,6 +6,7 @@ Also makes hypothesis deterministic, and skips tests that need a GPU on a machin
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -44,6 +45,11 @@ BASE: dict[str, Any] = {
     "training": {"steps": 24, "batch_size": 64, "log_every": 5, "device": "cpu", "precision": "fp32"},
     "schedule": {"warmup_epochs": 0.2},
 }
+
+
+def pytest_sessionfinish():
+    if "tests.forked" in sys.modules:
+        sys.modules["tests.forked"].close()
 
 
 def pytest_collection_modifyitems(items):

@@ -12,6 +12,7 @@ import torch
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
 from distillkit.running.directory import RunDirectory
+from tests import forked
 
 
 def known(*roles):
@@ -66,8 +67,8 @@ LONG = ("--set", "training.epochs=500", "--set", "data.workers=1", "--set", "tra
 
 def started(folder, *arguments):
     """A long run in a group of its own, once its first epoch is over."""
-    command = [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, *arguments]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = ["-c", AS_IN_A_TERMINAL, "run", *LONG, *arguments]
+    process = forked.start(command, cwd=folder, start_new_session=True)
     while not process.stderr.readline().startswith("epoch "):
         assert process.poll() is None
     return process
@@ -89,13 +90,8 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_when_it_is_starte
     newest = max((tmp_path / "stopped" / "checkpoints").iterdir())
     assert newest.name == f"step-{int(said[1]):08d}"
     if sent == "SIGTERM":
-        again = subprocess.Popen(
-            [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, "--auto-resume"],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        command = ["-c", AS_IN_A_TERMINAL, "run", *LONG, "--auto-resume"]
+        again = forked.start(command, cwd=tmp_path, start_new_session=True)
         opening = again.stderr.readline()
         while "step" not in opening and again.poll() is None:
             opening = again.stderr.readline()
