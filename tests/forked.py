@@ -45,7 +45,7 @@ MODULES = (
     "distillkit_plugins.students.deit",
     "distillkit_plugins.trackers.report",
 )
-THREADS = "OMP_NUM_THREADS"
+THREADS, COLOURS = "OMP_NUM_THREADS", {"FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"}
 
 
 def run(
@@ -148,7 +148,8 @@ class _Interpreter:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
-                env=os.environ | {THREADS: "1"},
+                # typer reads these where it is imported.
+                env={name: value for name, value in os.environ.items() if name not in COLOURS} | {THREADS: "1"},
                 pass_fds=[theirs.fileno()],
                 stdin=DEVNULL,
                 stdout=DEVNULL,

@@ -13,6 +13,7 @@ from distillkit_export.gate.limits import DEFAULT, Limits
 from tests import forked
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("onnx_functions_parsed_once")
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_plan_for_programs(distillkit, tiny):
 
 def test_run_shows_where_the_run_is_and_what_it_achieves(distillkit, tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
-    code, out, err = distillkit("run", *tiny)
+    code, out, err = distillkit("run", *tiny, "--set", 'trackers=["metrics", "report"]')
     assert code == 0
     figures = json.loads((tmp_path / "runs/deit-ti-digits-001/result.json").read_text())["figures"]
     lines = out.splitlines()

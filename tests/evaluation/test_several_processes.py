@@ -89,6 +89,7 @@ def test_three_processes_measure_the_same_as_one_and_save_each_result_once(tmp_p
         "data": {"train": "digits", "workers": 0},
         "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
         "training": {"steps": 4, "device": "cpu", "precision": "fp32", "threads": 1},
+        "trackers": [],
     }
     from distillkit.plugin.registry import installed_plugins
 

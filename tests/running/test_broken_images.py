@@ -80,7 +80,8 @@ def incidents(directory: Path) -> dict[tuple[str, str], str]:
 def test_a_run_finishes_and_counts_every_unreadable_image_once_in_incidents_and_report(
     recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
-    recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": {"batch_size": 50}})
+    tables = {"data": {"train": str(folder), "broken": 0.2}, "training": {"batch_size": 50}}
+    recipe = recipe_of(tables, {"trackers": ["metrics", "report"]})
     figures = run(recipe, tmp_path / "run", installed_plugins()).figures
     assert incidents(tmp_path / "run") == broken
     result = json.loads((tmp_path / "run/result.json").read_text())
