@@ -62,7 +62,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from distillkit_cli.main import main
 main()
 """
-LONG = ("--set", "training.epochs=500", "--set", "data.workers=1", "--set", "training.log_every=1", "--out", "stopped")
+LONG = (
+    *("--set", "student.width=24", "--set", "student.heads=2", "--set", "student.depth=1"),
+    *("--set", "training.epochs=500", "--set", "training.log_every=1", "--set", "data.workers=1", "--out", "stopped"),
+)
 
 
 def started(folder, *arguments):

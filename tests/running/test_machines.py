@@ -16,6 +16,7 @@ sys.exit(command_line(given))
 
 def test_a_run_that_only_one_machine_sees_is_not_continued(tmp_path):
     arguments = ["--set", "training.steps=2", "--set", "data.workers=0", "--set", "training.device='cpu'"]
+    arguments += ["--set", "student.width=24", "--set", "student.heads=2", "--set", "student.depth=1"]
     assert command_line(["--quiet", "run", "--out", str(tmp_path / "run0"), *arguments]) == 0
     (tmp_path / "run0" / "result.json").unlink()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
