@@ -6,6 +6,9 @@ Also makes hypothesis deterministic, and skips tests that need a GPU on a machin
 from __future__ import annotations
 
 import copy
+import functools
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -43,7 +46,14 @@ BASE: dict[str, Any] = {
     },
     "training": {"steps": 24, "batch_size": 64, "log_every": 5, "device": "cpu", "precision": "fp32"},
     "schedule": {"warmup_epochs": 0.2},
+    # Drawing the report's pictures costs as much as ten steps; tests that read it ask for it.
+    "trackers": ["metrics"],
 }
+
+
+def pytest_sessionfinish():
+    if "tests.forked" in sys.modules:
+        sys.modules["tests.forked"].close()
 
 
 def pytest_collection_modifyitems(items):
@@ -154,6 +164,20 @@ def attentive_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("attentive") / "run"
     run(Recipe.model_validate(data), out, installed_plugins())
     return f"run:{out}"
+
+
+@pytest.fixture(scope="session")
+def onnx_functions_parsed_once():
+    """Let all exports share the list of onnxscript's functions, which torch parses from their source for each one.
+
+    That is a fifth of an export of a small student, and the list is only read.
+    """
+    from torch.onnx._internal import _lazy_import
+
+    apis = _lazy_import.onnxscript_apis
+    apis.get_torchlib_ops = functools.cache(lambda: importlib.import_module(apis._name).get_torchlib_ops())
+    yield
+    del apis.get_torchlib_ops
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ TINY = {
     "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
     "training": {"steps": 2, "batch_size": 64, "device": "cpu", "precision": "fp32"},
     "data": {"workers": 0},
+    "trackers": ["metrics"],
 }
 SMALL = {key: value for key, value in TINY.items() if key != "training"}
 LONGER = TINY["training"] | {"steps": 3, "ema": 0.5}  # after the first two steps, the EMA still equals the weights

@@ -38,6 +38,7 @@ def recipe_of(student, *, steps=6, **tables):
             "augment": {"crop": "none", "flip": 0.0},
             "student": student,
             "training": {"steps": steps, "batch_size": 32, "log_every": 1, "device": "cpu", "precision": "fp32"},
+            "trackers": ["metrics"],
             **tables,
         }
     )

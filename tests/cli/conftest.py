@@ -15,6 +15,7 @@ TINY = (
     *("--set", "training.steps=2"),
     *("--set", "training.threads=1"),
     *("--set", "data.workers=0"),
+    *("--set", 'trackers=["metrics"]'),
     *("--device", "cpu"),
 )
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests import forked
 from tests.data.breaking import BREAKERS
 
 
@@ -224,13 +225,9 @@ def test_two_processes_skip_the_same_images_as_one(distillkit, trained_here, fol
     recipe.write_text(recipe.read_text().replace("batch_size = 256", "batch_size = 4"))
     assert "batch_size = 4" in recipe.read_text()
     alone = json.loads(distillkit(*arguments).out)
-    done = subprocess.run(
-        [sys.executable, "-m", "distillkit_cli", *arguments, "--nproc", "2"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=300,
+    path = os.pathsep.join(sys.path)
+    done = forked.run(
+        ["-m", "distillkit_cli", *arguments, "--nproc", "2"], env=os.environ | {"PYTHONPATH": path}, timeout=300
     )
     assert done.returncode == 0, done.stderr
     together = json.loads(done.stdout)

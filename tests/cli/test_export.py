@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
 from distillkit_cli.main import command_line
 from distillkit_export.gate.limits import DEFAULT, Limits
+from tests import forked
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.usefixtures("onnx_functions_parsed_once")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ export.write_manifest = lambda *_, **__: os._exit(9)
 from distillkit_cli.main import command_line
 command_line(["export", {str(trained)!r}, "--out", {str(tmp_path / "out")!r}])
 """
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert forked.run(["-c", code]).returncode == 9
     assert not (tmp_path / "out").exists()
     (left,) = tmp_path.iterdir()
     assert not (left / "bundle.json").exists()

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from distillkit_cli.main import app
+from tests import forked
 
 VERBS = (
     "run",
@@ -35,8 +36,7 @@ ENTRY = "from distillkit_cli.main import main; main()"
 def help_of(*verb, option="--help"):
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     environment = {key: value for key, value in environment.items() if key not in {"GITHUB_ACTIONS", "FORCE_COLOR"}}
-    command = [sys.executable, "-c", ENTRY, *verb, option]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = forked.run(["-c", ENTRY, *verb, option], env=environment, check=True)
     assert done.stderr == ""
     return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip()
 

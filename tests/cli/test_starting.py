@@ -12,6 +12,7 @@ import torch
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
 from distillkit.running.directory import RunDirectory
+from tests import forked
 
 
 def known(*roles):
@@ -61,13 +62,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from distillkit_cli.main import main
 main()
 """
-LONG = ("--set", "training.epochs=500", "--set", "data.workers=1", "--set", "training.log_every=1", "--out", "stopped")
+LONG = (
+    *("--set", "student.width=24", "--set", "student.heads=2", "--set", "student.depth=1"),
+    *("--set", "training.epochs=500", "--set", "training.log_every=1", "--set", "data.workers=1", "--out", "stopped"),
+)
 
 
 def started(folder, *arguments):
     """A long run in its own process group, after its first epoch."""
-    command = [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, *arguments]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = ["-c", AS_IN_A_TERMINAL, "run", *LONG, *arguments]
+    process = forked.start(command, cwd=folder, start_new_session=True)
     while not process.stderr.readline().startswith("epoch "):
         assert process.poll() is None
     return process
@@ -89,13 +93,8 @@ def test_stopped_run_saves_its_step_and_auto_resume_continues_it(tmp_path, sent,
     newest = max((tmp_path / "stopped" / "checkpoints").iterdir())
     assert newest.name == f"step-{int(stopped[1]):08d}"
     if sent == "SIGTERM":
-        continued = subprocess.Popen(
-            [sys.executable, "-c", AS_IN_A_TERMINAL, "run", *LONG, "--auto-resume"],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        command = ["-c", AS_IN_A_TERMINAL, "run", *LONG, "--auto-resume"]
+        continued = forked.start(command, cwd=tmp_path, start_new_session=True)
         first_line = continued.stderr.readline()
         while "step" not in first_line and continued.poll() is None:
             first_line = continued.stderr.readline()

@@ -47,7 +47,7 @@ def test_plan_as_json(distillkit, tiny):
 
 def test_run_prints_its_directory_and_accuracies(distillkit, tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
-    code, out, err = distillkit("run", *tiny)
+    code, out, err = distillkit("run", *tiny, "--set", 'trackers=["metrics", "report"]')
     assert code == 0
     figures = json.loads((tmp_path / "runs/deit-ti-digits-001/result.json").read_text())["figures"]
     lines = out.splitlines()

@@ -1,6 +1,5 @@
 """Rendezvous in torchrun's store, with keys that killed processes have left there."""
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ import torch
 from torch.distributed import DistStoreError, PrefixStore, TCPStore
 
 from distillkit.compute.distributed import _shared_store
+from tests import forked
 
 PROGRAM = """
 import sys
@@ -61,14 +61,7 @@ def test_a_process_that_does_not_appear_is_a_timeout():
 
 def test_a_script_can_join_a_process_group_repeatedly():
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "--no-python"]
-    done = subprocess.run(
-        [sys.executable, *launcher, sys.executable, "-c", PROGRAM],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = forked.run([*launcher, sys.executable, "-c", PROGRAM], timeout=120)
     # Counted rather than split into lines: unbuffered prints of three processes may share a line.
     assert done.stdout.count("joined") == 3, done.stderr[-2000:]
 

@@ -52,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "augment": {"crop": "none", "eval_crop": 1.0},
         "student": STUDENT,
         "training": {"steps": 1, "batch_size": 4, "device": "cpu", "precision": "fp32"},
+        "trackers": [],
     }
     run(Recipe.model_validate(tables), home / "run", PLUGINS)
     return home / "run"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from distillkit.compute.distributed import Processes
 from distillkit.evaluation.gather import gather_rows
 from distillkit.recipe.schema import Recipe
 from distillkit.running.start import run
+from tests import forked
 
 EXTERNAL_PLUGIN = Path(__file__).parents[1] / "running" / "faulty_rank"
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,13 +75,8 @@ def test_sharded_batches_are_gathered_in_order(sizes: list[int], world: int) -> 
 def measure_all(home: Path, out: Path, *launcher: str) -> None:
     path = os.pathsep.join([str(EXTERNAL_PLUGIN), *(entry for entry in sys.path if entry)])
     (home / "all.py").write_text(ALL)
-    subprocess.run(
-        [sys.executable, *launcher, str(home / "all.py"), str(home / "run"), json.dumps(PROTOCOLS), str(out)],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=200,
-        capture_output=True,
-    )
+    program = [home / "all.py", home / "run", json.dumps(PROTOCOLS), out]
+    forked.run([*launcher, *program], env=os.environ | {"PYTHONPATH": path}, check=True, timeout=200)
 
 
 def test_three_processes_measure_the_same_as_one_and_save_each_result_once(tmp_path: Path) -> None:
@@ -94,6 +89,7 @@ def test_three_processes_measure_the_same_as_one_and_save_each_result_once(tmp_p
         "data": {"train": "digits", "workers": 0},
         "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
         "training": {"steps": 4, "device": "cpu", "precision": "fp32", "threads": 1},
+        "trackers": [],
     }
     from distillkit.plugin.registry import installed_plugins
 

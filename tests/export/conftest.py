@@ -22,6 +22,11 @@ PROVENANCE = Provenance(
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_exports(onnx_functions_parsed_once) -> None:
+    """Many tests here export."""
+
+
 @pytest.fixture(scope="session")
 def plugins() -> PluginRegistry:
     return installed_plugins()

@@ -1,11 +1,8 @@
 """torchrun restarts all processes after one was killed, and they connect again."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.faults.victim import environment
+from tests import forked
 from tests.faults.worker_kills import TORCHRUN
 
 PROGRAM = """
@@ -24,6 +21,5 @@ with process_group("cpu") as processes:
 def test_restarted_processes_do_not_wait_for_killed_ones(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, *TORCHRUN, str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=240)
+    done = forked.run([*TORCHRUN, program], timeout=240)
     assert done.stdout == "['0 of attempt 1', '1 of attempt 1']\n", done.stderr

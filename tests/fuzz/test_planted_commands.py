@@ -21,7 +21,7 @@ from distillkit_cli.main import command_line
 TINY = (
     *("--set", "student.image_size=8", "--set", "student.patch=4", "--set", "student.width=16"),
     *("--set", "student.depth=1", "--set", "student.heads=2", "--set", "training.steps=2"),
-    *("--set", "training.threads=1", "--set", "data.workers=0", "--device", "cpu"),
+    *("--set", "training.threads=1", "--set", "data.workers=0", "--set", "trackers=[]", "--device", "cpu"),
 )
 
 

@@ -140,23 +140,29 @@ def shown(pages, execute):
     return find
 
 
-def test_every_python_block_runs(pages, execute):
+def shortened(code):
+    """The code with runs of 6 steps, which write what longer ones write."""
+    return re.sub(r'"steps": \d+', '"steps": 6', code)
+
+
+def test_every_python_block_runs(pages, execute, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name, code in blocks(pages, "python"):
         if not name.startswith(("docs/reference/", PYTHON_PAGE)):
-            assert execute(code), name
+            assert execute(shortened(code)), name
 
 
 @pytest.mark.slow
 def test_the_page_about_python_runs_from_top_to_bottom(pages, execute, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = execute("".join(code for name, code in blocks(pages, "python") if name == PYTHON_PAGE))
+    names = execute(shortened("".join(code for name, code in blocks(pages, "python") if name == PYTHON_PAGE)))
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
         "teacher",
         "deit-ti-digits-001",
         "deit-ti-digits-002",
     }
     assert names["probabilities"].sum().item() == pytest.approx(1)
-    assert "0.1 * labels + 0.9 * soft 60" in capsys.readouterr().out.replace("\n", " ")
+    assert "0.1 * labels + 0.9 * soft 6" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_the_data_set_shown_gives_labelled_images(shown):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from distillkit.data.order import check_equal_micro_batches
 from distillkit.errors import RecipeError
 from distillkit.models.precision import keep_cast
 from distillkit.models.sharding import blocks
+from tests import forked
 
 PROGRAM = """
 import json, sys
@@ -85,14 +83,8 @@ def test_a_teacher_sharded_over_two_processes_is_equal_bit_for_bit_and_each_hold
     run(Recipe.model_validate(TABLES | {"student": student}), tmp_path / "teacher", installed_plugins())
     (tmp_path / "program.py").write_text(PROGRAM)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(tmp_path / "program.py"), str(tmp_path), json.dumps(TABLES | HARD)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    program = [tmp_path / "program.py", tmp_path, json.dumps(TABLES | HARD)]
+    done = forked.run([*launcher, *program], timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         fp32, bf16 = json.loads((tmp_path / f"results-{rank}.json").read_text())

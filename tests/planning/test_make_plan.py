@@ -52,7 +52,7 @@ def test_hard_distillation_onto_a_token(recipe_of: Any, teacher_run: str) -> Non
 
 
 def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}]})
+    recipe = recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}], "trackers": ["metrics", "report"]})
     registry, looked_up = installed_plugins(), []
 
     def find(role: PluginRole, name: str) -> Plugin:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from distillkit.errors import PluginError, UnknownPluginError
 from distillkit.plugin.registry import installed_plugins
 from distillkit_cli.main import command_line
+from tests import forked
 
 LOSS = """
 from distillkit import PluginSpec
@@ -99,13 +99,10 @@ def test_the_processes_of_a_run_inherit_it(tmp_path):
     size = "--set student.width=16 --set student.depth=1 --set student.heads=2 --set training.threads=1"
     (path,) = {entry for entry in sys.path if entry.endswith("other-losses")}
     Path(path, "other_loss.py").write_text("import os; os._exit(9)\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "distillkit_cli", *run.split(), *size.split()],
+    done = forked.run(
+        ["-m", "distillkit_cli", *run.split(), *size.split()],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").is_file()

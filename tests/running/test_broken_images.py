@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,6 +19,7 @@ from sklearn.datasets import load_digits
 from distillkit import DataError
 from distillkit.plugin.registry import installed_plugins
 from distillkit.running.start import resume, run
+from tests import forked
 from tests.data.breaking import BREAKERS, as_user, break_some, why_not_as_user
 
 CIFAR10 = os.environ.get("DISTILLKIT_CIFAR10")
@@ -80,7 +80,8 @@ def incidents(directory: Path) -> dict[tuple[str, str], str]:
 def test_a_run_finishes_and_counts_every_unreadable_image_once_in_incidents_and_report(
     recipe_of: Any, folder: Path, broken: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
-    recipe = recipe_of({"data": {"train": str(folder), "broken": 0.2}, "training": {"batch_size": 50}})
+    tables = {"data": {"train": str(folder), "broken": 0.2}, "training": {"batch_size": 50}}
+    recipe = recipe_of(tables, {"trackers": ["metrics", "report"]})
     figures = run(recipe, tmp_path / "run", installed_plugins()).figures
     assert incidents(tmp_path / "run") == broken
     result = json.loads((tmp_path / "run/result.json").read_text())
@@ -130,14 +131,7 @@ def run_in_two_processes(out: Path, recipe: Any, tmp_path: Path) -> None:
     values = recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(values))
     command = ["run", "--recipe", str(tmp_path / "recipe.toml"), "--out", str(out), "--nproc", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "distillkit_cli", *command],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
+    done = forked.run(["-m", "distillkit_cli", *command], timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 

@@ -18,10 +18,12 @@ from distillkit.plugin.registry import installed_plugins
 from distillkit.running.directory import RunDirectory
 from distillkit.running.start import resume, run
 
+REPORT = {"trackers": ["metrics", "report"]}
+
 
 def test_a_finished_run_has_all_files(recipe_of: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = run(recipe_of({"training": {"steps": 20, "ema": 0.9}}), out, installed_plugins())
+    result = run(recipe_of({"training": {"steps": 20, "ema": 0.9}}, REPORT), out, installed_plugins())
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     assert found == [
         *(f"attention/validation-{number}.png" for number in (1, 2, 3)),
@@ -60,7 +62,7 @@ def test_a_finished_run_has_all_files(recipe_of: Any, tmp_path: Path) -> None:
 def test_one_set_of_plugins_serves_several_runs(recipe_of: Any, tmp_path: Path) -> None:
     plugins = installed_plugins()
     for name in ("one", "two"):
-        run(recipe_of({"training": {"steps": 1}}), tmp_path / name, plugins)
+        run(recipe_of({"training": {"steps": 1}}, REPORT), tmp_path / name, plugins)
         assert (tmp_path / name / "report.md").is_file()
     lines = (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["steps", "epoch", "end"]

@@ -101,7 +101,7 @@ class StopAtTheEnd:
 
 
 def test_a_run_is_finished_once_its_report_is_written(recipe_of: Any, tmp_path: Path) -> None:
-    recipe = recipe_of({"training": {"steps": 2}})
+    recipe = recipe_of({"training": {"steps": 2}, "trackers": ["metrics", "report"]})
     run(recipe, tmp_path / "uninterrupted", installed_plugins())
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAtTheEnd()])

@@ -60,6 +60,7 @@ def recipe(checkpoint, images):
                 "device": "cpu",
                 "precision": "fp32",
             },
+            "trackers": ["metrics"],
         }
     )
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 SOURCES = {
     Path(__file__).parent / "distillkit-margin": "distillkit_margin-1.2.0-py3-none-any.whl",
     Path(__file__).parent / "distillkit-pt2": "distillkit_pt2-0.3.0-py3-none-any.whl",
@@ -28,17 +30,17 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def python(site):
-    """Run Python with the third-party distributions on its path: `python("-c", "code")`, `python("-m", ...)`."""
+    """Run Python with the third-party distributions on its path: `python("-c", "code")`, `python("-m", ...)`.
 
-    def run(*arguments, **options):
+    With `fresh=True` in a new interpreter, which has imported nothing.
+    """
+
+    def run(*arguments, fresh=False, **options):
         path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-            **options,
-        )
+        environment = {**os.environ, "PYTHONPATH": path}
+        if fresh:
+            command = [sys.executable, *arguments]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **options)
+        return forked.run(arguments, env=environment, **options)
 
     return run

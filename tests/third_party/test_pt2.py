@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sklearn.datasets import load_digits
 
 import distillkit
 import distillkit_export
+from tests import forked
 
 SOURCE = Path(__file__).parent / "distillkit-pt2" / "distillkit_pt2.py"
 PUBLIC_NAMES = {
@@ -47,7 +47,7 @@ print([spec.name for spec in specs], "torch" in sys.modules)
 from distillkit.plugin.registry import installed_plugins
 print([str(installed_plugins().find(role, "pt2").owner) for role in ("exporter", "runtime")])
 """
-    assert python("-c", code).stdout.splitlines() == [
+    assert python("-c", code, fresh=True).stdout.splitlines() == [
         "['pt2', 'pt2'] False",
         "['distillkit-pt2 0.3.0', 'distillkit-pt2 0.3.0']",
     ]
@@ -95,14 +95,8 @@ def bundle(site, tmp_path_factory):
     """The bundle of a digits run, exported to the third-party format by name."""
     folder = tmp_path_factory.mktemp("pt2")
     path = os.pathsep.join([str(site), *(entry for entry in sys.path if entry)])
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, RUN, "export run --format pt2 --out b"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-    )
+    command = ["-c", COMMANDS, RUN, "export run --format pt2 --out b"]
+    done = forked.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=folder)
     assert done.stdout.splitlines()[-1] == "exit 0", done.stderr
     return folder / "b"
 

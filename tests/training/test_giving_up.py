@@ -7,10 +7,10 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from distillkit.running.replay import replay
 from distillkit.running.saved_step import read_saved_step
 from distillkit.running.start import resume, run
 from distillkit.storage.atomic import write_tensors
+from tests import forked
 
 STEPS = 12
 ADVICE = "start a new run with a lower optimizer.lr, with training.clip, or with training.precision=bf16 or fp32"
@@ -62,16 +63,10 @@ def training_error(recipe: Recipe, out: Path) -> str:
     return str(caught.value)
 
 
-def command(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(site: Path, *arguments: str) -> CompletedProcess[str]:
     """`distillkit` in a new process, in which the faulty loss is installed."""
     path = os.pathsep.join([str(site), *filter(None, sys.path)])
-    return subprocess.run(
-        [sys.executable, "-m", "distillkit_cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "400"},
-    )
+    return forked.run(["-m", "distillkit_cli", *arguments], env=os.environ | {"PYTHONPATH": path, "COLUMNS": "400"})
 
 
 @pytest.mark.usefixtures("faulty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +39,7 @@ class Digits:
     def open(cls, argument: str | None, data: Data, split: Split) -> Digits | None:
         if split == "validation":
             return None
-        shades, labels = load_digits(return_X_y=True)
-        pixels = np.rint(shades * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)  # [N, 8, 8], shades are 0 to 16
+        pixels, labels = _digits()
         is_test = _test_images(labels)
         numbers = np.flatnonzero(is_test if split == "test" else ~is_test)
         return cls(pixels[numbers], labels[numbers], numbers)
@@ -55,6 +55,14 @@ class Digits:
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self._pixels[index]).convert("RGB")
+
+
+@cache
+def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All pixels [1797, 8, 8] and labels. A run opens both splits, and scikit-learn parses its text file every time."""
+    shades, labels = load_digits(return_X_y=True)
+    pixels = np.rint(shades * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)  # shades are 0 to 16
+    return pixels, labels
 
 
 def _test_images(labels: NDArray[np.int64]) -> NDArray[np.bool_]:

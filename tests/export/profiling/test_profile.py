@@ -20,6 +20,7 @@ from distillkit_export.pipeline.export import export_onnx
 from distillkit_export.pipeline.target import load_target
 from distillkit_export.predictor import load
 from distillkit_export.profiling import profile as profiles
+from distillkit_export.profiling import tuning
 from distillkit_export.profiling.configurations import ProfileSelection
 from distillkit_export.profiling.profile import profile, require_measured, require_writable
 from distillkit_export.profiling.rounds import MeasurementPlan
@@ -112,7 +113,9 @@ def test_earlier_profiles_are_shown_without_measuring_anything(plugins, bundle, 
 
 
 @pytest.mark.slow
-def test_tuned_setting_is_what_predict_uses_afterwards(plugins, bundle):
+def test_tuned_setting_is_what_predict_uses_afterwards(plugins, bundle, monkeypatch):
+    monkeypatch.setattr(tuning, "FIRST_SECONDS", SHORT.seconds)
+    monkeypatch.setattr(tuning, "WARM_UP_S", SHORT.warm_up_s)
     found = profile([str(bundle)], plugins, wanted=ORT, plan=SHORT, tune=True)
     choice = found.measured.best["2"]
     assert choice.runtime == "onnxruntime-cpu"

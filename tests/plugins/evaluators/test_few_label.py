@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,17 +185,18 @@ def test_the_result_names_seed_and_penalty() -> None:
 
 
 @pytest.fixture(scope="module")
-def tables() -> dict[str, dict[str, object]]:
+def tables() -> dict[str, object]:
     return {
         "data": {"train": "digits", "workers": 0},
         "augment": {"crop": "none", "eval_crop": 1.0},
         "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2},
         "training": {"steps": 1, "device": "cpu", "precision": "fp32"},
+        "trackers": [],
     }
 
 
 def test_fine_tuning_is_a_run_on_the_few_labels_that_starts_from_the_model(
-    tables: dict[str, dict[str, object]], tmp_path: Path
+    tables: dict[str, Any], tmp_path: Path
 ) -> None:
     run(Recipe.model_validate(tables), tmp_path / "start", installed_plugins())
     before = (tmp_path / "start" / "student.safetensors").read_bytes()

@@ -125,6 +125,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         "augment": {"crop": "none", "eval_crop": 1.0},
         "student": {"model": "deit-ti", "image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2},
         "training": {"steps": 1, "device": "cpu", "precision": "fp32"},
+        "trackers": [],
     }
     run(Recipe.model_validate(tables), out, PLUGINS)
     return str(out)
