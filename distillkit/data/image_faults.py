@@ -139,7 +139,7 @@ def broken_image(split: str, error: UnreadableImageError) -> BrokenImage:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silence Pillow's warnings (many pixels, dropped transparency), which are no faults."""
+    """Silence Pillow's warnings (many pixels, dropped transparency), which are not faults."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

@@ -154,7 +154,7 @@ def test_every_error_of_a_source_has_a_kind(error, kind):
     assert kind_of(error) == kind
 
 
-def test_system_errors_and_missing_packages_are_no_image_faults():
+def test_system_errors_and_missing_packages_are_not_image_faults():
     with pytest.raises(DataError) as caught:
         load_image(raising(OSError(errno.EMFILE, "Too many open files")), 0)
     assert not isinstance(caught.value, UnreadableImageError)

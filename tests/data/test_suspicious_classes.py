@@ -41,7 +41,7 @@ def test_a_named_class_without_an_image_counts_as_empty():
     assert list(class_warnings(Named.open(None, Data(), "test"))) == ["1 class of 'digits' has no image: 'ten'"]
 
 
-def test_empty_folders_next_to_unlabelled_images_are_no_classes(write_pictures, tmp_path):
+def test_empty_folders_next_to_unlabelled_images_are_not_classes(write_pictures, tmp_path):
     assert list(class_warnings(Folder(write_pictures(tmp_path, {"": 2, "notes": 0})))) == []
 
 

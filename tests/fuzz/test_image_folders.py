@@ -208,7 +208,7 @@ NO_FOLDERS = ["\n", "a\0b", "x" * 5_000, "~unknown-user/x", "/dev/zero", "/dev/n
 
 @pytest.mark.parametrize("prefix", ["folder:", ""])
 @pytest.mark.parametrize("argument", NO_FOLDERS)
-def test_paths_that_are_no_folders(attempt, prefix, argument):
+def test_paths_that_are_not_folders(attempt, prefix, argument):
     data = Data.model_construct(**{**Data().model_dump(), "train": prefix + argument})
     assert attempt("image folder, an invalid path", lambda: open_datasets(data, installed_plugins())) is None
 

@@ -158,7 +158,7 @@ def onnx_graph(model: Model, request: ExportRequest, precision: Precision = "fp3
         raise UnavailableError(_export_error(spec, request, error)) from error
     if program is None:
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
-    graph: ModelProto = program.model_proto  # a property that serialises the graph anew on every access
+    graph: ModelProto = program.model_proto  # a property that serialises the graph again on every access
     if request.dynamic_size:
         _name_sides(graph, request)
     return graph

@@ -28,7 +28,7 @@ Compile = Callable[[nn.Module, torch.device], Any]
 class TorchSession:
     """The exported output of a model (`graph.Scores`) in evaluation mode, without autograd.
 
-    `compiled` wraps the module, for torch.compile; `read_back` adds facts, read anew on each access.
+    `compiled` wraps the module, for torch.compile; `read_back` adds facts, read again on each access.
     Shapes: images [B, C, H, W], or [B, H, W, C] uint8; returns scores [B, K].
     Raises: UnavailableError for a precision that torch does not support, or if torch finds no GPU.
     """

@@ -73,7 +73,7 @@ def test_profile_is_written_into_the_bundle_which_stays_valid(plugins, bundle):
 def test_altered_bundle_is_refused_before_anything_is_measured(plugins, bundle):
     with (bundle / "model.onnx").open("ab") as file:
         file.write(b"more")
-    with pytest.raises(BundleError, match=r"^model\.onnx has .* so it was altered or torn"):
+    with pytest.raises(BundleError, match=r"^model\.onnx has .*: it was altered or truncated after the export"):
         profile([str(bundle)], plugins, wanted=ORT, plan=SHORT)
 
 

@@ -30,7 +30,7 @@ def _own_folders(monkeypatch, tmp_path):
 
 @pytest.fixture
 def fresh_imports():
-    """TensorRT and CUDA are imported anew; the previous modules are restored afterwards."""
+    """TensorRT and CUDA are imported again; the previous modules are restored afterwards."""
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_replaced(name)}
     yield
     for name in [name for name in sys.modules if _is_replaced(name)]:
