@@ -27,6 +27,11 @@ DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")
 HEAD = typer.Option(help="top1: head used for predictions. Default: as in the run.", rich_help_panel=PROTOCOLS)
 FUSION = typer.Option(help="top1: how to fuse two heads. Default: as in the run.", rich_help_panel=PROTOCOLS)
 PER_CLASS = typer.Option("--per-class", help="top1: accuracy of each class.", rich_help_panel=PROTOCOLS)
+RESTRICT = typer.Option(
+    "--restrict",
+    help="top1: only answer with classes that the data has. Default: all classes of the model.",
+    rich_help_panel=PROTOCOLS,
+)
 REAL = typer.Option(
     metavar="FILE", help="top1: also score against the ReaL labels in this real.json.", rich_help_panel=PROTOCOLS
 )
@@ -62,6 +67,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     head: Annotated[Literal["fused", "class", "distill"] | None, HEAD] = None,
     fusion: Annotated[Literal["logits", "softmax"] | None, FUSION] = None,
     per_class: Annotated[bool, PER_CLASS] = False,
+    restrict: Annotated[bool, RESTRICT] = False,
     real: Annotated[Path | None, REAL] = None,
     k: Annotated[list[int] | None, K] = None,
     method: Annotated[str | None, METHOD] = None,
@@ -99,6 +105,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         "head": head,
         "fusion": fusion,
         "per_class": per_class or None,
+        "restrict": restrict or None,
         "real": None if real is None else str(real),
         "k": k or None,
         "method": method,

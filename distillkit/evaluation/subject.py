@@ -173,12 +173,21 @@ class Subject:
         parts = [self.processes.broadcast_rows(rank, rows.cpu()) for rank in range(self.processes.world)]
         return torch.cat(parts).to(rows.device)
 
-    def classifier(self) -> nn.Module:
-        """The model with its logits mapped to the classes of the data.
+    def restricted_classifier(self) -> nn.Module:
+        """The model with only its logits for the classes of the data, in their order: it cannot answer another class.
 
-        Raises: ClassSpaceError if it does not know them.
+        Published figures count all outputs, for which `model` predicts and `outputs_of` gives the labels.
+        Raises: ClassSpaceError if the model does not know the classes.
         """
         return Mapped(self.model, self.class_map)
+
+    def outputs_of(self, labels: Tensor) -> Tensor:
+        """The outputs of the model for labels of the data, any shape, int64.
+
+        Raises: ClassSpaceError if the model does not know the classes.
+        """
+        indices = self.class_map.indices
+        return labels if indices is None else torch.as_tensor(indices, device=labels.device)[labels]
 
     @cached_property
     def class_map(self) -> ClassMap:

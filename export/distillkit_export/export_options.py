@@ -106,6 +106,12 @@ class ExportOptions:
     bf16: bool = file_option(False, "Also write bfloat16.")
     int8: bool = file_option(False, "Also write INT8, with explicit Q/DQ.")
     fp8: bool = file_option(False, "Also write FP8 (E4M3), with explicit Q/DQ.")
+    float_weights: bool = file_option(
+        False,
+        "Store the weights of INT8 and FP8 as float32 behind Q/DQ; the file is as large as float32.",
+        exporter=ONNX,
+        student_only=True,
+    )
     formats: tuple[str, ...] = file_option(
         (),
         "Another format besides ONNX: an exporter of `distillkit plugins`; may be repeated.",
@@ -171,6 +177,8 @@ class ExportOptions:
         """Refuse an option that has no effect without another."""
         if self.calibrator and not self.int8:
             raise UserError("--calibrator has no effect without INT8; add --int8")
+        if self.float_weights and not (self.int8 or self.fp8):
+            raise UserError("--float-weights has no effect without INT8 or FP8; add --int8 or --fp8")
         if "calibration_images" in self.changed() and not (self.fp16 or self.int8 or self.fp8):
             raise UserError("--calibration-images has no effect without FP16, INT8 or FP8; add --fp16, --int8 or --fp8")
         engine = self.changed(exporter=TENSORRT)

@@ -52,6 +52,18 @@ def test_per_class_prints_one_row_per_class(distillkit, trained):
     assert [row.split()[:2] for row in out.splitlines()[5:]] == [[str(digit), "50"] for digit in range(10)]
 
 
+def test_result_says_whether_predictions_were_restricted(distillkit, trained, write_pictures, tmp_path):
+    """Two of ten classes."""
+    data = ("--data", str(write_pictures(tmp_path, {"3": 4, "8": 4})))
+    _, out, _ = distillkit("evaluate", str(trained), *data)
+    title = "accuracy of the model's predictions"
+    assert out.splitlines()[0].split(maxsplit=1)[1] == f"{title}, among all 10 classes; the data has 2"
+    assert last_evaluation(trained)["settings"]["restrict"] is False
+    _, out, _ = distillkit("evaluate", str(trained), *data, "--restrict")
+    assert out.splitlines()[0].split(maxsplit=1)[1] == f"{title}, restricted to the 2 of 10 classes that the data has"
+    assert last_evaluation(trained)["settings"]["restrict"] is True
+
+
 def test_json_equals_the_line_in_evaluations_jsonl(distillkit, trained):
     code, out, err = distillkit("evaluate", str(trained), "--protocol", "few-label", "--set", "shares=[0.02]", "--json")
     assert (code, err) == (0, "")
@@ -66,6 +78,7 @@ def test_json_equals_the_line_in_evaluations_jsonl(distillkit, trained):
             ("--protocol", "knn", "--k", "2000"),
             "k = 2,000 is larger than the 1,167 labelled images of 'digits'; lower --k",
         ),
+        (("--protocol", "knn", "--restrict"), "evaluator 'knn': unknown key 'restrict'; known: k, temperature"),
         (("--protocol", "knn", "--per-class"), "evaluator 'knn': unknown key 'per_class'; known: k, temperature"),
         (
             ("--protocol", "liner"),

@@ -114,7 +114,28 @@ def test_digit_folders_are_not_logit_indices_of_a_teacher_with_other_class_names
 
 def test_a_subset_of_the_classes_is_enough(folder: Path, tmp_path: Path) -> None:
     subset = write_images(tmp_path / "subset", ("dog", "eel"))
-    assert evaluate(str(folder), PLUGINS, data=subset).measurement.figures["images"] == 8.0
+    found = [evaluate(str(folder), PLUGINS, data=subset, options=each) for each in ({}, {"restrict": True})]
+    lines = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()[-2:]]
+    assert [each["title"].partition(", ")[2] for each in lines] == [
+        "among all 3 classes; the data has 2",
+        "restricted to the 2 of 3 classes that the data has",
+    ]
+    assert [(each["settings"]["restrict"], each["settings"]["classes"]) for each in lines] == [(False, 3), (True, 2)]
+    free, restricted = (each.measurement.figures for each in found)
+    assert free["images"] == restricted["images"] == 8.0
+    assert free["top1"] <= restricted["top1"]
+    assert free["loss"] > restricted["loss"]
+
+
+def test_restricting_to_all_classes_has_no_effect_and_a_note(folder: Path) -> None:
+    free = evaluate(str(folder), PLUGINS).measurement
+    restricted = evaluate(str(folder), PLUGINS, options={"restrict": True}).measurement
+    assert (restricted.figures, restricted.title) == (free.figures, "accuracy of the model's predictions")
+    test = folder.parent / "pets" / "test"
+    assert (free.notes, restricted.notes) == (
+        (),
+        (f"restrict has no effect: '{test}' has all 3 classes of the model",),
+    )
 
 
 def test_run_data_that_is_no_longer_at_its_relative_path(folder: Path, tmp_path: Path) -> None:
@@ -254,5 +275,5 @@ def test_unknown_protocol_and_unknown_option(folder: Path) -> None:
         "unknown evaluator 'kn'; did you mean 'knn'? (known: "
     )
     assert refused(RecipeError, str(folder), options={"k": [3]}) == (
-        "evaluator 'top1': unknown key 'k'; known: fusion, head, per_class, real"
+        "evaluator 'top1': unknown key 'k'; known: fusion, head, per_class, real, restrict"
     )

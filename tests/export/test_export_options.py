@@ -42,6 +42,7 @@ def test_exporters_have_no_duplicates_and_no_onnx():
 def test_a_dedicated_option_overrides_a_setting():
     settings = {"tensorrt": {"batch": "1", "tf32": True}, "onnx": {"calibrator": "minmax"}, "gzip": {"level": 9}}
     options = ExportOptions(int8=True, calibrator="entropy", trt=True, batch="8", layers=True, settings=settings)
+    assert ExportOptions(fp8=True, float_weights=True).settings_by_exporter() == {"onnx": {"float_weights": True}}
     assert options.settings_by_exporter() == {
         "tensorrt": {"batch": "8", "tf32": True, "layers": True},
         "onnx": {"calibrator": "entropy"},
@@ -53,6 +54,10 @@ def test_a_dedicated_option_overrides_a_setting():
     ("given", "message"),
     [
         ({"calibrator": "entropy", "fp8": True}, "--calibrator has no effect without INT8; add --int8"),
+        (
+            {"float_weights": True, "fp16": True},
+            "--float-weights has no effect without INT8 or FP8; add --int8 or --fp8",
+        ),
         ({"calibration_images": 8, "bf16": True}, CALIBRATION),
         ({"calibration_images": 128}, CALIBRATION),
         ({"batch": "8"}, "--batch has no effect without a TensorRT engine; add --trt"),
@@ -77,7 +82,7 @@ def test_invalid_values_and_options_without_effect_are_refused(given, message):
 def test_options_that_only_apply_to_a_student_are_marked():
     """The others also apply to a bundle: precisions, formats, their settings, the tolerance and --force."""
     assert [each.name for each in fields(ExportOptions) if each.metadata.get("student_only")] == [
-        *("data", "gate_images", "calibration_images", "calibrator"),
+        *("float_weights", "data", "gate_images", "calibration_images", "calibrator"),
         *("head", "fusion", "opset", "image_size", "dynamic_size", "softmax", "uint8", "weights"),
     ]
 

@@ -21,7 +21,6 @@ PARITY, PARITY_PAGE = "parity.json", "parity.md"
 PARITY_SCHEMA: Literal[2] = 2
 SLOWER = 1.05
 """Smallest latency ratio that is reported as slower; smaller differences are within measurement noise."""
-INT8_SIZE = "INT8 weights are stored as float32 behind Q/DQ pairs, which TensorRT and OpenVINO fold"
 FIGURES = ("max abs", "max rel", "min cosine", "SQNR dB")
 
 
@@ -83,7 +82,7 @@ def lines(verdicts: Sequence[Verdict], reference: Reference) -> list[str]:
 
 
 def notes(verdicts: Sequence[Verdict], reference: Reference) -> list[str]:
-    """Notes below the table: the reference and images, weak images, larger INT8 files and slower files."""
+    """Notes below the table: the reference and images, weak images, weights stored in float32 and slower files."""
     images = reference.images
     weak = "; weak check: give real images with --data" if images.weak else ""
     count = counted(len(images.pixels), "image")
@@ -94,18 +93,22 @@ def notes(verdicts: Sequence[Verdict], reference: Reference) -> list[str]:
         for verdict in verdicts
         if verdict.relative_latency is not None and verdict.relative_latency >= SLOWER
     ]
-    if _int8_is_larger(verdicts):
-        shown.append(INT8_SIZE)
+    shown += [
+        f"{verdict.artifact.file} stores its weights as float32 behind Q/DQ pairs, so it is no smaller than model.onnx"
+        for verdict in verdicts
+        if _has_float_weights(verdict)
+    ]
     if slower:
         where = "slower in ONNX Runtime on one thread of this CPU"
         shown.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
     return shown
 
 
-def _int8_is_larger(verdicts: Sequence[Verdict]) -> bool:
-    first = [verdict.bytes for verdict in verdicts if verdict.artifact.file == "model.onnx"]
-    int8 = [each.bytes for each in verdicts if each.artifact.format == "onnx" and each.artifact.precision == "int8"]
-    return bool(first and int8) and max(int8) >= first[0]
+def _has_float_weights(verdict: Verdict) -> bool:
+    """Whether a quantised ONNX file stores float32 weights: by option, or because a version before the key wrote it."""
+    artifact = verdict.artifact
+    quantized = artifact.format == "onnx" and artifact.precision in {"int8", "fp8"}
+    return quantized and artifact.made_with.get("weights", "fp32") == "fp32"
 
 
 def page(verdicts: Sequence[Verdict], reference: Reference) -> str:

@@ -40,6 +40,9 @@ class OnnxOptions(BaseModel):
         "minmax",
         description="how INT8 activation ranges are set: by the largest value, or clipped by entropy or percentile",
     )
+    float_weights: bool = Field(
+        default=False, description="store the weights of INT8 and FP8 files as float32 behind Q/DQ pairs, not in 8 bits"
+    )
 
 
 class OnnxExporter:
@@ -92,6 +95,7 @@ class OnnxExporter:
         self, source: ExportSource, precision: Precision, images: Mapping[str, Any]
     ) -> tuple[ModelProto, dict[str, Any]]:
         from distillkit_export.onnx.quantize import to_fp8, to_int8
+        from distillkit_export.onnx.quantized_weights import fold_weights
 
         file, pixels = source.onnx["fp32"], source.images
         assert pixels is not None  # noqa: S101 - checked in `_graph`
@@ -105,8 +109,12 @@ class OnnxExporter:
             raise UnavailableError(
                 f"the graph has no MatMul or Conv to quantize to {precision}; leave out --{precision}"
             )
+        # Folded before the gate: OpenVINO rounds the two forms differently, so only the shipped one proves anything.
+        if not self.options.float_weights:
+            fold_weights(graph)
         tool = f"onnxruntime {version('onnxruntime')} quantize_static, explicit Q/DQ, symmetric"
-        return graph, {"tool": tool, "calibrator": calibrator, **images, "quantized": nodes, "float32": "all else"}
+        made_with = {"tool": tool, "calibrator": calibrator, **images, "quantized": nodes, "float32": "all else"}
+        return graph, {**made_with, "weights": "fp32" if self.options.float_weights else precision}
 
     def precision_of(self, file: Path) -> Precision:
         return precision.precision_of(file)

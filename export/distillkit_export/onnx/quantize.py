@@ -1,7 +1,7 @@
 """INT8 and FP8 quantisation with explicit Q/DQ pairs, by ONNX Runtime's quantiser, calibrated on real images.
 
 TensorRT's parser requires symmetric ranges (zero points of 0), a separate Q/DQ pair for weights, no quantised bias, and
-a pair for every consumer.
+a pair for every consumer. Weights leave this module as float32 behind their pair; `fold_weights` stores them in 8 bits.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillkit_export.export_options import Calibrator
+from distillkit_export.onnx.quantized_weights import LARGEST_FP8
 from distillkit_export.onnx.value_ranges import scan
 
 if TYPE_CHECKING:
@@ -25,13 +26,11 @@ if TYPE_CHECKING:
     from distillkit_export.images.gate_images import Pixels
 
 BATCH = 16
-LARGEST_FP8 = 448.0
-"""The largest finite number of float8 E4M3."""
 QDQ = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
     "QuantizeBias": False,  # TensorRT accepts no int32 DequantizeLinear
-    "AddQDQPairToWeight": True,  # otherwise weights are stored as integers, without QuantizeLinear
+    "AddQDQPairToWeight": True,  # `to_fp8` replaces scales, so weights are folded after it, not by the quantiser
     "DedicatedQDQPair": True,
 }
 
@@ -68,8 +67,10 @@ def to_fp8(file: Path, pixels: Pixels) -> tuple[ModelProto, list[str]]:
         source, scale = node.input[0], values[node.input[1]]
         weight = values.get(source)
         top = float(np.abs(numpy_helper.to_array(weight)).max()) if weight is not None else largest.get(source)
-        if top:
-            scale.CopyFrom(numpy_helper.from_array(np.array(top / LARGEST_FP8, np.float32), scale.name))
+        if top is not None:
+            # All zero, as a convolution is whose batch norm starts at zero: a scale of 0 would turn it into NaN.
+            step = top / LARGEST_FP8 or 1.0
+            scale.CopyFrom(numpy_helper.from_array(np.array(step, np.float32), scale.name))
     return model, nodes
 
 

@@ -28,7 +28,7 @@ from distillkit_export.gate.parity import reference_outputs
 from distillkit_export.gate.report import write_report
 from distillkit_export.gate.samples import SAMPLES, write_samples
 from distillkit_export.images.gate_images import ExportImages, as_file_input, given_images, stand_in
-from distillkit_export.onnx.exporter import FILES, OnnxExporter
+from distillkit_export.onnx.exporter import FILES
 from distillkit_export.pipeline.extend_bundle import extend_bundle
 from distillkit_export.pipeline.formats import Format, onnx_format, other_formats
 from distillkit_export.pipeline.result import ExportResult
@@ -91,12 +91,14 @@ def export_onnx(
 
     `images` are for the gate and calibration: tensors or arrays [C, H, W] or [B, C, H, W], normalised with the model's
     mean and std. Without them the gate uses sample photographs, and the result is marked as weak.
-    Raises: as `export_model`, MissingExtraError, and ShapeError for images of the wrong shape.
+    Raises: as `export_model`, MissingExtraError, RecipeError for invalid settings of ONNX, and ShapeError for images of
+    the wrong shape.
     """
     from distillkit_export.pipeline.target import ExportTarget
 
-    exporter = OnnxExporter(OnnxExporter.Options())
-    exporter.check()
+    options = options or ExportOptions()
+    form = onnx_format(options, installed_plugins())
+    form.exporter.check()
     request = request or ExportRequest()
     spec = replace(model.spec, image_size=request.image_size or model.spec.image_size)
     if images is None:
@@ -105,7 +107,7 @@ def export_onnx(
         given = given_images(images, spec)
         export_images = ExportImages(given, given)
     target = ExportTarget(model, request, lambda: export_images)
-    return export_model([Format("onnx", exporter, exporter.options)], target, directory, options or ExportOptions())
+    return export_model([form], target, directory, options)
 
 
 def export_model(

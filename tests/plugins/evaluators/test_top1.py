@@ -42,12 +42,68 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_per_class_by_hand() -> None:
-    predictions, labels = torch.tensor([0, 2, 2, 0, 0]), torch.tensor([0, 0, 2, 2, 2])
-    assert per_class(predictions, labels, ("cat", "dog", "eel")) == (
+    hits, labels = torch.tensor([True, False, True, False, False]), torch.tensor([0, 0, 2, 2, 2])
+    assert per_class(hits, labels, ("cat", "dog", "eel")) == (
         {"class": "cat", "images": 2, "top1": 50.0},
         {"class": "eel", "images": 3, "top1": pytest.approx(100 / 3)},
     )
-    assert per_class(predictions, labels, None)[1]["class"] == "2"
+    assert per_class(hits, labels, None)[1]["class"] == "2"
+
+
+# --- Fewer classes than the model knows
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> Callable[..., str]:
+    """`fixed(12, best=5, second=7)` writes weights of a network with 12 outputs that always ranks them so."""
+
+    def write(classes: int, *, best: int, second: int) -> str:
+        network = timm.create_model("test_vit", num_classes=classes)
+        with torch.no_grad():
+            network.head.weight.zero_()
+            network.head.bias.zero_()
+            network.head.bias[best], network.head.bias[second] = 2.0, 1.0
+        torch.save(network.state_dict(), tmp_path / "fixed.pth")
+        return str(tmp_path / "fixed.pth")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("restrict", "top1", "real", "among"),
+    [
+        (False, 0.0, 200 / 3, "among all 12 classes; the data has 3"),
+        (True, 100 / 3, 100 / 3, "restricted to the 3 of 12 classes that the data has"),
+    ],
+)
+def test_all_outputs_count_unless_restricted(
+    folder: Callable[..., Path], fixed: Callable[..., str], restrict: bool, top1: float, real: float, among: str
+) -> None:
+    """The network answers 5, which no folder has, and 7 next. Restricted, the image of folder 7 becomes right."""
+    root, weights = folder("val", "10/1.png", "2/2.png", "7/3.png"), fixed(12, best=5, second=7)
+    labels = root.parent / "real.json"
+    labels.write_text("[[5], [2, 5], [7]]", encoding="utf-8")
+    options = {"real": str(labels), "per_class": True, **({"restrict": True} if restrict else {})}
+    found = evaluate("timm:test_vit", PLUGINS, data=str(root), weights=weights, options=options).measurement
+    assert found.title == f"accuracy of the model's predictions, {among}"
+    assert found.figures["top1"] == pytest.approx(top1)
+    assert found.figures["real_top1"] == pytest.approx(real)
+    expected = {"head": "fused", "fusion": "logits", "restrict": restrict, "classes": 3 if restrict else 12}
+    assert found.settings == expected | {"real": str(labels)}
+    assert {row["class"]: row["top1"] for row in found.rows} == {"10": 0.0, "2": 0.0, "7": 3 * top1}
+    assert ("top5" in found.figures) != restrict  # there is none of five outputs or fewer
+
+
+def test_imagenet_folders_are_measured_among_1000_classes(
+    folder: Callable[..., Path], fixed: Callable[..., str]
+) -> None:
+    """Folders by WordNet ID, of the outputs 1, 0 and 217."""
+    root = folder("imagenette", "n01443537/a.png", "n01440764/b.png", "n02102040/c.png")
+    weights = fixed(1000, best=1, second=217)
+    found = evaluate("timm:test_vit", PLUGINS, data=str(root), weights=weights).measurement
+    assert found.title == "accuracy of the model's predictions, among all 1,000 classes; the data has 3"
+    assert found.figures["top1"] == pytest.approx(100 / 3)
+    assert found.figures["top5"] == 100.0  # 1, 217 and the first of the others, 0
 
 
 # --- ReaL
@@ -168,6 +224,7 @@ def test_a_folder_without_splits_is_measured_completely(folder: Callable[..., Pa
     options = {"per_class": True, "real": str(tmp_path / "real.json")}
     found = evaluate("timm:test_vit", PLUGINS, weights="none", data=str(root), options=options)
     assert (found.split, found.data) == ("all", str(root))
+    assert found.measurement.title.endswith(", among all 1,000 classes; the data has 4")
     assert found.measurement.figures["images"] == 4.0
     assert found.measurement.figures["real_images"] == 3.0
     assert [row["class"] for row in found.measurement.rows] == ["0", "1", "10", "2"]
