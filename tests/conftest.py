@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import distribution
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hypothesis
@@ -71,6 +73,14 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def plugins():
     return installed_plugins()
+
+
+@pytest.fixture
+def shared_folder():
+    """A folder that other users can enter, unlike `tmp_path`."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @dataclass(frozen=True)

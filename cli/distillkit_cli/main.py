@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from distillkit.errors import DistillkitError, LostProcessError
+from distillkit.errors import DistillkitError, LostProcessError, UserError
 from distillkit.plugin.disabled import switch_off
 from distillkit.plugin.error_attribution import plugin_failure
+from distillkit.storage.places import fault_of_place
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
 from distillkit_cli.data import data
@@ -28,7 +29,7 @@ from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
 from distillkit_cli.replay import replay
 from distillkit_cli.run import run
-from distillkit_cli.terminal import Terminal
+from distillkit_cli.terminal import Terminal, why_unwritable
 from distillkit_cli.verify import verify
 
 BUG, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -94,6 +95,7 @@ def command_line(arguments: Sequence[str]) -> int:
     terminal = Terminal(arguments=tuple(arguments), is_first=rank() == 0)
     end_with_the_launcher()
     try:
+        _require_stdout()
         # standalone_mode would make typer print errors and exit with its own codes.
         code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
     except DistillkitError as error:
@@ -103,7 +105,7 @@ def command_line(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BaseException as error:
-        failure = plugin_failure(error)
+        failure = plugin_failure(error) or _fault_of_place(error)
         if failure is None:
             if isinstance(error, Exception) and not reports_traceback():
                 return BUG
@@ -111,6 +113,19 @@ def command_line(arguments: Sequence[str]) -> int:
         failure.__cause__ = error
         return _failed(terminal, failure, FailureReport(str(failure), failure.exit_code))
     return code if isinstance(code, int) else 0
+
+
+def _require_stdout() -> None:
+    """Refuse a stdout that cannot take the result, before the work for it. Raises: UserError."""
+    why = why_unwritable(sys.stdout)
+    if why is not None:
+        raise UserError(f"stdout {why}, so the result would be lost; redirect it to a file, or to /dev/null")
+
+
+def _fault_of_place(error: BaseException) -> UserError | None:
+    """The error for a file or folder that cannot be read or written, wherever it was noticed."""
+    sentence = fault_of_place(error)
+    return None if sentence is None else UserError(sentence)
 
 
 def _failed(terminal: Terminal, error: DistillkitError | str, own: FailureReport) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from distillkit.errors import DataError, UserError
+from distillkit.storage.places import reason, require_writable_file
 from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
@@ -94,12 +94,14 @@ def _require_writable(out: Path | None, bundle: Path) -> None:
         raise UserError(f"--out {out} must end in .npy: it holds a NumPy array")
     if out.resolve().is_relative_to(bundle.resolve()):
         raise UserError(f"--out {out} is inside bundle '{bundle}', which must not change; choose another folder")
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; give a file that ends in .npy")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out} cannot be written: folder '{out.parent}' does not exist; create it first")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UserError(f"--out {out} cannot be written: no permission to write to folder '{out.parent}'")
+    try:
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder; give a file that ends in .npy")
+        if not out.parent.exists():
+            raise UserError(f"--out {out} cannot be written: folder '{out.parent}' does not exist; create it first")
+        require_writable_file(out)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {reason(out, error)}; give another file") from None
 
 
 def _write(out: Path, predictions: list[Prediction]) -> None:

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distillkit.errors import UserError
 from distillkit.messages.progress import LINE_EVERY_S, ProgressDisplay
 from distillkit.messages.text import printable_lines
 
@@ -27,6 +31,9 @@ UNLIMITED = 10_000
 def console(*, stderr: bool) -> Console:
     """A console on stdout or stderr. Lines are not wrapped unless it is a terminal or COLUMNS is set."""
     stream = sys.stderr if stderr else sys.stdout
+    # Notes are not worth an error, and a closed stdout is reported by `main`.
+    if stream is None or (stderr and why_unwritable(stream)):
+        stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - used until the process ends
     bounded = stream.isatty() or os.environ.get("COLUMNS")
     # Look the stream up now: while a verb runs, `sys.stdout` is redirected to stderr.
     return Console(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
@@ -59,7 +66,15 @@ class Terminal:
         """Write a result. Text that is `styled` already contains colours."""
         if not self.is_first:
             return
-        self.results.print(text if styled else printable_lines(text), markup=False, soft_wrap=True)
+        try:
+            self.results.print(text if styled else printable_lines(text), markup=False, soft_wrap=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _discard_stdout()
+            raise UserError(
+                f"the result cannot be written to stdout ({error.strerror}); free some space, or redirect it elsewhere"
+            ) from error
 
     def show_json(self, value: Mapping[str, Any]) -> None:
         """Write a result as JSON."""
@@ -68,7 +83,7 @@ class Terminal:
     def show_table(self, table: Table) -> None:
         """Write a table; without trailing blanks unless stdout is a terminal."""
         if self.is_first and self.results.is_terminal:
-            self.results.print(table)
+            self.results.print(table)  # a terminal is never full
             return
         with self.results.capture() as captured:
             self.results.print(table)
@@ -86,13 +101,48 @@ class Terminal:
     def note(self, text: str) -> None:
         """Write a note to stderr."""
         if not self.is_silent:
-            self.notes.print(printable_lines(text), markup=False, soft_wrap=True)
+            with suppress(OSError):  # a full disk behind stderr does not stop the work
+                self.notes.print(printable_lines(text), markup=False, soft_wrap=True)
 
     def error(self, error: BaseException | str) -> None:
         """Write an error to stderr, with its traceback if `verbose`."""
-        if self.verbose and isinstance(error, BaseException):
-            self.notes.print("".join(traceback.format_exception(error)).rstrip(), markup=False, soft_wrap=True)
-        else:
-            for note in getattr(error, "__notes__", ()):
-                self.note(note)
-        self.notes.print(Text.assemble(("error: ", "bold red"), printable_lines(str(error))), soft_wrap=True)
+        with suppress(OSError):
+            if self.verbose and isinstance(error, BaseException):
+                self.notes.print("".join(traceback.format_exception(error)).rstrip(), markup=False, soft_wrap=True)
+            else:
+                for note in getattr(error, "__notes__", ()):
+                    self.note(note)
+            self.notes.print(Text.assemble(("error: ", "bold red"), printable_lines(str(error))), soft_wrap=True)
+
+
+def why_unwritable(stream: TextIO | None) -> str | None:
+    """Why nothing can be written to a stream that the system provides; None if nothing is known against it."""
+    if stream is None:
+        return "is closed"
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # a stream in memory
+        return None
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return "is closed"
+    return "is on a full disk" if sys.platform != "win32" and _is_full(descriptor, status) else None
+
+
+def _is_full(descriptor: int, status: os.stat_result) -> bool:
+    if stat.S_ISCHR(status.st_mode):
+        with suppress(OSError):
+            return Path("/dev/full").stat().st_rdev == status.st_rdev
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    disk = os.fstatvfs(descriptor)
+    free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
+    return free == 0 and disk.f_blocks > 0  # some file systems count no blocks
+
+
+def _discard_stdout() -> None:
+    """Send what is still in the buffer nowhere: Python would fail again when it writes it at the end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)

@@ -27,6 +27,7 @@ from distillkit.planning.models import describe_teacher
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import TeacherEntry
 from distillkit.storage.atomic import write_bytes
+from distillkit.storage.places import reason, require_writable
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,16 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
         DataError for an unreadable image, before anything is written; what building a model raises.
     """
     torch_device = pick_device(device)
+    if out is not None:
+        _require_writable(out)  # before weights are loaded
     opened = open_model(target, plugins, weights)
     reason = why_unreadable(opened.spec)
     if reason is not None:
         raise SignalError(f"the attention of '{target}' cannot be drawn, because {reason}; choose another model")
     model = cast("Model", opened.model.to(torch_device).eval())
     layers_of(f"'{target}'", opened.spec, layers)  # for its error, before images are read
+    folder = out or (opened.home or Path()) / "attention"
+    _require_writable(folder)
     pixels = _opened(images, evaluation_transform(opened.recipe.augment, opened.spec))
     teachers: dict[str, FrozenTeacher] = {}
     notes: list[str] = []
@@ -75,7 +80,6 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
     elif opened.home is not None and not without_teacher:
         teachers, notes = _of_run(opened, plugins, torch_device)
     name = opened.spec.name if opened.home is None else f"student {opened.spec.name}"
-    folder = out or (opened.home or Path()) / "attention"
     written = []
     for path, figure_path in zip(images, _figure_paths(images, folder), strict=True):
         image = pixels[path].unsqueeze(0).to(torch_device)  # [1, C, H, W]
@@ -145,6 +149,13 @@ def _figure_paths(images: Sequence[Path], folder: Path) -> Iterator[Path]:
         used[path.stem] += 1
         number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
         yield folder / f"{path.stem}-attention{number}.png"
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise UserError(f"cannot write to '{folder}' ({reason(folder, error)}); give another --out") from None
 
 
 def _written(path: Path, png: bytes) -> Path:

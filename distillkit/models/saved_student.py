@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +100,8 @@ def read_student(directory: Path) -> SavedStudent:
             raise RunDirectoryError(
                 f"{directory} has no {part.name}; give the directory of a run that has reached its end"
             )
+        if not os.access(part, os.R_OK):
+            raise RunDirectoryError(f"{part} cannot be read (Permission denied); change its permissions")
     try:
         content = read_json(path)
         if newer := newer_version(content, "format", FORMAT):

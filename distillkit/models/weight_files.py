@@ -67,8 +67,14 @@ def _require_file(path: Path) -> None:
                 f"{path} is a directory; give the weight file in it, or, if it is a run directory, --teacher run:{path}"
             )
         require_plain(path)
+        with path.open("rb") as file:  # here, because the readers report a missing permission as a damaged file
+            file.read(1)
     except FileNotFoundError:
         raise WeightsError(f"there is no weight file {path}; check the path") from None
+    except PermissionError as error:
+        raise WeightsError(
+            f"{shortened(str(path))} cannot be read ({error.strerror}); change its permissions, or those of its folder"
+        ) from None
     except OSError as error:
         raise WeightsError(f"{shortened(str(path))} cannot be read ({error.strerror}); check the path") from None
     except ValueError as error:

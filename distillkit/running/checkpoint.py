@@ -22,7 +22,8 @@ from torch import Tensor
 from distillkit.errors import CheckpointError, TrainingError
 from distillkit.messages.text import one_line, shortened
 from distillkit.running.system_faults import is_disk_full
-from distillkit.storage.atomic import atomic_directory, sha256, write_json, write_tensors
+from distillkit.storage.atomic import sha256, write_json, write_tensors
+from distillkit.storage.atomic_directory import atomic_directory
 from distillkit.storage.untrusted import read_json, require_plain
 
 Content = TypeVar("Content")
@@ -33,7 +34,7 @@ _DTYPES = {
 }
 PART = re.compile(r"[\w-]+\.safetensors")
 NAME = re.compile(r"step-(\d{8,})")
-LEFT_OVER = re.compile(r"\.?step-\d{8,}(\.tmp|\.old)?")
+LEFT_OVER = re.compile(r"\.?step-\d{8,}(\.[0-9a-f]{8})?(\.tmp|\.old|\.new)?")
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,15 @@ from distillkit.compute.distributed import Processes
 from distillkit.errors import RunDirectoryError
 from distillkit.recipe.files import dump, load_recipe
 from distillkit.recipe.schema import Recipe
-from distillkit.storage.atomic import write_json, write_text
+from distillkit.storage.atomic import delete_temporary_files, write_json, write_text
+from distillkit.storage.atomic_directory import LOST_AND_FOUND
 from distillkit.storage.lock import LockedError, acquire
+from distillkit.storage.places import is_probe, reason, require_writable
 from distillkit.storage.untrusted import read_json
 
 PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pluggy", "pydantic")
+COPY = "make it writable, or copy the run elsewhere"
+"""Remedy for the directory of a run that continues."""
 
 
 class WrittenResult(BaseModel, strict=True):
@@ -85,13 +89,33 @@ class RunDirectory:
 
     def check_free(self) -> None:
         """Raise RunDirectoryError where the directory exists and is not empty, or is a file."""
-        # The recipe is the first file: a process killed while writing it leaves only this temporary file.
-        if self.path.is_dir() and any(path.name != f".{self.recipe.name}.tmp" for path in self.path.iterdir()):
+        try:
+            self._check_free()
+        except OSError as error:  # for example a name that is too long
+            raise self._not_writable(error, "give another --out") from None
+
+    def _check_free(self) -> None:
+        # The lock and the recipe are the first files: a process killed while writing it leaves only temporary ones.
+        if self.path.is_dir() and any(not self._is_hidden(path.name) for path in self.path.iterdir()):
             unfinished = self.recipe.is_file() and not self.result.is_file()
             remedy = f"continue it with --resume {self.path}" if unfinished else "delete it"
             raise RunDirectoryError(f"{self.path} exists and is not empty; {remedy} or give another --out")
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} is a file; give another --out")
+
+    def _is_hidden(self, name: str) -> bool:
+        temporary = name.startswith(f".{self.recipe.name}.") and name.endswith(".tmp")
+        return temporary or is_probe(name) or name in {self.lock.name, LOST_AND_FOUND}
+
+    def check_writable(self, remedy: str = "give another --out") -> None:
+        """Raise RunDirectoryError where the directory cannot be made or written to. Leaves nothing behind."""
+        try:
+            require_writable(self.path)
+        except OSError as error:
+            raise self._not_writable(error, remedy) from None
+
+    def _not_writable(self, error: OSError, remedy: str) -> RunDirectoryError:
+        return RunDirectoryError(f"cannot write to {self.path} ({reason(self.path, error)}); {remedy}")
 
     def create(self, recipe: Recipe, plan: dict[str, Any], device: torch.device) -> None:
         """Create the directory and write recipe, plan and environment."""
@@ -99,9 +123,12 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunDirectoryError(f"cannot create {self.path} ({error.strerror}); give another --out") from None
-        # First: with the recipe alone the run can be resumed.
-        write_text(self.recipe, dump(recipe))
+            raise self._not_writable(error, "give another --out") from None
+        # Locked, so that of two runs started at once the second one finds the recipe of the first.
+        with self.locked():
+            self.check_free()
+            # First: with the recipe alone the run can be resumed.
+            write_text(self.recipe, dump(recipe))
         self.describe(plan, device)
 
     def require_exists(self) -> None:
@@ -124,9 +151,12 @@ class RunDirectory:
             lock = acquire(self.lock)
         except LockedError as error:
             raise RunDirectoryError(
-                f"process {error.pid} is already training in {self.path}; wait until it ends, or give another --out"
+                f"{error.holder} is already training in {self.path}; wait until it ends, or give another --out"
             ) from None
+        except OSError as error:
+            raise self._not_writable(error, COPY) from None
         with lock:
+            delete_temporary_files(self.path)  # of killed processes: no other process writes here now
             yield
         if self.result.is_file():  # the run is finished
             self.lock.unlink(missing_ok=True)
@@ -171,6 +201,8 @@ class RunDirectory:
         try:
             content: dict[str, Any] = read_json(file)
             written.model_validate(content)
+        except PermissionError as error:
+            raise RunDirectoryError(f"{file} cannot be read ({error.strerror}); change its permissions") from error
         except (OSError, ValueError) as error:
             raise RunDirectoryError(f"{file} is missing or damaged; restore it or run the training again") from error
         return content

@@ -16,7 +16,7 @@ from distillkit.planning.plan import Plan
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 from distillkit.running.checkpoint import checkpoints
-from distillkit.running.directory import RunDirectory, check_same_start
+from distillkit.running.directory import COPY, RunDirectory, check_same_start
 from distillkit.running.session import build_session
 from distillkit.running.training_run import RunResult, TrainingRun
 
@@ -47,6 +47,7 @@ def run(
         directory = RunDirectory(Path(processes.broadcast(str(out))))
         if processes.is_first:
             directory.check_free()  # before models are built, which takes long; `create` checks again
+            directory.check_writable()
         session = build_session(make_plan(recipe, plugins, recipe_plugins), processes)
         facts = session.facts
         if processes.is_first:
@@ -59,7 +60,7 @@ def run(
         except UserError:
             # For example an unreadable image. Without a checkpoint there is nothing to continue: leave nothing behind.
             if processes.is_first and not checkpoints(directory.checkpoints):
-                shutil.rmtree(directory.path)
+                shutil.rmtree(directory.path, ignore_errors=True)  # a mount point stays, but empty
             raise
 
 
@@ -74,6 +75,8 @@ def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] =
     if directory.result.is_file():
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or start a new run with more epochs")
     with _processes(recipe, path, "started") as processes:
+        if processes.is_first:
+            directory.check_writable(COPY)
         has_checkpoint = bool(processes.broadcast("yes" if checkpoints(directory.checkpoints) else ""))
         session = build_session(make_plan(recipe, plugins, resuming=has_checkpoint), processes)
         facts = session.facts

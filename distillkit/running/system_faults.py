@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from distillkit.errors import DistillkitError, TrainingError
+from distillkit.storage.places import FULL
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch raises this from a signal handler, so it can surface anywhere in the main thread.
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal|exited)")
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether the disk is full, or a disk quota or file size limit is reached."""
-    if getattr(error, "errno", None) in DISK_FULL:
+    if getattr(error, "errno", None) in FULL:
         return True
     # safetensors reports the system's error only in its message.
-    return any(f"os error {number}" in str(error) for number in DISK_FULL)
+    return any(f"os error {number}" in str(error) for number in FULL)
 
 
 def system_fault(error: BaseException, directory: Path) -> TrainingError | None:
@@ -30,7 +29,7 @@ def system_fault(error: BaseException, directory: Path) -> TrainingError | None:
     if isinstance(error, TrainingError):
         return None
     again = f"continue with --resume {directory}"
-    for cause in _causes(error):
+    for cause in causes(error):
         # A worker that is killed while it sends a batch leaves a broken pipe.
         if _WORKER_DIED.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
             return TrainingError(
@@ -53,7 +52,7 @@ def _file(error: BaseException, directory: Path) -> Path:
     return Path(getattr(error, "filename", None) or directory)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and the chain of its causes."""
     cause: BaseException | None = error
     while cause is not None:

@@ -33,7 +33,8 @@ from distillkit.running.incident_log import IncidentLog
 from distillkit.running.session import TrainingSession
 from distillkit.running.stop_signals import StopRequest
 from distillkit.running.system_faults import system_fault
-from distillkit.storage.atomic import atomic_directory, recover_directory, write_json
+from distillkit.storage.atomic import write_json
+from distillkit.storage.atomic_directory import atomic_directory, recover_directory
 from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.loop import Callbacks, Intervals, train
 from distillkit.training.skipped_steps import SkippedSteps

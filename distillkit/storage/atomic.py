@@ -1,18 +1,48 @@
-"""Atomic writes: a file or directory is either complete or absent, even after a crash."""
+"""Atomic writes: a file is either complete or absent, even after a crash or with several writers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LONGEST_STEM = 200
+"""Bytes of a file name. With what is added to it, the name of a temporary file stays below 255 bytes."""
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
+
+def stem_of(name: str) -> str:
+    """The part of a temporary name that stands for the file `name`: the name itself, unless it is too long."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_STEM:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    # Cut as text and not as bytes: half a character is not a valid name on every system.
+    kept = next(name[:end] for end in range(LONGEST_STEM, 0, -1) if len(os.fsencode(name[:end])) <= LONGEST_STEM - 17)
+    return f"{kept}-{digest}"
+
+
+def temporary_name(name: str) -> str:
+    """A name for a temporary file or folder next to `name`; no two calls return the same one."""
+    return f".{stem_of(name)}.{secrets.token_hex(4)}.tmp"
+
+
+def delete_temporary_files(folder: Path) -> None:
+    """Delete temporary files of killed processes; only for a folder that this process has locked."""
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            with suppress(OSError):
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -21,8 +51,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: to a temporary file in the same directory, flushed to disk, then renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a file atomically: to a temporary file in the same directory, flushed to disk, then renamed.
+
+    The temporary name is unique, so that several writers do not mix their content: the last one wins.
+    """
+    temporary = path.with_name(temporary_name(path.name))
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -44,14 +77,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors of any shape to a safetensors file atomically, with the permissions that the umask allows."""
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         # safetensors creates files that only their owner can read, so take the mode of a file that Python creates.
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(dict(tensors), temporary, metadata={"format": "pt"})
         temporary.chmod(mode)
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -64,39 +97,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def recover_directory(final: Path) -> None:
-    """Restore the directory that `atomic_directory` was replacing, if the process ended between its two renames."""
-    old = final.with_name(f".{final.name}.old")
-    if old.is_dir() and not final.exists():
-        old.rename(final)
-
-
-@contextmanager
-def atomic_directory(final: Path) -> Iterator[Path]:
-    """A temporary directory that replaces `final` at the end of the block; an error deletes it."""
-    recover_directory(final)
-    temporary = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            _flush(path)
-        _flush(temporary)
-        # A rename cannot replace a directory that is not empty, so the old one is moved away first.
-        old = final.with_name(f".{final.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if final.exists():
-            final.rename(old)
-        temporary.rename(final)
-        _flush(final.parent)  # makes the renames durable
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Flush a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,18 +17,56 @@ class LockedError(Exception):
         super().__init__(f"locked by process {pid}")
         self.pid = pid
 
+    @property
+    def holder(self) -> str:
+        """The holder, as the start of a sentence."""
+        return f"process {self.pid}" if self.pid else "another process"
 
-def acquire(file: Path) -> AbstractContextManager[object]:
+
+def acquire(file: Path, on_acquired: Callable[[int], None] | None = None) -> AbstractContextManager[object]:
     """Acquire the lock `file` without waiting; exit the returned context to release it.
 
     The system releases it when the process ends, even by SIGKILL and even if forked children are still running. The
-    file contains the process id and is not deleted, except on Windows.
+    file contains the process id and is not deleted, except on Windows. `on_acquired` gets its file descriptor.
     Raises: LockedError if another process holds the lock.
     """
     try:
-        return FileLock(file, blocking=False, on_acquired=_write_pid).acquire()
+        return FileLock(file, blocking=False, on_acquired=on_acquired or _write_pid).acquire()
     except Timeout:
         raise LockedError(_read_pid(file)) from None
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Hold the lock `file` during the block, and delete it at the end.
+
+    Raises: LockedError if another process, or another thread of this one, holds the lock.
+    """
+    locked: list[os.stat_result] = []
+
+    def on_acquired(descriptor: int) -> None:
+        _write_pid(descriptor)
+        locked[:] = [os.fstat(descriptor)]
+
+    lock = acquire(file, on_acquired)
+    # Its last holder may have deleted the file after this process had opened it. Such a lock excludes no other process.
+    while not _is_at(file, locked[0]):
+        lock.__exit__(None, None, None)
+        lock = acquire(file, on_acquired)
+    with lock:
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows deletes no open file; filelock deletes it there after the release
+                file.unlink()
+
+
+def _is_at(file: Path, locked: os.stat_result) -> bool:
+    """Whether the locked file is the one with this name."""
+    try:
+        return os.path.samestat(file.stat(), locked)
+    except FileNotFoundError:
+        return False
 
 
 def _write_pid(descriptor: int) -> None:
@@ -38,6 +77,9 @@ def _write_pid(descriptor: int) -> None:
 
 
 def _read_pid(file: Path) -> str:
-    with file.open("rb", buffering=0) as content:
-        content.seek(1)
-        return content.read().decode("ascii", errors="replace").strip()
+    try:
+        with file.open("rb", buffering=0) as content:
+            content.seek(1)
+            return content.read().decode("ascii", errors="replace").strip()
+    except FileNotFoundError:  # its holder has just deleted it
+        return ""

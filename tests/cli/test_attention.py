@@ -157,7 +157,7 @@ def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--out", "{tmp}/cat.png"),
-            "{tmp}/cat.png/cat-attention.png cannot be written (File exists); give another --out",
+            "cannot write to '{tmp}/cat.png' ('{tmp}/cat.png' is a file); give another --out",
         ),
     ],
 )

@@ -117,6 +117,8 @@ def test_out_writes_all_probabilities(distillkit, place):
         ("b/p.npy", "--out b/p.npy is inside bundle 'b', which must not change; choose another folder"),
         ("link/p.npy", "--out link/p.npy is inside bundle 'b', which must not change; choose another folder"),
         ("folder.npy", "--out folder.npy is a folder; give a file that ends in .npy"),
+        (f"{'n' * 252}.npy", f"--out {'n' * 252}.npy cannot be written: File name too long; give another file"),
+        ("shots/a.png/p.npy", "--out shots/a.png/p.npy cannot be written: 'shots/a.png' is a file; give another file"),
         ("no/p.npy", "--out no/p.npy cannot be written: folder 'no' does not exist; create it first"),
     ],
 )

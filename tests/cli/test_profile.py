@@ -141,7 +141,7 @@ def test_unwritable_out_is_an_error_before_measuring(distillkit, bundle):
     sentence = f"--out {bundle}/bundle.json is a file; give a folder for the profile"
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}\n")
     done = distillkit("profile", str(bundle), *SHORT, "--out", str(bundle / "bundle.json" / "below"))
-    sentence = f"the profile cannot be written to '{bundle}/bundle.json/below' (Not a directory)"
+    sentence = f"the profile cannot be written to '{bundle}/bundle.json/below' ('{bundle}/bundle.json' is a file)"
     assert (done.code, done.out, done.err) == (2, "", f"error: {sentence}; give another folder with --out\n")
 
 

@@ -72,7 +72,7 @@ class Moment:
         if self.kind == "checkpoint":
             seen |= {path.name for path in (out / "checkpoints").glob(".step-*.tmp")}
             return trains(out, victim.pid) and len(seen) >= self.count
-        return self.kind == "results" and (out / ".ema.tmp").exists()  # "never" waits until the run ends
+        return self.kind == "results" and any(out.glob(".ema.*.tmp"))  # "never" waits until the run ends
 
 
 NEVER = Moment("never")

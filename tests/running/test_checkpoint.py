@@ -26,7 +26,7 @@ from distillkit.running.checkpoint import (
     split_optimizer_state,
     write_checkpoint,
 )
-from distillkit.storage.atomic import atomic_directory, recover_directory
+from distillkit.storage.atomic_directory import atomic_directory, recover_directory
 from distillkit.training.optimisation import SECOND_ORDER
 
 

@@ -163,10 +163,11 @@ def test_a_run_that_another_process_started_meanwhile_is_not_deleted(
 
     @contextmanager
     def locked_by_another(directory: RunDirectory) -> Iterator[None]:
+        directory.recipe.write_text("theirs")
         raise RunDirectoryError("locked")
         yield
 
     monkeypatch.setattr(RunDirectory, "locked", locked_by_another)
     with pytest.raises(RunDirectoryError):
         run(recipe_of({"training": {"steps": 1}}), out, installed_plugins())
-    assert (out / "recipe.toml").is_file()
+    assert (out / "recipe.toml").read_text() == "theirs"

@@ -177,7 +177,7 @@ def _require_finished(folder: Path) -> None:
         raise BundleError(f"'{folder}' is a file; give the folder of a bundle, which contains {MANIFEST}")
     name = folder.resolve().name
     # The temporary names of `atomic_directory`.
-    if name.startswith(".") and name.endswith((".tmp", ".old")):
+    if name.startswith(".") and name.endswith((".tmp", ".old", ".new")):
         raise BundleError(f"'{folder}' is an unfinished export; export again")
     if name == REJECTED:
         raise BundleError(f"'{folder}' contains files that failed the gate and are not served; export again")
@@ -255,8 +255,10 @@ def _plain_file(folder: Path, name: str) -> Path:
         path = path / part
         try:
             status = path.lstat()
-        except OSError as error:
+        except FileNotFoundError as error:
             raise BundleError(f"{name} is missing from bundle '{folder}'; copy or export the bundle again") from error
+        except OSError as error:
+            raise BundleError(_unreadable(name, folder, error)) from error
         if stat.S_ISLNK(status.st_mode):
             raise BundleError(
                 f"{name} of bundle '{folder}' is a symbolic link; copy the bundle with the files themselves"
@@ -267,7 +269,21 @@ def _plain_file(folder: Path, name: str) -> Path:
         raise BundleError(
             f"{name} of bundle '{folder}' is a hard link and can be changed under its other name; copy the bundle"
         )
+    _require_readable(path, name, folder)
     return path
+
+
+def _require_readable(path: Path, name: str, folder: Path) -> None:
+    """Raises: BundleError for a file that this user may not read, or that the disk does not return."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise BundleError(_unreadable(name, folder, error)) from error
+
+
+def _unreadable(name: str, folder: Path, error: OSError) -> str:
+    return f"{name} of bundle '{folder}' cannot be read ({error.strerror}); check its permissions, or copy it again"
 
 
 def _refuse_altered(name: str, how: str) -> NoReturn:

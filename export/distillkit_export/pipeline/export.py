@@ -19,7 +19,7 @@ from distillkit.plugin.extras import require
 from distillkit.plugin.registry import installed_plugins
 from distillkit_export.bundle.manifest import MANIFEST, card, describe, versions, write_manifest
 from distillkit_export.bundle.predict_script import write_predict_script
-from distillkit_export.bundle.publish import published, require_free
+from distillkit_export.bundle.publish import published, reserved_folder
 from distillkit_export.export_options import ExportOptions
 from distillkit_export.gate.accuracy_at_size import accuracy_loss_note
 from distillkit_export.gate.gate import Gate
@@ -36,6 +36,7 @@ from distillkit_export.pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
+    from distillkit.storage.atomic_directory import Place
     from distillkit_export.pipeline.target import ExportTarget
 
 
@@ -72,12 +73,12 @@ def export(
     onnx, others = onnx_format(options, plugins), other_formats(options, plugins)
     onnx.exporter.check()
     directory = out or default_folder(target)
-    require_free(directory, force=options.force)
-    loaded = load_target(target, plugins, options)
-    check_head(options.head, loaded.model.spec, Answer(idle=loaded.idle_heads), subject=f"'{target}'")
-    if options.fusion is not None:
-        _require_two_heads(loaded.model.spec, loaded.request.head, target)
-    return export_model([onnx, *others], loaded, directory, options)
+    with reserved_folder(directory, force=options.force) as place:
+        loaded = load_target(target, plugins, options)
+        check_head(options.head, loaded.model.spec, Answer(idle=loaded.idle_heads), subject=f"'{target}'")
+        if options.fusion is not None:
+            _require_two_heads(loaded.model.spec, loaded.request.head, target)
+        return _export_into(place, [onnx, *others], loaded, directory, options)
 
 
 def export_onnx(
@@ -117,16 +118,22 @@ def export_model(
 
     Files that fail the gate are moved to `rejected/`; files that no runtime here executes are ungated.
     `ExportResult.require` raises for both.
-    Raises: RunDirectoryError for a folder that is in use; UserError for an image size that the model does not support,
-    for probabilities of a model without a class head, or for a precision that needs real images without any;
-    UnavailableError if the model cannot be written; GateError if `model.onnx` disagrees with torch: the files are then
-    kept in `rejected/`, and an earlier export stays.
+    Raises: RunDirectoryError for a folder that is in use or cannot be written to, or for a full disk; UserError for an
+    image size that the model does not support, for probabilities of a model without a class head, or for a precision
+    that needs real images without any; UnavailableError if the model cannot be written; GateError if `model.onnx`
+    disagrees with torch: the files are then kept in `rejected/`, and an earlier export stays.
     """
+    with reserved_folder(directory, force=options.force) as place:
+        return _export_into(place, formats, target, directory, options)
+
+
+def _export_into(
+    place: Place, formats: Sequence[Format], target: ExportTarget, directory: Path, options: ExportOptions
+) -> ExportResult:
     from distillkit_export.from_torch.graph import torch_scorer
     from distillkit_export.from_torch.image_size import at_image_size
     from distillkit_export.gate.first_torch_module import first_module
 
-    require_free(directory, force=options.force)
     request, images = target.request, target.find_images()
     model = at_image_size(target.model, request.image_size)
     facts = describe(model.spec, request)
@@ -137,7 +144,7 @@ def export_model(
     reference = reference_outputs(torch_scorer(model, request), gate_images, name, classes=classes)
     reference = replace(reference, note=accuracy_loss_note(reference, model.spec.image_size, target.run_accuracy))
     onnx, *others = formats
-    with published(directory) as building:
+    with published(directory, place, force=options.force) as building:
         files: dict[Precision, Path] = {}
         # The range scan of float16 may use photographs; INT8 and FP8 without real images were refused above.
         calibration = as_file_input(images.calibration or images.gate, model.spec, replace(request, dynamic_size=False))

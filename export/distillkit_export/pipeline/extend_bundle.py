@@ -6,6 +6,7 @@ Needs neither torch nor the student: formats are made from the ONNX files of the
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import copytree
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ import numpy as np
 
 from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
-from distillkit.storage.atomic import atomic_directory
+from distillkit.storage.atomic_directory import LOST_AND_FOUND, Place, is_work_name
 from distillkit_export.bundle.manifest import Bundle, card, request_of, write_manifest
+from distillkit_export.bundle.publish import building_in, locked_folder
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.export_options import ONNX, ExportOptions, flag
 from distillkit_export.gate.gate import Gate
@@ -43,6 +45,12 @@ def extend_bundle(
     """
     folder = Path(target)
     _refuse_options_of_student(target, options, out)
+    # Locked before it is read: otherwise the slower of two exports would drop the files of the other.
+    with locked_folder(folder) as place:
+        return _extend(place, folder, options, plugins)
+
+
+def _extend(place: Place, folder: Path, options: ExportOptions, plugins: PluginRegistry) -> ExportResult:
     opened = open_bundle(folder)
     bundle, reference = opened.manifest, read_samples(opened)
     options = _with_pending_settings(options, bundle)
@@ -51,9 +59,9 @@ def extend_bundle(
         raise UserError(_no_format_message(folder, bundle))
     jobs = [(form, precision) for form in forms for precision in _precisions(form, options, bundle)]
     _require_possible(folder, bundle, jobs, force=options.force)
-    with atomic_directory(folder.resolve()) as building:
+    with building_in(place) as building:
         # Symbolic links are kept as links: their targets are not part of the bundle and may be huge.
-        copytree(folder, building, dirs_exist_ok=True, symlinks=True, ignore=_special_files)
+        copytree(folder, building, dirs_exist_ok=True, symlinks=True, ignore=partial(_ignored, place))
         user_files = {file for file in building.rglob("*") if file.relative_to(building).as_posix() not in bundle.files}
         stage = _stage(building, bundle, reference, options)
         for form, precision in jobs:
@@ -138,7 +146,10 @@ def _no_format_message(folder: Path, bundle: Bundle) -> str:
     return f"{message}, or make a pending file: {bundle.pending[0].command_for(folder)}"
 
 
-def _special_files(folder: str, names: list[str]) -> set[str]:
-    """Names of pipes and devices: copying a pipe would block."""
+def _ignored(place: Place, folder: str, names: list[str]) -> set[str]:
+    """Names of pipes and devices, as copying a pipe would block, and of what is not part of the bundle."""
     paths = {name: Path(folder) / name for name in names}
-    return {name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())}
+    special = {name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())}
+    if Path(folder).resolve() != place.final:
+        return special
+    return special | {name for name in names if name == LOST_AND_FOUND or is_work_name(place.final, name)}

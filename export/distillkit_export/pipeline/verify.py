@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.contracts.exporter import Artifact
 from distillkit.contracts.runtime import Runtime, Servable
-from distillkit.errors import GateError, UnavailableError
+from distillkit.errors import BundleError, GateError, UnavailableError
+from distillkit.messages.text import one_line
 from distillkit.storage.atomic import write_json
+from distillkit.storage.atomic_directory import reserved
+from distillkit.storage.lock import LockedError
 from distillkit_export.bundle.manifest import MANIFEST, ArtifactCard
-from distillkit_export.bundle.reader import OpenBundle, open_bundle
+from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.export_options import Tolerance
 from distillkit_export.gate.gate import FileOpener, Gate, Verdict
 from distillkit_export.gate.limits import TOLERANCES
@@ -212,7 +215,15 @@ def _record(opened: OpenBundle, verdicts: Sequence[Verdict]) -> tuple[tuple[str,
         for card in bundle.artifacts
     )
     try:
-        write_json(opened.folder / MANIFEST, bundle.model_copy(update={"artifacts": artifacts}).model_dump(mode="json"))
-    except OSError as error:
-        return (), (f"{', '.join(newly_passed)} passed, but {MANIFEST} cannot be written: {error.strerror}",)
+        with reserved(opened.folder.resolve()):
+            # An export may have replaced the bundle during the verification, which takes minutes.
+            changed = read_manifest(opened.folder) != bundle
+            if not changed:
+                recorded = bundle.model_copy(update={"artifacts": artifacts})
+                write_json(opened.folder / MANIFEST, recorded.model_dump(mode="json"))
+    except (OSError, LockedError, BundleError) as error:
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        return (), (f"{', '.join(newly_passed)} passed, but {MANIFEST} cannot be written: {why}",)
+    if changed:
+        return (), (f"{', '.join(newly_passed)} passed, but {MANIFEST} was changed meanwhile; verify it again",)
     return tuple(newly_passed), ()

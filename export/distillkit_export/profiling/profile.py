@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from distillkit.errors import UnavailableError, UserError
 from distillkit.storage.atomic import write_json, write_text
+from distillkit.storage.places import reason
+from distillkit.storage.places import require_writable as require_place
 from distillkit_export.profiling.caveats import busy_machine
 from distillkit_export.profiling.configurations import (
     MEMORY,
@@ -160,21 +161,15 @@ def require_writable(directory: Path) -> None:
 
     Raises: UserError if not.
     """
-    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=directory):
-            pass
+        require_place(directory)
     except FileExistsError:
         raise UserError(f"--out {directory} is a file; give a folder for the profile") from None
     except OSError as error:
         raise UserError(
-            f"the profile cannot be written to '{directory}' ({error.strerror}); give another folder with --out"
+            f"the profile cannot be written to '{directory}' ({reason(directory, error)}); give another folder with "
+            "--out"
         ) from None
-    finally:
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def require_measured(card: ProfileCard, wanted: ProfileSelection) -> None:

@@ -1,0 +1,89 @@
+"""Places to write to, checked before the work whose result they get: writable, not full, no file in the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from distillkit.storage.atomic import temporary_name
+
+PROBE, PROBE_BYTES = "probe", 4096
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_THE_PLACE = {
+    *FULL,
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.EBUSY),
+}
+
+
+def require_writable(folder: Path) -> None:
+    """Check that a folder, which needs not exist, can be made and written to. Leaves nothing behind.
+
+    Raises: OSError; see `reason`.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe(folder)
+    finally:
+        for each in missing:
+            with suppress(OSError):
+                each.rmdir()
+
+
+def require_writable_file(file: Path) -> None:
+    """Check that a file can be written. Leaves nothing behind, and an existing file as it is.
+
+    Raises: OSError; see `reason`.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(file))
+    require_writable(file.parent)
+
+
+def probe(folder: Path, *, moved_to: Path | None = None) -> None:
+    """Write a folder with a small file, and move it, as publishing does. Leaves nothing behind.
+
+    Raises: OSError.
+    """
+    made = folder / temporary_name(PROBE)
+    moved = None if moved_to is None else moved_to / made.name
+    try:
+        made.mkdir()
+        with (made / "file").open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # some file systems notice only now that they are full
+        if moved is not None:
+            made.rename(moved)  # fails across mount points, even of one file system
+    finally:
+        for path in filter(None, (made, moved)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def is_probe(name: str) -> bool:
+    """Whether a name is that of a probe, which a killed process may leave behind."""
+    return re.fullmatch(rf"\.{PROBE}\.[0-9a-f]{{8}}\.tmp", name) is not None
+
+
+def reason(place: Path, error: OSError) -> str:
+    """Why a place cannot be written to, for the parentheses of a message."""
+    for folder in (place, *place.parents):
+        with suppress(OSError):  # a name that is too long
+            if folder.is_file():
+                return f"'{folder}' is a file"
+    return error.strerror or type(error).__name__
+
+
+def fault_of_place(error: BaseException) -> str | None:
+    """The message for an error of the file system that the user can repair: permissions, space, names; else None."""
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_PLACE:
+        return None
+    why = error.strerror or type(error).__name__
+    if error.filename is None or isinstance(error.filename, int):
+        return f"a file cannot be written ({why}); free some space, or write elsewhere"
+    remedy = "free some space, or write elsewhere" if error.errno in FULL else "check the path and its permissions"
+    return f"{os.fsdecode(error.filename)} cannot be used ({why}); {remedy}"

@@ -1,0 +1,81 @@
+"""Which files of a folder an export wrote: those that may be replaced."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from distillkit.errors import BundleError
+from distillkit.storage.atomic_directory import LOST_AND_FOUND, is_work_name
+from distillkit.storage.untrusted import read_json
+from distillkit_export.bundle.manifest import MANIFEST, PROFILE, REJECTED
+from distillkit_export.bundle.reader import read_manifest
+
+if TYPE_CHECKING:
+    from distillkit_export.bundle.manifest import Bundle
+
+PARITY = "parity.json"
+OF_EVERY_EXPORT = ("model.onnx", PARITY, "parity.md", "samples.npz", "predict.py")
+OF_A_PROFILE = ("profile.json", "profile.md", "best.json", "latency.png", "throughput.png", "accuracy.png")
+
+
+def readable_manifest(folder: Path) -> Bundle | None:
+    """The manifest of an export; None if there is none, or not one that this version can read."""
+    try:
+        return read_manifest(folder)
+    except BundleError:
+        return None
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder is empty, but for locks and work folders, and the `lost+found` of a volume."""
+    return not any(_own_entries(folder))
+
+
+def other_files(folder: Path, manifest: Bundle | None) -> list[str]:
+    """Files and empty folders that no export wrote, by relative path, sorted.
+
+    Of an export are: the manifest and the files that it lists, `rejected/` with the files of a gate's report, and
+    `profile/` with those of a profile.
+    """
+    ours = {MANIFEST, *manifest.files} if manifest is not None else set()
+    ours |= {f"{PROFILE}/{name}" for name in OF_A_PROFILE} if manifest is not None else set()
+    judged = _judged(folder) | _judged(folder / REJECTED)
+    return sorted(name for name in _entries(folder) if name not in ours and not _is_rejected(name, judged))
+
+
+def _own_entries(folder: Path) -> Iterator[Path]:
+    resolved = folder.resolve()
+    return (path for path in folder.iterdir() if path.name != LOST_AND_FOUND and not is_work_name(resolved, path.name))
+
+
+def _entries(folder: Path) -> Iterator[str]:
+    """Files, links and empty folders; links are not followed."""
+    for top in _own_entries(folder):
+        if not top.is_dir() or top.is_symlink():
+            yield top.name
+            continue
+        for path, folders, files in os.walk(top):
+            relative = PurePosixPath(Path(path).relative_to(folder).as_posix())
+            links = [name for name in folders if (Path(path) / name).is_symlink()]
+            yield from (str(relative / name) for name in (*files, *links))
+            if not folders and not files:
+                yield f"{relative}/"
+
+
+def _judged(folder: Path) -> set[str]:
+    """The files in the report of the gate."""
+    try:
+        files: dict[str, Any] = read_json(folder / PARITY)["files"]
+        return set(files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _is_rejected(name: str, judged: set[str]) -> bool:
+    """Whether a file is in `rejected/` and is one that the gate judged, or a companion: `a.json` of `a.plan`."""
+    top, _, file = name.partition("/")
+    stems = [str(PurePosixPath(each).with_suffix("")) for each in judged]
+    return top == REJECTED and (file in OF_EVERY_EXPORT or any(file.startswith(f"{stem}.") for stem in stems))
