@@ -172,6 +172,16 @@ class TestLoadedStudent:
             student.preprocess(Image.new("F", (8, 8)))
         assert str(error.value) == "the image cannot be used: pixels of mode 'F' would be clipped to 8 bits"
 
+    def test_paths_and_arrays_are_preprocessed_as_the_pil_image_is(self, trained, tmp_path):
+        student = distillkit.load_student(trained.directory)
+        image = Image.linear_gradient("L").resize((50, 70)).convert("RGB")
+        image.save(tmp_path / "a.png")
+        for given in (tmp_path / "a.png", str(tmp_path / "a.png"), np.asarray(image)):
+            assert torch.equal(student.preprocess(given), student.preprocess(image))
+        with pytest.raises(distillkit.DataError) as error:
+            student.preprocess(tmp_path / "none.png")
+        assert str(error.value) == f"image '{tmp_path}/none.png' does not exist"
+
     def test_its_state_dict_has_every_tensor_once(self, trained):
         student = distillkit.load_student(trained.directory)
         assert len(student.state_dict()) == len(student.network.state_dict())

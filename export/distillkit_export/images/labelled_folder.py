@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit.data.given_image import read_image
 from distillkit.errors import DataError
-from distillkit_export.bundle.preprocess import prepare, read_image
+from distillkit_export.bundle.preprocess import prepare
 from distillkit_export.images.gate_images import ImageSet
 from distillkit_export.images.image_files import image_files
 

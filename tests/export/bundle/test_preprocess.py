@@ -13,11 +13,12 @@ from sklearn.datasets import load_sample_images
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
+from distillkit.data.given_image import read_image
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import DataError, UnavailableError
 from distillkit.recipe.schema import Augment
 from distillkit_export.bundle.manifest import describe
-from distillkit_export.bundle.preprocess import prepare, read_image
+from distillkit_export.bundle.preprocess import prepare
 
 PHOTOGRAPHS = [Image.fromarray(photograph) for photograph in load_sample_images().images]
 SPEC = ModelSpec(
