@@ -29,6 +29,7 @@ from distillkit.data.suspicious_classes import (
     class_warnings,
     fewer_than_a_batch,
     unlabelled_next_to_classes,
+    unread_folders,
 )
 from distillkit.errors import DataError, UnreadableImageError
 from distillkit.plugin.registry import PluginRegistry
@@ -96,7 +97,8 @@ def check(
     wrong: list[str] = []
     sets = _open_sets(SourceOpener(data, plugins), name, wrong)
     classes = _count_agreed_classes(sets, wrong)
-    notes = [note for source in sets.values() if (note := unlabelled_next_to_classes(source))]
+    found = [note(source) for source in sets.values() for note in (unlabelled_next_to_classes, unread_folders)]
+    notes = [note for note in found if note]
     for source in sets.values():
         wrong += class_warnings(source)
     few = fewer_than_a_batch(len(sets["train"]), batch_size)

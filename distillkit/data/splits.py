@@ -15,7 +15,7 @@ from distillkit.data.resolve_source import SourceOpener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
 from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.data.stratified import held_out, kept_labels
-from distillkit.data.suspicious_classes import class_warnings
+from distillkit.data.suspicious_classes import class_warnings, unread_folders
 from distillkit.errors import DataError
 from distillkit.messages.text import counted
 from distillkit.plugin.registry import PluginRegistry
@@ -117,6 +117,7 @@ def _indexed(
     parts: list[SelectedPart] = []
     if train is not None:
         notes += class_warnings(train)
+        notes += filter(None, [unread_folders(train)])
         part = labelled_part(train, names)
         part, held = _split_held_out(part, data) if sets["validation"] is None else (part, None)
         if held is not None:

@@ -41,6 +41,15 @@ def unlabelled_next_to_classes(source: Source | Stream) -> str | None:
     return f"{counted(missing, 'image')} of '{source.name}' {verb} no label: {place} outside the class folders"
 
 
+def unread_folders(source: Source | Stream) -> str | None:
+    """A note about folders next to the splits that are not read; None without any."""
+    unread: Sequence[str] = getattr(source, "unread", ())
+    if not unread:
+        return None
+    folders, verb = ("folder", "is") if len(unread) == 1 else ("folders", "are")
+    return f"{len(unread):,} {folders} next to '{source.name}' {verb} not read, being no split: {_listed(unread)}"
+
+
 def fewer_than_a_batch(images: int, batch_size: int) -> str | None:
     """A warning that a batch holds all images; None if it does not."""
     if images >= batch_size:

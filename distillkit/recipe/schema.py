@@ -54,7 +54,8 @@ class Data(Table):
 
     train: str | None = Field(
         None,
-        description="a folder, `digits`, or `timm:<data set>`; a folder with train/ provides its other splits too; "
+        description="a folder, `digits`, or `timm:<data set>`; a folder with train/ provides its other splits too: "
+        "val/ and test/, or similar names; "
         "default: digits, unless unlabeled is set",
     )
     validation: str | Share = Field(

@@ -39,6 +39,14 @@ def test_an_existing_file_with_a_name_like_a_pattern_is_not_a_pattern(tmp_path):
 
 
 @pytest.mark.usefixtures("tree")
+def test_folders_of_other_programs_are_ignored(tmp_path):
+    for name in ("a/@eaDir/2.png", "a/__MACOSX/2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert [path.as_posix() for path in image_files(["a"])] == ["a/10.JPG", "a/2.png", "a/deep/1.webp"]
+
+
+@pytest.mark.usefixtures("tree")
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -58,13 +58,89 @@ def test_images_of_any_mode_become_rgb(tmp_path):
     assert {(source.image(index).mode, source.image(index).size) for index in range(5)} == {("RGB", (5, 4))}
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_a_split_folder(write_pictures, tmp_path, name):
-    write_pictures(tmp_path / "train", {"cat": 3})
+@pytest.mark.parametrize("train", ["train", "Train", "TRAINING"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "eval", "Val", "DEV"])
+def test_a_split_folder(write_pictures, tmp_path, train, name):
+    write_pictures(tmp_path / train, {"cat": 3})
     write_pictures(tmp_path / name, {"cat": 2})
     assert len(opened(tmp_path)) == 3
     assert len(opened(tmp_path, "validation")) == 2
     assert opened(tmp_path, "test") is None
+
+
+@pytest.mark.parametrize("name", ["test", "testing", "Test"])
+def test_a_test_folder(write_pictures, tmp_path, name):
+    write_pictures(tmp_path / "training", {"cat": 3})
+    write_pictures(tmp_path / name, {"cat": 2})
+    assert len(opened(tmp_path, "test")) == 2
+    assert opened(tmp_path, "validation") is None
+
+
+def test_two_folders_of_one_split_are_refused(write_pictures, tmp_path):
+    for name in ("train", "val", "Dev"):
+        write_pictures(tmp_path / name, {"cat": 1})
+    assert sentence(tmp_path, "validation") == (
+        f"folder '{tmp_path}' has several folders of validation images (Dev, val); keep one of them"
+    )
+    assert opened(tmp_path).class_names == ("cat",)
+
+
+def test_folders_next_to_the_splits_are_listed(write_pictures, tmp_path):
+    for name in ("train", "val", "extra", "@eaDir"):
+        write_pictures(tmp_path / name, {"cat": 1})
+    assert opened(tmp_path).unread == ("extra",)
+    assert opened(tmp_path, "validation").unread == ()
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "#recycle", ".thumbnails"])
+def test_folders_of_other_programs_are_ignored_at_any_depth(write_pictures, tmp_path, name):
+    write_pictures(tmp_path, {"cat": 2, name: 1, f"cat/{name}": 1, "dog": 1})
+    source = opened(tmp_path)
+    assert source.class_names == ("cat", "dog")
+    assert len(source) == 3
+    assert source.empty_classes == ()
+
+
+def test_folders_with_the_same_sub_folders_are_no_classes(write_pictures, tmp_path):
+    write_pictures(tmp_path, {"fold1/cat": 1, "fold1/dog": 1, "fold2/cat": 1, "fold2/dog": 1, "": 1})
+    assert opened(tmp_path).wrong_root == (
+        f"every folder in '{tmp_path}' (fold1, fold2) has no image, only folders (cat, dog), so they are not classes; "
+        f"give one of them, such as '{tmp_path}/fold1', name the folder of training images 'train', or, if they are "
+        "classes, move the images of each into it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "inner", "folders"),
+    [
+        ({"data/cat": 1, "data/dog": 1}, "data", "cat, dog"),
+        ({"a/b/cat": 1, "a/b/dog/young": 1}, "a/b", "cat, dog"),
+        ({"archive/Train/cat": 1}, "archive", "Train"),
+        ({"a/train/cat": 1, "a/test/cat": 1}, "a", "test, train"),
+    ],
+)
+def test_the_right_root_is_named_for_a_single_folder(write_pictures, tmp_path, counts, inner, folders):
+    write_pictures(tmp_path, counts)
+    assert opened(tmp_path).wrong_root == (
+        f"the only folder in '{tmp_path}', '{inner}', has no image, only folders ({folders}), so it is not a class; "
+        f"give '{tmp_path}/{inner}'"
+    )
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"cat/images": 1, "dog/images": 1},  # as in Tiny ImageNet
+        {"pets/cat": 1, "pets/dog": 1, "birds/owl": 1},
+        {"cat": 1, "cat/young": 1, "cat/old": 1, "dog/young": 1, "dog/old": 1},
+        {"cat": 1},
+        {"cat/images": 1},
+        {"": 2},
+    ],
+)
+def test_nested_class_folders_stay_classes(write_pictures, tmp_path, counts):
+    write_pictures(tmp_path, counts)
+    assert opened(tmp_path).wrong_root is None
 
 
 def test_a_folder_without_train_inside_has_no_splits(write_pictures, tmp_path):
