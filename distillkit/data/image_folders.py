@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from distillkit.errors import DataError
 
 if TYPE_CHECKING:
     from distillkit.data.sources import Split
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Every extension of a format that Pillow decodes by itself. Written down, because the images of a folder must not
+# depend on the version of Pillow or its plugins. Left out: eps and wmf, which need another program, and mpeg, grib and hdf,
+# which Pillow identifies but does not decode.
+_EXTENSIONS = """
+    apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli ftc ftu gbr gif icb icns ico iim im j2c j2k jfif jp2 jpc
+    jpe jpeg jpf jpg jpx mpo msp pbm pcd pcx pfm pgm png pnm ppm psd pxr qoi ras rgb rgba sgi tga tif tiff vda vst webp
+    xbm xpm
+"""
+EXTENSIONS = frozenset(f".{name}" for name in _EXTENSIONS.split())
+
+NO_EXTENSION = "no extension"
+"""Name in `ImageListing.left_out` of files without an extension."""
+
+_EXTENSION = re.compile(r"\.(?=\d*[a-z])[a-z0-9]{1,8}$")
+# The first bytes of the formats that are common without an extension, as in the cache of a browser.
+_FIRST_BYTES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|....ftypavi[fs]|\0\0\0\x0cjP  "
+    rb"|BM....\0\0\0\0",
+    re.DOTALL,
+)
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -35,6 +56,14 @@ _FOREIGN = frozenset(
     }
 )
 _SHOWN = 3
+_SHOWN_KINDS = 5
+
+
+class ImageListing(NamedTuple):
+    """The images below a folder, and the number of the other files by extension, the most frequent first."""
+
+    images: list[str]
+    left_out: dict[str, int]
 
 
 def is_ignored(name: str) -> bool:
@@ -70,13 +99,15 @@ def split_folder(root: Path, split: Split, *, ignored: Collection[str] = ()) -> 
     return root / found[0] if found else None
 
 
-def list_images(root: Path) -> list[str]:
+def list_images(root: Path) -> ImageListing:
     """Images below a folder, sorted, as relative paths with forward slashes.
 
-    Symbolic links are followed, except a link to a parent folder. Hidden files and ignored folders are left out.
+    An image has one of EXTENSIONS in any case, or no extension and the first bytes of an image. Symbolic links are
+    followed, except a link to a parent folder. Hidden files and ignored folders are not counted.
     Raises: DataError for a folder that cannot be listed; skipping it would lose its images silently.
     """
     paths: list[str] = []
+    left_out: Counter[str] = Counter()
     # Each folder with the (device, inode) of its parents, which detects links that form a cycle.
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
@@ -94,11 +125,34 @@ def list_images(root: Path) -> list[str]:
                         continue
                     if _is_folder(entry):
                         pending += [] if is_ignored(entry.name) else [(name, parents | {this})]
-                    elif name.lower().endswith(EXTENSIONS):
+                    elif _is_image(entry):
                         paths.append(name)
+                    else:
+                        left_out[_extension(entry.name) or NO_EXTENSION] += 1
         except OSError as error:
             raise DataError(f"folder '{folder}' cannot be listed: {error.strerror}") from error
-    return sorted(paths)
+    return ImageListing(sorted(paths), dict(left_out.most_common()))
+
+
+def no_images(root: Path, left_out: Mapping[str, int]) -> str:
+    """The sentence for a folder without images."""
+    others = shown_left_out(left_out)
+    return f"folder '{root}' contains no images that Pillow reads{f', only {others}' if others else ''}"
+
+
+def shown_left_out(left_out: Mapping[str, int]) -> str:
+    """The files that are no images, in words; empty without any.
+
+    >>> shown_left_out({".txt": 2, ".heic": 1})
+    '3 files that are not images (2 .txt, 1 .heic)'
+    """
+    if not left_out:
+        return ""
+    kinds = [f"{count:,} {extension}" for extension, count in left_out.items()]
+    more = [f"{len(kinds) - _SHOWN_KINDS:,} more kinds"] if len(kinds) > _SHOWN_KINDS else []
+    files = sum(left_out.values())
+    are = "file that is not an image" if files == 1 else "files that are not images"
+    return f"{files:,} {are} ({', '.join([*kinds[:_SHOWN_KINDS], *more])})"
 
 
 def wrong_root(root: Path, keys: Iterable[str]) -> str | None:
@@ -152,6 +206,26 @@ def _folders_inside(keys: Iterable[str]) -> dict[str, set[str]]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    extension = _extension(entry.name)
+    if extension:
+        return extension in EXTENSIONS
+    try:
+        # Only a regular file: opening a pipe waits for a writer.
+        if not entry.is_file():
+            return False
+        with Path(entry.path).open("rb") as file:
+            return _FIRST_BYTES.match(file.read(16)) is not None
+    except OSError:
+        return False
+
+
+def _extension(name: str) -> str:
+    """The extension in lower case; empty for a name without one, or with a number in its place, such as "img.01"."""
+    found = _EXTENSION.search(name.lower())
+    return found.group() if found else ""
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from distillkit.data.image_folders import shown_left_out
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.messages.text import counted, visible
@@ -48,6 +49,12 @@ def unread_folders(source: Source | Stream) -> str | None:
         return None
     folders, verb = ("folder", "is") if len(unread) == 1 else ("folders", "are")
     return f"{len(unread):,} {folders} next to '{source.name}' {verb} not read, being no split: {_listed(unread)}"
+
+
+def left_out_files(source: Source | Stream) -> str | None:
+    """A note about files of a folder that are not images; None without any."""
+    shown = shown_left_out(getattr(source, "left_out", {}))
+    return f"left out of '{source.name}': {shown}" if shown else None
 
 
 def fewer_than_a_batch(images: int, batch_size: int) -> str | None:

@@ -8,6 +8,7 @@ from distillkit.data.splits import open_datasets
 from distillkit.data.suspicious_classes import (
     class_warnings,
     fewer_than_a_batch,
+    left_out_files,
     near_duplicates,
     unlabelled_next_to_classes,
     unread_folders,
@@ -54,6 +55,18 @@ def test_folders_next_to_the_splits_are_named(write_pictures, tmp_path, plugins)
     assert unread_folders(Folder.open(str(tmp_path), data, "train")) == note
     assert note in open_datasets(data, plugins).notes
     assert unread_folders(Digits.open(None, data, "train")) is None
+
+
+def test_files_that_are_no_images_are_counted(write_pictures, tmp_path, plugins):
+    for name in ("train", "val", "more"):
+        write_pictures(tmp_path / name, {"cat": 2, "dog": 2})
+        (tmp_path / name / "cat" / "list.csv").write_text("")
+    data = Data(train=str(tmp_path), unlabeled=str(tmp_path / "more"))
+    notes = [note for note in open_datasets(data, plugins).notes if note.startswith("left out")]
+    assert notes == [
+        f"left out of '{tmp_path}/{name}': 1 file that is not an image (1 .csv)" for name in ("train", "more", "val")
+    ]
+    assert left_out_files(Digits.open(None, data, "train")) is None
 
 
 def test_folders_that_are_no_classes_stop_a_run_but_not_unlabelled_images(write_pictures, tmp_path, plugins):

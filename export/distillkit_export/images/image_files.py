@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
-from distillkit.data.image_folders import EXTENSIONS, list_images
+from distillkit.data.image_folders import list_images, no_images
 from distillkit.errors import DataError
 
 
-def image_files(arguments: Sequence[str]) -> list[Path]:
+@dataclass(frozen=True)
+class FoundFiles:
+    """Image files, and the number of other files in the folders by extension."""
+
+    paths: list[Path]
+    left_out: dict[str, int]
+
+
+def image_files(arguments: Sequence[str]) -> FoundFiles:
     """Image files of the arguments: files as given, all images below folders, and matches of patterns.
 
     The order is that of the arguments; files of a folder or pattern are sorted. The images of a folder are those of a
-    training folder. Files are not opened, so they may be missing or not be images.
+    training folder. Files are not decoded, so they may be missing or not be images.
     Raises: DataError for a folder or pattern without images.
     """
     found: list[Path] = []
+    left_out: Counter[str] = Counter()
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
             inside = list_images(path)
-            if not inside:
-                raise DataError(f"folder '{argument}' has no images ({', '.join(EXTENSIONS)})")
-            found += [path / name for name in inside]
+            if not inside.images:
+                raise DataError(no_images(path, inside.left_out))
+            found += [path / name for name in inside.images]
+            left_out += Counter(inside.left_out)
         elif has_magic(argument) and not path.exists():
             # Path.glob accepts no absolute pattern.
             matches = map(Path, glob(str(path), recursive=True))  # noqa: PTH207
@@ -34,4 +46,4 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
             found += matched
         else:
             found.append(path)
-    return found
+    return FoundFiles(found, dict(left_out.most_common()))

@@ -34,7 +34,7 @@ def labelled_images(folder: Path, card: InputCard, class_names: Sequence[str] | 
     known = {name: index for index, name in enumerate(class_names or ())}
     # A class may have the name of a split.
     root = split_folder(folder, "test", ignored=known) or split_folder(folder, "validation", ignored=known) or folder
-    files = image_files([str(root)])
+    files = image_files([str(root)]).paths
     if known:
         _require_known(files, root, known)
     if most is not None and most < len(files):

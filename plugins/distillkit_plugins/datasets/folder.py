@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillkit import DataError
-from distillkit.data import list_images, open_rgb, split_folder, split_of, subfolders, wrong_root
+from distillkit.data import list_images, no_images, open_rgb, split_folder, split_of, subfolders, wrong_root
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from distillkit.data.sources import Split
     from distillkit.recipe.schema import Data
-
-_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class Folder:
@@ -24,8 +22,9 @@ class Folder:
     `train/` (or `training/`), the splits are `train/`, `val/` (or `valid/`, `validation/`, `dev/`, `eval/`,
     `evaluation/`) and `test/` (or `testing/`), in any case and as far as they exist. Names that start with a dot and
     folders of other programs (`@eaDir`, `__MACOSX`, `lost+found`) are ignored; symbolic links are followed. A class
-    folder without images is not a class; it is listed in `empty_classes`. `unread` are the folders next to the splits
-    that are none. `wrong_root` is the reason why the folders are no classes, None if they may be.
+    folder without images is not a class; it is listed in `empty_classes`. Images are the files that Pillow reads, see
+    `distillkit.data.list_images`; the others are counted by extension in `left_out`. `unread` are the folders next to
+    the splits that are no split. `wrong_root` is the reason why the folders are no classes, None if they may be.
     Raises: DataError if the folder is missing, empty, not a folder, or not readable, or has a split twice.
     """
 
@@ -33,9 +32,9 @@ class Folder:
         self.name = str(root)
         self.unread = unread
         self._root = root
-        self._keys = list_images(root)
+        self._keys, self.left_out = list_images(root)
         if not self._keys:
-            raise DataError(f"folder '{root}' contains no images ({', '.join(_EXTENSIONS)})")
+            raise DataError(no_images(root, self.left_out))
         classes = sorted({key.partition("/")[0] for key in self._keys if "/" in key})
         for name in classes:
             if not _is_text(name):

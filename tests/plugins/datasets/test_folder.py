@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 
@@ -38,7 +40,42 @@ def test_other_files_are_ignored(write_pictures, tmp_path):
     (tmp_path / "cat" / "readme.txt").write_text("a text")
     (tmp_path / "cat" / ".hidden.png").write_text("nothing")
     (tmp_path / "cat" / "0000.png").rename(tmp_path / "cat" / "0000.PNG")
-    assert listing(opened(tmp_path)) == [("cat/0000.PNG", 0)]
+    source = opened(tmp_path)
+    assert listing(source) == [("cat/0000.PNG", 0)]
+    assert source.left_out == {".txt": 1}
+
+
+@pytest.mark.parametrize("extension", ["jfif", "jpe", "gif", "avif", "jp2", "JPG", "tga", "ico", "pbm", "apng"])
+def test_everything_that_pillow_reads_is_an_image(tmp_path, extension):
+    (tmp_path / "cat").mkdir()
+    form = Image.registered_extensions()[f".{extension.lower()}"]
+    Image.new("RGB", (16, 16), (200, 100, 0)).save(tmp_path / "cat" / f"a.{extension}", form)
+    source = opened(tmp_path)
+    assert (len(source), source.left_out) == (1, {})
+    assert source.image(0).size == (16, 16)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000"])
+def test_a_file_without_an_extension_is_an_image_by_its_first_bytes(tmp_path, form):
+    (tmp_path / "cat").mkdir()
+    for name in ("a1b2", "img.01"):
+        Image.new("RGB", (16, 16)).save(tmp_path / "cat" / name, form)
+    source = opened(tmp_path)
+    assert (len(source), source.left_out) == (2, {})
+    assert source.image(0).size == source.image(1).size == (16, 16)
+
+
+def test_files_that_are_not_images_are_counted_by_extension(write_pictures, tmp_path):
+    write_pictures(tmp_path, {"cat": 1, "dog": 1})
+    for name in ("a.HEIC", "cat/b.heic", "cat/LICENSE", "dog/x.eps", "data.json", ".DS_Store", "gone"):
+        (tmp_path / name).write_bytes(b"II")
+    (tmp_path / "gone").unlink()
+    (tmp_path / "gone").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    source = opened(tmp_path)
+    assert len(source) == 2
+    assert source.left_out == {"no extension": 3, ".heic": 2, ".eps": 1, ".json": 1}
+    assert next(iter(source.left_out)) == "no extension"
 
 
 def test_links_are_followed(write_pictures, tmp_path):
@@ -170,8 +207,10 @@ def sentence(path, split="train"):
 def test_folders_that_cannot_be_opened(tmp_path):
     assert sentence(tmp_path / "none") == f"folder '{tmp_path}/none' does not exist"
     (tmp_path / "empty").mkdir()
+    assert sentence(tmp_path / "empty") == f"folder '{tmp_path}/empty' contains no images that Pillow reads"
+    (tmp_path / "empty" / "a.heic").write_text("")
     assert sentence(tmp_path / "empty") == (
-        f"folder '{tmp_path}/empty' contains no images (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
+        f"folder '{tmp_path}/empty' contains no images that Pillow reads, only 1 file that is not an image (1 .heic)"
     )
     (tmp_path / "a.zip").write_text("")
     assert sentence(tmp_path / "a.zip") == f"'{tmp_path}/a.zip' is a file, not a folder of images"
@@ -184,6 +223,4 @@ def test_folders_that_cannot_be_opened(tmp_path):
 def test_an_empty_split(write_pictures, tmp_path):
     write_pictures(tmp_path / "train", {"cat": 3})
     (tmp_path / "val").mkdir()
-    assert sentence(tmp_path, "validation") == (
-        f"folder '{tmp_path}/val' contains no images (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"
-    )
+    assert sentence(tmp_path, "validation") == f"folder '{tmp_path}/val' contains no images that Pillow reads"
