@@ -166,6 +166,21 @@ class TestLoadedStudent:
         student = distillkit.load_student(trained.directory)
         assert student.preprocess(Image.new(mode, (50, 70))).shape == (3, 8, 8)
 
+    @pytest.mark.parametrize("orientation", ["exif", "stored"])
+    def test_it_turns_images_as_its_run_did(self, trained, tmp_path, orientation):
+        run = tmp_path / "run"
+        shutil.copytree(trained.directory, run)
+        recipe = (run / "recipe.toml").read_text()
+        (run / "recipe.toml").write_text(recipe.replace('orientation = "exif"', f'orientation = "{orientation}"'))
+        student = distillkit.load_student(run)
+        exif = Image.Exif()
+        exif[0x0112] = 3  # by 180 degrees
+        image = Image.linear_gradient("L").convert("RGB")
+        image.info["exif"] = exif.tobytes()
+        plain = Image.fromarray(np.asarray(image)[::-1, ::-1] if orientation == "exif" else np.asarray(image))
+        assert student.spec.orientation == orientation
+        assert torch.equal(student.preprocess(image), student.preprocess(plain))
+
     def test_an_image_with_more_than_eight_bits_is_refused(self, trained):
         student = distillkit.load_student(trained.directory)
         with pytest.raises(distillkit.DataError) as error:

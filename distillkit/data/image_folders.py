@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from distillkit.data.sources import Split
 
 # Every extension of a format that Pillow decodes by itself. Written down, because the images of a folder must not
-# depend on the version of Pillow or its plugins. Left out: eps and wmf, which need another program, and mpeg, grib and hdf,
-# which Pillow identifies but does not decode.
+# depend on the version of Pillow or its plugins. Left out: eps and wmf, which need another program, and mpeg, grib and
+# hdf, which Pillow identifies but does not decode.
 _EXTENSIONS = """
     apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli ftc ftu gbr gif icb icns ico iim im j2c j2k jfif jp2 jpc
     jpe jpeg jpf jpg jpx mpo msp pbm pcd pcx pfm pgm png pnm ppm psd pxr qoi ras rgb rgba sgi tga tif tiff vda vst webp

@@ -28,7 +28,12 @@ class LoadedStudent(nn.Module):
         self.model = opened.model
         self.answer = opened.answer
         # The run's preprocessing, not the one that timm has for the published weights.
-        self.spec = replace(opened.spec, crop=augment.eval_crop, interpolation=augment.interpolation)
+        self.spec = replace(
+            opened.spec,
+            crop=augment.eval_crop,
+            interpolation=augment.interpolation,
+            orientation=augment.orientation,
+        )
         self._transform = evaluation_transform(augment, opened.spec)
         heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in self.spec.signals]
         self._wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (self.spec.layers - 1,)}

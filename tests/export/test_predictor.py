@@ -329,6 +329,27 @@ def test_the_script_predicts_as_the_library_does(handmade, tmp_path, kind):
         assert done.stdout.splitlines() == ["p.png", *(f"  {share:6.1%}  {name}" for name, share in answer.top())]
 
 
+@pytest.mark.parametrize("orientation", ["exif", "stored"])
+def test_the_script_turns_photographs_as_the_library_does(handmade, tmp_path, orientation, monkeypatch):
+    monkeypatch.setitem(KINDS, "embedding", (replace(KINDS["embedding"][0], orientation=orientation), ExportRequest()))
+    folder = handmade("embedding")
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        PHOTOGRAPH.save(tmp_path / f"{number}.jpg", exif=exif)
+    PHOTOGRAPH.save(tmp_path / "9.jpg", exif=b"Exif\0\0junk")
+    names = [f"{number}.jpg" for number in range(1, 10)]
+    done = subprocess.run(
+        [sys.executable, folder / "predict.py", *names], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    answers = load(folder)([tmp_path / name for name in names])
+    for line, answer in zip(done.stdout.splitlines(), answers, strict=True):
+        np.testing.assert_allclose(json.loads(line)["embedding"], answer.scores, rtol=1e-6)
+    turned = any(not np.array_equal(answer.scores, answers[0].scores) for answer in answers)
+    assert turned == (orientation == "exif")
+
+
 def test_the_script_is_covered_by_the_digests(handmade):
     folder = handmade("logits")
     script = folder / "predict.py"
@@ -343,7 +364,7 @@ def test_there_is_no_script_for_channels_that_no_image_has():
 
 def test_the_script_is_short_and_lists_its_packages(handmade):
     text = (handmade("logits") / "predict.py").read_text()
-    assert len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= 64
     assert max(map(len, text.splitlines())) <= 120
     assert "Needs numpy, pillow and onnxruntime" in text
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from distillkit.data.given_image import to_color
+from distillkit.data.orientation import upright
 from distillkit.errors import DataError, UnavailableError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ LARGEST_PIXELS = 2**28
 
 
 def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
-    """Preprocess one image for the exported file: resize, centre-crop, normalise.
+    """Preprocess one image for the exported file: turn upright, resize, centre-crop, normalise.
 
     Shapes: returns [C, H, W] float32, normalised; or [H, W, C] uint8 for a file that normalises.
     Bit-identical to `distillkit.data.transforms.evaluation_transform` with the same version of Pillow.
@@ -33,7 +34,7 @@ def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
             f"the bundle takes images of {len(card.mean)} channels, which image files do not have; "
             "prepare the arrays yourself and give them to the runtime"
         )
-    pixels = np.asarray(_centre(_resized(to_color(image, card.color), card), card))
+    pixels = np.asarray(_centre(_resized(_turned(to_color(image, card.color), card), card), card))
     pixels = pixels.reshape(*card.image_size, -1)  # [H, W, C]; the array of a grey image is [H, W]
     if card.dtype == "uint8":
         return pixels
@@ -41,6 +42,10 @@ def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
     # float32 throughout, as in torch: float64 would not be bit-identical to the evaluation.
     mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (card.mean, card.std))  # [C, 1, 1]
     return np.ascontiguousarray((scaled - mean) / std)
+
+
+def _turned(image: Image.Image, card: InputCard) -> Image.Image:
+    return upright(image) if card.orientation == "exif" else image
 
 
 def _resized(image: Image.Image, card: InputCard) -> Image.Image:
