@@ -4,9 +4,18 @@ These are the names that a plugin with images may import. None of them needs tor
 """
 
 from distillkit.data.image_faults import ImageFault, as_rgb, open_rgb
-from distillkit.data.image_folders import list_images, no_images, split_folder, split_of, subfolders, wrong_root
+from distillkit.data.image_folders import (
+    SPLIT_NAMES,
+    list_images,
+    no_images,
+    split_folder,
+    split_of,
+    subfolders,
+    wrong_root,
+)
 
 __all__ = [
+    "SPLIT_NAMES",
     "ImageFault",
     "as_rgb",
     "list_images",

@@ -40,7 +40,7 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "validation": ("val", "valid", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-"""Names of the folders of a split, in any case."""
+"""Names of the folders of a split, in any case, the preferred one first."""
 
 _FOREIGN = frozenset(
     {
@@ -89,14 +89,15 @@ def split_of(name: str) -> Split | None:
 
 
 def split_folder(root: Path, split: Split, *, ignored: Collection[str] = ()) -> Path | None:
-    """The folder of a split in `root`, None without one. Names in `ignored` are not splits.
+    """The folder of a split in `root`, None without one; of several, the first in the order of SPLIT_NAMES.
 
-    Raises: DataError if there are several.
+    Names in `ignored` are not splits.
     """
-    found = sorted(name for name in subfolders(root) if split_of(name) == split and name not in ignored)
-    if len(found) > 1:
-        raise DataError(f"folder '{root}' has several folders of {split} images ({', '.join(found)}); keep one of them")
-    return root / found[0] if found else None
+    found = [name for name in subfolders(root) if split_of(name) == split and name not in ignored]
+    names = SPLIT_NAMES[split]
+    # Lower case before other cases, because earlier versions found no others.
+    best = min(found, key=lambda name: (names.index(name.lower()), name != name.lower(), name), default=None)
+    return None if best is None else root / best
 
 
 def list_images(root: Path) -> ImageListing:

@@ -48,7 +48,7 @@ def unread_folders(source: Source | Stream) -> str | None:
     if not unread:
         return None
     folders, verb = ("folder", "is") if len(unread) == 1 else ("folders", "are")
-    return f"{len(unread):,} {folders} next to '{source.name}' {verb} not read, being no split: {_listed(unread)}"
+    return f"{len(unread):,} {folders} next to '{source.name}' {verb} not read: {_listed(unread)}"
 
 
 def left_out_files(source: Source | Stream) -> str | None:

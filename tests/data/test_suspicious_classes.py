@@ -51,7 +51,7 @@ def test_folders_next_to_the_splits_are_named(write_pictures, tmp_path, plugins)
     for name in ("train", "testing", "holdout", "more"):
         write_pictures(tmp_path / name, {"cat": 2, "dog": 2})
     data = Data(train=str(tmp_path), validation=0.0)
-    note = f"2 folders next to '{tmp_path}/train' are not read, being no split: 'holdout', 'more'"
+    note = f"2 folders next to '{tmp_path}/train' are not read: 'holdout', 'more'"
     assert unread_folders(Folder.open(str(tmp_path), data, "train")) == note
     assert note in open_datasets(data, plugins).notes
     assert unread_folders(Digits.open(None, data, "train")) is None

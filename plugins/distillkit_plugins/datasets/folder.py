@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillkit import DataError
-from distillkit.data import list_images, no_images, open_rgb, split_folder, split_of, subfolders, wrong_root
+from distillkit.data import (
+    SPLIT_NAMES,
+    list_images,
+    no_images,
+    open_rgb,
+    split_folder,
+    split_of,
+    subfolders,
+    wrong_root,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,8 +33,8 @@ class Folder:
     folders of other programs (`@eaDir`, `__MACOSX`, `lost+found`) are ignored; symbolic links are followed. A class
     folder without images is not a class; it is listed in `empty_classes`. Images are the files that Pillow reads, see
     `distillkit.data.list_images`; the others are counted by extension in `left_out`. `unread` are the folders next to
-    the splits that are no split. `wrong_root` is the reason why the folders are no classes, None if they may be.
-    Raises: DataError if the folder is missing, empty, not a folder, or not readable, or has a split twice.
+    the splits that are not read. `wrong_root` is the reason why the folders are no classes, None if they may be.
+    Raises: DataError if the folder is missing, empty, not a folder, or not readable.
     """
 
     def __init__(self, root: Path, unread: tuple[str, ...] = ()) -> None:
@@ -53,8 +62,7 @@ class Folder:
         train = split_folder(root, "train")
         if train is not None and _is_split(root, train):
             chosen = split_folder(root, split)
-            unread = tuple(sorted(name for name in subfolders(root) if not split_of(name)))
-            return None if chosen is None else cls(chosen, unread if split == "train" else ())
+            return None if chosen is None else cls(chosen, _unread(root) if split == "train" else ())
         # The same images must not be used for training and evaluation.
         if split != "train" and _is_training_folder(root, data):
             return None
@@ -99,6 +107,12 @@ def _is_text(name: str) -> bool:
 def _is_split(root: Path, train: Path) -> bool:
     """Whether the folder `train` inside is the training split, and not a class of images of trains."""
     return bool(subfolders(train)) or all(split_of(name) for name in subfolders(root))
+
+
+def _unread(root: Path) -> tuple[str, ...]:
+    """Folders next to the splits that are no split, or are passed over because another one is preferred."""
+    splits = {split_folder(root, split) for split in SPLIT_NAMES}
+    return tuple(sorted(name for name in subfolders(root) if root / name not in splits))
 
 
 def _is_training_folder(root: Path, data: Data) -> bool:

@@ -6,7 +6,6 @@ from PIL import Image
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
-from distillkit.errors import DataError
 from distillkit_export.bundle.manifest import describe
 from distillkit_export.images.labelled_folder import labelled_images
 
@@ -73,13 +72,3 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
     assert labelled_images(tmp_path, CARD, ("test", "dev"), None).labels.tolist() == [1, 0]
-
-
-def test_two_folders_of_one_split_are_refused(tmp_path):
-    write_images(tmp_path / "test", 1)
-    write_images(tmp_path / "Testing", 1)
-    with pytest.raises(DataError) as refused:
-        labelled_images(tmp_path, CARD, CLASSES, None)
-    assert str(refused.value) == (
-        f"folder '{tmp_path}' has several folders of test images (Testing, test); keep one of them"
-    )

@@ -113,13 +113,12 @@ def test_a_test_folder(write_pictures, tmp_path, name):
     assert opened(tmp_path, "validation") is None
 
 
-def test_two_folders_of_one_split_are_refused(write_pictures, tmp_path):
-    for name in ("train", "val", "Dev"):
+def test_of_two_folders_of_one_split_the_usual_name_is_read_and_the_other_listed(write_pictures, tmp_path):
+    for name in ("Training", "TRAIN", "train", "Dev", "val"):
         write_pictures(tmp_path / name, {"cat": 1})
-    assert sentence(tmp_path, "validation") == (
-        f"folder '{tmp_path}' has several folders of validation images (Dev, val); keep one of them"
-    )
-    assert opened(tmp_path).class_names == ("cat",)
+    assert opened(tmp_path).name == str(tmp_path / "train")
+    assert opened(tmp_path, "validation").name == str(tmp_path / "val")
+    assert opened(tmp_path).unread == ("Dev", "TRAIN", "Training")
 
 
 def test_folders_next_to_the_splits_are_listed(write_pictures, tmp_path):
