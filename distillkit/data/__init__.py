@@ -5,6 +5,7 @@ These are the names that a plugin with images may import. None of them needs tor
 
 from distillkit.data.image_faults import ImageFault, as_rgb, open_rgb
 from distillkit.data.image_folders import (
+    IMAGE_EXTENSIONS,
     SPLIT_NAMES,
     list_images,
     no_images,
@@ -15,6 +16,7 @@ from distillkit.data.image_folders import (
 )
 
 __all__ = [
+    "IMAGE_EXTENSIONS",
     "SPLIT_NAMES",
     "ImageFault",
     "as_rgb",

@@ -22,7 +22,7 @@ _EXTENSIONS = """
     jpe jpeg jpf jpg jpx mpo msp pbm pcd pcx pfm pgm png pnm ppm psd pxr qoi ras rgb rgba sgi tga tif tiff vda vst webp
     xbm xpm
 """
-EXTENSIONS = frozenset(f".{name}" for name in _EXTENSIONS.split())
+IMAGE_EXTENSIONS = frozenset(f".{name}" for name in _EXTENSIONS.split())
 
 NO_EXTENSION = "no extension"
 """Name in `ImageListing.left_out` of files without an extension."""
@@ -103,8 +103,8 @@ def split_folder(root: Path, split: Split, *, ignored: Collection[str] = ()) -> 
 def list_images(root: Path) -> ImageListing:
     """Images below a folder, sorted, as relative paths with forward slashes.
 
-    An image has one of EXTENSIONS in any case, or no extension and the first bytes of an image. Symbolic links are
-    followed, except a link to a parent folder. Hidden files and ignored folders are not counted.
+    An image has one of IMAGE_EXTENSIONS in any case, or no extension and the first bytes of an image. Symbolic links
+    are followed, except a link to a parent folder. Hidden files and ignored folders are not counted.
     Raises: DataError for a folder that cannot be listed; skipping it would lose its images silently.
     """
     paths: list[str] = []
@@ -212,7 +212,7 @@ def _listed(names: list[str]) -> str:
 def _is_image(entry: os.DirEntry[str]) -> bool:
     extension = _extension(entry.name)
     if extension:
-        return extension in EXTENSIONS
+        return extension in IMAGE_EXTENSIONS
     try:
         # Only a regular file: opening a pipe waits for a writer.
         if not entry.is_file():

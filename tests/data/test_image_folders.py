@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from distillkit.data.image_folders import EXTENSIONS, shown_left_out
+from distillkit.data.image_folders import IMAGE_EXTENSIONS, shown_left_out
 
 NEED_ANOTHER_PROGRAM = {"EPS", "WMF"}
 NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG"}
@@ -12,7 +12,7 @@ NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG"}
 def test_the_extensions_are_those_of_the_formats_that_pillow_decodes():
     readable = set(Image.registered_extensions().values()) & set(Image.OPEN) - NEED_ANOTHER_PROGRAM - NOT_DECODED
     extensions = {extension for extension, form in Image.registered_extensions().items() if form in readable}
-    assert extensions | {".mpo"} == EXTENSIONS  # which Pillow reads as JPEG
+    assert extensions | {".mpo"} == IMAGE_EXTENSIONS  # which Pillow reads as JPEG
 
 
 @pytest.mark.parametrize(
