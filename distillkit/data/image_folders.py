@@ -142,7 +142,7 @@ def no_images(root: Path, left_out: Mapping[str, int]) -> str:
 
 
 def shown_left_out(left_out: Mapping[str, int]) -> str:
-    """The files that are no images, in words; empty without any.
+    """The files that are not images, in words; empty without any.
 
     >>> shown_left_out({".txt": 2, ".heic": 1})
     '3 files that are not images (2 .txt, 1 .heic)'
@@ -157,9 +157,9 @@ def shown_left_out(left_out: Mapping[str, int]) -> str:
 
 
 def wrong_root(root: Path, keys: Iterable[str]) -> str | None:
-    """Why the folders in `root` are no classes, and the folder to give instead; None if they may be classes.
+    """Why the folders in `root` are not classes, and the folder to give instead; None if they may be classes.
 
-    `keys` are the images as relative paths. The folders are no classes if none has an image itself and they have the
+    `keys` are the images as relative paths. The folders are not classes if none has an image itself and they have the
     same sub-folders, two or more, as in `root/fold1/cat` and `root/fold2/cat`; or if a single one has several. One
     shared sub-folder is no sign: in some data sets every class has its images in `images/`.
     """

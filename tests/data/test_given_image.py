@@ -1,4 +1,4 @@
-"""Images given in Python: one or several, of any kind, and a sentence for everything that is no image."""
+"""Images given in Python: one or several, of any kind, and a sentence for everything that is not an image."""
 
 import io
 
@@ -53,7 +53,7 @@ OPEN = "; open the content of a file with PIL.Image.open(io.BytesIO(content))"
         (io.BytesIO(b"GIF89a"), f"an object of type BytesIO is not an image; {ANY}{OPEN}"),
     ],
 )
-def test_an_object_that_is_no_image_is_one_sentence(image, expected):
+def test_an_object_that_is_not_an_image_is_one_sentence(image, expected):
     assert sentence(as_several, image) == expected
     assert sentence(as_pillow, image) == expected
 

@@ -57,7 +57,7 @@ def test_folders_next_to_the_splits_are_named(write_pictures, tmp_path, plugins)
     assert unread_folders(Digits.open(None, data, "train")) is None
 
 
-def test_files_that_are_no_images_are_counted(write_pictures, tmp_path, plugins):
+def test_files_that_are_not_images_are_counted(write_pictures, tmp_path, plugins):
     for name in ("train", "val", "more"):
         write_pictures(tmp_path / name, {"cat": 2, "dog": 2})
         (tmp_path / name / "cat" / "list.csv").write_text("")
@@ -69,7 +69,7 @@ def test_files_that_are_no_images_are_counted(write_pictures, tmp_path, plugins)
     assert left_out_files(Digits.open(None, data, "train")) is None
 
 
-def test_folders_that_are_no_classes_stop_a_run_but_not_unlabelled_images(write_pictures, tmp_path, plugins):
+def test_folders_that_are_not_classes_stop_a_run_but_not_unlabelled_images(write_pictures, tmp_path, plugins):
     write_pictures(tmp_path, {"a/cat": 2, "a/dog": 2, "b/cat": 2, "b/dog": 2})
     with pytest.raises(DataError, match=r"^data.train: every folder in '.*' \(a, b\) has no image, only folders \(cat"):
         open_datasets(Data(train=str(tmp_path)), plugins)

@@ -198,7 +198,7 @@ def test_an_open_image_that_would_be_clipped_is_refused_as_its_file_is(handmade,
         assert str(refused.value) == f"{beginning}: {sentence}"
 
 
-def test_what_is_no_image_is_passed_to_on_bad(handmade):
+def test_what_is_not_an_image_is_passed_to_on_bad(handmade):
     kept = []
     images = [None, PHOTOGRAPH, b"\x89PNG", Image.new("RGB", (0, 4))]
     answers = list(load(handmade("logits")).stream(images, 2, kept.append))

@@ -33,7 +33,7 @@ class Folder:
     folders of other programs (`@eaDir`, `__MACOSX`, `lost+found`) are ignored; symbolic links are followed. A class
     folder without images is not a class; it is listed in `empty_classes`. Images are the files that Pillow reads, see
     `distillkit.data.list_images`; the others are counted by extension in `left_out`. `unread` are the folders next to
-    the splits that are not read. `wrong_root` is the reason why the folders are no classes, None if they may be.
+    the splits that are not read. `wrong_root` is the reason why the folders are not classes, None if they may be.
     Raises: DataError if the folder is missing, empty, not a folder, or not readable.
     """
 
@@ -110,7 +110,7 @@ def _is_split(root: Path, train: Path) -> bool:
 
 
 def _unread(root: Path) -> tuple[str, ...]:
-    """Folders next to the splits that are no split, or are passed over because another one is preferred."""
+    """Folders next to the splits that are not splits, or are passed over because another one is preferred."""
     splits = {split_folder(root, split) for split in SPLIT_NAMES}
     return tuple(sorted(name for name in subfolders(root) if root / name not in splits))
 

@@ -137,7 +137,7 @@ def test_folders_of_other_programs_are_ignored_at_any_depth(write_pictures, tmp_
     assert source.empty_classes == ()
 
 
-def test_folders_with_the_same_sub_folders_are_no_classes(write_pictures, tmp_path):
+def test_folders_with_the_same_sub_folders_are_not_classes(write_pictures, tmp_path):
     write_pictures(tmp_path, {"fold1/cat": 1, "fold1/dog": 1, "fold2/cat": 1, "fold2/dog": 1, "": 1})
     assert opened(tmp_path).wrong_root == (
         f"every folder in '{tmp_path}' (fold1, fold2) has no image, only folders (cat, dog), so they are not classes; "
