@@ -23,7 +23,7 @@ _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 def upright(image: Image.Image) -> Image.Image:
     """The image as its EXIF orientation shows it. Damaged EXIF data are ignored.
 
-    The result has no EXIF data, so it is not turned again. Pillow's `exif_transpose` also writes the EXIF data anew,
+    The result has no EXIF data, so it is not turned again. Pillow's `exif_transpose` also rewrites the EXIF data,
     and fails if it cannot.
     """
     if not any(key in image.info for key in _METADATA):
