@@ -166,11 +166,36 @@ class TestLoadedStudent:
         student = distillkit.load_student(trained.directory)
         assert student.preprocess(Image.new(mode, (50, 70))).shape == (3, 8, 8)
 
+    @pytest.mark.parametrize("orientation", ["exif", "stored"])
+    def test_it_turns_images_as_its_run_did(self, trained, tmp_path, orientation):
+        run = tmp_path / "run"
+        shutil.copytree(trained.directory, run)
+        recipe = (run / "recipe.toml").read_text()
+        (run / "recipe.toml").write_text(recipe.replace('orientation = "exif"', f'orientation = "{orientation}"'))
+        student = distillkit.load_student(run)
+        exif = Image.Exif()
+        exif[0x0112] = 3  # by 180 degrees
+        image = Image.linear_gradient("L").convert("RGB")
+        image.info["exif"] = exif.tobytes()
+        plain = Image.fromarray(np.asarray(image)[::-1, ::-1] if orientation == "exif" else np.asarray(image))
+        assert student.spec.orientation == orientation
+        assert torch.equal(student.preprocess(image), student.preprocess(plain))
+
     def test_an_image_with_more_than_eight_bits_is_refused(self, trained):
         student = distillkit.load_student(trained.directory)
         with pytest.raises(distillkit.DataError) as error:
             student.preprocess(Image.new("F", (8, 8)))
         assert str(error.value) == "the image cannot be used: pixels of mode 'F' would be clipped to 8 bits"
+
+    def test_paths_and_arrays_are_preprocessed_as_the_pil_image_is(self, trained, tmp_path):
+        student = distillkit.load_student(trained.directory)
+        image = Image.linear_gradient("L").resize((50, 70)).convert("RGB")
+        image.save(tmp_path / "a.png")
+        for given in (tmp_path / "a.png", str(tmp_path / "a.png"), np.asarray(image)):
+            assert torch.equal(student.preprocess(given), student.preprocess(image))
+        with pytest.raises(distillkit.DataError) as error:
+            student.preprocess(tmp_path / "none.png")
+        assert str(error.value) == f"image '{tmp_path}/none.png' does not exist"
 
     def test_its_state_dict_has_every_tensor_once(self, trained):
         student = distillkit.load_student(trained.directory)

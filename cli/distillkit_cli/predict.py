@@ -45,12 +45,14 @@ def predict(  # noqa: PLR0913 - one parameter per option
       distillkit predict runs/deit-ti-digits-001/export cat.jpg dog.jpg
       distillkit predict bundle/ shots/ --top 1 --json
     """
+    from distillkit.data.image_folders import shown_left_out
     from distillkit_export.images.image_files import image_files
     from distillkit_export.predictor import load
 
     terminal: Terminal = context.obj
     _require_writable(out, bundle)
-    files = image_files(images)
+    found = image_files(images)
+    files = found.paths
     predictor = load(bundle, runtime=runtime, precision=precision)
     if predictor.embeds and out is None:
         raise UserError(
@@ -59,6 +61,8 @@ def predict(  # noqa: PLR0913 - one parameter per option
         )
     if predictor.artifact.gate == "ungated":
         terminal.note(f"{predictor.artifact.file} was never compared with torch; run `distillkit verify {bundle}`")
+    if found.left_out:
+        terminal.note(f"left out: {shown_left_out(found.left_out)}")
     unreadable: list[DataError] = []
     predictions: list[Prediction] = []
     for prediction in predictor.stream(files, batch, unreadable.append):
@@ -69,7 +73,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
         _write(out, predictions)
         terminal.note(f"{out}: array of {len(predictions)} x {len(predictions[0].scores)}, in the order of the images")
     if as_json:
-        terminal.show_json(_as_dict(predictor, predictions, unreadable, top))
+        terminal.show_json(_as_dict(predictor, predictions, unreadable, top) | {"left_out": found.left_out})
     _report(terminal, unreadable, len(files))
 
 

@@ -90,6 +90,7 @@ class ModelSpec:
     `widths` and `grids` have one entry per layer: the width D_i and the (rows, columns) of the patch tokens.
     `image_size` is (height, width) in pixels. `flexible_size` means that other sizes work without rebuilding.
     `head_modules` names the sub-modules of `network` that depend on the number of classes.
+    `orientation` says whether images are turned as their EXIF orientation says, or used as stored.
     `class_names` is None if the names are unknown. `silent` gives the reason why an expected signal is not revealed, as
     the end of a sentence: "its attention is windowed".
     """
@@ -110,6 +111,7 @@ class ModelSpec:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
     crop: float = 0.875  # 224 / 256
+    orientation: Literal["exif", "stored"] = "exif"
     head_modules: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     parameters: int = 0

@@ -28,7 +28,9 @@ from distillkit.data.sources import Source, Stream, is_stream, load_image, read_
 from distillkit.data.suspicious_classes import (
     class_warnings,
     fewer_than_a_batch,
+    left_out_files,
     unlabelled_next_to_classes,
+    unread_folders,
 )
 from distillkit.errors import DataError, UnreadableImageError
 from distillkit.plugin.registry import PluginRegistry
@@ -96,7 +98,8 @@ def check(
     wrong: list[str] = []
     sets = _open_sets(SourceOpener(data, plugins), name, wrong)
     classes = _count_agreed_classes(sets, wrong)
-    notes = [note for source in sets.values() if (note := unlabelled_next_to_classes(source))]
+    kinds = unlabelled_next_to_classes, unread_folders, left_out_files
+    notes = [note for source in sets.values() for find in kinds if (note := find(source))]
     for source in sets.values():
         wrong += class_warnings(source)
     few = fewer_than_a_batch(len(sets["train"]), batch_size)

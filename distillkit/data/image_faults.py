@@ -89,16 +89,25 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     Raises: ImageFault if the pixels would be clipped.
     """
+    return as_color(image, "RGB")
+
+
+def as_color(image: Image.Image, color: str) -> Image.Image:
+    """Convert an image to a Pillow mode of 8 bits per channel, as `as_rgb`.
+
+    Raises: ImageFault if the pixels would be clipped.
+    """
     check_convertible(image)
     image.load()
     try:
-        return image.convert("RGB")
+        return image.convert(color)
     except ValueError as error:
-        raise ImageFault("wrong-mode", f"mode '{image.mode}' cannot be converted to RGB: {one_line(error)}") from error
+        reason = f"mode '{image.mode}' cannot be converted to {color}: {one_line(error)}"
+        raise ImageFault("wrong-mode", reason) from error
 
 
 def check_convertible(image: Image.Image) -> None:
-    """Reject an image, before it is decoded, that does not fit into 8 bits or is an EPS program.
+    """Reject an image, before it is decoded, that has no pixels, does not fit into 8 bits or is an EPS program.
 
     Raises: ImageFault.
     """
@@ -106,6 +115,8 @@ def check_convertible(image: Image.Image) -> None:
         raise ImageFault("not-an-image", "it is an EPS file, a program for Ghostscript; convert it")
     if image.mode.partition(";")[0] in _CLIPPED_MODES:  # also I;16, I;16B, ...
         raise ImageFault("wrong-mode", f"pixels of mode '{image.mode}' would be clipped to 8 bits")
+    if 0 in image.size:
+        raise ImageFault("damaged", "it has no pixels")
 
 
 def check_aspect_ratio(image: Image.Image) -> Image.Image:

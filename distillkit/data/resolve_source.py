@@ -67,6 +67,10 @@ class SourceOpener:
             _check(opened, str(plugin))
         if opened is not None and len(opened) == 0:
             raise DataError(f"data.{key}: '{opened.name}' has no images")
+        # Only a folder data set knows this. Unlabelled images may be in any folders.
+        problem = None if key == "unlabeled" else getattr(opened, "wrong_root", None)
+        if problem is not None:
+            raise DataError(f"data.{key}: {problem}")
         return opened
 
     def _find(self, name: str) -> Plugin:

@@ -15,7 +15,7 @@ from distillkit.data.resolve_source import SourceOpener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
 from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.data.stratified import held_out, kept_labels
-from distillkit.data.suspicious_classes import class_warnings
+from distillkit.data.suspicious_classes import class_warnings, left_out_files, unread_folders
 from distillkit.errors import DataError
 from distillkit.messages.text import counted
 from distillkit.plugin.registry import PluginRegistry
@@ -81,6 +81,8 @@ def open_datasets(data: Data, plugins: PluginRegistry) -> DataSets:
     unlabelled = None if data.unlabeled is None else opener.training("unlabeled", data.unlabeled)
     notes: list[str] = []
     evaluation = _evaluation_sets(opener, name, notes)
+    opened = [source for source in (train, unlabelled, *evaluation.values()) if source is not None]
+    notes += [note for source in opened for find in (unread_folders, left_out_files) if (note := find(source))]
     if is_stream(train) or is_stream(unlabelled):
         return _streaming(train, evaluation, data, notes)
     return _indexed(train, unlabelled, evaluation, data, notes)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from distillkit.data.image_folders import shown_left_out
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.messages.text import counted, visible
@@ -39,6 +40,21 @@ def unlabelled_next_to_classes(source: Source | Stream) -> str | None:
         return None
     verb, place = ("has", "it is") if missing == 1 else ("have", "they are")
     return f"{counted(missing, 'image')} of '{source.name}' {verb} no label: {place} outside the class folders"
+
+
+def unread_folders(source: Source | Stream) -> str | None:
+    """A note about folders next to the splits that are not read; None without any."""
+    unread: Sequence[str] = getattr(source, "unread", ())
+    if not unread:
+        return None
+    folders, verb = ("folder", "is") if len(unread) == 1 else ("folders", "are")
+    return f"{len(unread):,} {folders} next to '{source.name}' {verb} not read: {_listed(unread)}"
+
+
+def left_out_files(source: Source | Stream) -> str | None:
+    """A note about files of a folder that are not images; None without any."""
+    shown = shown_left_out(getattr(source, "left_out", {}))
+    return f"left out of '{source.name}': {shown}" if shown else None
 
 
 def fewer_than_a_batch(images: int, batch_size: int) -> str | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from distillkit.contracts.model import ModelSpec
+from distillkit.data.orientation import upright
 from distillkit.errors import RecipeError
 from distillkit.recipe.schema import Augment
 
@@ -52,12 +53,12 @@ def training_transform(augment: Augment, spec: ModelSpec) -> Transform:
         ) from error
     # timm's three stages are taken apart to replace the crop, which is the first step of the first one.
     crop, *flip = first.transforms
-    return _compose(*_crop(augment, spec, crop), *flip, second, last)
+    return _compose(*_turn(augment), *_crop(augment, spec, crop), *flip, second, last)
 
 
 def evaluation_transform(augment: Augment, spec: ModelSpec) -> Transform:
     """Resize to int(size / eval_crop), keeping the aspect ratio, and crop the centre, as in DeiT (deit/datasets.py)."""
-    transform: Transform = create_transform(
+    transform = create_transform(
         spec.image_size,
         crop_pct=augment.eval_crop,
         crop_mode="center",
@@ -65,7 +66,12 @@ def evaluation_transform(augment: Augment, spec: ModelSpec) -> Transform:
         mean=spec.mean,
         std=spec.std,
     )
-    return transform
+    return _compose(*_turn(augment), *transform.transforms)
+
+
+def _turn(augment: Augment) -> tuple[Callable[[Image], Image], ...]:
+    """The first step: images upright, as their EXIF orientation says, unless the pixels are used as stored."""
+    return (upright,) if augment.orientation == "exif" else ()
 
 
 def _crop(augment: Augment, spec: ModelSpec, resized: Any) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distillkit.compute.devices import pick_device, pick_precision
 from distillkit.contracts.model import Layers, Model, ModelSpec
+from distillkit.data.image_faults import as_rgb
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import DataError, SignalError, UserError
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
@@ -102,7 +103,7 @@ def _open(path: Path) -> Image.Image:
         raise DataError(f"'{path}' is a folder; name the images in it, such as {path / '*.png'}")
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return as_rgb(image)
     # Decoders may raise anything, as in `distillkit.data.sources.load_image`.
     except Exception as error:
         reason = one_line(error)

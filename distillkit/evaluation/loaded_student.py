@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 
 from distillkit.contracts.model import Model, Signal, Wanted
-from distillkit.data.image_faults import ImageFault, as_rgb
+from distillkit.data.given_image import GivenImage, as_pillow, is_path, read_image, to_color
 from distillkit.data.transforms import evaluation_transform
-from distillkit.errors import DataError
 from distillkit.evaluation.open_model import EvaluatedModel
 from distillkit.models.heads import fuse
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 class LoadedStudent(nn.Module):
@@ -31,7 +28,12 @@ class LoadedStudent(nn.Module):
         self.model = opened.model
         self.answer = opened.answer
         # The run's preprocessing, not the one that timm has for the published weights.
-        self.spec = replace(opened.spec, crop=augment.eval_crop, interpolation=augment.interpolation)
+        self.spec = replace(
+            opened.spec,
+            crop=augment.eval_crop,
+            interpolation=augment.interpolation,
+            orientation=augment.orientation,
+        )
         self._transform = evaluation_transform(augment, opened.spec)
         heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in self.spec.signals]
         self._wanted: Wanted = dict.fromkeys(heads, ()) if heads else {Signal.EMBEDDING: (self.spec.layers - 1,)}
@@ -41,15 +43,13 @@ class LoadedStudent(nn.Module):
         """The network that is saved and exported."""
         return cast("Model", self.model).network
 
-    def preprocess(self, image: Image) -> Tensor:
-        """Convert a PIL image of any mode to the student's input, [C, H, W].
+    def preprocess(self, image: GivenImage) -> Tensor:
+        """Convert an image to the student's input, [C, H, W].
 
-        Raises: DataError if the conversion to RGB would lose information.
+        `image` is a path, a PIL image of any mode, or pixels [H, W, 3] or [H, W] of type uint8.
+        Raises: DataError if it cannot be read, or the conversion to RGB would lose information.
         """
-        try:
-            return self._transform(as_rgb(image))
-        except ImageFault as fault:
-            raise DataError(f"the image cannot be used: {fault.reason}") from None
+        return self._transform(read_image(Path(image), "RGB") if is_path(image) else to_color(as_pillow(image), "RGB"))
 
     def forward(self, images: Tensor) -> Tensor:
         outputs = self.model(images, self._wanted)

@@ -92,7 +92,7 @@ class Subject:
             data=self.recipe.data.model_copy(
                 update={"seed": seed, "labels": None, "labeled_fraction": None, "views": None}
             ),
-            augment=Augment(interpolation="bilinear"),
+            augment=Augment(interpolation="bilinear", orientation=self.recipe.augment.orientation),
             training=Training(batch_size=batch_size, micro_batch_size=self.recipe.evaluation.batch_size),
         )
         spec = replace(self.spec, classes=self.classes)

@@ -43,6 +43,12 @@ FOLDER = Path(__file__).parent / "named"
 SUFFIX = ".toml"
 MAX_BYTES = 2**20
 """Size limit of a recipe file; the longest named recipe has a hundredth of it."""
+WRITTEN_IN_FULL = frozenset(
+    {"about", "augment", "data", "evaluation", "labels", "mixing", "schedule", "seed", "trackers"}
+)
+"""Keys that a recipe has if `dump` wrote it; no other recipe has all of them."""
+ADDED_LATER: Mapping[str, Any] = {"augment": {"orientation": "stored"}}
+"""Keys that recipes written in full by earlier versions do not have, with the values that mean what those did."""
 MAX_BASES = 16
 """Length limit of a chain of bases."""
 
@@ -146,6 +152,14 @@ def read_tables(name_or_file: str) -> Tables:
     return _read_tables(_path(name_or_file, relative_to=None), ())
 
 
+def keys_added_later(path: Path) -> frozenset[str]:
+    """The dotted keys of ADDED_LATER that a recipe file does not have itself."""
+    tables = _parse(path)
+    return frozenset(
+        f"{name}.{key}" for name, keys in ADDED_LATER.items() for key in keys if key not in tables.get(name, {})
+    )
+
+
 def dump(recipe: Recipe) -> str:
     """The complete recipe as TOML that loads to an equal one. Keys that are None are left out: TOML has no null."""
     return tomli_w.dumps(recipe.model_dump(exclude_none=True))
@@ -225,7 +239,8 @@ def _read_tables(path: Path, derived: tuple[Path, ...]) -> Tables:
         raise RecipeError(f"recipe '{derived[0].name}' is its own base: {chain}; remove one of the `base` keys")
     base = tables.pop("base", None)
     if base is None:
-        return tables
+        # A recipe in full is that of a run: it keeps its meaning, also where a default has changed.
+        return layered(ADDED_LATER, tables) if tables.keys() >= WRITTEN_IN_FULL else tables
     if not isinstance(base, str):
         raise RecipeError(
             f"recipe '{path}': 'base' is {shortened(repr(base))}; it should be the name or the file of a recipe"

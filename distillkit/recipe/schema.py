@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
+Orientation = Literal["exif", "stored"]
 # Not strict, here and below: TOML has lists and no tuples.
 FloatPair = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -54,7 +55,8 @@ class Data(Table):
 
     train: str | None = Field(
         None,
-        description="a folder, `digits`, or `timm:<data set>`; a folder with train/ provides its other splits too; "
+        description="a folder, `digits`, or `timm:<data set>`; a folder with train/ provides its other splits too: "
+        "val/ and test/, or similar names; "
         "default: digits, unless unlabeled is set",
     )
     validation: str | Share = Field(
@@ -111,6 +113,11 @@ class Augment(Table):
     )
     erasing: Share = Field(0.0, description="probability of random erasing with per-pixel noise")
     interpolation: Interpolation = Field("bicubic", description="for training and evaluation")
+    orientation: Orientation = Field(
+        "exif",
+        description="exif turns images as their EXIF orientation says, in training, evaluation and bundles; stored "
+        "leaves the pixels as they are in the file, as do runs that were started before this key existed",
+    )
     repeats: PositiveInt = Field(
         1, description="repeated augmentation: augmented versions of each image in the same epoch"
     )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, NonNegativeInt
 
 from distillkit.compute.distributed import Processes
 from distillkit.errors import RunDirectoryError
-from distillkit.recipe.files import dump, load_recipe
+from distillkit.recipe.files import dump, keys_added_later, load_recipe
 from distillkit.recipe.schema import Recipe
 from distillkit.storage.atomic import delete_temporary_files, write_json, write_text
 from distillkit.storage.atomic_directory import LOST_AND_FOUND
@@ -176,7 +176,9 @@ class RunDirectory:
         Raises: RunDirectoryError naming the keys that differ.
         """
         started, given = _by_dotted_key(self.read_recipe().model_dump()), _by_dotted_key(recipe.model_dump())
-        differing = sorted(key for key in started.keys() | given.keys() if started.get(key) != given.get(key))
+        # A run of an earlier version keeps the meaning of its recipe; the options have no say in keys it did not know.
+        compared = (started.keys() | given.keys()) - keys_added_later(self.recipe)
+        differing = sorted(key for key in compared if started.get(key) != given.get(key))
         if differing:
             raise RunDirectoryError(
                 f"{self.path} was started with another recipe (different: {', '.join(differing)}); give the same "

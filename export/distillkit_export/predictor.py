@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from distillkit.contracts.runtime import Runtime, Servable, Setting
+from distillkit.data.given_image import GivenImage, as_pillow, as_several, is_path, read_image
 from distillkit.errors import DataError, PluginError, UnavailableError
-from distillkit_export.bundle.preprocess import prepare, read_image
+from distillkit_export.bundle.preprocess import prepare
 from distillkit_export.bundle.reader import OpenBundle, open_bundle
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
     from distillkit.plugin.registry import PluginRegistry
     from distillkit_export.bundle.manifest import ArtifactCard
-
-ImageInput: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
-"""An image file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""
 
 BATCH = 16
 DEFAULT_PRECISION: Precision = "fp32"
@@ -73,36 +70,40 @@ class Predictor:
         """Whether the output is an embedding, because the bundle has no class head."""
         return self.bundle.manifest.output.kind == "embedding"
 
-    def __call__(self, images: Iterable[ImageInput], batch: int = BATCH) -> list[Prediction]:
-        """Predictions for all images, in batches of `batch`.
+    def __call__(self, images: Iterable[GivenImage] | GivenImage, batch: int = BATCH) -> list[Prediction]:
+        """Predictions for all images, in batches of `batch`; a list of one for a single image.
 
-        Raises: DataError for the first image that cannot be read.
+        An image is a path, a Pillow image, or pixels [H, W, 3] or [H, W] of type uint8.
+        Raises: DataError for the first image that cannot be read, and for an object that is not an image.
         """
         return list(self.stream(images, batch))
 
     def stream(
-        self, images: Iterable[ImageInput], batch: int = BATCH, on_bad: Callable[[DataError], None] | None = None
+        self,
+        images: Iterable[GivenImage] | GivenImage,
+        batch: int = BATCH,
+        on_bad: Callable[[DataError], None] | None = None,
     ) -> Iterator[Prediction]:
         """Yield predictions batch by batch, so that memory does not grow with the number of images.
 
         The error of an unreadable image is passed to `on_bad` and the image is skipped; without `on_bad`, it is raised.
         """
-        prepared = self._prepared(images, on_bad)
+        prepared = self._prepared(as_several(images), on_bad)
         while group := list(islice(prepared, batch)):
             scores = self._scores(np.stack([pixels for _, pixels in group]))  # [B, K], or [B, D] for embeddings
             for (name, _), row in zip(group, scores, strict=True):
                 yield Prediction(name, row, self.bundle.manifest.class_names)
 
     def _prepared(
-        self, images: Iterable[ImageInput], on_bad: Callable[[DataError], None] | None
+        self, images: Iterable[GivenImage], on_bad: Callable[[DataError], None] | None
     ) -> Iterator[tuple[str, NDArray[Any]]]:
         card = self.bundle.manifest.input
         for number, image in enumerate(images):
             try:
-                if isinstance(image, str | Path):
+                if is_path(image):
                     yield str(image), prepare(read_image(Path(image), card.color or "RGB"), card)
                 else:
-                    yield str(number), prepare(_pillow(image), card)
+                    yield str(number), prepare(as_pillow(image), card)
             except DataError as error:
                 if on_bad is None:
                     raise
@@ -229,14 +230,3 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
-
-
-def _pillow(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
-        raise DataError(
-            f"an array of shape {list(image.shape)} and type {image.dtype} is not an image; "
-            "give pixels [H, W, 3] or [H, W] of type uint8"
-        )
-    return Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)

@@ -74,6 +74,16 @@ def test_unreadable_images_are_listed_and_the_others_classified(distillkit):
     ]
 
 
+def test_files_of_a_folder_that_are_not_images_are_counted(distillkit, place):
+    (place / "shots" / "truncated.png").unlink()
+    (place / "shots" / "a.png").rename(place / "shots" / "a.jpe")
+    (place / "shots" / "c.heic").write_bytes(b"")
+    code, out, err = distillkit("predict", "b", "shots", "--top", "1")
+    assert (code, err) == (0, "left out: 1 file that is not an image (1 .heic)\n")
+    assert out.splitlines() == ["shots/a.jpe", RED[1], "shots/b.png", "   96.5%  blue?[2J"]
+    assert json.loads(distillkit("predict", "b", "shots", "--json").out)["left_out"] == {".heic": 1}
+
+
 def test_single_unreadable_image_is_one_error(distillkit):
     assert distillkit("predict", "b", "missing.png") == (2, "", "error: image 'missing.png' does not exist\n")
 
@@ -98,6 +108,7 @@ def test_json_lists_predictions_and_failures(distillkit):
             },
         ],
         "failed": ["image 'shots/truncated.png' cannot be read: cannot identify image file 'shots/truncated.png'"],
+        "left_out": {},
     }
     assert err.splitlines()[-1] == "error: 1 of 3 images could not be read; the other 2 were classified"
 

@@ -248,7 +248,7 @@ def test_any_error_of_a_stream_is_a_data_error_with_its_name():
     )
 
 
-READ = "from distillkit_export.bundle.preprocess import read_image\nread = lambda path: read_image(path, 'RGB')"
+READ = "from distillkit.data.given_image import read_image\nread = lambda path: read_image(path, 'RGB')"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
 

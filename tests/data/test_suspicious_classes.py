@@ -8,8 +8,10 @@ from distillkit.data.splits import open_datasets
 from distillkit.data.suspicious_classes import (
     class_warnings,
     fewer_than_a_batch,
+    left_out_files,
     near_duplicates,
     unlabelled_next_to_classes,
+    unread_folders,
 )
 from distillkit.errors import DataError
 from distillkit.planning.make_plan import make_plan
@@ -43,6 +45,35 @@ def test_a_named_class_without_an_image_counts_as_empty():
 
 def test_empty_folders_next_to_unlabelled_images_are_not_classes(write_pictures, tmp_path):
     assert list(class_warnings(Folder(write_pictures(tmp_path, {"": 2, "notes": 0})))) == []
+
+
+def test_folders_next_to_the_splits_are_named(write_pictures, tmp_path, plugins):
+    for name in ("train", "testing", "holdout", "more"):
+        write_pictures(tmp_path / name, {"cat": 2, "dog": 2})
+    data = Data(train=str(tmp_path), validation=0.0)
+    note = f"2 folders next to '{tmp_path}/train' are not read: 'holdout', 'more'"
+    assert unread_folders(Folder.open(str(tmp_path), data, "train")) == note
+    assert note in open_datasets(data, plugins).notes
+    assert unread_folders(Digits.open(None, data, "train")) is None
+
+
+def test_files_that_are_not_images_are_counted(write_pictures, tmp_path, plugins):
+    for name in ("train", "val", "more"):
+        write_pictures(tmp_path / name, {"cat": 2, "dog": 2})
+        (tmp_path / name / "cat" / "list.csv").write_text("")
+    data = Data(train=str(tmp_path), unlabeled=str(tmp_path / "more"))
+    notes = [note for note in open_datasets(data, plugins).notes if note.startswith("left out")]
+    assert notes == [
+        f"left out of '{tmp_path}/{name}': 1 file that is not an image (1 .csv)" for name in ("train", "more", "val")
+    ]
+    assert left_out_files(Digits.open(None, data, "train")) is None
+
+
+def test_folders_that_are_not_classes_stop_a_run_but_not_unlabelled_images(write_pictures, tmp_path, plugins):
+    write_pictures(tmp_path, {"a/cat": 2, "a/dog": 2, "b/cat": 2, "b/dog": 2})
+    with pytest.raises(DataError, match=r"^data.train: every folder in '.*' \(a, b\) has no image, only folders \(cat"):
+        open_datasets(Data(train=str(tmp_path)), plugins)
+    assert len(open_datasets(Data(unlabeled=str(tmp_path)), plugins).train) == 8
 
 
 def test_classes_that_differ_only_in_case_are_listed(write_pictures, tmp_path):

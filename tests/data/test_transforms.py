@@ -4,7 +4,7 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from distillkit.data.randomness import isolated, reseed
 from distillkit.data.transforms import evaluation_transform, training_transform
@@ -53,6 +53,31 @@ def test_evaluation_without_a_crop_leaves_an_image_of_the_right_size_unchanged(p
     spec = replace(spec, image_size=(8, 8))
     found = evaluation_transform(Augment(eval_crop=1.0), spec)(picture)
     torch.testing.assert_close(found, pixels(picture, spec))
+
+
+def with_orientation(image, orientation):
+    """The image with EXIF data, as a JPEG file of a phone has after decoding and conversion to RGB."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = image.copy()
+    image.info["exif"] = exif.tobytes()
+    return image
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("crop", ["resized", "padded", "none"])
+def test_images_are_upright_in_training_and_evaluation_unless_used_as_stored(picture, spec, orientation, crop):
+    image, upright = (
+        with_orientation(picture, orientation),
+        ImageOps.exif_transpose(with_orientation(picture, orientation)),
+    )
+    assert image.tobytes() != upright.tobytes()
+    for transform in (training_transform, evaluation_transform):
+        obeys = transform(Augment(crop=crop, auto="rand-m9-mstd0.5-inc1"), spec)
+        stored = transform(Augment(crop=crop, auto="rand-m9-mstd0.5-inc1", orientation="stored"), spec)
+        assert torch.equal(augmented(obeys, image), augmented(obeys, upright))
+        assert torch.equal(augmented(stored, image), augmented(stored, picture))
+        assert not torch.equal(augmented(obeys, image), augmented(stored, image))
 
 
 def test_evaluation_resizes_and_crops_as_deit_does(spec):

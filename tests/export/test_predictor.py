@@ -161,6 +161,55 @@ def test_an_invalid_image_raises_or_is_passed_to_on_bad(handmade):
     assert [str(error) for error in kept] == [message]
 
 
+@pytest.mark.parametrize("form", ["path", "string", "Pillow", "array", "grey array"])
+def test_a_single_image_gets_one_prediction(handmade, tmp_path, form):
+    PHOTOGRAPH.save(tmp_path / "p.png")
+    forms = {
+        "path": tmp_path / "p.png",
+        "string": str(tmp_path / "p.png"),
+        "Pillow": PHOTOGRAPH,
+        "array": np.asarray(PHOTOGRAPH),
+        "grey array": np.asarray(PHOTOGRAPH.convert("L")),
+    }
+    predictor = load(handmade("logits"))
+    (answer,) = predictor(forms[form])
+    np.testing.assert_array_equal(answer.scores, predictor([forms[form]])[0].scores)
+
+
+def test_a_batch_in_one_array_gets_a_prediction_per_image(handmade):
+    predictor = load(handmade("logits"))
+    assert len(predictor(np.stack([np.asarray(PHOTOGRAPH)] * 3))) == 3
+    assert len(predictor(np.stack([np.asarray(PHOTOGRAPH.convert("L"))] * 2))) == 2
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_an_open_image_that_would_be_clipped_is_refused_as_its_file_is(handmade, tmp_path, mode):
+    types = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    image = Image.fromarray(np.arange(5400).reshape(60, 90).astype(types[mode]))
+    image.save(tmp_path / "deep.tif")
+    predictor = load(handmade("logits"))
+    sentence = f"pixels of mode '{mode}' would be clipped to 8 bits"
+    for given, beginning in (
+        (image, "the image cannot be used"),
+        (tmp_path / "deep.tif", f"image '{tmp_path}/deep.tif' cannot be read"),
+    ):
+        with pytest.raises(DataError) as refused:
+            predictor([given])
+        assert str(refused.value) == f"{beginning}: {sentence}"
+
+
+def test_what_is_not_an_image_is_passed_to_on_bad(handmade):
+    kept = []
+    images = [None, PHOTOGRAPH, b"\x89PNG", Image.new("RGB", (0, 4))]
+    answers = list(load(handmade("logits")).stream(images, 2, kept.append))
+    assert [answer.image for answer in answers] == ["1"]
+    assert [str(error).partition(";")[0] for error in kept] == [
+        "None is not an image",
+        "an object of type bytes is not an image",
+        "the image cannot be used: it has no pixels",
+    ]
+
+
 def test_no_images_give_no_predictions(handmade):
     assert load(handmade("logits"))([]) == []
 
@@ -280,6 +329,27 @@ def test_the_script_predicts_as_the_library_does(handmade, tmp_path, kind):
         assert done.stdout.splitlines() == ["p.png", *(f"  {share:6.1%}  {name}" for name, share in answer.top())]
 
 
+@pytest.mark.parametrize("orientation", ["exif", "stored"])
+def test_the_script_turns_photographs_as_the_library_does(handmade, tmp_path, orientation, monkeypatch):
+    monkeypatch.setitem(KINDS, "embedding", (replace(KINDS["embedding"][0], orientation=orientation), ExportRequest()))
+    folder = handmade("embedding")
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        PHOTOGRAPH.save(tmp_path / f"{number}.jpg", exif=exif)
+    PHOTOGRAPH.save(tmp_path / "9.jpg", exif=b"Exif\0\0junk")
+    names = [f"{number}.jpg" for number in range(1, 10)]
+    done = subprocess.run(
+        [sys.executable, folder / "predict.py", *names], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    answers = load(folder)([tmp_path / name for name in names])
+    for line, answer in zip(done.stdout.splitlines(), answers, strict=True):
+        np.testing.assert_allclose(json.loads(line)["embedding"], answer.scores, rtol=1e-6)
+    turned = any(not np.array_equal(answer.scores, answers[0].scores) for answer in answers)
+    assert turned == (orientation == "exif")
+
+
 def test_the_script_is_covered_by_the_digests(handmade):
     folder = handmade("logits")
     script = folder / "predict.py"
@@ -294,7 +364,7 @@ def test_there_is_no_script_for_channels_that_no_image_has():
 
 def test_the_script_is_short_and_lists_its_packages(handmade):
     text = (handmade("logits") / "predict.py").read_text()
-    assert len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= 64
     assert max(map(len, text.splitlines())) <= 120
     assert "Needs numpy, pillow and onnxruntime" in text
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from distillkit.data.given_image import read_image
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, DistillkitError
 from distillkit.messages.text import printable_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Data
-from distillkit_export.bundle.preprocess import read_image
 from distillkit_plugins.datasets.folder import Folder
 
 FUZZ = settings.get_profile("fuzz")

@@ -1,12 +1,21 @@
 """Recipes from files and the command line, and written back to files."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from distillkit.errors import RecipeError
-from distillkit.recipe.files import dump, load_recipe, read_tables
+from distillkit.recipe.files import (
+    WRITTEN_IN_FULL,
+    dump,
+    keys_added_later,
+    load_recipe,
+    named_recipes,
+    read_tables,
+)
 from distillkit.recipe.schema import (
     Augment,
     Data,
@@ -282,3 +291,28 @@ def test_recipes_of_earlier_runs_keep_their_name_for_a_trained_student(tmp_path)
     assert recipe.about.needs_trained_student
     assert "needs_trained_student = true" in dump(recipe)
     assert "goes" + "_on" not in dump(recipe)
+
+
+class TestRecipesOfEarlierVersions:
+    """A run's recipe from before a key existed keeps its meaning."""
+
+    def test_a_recipe_in_full_without_orientation_uses_images_as_stored(self, write):
+        text = dump(Recipe(seed=3)).replace('orientation = "exif"\n', "")
+        assert "orientation" not in text
+        path = write(text)
+        assert load_recipe(path).augment == Augment(orientation="stored")
+        assert load_recipe(path, assignments=["augment.orientation=exif"]) == Recipe(seed=3)
+        assert keys_added_later(Path(path)) == {"augment.orientation"}
+
+    @pytest.mark.parametrize("orientation", ["exif", "stored"])
+    def test_a_recipe_that_states_it_is_read_as_it_is(self, write, orientation):
+        recipe = Recipe(augment=Augment(orientation=orientation))
+        path = write(dump(recipe))
+        assert load_recipe(path) == recipe
+        assert keys_added_later(Path(path)) == set()
+
+    def test_other_recipes_have_the_new_default(self, write):
+        assert load_recipe(write("[augment]\nflip = 0.0\n")).augment.orientation == "exif"
+        for named in named_recipes():
+            assert not read_tables(named.name).keys() >= WRITTEN_IN_FULL
+            assert load_recipe(named.name).augment.orientation == "exif"

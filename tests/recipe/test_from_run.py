@@ -186,3 +186,11 @@ class TestRefusals:
             f"recipe '{taught / 'recipe.toml'}' has no [smoke] table; add one, or shorten the run with "
             "--set training.steps=2"
         )
+
+
+def test_a_run_of_an_earlier_version_passes_on_how_it_reads_images(run_of):
+    run = run_of({"seed": 3})
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('orientation = "exif"\n', ""))
+    assert load_recipe(from_run=run).augment.orientation == "stored"
+    assert load_recipe(from_run=run, assignments=["augment.orientation=exif"]).augment.orientation == "exif"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from distillkit.errors import DataError, DistillkitError, RunDirectoryError, SignalError
 from distillkit.plugin.registry import installed_plugins
+from distillkit.recipe.files import dump
 from distillkit.running.directory import RunDirectory
 from distillkit.running.start import resume, run
 
@@ -171,3 +172,14 @@ def test_a_run_that_another_process_started_meanwhile_is_not_deleted(
     with pytest.raises(RunDirectoryError):
         run(recipe_of({"training": {"steps": 1}}), out, installed_plugins())
     assert (out / "recipe.toml").read_text() == "theirs"
+
+
+def test_a_run_of_an_earlier_version_is_resumed_by_the_command_that_started_it(recipe_of: Any, tmp_path: Path) -> None:
+    text = dump(recipe_of())
+    (tmp_path / "recipe.toml").write_text(text.replace('orientation = "exif"\n', ""))
+    directory = RunDirectory(tmp_path)
+    directory.require_recipe(recipe_of())
+    assert directory.read_recipe().augment.orientation == "stored"
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(RunDirectoryError, match=r"\(different: augment.orientation\)"):
+        directory.require_recipe(recipe_of({"augment": {"orientation": "stored"}}))

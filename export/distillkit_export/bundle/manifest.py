@@ -77,8 +77,9 @@ class InputCard(ManifestPart):
 
     If height and width are dynamic, `multiples` are the numbers that they must be multiples of, and `image_size` is
     the model's own.
-    Preprocessing resizes an image to `image_size` ÷ `crop` with `interpolation` and centre-crops it to `image_size`,
-    [height, width].
+    Preprocessing turns an image as its EXIF orientation says, unless `orientation` is "stored", resizes it to
+    `image_size` ÷ `crop` with `interpolation` and centre-crops it to `image_size`, [height, width]. Bundles of earlier
+    versions have no `orientation`, which means "stored".
     """
 
     name: str
@@ -93,6 +94,7 @@ class InputCard(ManifestPart):
     std: tuple[float, ...]
     interpolation: str
     crop: float
+    orientation: Literal["exif", "stored"] = "stored"
 
 
 class OutputCard(ManifestPart):
@@ -212,6 +214,7 @@ def _input(spec: ModelSpec, request: ExportRequest) -> InputCard:
         std=spec.std,
         interpolation=spec.interpolation,
         crop=spec.crop,
+        orientation=spec.orientation,
     )
 
 

@@ -16,7 +16,7 @@ SCRIPT = '''\
 Needs numpy, pillow and onnxruntime, and the files next to it. Written by distillkit {version}; edit it as you like.
 """
 
-import json
+{imports}import json
 import math
 import signal
 import sys
@@ -29,7 +29,7 @@ from PIL import EpsImagePlugin, Image
 EpsImagePlugin.gs_binary = False  # an EPS image must not start Ghostscript
 HERE = Path(__file__).resolve().parent
 HEIGHT, WIDTH, CROP = {height}, {width}, {crop}
-{statistics}
+{statistics}{turns}
 
 def pixels(file):
     """Resize and centre-crop an image for {model}: {shape}."""
@@ -37,7 +37,7 @@ def pixels(file):
     if image.mode[0] in "IF":
         raise ValueError(f"pixels of mode '{{image.mode}}' would be clipped to 8 bits")
     image = image.convert({color!r})
-{resize}
+{upright}{resize}
     image = image.resize(size, Image.Resampling.{interpolation})
     top, left = round((image.height - HEIGHT) / 2), round((image.width - WIDTH) / 2)
     pixels = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT))).reshape(HEIGHT, WIDTH, {channels})
@@ -77,6 +77,13 @@ MEAN = np.array({mean}, np.float32)
 STD = np.array({std}, np.float32)
 """
 
+TURNS = "TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # from EXIF orientation to PIL.Image.Transpose\n"
+
+UPRIGHT = """\
+    with contextlib.suppress(Exception):  # no orientation, or damaged EXIF data
+        image = image.transpose(TURNS[image.getexif()[274]])
+"""
+
 NORMALISED = """\
     return ((pixels.astype(np.float32) / np.float32(255) - MEAN) / STD).transpose(2, 0, 1)"""
 
@@ -105,6 +112,7 @@ def predict_script(facts: ModelFacts, model: str = "model.onnx") -> str | None:
     entry, output = facts.input, facts.output
     if entry.color is None:
         return None
+    is_turned = entry.orientation == "exif"
     return SCRIPT.format(
         version=__version__,
         height=entry.image_size[0],
@@ -114,6 +122,9 @@ def predict_script(facts: ModelFacts, model: str = "model.onnx") -> str | None:
         model=model,
         shape=_shape(entry),
         color=entry.color,
+        imports="import contextlib\n" if is_turned else "",
+        turns=TURNS if is_turned else "",
+        upright=UPRIGHT if is_turned else "",
         resize=SQUARE if _is_square(entry) else NOT_SQUARE,
         interpolation=entry.interpolation.upper(),
         channels=len(entry.mean),

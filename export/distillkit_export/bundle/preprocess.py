@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from distillkit.data.image_faults import check_convertible, without_warnings
+from distillkit.data.given_image import to_color
+from distillkit.data.orientation import upright
 from distillkit.errors import DataError, UnavailableError
-from distillkit.messages.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,37 +21,20 @@ LARGEST_PIXELS = 2**28
 """Limit on the pixels of a resized image: an image of 1 x 60,000 pixels would otherwise become gigabytes."""
 
 
-def read_image(path: Path, color: str) -> Image.Image:
-    """Open an image as in training: its first frame, converted to `color`, ignoring EXIF rotation.
-
-    Raises: DataError with the image's path.
-    """
-    try:
-        with without_warnings(), Image.open(path) as image:
-            check_convertible(image)
-            return image.convert(color)
-    except FileNotFoundError as error:
-        raise DataError(f"image '{path}' does not exist") from error
-    # Decoders raise many types: OSError, SyntaxError, struct.error, DecompressionBombError, ...
-    except Exception as error:
-        reason = one_line(error)
-        raise DataError(f"image '{path}' cannot be read: {reason}") from error
-
-
 def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
-    """Preprocess one image for the exported file: resize, centre-crop, normalise.
+    """Preprocess one image for the exported file: turn upright, resize, centre-crop, normalise.
 
     Shapes: returns [C, H, W] float32, normalised; or [H, W, C] uint8 for a file that normalises.
     Bit-identical to `distillkit.data.transforms.evaluation_transform` with the same version of Pillow.
-    Raises: DataError for an image with an extreme aspect ratio; UnavailableError if the bundle takes neither grey nor
-    RGB images.
+    Raises: DataError for an image that cannot be decoded, would be clipped or has an extreme aspect ratio;
+    UnavailableError if the bundle takes neither grey nor RGB images.
     """
     if card.color is None:
         raise UnavailableError(
             f"the bundle takes images of {len(card.mean)} channels, which image files do not have; "
             "prepare the arrays yourself and give them to the runtime"
         )
-    pixels = np.asarray(_centre(_resized(image.convert(card.color), card), card))
+    pixels = np.asarray(_centre(_resized(_turned(to_color(image, card.color), card), card), card))
     pixels = pixels.reshape(*card.image_size, -1)  # [H, W, C]; the array of a grey image is [H, W]
     if card.dtype == "uint8":
         return pixels
@@ -60,6 +42,10 @@ def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
     # float32 throughout, as in torch: float64 would not be bit-identical to the evaluation.
     mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (card.mean, card.std))  # [C, 1, 1]
     return np.ascontiguousarray((scaled - mean) / std)
+
+
+def _turned(image: Image.Image, card: InputCard) -> Image.Image:
+    return upright(image) if card.orientation == "exif" else image
 
 
 def _resized(image: Image.Image, card: InputCard) -> Image.Image:

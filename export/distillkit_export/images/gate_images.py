@@ -103,9 +103,11 @@ def _resized(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 def given_images(images: Iterable[Any], spec: ModelSpec, source: str = "given by the caller") -> ImageSet:
     """Collect tensors or arrays into one set of images, normalised with the mean and std of `spec`.
 
-    Shapes: each one image [C, H, W] or a batch [B, C, H, W].
-    Raises: DataError if there is no image; ShapeError for images of the wrong shape.
+    Shapes: each one image [C, H, W] or a batch [B, C, H, W]; `images` itself may be one.
+    Raises: DataError if there is no image; ShapeError for images of the wrong shape or type.
     """
+    if hasattr(images, "shape") or not hasattr(images, "__iter__"):
+        images = [images]
     collected = [_batch(image, spec) for image in images]
     if not collected:
         raise DataError("there is no image for the parity check; give at least one, or None for sample photographs")
@@ -171,7 +173,13 @@ def _batch(image: Any, spec: ModelSpec) -> NDArray[np.float32]:
     """One image or batch as float32 [B, C, H, W]."""
     if hasattr(image, "detach"):
         image = image.detach().cpu().float().numpy()
-    pixels = np.asarray(image, np.float32)
+    try:
+        pixels = np.asarray(image, np.float32)
+    except (TypeError, ValueError):
+        raise ShapeError(
+            f"an object of type {type(image).__name__} is not an image; give tensors or arrays [C, H, W] or "
+            "[B, C, H, W], normalised with the model's mean and std"
+        ) from None
     pixels = pixels[None] if pixels.ndim == 3 else pixels  # [B, C, H, W]
     expected = (len(spec.mean), *spec.image_size)
     if pixels.ndim != 4 or pixels.shape[1:] != expected:

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
+from distillkit.data.image_folders import list_images, no_images
 from distillkit.errors import DataError
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""The extensions of a folder of training images."""
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Image files, and the number of other files in the folders by extension."""
+
+    paths: list[Path]
+    left_out: dict[str, int]
 
 
-def image_files(arguments: Sequence[str]) -> list[Path]:
+def image_files(arguments: Sequence[str]) -> FoundFiles:
     """Image files of the arguments: files as given, all images below folders, and matches of patterns.
 
-    The order is that of the arguments; files of a folder or pattern are sorted. In folders, names that start with a dot
-    are skipped. Files are not opened, so they may be missing or not be images.
+    The order is that of the arguments; files of a folder or pattern are sorted. The images of a folder are those of a
+    training folder. Files are not decoded, so they may be missing or not be images.
     Raises: DataError for a folder or pattern without images.
     """
     found: list[Path] = []
+    left_out: Counter[str] = Counter()
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
-            inside = _below(path)
-            if not inside:
-                raise DataError(f"folder '{argument}' has no images ({', '.join(EXTENSIONS)})")
-            found += inside
+            inside = list_images(path)
+            if not inside.images:
+                raise DataError(no_images(path, inside.left_out))
+            found += [path / name for name in inside.images]
+            left_out += Counter(inside.left_out)
         elif has_magic(argument) and not path.exists():
             # Path.glob accepts no absolute pattern.
             matches = map(Path, glob(str(path), recursive=True))  # noqa: PTH207
@@ -37,13 +46,4 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
             found += matched
         else:
             found.append(path)
-    return found
-
-
-def _below(root: Path) -> list[Path]:
-    found: list[Path] = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = sorted(name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith("."))
-        found += [Path(folder) / name for name in names]
-    return found
+    return FoundFiles(found, dict(left_out.most_common()))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit.data.given_image import read_image
+from distillkit.data.image_folders import split_folder
 from distillkit.errors import DataError
-from distillkit_export.bundle.preprocess import prepare, read_image
+from distillkit_export.bundle.preprocess import prepare
 from distillkit_export.images.gate_images import ImageSet
 from distillkit_export.images.image_files import image_files
 
@@ -19,22 +21,20 @@ if TYPE_CHECKING:
 
     from distillkit_export.bundle.manifest import InputCard
 
-HELD_OUT = ("test", "val", "valid", "validation")
-"""Names of splits that are not used for training, in order of preference."""
-
 MOST_NAMED = 3
 
 
 def labelled_images(folder: Path, card: InputCard, class_names: Sequence[str] | None, most: int | None) -> ImageSet:
-    """Up to `most` evenly spaced images below `folder`, which has a folder per class, or of its `test/` if it has one.
+    """Up to `most` evenly spaced images below `folder`, which has a folder per class, or of its `test/` or `val/`.
 
     Raises: DataError for a folder that is missing or has no images, or for classes that the bundle does not have.
     """
     if not folder.is_dir():
         raise DataError(f"folder '{folder}' does not exist; give a folder of images")
-    root = next((folder / name for name in HELD_OUT if (folder / name).is_dir()), folder)
-    files = image_files([str(root)])
     known = {name: index for index, name in enumerate(class_names or ())}
+    # A class may have the name of a split.
+    root = split_folder(folder, "test", ignored=known) or split_folder(folder, "validation", ignored=known) or folder
+    files = image_files([str(root)]).paths
     if known:
         _require_known(files, root, known)
     if most is not None and most < len(files):

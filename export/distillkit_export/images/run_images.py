@@ -30,10 +30,16 @@ SHOWN_NAMES = 3
 
 
 def with_run_settings(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
-    """`spec` with the class names of the run, and the crop and interpolation of its evaluation."""
+    """`spec` with the class names of the run, and the crop, interpolation and orientation of its evaluation."""
     augment, names = run.read_recipe().augment, run.read_plan()["class_names"]
     class_names = None if names is None else tuple(names)
-    return replace(spec, interpolation=augment.interpolation, crop=augment.eval_crop, class_names=class_names)
+    return replace(
+        spec,
+        interpolation=augment.interpolation,
+        crop=augment.eval_crop,
+        orientation=augment.orientation,
+        class_names=class_names,
+    )
 
 
 def run_images(spec: ModelSpec, run: RunDirectory, plugins: PluginRegistry, options: ExportOptions) -> ExportImages:
@@ -60,7 +66,9 @@ def named_images(
 
     Raises: UserError if they cannot be read.
     """
-    augment = Augment.model_validate({"eval_crop": spec.crop, "interpolation": spec.interpolation})
+    augment = Augment.model_validate(
+        {"eval_crop": spec.crop, "interpolation": spec.interpolation, "orientation": spec.orientation}
+    )
     recipe = recipe or Recipe(augment=augment)
     try:
         sets = open_datasets(Data(train=options.data, validation=0.0, root=recipe.data.root), plugins)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillkit import DataError
-from distillkit.data import open_rgb
+from distillkit.data import (
+    SPLIT_NAMES,
+    list_images,
+    no_images,
+    open_rgb,
+    split_folder,
+    split_of,
+    subfolders,
+    wrong_root,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,36 +23,34 @@ if TYPE_CHECKING:
     from distillkit.data.sources import Split
     from distillkit.recipe.schema import Data
 
-_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_SPLITS: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
-
 
 class Folder:
     """One folder per class, with images at any depth below (`cat/1.jpg`); class names are sorted.
 
     Images outside a class folder have no label, so a flat folder is an unlabelled data set. If the folder contains
-    `train/`, the splits are `train/`, `val/` (or `valid/`, `validation/`) and `test/`, as far as they exist. Names that
-    start with a dot are ignored; symbolic links are followed. A class folder without images is not a class; it is
-    listed in `empty_classes`.
+    `train/` (or `training/`), the splits are `train/`, `val/` (or `valid/`, `validation/`, `dev/`, `eval/`,
+    `evaluation/`) and `test/` (or `testing/`), in any case and as far as they exist. Names that start with a dot and
+    folders of other programs (`@eaDir`, `__MACOSX`, `lost+found`) are ignored; symbolic links are followed. A class
+    folder without images is not a class; it is listed in `empty_classes`. Images are the files that Pillow reads, see
+    `distillkit.data.list_images`; the others are counted by extension in `left_out`. `unread` are the folders next to
+    the splits that are not read. `wrong_root` is the reason why the folders are not classes, None if they may be.
     Raises: DataError if the folder is missing, empty, not a folder, or not readable.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, unread: tuple[str, ...] = ()) -> None:
         self.name = str(root)
+        self.unread = unread
         self._root = root
-        self._keys = sorted(_image_paths(root))
+        self._keys, self.left_out = list_images(root)
         if not self._keys:
-            raise DataError(f"folder '{root}' contains no images ({', '.join(_EXTENSIONS)})")
+            raise DataError(no_images(root, self.left_out))
         classes = sorted({key.partition("/")[0] for key in self._keys if "/" in key})
         for name in classes:
             if not _is_text(name):
                 raise DataError(f"folder '{root}' has a class folder '{name}' whose name is not valid UTF-8; rename it")
         self.class_names = tuple(classes) or None
-        self.empty_classes = tuple(sorted(_folders(root) - set(classes))) if classes else ()
+        self.empty_classes = tuple(sorted(subfolders(root) - set(classes))) if classes else ()
+        self.wrong_root = wrong_root(root, self._keys)
         self._labels = {name: label for label, name in enumerate(classes)}
 
     @classmethod
@@ -53,8 +59,10 @@ class Folder:
         if not root.is_dir():
             hint = f"; to read the images in it, use timm:{argument}" if root.suffix == ".tar" else ""
             raise DataError(f"'{root}' is a file, not a folder of images{hint}")
-        if _is_split(root):
-            return next((cls(root / name) for name in _SPLITS[split] if (root / name).is_dir()), None)
+        train = split_folder(root, "train")
+        if train is not None and _is_split(root, train):
+            chosen = split_folder(root, split)
+            return None if chosen is None else cls(chosen, _unread(root) if split == "train" else ())
         # The same images must not be used for training and evaluation.
         if split != "train" and _is_training_folder(root, data):
             return None
@@ -96,55 +104,15 @@ def _is_text(name: str) -> bool:
     return name.encode(errors="replace") == name.encode(errors="surrogateescape")
 
 
-def _image_paths(root: Path) -> list[str]:
-    """Images below a folder, as relative paths with forward slashes. A link to a parent folder is not followed.
-
-    Raises: DataError for a folder that cannot be listed; skipping it would lose its images silently.
-    """
-    paths: list[str] = []
-    # Each folder with the (device, inode) of its parents, which detects links that form a cycle.
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        relative, parents = pending.pop()
-        folder = root / relative
-        try:
-            status = folder.stat()
-            this = status.st_dev, status.st_ino
-            if this in parents:
-                continue
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    name = f"{relative}/{entry.name}" if relative else entry.name
-                    if _is_folder(entry):
-                        pending.append((name, parents | {this}))
-                    elif name.lower().endswith(_EXTENSIONS):
-                        paths.append(name)
-        except OSError as error:
-            raise DataError(f"folder '{folder}' cannot be listed: {error.strerror}") from error
-    return paths
+def _is_split(root: Path, train: Path) -> bool:
+    """Whether the folder `train` inside is the training split, and not a class of images of trains."""
+    return bool(subfolders(train)) or all(split_of(name) for name in subfolders(root))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _folders(root: Path) -> set[str]:
-    with os.scandir(root) as entries:
-        return {entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith(".")}
-
-
-def _is_split(root: Path) -> bool:
-    """Whether `train/` inside is the training split, and not a class of images of trains."""
-    if not (root / "train").is_dir():
-        return False
-    splits = {name for names in _SPLITS.values() for name in names}
-    has_classes = any(child.is_dir() for child in (root / "train").iterdir())
-    return has_classes or all(child.name in splits for child in root.iterdir() if child.is_dir())
+def _unread(root: Path) -> tuple[str, ...]:
+    """Folders next to the splits that are not splits, or are passed over because another one is preferred."""
+    splits = {split_folder(root, split) for split in SPLIT_NAMES}
+    return tuple(sorted(name for name in subfolders(root) if root / name not in splits))
 
 
 def _is_training_folder(root: Path, data: Data) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from timm.data import create_dataset
+from timm.data.readers import img_extensions
 
 from distillkit import DataError, MissingExtraError
-from distillkit.data import as_rgb, open_rgb
+from distillkit.data import IMAGE_EXTENSIONS, as_rgb, open_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,10 +136,24 @@ def _open_tar(path: str, data: Data, split: Split) -> TimmImages | None:
     if not Path(path).expanduser().is_file():
         raise DataError(f"tar file '{path}' does not exist")
     try:
-        # cache_tarfiles=False: loader processes would share the cached open files and their read positions.
-        return TimmImages(f"timm:{path}", create_dataset("", root=str(Path(path).expanduser()), cache_tarfiles=False))
+        with _all_extensions():
+            # cache_tarfiles=False: loader processes would share the cached open files and their read positions.
+            opened = create_dataset("", root=str(Path(path).expanduser()), cache_tarfiles=False)
+        return TimmImages(f"timm:{path}", opened)
     except Exception as error:
         raise DataError(f"tar file '{path}' cannot be opened: {_one_line(error)}") from error
+
+
+@contextmanager
+def _all_extensions() -> Iterator[None]:
+    """Let timm read the extensions that a folder is read with, not only .png, .jpg and .jpeg."""
+    timm: Any = img_extensions  # its functions have no types
+    before = timm.get_img_extensions()
+    timm.set_img_extensions((*before, *sorted(IMAGE_EXTENSIONS)))
+    try:
+        yield
+    finally:
+        timm.set_img_extensions(before)
 
 
 def _check(name: str, kind: str, data: Data) -> None:

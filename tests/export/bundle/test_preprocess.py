@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
+from distillkit.data.given_image import read_image
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import DataError, UnavailableError
 from distillkit.recipe.schema import Augment
-from distillkit_export.bundle.manifest import describe
-from distillkit_export.bundle.preprocess import prepare, read_image
+from distillkit_export.bundle.manifest import InputCard, describe
+from distillkit_export.bundle.preprocess import prepare
 
 PHOTOGRAPHS = [Image.fromarray(photograph) for photograph in load_sample_images().images]
 SPEC = ModelSpec(
@@ -40,7 +41,8 @@ def card(spec, **request):
 
 def evaluated(image, spec):
     """The image after the transform of evaluation."""
-    return evaluation_transform(Augment(interpolation=spec.interpolation, eval_crop=spec.crop), spec)(image).numpy()
+    augment = Augment(interpolation=spec.interpolation, eval_crop=spec.crop, orientation=spec.orientation)
+    return evaluation_transform(augment, spec)(image).numpy()
 
 
 sides = st.integers(1, 400)
@@ -85,7 +87,8 @@ def rotated_by_exif():
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "palette", "alpha", "palette with alpha", "grey", "exif", "animated"])
-def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind):
+@pytest.mark.parametrize("orientation", ["exif", "stored"])
+def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind, orientation):
     from distillkit_plugins.datasets.folder import Folder
 
     image = PHOTOGRAPHS[1].crop((200, 100, 290, 160))
@@ -101,9 +104,31 @@ def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind
         "animated": lambda: saved(tmp_path, "a.webp", image, save_all=True, append_images=[image.rotate(90)]),
     }
     path = paths[kind]()
-    spec = replace(SPEC, image_size=(24, 40), crop=0.9)
+    spec = replace(SPEC, image_size=(24, 40), crop=0.9, orientation=orientation)
     found = prepare(read_image(path, "RGB"), card(spec))
+    np.testing.assert_array_equal(found, prepare(Image.open(path), card(spec)))
     np.testing.assert_array_equal(found, evaluated(Folder(tmp_path).image(0), spec))
+
+
+@pytest.mark.parametrize("form", ["jpg", "png", "webp", "tif"])
+def test_photographs_are_upright_unless_the_bundle_uses_them_as_stored(tmp_path, form):
+    image = PHOTOGRAPHS[1].crop((200, 100, 290, 160))
+    path = saved(tmp_path, f"a.{form}", image, exif=rotated_by_exif())
+    pixels = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    spec = replace(SPEC, image_size=(24, 24))
+    np.testing.assert_array_equal(
+        prepare(read_image(path, "RGB"), card(spec)), prepare(Image.fromarray(pixels), card(spec))
+    )
+    stored = prepare(read_image(path, "RGB"), card(replace(spec, orientation="stored")))
+    turned_by_pillow = form == "tif"
+    expected = Image.fromarray(pixels if turned_by_pillow else np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(stored, prepare(expected, card(spec)))
+
+
+def test_a_bundle_of_an_earlier_version_uses_images_as_stored():
+    entry = card(SPEC).model_dump()
+    assert entry.pop("orientation") == "exif"
+    assert InputCard.model_validate(entry).orientation == "stored"
 
 
 def test_images_that_cannot_be_read_are_named(tmp_path):

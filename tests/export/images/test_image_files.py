@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distillkit.errors import DataError
-from distillkit_export.images.image_files import EXTENSIONS, image_files
+from distillkit_export.images.image_files import image_files
 
 
 @pytest.fixture
@@ -29,20 +29,34 @@ def tree(tmp_path, monkeypatch):
     ],
 )
 def test_files_are_in_the_order_of_the_arguments(arguments, found):
-    assert [path.as_posix() for path in image_files(arguments)] == found
+    assert [path.as_posix() for path in image_files(arguments).paths] == found
 
 
 @pytest.mark.usefixtures("tree")
 def test_an_existing_file_with_a_name_like_a_pattern_is_not_a_pattern(tmp_path):
     (tmp_path / "shot[1].png").touch()
-    assert [path.name for path in image_files(["shot[1].png"])] == ["shot[1].png"]
+    assert [path.name for path in image_files(["shot[1].png"]).paths] == ["shot[1].png"]
+
+
+@pytest.mark.usefixtures("tree")
+def test_other_files_in_folders_are_counted():
+    assert image_files(["a", "b.png", "a"]).left_out == {".txt": 2}
+    assert image_files(["a/notes.txt", "a/*.txt"]).left_out == {}
+
+
+@pytest.mark.usefixtures("tree")
+def test_folders_of_other_programs_are_ignored(tmp_path):
+    for name in ("a/@eaDir/2.png", "a/__MACOSX/2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert [path.as_posix() for path in image_files(["a"]).paths] == ["a/10.JPG", "a/2.png", "a/deep/1.webp"]
 
 
 @pytest.mark.usefixtures("tree")
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("none", "folder 'none' has no images (.bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)"),
+        ("none", "folder 'none' contains no images that Pillow reads"),
         ("*.gif", "no file matches '*.gif'"),
     ],
 )
@@ -50,9 +64,3 @@ def test_a_folder_or_pattern_without_images_is_refused(argument, message):
     with pytest.raises(DataError) as refused:
         image_files([argument])
     assert str(refused.value) == message
-
-
-def test_folders_of_training_images_have_the_same_extensions():
-    from distillkit_plugins.datasets import folder
-
-    assert folder._EXTENSIONS == EXTENSIONS

@@ -57,3 +57,18 @@ def test_test_images_are_preferred_to_validation_images(tmp_path, splits, expect
     images = labelled_images(tmp_path / "data", CARD, CLASSES, None)
     assert images.source == f"images in {expected}/"
     assert len(images.pixels) == 2 * (1 + splits.index(expected))
+
+
+@pytest.mark.parametrize("name", ["test", "Testing", "VAL", "dev"])
+def test_splits_are_found_in_any_case_and_under_similar_names(tmp_path, name):
+    write_images(tmp_path / "train", 3)
+    write_images(tmp_path / name, 1)
+    found = labelled_images(tmp_path, CARD, CLASSES, None)
+    assert (found.source, found.labels.tolist()) == (f"images in {name}/", [1, 0])
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    for name in ("test", "dev"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
+    assert labelled_images(tmp_path, CARD, ("test", "dev"), None).labels.tolist() == [1, 0]

@@ -108,6 +108,21 @@ def test_many_images_are_read_lazily(split, plugins, monkeypatch):
     assert shades(found.gate) == [100, 101, 102, 200, 201, 202]
 
 
+@pytest.mark.parametrize(("orientation", "expected"), [("exif", 0), ("stored", 255)])
+def test_images_of_gate_and_calibration_are_turned_as_the_model_expects(tmp_path, plugins, orientation, expected):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # by 180 degrees
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            image = Image.new("L", (8, 8))
+            image.paste(255, (0, 0, 8, 4))
+            image.save(tmp_path / name / f"{number}.png", exif=exif)
+    spec = replace(SPEC, orientation=orientation)
+    found = named_images(spec, plugins, ExportOptions(data=str(tmp_path), gate_images=2))
+    assert set(shades(found.gate)) == set(shades(found.calibration)) == {expected}
+
+
 def test_unreadable_images_are_left_out_and_counted(split, plugins, monkeypatch):
     (split / "test" / "ant" / "101.png").write_bytes(b"")
     (split / "train" / "ant" / "006.png").write_bytes(b"")

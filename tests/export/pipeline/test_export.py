@@ -199,6 +199,7 @@ def test_manifest_describes_the_model_and_its_files(exported):
             "std": [0.229, 0.224, 0.225],
             "interpolation": "bicubic",
             "crop": 0.9,
+            "orientation": "exif",
         },
         "output": {
             "name": "logits",

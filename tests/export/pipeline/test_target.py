@@ -72,6 +72,14 @@ def copied(run_folder, tmp_path, *missing):
     return folder
 
 
+def test_a_run_of_an_earlier_version_is_exported_with_images_as_stored(plugins, run_folder, tmp_path):
+    assert load_target(str(run_folder), plugins, ExportOptions()).model.spec.orientation == "exif"
+    folder = copied(run_folder, tmp_path)
+    recipe = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(recipe.replace('orientation = "exif"\n', ""))
+    assert load_target(str(folder), plugins, ExportOptions()).model.spec.orientation == "stored"
+
+
 def test_run_is_exported_into_its_own_folder_with_the_head_of_its_evaluation(exported_run, run_folder):
     manifest = exported_run.manifest
     assert exported_run.directory == run_folder / "export"

@@ -4,6 +4,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
+from timm.data.readers.img_extensions import get_img_extensions
 
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
@@ -66,6 +68,19 @@ def test_a_tar_file(pictures_tar, plugins, digits):
     assert [found.train.label(index) for index in range(7)] == [0, 0, 0, 1, 1, 2, 2]
     assert np.array_equal(np.asarray(found.train.image(3))[:, :, 0], digits[0][5])
     assert found.test is None
+
+
+def test_a_tar_file_is_read_with_every_extension_of_a_folder(write_pictures, tmp_path, plugins):
+    write_pictures(tmp_path / "data", {"cat": 2, "dog": 2})
+    for number, extension in (("0000", "gif"), ("0002", "jfif")):
+        (path,) = (tmp_path / "data").rglob(f"{number}.png")
+        Image.open(path).convert("L").save(path.with_suffix(f".{extension}"))
+        path.unlink()
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "data", arcname=".")
+    before = get_img_extensions()
+    assert len(open_datasets(Data(train=f"timm:{tmp_path}/a.tar", validation=0), plugins).train) == 4
+    assert get_img_extensions() == before
 
 
 def test_a_tar_file_for_validation(pictures_tar, write_pictures, tmp_path, plugins):

@@ -1,0 +1,107 @@
+"""Images given in Python: image files, Pillow images and arrays of pixels, with the checks of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from distillkit.data.image_faults import as_color, without_warnings
+from distillkit.errors import DataError
+from distillkit.messages.text import one_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import TypeIs
+
+GivenImage: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[np.uint8]"
+"""An image file, a Pillow image, or pixels [H, W, 3] or [H, W] from 0 to 255."""
+
+CHANNELS = (1, 3, 4)
+"""Number of channels of an array that is an image: grey, RGB, RGB with alpha."""
+
+
+def as_several(images: Iterable[GivenImage] | GivenImage) -> Iterable[GivenImage]:
+    """The images to iterate over: a single image becomes a list of one.
+
+    Shapes: an array [H, W] or [H, W, C], with C in CHANNELS, is one image; [B, H, W] and [B, H, W, C] are B images.
+    Raises: DataError for an object that is neither an image nor an iterable of images.
+    """
+    if is_path(images) or isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        if images.ndim == 0 or images.size == 0:
+            _refuse(images)
+        is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in CHANNELS)
+        return [images] if is_one else images
+    # A file and bytes are iterable too, but not over images.
+    if isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "read") or not hasattr(images, "__iter__"):
+        _refuse(images)
+    return images
+
+
+def is_path(image: object) -> TypeIs[str | PathLike[str]]:
+    """Whether an image is given as the path of a file."""
+    return isinstance(image, str | PathLike)
+
+
+def read_image(path: Path, color: str) -> Image.Image:
+    """Open an image file as in training: its first frame, converted to `color`, "RGB" or "L".
+
+    Raises: DataError with the image's path.
+    """
+    try:
+        with without_warnings(), Image.open(path) as image:
+            return as_color(image, color)
+    except FileNotFoundError as error:
+        raise DataError(f"image '{path}' does not exist") from error
+    # Decoders raise many types: OSError, SyntaxError, struct.error, DecompressionBombError, ...
+    except Exception as error:
+        raise DataError(f"image '{path}' cannot be read: {one_line(error)}") from error
+
+
+def as_pillow(image: object) -> Image.Image:
+    """A Pillow image or an array as a Pillow image.
+
+    Shapes: an array is [H, W] or [H, W, C], with C in CHANNELS, uint8.
+    Raises: DataError for any other object, and for an array without pixels.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, np.ndarray):
+        _refuse(image)
+    is_grey_or_color = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in CHANNELS)
+    if image.dtype != np.uint8 or not image.size or not is_grey_or_color:
+        _refuse(image)
+    return Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
+
+
+def to_color(image: Image.Image, color: str) -> Image.Image:
+    """Convert a Pillow image to `color`, "RGB" or "L".
+
+    Raises: DataError if the conversion would lose information, or the image cannot be decoded.
+    """
+    try:
+        with without_warnings():
+            return as_color(image, color)
+    except Exception as error:  # as above
+        raise DataError(f"the image cannot be used: {one_line(error)}") from error
+
+
+def _refuse(image: Any) -> NoReturn:
+    """Raise the DataError for an object that is not an image."""
+    if isinstance(image, np.ndarray):
+        raise DataError(
+            f"an array of shape {list(image.shape)} and type {image.dtype} is not an image; "
+            "give pixels [H, W, 3] or [H, W] of type uint8"
+        )
+    what = "None" if image is None else f"an object of type {type(image).__name__}"
+    is_file = isinstance(image, bytes | bytearray | memoryview) or hasattr(image, "read")
+    remedy = "; open the content of a file with PIL.Image.open(io.BytesIO(content))" if is_file else ""
+    raise DataError(
+        f"{what} is not an image; give a path, a Pillow image, or pixels [H, W, 3] or [H, W] of type uint8{remedy}"
+    )
