@@ -8,6 +8,7 @@ formats without a checksum (BMP, PPM, plain TIFF) always do.
 from __future__ import annotations
 
 import errno
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF"
 _TRUNCATED_MESSAGES = ("truncated", "not enough", "could not create decoder object")
 _MISSING_ERRNOS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 _SYSTEM_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# torch raises this from a signal handler, so it can surface anywhere in the main thread, even while an image is read.
+WORKER_DIED = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal|exited)")
 
 
 class ImageFault(Exception):  # noqa: N818 - the image's, not the program's
@@ -138,7 +141,7 @@ def fault_of(error: Exception) -> ImageFault | None:
     """The image fault that an error means; None for a system error, such as too many open files."""
     if isinstance(error, ImageFault):
         return error
-    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRNOS:
+    if (isinstance(error, OSError) and error.errno in _SYSTEM_ERRNOS) or WORKER_DIED.search(str(error)):
         return None
     return ImageFault(_kind_of(error), _reason(error))
 

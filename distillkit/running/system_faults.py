@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from distillkit.data.image_faults import WORKER_DIED
 from distillkit.errors import DistillkitError, TrainingError
 from distillkit.storage.places import FULL
-
-# torch raises this from a signal handler, so it can surface anywhere in the main thread.
-_WORKER_DIED = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed by signal|exited)")
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -31,7 +28,7 @@ def system_fault(error: BaseException, directory: Path) -> TrainingError | None:
     again = f"continue with --resume {directory}"
     for cause in causes(error):
         # A worker that is killed while it sends a batch leaves a broken pipe.
-        if _WORKER_DIED.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
+        if WORKER_DIED.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
             return TrainingError(
                 "a data loader worker was killed, probably out of memory; the last checkpoint is intact; lower "
                 f"data.workers or free memory, then {again}"

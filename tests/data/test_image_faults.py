@@ -154,6 +154,15 @@ def test_every_error_of_a_source_has_a_kind(error, kind):
     assert kind_of(error) == kind
 
 
+def test_a_killed_loader_is_not_a_fault_of_the_image_that_is_being_read():
+    """torch raises the death of a loader process from a signal handler, wherever the main thread is."""
+    killed = RuntimeError("DataLoader worker (pid 19883) is killed by signal: Killed. ")
+    with pytest.raises(DataError) as caught:
+        load_image(raising(killed), 0)
+    assert not isinstance(caught.value, UnreadableImageError)
+    assert caught.value.__cause__ is killed
+
+
 def test_system_errors_and_missing_packages_are_not_image_faults():
     with pytest.raises(DataError) as caught:
         load_image(raising(OSError(errno.EMFILE, "Too many open files")), 0)
