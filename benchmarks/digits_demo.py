@@ -79,7 +79,7 @@ def draw(out: Path) -> None:
         axes.plot(
             [record["step"] for record in epochs], [record["validation/top1"] for record in epochs], label=TITLES[name]
         )
-    axes.set(xlabel="optimiser step", ylabel="validation top-1 (%)", title="What a teacher adds to 100 labels (digits)")
+    axes.set(xlabel="optimiser step", ylabel="validation top-1 (%)", title="Distillation with 100 labels (digits)")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

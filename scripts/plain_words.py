@@ -32,8 +32,8 @@ def findings(text: str, words: dict[str, str], exceptions: dict[str, str]) -> It
     """(line, column, word found, replacement) for each listed word in a text."""
     allowed = [span for pattern in exceptions for span in map(re.Match.span, re.finditer(pattern, text))]
     for word, instead in words.items():
-        # A phrase may be broken over two lines, of a comment too, and a word may be part of a name.
-        phrase = word.replace(" ", r"[\s#_]+")
+        # A phrase may continue on the next line, also of a comment or in the next string. A word may be part of a name.
+        phrase = word.replace(" ", r"""(?:[\s#_]|"\s*f?")+""")
         pattern = rf"(?-i:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?:{phrase})(?-i:(?![a-z]))"
         for match in re.finditer(pattern, text, re.IGNORECASE):
             if not any(start <= match.start() and match.end() <= end for start, end in allowed):

@@ -17,8 +17,8 @@ SOURCES = {
     "distillkit_cli": ROOT / "cli" / "distillkit_cli",
 }
 READING_ORDER = {
-    "distillkit/contracts/loss.py": "the contract of a loss: `reads_*`, `target`, `forward`",
     "distillkit/contracts/model.py": "what teachers and students return: signals, `Outputs`, `ModelSpec`",
+    "distillkit/contracts/loss.py": "the contract of a loss: `reads_*`, `target`, `forward`",
     "distillkit/training/loop.py": "the loop: windows, steps, and what happens every N steps",
     "distillkit/training/step.py": "one optimiser step: micro-batches, gradient accumulation, clipping",
     "distillkit/training/task.py": "one forward pass: student, losses, weights, terms",
@@ -34,7 +34,7 @@ def page() -> str:
     floors = {contract["containers"][0]: contract["layers"] for contract in contracts["contracts"][1:]}
     sections = [_table(package, " | ".join(layers).split(" | ")) for package, layers in floors.items()]
     for package in ("distillkit_plugins", "distillkit_cli"):
-        entries = (path for path in SOURCES[package].iterdir() if not path.name.startswith("__"))
+        entries = (path for path in SOURCES[package].iterdir() if path.name not in ("__init__.py", "__pycache__"))
         rooms = sorted(path.stem for path in entries if path.suffix == ".py" or (path / "__init__.py").is_file())
         sections.append(_table(package, rooms))
     return "\n\n".join([*sections, _reading_order()])
@@ -58,7 +58,15 @@ def _reading_order() -> str:
     lines = sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in READING_ORDER)
     rows = [f"{number}. [`{name}`](../{name}): {READING_ORDER[name]}" for number, name in enumerate(READING_ORDER, 1)]
     # Rounded, so that small changes of these modules do not change the page.
-    return "\n".join(["## Reading the code", "", f"The core of a run, about {lines // 50 * 50} lines:", "", *rows])
+    return "\n".join(
+        [
+            "## Reading the code",
+            "",
+            f"The core of a run, about {lines // 50 * 50} lines (a window is the batch of one optimiser step):",
+            "",
+            *rows,
+        ]
+    )
 
 
 def _first_line(path: Path) -> str:

@@ -23,7 +23,17 @@ def found(root, script):
 
 @pytest.mark.parametrize(
     "planted",
-    ["strangers", "Nobody", "beside", "goes on", "goes\n    # on", "is none", "hears_it", "somebody else"],
+    [
+        "strangers",
+        "Nobody",
+        "beside",
+        "goes on",
+        "goes\n    # on",
+        'goes "\n    f"on',
+        "is none",
+        "hears_it",
+        "somebody else",
+    ],
     ids=lambda planted: " ".join(planted.split()),
 )
 def test_a_planted_word_is_found(found, planted):
