@@ -34,7 +34,7 @@ from distillkit.planning.probe import Build, Probe, forward_flops, probe_task
 from distillkit.plugin.plugin import Plugin
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
-from distillkit.training.optimisation import warmup_steps
+from distillkit.training.optimisation import check_optimizer_name, warmup_steps
 
 DEFAULT_EPOCHS = 20
 
@@ -48,6 +48,7 @@ def make_plan(
     Raises: a UserError with one sentence for the first problem.
     """
     found = recipe_plugins or find_plugins(recipe, plugins)
+    check_optimizer_name(recipe.optimizer)
     # `ce` stands for the label term, which is part of every plan with labels.
     distilling = tuple(entry for entry in recipe.losses if entry.loss != "ce")
     reads_teacher = any(found.losses[entry.name].spec.signals for entry in distilling)

@@ -35,7 +35,7 @@ from distillkit.running.checkpoint import (
 )
 from distillkit.training.accuracy import top1
 from distillkit.training.gradient_norms import keep_compiled_graphs
-from distillkit.training.optimisation import Optimisation, build_optimisation, check_optimizer_name
+from distillkit.training.optimisation import Optimisation, build_optimisation
 from distillkit.training.step import Stepper, StepSettings
 from distillkit.training.task import DistillationTask, Objective
 from distillkit.training.teacher_targets import LossSlot, TeacherSlot, TeacherTargets
@@ -175,7 +175,6 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> TrainingSession:
     Every process builds the same models and reads its share of the data.
     """
     recipe = plan.recipe
-    check_optimizer_name(recipe.optimizer)  # before models are built, which takes long
     device = pick_device(recipe.training.device, processes.local_rank)
     precision = pick_precision(recipe.training.precision, device)
     if recipe.training.threads:

@@ -201,6 +201,11 @@ def test_random_weights_are_noted_where_the_recipe_is_for_a_trained_student(reci
     assert note not in plan(recipe_of(for_trained, trained), installed_plugins()).notes
 
 
+def test_an_optimizer_that_timm_does_not_have_is_refused(recipe_of: Any) -> None:
+    with pytest.raises(RecipeError, match=r"^optimizer\.name: unknown optimizer 'adamx'; did you mean 'adam"):
+        plan(recipe_of({"optimizer": {"name": "adamx"}}), installed_plugins())
+
+
 def test_regnety16gf_on_the_default_data_is_refused_with_all_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distillkit.models.hub._is_reachable", lambda host: False)
     recipe = Recipe.model_validate(HARD | {"teachers": [{"model": "regnety16gf"}]})
