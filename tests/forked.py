@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -205,7 +206,11 @@ class _Rank:
         self.args = arguments
         for stream in (sys.__stdout__, sys.__stderr__):
             stream.flush()
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            # From Python 3.12 on: the launcher has threads. They wait on its store and its logs, and hold no lock that a
+            # rank uses.
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            self.pid = os.fork()
         if not self.pid:
             _end(_code_of(lambda: _as_rank(arguments, environment)))
 
