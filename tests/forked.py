@@ -207,8 +207,8 @@ class _Rank:
         for stream in (sys.__stdout__, sys.__stderr__):
             stream.flush()
         with warnings.catch_warnings():
-            # From Python 3.12 on: the launcher has threads. They wait on its store and its logs, and hold no lock that a
-            # rank uses.
+            # From Python 3.12 on, because the launcher has threads. They wait for its store and its logs, and hold no
+            # lock that a rank uses.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             self.pid = os.fork()
         if not self.pid:
