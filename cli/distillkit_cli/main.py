@@ -34,6 +34,9 @@ from distillkit_cli.verify import verify
 
 BUG, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
+HINTS = {("distillkit export", "--precision"): "export has one flag per precision: --fp16, --bf16, --int8, --fp8"}
+"""Messages for options that another command has, by command and option."""
+
 NO_PLUGIN = typer.Option(
     "--no-plugin",
     metavar="NAME",
@@ -144,6 +147,8 @@ def _usage(error: typer.TyperException) -> str:
         # typer would list all guesses sorted by name; the nearest one comes first here.
         message = f"{error.message}. Did you mean '{guesses[0]}'?"
     context: typer.Context | None = getattr(error, "ctx", None)
+    if context and (hint := HINTS.get((context.command_path, getattr(error, "option_name", "")))):
+        message = hint
     where = f" (see {context.command_path} --help)" if context else ""
     return f"{message[0].lower()}{message[1:]}{where}"
 
