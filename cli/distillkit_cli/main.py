@@ -1,4 +1,4 @@
-"""The command `distillkit`: its verbs, and how errors become messages and exit codes."""
+"""The command `distillkit`: its subcommands, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def distillkit(
     no_plugin: Annotated[list[str] | None, NO_PLUGIN] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Turn a large vision model into a small one that ships.
+    """Distil a large vision model into a small one and export it.
 
     Choose a teacher, a student and a loss. Get a checkpoint, a report and an ONNX file.
 
