@@ -1,4 +1,4 @@
-"""distillkit: turn a large vision model into a small one that ships.
+"""distillkit: distil a large vision model into a small one and export it.
 
 A script calls `load_recipe`, `plan`, `run`, `resume`, `evaluate`, `load_student` and `read_metrics`; see
 docs/reference/python.md. The other names are for plugins. Modules below this package are private and may move.

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
+from distillkit.errors import DistillkitError, UserError
 from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from distillkit.evaluation.measurement import EvaluationResult, Row
+    from distillkit.plugin.plugin import Plugin
+    from distillkit.plugin.registry import PluginRegistry
 
 PROTOCOLS = "Protocol options"
 """The panel of options that only some protocols have."""
@@ -36,6 +42,7 @@ REAL = typer.Option(
     metavar="FILE", help="top1: also score against the ReaL labels in this real.json.", rich_help_panel=PROTOCOLS
 )
 K = typer.Option(
+    min=1,
     metavar="N",
     help="knn: number of neighbours; may be repeated. Default: 10, 20, 100 and 200.",
     rich_help_panel=PROTOCOLS,
@@ -46,7 +53,10 @@ METHOD = typer.Option(
     rich_help_panel=PROTOCOLS,
 )
 EPOCHS = typer.Option(
-    metavar="N", help="linear, few-label finetune: passes over the training images.", rich_help_panel=PROTOCOLS
+    min=1,
+    metavar="N",
+    help="linear, few-label finetune: passes over the training images.",
+    rich_help_panel=PROTOCOLS,
 )
 NPROC = typer.Option("--nproc", metavar="N", min=1, help="Evaluate with N processes on this machine, one per GPU.")
 SET = typer.Option(
@@ -100,8 +110,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.overrides import as_tables, parse_assignment
 
-    # Only options that were given: a protocol rejects those that it does not have.
-    given = {
+    by_option = {
         "head": head,
         "fusion": fusion,
         "per_class": per_class or None,
@@ -111,12 +120,15 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         "method": method,
         "epochs": epochs,
     }
+    given = {name: value for name, value in by_option.items() if value is not None}
+    plugins = installed_plugins()
+    _require_options(protocol, given, plugins)
     options = as_tables(parse_assignment(text) for text in settings or ())
     evaluation = run_evaluation(
         target,
-        installed_plugins(),
+        plugins,
         protocol=protocol,
-        options=options | {name: value for name, value in given.items() if value is not None},
+        options=options | given,
         data=data,
         split=split,
         strict=strict_data,
@@ -127,6 +139,35 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
         terminal.show_json(evaluation.as_dict())
     else:
         _show(terminal, evaluation)
+
+
+def _require_options(protocol: str, given: Iterable[str], plugins: PluginRegistry) -> None:
+    """Refuse options that only other protocols have.
+
+    Raises: UserError; as `PluginRegistry.find` and `Plugin.load`.
+    """
+    own = _option_names(plugins.find("evaluator", protocol))
+    for name in given:
+        if name in own:
+            continue
+        others = [each for each in plugins.listing("evaluator") if name in _option_names_if_loadable(each)]
+        if others:
+            protocols = " and ".join(each.name for each in others)
+            raise UserError(
+                f"--{name.replace('_', '-')} is an option of --protocol {protocols}; the protocol is {protocol}"
+            )
+
+
+def _option_names(evaluator: Plugin) -> Collection[str]:
+    options: type[BaseModel] | None = getattr(evaluator.load(), "Options", None)
+    return () if options is None else options.model_fields
+
+
+def _option_names_if_loadable(evaluator: Plugin) -> Collection[str]:
+    try:
+        return _option_names(evaluator)
+    except DistillkitError:
+        return ()  # an evaluator that was not chosen must not stop the command
 
 
 def _show(terminal: Terminal, evaluation: EvaluationResult) -> None:

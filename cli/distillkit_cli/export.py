@@ -33,8 +33,8 @@ def export(
 ) -> None:
     """Export a student to ONNX in every chosen precision, and compare each file with PyTorch on real images.
 
-    A file that fails the comparison goes to rejected/ (exit code 4). What this machine cannot build or execute is
-    marked as pending, with the command that finishes it on the target machine (exit code 3).
+    A file that fails the comparison goes to rejected/ (exit code 4). What cannot be built here is pending, with the
+    command that finishes it on the target machine; what cannot be executed here is ungated (exit code 3 for both).
 
     If TARGET is a bundle, other formats are added to it in place.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillkit_cli.options import DRY_RUN, OUT, ModelOptions, RecipeOptions, flattened
+from distillkit_cli.options import DRY_RUN, OUT, ModelOptions, RecipeOptions, data_option, flattened
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 MODEL = typer.Argument(metavar="MODEL", help="A student or a teacher: timm:resnet50, deit-s, regnety16gf.")
 WEIGHTS = typer.Option(metavar="FILE|DIR|pretrained|none", help="Weights to start from.")
+UNLABELED = data_option(metavar="DIR", help="Ignored: finetune trains on labels alone.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(RecipeOptions):
+    """Data, length and recipe of a run without a teacher."""
+
+    unlabeled: Annotated[str | None, UNLABELED] = None
 
 
 @flattened
@@ -23,7 +32,7 @@ def finetune(
     *,
     model: Annotated[str, MODEL],
     weights: Annotated[str, WEIGHTS] = "pretrained",
-    recipe: RecipeOptions,
+    recipe: FinetuneOptions,
     out: Annotated[Path | None, OUT] = None,
     dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
@@ -31,7 +40,7 @@ def finetune(
 
     Short for `distillkit run --loss ce --student MODEL --student-weights WEIGHTS`.
 
-    Use the result as a teacher with --teacher run:DIR.
+    Use the result as a teacher with --teacher run:DIR. To resume: distillkit run --resume DIR.
 
     For example:
       distillkit finetune regnety16gf --data flowers/ --out runs/teacher

@@ -1,4 +1,4 @@
-"""--help of the verbs: flags without a type, paragraphs wrapped to the terminal. Plugins print to stderr."""
+"""--help of the commands: no Python types, paragraphs wrapped to the terminal. Plugins print to stderr."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import inspect
 import re
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 NAMES = {"help_option_names": ["--help", "-h"]}
 
@@ -20,7 +21,7 @@ class Verb(TyperCommand):
         super().__init__(*arguments, help=_unwrapped(help), **settings)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_type_of_flags(super().get_params(ctx))
+        return _without_python_types(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         with redirect_stdout(sys.stderr):
@@ -31,7 +32,7 @@ class Verbs(TyperGroup):
     """A group of verbs."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_type_of_flags(super().get_params(ctx))
+        return _without_python_types(super().get_params(ctx))
 
 
 def _unwrapped(text: str | None) -> str | None:
@@ -42,9 +43,20 @@ def _unwrapped(text: str | None) -> str | None:
     return None if text is None else re.sub(r"(?<=[^\n])\n(?=[^\s])", " ", inspect.cleandoc(text))
 
 
-def _without_type_of_flags(parameters: list[Any]) -> list[Any]:
-    """Remove the type that typer shows for a flag, `--quiet <bool>`, as if it took a value; --help included."""
+def _without_python_types(parameters: list[Any]) -> list[Any]:
+    """Remove the types that typer shows for a flag, `--quiet <bool>`, and for an argument, `IMAGE <list[Path]>`.
+
+    The usage line shows a required argument without typer's braces: `TARGET`, not `{TARGET}`.
+    """
     for parameter in parameters:
         if isinstance(parameter, TyperOption) and parameter.is_flag:
             parameter.metavar = ""
+        elif isinstance(parameter, TyperArgument):
+            # typer has no setting for either, and builds its arguments itself, so that a subclass is not used.
+            usage = parameter._usage_display_name().replace("{", "").replace("}", "")  # noqa: SLF001
+            vars(parameter).update(display_type_rich=_no_type, _usage_display_name=partial(str, usage))
     return parameters
+
+
+def _no_type(ctx: Any) -> None:
+    """The type shown for an argument."""

@@ -1,4 +1,4 @@
-"""The command `distillkit`: its verbs, and how errors become messages and exit codes."""
+"""The command `distillkit`: its subcommands, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ from distillkit_cli.verify import verify
 
 BUG, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
+HINTS = {("distillkit export", "--precision"): "export has one flag per precision: --fp16, --bf16, --int8, --fp8"}
+"""Messages for options that another command has, by command and option."""
+
 NO_PLUGIN = typer.Option(
     "--no-plugin",
     metavar="NAME",
@@ -62,7 +65,7 @@ def distillkit(
     no_plugin: Annotated[list[str] | None, NO_PLUGIN] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Turn a large vision model into a small one that ships.
+    """Distil a large vision model into a small one and export it.
 
     Choose a teacher, a student and a loss. Get a checkpoint, a report and an ONNX file.
 
@@ -144,6 +147,8 @@ def _usage(error: typer.TyperException) -> str:
         # typer would list all guesses sorted by name; the nearest one comes first here.
         message = f"{error.message}. Did you mean '{guesses[0]}'?"
     context: typer.Context | None = getattr(error, "ctx", None)
+    if context and (hint := HINTS.get((context.command_path, getattr(error, "option_name", "")))):
+        message = hint
     where = f" (see {context.command_path} --help)" if context else ""
     return f"{message[0].lower()}{message[1:]}{where}"
 

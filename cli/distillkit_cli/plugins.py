@@ -38,7 +38,7 @@ def plugins(context: typer.Context, *, as_json: Annotated[bool, JSON] = False) -
     Signals are the outputs that a model provides, or that a loss or an evaluator reads. The licence is that of the
     weights. Plugins that cannot be loaded, or that are switched off, come last.
 
-    To switch one off: --no-plugin NAME before the verb, or DISTILLKIT_DISABLE_PLUGINS=NAME,...
+    To switch one off: distillkit --no-plugin NAME run ..., or DISTILLKIT_DISABLE_PLUGINS=NAME,...
 
     For example:
       distillkit plugins

@@ -25,7 +25,7 @@ MEASURING = "Measuring"
 CHOICES = ("runtime", "precision", "batches", "mode", "seconds", "rounds", "threads", "device", "tune", "weights")
 """Options that have no effect if nothing is measured."""
 TARGETS = typer.Argument(
-    metavar="TARGET", help="Bundles, runs, models by name (timm:resnet18), or profile.json files from elsewhere."
+    metavar="TARGET", help="Bundles, runs, models by name (timm:resnet18), or profile.json files of other machines."
 )
 RUNTIME = typer.Option(
     metavar="NAME", help="Runtime from `distillkit plugins`; may be repeated. Default: all that work."
@@ -87,7 +87,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
     For example:
       distillkit profile runs/deit-ti-digits-001
       distillkit profile exports/student --tune --batches 1,32
-      distillkit profile a/ b/ elsewhere/profile.json --out compared/
+      distillkit profile a/ b/ other-machine/profile.json --out compared/
     """
     from distillkit.plugin.registry import installed_plugins
     from distillkit_cli.progress import ProfileProgress

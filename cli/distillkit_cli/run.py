@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from distillkit.errors import UserError
 from distillkit_cli.options import DRY_RUN, OUT, RUN, ModelOptions, RecipeOptions, flattened, given_options
 from distillkit_cli.terminal import Terminal
 
@@ -52,7 +53,7 @@ def run(  # noqa: PLR0913 - one parameter per option
 
     terminal: Terminal = context.obj
     if auto_resume and out is None:
-        raise typer.BadParameter("give the run directory with --out", param_hint="--auto-resume")
+        raise UserError("--auto-resume needs --out DIR")
     if resume is not None:
         conflicting = given_options(models, recipe) + ["--out"] * (out is not None) + ["--dry-run"] * dry_run
         conflicting += ["--auto-resume"] * auto_resume

@@ -35,13 +35,13 @@ def console(*, stderr: bool) -> Console:
     if stream is None or (stderr and why_unwritable(stream)):
         stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - used until the process ends
     bounded = stream.isatty() or os.environ.get("COLUMNS")
-    # Look the stream up now: while a verb runs, `sys.stdout` is redirected to stderr.
+    # Look the stream up now: while a command runs, `sys.stdout` is redirected to stderr.
     return Console(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
 
 
 @dataclass
 class Terminal:
-    """Output of the verbs. `quiet` prints results and errors only; `verbose` adds tracebacks to errors.
+    """Output of the commands. `quiet` prints results and errors only; `verbose` adds tracebacks to errors.
 
     `arguments` are those of the command line. `is_first` is true for rank 0; other ranks print errors only.
     """

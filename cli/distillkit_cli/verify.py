@@ -7,14 +7,19 @@ from typing import Annotated
 
 import typer
 
-from distillkit_cli.options import JSON, typer_option
+from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
-from distillkit_export.export_options import ExportOptions, Tolerance, most_images, parse_gate_images
+from distillkit_export.export_options import Tolerance, most_images, parse_gate_images
+
+COMPARISON = "Comparison"
+"""A panel of --help."""
 
 BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export` wrote.")
 DATA = typer.Option(metavar="DIR", help="Labelled images, one folder per class, to measure accuracy on.")
-GATE_IMAGES = typer_option(ExportOptions, "gate_images")
-TOLERANCE = typer.Option(help="Limits on the difference from torch.")
+GATE_IMAGES = typer.Option(
+    "--gate-images", metavar="N|all", help="Number of images to compare. Default: 1000.", rich_help_panel=COMPARISON
+)
+TOLERANCE = typer.Option(help="Limits on the difference from torch.", rich_help_panel=COMPARISON)
 
 
 def verify(

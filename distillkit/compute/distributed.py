@@ -66,7 +66,7 @@ class Processes:
         if self.is_alone or not tensors:
             return list(tensors)
         flat = self.sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))  # [all values]
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])  # one [n] per tensor
         return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     def max(self, number: int) -> int:

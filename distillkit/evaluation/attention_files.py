@@ -39,7 +39,7 @@ class AttentionFiles:
     notes: tuple[str, ...]
 
 
-def draw_files(  # noqa: PLR0913 - one parameter per option of the verb
+def draw_files(  # noqa: PLR0913 - one parameter per option of the command
     target: str,
     images: Sequence[Path],
     plugins: PluginRegistry,

@@ -33,7 +33,7 @@ UNBOUNDED = 7 * 24 * 60.0
 """Minutes that the other processes wait while the first one measures alone: fine-tuning may take days."""
 
 
-def evaluate(  # noqa: PLR0913 - one parameter per option of the verb
+def evaluate(  # noqa: PLR0913 - one parameter per option of the command
     target: str,
     plugins: PluginRegistry,
     *,

@@ -133,7 +133,7 @@ def load_recipe(
     chosen, tables = _chosen(recipe, changes, run)
     above = (_with_smoke(tables, chosen, smoke=smoke), changes)
     # A copy: entries are changed in place below, and the tables may share them with the caller's arguments.
-    tables = deepcopy(layered(*above) if run is None else inherit(run, load_recipe(run.recipe), above))
+    tables = deepcopy(layered(*above) if run is None else inherit(run, load_recipe(run.recipe_path), above))
     # After the layers, since they decide which teachers and losses there are.
     for assignment in given:
         try:
@@ -175,7 +175,7 @@ def _chosen(recipe: str | PathLike[str] | Recipe | None, changes: Tables, run: P
     if isinstance(recipe, Recipe):
         return "Recipe", recipe.model_dump(exclude_none=True)
     if recipe is None and run is not None:
-        return str(run.recipe), {}
+        return str(run.recipe_path), {}
     name = str(recipe) if recipe else _default_name(changes)
     return name, read_tables(name)
 

@@ -30,7 +30,7 @@ class ParentRun:
     student: Path
 
     @property
-    def recipe(self) -> Path:
+    def recipe_path(self) -> Path:
         """The file of its resolved recipe."""
         return self.directory / "recipe.toml"
 

@@ -48,6 +48,7 @@ class IntervalAverages:
         """Add one optimiser step: `averages` of this process, `images` of all processes.
 
         Terms of a skipped step are left out of the averages.
+        Shapes: averages: tensors []; skipped: bool [].
         """
         for name, value in averages.items():
             # Masked on the device: reading `skipped` would wait for it. A factor of 0 would keep NaN.

@@ -130,10 +130,12 @@ class ExportOptions:
         False, "Also build a TensorRT engine for this machine, in each selected precision.", panel=ENGINE
     )
     batch: str | None = engine_option(None, "Batch sizes of the engine. Default: 1:8:64.", metavar="MIN:TYPICAL:MAX")
-    workspace: str | None = engine_option(None, "Workspace memory limit. Default: all GPU memory.", metavar="4G")
+    workspace: str | None = engine_option(
+        None, "Workspace memory limit, such as 4G. Default: all GPU memory.", metavar="SIZE"
+    )
     timing_cache: str | None = engine_option(None, "Timing cache that makes later builds faster.", metavar="FILE")
-    hardware_compatible: bool = engine_option(False, "Also run on other GPUs, Ampere or newer; slower.")
-    version_compatible: bool = engine_option(False, "Also run in newer TensorRT of the same major.")
+    hardware_compatible: bool = engine_option(False, "Let the engine run on any GPU from Ampere on; slower.")
+    version_compatible: bool = engine_option(False, "Let the engine run with newer TensorRT of the same major version.")
     layers: bool = engine_option(False, "Also write the layers of the engine.")
     data: str | None = image_option(
         None, "Images for calibration and the gate. Default: those of the run.", metavar="DIR|NAME"

@@ -78,8 +78,15 @@ def test_json_equals_the_line_in_evaluations_jsonl(distillkit, trained):
             ("--protocol", "knn", "--k", "2000"),
             "k = 2,000 is larger than the 1,167 labelled images of 'digits'; lower --k",
         ),
-        (("--protocol", "knn", "--restrict"), "evaluator 'knn': unknown key 'restrict'; known: k, temperature"),
-        (("--protocol", "knn", "--per-class"), "evaluator 'knn': unknown key 'per_class'; known: k, temperature"),
+        (("--protocol", "knn", "--restrict"), "--restrict is an option of --protocol top1; the protocol is knn"),
+        (("--protocol", "knn", "--per-class"), "--per-class is an option of --protocol top1; the protocol is knn"),
+        (("--k", "20"), "--k is an option of --protocol knn; the protocol is top1"),
+        (("--method", "fast"), "--method is an option of --protocol few-label and linear; the protocol is top1"),
+        (("--set", "k=[20]"), "evaluator 'top1': unknown key 'k'; known: fusion, head, per_class, real, restrict"),
+        (
+            ("--protocol", "knn", "--k", "0"),
+            "invalid value for '--k': Input should be greater than or equal to 1 (see distillkit evaluate --help)",
+        ),
         (
             ("--protocol", "liner"),
             "unknown evaluator 'liner'; did you mean 'linear'? (known: few-label, knn, linear, top1)",

@@ -44,7 +44,7 @@ def help_of(*verb, option="--help"):
 OVERVIEW = """\
  Usage: distillkit [OPTIONS] COMMAND [ARGS]...
 
- Turn a large vision model into a small one that ships.
+ Distil a large vision model into a small one and export it.
 
  Choose a teacher, a student and a loss. Get a checkpoint, a report and an ONNX file.
 
@@ -89,7 +89,7 @@ def test_help_without_a_verb():
 def test_no_arguments_prints_the_help(distillkit):
     code, out, err = distillkit()
     assert (code, err) == (0, "")
-    assert "Turn a large vision model into a small one that ships." in out
+    assert "Distil a large vision model into a small one and export it." in out
 
 
 def examples(verb):
@@ -114,8 +114,10 @@ def test_h_is_help(verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_flag_shows_no_type(verb):
-    assert "<bool>" not in help_of(verb)
+def test_flags_and_arguments_show_no_type(verb):
+    assert re.search(r"<(bool|str|path|list\[.*)>", help_of(verb)) is None
+    usage = help_of(verb).partition("\n\n")[0]
+    assert "{" not in usage
     assert re.search(r"^│ --help +-h +Show this message and exit\. +│$", help_of(verb), re.MULTILINE)
 
 
@@ -144,6 +146,19 @@ def test_shared_options_are_in_every_training_verb(verb):
     for option in ("--data", "--validation", "--unlabeled", "--labels", "--recipe", "--set", "--epochs", "--seed"):
         assert f"│ {option} " in text, option
     assert ("│ --teacher " in text) == (verb != "finetune")
+
+
+@pytest.mark.parametrize(
+    ("verb", "usage"),
+    [
+        ("evaluate", "[OPTIONS] TARGET"),
+        ("profile", "[OPTIONS] TARGET..."),
+        ("predict", "[OPTIONS] BUNDLE IMAGE..."),
+        ("recipes", "[OPTIONS] [NAME|FILE.toml]"),
+    ],
+)
+def test_usage_names_the_arguments(verb, usage):
+    assert help_of(verb).splitlines()[0] == f"Usage: distillkit {verb} {usage}"
 
 
 def test_help_imports_few_modules():

@@ -15,6 +15,10 @@ from distillkit_cli import main
         (["rnu"], "no such command 'rnu'. Did you mean 'run'? (see distillkit --help)"),
         (["run", "--epoch", "3"], "no such option: --epoch. Did you mean '--epochs'? (see distillkit run --help)"),
         (["--quite"], "no such option: --quite. Did you mean '--quiet'? (see distillkit --help)"),
+        (
+            ["export", "run", "--precision", "fp16"],
+            "export has one flag per precision: --fp16, --bf16, --int8, --fp8 (see distillkit export --help)",
+        ),
         (["run", "--zzz"], "no such option: --zzz (see distillkit run --help)"),
         (
             ["run", "--head", "both"],

@@ -135,5 +135,5 @@ def test_auto_resume_needs_a_directory(distillkit):
     assert distillkit("run", "--auto-resume") == (
         2,
         "",
-        "error: invalid value for --auto-resume: give the run directory with --out (see distillkit run --help)\n",
+        "error: --auto-resume needs --out DIR\n",
     )

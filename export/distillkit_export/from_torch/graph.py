@@ -66,7 +66,7 @@ class Scores(nn.Module):
         self.dtype = torch.float32
         # Times 255, since uint8 images are not divided by 255 first.
         self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1) * 255, persistent=False)  # [C, 1, 1]
-        self.register_buffer("deviation", torch.tensor(spec.std).view(-1, 1, 1) * 255, persistent=False)
+        self.register_buffer("deviation", torch.tensor(spec.std).view(-1, 1, 1) * 255, persistent=False)  # [C, 1, 1]
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Run the network in half precision; normalisation and outputs stay float32."""

@@ -109,6 +109,7 @@ class FixedPositions(nn.Module):
         self.register_buffer("of_column", across.clone(), persistent=False)
 
     def forward(self, grid: ImageSize) -> Tensor:
+        """Positions [1, P + N, D] of a grid (rows, columns), N = rows * columns."""
         rows, columns = grid
         across = self.of_column[:columns].unsqueeze(0).expand(rows, -1, -1)  # [rows, columns, D / 2]
         down = self.of_row[:rows].unsqueeze(1).expand(-1, columns, -1)  # [rows, columns, D / 2]

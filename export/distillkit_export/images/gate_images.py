@@ -131,7 +131,8 @@ def photographs(spec: ModelSpec, why: str) -> ImageSet:
             left, top = across * (1 - share) * image.width, down * (1 - share) * image.height
             box = (left, top, left + share * image.width, top + share * image.height)
             resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box))
-            pixels = (resized.reshape(height, width, -1) / 255 - np.asarray(spec.mean)) / np.asarray(spec.std)
+            fractions = resized.reshape(height, width, -1) / 255  # [H, W, C]
+            pixels = (fractions - np.asarray(spec.mean)) / np.asarray(spec.std)
             crops.append(pixels.transpose(2, 0, 1))  # [C, H, W]
     source = f"crops of two photographs that scikit-learn ships, because {why}"
     return ImageSet(given_images(crops, spec).pixels, source, weak=True)

@@ -61,7 +61,8 @@ class Digits:
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """All pixels [1797, 8, 8] and labels. A run opens both splits, and scikit-learn parses its text file every time."""
     shades, labels = load_digits(return_X_y=True)
-    pixels = np.rint(shades * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)  # shades are 0 to 16
+    # Shades are 0 to 16.
+    pixels = np.rint(shades * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)  # [n, 8, 8]
     return pixels, labels
 
 
