@@ -221,7 +221,7 @@ class TestLoadedStudent:
     def test_a_directory_without_a_student_is_refused(self, tmp_path):
         with pytest.raises(RunDirectoryError) as caught:
             distillkit.load_student(tmp_path / "gone")
-        assert str(caught.value) == f"there is no run directory {tmp_path / 'gone'}; check the path"
+        assert str(caught.value) == f"there is no run directory '{tmp_path / 'gone'}'; check the path"
 
 
 class TestReadMetrics:
@@ -249,7 +249,7 @@ class TestReadMetrics:
     def test_a_missing_directory_is_refused(self, tmp_path):
         with pytest.raises(RunDirectoryError) as caught:
             distillkit.read_metrics(tmp_path / "gone")
-        assert str(caught.value) == f"there is no run directory {tmp_path / 'gone'}; check the path"
+        assert str(caught.value) == f"there is no run directory '{tmp_path / 'gone'}'; check the path"
 
     def test_a_run_without_metrics_has_no_rows(self, tmp_path):
         assert distillkit.read_metrics(tmp_path) == []

@@ -86,7 +86,9 @@ def _show(terminal: Terminal, report: CheckReport) -> None:
         unread = f"; {sum(kinds.values()):,} unreadable: {counts}" if kinds else "; all readable"
         rows.append((split, counted(images, "image") + unread))
     rows += [("classes", f"{report.classes:,}")] if report.classes else []
-    terminal.show_rows([*rows, *(("wrong", text) for text in report.wrong), *(("note", text) for text in report.notes)])
+    terminal.show_rows(
+        [*rows, *(("problem", text) for text in report.wrong), *(("note", text) for text in report.notes)]
+    )
     if report.broken:
         terminal.show("")
         terminal.show_table(_table(report))

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.class_names import agreed_names, count_classes, labelled_part
 from distillkit.data.image_faults import broken_image
-from distillkit.data.resolve_source import SourceOpener
+from distillkit.data.resolve_source import SourceOpener, without_recipe_key
 from distillkit.data.selection import Selection
 from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.suspicious_classes import (
@@ -119,22 +119,17 @@ def _open_sets(opener: SourceOpener, name: str, wrong: list[str]) -> dict[str, S
     try:
         sets = {"train": opener.training("train", name)}
     except DataError as error:
-        raise DataError(_without_recipe_key(error)) from error
+        raise DataError(without_recipe_key(error)) from error
     measured: tuple[Literal["validation"], Literal["test"]] = ("validation", "test")
     for split in measured:
         try:
             opened = opener.bundled(split, name)
         except DataError as error:
-            wrong.append(f"{split}: {_without_recipe_key(error)}")
+            wrong.append(f"{split}: {without_recipe_key(error)}")
         else:
             if opened is not None:
                 sets[split] = opened
     return sets
-
-
-def _without_recipe_key(error: DataError) -> str:
-    """The message without the recipe key, for which `data check` has no option."""
-    return str(error).removeprefix("data.train: ")
 
 
 def _count_agreed_classes(sets: Mapping[str, Source | Stream], wrong: list[str]) -> int | None:

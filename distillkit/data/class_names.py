@@ -66,8 +66,8 @@ def count_classes(names: tuple[str, ...] | None, selections: Iterable[Selection]
     if classes == 1:
         only = f"'{names[0]}'" if names else "0"
         raise DataError(
-            f"'{found[0].name}' has a single class, {only}; give every class a folder, or name a folder of unlabelled "
-            "images in data.unlabeled"
+            f"'{found[0].name}' has a single class, {only}; give every class a folder, or use --unlabeled DIR for "
+            "unlabelled images"
         )
     return classes
 

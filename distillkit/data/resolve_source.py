@@ -20,6 +20,8 @@ from distillkit.recipe.schema import Data
 
 Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
 """The keys of `recipe.Data` that name a data set."""
+OPTIONS: dict[Key, str] = {"train": "--data (data.train)", "unlabeled": "--unlabeled (data.unlabeled)"}
+"""The command-line options of keys, for errors in a name that is usually typed there."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class SourceOpener:
     def _open(self, key: Key, name: str, split: Split) -> Source | Stream | None:
         try:
             plugin = self._find(name)
+        except DataError as error:
+            raise DataError(f"{OPTIONS.get(key, f'data.{key}')}: {error}") from error
+        try:
             opened: Source | Stream | None = plugin.call("open", plugin.argument, self.data, split)
         except DataError as error:
             raise DataError(f"data.{key}: {error}") from error
@@ -89,6 +94,11 @@ class SourceOpener:
         names = ", ".join(spec.shown_name for spec in known.values())
         remedy = f"did you mean '{guess}'? (data sets: {names})" if guess else f"data sets: {names}"
         raise DataError(f"'{shortened(name)}' is neither a folder nor a data set; {remedy}")
+
+
+def without_recipe_key(error: DataError) -> str:
+    """The message without its prefix for `data.train`, for commands that have another option."""
+    return str(error).removeprefix("data.train: ").removeprefix(f"{OPTIONS['train']}: ")
 
 
 def _exists(name: str) -> bool:

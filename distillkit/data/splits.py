@@ -60,12 +60,11 @@ class DataSets:
         if not isinstance(self.train, Selection) or self.labelled.all():
             return self
         train = self.train.only_labelled()
-        note = f"dropped: {counted(len(self.train) - len(train), 'unlabelled image')}, because no loss reads a teacher"
         return replace(
             self,
             train=train,
             labelled=train.labelled(),
-            notes=(*self.notes, note),
+            notes=_notes_without_teacher(self.notes, len(self.train) - len(train)),
             fingerprint=fingerprint(train, self.class_names),
         )
 
@@ -174,11 +173,26 @@ def _keep_labels(part: SelectedPart, wanted: int, seed: int) -> SelectedPart:
     return replace(part, labels=labels)
 
 
+def _notes_without_teacher(notes: tuple[str, ...], dropped: int) -> tuple[str, ...]:
+    """The notes of a run in which no loss reads a teacher, so that `dropped` unlabelled images are not used."""
+    hidden = _used_unlabelled(dropped)
+    reason = "because no loss reads a teacher"
+    if not any(note.endswith(hidden) for note in notes):
+        return (*notes, f"dropped: {counted(dropped, 'unlabelled image')}, {reason}")
+    are = "is" if dropped == 1 else "are"
+    unused = f"; the other {counted(dropped, 'image')} {are} not used, {reason}"
+    return tuple(note.removesuffix(hidden) + unused if note.endswith(hidden) else note for note in notes)
+
+
+def _used_unlabelled(hidden: int) -> str:
+    return f"; {counted(hidden, 'image')} used as unlabelled"
+
+
 def _kept_label_notes(part: SelectedPart, names: tuple[str, ...] | None, classes: int | None) -> list[str]:
     """Notes on the number of labels that are kept, and on the classes left without one."""
     kept = part.labels[part.labels != UNLABELLED]
     hidden = len(part.labels) - len(kept)
-    notes = [f"labels: {len(kept):,} kept, balanced over the classes; {counted(hidden, 'image')} used as unlabelled"]
+    notes = [f"labels: {len(kept):,} kept, balanced over the classes{_used_unlabelled(hidden)}"]
     class_labels = names or tuple(map(str, range(classes or 0)))
     missing = [class_labels[label] for label in np.setdiff1d(np.arange(len(class_labels)), kept)]
     if missing:

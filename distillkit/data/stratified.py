@@ -23,7 +23,9 @@ def held_out(labels: Counts, share: float, seed: int) -> Counts:
     total = int((labels != UNLABELLED).sum())
     wanted = max(1, round(share * total))
     if wanted >= total:
-        raise DataError(f"data.validation = {share:g} holds out all {total:,} labelled images; lower the share")
+        raise DataError(
+            f"data.validation = {share:g} holds out all {total:,} labelled images; use a smaller share, such as --set data.validation=0.1"
+        )
     return _choose(labels, lambda available: _in_proportion(wanted, available), seed, "held out")
 
 
@@ -36,7 +38,8 @@ def kept_labels(labels: Counts, wanted: int, seed: int) -> Counts:
     total = int((labels != UNLABELLED).sum())
     if wanted > total:
         raise DataError(
-            f"data.labels = {wanted:,} is more than the {total:,} labelled training images; lower it or leave it out"
+            f"data.labels = {wanted:,} is more than the {total:,} labelled training images; "
+            "use a smaller --labels or leave it out"
         )
     return _choose(labels, lambda available: _equally(wanted, available), seed, "kept labels")
 

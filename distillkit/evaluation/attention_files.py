@@ -68,7 +68,9 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the command
     opened = open_model(target, plugins, weights)
     reason = why_unreadable(opened.spec)
     if reason is not None:
-        raise SignalError(f"the attention of '{target}' cannot be drawn, because {reason}; choose another model")
+        raise SignalError(
+            f"the attention of '{target}' cannot be drawn, because {reason}; choose a ViT with a class token"
+        )
     model = cast("Model", opened.model.to(torch_device).eval())
     layers_of(f"'{target}'", opened.spec, layers)  # for its error, before images are read
     folder = out or (opened.home or Path()) / "attention"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import UnionType
@@ -24,6 +25,9 @@ ALLOWED = {
     "list_type": "a list",
 }
 """Pydantic's type errors in the terms of a recipe file."""
+
+NAME_PATTERN = r"^[^/.\s]+$"
+"""The pattern of names in a recipe, explained in words."""
 
 MOST = 20
 """Maximum number of problems that are explained and listed; beyond it only their number is given."""
@@ -107,12 +111,26 @@ def _problem(location: Location, errors: Sequence[ErrorDetails], model: type[Bas
         return f"'{key}' is {_shown(details['input'])}; it should be a table"
     # pydantic reports every branch of a union; the value is valid if it matches any of them.
     allowed = " or ".join(dict.fromkeys(_allowed(branch) for branch in errors))
-    return f"'{key}' is {_shown(details['input'])}; it should be {allowed}"
+    example = f", such as [{json.dumps(details['input'])}]" if _needs_brackets(location, details, model) else ""
+    return f"'{key}' is {_shown(details['input'])}; it should be {allowed}{example}"
+
+
+def _needs_brackets(location: Location, details: ErrorDetails, model: type[BaseModel]) -> bool:
+    """Whether a single value was given for a list of such values, whatever its length."""
+    if details["type"] not in {"tuple_type", "list_type"} or not isinstance(details["input"], int | float | str):
+        return False
+    *path, name = location
+    table = _table(model, tuple(path))
+    names = {field.alias or name: field for name, field in table.model_fields.items()} if table else {}
+    annotation = names[name].annotation if name in names else None
+    is_open = get_origin(annotation) is list or Ellipsis in get_args(annotation)
+    return is_open and _first_model(annotation) is None
 
 
 def _allowed(details: ErrorDetails) -> str:
     if details["type"] == "string_pattern_mismatch":
-        return f"a string that matches {details['ctx']['pattern']}"
+        pattern = details["ctx"]["pattern"]
+        return "a name without spaces, '/' or '.'" if pattern == NAME_PATTERN else f"a string that matches {pattern}"
     return ALLOWED.get(details["type"], details["msg"].removeprefix("Input should be "))
 
 

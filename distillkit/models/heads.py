@@ -24,9 +24,10 @@ class Answer:
     idle: tuple[str, ...] = ()
 
 
-def fuse(outputs: Outputs, head: str = "fused", fusion: str = "logits") -> Tensor:
+def fuse(outputs: Outputs, head: str = "fused", fusion: str = "logits", *, model: str = "a model") -> Tensor:
     """Logits of one head, or of both heads fused. A model with one head always returns that head's logits.
 
+    `model` is the subject of an error, such as "model 'deit-ti'".
     Shapes: [B, K], to be read as logits: their softmax is the prediction in every case.
     Raises: BrokenPluginError if the model returned no logits.
     Source: Touvron et al. 2021, arXiv:2012.12877, section 4 ("late fusion"): the sum of the two softmaxes, which is
@@ -35,7 +36,7 @@ def fuse(outputs: Outputs, head: str = "fused", fusion: str = "logits") -> Tenso
     """
     logits, distill_logits = outputs.logits, outputs.distill_logits
     if logits is None:
-        raise BrokenPluginError("a model was asked for its logits and returned none; its plugin breaks the contract")
+        raise BrokenPluginError(f"{model} was asked for its logits and returned none; its plugin breaks the contract")
     if distill_logits is None or head == "class":
         return logits
     if head == "distill":
@@ -98,7 +99,8 @@ class OneAnswer(nn.Module):
         outputs = self.model(images, both)
         if Signal.LOGITS not in wanted:
             return outputs
-        return replace(outputs, logits=fuse(outputs, self.head, self.fusion), distill_logits=None)
+        logits = fuse(outputs, self.head, self.fusion, model=f"model '{self.spec.name}'")
+        return replace(outputs, logits=logits, distill_logits=None)
 
 
 def one_answer(spec: ModelSpec) -> ModelSpec:

@@ -52,7 +52,7 @@ def _read(model: Model, weights: str) -> tuple[dict[str, Tensor], ModelSpec | No
         if not is_model(model.spec.architecture.partition(".")[0]):
             raise WeightsError(
                 f"there are no published weights of '{model.spec.name}'; "
-                "give a weight file, a run directory, or none for random weights"
+                "give --student-weights FILE, --student-weights RUN or none for random weights (finetune: --weights)"
             )
         return published_weights(model.spec.architecture, option=OPTION), None
     path, shapes_only = Path(weights), next(model.network.parameters()).is_meta

@@ -93,7 +93,7 @@ def read_student(directory: Path) -> SavedStudent:
     Raises: RunDirectoryError for a directory that is missing or has no student, or for an invalid student.json.
     """
     if not directory.is_dir():
-        raise RunDirectoryError(f"there is no run directory {directory}; check the path")
+        raise RunDirectoryError(f"there is no run directory '{directory}'; check the path")
     path = directory / DESCRIPTION
     for part in (path, directory / WEIGHTS):
         if not part.is_file():

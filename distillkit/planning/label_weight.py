@@ -16,7 +16,9 @@ def resolve_label_weight(given: float | None, by_loss: Mapping[str, float], *, l
     """
     if not labelled:
         if given:
-            raise DataError(f"labels.weight is {given:g}, but no image has a label; give labels or set labels.weight=0")
+            raise DataError(
+                f"labels.weight is {given:g}, but no image has a label; use labelled --data, or --set labels.weight=0"
+            )
         if not by_loss:
             raise DataError(
                 "no image has a label and no loss reads a teacher, so there is nothing to learn from; "
@@ -28,6 +30,13 @@ def resolve_label_weight(given: float | None, by_loss: Mapping[str, float], *, l
     if not by_loss:
         return 1.0
     if len(set(by_loss.values())) > 1:
-        weights = ", ".join(f"{name} wants {weight:g}" for name, weight in by_loss.items())
-        raise RecipeError(f"the losses disagree on the weight of the label term ({weights}); set labels.weight")
+        weights = [f"{weight:g}" for weight in by_loss.values()]
+        raise RecipeError(
+            f"losses {_listed(list(by_loss))} have different default label weights ({_listed(weights)}); "
+            f"choose one with --set labels.weight={weights[0]}"
+        )
     return next(iter(by_loss.values()))
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -15,7 +15,7 @@ from distillkit.errors import (
     PluginError,
     UnknownPluginError,
 )
-from distillkit.messages.nearest_name import unknown_name
+from distillkit.messages.nearest_name import nearest, unknown_name
 from distillkit.plugin.discovery import (
     Broken,
     Discovered,
@@ -45,6 +45,15 @@ def split_name(name: str) -> tuple[str, str | None]:
     """
     head, colon, argument = name.partition(":")
     return head, argument if colon else None
+
+
+def _unexpected_argument(role: PluginRole, head: str, argument: str) -> str:
+    """Message for an argument after the colon that the plugin does not accept."""
+    if role != "loss":
+        return f"{role} '{head}' accepts nothing after a colon; write '{head}' instead of '{head}:{argument}'"
+    if argument.isidentifier():
+        return f"loss '{head}': option '{argument}' has no value; write {head}:KEY=VALUE, such as soft:tau=2"
+    return f"loss '{head}:{argument}': options are KEY=VALUE, such as soft:tau=2"
 
 
 class PluginRegistry:
@@ -85,7 +94,7 @@ class PluginRegistry:
         if spec.argument and not argument:
             raise PluginError(f"{role} '{head}' needs a name after the colon: {spec.shown_name}")
         if argument is not None and not spec.argument:
-            raise PluginError(f"{role} '{head}' accepts nothing after a colon; write '{head}' instead of '{name}'")
+            raise PluginError(_unexpected_argument(role, head, argument))
         return replace(matches[0], argument=argument)
 
     def add_observers(self, *observers: object) -> None:
@@ -145,6 +154,10 @@ class PluginRegistry:
 
     def _unknown(self, role: PluginRole, name: str) -> str:
         sentence = unknown_name(role, name, [plugin.spec.shown_name for plugin in self.listing(role)])
+        names = [plugin.spec.name for plugin in self.listing(role)]
+        # Not for a misspelt name of a plugin: that is closer to the plugin's name than a name of timm's is.
+        if "timm" in names and ":" not in name and not nearest(name, names, cutoff=0.8):
+            sentence += f"; for a timm model write timm:{name}"
         absent = [*self.broken, *self.switched_off]
         if absent:
             sentence += "; not loaded: " + "; ".join(map(str, absent))

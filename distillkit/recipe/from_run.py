@@ -41,7 +41,7 @@ def find_parent_run(path: Path) -> ParentRun:
     Raises: RunDirectoryError if it is not a run directory, or the run is not finished.
     """
     if not path.is_dir():
-        raise RunDirectoryError(f"there is no run directory {path}; check the path")
+        raise RunDirectoryError(f"there is no run directory '{path}'; check the path")
     if (path / "recipe.toml").is_file():
         if not (path / "result.json").is_file():
             best = f", or give its best student so far, {path / 'best'}" if (path / "best").is_dir() else ""
@@ -49,7 +49,7 @@ def find_parent_run(path: Path) -> ParentRun:
         return ParentRun(path, path)
     if (path / "student.json").is_file() and (path.parent / "recipe.toml").is_file():
         return ParentRun(path.parent, path)
-    raise RunDirectoryError(f"{path} is not a run directory (it has no recipe.toml); {OPTION} needs one")
+    raise RunDirectoryError(f"'{path}' is not a run directory (it has no recipe.toml); {OPTION} needs one")
 
 
 def inherit(run: ParentRun, recipe: Recipe, above: Sequence[Tables]) -> Tables:

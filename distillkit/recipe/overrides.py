@@ -106,6 +106,8 @@ def parse_loss(text: str) -> Tables:
     match = re.fullmatch(r"(?P<name>.+?)(?::(?P<options>[\w-]+=.*))?", text, re.DOTALL)
     if match is None:
         raise RecipeError("a loss needs a name, such as hard or soft:tau=2,weight=0.9")
+    if not match["options"] and re.search(r":[-+]?\d*\.\d", text):  # a number such as soft:0.5
+        raise RecipeError(f"loss '{shortened(text)}': options are KEY=VALUE, such as soft:tau=2")
     entry: Tables = {"loss": match["name"]}
     # Commas inside a list are not followed by a key and `=`.
     for option in re.split(r",(?=[\w-]+=)", match["options"] or ""):

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from distillkit.messages.validation import NAME_PATTERN
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
 Orientation = Literal["exif", "stored"]
@@ -192,7 +194,7 @@ class LossEntry(Entry):
     """A loss: a plugin's name, its teacher and weight, and the plugin's own options (tau, reduction, ...)."""
 
     loss: str = Field(description="name of the loss, such as hard, soft")
-    name: str = Field("", pattern=r"^[^/.\s]+$", description="the name of its terms; default: the loss's name")
+    name: str = Field("", pattern=NAME_PATTERN, description="the name of its terms; default: the loss's name")
     teacher: str | None = Field(None, description="name of the teacher it reads; default: the only one")
     weight: Annotated[float, Field(ge=0)] | None = Field(None, description="weight of its terms; default: the paper's")
 

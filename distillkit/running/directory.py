@@ -166,8 +166,10 @@ class RunDirectory:
 
         Raises: RunDirectoryError where this is not a run directory.
         """
+        if not self.path.exists():
+            raise RunDirectoryError(f"there is no run directory '{self.path}'; check the path")
         if not self.recipe.is_file():
-            raise RunDirectoryError(f"{self.path} is not a run directory: it has no recipe.toml; check the path")
+            raise RunDirectoryError(f"'{self.path}' is not a run directory: it has no recipe.toml; check the path")
         return load_recipe(str(self.recipe))
 
     def require_recipe(self, recipe: Recipe) -> None:

@@ -38,7 +38,7 @@ def read_metrics(run: str | PathLike[str], *, as_frame: bool = False) -> list[di
         [10.0]
     """
     if not Path(run).is_dir():
-        raise RunDirectoryError(f"there is no run directory {run}; check the path")
+        raise RunDirectoryError(f"there is no run directory '{run}'; check the path")
     rows = list(_rows(Path(run) / METRICS))
     if not as_frame:
         return rows

@@ -75,12 +75,13 @@ def _opening_lines(run: RunInfo) -> list[str]:
     used = {loss["teacher"] for loss in plan["losses"]}
     teachers = ", ".join(_licensed(teacher) for teacher in plan["teachers"] if teacher["recipe_name"] in used)
     start = f", from {student['starts_from']}" if student["starts_from"] else ""
-    resumed = f"from step {run.start_step:,} " if run.start_step else ""
+    resumed = f", from step {run.start_step:,}" if run.start_step else ""
+    steps = f"{counted(run.steps, 'step')} of {counted(plan['samples_per_step'], 'image')}{resumed}"
     return [
         f"student {student['name']} ({student['parameters']:,} parameters){start}; loss {plan['loss']}"
         + (f"; teacher {teachers}" if teachers else ""),
         f"{counted(data['images'], 'image')} of {data['train']}, {data['labelled']:,} labelled",
-        f"{resumed}to step {run.steps:,}, {counted(plan['samples_per_step'], 'image')} per step, in {run.directory}",
+        f"{steps}; run directory {run.directory}",
         *(f"note: {note}" for note in plan["notes"]),
     ]
 
@@ -97,7 +98,7 @@ def _is_first(record: Record) -> bool:
 
 def _position(run: RunInfo, record: Record) -> str:
     epochs = -(-run.steps // run.steps_per_epoch)  # rounded up
-    return f"epoch {record['epoch']:.4g}/{epochs}, step {record['step']:,.0f}/{run.steps:,}"
+    return f"epoch {round(record['epoch'], 2):g}/{epochs}, step {record['step']:,.0f}/{run.steps:,}"
 
 
 def _losses(record: Record) -> str:

@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -22,6 +31,7 @@ from distillkit.data.batches import MicroBatch, Window
 from distillkit.data.selection import Selection
 from distillkit.errors import CheckpointError
 from distillkit.messages.text import one_line
+from distillkit.messages.validation import first_problem
 from distillkit.running.checkpoint import Checkpoint, read_checkpoint, write_files
 from distillkit.running.directory import environment
 from distillkit.running.system_faults import is_disk_full
@@ -44,7 +54,7 @@ class SavedMicroBatch(BaseModel):
     @model_validator(mode="after")
     def _one_index_per_image(self) -> SavedMicroBatch:
         if len(self.keys) != len(self.indices):
-            raise ValueError("as many indices as keys")
+            raise ValueError(f"keys and indices have different lengths: {len(self.keys)} and {len(self.indices)}")
         return self
 
 
@@ -124,8 +134,16 @@ def read_saved_step(path: Path) -> SavedStep:
             for rank in range(len(incident.micro_batches))
         )
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be replayed: its saved step is missing or invalid") from error
+        raise CheckpointError(
+            f"checkpoint {path} cannot be replayed: its saved step is missing or invalid ({_why_invalid(error)})"
+        ) from error
     return SavedStep(path, incident, checkpoint, windows)
+
+
+def _why_invalid(error: KeyError | ValueError) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return first_problem(error) if isinstance(error, ValidationError) else one_line(error)
 
 
 def _sentence(error: Exception) -> str:

@@ -69,7 +69,7 @@ class DistillationTask(nn.Module):
             check_outputs(self.student, outputs, self.spec, self.wanted, images)
         terms: dict[str, Tensor] = {}
         if self.label_term:
-            terms[LABEL_TERM] = label_cross_entropy(outputs, batch)
+            terms[LABEL_TERM] = label_cross_entropy(outputs, batch, student=self.spec.name)
         for name, module in zip(self.loss_names, self.losses, strict=True):
             loss = cast("Loss", module)
             seen = restrict(outputs, self.wanted, loss.reads_student, self.spec)
@@ -107,11 +107,11 @@ class DistillationTask(nn.Module):
         return torch.autocast(device, dtype=self.precision)
 
 
-def label_cross_entropy(outputs: Outputs, batch: BatchInfo) -> Tensor:
+def label_cross_entropy(outputs: Outputs, batch: BatchInfo, *, student: str) -> Tensor:
     """Cross-entropy of the class head with smoothed and mixed labels [B, K]; 0 for unlabelled samples. Shape [B]."""
     logits = outputs.logits
     if logits is None or batch.labels is None:
-        raise BrokenPluginError("the label term needs the student's logits and a batch with labels")
+        raise BrokenPluginError(f"the label term needs logits of student '{student}' and a batch with labels")
     # A factor, not a selection: the class head then gets a gradient, of 0, also from unlabelled samples. DDP needs it.
     return -(batch.labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1) * batch.label_mass  # [B]
 

@@ -283,4 +283,7 @@ def test_a_label_weight_without_labels_is_refused(label_free):
     recipe = label_free().model_copy(update={"labels": Labels(weight=1.0)})
     with pytest.raises(DataError) as refusal:
         plan(recipe, installed_plugins())
-    assert str(refusal.value) == "labels.weight is 1, but no image has a label; give labels or set labels.weight=0"
+    assert (
+        str(refusal.value)
+        == "labels.weight is 1, but no image has a label; use labelled --data, or --set labels.weight=0"
+    )

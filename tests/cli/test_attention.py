@@ -88,7 +88,7 @@ def test_a_teacher_that_cannot_be_drawn_is_left_out(distillkit, runs, cat, tmp_p
         0,
         (
             f"drawn without teacher '{name}': the attention of '{name}' cannot be drawn, because "
-            "it is a CNN and does not reveal it\n"
+            "it is a CNN and has no class-token attention\n"
         ),
     )
 
@@ -102,7 +102,7 @@ def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
         0,
         f"{moved}/attention/cat-attention.png\n",
         (
-            "drawn without teacher 'run:gone': teacher 'run:gone': there is no run directory gone; "
+            "drawn without teacher 'run:gone': teacher 'run:gone': there is no run directory 'gone'; "
             "check the path, or train the teacher first, for example with distillkit finetune MODEL --out gone\n"
         ),
     )
@@ -124,15 +124,17 @@ def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
         (
             ("{runs}/cnn", "{tmp}/cat.png"),
             (
-                "the attention of '{runs}/cnn' cannot be drawn, because it is a CNN and does not reveal it; "
-                "choose another model"
+                "the attention of '{runs}/cnn' cannot be drawn, because it is a CNN and has no "
+                "class-token attention; "
+                "choose a ViT with a class token"
             ),
         ),
         (
             ("timm:resnet10t", "{tmp}/cat.png", "--weights", "none"),
             (
-                "the attention of 'timm:resnet10t' cannot be drawn, because it is a CNN and does not reveal it; "
-                "choose another model"
+                "the attention of 'timm:resnet10t' cannot be drawn, because it is a CNN and has no "
+                "class-token attention; "
+                "choose a ViT with a class token"
             ),
         ),
         (
@@ -153,7 +155,7 @@ def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--teacher", "run:{runs}/cnn"),
-            "the attention of 'run:{runs}/cnn' cannot be drawn, because it is a CNN and does not reveal it",
+            "the attention of 'run:{runs}/cnn' cannot be drawn, because it is a CNN and has no class-token attention",
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--out", "{tmp}/cat.png"),

@@ -65,7 +65,7 @@ def test_json_lists_every_unreadable_image(distillkit, folder):
     (folder / "train" / "emu").mkdir()
     _, out, err = distillkit("data", "check", str(folder), "--workers", "0")
     assert err == "and 2 more; --json lists all\n"
-    assert f"wrong 1 class of '{folder}/train' has no image: 'emu' note " in " ".join(out.split())
+    assert f"problem 1 class of '{folder}/train' has no image: 'emu' note " in " ".join(out.split())
     code, out, err = distillkit("data", "check", str(folder), "--workers", "0", "--json")
     found = json.loads(out)
     assert (code, err) == (1, "")

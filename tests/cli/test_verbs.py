@@ -55,7 +55,7 @@ def test_run_prints_its_directory_and_accuracies(distillkit, tmp_path, monkeypat
     assert lines[1].startswith(f"validation  {figures['validation/top1']:.2f} % of 130 images (top 5 ")
     assert f"\ntest        {figures['test/top1']:.2f} % of 500 images (top 5 " in out
     assert lines[-1] == f"best        {figures['best/validation_top1']:.2f} % on validation, after step 2"
-    assert err.splitlines()[2] == "to step 2, 64 images per step, in runs/deit-ti-digits-001"
+    assert err.splitlines()[2] == "2 steps of 64 images; run directory runs/deit-ti-digits-001"
     assert re.fullmatch(
         r"epoch 1/1, step 2/2: validation \d+\.\d\d %; loss \d\.\d{4}, lr \d\.\d\de-\d\d; "
         r"[\d,]+ images/s, data wait \d+%",
@@ -104,7 +104,7 @@ def test_resumed_run_gives_the_same_student(distillkit, trained, tmp_path, tiny)
     code, shown, err = distillkit("run", "--resume", str(out))
     assert code == 0
     assert shown.splitlines()[0] == f"run         {out}"
-    assert f"from step 1 to step 2, 64 images per step, in {out}\n" in err
+    assert f"2 steps of 64 images, from step 1; run directory {out}\n" in err
     resumed, uninterrupted = load_file(out / "student.safetensors"), load_file(trained / "student.safetensors")
     assert all(np.array_equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 
@@ -202,7 +202,12 @@ def test_export_writes_a_file_that_passes_the_gate(distillkit, trained, tmp_path
                 "(known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft)"
             ),
         ),
-        (["run", "--loss", "soft:2"], "loss 'soft' accepts nothing after a colon; write 'soft' instead of 'soft:2'"),
+        (["run", "--loss", "soft:2"], "loss 'soft:2': options are KEY=VALUE, such as soft:tau=2"),
+        (["run", "--loss", "soft:0.5"], "loss 'soft:0.5': options are KEY=VALUE, such as soft:tau=2"),
+        (
+            ["run", "--loss", "soft:tau"],
+            "loss 'soft': option 'tau' has no value; write soft:KEY=VALUE, such as soft:tau=2",
+        ),
         (["run", "--set", "student.pathc=3"], "student 'deit-ti': unknown key 'pathc'; did you mean 'patch'?"),
         (["run", "--loss", "hard"], "loss 'hard' needs a teacher, but the recipe has none; give --teacher"),
         (
@@ -214,7 +219,7 @@ def test_export_writes_a_file_that_passes_the_gate(distillkit, trained, tmp_path
         ),
         (
             ["run", "--resume", "runs/nothing"],
-            "runs/nothing is not a run directory: it has no recipe.toml; check the path",
+            "there is no run directory 'runs/nothing'; check the path",
         ),
     ],
 )

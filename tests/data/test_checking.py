@@ -74,7 +74,10 @@ def test_all_faults_of_the_classes_are_listed(checked, write_pictures, tmp_path)
     found = checked(tmp_path)
     train, val = tmp_path / "train", tmp_path / "val"
     assert found.wrong == (
-        f"test: folder '{tmp_path}/test' contains no images that Pillow reads",
+        (
+            f"test: folder '{tmp_path}/test' contains no images that Pillow reads; "
+            "expected DIR/class/image.jpg, or DIR/image.jpg without labels; check the path"
+        ),
         (
             f"data.validation: the classes of '{val}' differ from those of '{train}'; missing: Cat; unknown: dog; "
             "give every split the same class folders"
@@ -96,8 +99,8 @@ def test_a_single_class_is_listed_as_wrong(checked, write_pictures, tmp_path):
     found = checked(write_pictures(tmp_path, {"cat": 9}))
     (sentence,) = found.wrong
     assert sentence == (
-        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or name a folder of unlabelled images in "
-        "data.unlabeled"
+        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or use --unlabeled DIR for "
+        "unlabelled images"
     )
 
 

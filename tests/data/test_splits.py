@@ -98,7 +98,13 @@ def test_only_labelled_images(plugins):
     assert len(only.train) == 100
     assert only.labelled.all()
     assert set(keys(only.train)) <= set(keys(found.train))
-    assert only.notes == (*found.notes, "dropped: 1,067 unlabelled images, because no loss reads a teacher")
+    assert only.notes == (
+        *found.notes[:-1],
+        (
+            "labels: 100 kept, balanced over the classes; the other 1,067 images are not used, because no loss reads "
+            "a teacher"
+        ),
+    )
     assert only.fingerprint != found.fingerprint
     assert only.only_labelled() is only
 
@@ -270,11 +276,11 @@ def test_a_broken_image_is_named(plugins, write_pictures, tmp_path):
 
 def test_an_unknown_name_is_refused(refused):
     assert refused(train="digitz") == (
-        "data.train: 'digitz' is neither a folder nor a data set; did you mean 'digits'? "
+        "--data (data.train): 'digitz' is neither a folder nor a data set; did you mean 'digits'? "
         "(data sets: digits, folder:<path>, timm:<data set>)"
     )
     assert refused(unlabeled="/nowhere/at/all") == (
-        "data.unlabeled: '/nowhere/at/all' is neither a folder nor a data set; "
+        "--unlabeled (data.unlabeled): '/nowhere/at/all' is neither a folder nor a data set; "
         "data sets: digits, folder:<path>, timm:<data set>"
     )
 
@@ -347,8 +353,8 @@ def test_unlabelled_validation_images_are_refused(refused, write_pictures, tmp_p
 def test_a_single_class(refused, write_pictures, tmp_path):
     write_pictures(tmp_path, {"images": 5})
     assert refused(train=str(tmp_path)) == (
-        f"'{tmp_path}' has a single class, 'images'; give every class a folder, or name a folder of unlabelled images "
-        "in data.unlabeled"
+        f"'{tmp_path}' has a single class, 'images'; give every class a folder, or use --unlabeled DIR for "
+        "unlabelled images"
     )
 
 

@@ -76,11 +76,13 @@ def test_more_labels_than_the_data_has_are_refused():
     with pytest.raises(DataError) as caught:
         kept_labels(np.repeat(np.arange(2), 600), 5000, seed=0)
     assert str(caught.value) == (
-        "data.labels = 5,000 is more than the 1,200 labelled training images; lower it or leave it out"
+        "data.labels = 5,000 is more than the 1,200 labelled training images; use a smaller --labels or leave it out"
     )
 
 
 def test_holding_out_everything_is_refused():
     with pytest.raises(DataError) as caught:
         held_out(np.array([0, 1, 0, 1]), 1.0, seed=0)
-    assert str(caught.value) == "data.validation = 1 holds out all 4 labelled images; lower the share"
+    assert str(caught.value) == (
+        "data.validation = 1 holds out all 4 labelled images; use a smaller share, such as --set data.validation=0.1"
+    )

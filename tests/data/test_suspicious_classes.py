@@ -135,8 +135,8 @@ def test_a_single_class_is_refused(plugins, write_pictures, tmp_path):
     with pytest.raises(DataError) as caught:
         open_datasets(Data(train=str(tmp_path)), plugins)
     assert str(caught.value) == (
-        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or name a folder of unlabelled images in "
-        "data.unlabeled"
+        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or use --unlabeled DIR for "
+        "unlabelled images"
     )
 
 

@@ -144,7 +144,7 @@ def test_run_data_that_is_no_longer_at_its_relative_path(folder: Path, tmp_path:
     recipe = (moved / "recipe.toml").read_text(encoding="utf-8")
     (moved / "recipe.toml").write_text(recipe.replace(str(folder.parent / "pets"), "pets"), encoding="utf-8")
     sentence = refused(DataError, str(moved))
-    assert sentence.startswith("data.train: ")
+    assert sentence.startswith("--data (data.train): ")
     assert sentence.endswith(
         "; the run's data path is relative to the folder in which the run was started: change to that folder, or give "
         "--data"

@@ -31,7 +31,7 @@ def problems_of(tables):
         ({"training": {"device": True}}, "'training.device' is true; it should be a string"),
         ({"optimizer": {"lr": "fast"}}, "'optimizer.lr' is 'fast'; it should be a number"),
         ({"training": 5}, "'training' is 5; it should be a table"),
-        ({"trackers": "report"}, "'trackers' is 'report'; it should be a list"),
+        ({"trackers": "report"}, "'trackers' is 'report'; it should be a list, such as [\"report\"]"),
         (
             {"augment": {"crop": "resize"}},
             "'augment.crop' is 'resize'; it should be 'resized', 'padded' or 'none'",
@@ -55,7 +55,7 @@ def problems_of(tables):
         ),
         (
             {"losses": [{"loss": "hard", "name": "my hard"}]},
-            r"'losses.my hard.name' is 'my hard'; it should be a string that matches ^[^/.\s]+$",
+            "'losses.my hard.name' is 'my hard'; it should be a name without spaces, '/' or '.'",
         ),
         ({"losses": [3]}, "'losses.0' is 3; it should be a table"),
         (

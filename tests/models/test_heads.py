@@ -65,7 +65,12 @@ def test_fused_output_is_timms_own(distilled, images):
 def test_a_model_without_logits_breaks_its_plugins_contract():
     with pytest.raises(BrokenPluginError) as error:
         fuse(Outputs())
-    assert str(error.value) == ("a model was asked for its logits and returned none; its plugin breaks the contract")
+    assert str(error.value) == "a model was asked for its logits and returned none; its plugin breaks the contract"
+    with pytest.raises(BrokenPluginError) as named:
+        fuse(Outputs(), model="model 'deit-ti'")
+    assert str(named.value) == (
+        "model 'deit-ti' was asked for its logits and returned none; its plugin breaks the contract"
+    )
 
 
 def test_one_answer_fuses_both_heads(distilled, images):

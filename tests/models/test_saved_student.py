@@ -123,7 +123,8 @@ def test_reading_the_description_loads_no_weights(plugins, saved):
 
 def test_no_directory(tmp_path):
     assert (
-        refused(RunDirectoryError, tmp_path / "run") == f"there is no run directory {tmp_path / 'run'}; check the path"
+        refused(RunDirectoryError, tmp_path / "run")
+        == f"there is no run directory '{tmp_path / 'run'}'; check the path"
     )
 
 

@@ -20,7 +20,8 @@ def test_losses_that_disagree_need_labels_weight() -> None:
     with pytest.raises(RecipeError) as caught:
         resolve_label_weight(None, {"hard": 0.5, "soft": 0.9}, labelled=5)
     assert str(caught.value) == (
-        "the losses disagree on the weight of the label term (hard wants 0.5, soft wants 0.9); set labels.weight"
+        "losses hard and soft have different default label weights (0.5 and 0.9); "
+        "choose one with --set labels.weight=0.5"
     )
 
 
@@ -28,7 +29,7 @@ def test_without_labels_a_label_weight_or_no_teacher_is_an_error() -> None:
     with pytest.raises(DataError) as weight_given:
         resolve_label_weight(0.5, {"hard": 0.5}, labelled=0)
     assert str(weight_given.value) == (
-        "labels.weight is 0.5, but no image has a label; give labels or set labels.weight=0"
+        "labels.weight is 0.5, but no image has a label; use labelled --data, or --set labels.weight=0"
     )
     with pytest.raises(DataError) as no_teacher:
         resolve_label_weight(None, {}, labelled=0)

@@ -125,7 +125,8 @@ def test_losses_that_disagree_on_the_labels(recipe_of: Any, teacher_run: str) ->
     with pytest.raises(RecipeError) as caught:
         plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
     assert str(caught.value) == (
-        "the losses disagree on the weight of the label term (hard wants 0.5, soft wants 0.9); set labels.weight"
+        "losses hard and soft have different default label weights (0.5 and 0.9); "
+        "choose one with --set labels.weight=0.5"
     )
 
 
@@ -139,7 +140,10 @@ def test_unlabelled_images_are_dropped_where_no_loss_reads_a_teacher(recipe_of: 
     few = {"data": {"labels": 100}}
     run_plan = plan(recipe_of(few), installed_plugins())
     assert len(run_plan.datasets.train) == 100
-    assert "dropped: 1,067 unlabelled images, because no loss reads a teacher" in run_plan.notes
+    assert (
+        "labels: 100 kept, balanced over the classes; the other 1,067 images are not used, because no loss reads a "
+        "teacher"
+    ) in run_plan.notes
     run_plan = plan(recipe_of(few, SOFT, {"teachers": [{"model": teacher_run}]}), installed_plugins())
     assert len(run_plan.datasets.train) == 1167
     assert int(run_plan.datasets.labelled.sum()) == 100

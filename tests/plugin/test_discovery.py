@@ -124,13 +124,23 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert str(caught.value).startswith("unknown loss 'hrad'; did you mean 'hard'? (known: ")
 
 
+def test_an_unknown_model_may_be_a_model_of_timm() -> None:
+    for role in ("student", "teacher"):
+        with pytest.raises(UnknownPluginError) as caught:
+            installed_plugins().find(role, "resnet50")
+        assert str(caught.value).endswith("; for a timm model write timm:resnet50")
+
+
 def test_the_argument_after_a_colon_is_required_or_refused() -> None:
     with pytest.raises(PluginError) as missing:
         installed_plugins().find("teacher", "timm")
     assert str(missing.value) == "teacher 'timm' needs a name after the colon: timm:<any>"
     with pytest.raises(PluginError) as unexpected:
         installed_plugins().find("loss", "hard:x")
-    assert str(unexpected.value) == "loss 'hard' accepts nothing after a colon; write 'hard' instead of 'hard:x'"
+    assert str(unexpected.value) == ("loss 'hard': option 'x' has no value; write hard:KEY=VALUE, such as soft:tau=2")
+    with pytest.raises(PluginError) as number:
+        installed_plugins().find("loss", "soft:2")
+    assert str(number.value) == "loss 'soft:2': options are KEY=VALUE, such as soft:tau=2"
 
 
 def test_a_plugin_keeps_the_argument_that_the_user_typed() -> None:

@@ -136,7 +136,7 @@ class TestOtherStudent:
         former = run_of({"student": {"model": "gone"}})
         assert refusal(UnknownPluginError, from_run=former, **{"student.model": "vit-ti"}) == (
             "unknown student 'gone'; known: deit-b, deit-s, deit-ti, small-cnn, timm:<any classifier>, vit-b, vit-s, "
-            "vit-ti"
+            "vit-ti; for a timm model write timm:gone"
         )
 
 
@@ -151,11 +151,11 @@ def test_another_student_of_the_run(taught, kind):
 class TestRefusals:
     def test_a_missing_directory(self, tmp_path):
         path = tmp_path / "absent"
-        assert refusal(RunDirectoryError, from_run=path) == f"there is no run directory {path}; check the path"
+        assert refusal(RunDirectoryError, from_run=path) == f"there is no run directory '{path}'; check the path"
 
     def test_a_directory_that_is_not_a_run(self, tmp_path):
         assert refusal(RunDirectoryError, from_run=tmp_path) == (
-            f"{tmp_path} is not a run directory (it has no recipe.toml); --from needs one"
+            f"'{tmp_path}' is not a run directory (it has no recipe.toml); --from needs one"
         )
 
     def test_a_run_that_is_not_finished(self, run_of):

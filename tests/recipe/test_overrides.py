@@ -81,6 +81,10 @@ def test_a_loss_without_a_name_is_refused():
     with pytest.raises(RecipeError) as caught:
         parse_loss("")
     assert str(caught.value) == "a loss needs a name, such as hard or soft:tau=2,weight=0.9"
+    for text in ("soft:0.5", "soft:-.5"):
+        with pytest.raises(RecipeError) as number:
+            parse_loss(text)
+        assert str(number.value) == f"loss '{text}': options are KEY=VALUE, such as soft:tau=2"
 
 
 def test_dotted_keys_nest_and_the_last_value_wins():

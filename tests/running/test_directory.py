@@ -117,7 +117,10 @@ def test_an_unreadable_image_before_the_first_checkpoint_leaves_nothing(recipe_o
 def test_only_a_run_directory_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         resume(tmp_path, installed_plugins())
-    assert str(caught.value) == f"{tmp_path} is not a run directory: it has no recipe.toml; check the path"
+    assert str(caught.value) == f"'{tmp_path}' is not a run directory: it has no recipe.toml; check the path"
+    with pytest.raises(RunDirectoryError) as missing:
+        resume(tmp_path / "none", installed_plugins())
+    assert str(missing.value) == f"there is no run directory '{tmp_path / 'none'}'; check the path"
 
 
 def test_a_finished_run_is_not_resumed(recipe_of: Any, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pair") / "run"
     code, output = finished(out, *settings())
     assert code == 0, output
-    assert output.count("to step 40, 36 images per step") == 1
+    assert output.count("40 steps of 36 images") == 1
     return out
 
 

@@ -76,7 +76,7 @@ def test_the_opening_describes_the_run(capsys, progress):
     assert shown(capsys) == [
         "student deit-ti (205,524 parameters); loss 0.5 * labels + 0.5 * hard; teacher small-cnn",
         "1,167 images of digits, 100 labelled",
-        "to step 100, 64 images per step, in runs/a",
+        "100 steps of 64 images; run directory runs/a",
         "note: kept: 100 of 1,167 labels, 10 of each class",
     ]
 
@@ -98,7 +98,7 @@ def test_a_resumed_run_without_a_teacher(capsys, progress):
     assert shown(capsys) == [
         "student deit-ti (205,524 parameters); loss 1 * labels",
         "1,167 images of digits, 100 labelled",
-        "from step 40 to step 100, 64 images per step, in runs/a",
+        "100 steps of 64 images, from step 40; run directory runs/a",
     ]
 
 
@@ -190,7 +190,7 @@ def test_a_loss_is_shown_once(capsys, progress, clock):
 def test_one_image_is_not_called_images(capsys, progress):
     run = a_run(data={"train": "few", "images": 1, "labelled": 1}, samples_per_step=1, teachers=[], notes=[])
     progress.distillkit_run_started(run)
-    assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "to step 100, 1 image per step, in runs/a"]
+    assert shown(capsys)[1:] == ["1 image of few, 1 labelled", "100 steps of 1 image; run directory runs/a"]
 
 
 def test_an_epoch_without_log_and_evaluation(capsys, progress, clock):

@@ -244,7 +244,9 @@ def test_errors_of_replay_are_one_sentence(tmp_path: Path) -> None:
     shutil.copytree(out / "checkpoints" / ordinary.name, ordinary)
     with pytest.raises(CheckpointError) as not_saved:
         replay(other, installed_plugins())
-    assert str(not_saved.value) == (f"checkpoint {ordinary} cannot be replayed: its saved step is missing or invalid")
+    assert str(not_saved.value) == (
+        f"checkpoint {ordinary} cannot be replayed: its saved step is missing or invalid ('incident' is missing)"
+    )
 
 
 @pytest.mark.usefixtures("faulty")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillkit.contracts.model import ModelSpec
+from distillkit.data.resolve_source import without_recipe_key
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.splits import DataSets, open_datasets
@@ -73,7 +74,7 @@ def named_images(
     try:
         sets = open_datasets(Data(train=options.data, validation=0.0, root=recipe.data.root), plugins)
     except DataError as error:  # the message starts with the recipe key; the user typed --data
-        raise DataError(f"--data: {str(error).removeprefix('data.train: ')}") from error
+        raise DataError(f"--data: {without_recipe_key(error)}") from error
     return _images(sets, spec, recipe, options, f"of '{_display_name(options.data)}'")
 
 

@@ -43,7 +43,8 @@ class Folder:
         self._root = root
         self._keys, self.left_out = list_images(root)
         if not self._keys:
-            raise DataError(no_images(root, self.left_out))
+            expected = "expected DIR/class/image.jpg, or DIR/image.jpg without labels"
+            raise DataError(f"{no_images(root, self.left_out)}; {expected}; check the path")
         classes = sorted({key.partition("/")[0] for key in self._keys if "/" in key})
         for name in classes:
             if not _is_text(name):

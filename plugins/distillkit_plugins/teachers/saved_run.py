@@ -56,7 +56,7 @@ def _check(request: ModelRequest) -> None:
     directory = _directory(request)
     if not directory.is_dir():
         raise RunDirectoryError(
-            f"teacher '{request.name}': there is no run directory {directory}; "
+            f"teacher '{request.name}': there is no run directory '{directory}'; "
             f"check the path, or train the teacher first, for example with distillkit finetune MODEL --out {directory}"
         )
     if request.weights not in (None, "none"):

@@ -206,10 +206,12 @@ def sentence(path, split="train"):
 def test_folders_that_cannot_be_opened(tmp_path):
     assert sentence(tmp_path / "none") == f"folder '{tmp_path}/none' does not exist"
     (tmp_path / "empty").mkdir()
-    assert sentence(tmp_path / "empty") == f"folder '{tmp_path}/empty' contains no images that Pillow reads"
+    expected = "expected DIR/class/image.jpg, or DIR/image.jpg without labels; check the path"
+    assert sentence(tmp_path / "empty") == f"folder '{tmp_path}/empty' contains no images that Pillow reads; {expected}"
     (tmp_path / "empty" / "a.heic").write_text("")
     assert sentence(tmp_path / "empty") == (
-        f"folder '{tmp_path}/empty' contains no images that Pillow reads, only 1 file that is not an image (1 .heic)"
+        f"folder '{tmp_path}/empty' contains no images that Pillow reads, only 1 file that is not an image (1 .heic); "
+        f"{expected}"
     )
     (tmp_path / "a.zip").write_text("")
     assert sentence(tmp_path / "a.zip") == f"'{tmp_path}/a.zip' is a file, not a folder of images"
@@ -222,4 +224,7 @@ def test_folders_that_cannot_be_opened(tmp_path):
 def test_an_empty_split(write_pictures, tmp_path):
     write_pictures(tmp_path / "train", {"cat": 3})
     (tmp_path / "val").mkdir()
-    assert sentence(tmp_path, "validation") == f"folder '{tmp_path}/val' contains no images that Pillow reads"
+    assert sentence(tmp_path, "validation") == (
+        f"folder '{tmp_path}/val' contains no images that Pillow reads; "
+        "expected DIR/class/image.jpg, or DIR/image.jpg without labels; check the path"
+    )

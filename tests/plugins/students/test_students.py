@@ -334,7 +334,8 @@ def test_small_cnn():
 
 def test_small_cnn_has_no_published_weights():
     assert refused(WeightsError, build, "small-cnn", weights="pretrained") == (
-        "there are no published weights of 'small-cnn'; give a weight file, a run directory, or none for random weights"
+        "there are no published weights of 'small-cnn'; give --student-weights FILE, --student-weights RUN or none "
+        "for random weights (finetune: --weights)"
     )
 
 

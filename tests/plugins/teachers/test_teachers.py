@@ -281,7 +281,7 @@ def test_run_refuses_other_weights(a_run, function):
 def test_missing_run(tmp_path, function):
     missing = tmp_path / "no"
     assert refused(RunDirectoryError, function, f"run:{missing}") == (
-        f"teacher 'run:{missing}': there is no run directory {missing}; check the path, or train the "
+        f"teacher 'run:{missing}': there is no run directory '{missing}'; check the path, or train the "
         f"teacher first, for example with distillkit finetune MODEL --out {missing}"
     )
     assert refused(RunDirectoryError, function, f"run:{tmp_path}") == (
