@@ -24,7 +24,8 @@ def held_out(labels: Counts, share: float, seed: int) -> Counts:
     wanted = max(1, round(share * total))
     if wanted >= total:
         raise DataError(
-            f"data.validation = {share:g} holds out all {total:,} labelled images; use a smaller share, such as --set data.validation=0.1"
+            f"data.validation = {share:g} holds out all {total:,} labelled images; use a smaller share, such as "
+            "--set data.validation=0.1"
         )
     return _choose(labels, lambda available: _in_proportion(wanted, available), seed, "held out")
 

@@ -123,7 +123,9 @@ def _needs_brackets(location: Location, details: ErrorDetails, model: type[BaseM
     table = _table(model, tuple(path))
     names = {field.alias or name: field for name, field in table.model_fields.items()} if table else {}
     annotation = names[name].annotation if name in names else None
-    is_open = get_origin(annotation) is list or Ellipsis in get_args(annotation)
+    is_union = get_origin(annotation) in {Union, UnionType}
+    branches = get_args(annotation) if is_union else (annotation,)
+    is_open = any(get_origin(branch) is list or Ellipsis in get_args(branch) for branch in branches)
     return is_open and _first_model(annotation) is None
 
 

@@ -88,6 +88,10 @@ def test_json_equals_the_line_in_evaluations_jsonl(distillkit, trained):
             "invalid value for '--k': Input should be greater than or equal to 1 (see distillkit evaluate --help)",
         ),
         (
+            ("--protocol", "knn", "--set", "k=100000"),
+            "evaluator 'knn': 'k' is 100000; it should be a list, such as [100000]",
+        ),
+        (
             ("--protocol", "liner"),
             "unknown evaluator 'liner'; did you mean 'linear'? (known: few-label, knn, linear, top1)",
         ),

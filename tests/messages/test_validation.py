@@ -57,6 +57,8 @@ def problems_of(tables):
             {"losses": [{"loss": "hard", "name": "my hard"}]},
             "'losses.my hard.name' is 'my hard'; it should be a name without spaces, '/' or '.'",
         ),
+        ({"losses": 3}, "'losses' is 3; it should be a list"),
+        ({"augment": {"scale": 3}}, "'augment.scale' is 3; it should be a list"),
         ({"losses": [3]}, "'losses.0' is 3; it should be a table"),
         (
             {"losses": [{"loss": "hard", "teacher": "me"}]},

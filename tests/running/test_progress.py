@@ -93,6 +93,15 @@ def test_the_opening_names_initial_weights_and_licences(capsys, progress):
     )
 
 
+def test_epochs_have_two_decimals(capsys, progress, clock):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 11.0
+    progress.distillkit_steps_logged(run, STEPS | {"step": 1.0, "epoch": 1 / 18})
+    assert shown(capsys)[0].startswith("epoch 0.06/5, step 1/100: ")
+
+
 def test_a_resumed_run_without_a_teacher(capsys, progress):
     progress.distillkit_run_started(a_run(start_step=40, teachers=[], losses=[], loss="1 * labels", notes=[]))
     assert shown(capsys) == [
