@@ -81,6 +81,6 @@ def test_run_whose_plugin_no_longer_knows_a_key_or_is_missing(distillkit, traine
         "",
         (
             "error: unknown student 'gone'; known: deit-b, deit-s, deit-ti, small-cnn, timm:<any classifier>, vit-b, "
-            "vit-s, vit-ti\n"
+            "vit-s, vit-ti; for a timm model write timm:gone\n"
         ),
     )
