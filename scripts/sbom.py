@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 CONCLUDED = {
+    "asttokens": "Apache-2.0",
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
     "nvidia-cusparselt-cu13": "LicenseRef-NVIDIA-Proprietary",
     "protobuf": "BSD-3-Clause",
