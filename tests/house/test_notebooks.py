@@ -20,7 +20,9 @@ def printed(notebook):
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs_and_the_teacher_helps(quickstart, tmp_path):
+def test_the_quickstart_runs_and_the_teacher_helps(quickstart, tmp_path, tmp_path_factory, monkeypatch):
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):  # the home directory may be read-only
+        monkeypatch.setenv(variable, str(tmp_path_factory.mktemp("jupyter")))
     NotebookClient(quickstart, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     accuracy = dict(re.findall(r"^(.+): ([\d.]+) % of the test images$", printed(quickstart), re.MULTILINE))
     assert list(accuracy) == ["teacher", "100 labels", "100 labels and the teacher"]
