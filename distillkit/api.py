@@ -170,8 +170,9 @@ def load_student(path: str | PathLike[str], *, plugins: PluginRegistry | None = 
     head was not trained by any loss returns its embedding [B, D].
 
     `student.spec` describes it: `image_size` (height, width), `mean`, `std`, `crop`, `interpolation`, `classes`, and
-    `class_names` if known. `student.preprocess` converts a PIL image of any mode to a tensor [C, H, W], as in the
-    evaluation of the run. `student.network` is the bare network.
+    `class_names` if known. `student.preprocess` converts a path, a PIL image or uint8 pixels [H, W, 3] or [H, W] to a
+    tensor [C, H, W], as in the evaluation of the run; an image that cannot be converted to RGB is a DataError.
+    `student.network` is the bare network.
 
     Raises: RunDirectoryError if the directory has no student; WeightsError if its weights do not fit; PluginError if
     its plugin is not installed.

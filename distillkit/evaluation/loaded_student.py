@@ -46,7 +46,7 @@ class LoadedStudent(nn.Module):
     def preprocess(self, image: GivenImage) -> Tensor:
         """Convert an image to the student's input, [C, H, W].
 
-        `image` is a path, a PIL image of any mode, or pixels [H, W, 3] or [H, W] of type uint8.
+        `image` is a path, a PIL image, or pixels [H, W, 3] or [H, W] of type uint8.
         Raises: DataError if it cannot be read, or the conversion to RGB would lose information.
         """
         return self._transform(read_image(Path(image), "RGB") if is_path(image) else to_color(as_pillow(image), "RGB"))
