@@ -93,7 +93,7 @@ def target_is_sufficient(case: LossCase) -> Iterator[str]:
 
 
 def batch_of_one(case: LossCase) -> Iterator[str]:
-    """A single image works, as in the last micro-batch of an epoch."""
+    """A single image works, as in the last micro-batch of a step."""
     terms = case.terms((0,))
     yield from _shapes(case, terms, 1)
     for name, term in terms.items():

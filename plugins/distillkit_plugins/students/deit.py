@@ -78,7 +78,7 @@ class Deit:
 
 
 def _fix_positions(model: TimmModel) -> None:
-    """Replace the learned position embedding [1, N, D] by fixed sines and cosines.
+    """Replace the learned position embedding [1, P + N, D] by fixed sines and cosines.
 
     It stays an ordinary parameter of timm's network, without gradient, so that timm can load the saved weights.
     """
