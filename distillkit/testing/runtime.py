@@ -83,12 +83,15 @@ def formats(case: RuntimeCase) -> Iterator[str]:
 
 
 def availability(case: RuntimeCase) -> Iterator[str]:
-    """`availability` never fails, and its detail and remedy are one line each."""
+    """`availability` never fails, its detail is one line, and its remedy at most one."""
     here = case.runtime.availability()
     if not isinstance(here, Availability):
         yield f"availability() returns {type(here).__name__}; it must return an Availability"
     elif not here.detail.strip() or "\n" in here.detail + here.remedy:
-        yield f"availability() has detail {here.detail!r} and remedy {here.remedy!r}; detail must be one line"
+        yield (
+            f"availability() has detail {here.detail!r} and remedy {here.remedy!r}; "
+            f"detail must be one line, and remedy at most one"
+        )
 
 
 def settings(case: RuntimeCase) -> Iterator[str]:

@@ -108,7 +108,7 @@ def careless(self, servable, setting):
         ),
         (
             {"availability": lambda self: Availability(works=True, detail="")},
-            ["availability() has detail '' and remedy ''; detail must be one line"],
+            ["availability() has detail '' and remedy ''; detail must be one line, and remedy at most one"],
         ),
         (
             {"availability": lambda self: 1 / 0},
