@@ -31,10 +31,10 @@ def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
     Shapes: weights of any shape.
     Raises: WeightsError if there are no published weights, or they are unavailable now.
     """
-    reason = why_unavailable(architecture)
+    place, reason = _place(architecture), why_unavailable(architecture)
     if reason is not None:
-        raise WeightsError(f"{reason}; give a file with {option}, or connect once so that they are cached")
-    place = _place(architecture)
+        connect = ", or connect once so that they are cached" if place.server else ""
+        raise WeightsError(f"{reason}; give a file with {option}{connect}")
     try:
         path = place.cached()
         if path is None and place.repository:
@@ -58,7 +58,7 @@ def why_unavailable(architecture: str) -> str | None:
     Raises: RecipeError for a name that timm does not know.
     """
     place = _place(architecture)
-    if not place.repository and not place.url:
+    if not place.server:
         return f"timm has no published weights of '{architecture}'"
     host = urlparse(place.server).hostname or ""
     if place.cached() is not None or _is_reachable(place.server):
@@ -76,7 +76,7 @@ class WeightsLocation:
 
     @property
     def server(self) -> str:
-        """URL of the server that has the file."""
+        """URL of the server that has the file; "" if there are no published weights."""
         return constants.ENDPOINT if self.repository else self.url
 
     def cached(self) -> Path | None:

@@ -123,8 +123,7 @@ def test_architecture_without_published_weights():
     with pytest.raises(WeightsError) as error:
         published_weights("botnet50ts_256.untrained", option="--teacher-weights")
     assert str(error.value) == (
-        "timm has no published weights of 'botnet50ts_256.untrained'; "
-        "give a file with --teacher-weights, or connect once so that they are cached"
+        "timm has no published weights of 'botnet50ts_256.untrained'; give a file with --teacher-weights"
     )
 
 
