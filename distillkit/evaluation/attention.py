@@ -23,7 +23,7 @@ def why_unreadable(spec: ModelSpec) -> str | None:
     """The reason why a model's class token attention cannot be read, as the end of a sentence; None if it can."""
     if Signal.CLS_ATTENTION in spec.signals:
         return None
-    return spec.silent.get(Signal.CLS_ATTENTION) or f"it is {KINDS[spec.kind]} and has no class-token attention"
+    return spec.silent.get(Signal.CLS_ATTENTION) or f"it is {KINDS[spec.kind]} and reveals no class-token attention"
 
 
 def see_attention(

@@ -88,7 +88,7 @@ def test_a_teacher_that_cannot_be_drawn_is_left_out(distillkit, runs, cat, tmp_p
         0,
         (
             f"drawn without teacher '{name}': the attention of '{name}' cannot be drawn, because "
-            "it is a CNN and has no class-token attention\n"
+            "it is a CNN and reveals no class-token attention\n"
         ),
     )
 
@@ -124,7 +124,7 @@ def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
         (
             ("{runs}/cnn", "{tmp}/cat.png"),
             (
-                "the attention of '{runs}/cnn' cannot be drawn, because it is a CNN and has no "
+                "the attention of '{runs}/cnn' cannot be drawn, because it is a CNN and reveals no "
                 "class-token attention; "
                 "choose a ViT with a class token"
             ),
@@ -132,7 +132,7 @@ def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
         (
             ("timm:resnet10t", "{tmp}/cat.png", "--weights", "none"),
             (
-                "the attention of 'timm:resnet10t' cannot be drawn, because it is a CNN and has no "
+                "the attention of 'timm:resnet10t' cannot be drawn, because it is a CNN and reveals no "
                 "class-token attention; "
                 "choose a ViT with a class token"
             ),
@@ -155,7 +155,10 @@ def test_a_missing_teacher_is_left_out(distillkit, runs, cat, tmp_path):
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--teacher", "run:{runs}/cnn"),
-            "the attention of 'run:{runs}/cnn' cannot be drawn, because it is a CNN and has no class-token attention",
+            (
+                "the attention of 'run:{runs}/cnn' cannot be drawn, because it is a CNN and reveals no "
+                "class-token attention"
+            ),
         ),
         (
             ("{runs}/vit", "{tmp}/cat.png", "--out", "{tmp}/cat.png"),

@@ -134,9 +134,9 @@ def test_why_attention_cannot_be_read():
     swin = TimmModel.describe("swin_tiny_patch4_window7_224", name="swin", classes=5)
     other = ModelSpec("other", "other", "other", 5, frozenset(), (8, 8))
     assert why_unreadable(create().spec) is None
-    assert why_unreadable(cnn) == "it is a CNN and has no class-token attention"
+    assert why_unreadable(cnn) == "it is a CNN and reveals no class-token attention"
     assert why_unreadable(swin) == "its attention is windowed"
-    assert why_unreadable(other) == "it is neither ViT nor CNN and has no class-token attention"
+    assert why_unreadable(other) == "it is neither ViT nor CNN and reveals no class-token attention"
 
 
 class Silent(nn.Module):

@@ -74,7 +74,7 @@ def test_a_teacher_without_attention_is_not_shown(vit: TimmModel, tmp_path: Path
         "## Attention",
         "Attention of the class token in 1 training image, layer by layer.",
         "![training image 0.png, class dog](attention/train-1.png)",
-        "Teacher 'big' is not shown, because it is a CNN and has no class-token attention.",
+        "Teacher 'big' is not shown, because it is a CNN and reveals no class-token attention.",
     ]
 
 
