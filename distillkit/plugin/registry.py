@@ -153,8 +153,9 @@ class PluginRegistry:
             implementation.function(**{name: arguments[name] for name in implementation.argnames})
 
     def _unknown(self, role: PluginRole, name: str) -> str:
-        sentence = unknown_name(role, name, [plugin.spec.shown_name for plugin in self.listing(role)])
-        names = [plugin.spec.name for plugin in self.listing(role)]
+        specs = [plugin.spec for plugin in self.listing(role)]
+        sentence = unknown_name(role, name, [spec.shown_name for spec in specs])
+        names = [spec.name for spec in specs]
         # Not for a misspelt name of a plugin: that is closer to the plugin's name than a name of timm's is.
         if "timm" in names and ":" not in name and not nearest(name, names, cutoff=0.8):
             sentence += f"; for a timm model write timm:{name}"
