@@ -85,6 +85,8 @@ def _predicted(subject: Subject, *, restrict: bool) -> tuple[dict[str, float], T
     Shapes: predictions [N], outputs of the model; labels [N], classes of the data.
     """
     model, answer = subject.restricted_classifier() if restrict else subject.model, subject.answer
+    # Before images are read, for the error of classes that the model does not know.
+    outputs = subject.outputs_of(torch.arange(subject.classes, device=subject.device))  # [K]
     predicted: list[Tensor] = []
     labels: list[Tensor] = []
 
@@ -93,10 +95,10 @@ def _predicted(subject: Subject, *, restrict: bool) -> tuple[dict[str, float], T
         batches = subject.batches(subject.measured)
         for scores, classes in scored(model, subject.spec, batches, answer, precision=subject.precision):
             best = scores["answer"].argmax(dim=-1)  # [b]
-            predicted.append((subject.outputs_of(best) if restrict else best).cpu())
+            predicted.append((outputs[best] if restrict else best).cpu())
             labels.append(classes.cpu())
             # Restricted scores have the classes of the data, the others all outputs.
-            yield scores, classes if restrict else subject.outputs_of(classes)
+            yield scores, classes if restrict else outputs[classes]
 
     figures = tally(recorded(), idle=answer.idle, processes=subject.processes)
     return figures, subject.in_order(predicted), subject.in_order(labels)
