@@ -53,7 +53,7 @@ def atomic_directory(final: Path, *, last: str = "") -> Iterator[Path]:
 
 @contextmanager
 def reserved(final: Path) -> Iterator[Place]:
-    """Lock `final`, which needs not exist, and delete what killed processes left there. Creates missing parents.
+    """Lock `final`, which need not exist, and delete what killed processes left there. Creates missing parents.
 
     Raises: LockedError if another process has locked it; OSError if no folder can be made there.
     """

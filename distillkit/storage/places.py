@@ -20,7 +20,7 @@ _OF_THE_PLACE = {
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a folder, which needs not exist, can be made and written to. Leaves nothing behind.
+    """Check that a folder, which need not exist, can be made and written to. Leaves nothing behind.
 
     Raises: OSError; see `reason`.
     """
