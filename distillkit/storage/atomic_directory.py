@@ -63,7 +63,7 @@ def reserved(final: Path) -> Iterator[Place]:
         base = _usable_base(final)
         with held(base / f".{stem_of(final.name)}.lock"):
             place = Place(final, base)
-            _recover(final)
+            recover_directory(final)
             yield place
     finally:
         for folder in missing:  # only those that are still empty
@@ -85,14 +85,6 @@ def replacing(place: Place, *, last: str = "") -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def recover_directory(final: Path) -> None:
-    """Restore the directory that was being replaced, if the process ended between two renames.
-
-    Only for a caller that has locked the directory, or a directory above it.
-    """
-    _recover(final)
 
 
 def is_work_name(final: Path, name: str) -> bool:
@@ -119,8 +111,11 @@ def _usable_base(final: Path) -> Path:
     return final.parent
 
 
-def _recover(final: Path) -> None:
-    """Finish or undo what a killed process started, and delete its work folders."""
+def recover_directory(final: Path) -> None:
+    """Finish or undo the replacement of a directory by a killed process, and delete its work folders.
+
+    Only for a caller that has locked the directory, or a directory above it.
+    """
     outside, inside = Place(final, final.parent), Place(final, final)
     # Without the random part, as earlier versions named it.
     for old in (*outside.leftovers("old"), final.with_name(f".{stem_of(final.name)}.old")):
