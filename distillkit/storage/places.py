@@ -12,9 +12,9 @@ from pathlib import Path
 from distillkit.storage.atomic import temporary_name
 
 PROBE, PROBE_BYTES = "probe", 4096
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OF_THE_PLACE = {
-    *FULL,
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PLACE_ERRNOS = {
+    *DISK_FULL_ERRNOS,
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.EBUSY),
 }
 
@@ -80,10 +80,14 @@ def reason(place: Path, error: OSError) -> str:
 
 def fault_of_place(error: BaseException) -> str | None:
     """The message for an error of the file system that the user can repair: permissions, space, names; else None."""
-    if not isinstance(error, OSError) or error.errno not in _OF_THE_PLACE:
+    if not isinstance(error, OSError) or error.errno not in _PLACE_ERRNOS:
         return None
     why = error.strerror or type(error).__name__
     if error.filename is None or isinstance(error.filename, int):
         return f"a file cannot be written ({why}); free some space, or write elsewhere"
-    remedy = "free some space, or write elsewhere" if error.errno in FULL else "check the path and its permissions"
+    remedy = (
+        "free some space, or write elsewhere"
+        if error.errno in DISK_FULL_ERRNOS
+        else "check the path and its permissions"
+    )
     return f"{os.fsdecode(error.filename)} cannot be used ({why}); {remedy}"
