@@ -36,8 +36,7 @@ def as_several(images: Iterable[GivenImage] | GivenImage) -> Iterable[GivenImage
     if isinstance(images, np.ndarray):
         if images.ndim == 0 or images.size == 0:
             _refuse(images)
-        is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in CHANNELS)
-        return [images] if is_one else images
+        return [images] if _is_one_image(images) else images
     # A file and bytes are iterable too, but not over images.
     if isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "read") or not hasattr(images, "__iter__"):
         _refuse(images)
@@ -74,8 +73,7 @@ def as_pillow(image: object) -> Image.Image:
         return image
     if not isinstance(image, np.ndarray):
         _refuse(image)
-    is_grey_or_color = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in CHANNELS)
-    if image.dtype != np.uint8 or not image.size or not is_grey_or_color:
+    if image.dtype != np.uint8 or not image.size or not _is_one_image(image):
         _refuse(image)
     return Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
 
@@ -90,6 +88,11 @@ def to_color(image: Image.Image, color: str) -> Image.Image:
             return as_color(image, color)
     except Exception as error:  # as above
         raise DataError(f"the image cannot be used: {one_line(error)}") from error
+
+
+def _is_one_image(array: NDArray[Any]) -> bool:
+    """Whether an array has the shape of an image, [H, W] or [H, W, C] with C in CHANNELS."""
+    return array.ndim == 2 or (array.ndim == 3 and array.shape[2] in CHANNELS)
 
 
 def _refuse(image: Any) -> NoReturn:
