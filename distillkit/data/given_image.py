@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 from PIL import Image
 
-from distillkit.data.image_faults import as_color, without_warnings
+from distillkit.data.image_faults import as_color, require_regular_file, without_warnings
 from distillkit.errors import DataError
 from distillkit.messages.text import one_line
 
@@ -54,6 +54,7 @@ def read_image(path: Path, color: str) -> Image.Image:
     Raises: DataError with the image's path.
     """
     try:
+        require_regular_file(path)
         with without_warnings(), Image.open(path) as image:
             return as_color(image, color)
     except FileNotFoundError as error:
