@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillkit.storage.atomic import flush, stem_of, temporary_name
 from distillkit.storage.lock import held
-from distillkit.storage.places import is_probe, probe
+from distillkit.storage.places import is_probe, made_folder, probe
 
 LOST_AND_FOUND = "lost+found"
 """Folder of the file system at the root of a volume."""
@@ -57,18 +57,11 @@ def reserved(final: Path) -> Iterator[Place]:
 
     Raises: LockedError if another process has locked it; OSError if no folder can be made there.
     """
-    missing = [folder for folder in final.parents if not folder.exists()]
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+    with made_folder(final.parent):
         base = _usable_base(final)
         with held(base / f".{stem_of(final.name)}.lock"):
-            place = Place(final, base)
             recover_directory(final)
-            yield place
-    finally:
-        for folder in missing:  # only those that are still empty
-            with suppress(OSError):
-                folder.rmdir()
+            yield Place(final, base)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import errno
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distillkit.storage.atomic import temporary_name
@@ -24,12 +25,22 @@ def require_writable(folder: Path) -> None:
 
     Raises: OSError; see `reason`.
     """
+    with made_folder(folder):
+        probe(folder)
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and its parents; at the end of the block, delete those that were missing and are empty.
+
+    Raises: OSError if the folder cannot be made.
+    """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe(folder)
+        yield
     finally:
-        for each in missing:
+        for each in missing:  # the innermost one first
             with suppress(OSError):
                 each.rmdir()
 
