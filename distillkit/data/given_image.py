@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 from PIL import Image
 
-from distillkit.data.image_faults import as_color, require_regular_file, without_warnings
+from distillkit.data.image_faults import (
+    ImageFault,
+    as_color,
+    check_aspect_ratio,
+    require_regular_file,
+    without_warnings,
+)
 from distillkit.errors import DataError
 from distillkit.messages.text import one_line
 
@@ -89,6 +95,17 @@ def to_color(image: Image.Image, color: str) -> Image.Image:
             return as_color(image, color)
     except Exception as error:  # as above
         raise DataError(f"the image cannot be used: {one_line(error)}") from error
+
+
+def require_resizable(image: Image.Image) -> Image.Image:
+    """The image, unless its aspect ratio is too extreme to resize, which would fill the memory.
+
+    Raises: DataError.
+    """
+    try:
+        return check_aspect_ratio(image)
+    except ImageFault as fault:
+        raise DataError(f"the image cannot be used: {fault.reason}") from fault
 
 
 def _is_one_image(array: NDArray[Any]) -> bool:
