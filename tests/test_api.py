@@ -187,6 +187,18 @@ class TestLoadedStudent:
             student.preprocess(Image.new("F", (8, 8)))
         assert str(error.value) == "the image cannot be used: pixels of mode 'F' would be clipped to 8 bits"
 
+    def test_an_image_that_would_fill_the_memory_is_refused(self, trained, tmp_path):
+        student = distillkit.load_student(trained.directory)
+        image = Image.new("RGB", (60_000, 1))
+        image.save(tmp_path / "a.png")
+        for given in (image, tmp_path / "a.png", np.asarray(image)):
+            with pytest.raises(distillkit.DataError) as error:
+                student.preprocess(given)
+            assert str(error.value) == (
+                "the image cannot be used: its aspect ratio is too extreme to resize "
+                "(60,000 x 1 pixels; at most 1:1,000)"
+            )
+
     def test_paths_and_arrays_are_preprocessed_as_the_pil_image_is(self, trained, tmp_path):
         student = distillkit.load_student(trained.directory)
         image = Image.linear_gradient("L").resize((50, 70)).convert("RGB")

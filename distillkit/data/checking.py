@@ -154,7 +154,7 @@ def _read_all(
         for split, source in indexed.items()
         for start in range(0, len(source), CHUNK)
     ]
-    # One job less than there are: a single job is read in this process, without the cost of starting a pool.
+    # One worker less than there are jobs: a single job is read in this process, without the cost of starting a pool.
     for (_, images), found in zip(jobs, _find_broken(indexed, jobs, min(workers, len(jobs) - 1)), strict=True):
         yield len(images), found
     for stream in sets.values():

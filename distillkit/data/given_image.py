@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 from PIL import Image
 
-from distillkit.data.image_faults import as_color, without_warnings
+from distillkit.data.image_faults import (
+    ImageFault,
+    as_color,
+    check_aspect_ratio,
+    require_regular_file,
+    without_warnings,
+)
 from distillkit.errors import DataError
 from distillkit.messages.text import one_line
 
@@ -36,8 +42,7 @@ def as_several(images: Iterable[GivenImage] | GivenImage) -> Iterable[GivenImage
     if isinstance(images, np.ndarray):
         if images.ndim == 0 or images.size == 0:
             _refuse(images)
-        is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in CHANNELS)
-        return [images] if is_one else images
+        return [images] if _is_one_image(images) else images
     # A file and bytes are iterable too, but not over images.
     if isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "read") or not hasattr(images, "__iter__"):
         _refuse(images)
@@ -55,6 +60,7 @@ def read_image(path: Path, color: str) -> Image.Image:
     Raises: DataError with the image's path.
     """
     try:
+        require_regular_file(path)
         with without_warnings(), Image.open(path) as image:
             return as_color(image, color)
     except FileNotFoundError as error:
@@ -74,8 +80,7 @@ def as_pillow(image: object) -> Image.Image:
         return image
     if not isinstance(image, np.ndarray):
         _refuse(image)
-    is_grey_or_color = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in CHANNELS)
-    if image.dtype != np.uint8 or not image.size or not is_grey_or_color:
+    if image.dtype != np.uint8 or not image.size or not _is_one_image(image):
         _refuse(image)
     return Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
 
@@ -90,6 +95,22 @@ def to_color(image: Image.Image, color: str) -> Image.Image:
             return as_color(image, color)
     except Exception as error:  # as above
         raise DataError(f"the image cannot be used: {one_line(error)}") from error
+
+
+def require_resizable(image: Image.Image) -> Image.Image:
+    """The image, unless its aspect ratio is too extreme to resize, which would fill the memory.
+
+    Raises: DataError.
+    """
+    try:
+        return check_aspect_ratio(image)
+    except ImageFault as fault:
+        raise DataError(f"the image cannot be used: {fault.reason}") from fault
+
+
+def _is_one_image(array: NDArray[Any]) -> bool:
+    """Whether an array has the shape of an image, [H, W] or [H, W, C] with C in CHANNELS."""
+    return array.ndim == 2 or (array.ndim == 3 and array.shape[2] in CHANNELS)
 
 
 def _refuse(image: Any) -> NoReturn:

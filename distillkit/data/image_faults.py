@@ -71,7 +71,7 @@ def open_rgb(file: Path | BinaryIO) -> Image.Image:
     Raises: ImageFault, or any error of the decoder.
     """
     if isinstance(file, Path):
-        _require_regular_file(file)
+        require_regular_file(file)
     try:
         with Image.open(file) as image:
             return as_rgb(image)
@@ -79,8 +79,11 @@ def open_rgb(file: Path | BinaryIO) -> Image.Image:
         raise _unidentified(_first_bytes(file), error) from error
 
 
-def _require_regular_file(file: Path) -> None:
-    """Reject a pipe or a device, which may never end."""
+def require_regular_file(file: Path) -> None:
+    """Reject a pipe or a device, which may never end.
+
+    Raises: ImageFault; OSError for a path that cannot be inspected.
+    """
     try:
         require_plain(file)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""EXIF orientation: how a camera says that the stored pixels are to be turned or mirrored."""
+"""EXIF orientation: how the stored pixels are to be turned or mirrored for display."""
 
 from __future__ import annotations
 

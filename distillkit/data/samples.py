@@ -42,9 +42,8 @@ def _load_samples(source: Source | Stream, count: int) -> list[tuple[str, int | 
         return [(str(number), label, image) for number, (image, label) in enumerate(islice(read, count))]
     images = len(source)
     count = min(count, images)
-    indices = [
-        (2 * number + 1) * images // (2 * count) for number in range(count)
-    ]  # the middle of each of `count` bins
+    # The middle of each of `count` bins.
+    indices = [(2 * number + 1) * images // (2 * count) for number in range(count)]
     return list(_readable(source, indices))
 
 

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from distillkit.contracts.model import Model, Signal, Wanted
-from distillkit.data.given_image import GivenImage, as_pillow, is_path, read_image, to_color
+from distillkit.data.given_image import GivenImage, as_pillow, is_path, read_image, require_resizable, to_color
 from distillkit.data.transforms import evaluation_transform
 from distillkit.evaluation.open_model import EvaluatedModel
 from distillkit.models.heads import fuse
@@ -47,9 +47,11 @@ class LoadedStudent(nn.Module):
         """Convert an image to the student's input, [C, H, W].
 
         `image` is a path, a PIL image, or pixels [H, W, 3] or [H, W] of type uint8.
-        Raises: DataError if it cannot be read, or the conversion to RGB would lose information.
+        Raises: DataError if it cannot be read, the conversion to RGB would lose information, or its aspect ratio is too
+        extreme to resize.
         """
-        return self._transform(read_image(Path(image), "RGB") if is_path(image) else to_color(as_pillow(image), "RGB"))
+        pillow = read_image(Path(image), "RGB") if is_path(image) else to_color(as_pillow(image), "RGB")
+        return self._transform(require_resizable(pillow))
 
     def forward(self, images: Tensor) -> Tensor:
         outputs = self.model(images, self._wanted)

@@ -10,9 +10,9 @@ from distillkit.errors import DataError, RecipeError
 def resolve_label_weight(given: float | None, by_loss: Mapping[str, float], *, labelled: int) -> float:
     """The weight of the label term: `labels.weight` if set, else the weight that all losses agree on, else 1.
 
-    `by_loss` maps loss names to the label weights of their papers. Without labelled images the weight is 0, unless the
-    recipe sets one.
-    Raises: RecipeError where the losses disagree; DataError where labels are required and no image has one.
+    `by_loss` maps loss names to the label weights of their papers. Without labelled images the weight is 0.
+    Raises: RecipeError where the losses disagree; DataError where no image has a label and `given` is positive, or
+    there is no loss.
     """
     if not labelled:
         if given:

@@ -60,7 +60,7 @@ def plan_loss(
 
 
 def build_loss(plan: LossPlan, student: ModelSpec) -> nn.Module:
-    """Build a planned loss with real weights, on torch's current default device and from its current seed."""
+    """Build a planned loss again, on torch's current default device and from its current seed."""
     loss: nn.Module = plan.plugin.call("build", plan.options, student, plan.teacher_spec)
     return loss
 

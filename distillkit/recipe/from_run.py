@@ -57,7 +57,7 @@ def inherit(run: ParentRun, recipe: Recipe, above: Sequence[Tables]) -> Tables:
 
     The student starts from the run's weights. If a layer names another student of the same plugin (`deit-ti` for
     `vit-ti`), the run's student options are kept. `about` is not inherited. If a layer names other training images,
-    neither are the keys in `IMAGE_KEYS`; a note lists them.
+    neither are the keys in `IMAGE_KEYS`, except a share to hold out; a note lists them.
     Raises: RecipeError if a layer sets student.weights; a PluginError for a student that is not installed.
     """
     if any("weights" in _table(tables, "student") for tables in above):

@@ -23,7 +23,7 @@ from distillkit.storage.places import is_probe, reason, require_writable
 from distillkit.storage.untrusted import read_json
 
 PACKAGES = ("distillkit", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pluggy", "pydantic")
-COPY = "make it writable, or copy the run elsewhere"
+RESUME_REMEDY = "make it writable, or copy the run elsewhere"
 """Remedy for the directory of a run that continues."""
 
 
@@ -154,7 +154,7 @@ class RunDirectory:
                 f"{error.holder} is already training in {self.path}; wait until it ends, or give another --out"
             ) from None
         except OSError as error:
-            raise self._not_writable(error, COPY) from None
+            raise self._not_writable(error, RESUME_REMEDY) from None
         with lock:
             delete_temporary_files(self.path)  # of killed processes: no other process writes here now
             yield

@@ -16,7 +16,7 @@ from distillkit.planning.plan import Plan
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 from distillkit.running.checkpoint import checkpoints
-from distillkit.running.directory import COPY, RunDirectory, check_same_start
+from distillkit.running.directory import RESUME_REMEDY, RunDirectory, check_same_start
 from distillkit.running.session import build_session
 from distillkit.running.training_run import RunResult, TrainingRun
 
@@ -76,7 +76,7 @@ def resume(path: Path, plugins: PluginRegistry, *, observers: Sequence[object] =
         raise RunDirectoryError(f"{path} is finished; evaluate or export it, or start a new run with more epochs")
     with _processes(recipe, path, "started") as processes:
         if processes.is_first:
-            directory.check_writable(COPY)
+            directory.check_writable(RESUME_REMEDY)
         has_checkpoint = bool(processes.broadcast("yes" if checkpoints(directory.checkpoints) else ""))
         session = build_session(make_plan(recipe, plugins, resuming=has_checkpoint), processes)
         facts = session.facts

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from distillkit.data.image_faults import WORKER_DIED
 from distillkit.errors import DistillkitError, TrainingError
-from distillkit.storage.places import FULL
+from distillkit.storage.places import DISK_FULL_ERRNOS
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether the disk is full, or a disk quota or file size limit is reached."""
-    if getattr(error, "errno", None) in FULL:
+    if getattr(error, "errno", None) in DISK_FULL_ERRNOS:
         return True
     # safetensors reports the system's error only in its message.
-    return any(f"os error {number}" in str(error) for number in FULL)
+    return any(f"os error {number}" in str(error) for number in DISK_FULL_ERRNOS)
 
 
 def system_fault(error: BaseException, directory: Path) -> TrainingError | None:

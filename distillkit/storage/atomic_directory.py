@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillkit.storage.atomic import flush, stem_of, temporary_name
 from distillkit.storage.lock import held
-from distillkit.storage.places import is_probe, probe
+from distillkit.storage.places import is_probe, made_folder, probe
 
 LOST_AND_FOUND = "lost+found"
 """Folder of the file system at the root of a volume."""
@@ -53,22 +53,15 @@ def atomic_directory(final: Path, *, last: str = "") -> Iterator[Path]:
 
 @contextmanager
 def reserved(final: Path) -> Iterator[Place]:
-    """Lock `final`, which needs not exist, and delete what killed processes left there. Creates missing parents.
+    """Lock `final`, which need not exist, and delete what killed processes left there. Creates missing parents.
 
     Raises: LockedError if another process has locked it; OSError if no folder can be made there.
     """
-    missing = [folder for folder in final.parents if not folder.exists()]
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+    with made_folder(final.parent):
         base = _usable_base(final)
         with held(base / f".{stem_of(final.name)}.lock"):
-            place = Place(final, base)
-            _recover(final)
-            yield place
-    finally:
-        for folder in missing:  # only those that are still empty
-            with suppress(OSError):
-                folder.rmdir()
+            recover_directory(final)
+            yield Place(final, base)
 
 
 @contextmanager
@@ -85,14 +78,6 @@ def replacing(place: Place, *, last: str = "") -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-
-
-def recover_directory(final: Path) -> None:
-    """Restore the directory that was being replaced, if the process ended between two renames.
-
-    Only for a caller that has locked the directory, or a directory above it.
-    """
-    _recover(final)
 
 
 def is_work_name(final: Path, name: str) -> bool:
@@ -119,8 +104,11 @@ def _usable_base(final: Path) -> Path:
     return final.parent
 
 
-def _recover(final: Path) -> None:
-    """Finish or undo what a killed process started, and delete its work folders."""
+def recover_directory(final: Path) -> None:
+    """Finish or undo the replacement of a directory by a killed process, and delete its work folders.
+
+    Only for a caller that has locked the directory, or a directory above it.
+    """
     outside, inside = Place(final, final.parent), Place(final, final)
     # Without the random part, as earlier versions named it.
     for old in (*outside.leftovers("old"), final.with_name(f".{stem_of(final.name)}.old")):

@@ -6,30 +6,41 @@ import errno
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distillkit.storage.atomic import temporary_name
 
 PROBE, PROBE_BYTES = "probe", 4096
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OF_THE_PLACE = {
-    *FULL,
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PLACE_ERRNOS = {
+    *DISK_FULL_ERRNOS,
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO, errno.EBUSY),
 }
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a folder, which needs not exist, can be made and written to. Leaves nothing behind.
+    """Check that a folder, which need not exist, can be made and written to. Leaves nothing behind.
 
     Raises: OSError; see `reason`.
+    """
+    with made_folder(folder):
+        probe(folder)
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and its parents; at the end of the block, delete those that were missing and are empty.
+
+    Raises: OSError if the folder cannot be made.
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe(folder)
+        yield
     finally:
-        for each in missing:
+        for each in missing:  # the innermost one first
             with suppress(OSError):
                 each.rmdir()
 
@@ -80,10 +91,14 @@ def reason(place: Path, error: OSError) -> str:
 
 def fault_of_place(error: BaseException) -> str | None:
     """The message for an error of the file system that the user can repair: permissions, space, names; else None."""
-    if not isinstance(error, OSError) or error.errno not in _OF_THE_PLACE:
+    if not isinstance(error, OSError) or error.errno not in _PLACE_ERRNOS:
         return None
     why = error.strerror or type(error).__name__
     if error.filename is None or isinstance(error.filename, int):
         return f"a file cannot be written ({why}); free some space, or write elsewhere"
-    remedy = "free some space, or write elsewhere" if error.errno in FULL else "check the path and its permissions"
+    remedy = (
+        "free some space, or write elsewhere"
+        if error.errno in DISK_FULL_ERRNOS
+        else "check the path and its permissions"
+    )
     return f"{os.fsdecode(error.filename)} cannot be used ({why}); {remedy}"

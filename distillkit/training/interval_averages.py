@@ -67,9 +67,8 @@ class IntervalAverages:
         """
         averages = torch.stack(list(self._sums.values())) / (self._steps - self._skipped)  # [terms]
         others = [value.float() for value in extra.values()]
-        skipped, *read = torch.stack(
-            [self._skipped, *self._processes.sum(averages), *others]
-        ).tolist()  # [1 + terms + extra]
+        values = torch.stack([self._skipped, *self._processes.sum(averages), *others])  # [1 + terms + extra]
+        skipped, *read = values.tolist()
         if skipped == self._steps:
             return None
         names = [name if name == "loss" else f"loss/{name}" for name in self._sums]

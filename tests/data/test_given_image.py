@@ -1,6 +1,7 @@
 """Images given in Python: one or several, of any kind, and a sentence for everything that is not an image."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -103,4 +104,11 @@ def test_an_image_that_cannot_be_decoded_is_one_sentence(tmp_path):
     )
     assert sentence(read_image, tmp_path / "a.png", "L") == (
         f"image '{tmp_path}/a.png' cannot be read: image file is truncated"
+    )
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert sentence(read_image, tmp_path / "a.png", "RGB") == (
+        f"image '{tmp_path}/a.png' cannot be read: it is a pipe, not a file"
     )
