@@ -43,7 +43,7 @@ def other_files(folder: Path, manifest: Bundle | None) -> list[str]:
     those in `profile/` with the name of a file of a profile.
     """
     ours = set() if manifest is None else {MANIFEST, *manifest.files, *(f"{PROFILE}/{name}" for name in PROFILE_FILES)}
-    judged = _judged(folder) | _judged(folder / REJECTED)
+    judged = _judged_stems(folder) | _judged_stems(folder / REJECTED)
     return sorted(name for name in _entries(folder) if name not in ours and not _is_rejected(name, judged))
 
 
@@ -66,11 +66,11 @@ def _entries(folder: Path) -> Iterator[str]:
                 yield f"{relative}/"
 
 
-def _judged(folder: Path) -> set[str]:
-    """The files in the report of the gate."""
+def _judged_stems(folder: Path) -> set[str]:
+    """The files in the report of the gate, without their extensions."""
     try:
         files: dict[str, Any] = read_json(folder / PARITY)["files"]
-        return set(files)
+        return {str(PurePosixPath(name).with_suffix("")) for name in files}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
@@ -78,5 +78,4 @@ def _judged(folder: Path) -> set[str]:
 def _is_rejected(name: str, judged: set[str]) -> bool:
     """Whether a file is in `rejected/` and is one that the gate judged, or a companion: `a.json` of `a.plan`."""
     top, _, file = name.partition("/")
-    stems = [str(PurePosixPath(each).with_suffix("")) for each in judged]
-    return top == REJECTED and (file in EXPORT_FILES or any(file.startswith(f"{stem}.") for stem in stems))
+    return top == REJECTED and (file in EXPORT_FILES or any(file.startswith(f"{stem}.") for stem in judged))
