@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from distillkit.errors import BundleError
 from distillkit.storage.atomic_directory import LOST_AND_FOUND, is_work_name
 from distillkit.storage.untrusted import read_json
-from distillkit_export.bundle.manifest import MANIFEST, PROFILE, REJECTED
+from distillkit_export.bundle.manifest import MANIFEST, PARITY, PROFILE, REJECTED
 from distillkit_export.bundle.reader import read_manifest
 
 if TYPE_CHECKING:
     from distillkit_export.bundle.manifest import Bundle
 
-PARITY = "parity.json"
 EXPORT_FILES = ("model.onnx", PARITY, "parity.md", "samples.npz", "predict.py")
 """Names of the files that an export writes in any format and precision, besides `bundle.json`."""
 PROFILE_FILES = ("profile.json", "profile.md", "best.json", "latency.png", "throughput.png", "accuracy.png")
