@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from distillkit.errors import BundleError
 from distillkit.storage.atomic_directory import LOST_AND_FOUND, is_work_name
 from distillkit.storage.untrusted import read_json
-from distillkit_export.bundle.manifest import MANIFEST, PROFILE, REJECTED
+from distillkit_export.bundle.manifest import MANIFEST, PARITY, PROFILE, REJECTED
 from distillkit_export.bundle.reader import read_manifest
 
 if TYPE_CHECKING:
     from distillkit_export.bundle.manifest import Bundle
 
-PARITY = "parity.json"
-OF_EVERY_EXPORT = ("model.onnx", PARITY, "parity.md", "samples.npz", "predict.py")
-OF_A_PROFILE = ("profile.json", "profile.md", "best.json", "latency.png", "throughput.png", "accuracy.png")
+EXPORT_FILES = ("model.onnx", PARITY, "parity.md", "samples.npz", "predict.py")
+"""Names of the files that an export writes in any format and precision, besides `bundle.json`."""
+PROFILE_FILES = ("profile.json", "profile.md", "best.json", "latency.png", "throughput.png", "accuracy.png")
+"""Names of the files that `distillkit profile` writes."""
 
 
 def readable_manifest(folder: Path) -> Bundle | None:
@@ -30,19 +31,18 @@ def readable_manifest(folder: Path) -> Bundle | None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder is empty, but for locks and work folders, and the `lost+found` of a volume."""
+    """Whether a folder is empty, except for locks, work folders and the `lost+found` of a volume."""
     return not any(_own_entries(folder))
 
 
 def other_files(folder: Path, manifest: Bundle | None) -> list[str]:
     """Files and empty folders that no export wrote, by relative path, sorted.
 
-    Of an export are: the manifest and the files that it lists, `rejected/` with the files of a gate's report, and
-    `profile/` with those of a profile.
+    An export wrote the manifest and the files that it lists, the files in `rejected/` that a gate's report lists, and
+    those in `profile/` with the name of a file of a profile.
     """
-    ours = {MANIFEST, *manifest.files} if manifest is not None else set()
-    ours |= {f"{PROFILE}/{name}" for name in OF_A_PROFILE} if manifest is not None else set()
-    judged = _judged(folder) | _judged(folder / REJECTED)
+    ours = set() if manifest is None else {MANIFEST, *manifest.files, *(f"{PROFILE}/{name}" for name in PROFILE_FILES)}
+    judged = _judged_stems(folder) | _judged_stems(folder / REJECTED)
     return sorted(name for name in _entries(folder) if name not in ours and not _is_rejected(name, judged))
 
 
@@ -65,11 +65,11 @@ def _entries(folder: Path) -> Iterator[str]:
                 yield f"{relative}/"
 
 
-def _judged(folder: Path) -> set[str]:
-    """The files in the report of the gate."""
+def _judged_stems(folder: Path) -> set[str]:
+    """The files in the report of the gate, without their extensions."""
     try:
         files: dict[str, Any] = read_json(folder / PARITY)["files"]
-        return set(files)
+        return {str(PurePosixPath(name).with_suffix("")) for name in files}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
@@ -77,5 +77,4 @@ def _judged(folder: Path) -> set[str]:
 def _is_rejected(name: str, judged: set[str]) -> bool:
     """Whether a file is in `rejected/` and is one that the gate judged, or a companion: `a.json` of `a.plan`."""
     top, _, file = name.partition("/")
-    stems = [str(PurePosixPath(each).with_suffix("")) for each in judged]
-    return top == REJECTED and (file in OF_EVERY_EXPORT or any(file.startswith(f"{stem}.") for stem in stems))
+    return top == REJECTED and (file in EXPORT_FILES or any(file.startswith(f"{stem}.") for stem in judged))

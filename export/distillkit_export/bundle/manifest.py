@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "bundle.json"
 REJECTED = "rejected"
+PARITY = "parity.json"
+"""The report of the gate."""
 SCHEMA_VERSION: Literal[1] = 1
 PROFILE = "profile"
 """Folder with profiles of one machine. It is not part of the bundle, so its files have no digests."""

@@ -69,7 +69,7 @@ def reserved_folder(target: Path, *, force: bool) -> Iterator[Place]:
 
 @contextmanager
 def locked_folder(target: Path) -> Iterator[Place]:
-    """Lock the folder of a bundle, which needs not exist.
+    """Lock the folder of a bundle, which need not exist.
 
     Raises: RunDirectoryError if it cannot be written to, or if another process is writing it.
     """

@@ -114,9 +114,8 @@ class FixedPositions(nn.Module):
         across = self.of_column[:columns].unsqueeze(0).expand(rows, -1, -1)  # [rows, columns, D / 2]
         down = self.of_row[:rows].unsqueeze(1).expand(-1, columns, -1)  # [rows, columns, D / 2]
         patches = torch.cat([across, down], dim=2).flatten(0, 1)  # [N, D]
-        return torch.cat([patches.new_zeros(self.prefix_tokens, patches.shape[-1]), patches]).unsqueeze(
-            0
-        )  # [1, P+N, D]
+        prefix = patches.new_zeros(self.prefix_tokens, patches.shape[-1])  # [P, D]
+        return torch.cat([prefix, patches]).unsqueeze(0)  # [1, P + N, D]
 
 
 class Overlay:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distillkit_export.gate.parity import Z_99
+
 if TYPE_CHECKING:
     from distillkit.running.directory import RunDirectory
     from distillkit_export.gate.parity import Reference
 
 MIN_LOSS = 5.0
 """Smallest accuracy loss that is reported, in percentage points."""
-Z_99 = 2.33
-"""One-sided 99 % quantile of the normal distribution: a larger loss happens by chance once in a hundred times."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distillkit.messages.text import counted
 from distillkit.storage.atomic import write_json, write_text
 from distillkit.storage.untrusted import read_json, read_plain_text
+from distillkit_export.bundle.manifest import PARITY
 
 if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from distillkit_export.gate.limits import Limits
     from distillkit_export.gate.parity import Parity, Reference
 
-PARITY, PARITY_PAGE = "parity.json", "parity.md"
+PARITY_PAGE = "parity.md"
 PARITY_SCHEMA: Literal[2] = 2
 SLOWER = 1.05
 """Smallest latency ratio that is reported as slower; smaller differences are within measurement noise."""

@@ -54,7 +54,7 @@ def export(
     `export-best/` next to that, a model by name to `exports/<name>`. `plugins` are the installed ones by default.
     Files that failed the gate or are pending do not raise here; call `ExportResult.require` for that.
     Raises: before any weights are loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for an output
-    folder that is in use; afterwards as `export_model`; for a bundle as `extend_bundle`.
+    folder that is not free; afterwards as `export_model`; for a bundle as `extend_bundle`.
 
     >>> from distillkit_export import ExportOptions, export
     >>> result = export("runs/digits", options=ExportOptions(fp16=True, int8=True))  # doctest: +SKIP
@@ -118,7 +118,7 @@ def export_model(
 
     Files that fail the gate are moved to `rejected/`; files that no runtime here executes are ungated.
     `ExportResult.require` raises for both.
-    Raises: RunDirectoryError for a folder that is in use or cannot be written to, or for a full disk; UserError for an
+    Raises: RunDirectoryError for a folder that is not free or not writable, or for a full disk; UserError for an
     image size that the model does not support, for probabilities of a model without a class head, or for a precision
     that needs real images without any; UnavailableError if the model cannot be written; GateError if `model.onnx`
     disagrees with torch: the files are then kept in `rejected/`, and an earlier export stays.

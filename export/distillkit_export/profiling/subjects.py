@@ -13,7 +13,7 @@ from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
 from distillkit.storage.untrusted import read_json
-from distillkit_export.bundle.manifest import MANIFEST, PROFILE, Bundle
+from distillkit_export.bundle.manifest import MANIFEST, PARITY, PROFILE, Bundle
 from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
 from distillkit_export.export_options import ExportOptions
 from distillkit_export.profiling.configurations import Artefact, ProfiledStudent
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
     from distillkit.plugin.registry import PluginRegistry
 
-PARITY, RESULT, WEIGHTS = "parity.json", "result.json", "student.safetensors"
+RESULT, WEIGHTS = "result.json", "student.safetensors"
 
 
 @dataclass

@@ -96,9 +96,10 @@ class EngineCard(BaseModel):
             if not fits
         ]
         if differing:
+            precision = "" if self.precision == "fp32" else f" --{self.precision}"
             raise UnavailableError(
                 f"engine {self.file} was built for {'; '.join(differing)}; build one for this machine: "
-                "distillkit export BUNDLE --trt"
+                f"distillkit export BUNDLE --trt{precision} --force"
             )
 
     def _runs_on(self, capability: str) -> bool:

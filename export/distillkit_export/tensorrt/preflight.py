@@ -98,4 +98,4 @@ def report() -> dict[str, Any]:
 if __name__ == "__main__":
     from distillkit_export.isolated_process import serve
 
-    serve(lambda _request, _say: report())
+    serve(lambda _request, _send: report())

@@ -47,7 +47,7 @@ def require_trusted(plan: bytes, name: str) -> None:
     if not _note(digest).is_file():
         raise UnavailableError(
             f"engine {name} was not built on this machine, and loading an engine runs its code; build your own with "
-            f"distillkit export BUNDLE --trt, or, if you know who built it, set {VARIABLE}={digest}"
+            f"distillkit export BUNDLE --trt --force, or, if you know who built it, set {VARIABLE}={digest}"
         )
     for path in (store(), _note(digest)):
         _require_private(path)

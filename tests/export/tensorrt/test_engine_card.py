@@ -76,5 +76,6 @@ def test_engine_matches_its_machine_or_what_it_was_built_to_be_compatible_with(
     with pytest.raises(UnavailableError) as refusal:
         card(**options).require_match(here)
     assert str(refusal.value) == (
-        f"engine model.plan was built for {differences}; build one for this machine: distillkit export BUNDLE --trt"
+        f"engine model.plan was built for {differences}; build one for this machine: distillkit export BUNDLE --trt "
+        "--fp16 --force"
     )

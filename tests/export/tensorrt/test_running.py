@@ -150,7 +150,7 @@ def test_engine_of_another_machine_is_not_loaded(engine):
         session(engine.plan)
     assert str(refusal.value) == (
         f"engine {engine.plan.name} was not built on this machine, and loading an engine runs its code; build your own "
-        f"with distillkit export BUNDLE --trt, or, if you know who built it, set {VARIABLE}={digest}"
+        f"with distillkit export BUNDLE --trt --force, or, if you know who built it, set {VARIABLE}={digest}"
     )
     loaded = [name for name, _ in engine.calls].count("Runtime.deserialize_cuda_engine")
     assert loaded == 1  # that of the build
@@ -200,7 +200,7 @@ def test_engine_of_another_platform_is_not_loaded(kind, engine):
         session(engine.plan)
     assert str(refusal.value) == (
         f"engine {engine.plan.name} was built for {differs.format(version=engine.version)}; build one for this "
-        "machine: distillkit export BUNDLE --trt"
+        "machine: distillkit export BUNDLE --trt --force"
     )
 
 
