@@ -52,7 +52,7 @@ def _along(parameter: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
         return parameter
     shape = [1] * rank
     shape[axis] = len(parameter)
-    return parameter.reshape(shape)
+    return parameter.reshape(shape)  # [1, ..., N, ..., 1]
 
 
 def _rounded(weight: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any]) -> NDArray[Any]:
