@@ -1,4 +1,4 @@
-"""Run code as another user, because permissions do not bind root, as whom many machines run tests."""
+"""Run code as another user: tests often run as root, which ignores file permissions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ OTHER_USER = 65534
 
 
 def as_other_user(function: Callable[[], Any]) -> str:
-    """What `function` returns, or its error, as text, in a forked process with another user id."""
+    """The result of `function`, or its error, as text, from a forked process with another user id."""
     if sys.platform == "win32" or os.getuid() != 0:
         pytest.skip("only root can become another user")
-    theirs, ours = os.pipe()
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
@@ -25,10 +25,10 @@ def as_other_user(function: Callable[[], Any]) -> str:
             answer = str(function())
         except Exception as error:  # noqa: BLE001 - it is the answer
             answer = f"{type(error).__name__}: {error}"
-        os.write(ours, answer.encode())
+        os.write(writing, answer.encode())
         os._exit(0)
-    os.close(ours)
-    with os.fdopen(theirs, encoding="utf-8") as answer_of_child:
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as answer_of_child:
         answer = answer_of_child.read()
     os.waitpid(child, 0)
     return answer

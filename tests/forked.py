@@ -1,11 +1,11 @@
-"""Start Python programs without waiting for torch: forks of an interpreter that has imported it and computed nothing.
+"""Start Python programs as forks of an interpreter that has already imported torch and has computed nothing.
 
 `run` and `start` take the command line of `python` without `python`: `-m MODULE`, `-c CODE` or a file, and arguments.
-The program is a process of its own, with its own environment, directory, streams and exit code. What torch's launcher
-starts in it is forked, too. An import of torch, timm and scikit-learn costs 5 CPU seconds; a fork costs 0.05.
+The program is a separate process with its own environment, directory, streams and exit code. The ranks that torch's
+launcher starts in it are forks, too. Importing torch, timm and scikit-learn costs 5 CPU seconds; a fork costs 0.05.
 
-Not for tests of what is imported, of start methods, or that look a process up by its command line in /proc: such tests
-need a new interpreter.
+Not for tests of imports or of start methods, nor for tests that find a process by its command line in /proc: they need
+a new interpreter.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(
     check: bool = False,
     timeout: float | None = None,
 ) -> CompletedProcess[str]:
-    """Run a program to its end, with its output as text. As `subprocess.run` does."""
+    """Run a program to its end and capture its output as text, as `subprocess.run` does."""
     process = start(arguments, cwd=cwd, env=env)
     out, err = process.communicate(timeout)
     done = CompletedProcess(process.args, process.wait(), out, err)
@@ -74,9 +74,9 @@ def start(
     stderr: int = PIPE,
     start_new_session: bool = False,
 ) -> Process:
-    """Start a program whose output is read from `stdout` and `stderr`, which may be STDOUT. As `subprocess.Popen`."""
+    """Start a program with pipes for stdout and stderr, as `subprocess.Popen` does. `stderr` is PIPE or STDOUT."""
     environment = dict(os.environ if env is None else env)
-    # OpenMP has read it when torch was imported.
+    # OpenMP reads it when torch is imported, so a fork cannot change it.
     assert environment.setdefault(THREADS, "1") == "1", "a forked program has one thread"
     request = {
         "arguments": [str(argument) for argument in arguments],
@@ -88,7 +88,7 @@ def start(
 
 
 class Process:
-    """A program that was started: what tests use of `subprocess.Popen`."""
+    """A started program, with the part of the interface of `subprocess.Popen` that tests use."""
 
     def __init__(self, arguments: Sequence[str], status: int, stdout: TextIO, stderr: TextIO | None) -> None:
         self.args = arguments
@@ -109,7 +109,7 @@ class Process:
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str | None]:
-        """Everything that is still to be read of both streams, to the end of the program."""
+        """Read the rest of both streams and wait for the program. Kills it after `timeout` seconds: TimeoutExpired."""
         read: dict[str, str] = {}
         readers = [
             threading.Thread(target=lambda name=name: read.update({name: getattr(self, name).read()}), daemon=True)
@@ -142,14 +142,14 @@ class Process:
 
 
 class _Interpreter:
-    """The interpreter that has imported what programs need, and forks."""
+    """The interpreter that has imported `MODULES` and forks the programs."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
-                # typer reads these where it is imported.
+                # typer reads these when it is imported.
                 env={name: value for name, value in os.environ.items() if name not in COLOURS} | {THREADS: "1"},
                 pass_fds=[theirs.fileno()],
                 stdin=DEVNULL,
@@ -179,27 +179,27 @@ _INTERPRETERS: list[_Interpreter] = []
 
 
 def _interpreter() -> _Interpreter:
-    """One for all tests of this process, started when it is first needed."""
+    """The interpreter for all tests of this process, started at the first use."""
     if not _INTERPRETERS:
         _INTERPRETERS.append(_Interpreter())
     return _INTERPRETERS[0]
 
 
 def close() -> None:
-    """End the interpreter that forks."""
+    """End the interpreter, if one was started."""
     while _INTERPRETERS:
         _INTERPRETERS.pop().close()
 
 
-# From here on: in the interpreter that forks, and in its forks.
+# The code below runs in that interpreter and in its forks.
 
 
 _PACKAGES: set[str] = set()
-"""What every program finds imported, by the name of its outermost package."""
+"""Top-level packages that the interpreter has imported, and those of the standard library."""
 
 
 class _Rank:
-    """What torch's launcher uses of `subprocess.Popen`, forked from the launcher."""
+    """One rank, forked from torch's launcher, with the part of the interface of `subprocess.Popen` that it uses."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.returncode: int | None = None
@@ -207,8 +207,8 @@ class _Rank:
         for stream in (sys.__stdout__, sys.__stderr__):
             stream.flush()
         with warnings.catch_warnings():
-            # From Python 3.12 on, because the launcher has threads. They wait for its store and its logs, and hold no
-            # lock that a rank uses.
+            # Python 3.12 and newer warn because the launcher has threads. These wait for its store and its logs, and
+            # hold no lock that a rank uses.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             self.pid = os.fork()
         if not self.pid:
@@ -239,7 +239,7 @@ def _popen(args: Sequence[str], env: Mapping[str, str], **more: Any) -> Any:
 
 
 def _as_rank(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Leave behind what a new interpreter would not have of its launcher, and be the program."""
+    """Reset what a new interpreter would not inherit from the launcher, and run the program."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
@@ -253,13 +253,13 @@ def _as_rank(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     atexit._clear()
     atexit.register(multiprocessing.util._exit_function)
     for name in list(sys.modules):
-        if name.partition(".")[0] not in _PACKAGES:  # a plugin may have looked at its rank when it was imported
+        if name.partition(".")[0] not in _PACKAGES:  # a plugin may read its rank when it is imported
             del sys.modules[name]
-    _be(arguments, environment)
+    _run_program(arguments, environment)
 
 
 def _code_of(call: Any) -> int:
-    """The exit code that a new interpreter would have come to."""
+    """Call `call` and return the exit code that an interpreter would end with."""
     try:
         call()
     except SystemExit as end:
@@ -267,14 +267,14 @@ def _code_of(call: Any) -> int:
             return end.code or 0
         sys.stderr.write(f"{end.code}\n")
         return 1
-    except BaseException:  # noqa: BLE001 - this process must end here, whatever happens
+    except BaseException:  # noqa: BLE001 - this process must end here after any error
         traceback.print_exc()
         return 1
     return 0
 
 
 def _end(code: int) -> None:
-    """End as an interpreter does, but without the frames of the one that forked."""
+    """Exit as an interpreter does, without returning to the code that forked."""
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -282,8 +282,8 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def _be(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Be the program that `python <arguments>` runs."""
+def _run_program(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run the program of `python <arguments>` in this process."""
     before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(environment)
@@ -312,7 +312,7 @@ def _be(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork a program for every request; its parent waits for it, and reports its number and its end."""
+    """Fork twice per request: the program, and its parent, which reports the process id and the exit code."""
     for name in MODULES:
         importlib.import_module(name)
     _PACKAGES.update(name.partition(".")[0] for name in (*sys.modules, *sys.stdlib_module_names))
@@ -325,7 +325,7 @@ def _serve(control: socket.socket) -> None:
         content = control.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
         if not os.fork():
             control.close()
-            _attend(json.loads(content), descriptors)
+            _start_program(json.loads(content), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         while _reaped(os.WNOHANG):
@@ -334,7 +334,7 @@ def _serve(control: socket.socket) -> None:
         pass
 
 
-def _attend(request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+def _start_program(request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
     *streams, status = descriptors
     pid = os.fork()
     if not pid:
@@ -345,7 +345,7 @@ def _attend(request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         if request["start_new_session"]:
             os.setsid()
         os.chdir(request["cwd"])
-        _end(_code_of(lambda: _be(request["arguments"], request["environment"])))
+        _end(_code_of(lambda: _run_program(request["arguments"], request["environment"])))
     for stream in streams:
         os.close(stream)
     os.write(status, f"{pid}\n".encode())
@@ -363,4 +363,4 @@ def _reaped(options: int) -> bool:
 if __name__ == "__main__":
     del sys.path[0]  # the folder of this file
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    os._exit(0)  # torch's bindings complain where what they have made is not collected
+    os._exit(0)  # torch's bindings complain about objects that are not collected

@@ -25,7 +25,7 @@ PROTOCOLS = "Protocol options"
 
 TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it such as RUN/best, or a teacher's name.")
 PROTOCOL = typer.Option(metavar="NAME", help="top1, knn, linear, few-label, or an evaluator of `distillkit plugins`.")
-DATA = typer.Option(metavar="DIR|NAME", help="Images to evaluate on. Default: the data of the run.")
+DATA = typer.Option(metavar="DIR|NAME", help="Images to evaluate on. Default: the data of the run, or digits.")
 SPLIT = typer.Option(help="Split of the data. Default: test, or validation where there is no test split.")
 STRICT = typer.Option("--strict-data", help="Fail at the first unreadable image. Default: skip it.")
 WEIGHTS = typer.Option(metavar="FILE", help="Weights of a teacher given by name. Default: the published ones.")
@@ -88,7 +88,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Evaluate a student or a teacher: top-1, k-NN, linear probe or few labels.
 
-    A run is evaluated on its own data unless --data is given; a teacher given by name needs --data.
+    Without --data, a run is evaluated on its own data, and a teacher given by name on the digits.
 
     Results for a run are also appended to RUN/evaluations.jsonl.
 

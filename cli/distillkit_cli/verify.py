@@ -17,7 +17,7 @@ COMPARISON = "Comparison"
 BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export` wrote.")
 DATA = typer.Option(metavar="DIR", help="Labelled images, one folder per class, to measure accuracy on.")
 GATE_IMAGES = typer.Option(
-    "--gate-images", metavar="N|all", help="Number of images to compare. Default: 1000.", rich_help_panel=COMPARISON
+    "--gate-images", metavar="N|all", help="Number of images of --data. Default: 1000.", rich_help_panel=COMPARISON
 )
 TOLERANCE = typer.Option(help="Limits on the difference from torch.", rich_help_panel=COMPARISON)
 
