@@ -24,17 +24,17 @@ class ProfileProgress:
     def __init__(self, display: ProgressDisplay) -> None:
         self._display = display
         self._steps: int = 0
-        self._of: int | None = None
+        self._total: int | None = None
         self.begin("")
 
     def begin(self, what: str) -> None:
         """Show the next measurement."""
         self._what = what
-        self._display.show("step", self._steps, self._of, what)
+        self._display.show("step", self._steps, self._total, what)
 
     def done(self, steps: int, total: int) -> None:
         """Show the number of finished steps."""
-        self._steps, self._of = steps, total
+        self._steps, self._total = steps, total
         rate = 60 * max(steps, 1) / self._display.elapsed_s
         pace = f"{rate:.0f} steps/min, {self._display.time_left(steps, total - steps)} left"
         line = f"step {steps}/{total}: {self._what}; {pace}"

@@ -80,10 +80,14 @@ def replacing(place: Place, *, last: str = "") -> Iterator[Path]:
         raise
 
 
-def is_work_name(final: Path, name: str) -> bool:
-    """Whether an entry of `final` is a lock, a work folder or a probe, also of another process."""
+def is_not_content(final: Path, name: str) -> bool:
+    """Whether an entry of `final` is a lock, a work folder or a probe, also of another process, or `lost+found`."""
     stem = re.escape(stem_of(final.name))
-    return is_probe(name) or re.fullmatch(rf"\.{stem}\.(lock|[0-9a-f]{{8}}\.(tmp|old|new))", name) is not None
+    return (
+        name == LOST_AND_FOUND
+        or is_probe(name)
+        or re.fullmatch(rf"\.{stem}\.(lock|[0-9a-f]{{8}}\.(tmp|old|new))", name) is not None
+    )
 
 
 def _usable_base(final: Path) -> Path:
@@ -181,7 +185,7 @@ def _recover_inside(place: Place) -> None:
 
 def _move_entries(source: Path, target: Path, *, first: str = "", last: str = "") -> None:
     """Move all entries but those of this module; `first` and `last` are names whose turn matters."""
-    names = [path.name for path in source.iterdir() if path.name != LOST_AND_FOUND]
+    names = [path.name for path in source.iterdir()]
     for name in sorted(names, key=lambda name: (name != first, name == last)):
-        if not is_work_name(target, name) and not is_work_name(source, name):
+        if not is_not_content(target, name) and not is_not_content(source, name):
             (source / name).rename(target / name)

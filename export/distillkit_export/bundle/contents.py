@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import BundleError
-from distillkit.storage.atomic_directory import LOST_AND_FOUND, is_work_name
+from distillkit.storage.atomic_directory import is_not_content
 from distillkit.storage.untrusted import read_json
 from distillkit_export.bundle.manifest import MANIFEST, PARITY, PROFILE, REJECTED
 from distillkit_export.bundle.reader import read_manifest
@@ -48,7 +48,7 @@ def other_files(folder: Path, manifest: Bundle | None) -> list[str]:
 
 def _own_entries(folder: Path) -> Iterator[Path]:
     resolved = folder.resolve()
-    return (path for path in folder.iterdir() if path.name != LOST_AND_FOUND and not is_work_name(resolved, path.name))
+    return (path for path in folder.iterdir() if not is_not_content(resolved, path.name))
 
 
 def _entries(folder: Path) -> Iterator[str]:

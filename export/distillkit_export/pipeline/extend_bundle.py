@@ -15,7 +15,7 @@ import numpy as np
 
 from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
-from distillkit.storage.atomic_directory import LOST_AND_FOUND, Place, is_work_name
+from distillkit.storage.atomic_directory import Place, is_not_content
 from distillkit_export.bundle.manifest import Bundle, card, request_of, write_manifest
 from distillkit_export.bundle.publish import building_in, locked_folder
 from distillkit_export.bundle.reader import open_bundle
@@ -152,4 +152,4 @@ def _ignored(place: Place, folder: str, names: list[str]) -> set[str]:
     special = {name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())}
     if Path(folder).resolve() != place.final:
         return special
-    return special | {name for name in names if name == LOST_AND_FOUND or is_work_name(place.final, name)}
+    return special | {name for name in names if is_not_content(place.final, name)}
