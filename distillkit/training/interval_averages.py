@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distillkit.compute.distributed import ALONE, Processes
 
-Item = TypeVar("Item")
-
 
 class IntervalAverages:
-    """Sums loss terms [] on the device, counts images and measures the time spent waiting for data.
+    """Sums loss terms [] on the device, images, and the time spent waiting for data.
 
     `state` goes into a checkpoint, so that a resumed run logs the same averages; its rates cover only the time since
     it resumed. `clock` returns seconds.
@@ -31,21 +29,12 @@ class IntervalAverages:
         self._skipped = torch.zeros(())
         self._reset()
 
-    def timed(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield `items` and measure the time spent waiting for them."""
-        iterator = iter(items)
-        self._start = self._clock()  # restoring a checkpoint after the constructor is not part of the interval
-        while True:
-            start = self._clock()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            self._waited += self._clock() - start
-            yield item
+    def start(self) -> None:
+        """Begin the interval now: restoring a checkpoint after the constructor is not part of it."""
+        self._start = self._clock()
 
-    def add(self, averages: Mapping[str, Tensor], images: int, skipped: Tensor) -> None:
-        """Add one optimiser step: `averages` of this process, `images` of all processes.
+    def add(self, averages: Mapping[str, Tensor], images: int, skipped: Tensor, *, waited_s: float = 0.0) -> None:
+        """Add one optimiser step: `averages` of this process, `images` of all processes, the seconds without data.
 
         Terms of a skipped step are left out of the averages.
         Shapes: averages: tensors []; skipped: bool [].
@@ -57,6 +46,7 @@ class IntervalAverages:
         self._skipped = self._skipped + skipped
         self._steps += 1
         self._images += images
+        self._waited += waited_s
 
     def read(self, extra: Mapping[str, Tensor]) -> dict[str, float] | None:
         """The averages over the steps that were not skipped, and the rates, then reset; None if all were skipped.
@@ -84,6 +74,20 @@ class IntervalAverages:
             record["skipped_steps"] = skipped
         self._reset()
         return record
+
+    def so_far(self) -> dict[str, float] | None:
+        """The averages of this process in the current interval, and its images per second; None without a step.
+
+        For display only; waits for the device.
+        """
+        taken = self._steps - int(self._skipped)
+        if taken <= 0:
+            return None
+        elapsed = max(self._clock() - self._start, 1e-9)
+        losses = {
+            name if name == "loss" else f"loss/{name}": float(total) / taken for name, total in self._sums.items()
+        }
+        return losses | {"images_per_s": self._images / elapsed, "data_wait": min(self._waited / elapsed, 1.0)}
 
     def state(self) -> dict[str, Any]:
         """The sums of this process in the current interval, as plain data. Waits for the device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,41 +44,46 @@ class Intervals:
 class Callbacks:
     """Callbacks of the loop.
 
-    `evaluate` returns the figures of an evaluation, `should_stop` whether to end the run after this step; the others
-    log or save.
+    `evaluate` returns the figures of an evaluation; the others log, save, or show the progress after a step: `stepped`
+    gets the number of steps done and whether an epoch ends.
     """
 
     logged: Callable[[Record], None]
     evaluate: Callable[[int], Record]
     epoch_ended: Callable[[Record], None]
     save: Callable[[int], None]
-    should_stop: Callable[[], bool] = lambda: False
+    stepped: Callable[[int, bool], None] = lambda _done, _ends_epoch: None
 
 
 def train(  # noqa: PLR0913, PLR0917 - what a run is made of
-    windows: Iterable[Window],
     stepper: Stepper,
     skipped_steps: SkippedSteps,
     intervals: Intervals,
     callbacks: Callbacks,
     ema: ModelEmaV3 | None = None,
     averages: IntervalAverages | None = None,
-) -> int:
-    """Train on every window in turn; return the number of steps done, fewer than planned where the run was stopped.
+    start: int = 0,
+) -> Generator[int, Window | None, int]:
+    """Train on every window that is sent. Returns the number of steps done, fewer than planned if the run was stopped.
 
-    Waits for the device only at log intervals and evaluations. A step whose loss or gradient is not finite changes no
-    weight; EMA is then updated with the unchanged weights. An interval in which every step was skipped is not logged:
-    it is merged into the next one.
+    A generator, so that several runs can train on the same windows: it yields the number of the window that it needs
+    next, from `start`, and receives that window, or None to stop; then it saves the last step.
+
+    Waits for the device only at log intervals and evaluations, and where `callbacks.stepped` does. A step whose loss or
+    gradient is not finite changes no weight; EMA is then updated with the unchanged weights. An interval in which every
+    step was skipped is not logged: it is merged into the next one.
     """
-    done = intervals.steps  # if there are no windows: the run was killed after its last step
     averages = averages or IntervalAverages(stepper.processes)
-    for window in averages.timed(windows):
+    averages.start()
+    done = saved = start
+    while done < intervals.steps and (sent := (yield done)) is not None:
+        window = sent
         done = window.step + 1
         due = intervals.logs_after(done)
         outcome = stepper.step(window, measure=due)
         if ema is not None:
             ema.update(stepper.task.student, step=window.step)
-        averages.add(outcome.averages, window.samples, outcome.skipped)
+        averages.add(outcome.averages, window.samples, outcome.skipped, waited_s=window.waited_s)
         skipped_steps.add(window, outcome)
         ends_epoch = window.ends_epoch or done == intervals.steps
         if due or ends_epoch:
@@ -86,14 +91,16 @@ def train(  # noqa: PLR0913, PLR0917 - what a run is made of
         if due and (record := averages.read(stepper.norms)) is not None:
             place = {"step": float(done), "epoch": done / intervals.steps_per_epoch}
             callbacks.logged(place | record | {"lr": stepper.optimisation.lr()})
+        callbacks.stepped(done, ends_epoch)
         if ends_epoch:
             _end_epoch(window.epoch + 1, done, intervals, callbacks)
-        stop = callbacks.should_stop()
-        if ends_epoch or stop or intervals.saves_after(done):
+        if ends_epoch or intervals.saves_after(done):
             skipped_steps.read(window)  # the checkpoint stores the number of steps skipped in a row
             callbacks.save(done)
-        if stop:
-            break
+            saved = done
+    if done > saved:  # stopped between two checkpoints
+        skipped_steps.read(window)
+        callbacks.save(done)
     return done
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
@@ -57,6 +56,8 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
     Differs: DeiT's code applies weight decay to the distillation token, because its model does not list the token in
     `no_weight_decay`; here no token is decayed. DeiT steps the cosine once per epoch; this does at every step.
     """
+    from timm.optim import create_optimizer_v2, param_groups_weight_decay
+
     table = recipe.optimizer
     groups = param_groups_weight_decay(task, table.weight_decay, no_weight_decay_list=tuple(task.no_weight_decay()))
     try:
@@ -81,8 +82,16 @@ def build_optimisation(task: DistillationTask, recipe: Recipe, *, steps: int, st
         "t_in_epochs": False,
     }
     if recipe.schedule.name == "cosine":
+        starts_late = recipe.schedule.cosine_after_warmup
+        # At least 2: of a cosine of 1 step timm warns, and the first step has the same rate.
+        length = max(steps - warmup, 2) if starts_late else max(steps, warmup + 1, 2)
         schedule: Scheduler = CosineLRScheduler(
-            optimizer, t_initial=max(steps, warmup + 1), lr_min=recipe.schedule.min_lr, cycle_limit=1, **shared
+            optimizer,
+            t_initial=length,
+            lr_min=recipe.schedule.min_lr,
+            cycle_limit=1,
+            warmup_prefix=starts_late,
+            **shared,
         )
     else:  # constant: a step decay that is never reached, for its warm-up
         schedule = StepLRScheduler(optimizer, decay_t=steps + 1, decay_rate=1.0, **shared)
@@ -105,6 +114,10 @@ def _start_momentum_at_zero(optimizer: torch.optim.Optimizer) -> None:
 
 def check_optimizer_name(table: Optimizer) -> None:
     """Raise RecipeError for an optimiser that timm does not have, or that needs second derivatives."""
+    if table.name in FUSED:
+        return
+    from timm.optim import list_optimizers  # imports torch's compiler, which a plan does not need
+
     known = [str(name) for name in list_optimizers()]
     if table.name not in known:
         raise RecipeError(f"optimizer.name: {unknown_name('optimizer', table.name, known)}")

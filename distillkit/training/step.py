@@ -117,11 +117,14 @@ class Stepper:
     def terms(self, window: Window, number: int, micro_batch: MicroBatch, *, rank: int) -> dict[str, Tensor]:
         """The terms of a micro-batch of b images, [b] or [] each, with the model noise of process `rank`."""
         images = micro_batch.images
-        targets = self.teacher_targets(images)
+        targets = self.teacher_targets(images, micro_batch.addresses)
+        ask_masked = self.teacher_targets.ask_masked(images)
         # After the teachers, whose forward may draw random numbers.
         seed_model_noise(self.settings.seed, rank=rank, step=window.step, micro_batch=number, device=images.device)
-        batch = BatchInfo(micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps)
-        terms: dict[str, Tensor] = (self.parallel or self.task)(images, targets, batch)
+        batch = BatchInfo(
+            micro_batch.labels, micro_batch.label_mass, window.step / self.settings.steps, micro_batch.index
+        )
+        terms: dict[str, Tensor] = (self.parallel or self.task)(images, targets, batch, ask_masked)
         return terms
 
     def _averages(self, window: Window, number: int, micro_batch: MicroBatch) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.contracts.loss import BatchInfo, Loss
-from distillkit.contracts.model import ModelSpec, Outputs, Wanted
+from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.contracts.signal_matching import restrict
 from distillkit.errors import BrokenPluginError
 from distillkit.plugin.error_attribution import blamed
@@ -26,6 +26,9 @@ from distillkit.plugin.runtime_checks import (
 
 Targets: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 """The result of each loss's `target`, by loss name."""
+
+AskMasked: TypeAlias = Callable[[Tensor], Targets]
+"""The targets of masked teachers, from the student's attention rows [B, A, 1 + N] of its last layer."""
 
 LABEL_TERM = "labels"
 
@@ -59,18 +62,31 @@ class DistillationTask(nn.Module):
         self.precision = precision
         self._checked: set[int] = set()
 
-    def forward(self, images: Tensor, targets: Targets, batch: BatchInfo) -> dict[str, Tensor]:
-        """One student forward on images [B, C, H, W], then every loss on the signals that it reads."""
+    @property
+    def named_losses(self) -> dict[str, nn.Module]:
+        """The losses by their names."""
+        return dict(zip(self.loss_names, self.losses, strict=True))
+
+    def forward(
+        self, images: Tensor, targets: Targets, batch: BatchInfo, ask_masked: AskMasked | None = None
+    ) -> dict[str, Tensor]:
+        """One student forward on images [B, C, H, W], then every loss on the signals that it reads.
+
+        `ask_masked` computes the targets that `targets` lacks: those of teachers that see what the student chooses.
+        """
         is_new = len(images) not in self._checked
         given = {"the images": images} if is_new else {}
         with unchanged(self.student, "forward", given), self._autocast(images.device.type):
             outputs = forward_signals(self.student, images, self.wanted)
         if is_new:
             check_outputs(self.student, outputs, self.spec, self.wanted, images)
+        if ask_masked is not None:
+            row = restrict(outputs, self.wanted, {Read(Signal.CLS_ATTENTION)}, self.spec).cls_attention
+            targets = {**targets, **ask_masked(cast("Tensor", row)[:, 0])}
         terms: dict[str, Tensor] = {}
         if self.label_term:
             terms[LABEL_TERM] = label_cross_entropy(outputs, batch, student=self.spec.name)
-        for name, module in zip(self.loss_names, self.losses, strict=True):
+        for name, module in self.named_losses.items():
             loss = cast("Loss", module)
             seen = restrict(outputs, self.wanted, loss.reads_student, self.spec)
             for term, value in self._terms(loss, seen, targets[name], batch, check=is_new).items():

@@ -54,7 +54,8 @@ def recipe_of(at: tuple[int, ...], *, training: Mapping[str, Any] | None = None,
 
 def lines(directory: Path, kind: str) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [record for record in records if record["kind"] == kind]
+    found = [record for record in records if record["kind"] == kind]
+    return [{key: value for key, value in record.items() if key != "time"} for record in found]
 
 
 def training_error(recipe: Recipe, out: Path) -> str:

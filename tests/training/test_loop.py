@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar, NoReturn
 
@@ -50,6 +50,19 @@ def windows(start: int, steps: int, per_epoch: int) -> Iterator[Window]:
         yield Window(step, step // per_epoch, (step + 1) % per_epoch == 0, (), 4, 4)
 
 
+def trained(windows: Iterator[Window], steps: Generator[int, Window | None, int]) -> int:
+    """Send the windows that the loop asks for; the number of steps done."""
+    try:
+        wanted = next(steps)
+        for window in windows:
+            assert window.step == wanted
+            wanted = steps.send(window)
+        steps.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError
+
+
 class TooManyError(Exception):
     """Raised by `give_up` with the current step, counted from 1, and the skipped step."""
 
@@ -59,9 +72,9 @@ def give_up(window: Window, skipped: Skipped) -> NoReturn:
 
 
 def events_of(
-    intervals: Intervals, start: int = 0, bad: Collection[int] = (), limit: int = 20
+    intervals: Intervals, start: int = 0, bad: Collection[int] = (), limit: int = 20, stop: int = 0
 ) -> list[tuple[str, float]]:
-    """The calls of the loop's callbacks, in order."""
+    """The calls of the loop's callbacks, in order, if it is stopped after `stop` steps or not at all."""
     events: list[tuple[str, float]] = []
     callbacks = Callbacks(
         logged=lambda record: events.append(("log", record["loss"])),
@@ -73,7 +86,8 @@ def events_of(
     skipped_steps = SkippedSteps(
         limit, on_skipped=lambda skipped: events.append(("skipped", float(skipped.step))), give_up=give_up
     )
-    train(windows(start, intervals.steps, intervals.steps_per_epoch), stepper, skipped_steps, intervals, callbacks)
+    steps = train(stepper, skipped_steps, intervals, callbacks, start=start)
+    trained(windows(start, stop or intervals.steps, intervals.steps_per_epoch), steps)
     return events
 
 
@@ -105,13 +119,20 @@ def test_norms_are_measured_at_logged_steps_only_and_a_resumed_run_has_no_second
         stepper: Any = Counter()
         logged.clear()
         skipped_steps = SkippedSteps(20, on_skipped=pytest.fail, give_up=give_up)
-        train(windows(start, intervals.steps, intervals.steps_per_epoch), stepper, skipped_steps, intervals, callbacks)
+        trained(windows(start, 11, 4), train(stepper, skipped_steps, intervals, callbacks, start=start))
         assert logged == stepper.measured == due
 
 
 def test_checkpoints_between_epochs() -> None:
     events = events_of(Intervals(6, 6, log_every=10, evaluate_every=1, checkpoint_every=4))
     assert [step for kind, step in events if kind == "save"] == [4.0, 6.0]
+
+
+@pytest.mark.parametrize(("stop", "saved"), [(3, [3.0]), (4, [4.0]), (5, [4.0, 5.0])])
+def test_a_run_that_is_stopped_saves_its_last_step_once(stop: int, saved: list[float]) -> None:
+    events = events_of(Intervals(6, 6, log_every=10, evaluate_every=1, checkpoint_every=4), bad={stop}, stop=stop)
+    assert [step for kind, step in events if kind == "save"] == saved
+    assert events[-2:] == [("skipped", float(stop)), ("save", float(stop))]
 
 
 @given(steps=st.integers(1, 30), per_epoch=st.integers(1, 10), start=st.integers(0, 29), every=st.integers(1, 7))
@@ -176,7 +197,7 @@ def test_the_run_gives_up_at_the_step_that_is_one_too_many_in_a_row(
     stepper: Any = Counter(bad)
     intervals = Intervals(40, 13, every, evaluate_every=1, checkpoint_every=save)
     try:
-        train(windows(start, 40, 13), stepper, skipped_steps, intervals, callbacks)
+        trained(windows(start, 40, 13), train(stepper, skipped_steps, intervals, callbacks, start=start))
     except TooManyError as error:
         current, skipped = error.args
         assert current == skipped.step == fatal
@@ -215,15 +236,13 @@ def test_interval_averages_with_throughput_and_data_wait() -> None:
     """Two steps of ten images in eight seconds, six of them waiting for data."""
     now = [100.0]
     averages = IntervalAverages(clock=lambda: now[0])
-
-    def slowly() -> Iterator[int]:
-        for number in range(2):
-            now[0] += 3.0
-            yield number
-
-    for number in averages.timed(slowly()):
-        now[0] += 1.0
-        averages.add({"labels": torch.tensor(float(number)), "loss": torch.tensor(3.0)}, 10, torch.tensor(False))
+    now[0] = 200.0
+    averages.start()
+    for number in range(2):
+        now[0] += 4.0
+        averages.add(
+            {"labels": torch.tensor(float(number)), "loss": torch.tensor(3.0)}, 10, torch.tensor(False), waited_s=3.0
+        )
     assert averages.read({"grad_norm": torch.tensor(2.0)}) == {
         "loss/labels": 0.5,
         "loss": 3.0,

@@ -59,6 +59,46 @@ def test_warm_up_and_cosine_by_hand(task: DistillationTask) -> None:
     assert rates == pytest.approx([0.01, 0.055, *cosine])
 
 
+def test_cosine_after_the_warm_up_by_hand(task: DistillationTask) -> None:
+    """As AttnDistill's code: 10 steps, 2 of them warm-up from 0 to 0.1; the cosine goes over the other 8, to 0."""
+    schedule = {"warmup_epochs": 0.4, "warmup_lr": 0.0, "min_lr": 0.0, "cosine_after_warmup": True}
+    optimisation = build_optimisation(
+        task, recipe(optimizer={"lr": 0.1}, schedule=schedule), steps=10, steps_per_epoch=5
+    )
+    rates = []
+    for step in (0, 1, 2, 6, 9):
+        optimisation.schedule.step_update(step)
+        rates.append(optimisation.lr())
+    cosine = [0.05 * (1 + math.cos(math.pi * (step - 2) / 8)) for step in (2, 6, 9)]
+    assert rates == pytest.approx([0.0, 0.05, *cosine])
+    assert (rates[2], rates[3]) == pytest.approx((0.1, 0.05))  # the peak, and half of it half-way
+
+
+@pytest.mark.parametrize(("warmup_epochs", "expected"), [(0.0, [0.1, 0.05]), (2.0, [0.0, 0.05]), (9.0, [0.0, 0.05])])
+def test_cosine_after_a_warm_up_of_nothing_or_everything(
+    task: DistillationTask, warmup_epochs: float, expected: list[float]
+) -> None:
+    schedule = {"warmup_epochs": warmup_epochs, "warmup_lr": 0.0, "min_lr": 0.0, "cosine_after_warmup": True}
+    optimisation = build_optimisation(
+        task, recipe(optimizer={"lr": 0.1}, schedule=schedule), steps=2, steps_per_epoch=1
+    )
+    rates = []
+    for step in (0, 1):
+        optimisation.schedule.step_update(step)
+        rates.append(optimisation.lr())
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("starts_late", [False, True])
+def test_a_single_step_has_the_peak_rate_and_no_warning(
+    task: DistillationTask, caplog: pytest.LogCaptureFixture, starts_late: bool
+) -> None:
+    resolved = recipe(optimizer={"lr": 0.1}, schedule={"cosine_after_warmup": starts_late})
+    optimisation = build_optimisation(task, resolved, steps=1, steps_per_epoch=1)
+    optimisation.schedule.step_update(0)
+    assert (optimisation.lr(), caplog.messages) == (pytest.approx(0.1), [])
+
+
 def test_a_constant_schedule_warms_up_and_stays(task: DistillationTask) -> None:
     resolved = recipe(optimizer={"lr": 0.1}, schedule={"name": "constant", "warmup_epochs": 1.0, "warmup_lr": 0.0})
     optimisation = build_optimisation(task, resolved, steps=10, steps_per_epoch=2)
