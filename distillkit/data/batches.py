@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from distillkit.compute.cpus import loader_processes
+from distillkit.contracts.decoding import Decoding
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.collate import HostBatch, Preparation
+from distillkit.data.fast_decoding import FastImages
+from distillkit.data.loader_speed import LoaderSpeed
+from distillkit.data.micro_batches import check_no_single_samples
 from distillkit.data.mixing import Mixer
-from distillkit.data.order import Order, steps_per_epoch
-from distillkit.data.sources import is_stream
+from distillkit.data.order import Order, samples_per_step, steps_per_epoch
+from distillkit.data.sources import Source, is_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.streaming import StreamedWindows
+from distillkit.data.training_images import TrainingImages
 from distillkit.data.transforms import training_transform
 from distillkit.data.worker_loader import IndexedWindows, Layout
 from distillkit.errors import RecipeError
 from distillkit.recipe.schema import Recipe
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -31,17 +39,25 @@ class MicroBatch:
 
     Shapes: images [b, C, H, W] float32, normalised for the student and mixed; labels [b, K], smoothed and mixed, zeros
     for an unlabelled sample, None if the run has no labels; label_mass [b], 1 for labelled and 0 for unlabelled.
+    `addresses` [b, 4], on the CPU, is where a target bank has the targets, see `HostBatch`; `index` [b] int64 are the
+    numbers of the images in the training set. Both are None in a stream.
     """
 
     images: Tensor
     labels: Tensor | None
     label_mass: Tensor
     keys: tuple[str, ...]
+    addresses: Tensor | None = None
+    index: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Window:
-    """The data of one optimiser step: this process's `micro_batches`; `samples` and `labelled` count all processes."""
+    """The data of one optimiser step: this process's `micro_batches`; `samples` and `labelled` count all processes.
+
+    `broken` are the images of this process that could not be read and were replaced. `waited_s` is how many seconds the
+    process waited for the data.
+    """
 
     step: int
     epoch: int
@@ -49,10 +65,15 @@ class Window:
     micro_batches: tuple[MicroBatch, ...]
     samples: int
     labelled: int
+    broken: tuple[BrokenImage, ...] = ()
+    waited_s: float = 0.0
 
 
 class HostWindows(Protocol):
     """Windows on the host, from indexed images or from a stream."""
+
+    @property
+    def facts(self) -> dict[str, float]: ...
 
     def counts(self, step: int) -> tuple[int, int]: ...
 
@@ -63,12 +84,12 @@ class TrainingData:
     """The training windows of one rank: a pure function of the recipe, `data.seed` and the step.
 
     They are bit-equal for any number of loader processes and any first step; for streams see `StreamedWindows`.
-    An unreadable image is replaced, see `Replacements`, and appended to `broken` when its window is yielded. If
-    `broken` is None, it is an error.
+    With `replace_broken` an unreadable image is replaced, see `Replacements`, and listed in its window; else it is an
+    error. Without `allow_single` no micro-batch has a single image.
     Raises: RecipeError for settings that exclude each other; the message says what to change.
     """
 
-    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, by which process, and where broken images go
+    def __init__(  # noqa: PLR0913 - what is read, how it is prepared, and by which process
         self,
         datasets: DataSets,
         recipe: Recipe,
@@ -77,56 +98,88 @@ class TrainingData:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
-        broken: list[BrokenImage] | None = None,
+        replace_broken: bool = False,
+        allow_single: bool = True,
     ) -> None:
         _check(datasets, recipe)
+        size = recipe.training.micro_batch_size
+        if not allow_single:
+            check_no_single_samples(samples_per_step(datasets, recipe), size, world)
         _check_shards(datasets, world)
         self.steps_per_epoch = steps_per_epoch(datasets, recipe)
         self._device = device
-        self._broken = broken
+        self._streaming = is_stream(datasets.train)
         preparation = Preparation(
-            transform=training_transform(recipe.augment, spec),
+            transform=training_transform(recipe.augment, spec, recipe.data.decode),
             mixer=Mixer(recipe.mixing, recipe.data.seed),
             size=spec.image_size,
             classes=spec.classes if datasets.labelled.any() else None,
             smoothing=recipe.labels.smoothing,
             seed=recipe.data.seed,
         )
-        workers = loader_processes(recipe.data.workers)
-        layout = Layout(rank, world, recipe.training.micro_batch_size, workers, pin=device.type == "cuda")
+        workers, pin = recipe.data.workers, device.type == "cuda"
+        layout = Layout(rank, world, size, workers, pin=pin, allow_single=allow_single)
         views = recipe.data.views
         self._host: HostWindows
         if is_stream(datasets.train):
             batch = recipe.training.batch_size
             self._host = StreamedWindows(datasets.train, batch, self.steps_per_epoch, preparation, layout, views)
         else:
-            order, replaces = Order.from_recipe(datasets, recipe), broken is not None
-            self._host = IndexedWindows(datasets.train, order, preparation, layout, views, replaces)
+            order = Order.from_recipe(datasets, recipe)
+            images, speed = _training_images(datasets.train, recipe, preparation), LoaderSpeed(workers)
+            self._host = IndexedWindows(images, order, preparation, layout, views, speed, replace_broken)
 
     def windows(self, start_step: int, end_step: int) -> Generator[Window]:
         """The windows of steps `start_step` to `end_step - 1`, counted from 0. Closing ends the loader processes."""
         with closing(self._host.windows(start_step, end_step)) as windows:
-            for step, batches in enumerate(windows, start_step):
+            for step, (batches, waited_s) in enumerate(_timed(windows), start_step):
                 epoch, place = divmod(step, self.steps_per_epoch)
-                # Not in the loader, which reads ahead: an image of a window that no step uses must not be counted.
-                if self._broken is not None:
-                    self._broken += (image for batch in batches for image in batch.broken)
                 yield Window(
                     step,
                     epoch,
                     place + 1 == self.steps_per_epoch,
                     tuple(map(self._on_device, batches)),
                     *self._host.counts(step),
+                    tuple(chain.from_iterable(batch.broken for batch in batches)),
+                    waited_s,
                 )
 
+    @property
+    def facts(self) -> dict[str, float]:
+        """Loader processes with their measured times, and bytes of images in memory; empty for a stream."""
+        return self._host.facts
+
     def _on_device(self, batch: HostBatch) -> MicroBatch:
-        images, labels, label_mass, keys, _ = batch
+        images, labels, label_mass, keys, addresses, *_ = batch
         return MicroBatch(
             images.to(self._device, non_blocking=True),
             labels if labels is None else labels.to(self._device, non_blocking=True),
             label_mass.to(self._device, non_blocking=True),
             tuple(keys),  # pinning turns it into a list in some versions of torch
+            None if self._streaming else addresses,
+            None if self._streaming else addresses[:, 0].to(self._device, non_blocking=True),
         )
+
+
+def _timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
+    """Each item, and the seconds that it was waited for."""
+    iterator = iter(items)
+    while True:
+        start = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        yield item, time.perf_counter() - start
+
+
+def _training_images(source: Source, recipe: Recipe, preparation: Preparation) -> TrainingImages:
+    """The images of a source, decoded and kept in memory as the recipe says."""
+    crop, augment, data = preparation.transform.fast_crop, recipe.augment, recipe.data
+    is_turned, fast = augment.orientation == "exif", None
+    if crop is not None:
+        fast = FastImages(source, Decoding.of(data), crop, is_turned, data.seed, augment.repeats)
+    return TrainingImages(source, fast, limit_mb=data.cache_mb, is_turned=is_turned)
 
 
 def _check(datasets: DataSets, recipe: Recipe) -> None:
@@ -137,7 +190,7 @@ def _check(datasets: DataSets, recipe: Recipe) -> None:
             f"augment.repeats = {recipe.augment.repeats} does not work with a stream, and '{datasets.train.name}' is "
             "one; set it to 1"
         )
-    if not Mixer(mixing, 0).is_on:
+    if not mixing.is_on:
         return
     if size is not None and size % 2:
         raise RecipeError(

@@ -12,33 +12,38 @@ from torch.utils.data import get_worker_info
 
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.mixing import Mixer, label_rows
-from distillkit.data.randomness import isolated, reseed
-from distillkit.data.transforms import Transform
+from distillkit.data.randomness import isolated, reseed, sample_name
+from distillkit.data.transforms import TrainingTransform
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class Sample(NamedTuple):
-    """An image with its key and label, before augmentation."""
+    """An image with its key and label, before augmentation; `number` is its index in the source, -1 in a stream."""
 
     image: Image
     key: str
     repeat: int
     label: int | None
+    number: int = -1
 
 
 class HostBatch(NamedTuple):
-    """A micro-batch on the host: the fields of `MicroBatch`, and the images that could not be read for it.
+    """A micro-batch on the host: the fields of `MicroBatch`, the images that could not be read for it, and its time.
 
     A named tuple, because torch can pin its memory.
+    Shapes: addresses [B, 4] int64: the index of the image that is shown, its view and repeat, and a hash of the image
+        as it is shown: of key, view and repeat, and where it is mixed also of its partners and its place among them.
     """
 
     images: Tensor
     labels: Tensor | None
     label_mass: Tensor
     keys: tuple[str, ...]
+    addresses: Tensor
     broken: tuple[BrokenImage, ...] = ()
+    made_in_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Preparation:
     `classes` is the number of columns of the labels, None if the run has no labels.
     """
 
-    transform: Transform
+    transform: TrainingTransform
     mixer: Mixer
     size: tuple[int, int]
     classes: int | None
@@ -64,15 +69,19 @@ class Preparation:
         labels: list[int | None] = []
         keys: list[str] = []
         names: list[str] = []
+        places: list[tuple[int, int, int]] = []
         with isolated():
-            for position, (image, key, repeat, label) in enumerate(samples):
+            for position, (image, key, repeat, label, number) in enumerate(samples):
                 # Once per image, so that its augmentation does not depend on the batch or the process that makes it.
-                reseed(self.seed, "sample", view, repeat, key)
-                images[position] = self.transform(image)
+                reseed(self.seed, *sample_name(view, repeat, key))
+                self.transform(image, out=images[position])
                 labels.append(label)
                 keys.append(key)
                 names.append(f"{view}\0{repeat}\0{key}")
+                places.append((number, view, repeat))
         label_mass = torch.tensor([float(label is not None) for label in labels])  # [B]
         rows = None if self.classes is None else label_rows(labels, self.classes, self.smoothing)  # [B, K]
         self.mixer(images, rows, label_mass, names)
-        return HostBatch(images, rows, label_mass, tuple(keys))
+        shown = self.mixer.shown_as(label_mass, names)
+        addresses = torch.tensor([(*place, name) for place, name in zip(places, shown, strict=True)])  # [B, 4]
+        return HostBatch(images, rows, label_mass, tuple(keys), addresses)

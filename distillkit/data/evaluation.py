@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from itertools import islice
@@ -15,12 +15,13 @@ from torch.utils.data import Dataset, IterableDataset
 from distillkit.compute.cpus import loader_processes
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
+from distillkit.data.host_batches import host_batches
 from distillkit.data.image_faults import broken_image
+from distillkit.data.samples import spread_indices
 from distillkit.data.sources import Source, Stream, is_stream, load_image, read_stream
 from distillkit.data.transforms import Transform, evaluation_transform
-from distillkit.data.worker_loader import host_batches
 from distillkit.errors import DataError, UnreadableImageError, UserError
-from distillkit.recipe.schema import Augment
+from distillkit.recipe.image_tables import Augment
 
 
 class EvaluationBatch(NamedTuple):
@@ -34,6 +35,8 @@ class EvaluationBatch(NamedTuple):
 class EvaluationData:
     """Evaluation batches on the device: images [b, C, H, W] and labels [b] int64. Can be iterated repeatedly.
 
+    `limit` is the largest number of images, spread evenly; the first ones of a stream. `report` is called after every
+    batch with the split, and the number of images so far and in total, those of the other ranks included.
     An unreadable image is left out, and appended to `broken` with its `split`. If `broken` is None, it is an error.
     Raises: DataError if all images are left out; for a shard, the caller that gathers the shards decides.
     """
@@ -49,11 +52,17 @@ class EvaluationData:
         device: torch.device,
         split: str = "test",
         broken: list[BrokenImage] | None = None,
+        limit: int | None = None,
+        report: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self._source = source
+        # Spread evenly, so that a folder sorted by class shows every class.
+        self._chosen: Sequence[int] = range(len(source)) if limit is None else spread_indices(len(source), limit)
         self._image_slice = self._batch_slice = slice(None)
         self._split = split
         self._broken = broken
+        self._report = report
+        self._limit = limit
         self._transform = evaluation_transform(augment, spec)
         self._batch_size = batch_size
         self._workers = loader_processes(workers)
@@ -73,7 +82,7 @@ class EvaluationData:
 
     def __len__(self) -> int:
         """The number of images, those of the other ranks included."""
-        return len(self._source)
+        return len(self._chosen)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         left_out = seen = 0
@@ -86,6 +95,9 @@ class EvaluationData:
                     self._reject_empty_batch(len(broken))
                 else:
                     yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+                if self._report is not None:
+                    ranks = (self._image_slice.step or 1) * (self._batch_slice.step or 1)
+                    self._report(self._split, min((seen + left_out) * ranks, len(self)), len(self))
         if left_out and not seen and self._image_slice == self._batch_slice == slice(None):
             raise none_readable(self._source)
 
@@ -101,10 +113,10 @@ class EvaluationData:
     def _host_batches(self) -> Generator[EvaluationBatch]:
         pin = self._device.type == "cuda"
         if is_stream(self._source):
-            dataset: Any = _EvaluationStream(self._source, self._transform, self._batch_size)
+            dataset: Any = _EvaluationStream(self._source, self._transform, self._batch_size, self._limit)
             # At most one loader process: several would interleave their shards, and the order would depend on them.
             return host_batches(dataset, None, workers=min(self._workers, 1), pin=pin)
-        mine = range(len(self))[self._image_slice]
+        mine = self._chosen[self._image_slice]
         batches = [mine[start : start + self._batch_size] for start in range(0, len(mine), self._batch_size)]
         jobs = batches[self._batch_slice]
         dataset = _EvaluationImages(self._source, self._transform, self._split, leaves_out=self._broken is not None)
@@ -126,13 +138,13 @@ class _EvaluationImages(Dataset[EvaluationBatch | UserError]):
         self._split = split
         self._leaves_out = leaves_out
 
-    def __getitem__(self, indices: range) -> EvaluationBatch | UserError:
+    def __getitem__(self, indices: Sequence[int]) -> EvaluationBatch | UserError:
         try:
             return self._make_batch(indices)
         except UserError as error:
             return error
 
-    def _make_batch(self, indices: range) -> EvaluationBatch:
+    def _make_batch(self, indices: Sequence[int]) -> EvaluationBatch:
         images: list[Tensor] = []
         labels: list[int] = []
         broken: list[BrokenImage] = []
@@ -158,10 +170,11 @@ class _EvaluationImages(Dataset[EvaluationBatch | UserError]):
 
 
 class _EvaluationStream(IterableDataset[EvaluationBatch | UserError]):
-    def __init__(self, stream: Stream, transform: Transform, batch_size: int) -> None:
+    def __init__(self, stream: Stream, transform: Transform, batch_size: int, limit: int | None) -> None:
         self._stream = stream
         self._transform = transform
         self._batch_size = batch_size
+        self._limit = limit
 
     def __iter__(self) -> Iterator[EvaluationBatch | UserError]:
         try:
@@ -171,7 +184,8 @@ class _EvaluationStream(IterableDataset[EvaluationBatch | UserError]):
 
     def _read(self) -> Iterator[EvaluationBatch]:
         read = read_stream(self._stream, 0)
-        samples = ((self._transform(image), label) for image, label in read if label is not None)
+        labelled = ((self._transform(image), label) for image, label in read if label is not None)
+        samples = islice(labelled, self._limit)
         while batch := list(islice(samples, self._batch_size)):
             images, labels = zip(*batch, strict=True)
             yield EvaluationBatch(torch.stack(images), torch.tensor(labels))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from distillkit.errors import DataError
+from distillkit.messages.text import counted
+from distillkit.storage.untrusted import open_plain
 
 if TYPE_CHECKING:
     from distillkit.data.sources import Split
@@ -24,7 +26,10 @@ _EXTENSIONS = """
 """
 IMAGE_EXTENSIONS = frozenset(f".{name}" for name in _EXTENSIONS.split())
 
-NO_EXTENSION = "no extension"
+UNREAD_FORMATS = {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF", ".jxl": "JPEG XL"}
+"""Formats of images that Pillow does not read by itself, by extension."""
+
+NO_EXTENSION = "without extension"
 """Name in `ImageListing.left_out` of files without an extension."""
 
 _EXTENSION = re.compile(r"\.(?=\d*[a-z])[a-z0-9]{1,8}$")
@@ -141,19 +146,39 @@ def no_images(root: Path, left_out: Mapping[str, int]) -> str:
     return f"folder '{root}' contains no images that Pillow reads{f', only {others}' if others else ''}"
 
 
-def shown_left_out(left_out: Mapping[str, int]) -> str:
-    """The files that are not images, in words; empty without any.
+def require_image_file(path: Path) -> None:
+    """Raise DataError where there is no file at a path that the user gave."""
+    if not path.exists():
+        raise DataError(f"there is no image '{path}'; check the path")
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder; name the images in it, such as {path / '*.png'}")
 
-    >>> shown_left_out({".txt": 2, ".heic": 1})
-    '3 files that are not images (2 .txt, 1 .heic)'
+
+def shown_left_out(left_out: Mapping[str, int]) -> str:
+    """The files that are not read as images, in words; empty without any.
+
+    >>> shown_left_out({".txt": 2, ".csv": 1})
+    '3 files that are not images (2 .txt, 1 .csv)'
+    >>> shown_left_out({".heic": 2, ".txt": 1})
+    '2 HEIF images (2 .heic), which Pillow cannot read: convert them to JPEG; 1 file that is not an image (1 .txt)'
     """
-    if not left_out:
-        return ""
-    kinds = [f"{count:,} {extension}" for extension, count in left_out.items()]
+    parts = []
+    for name in sorted({UNREAD_FORMATS[extension] for extension in left_out if extension in UNREAD_FORMATS}):
+        unread = {extension: count for extension, count in left_out.items() if UNREAD_FORMATS.get(extension) == name}
+        images, them = counted(sum(unread.values()), f"{name} image"), "it" if sum(unread.values()) == 1 else "them"
+        parts.append(f"{images} ({_kinds(unread)}), which Pillow cannot read: convert {them} to JPEG")
+    others = {extension: count for extension, count in left_out.items() if extension not in UNREAD_FORMATS}
+    if others:
+        files = sum(others.values())
+        are = "file that is not an image" if files == 1 else "files that are not images"
+        parts.append(f"{files:,} {are} ({_kinds(others)})")
+    return "; ".join(parts)
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    kinds = [f"{count:,} {extension}" for extension, count in counts.items()]
     more = [f"{len(kinds) - _SHOWN_KINDS:,} more kinds"] if len(kinds) > _SHOWN_KINDS else []
-    files = sum(left_out.values())
-    are = "file that is not an image" if files == 1 else "files that are not images"
-    return f"{files:,} {are} ({', '.join([*kinds[:_SHOWN_KINDS], *more])})"
+    return ", ".join([*kinds[:_SHOWN_KINDS], *more])
 
 
 def wrong_root(root: Path, keys: Iterable[str]) -> str | None:
@@ -214,12 +239,9 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     if extension:
         return extension in IMAGE_EXTENSIONS
     try:
-        # Only a regular file: opening a pipe waits for a writer.
-        if not entry.is_file():
-            return False
-        with Path(entry.path).open("rb") as file:
+        with open_plain(Path(entry.path)) as file:
             return _FIRST_BYTES.match(file.read(16)) is not None
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

@@ -11,8 +11,8 @@ import torch
 from timm.data.mixup import cutmix_bbox_and_lam
 from torch import Tensor
 
-from distillkit.data.randomness import isolated, reseed
-from distillkit.recipe.schema import Mixing
+from distillkit.data.randomness import isolated, reseed, seed_of
+from distillkit.recipe.image_tables import Mixing
 
 Box = tuple[int, int, int, int]
 
@@ -46,17 +46,13 @@ class Mixer:
     mixing: Mixing
     seed: int
 
-    @property
-    def is_on(self) -> bool:
-        return (self.mixing.mixup > 0 or self.mixing.cutmix > 0) and self.mixing.probability > 0
-
     def __call__(self, images: Tensor, labels: Tensor | None, label_mass: Tensor, names: Sequence[str]) -> None:
         """Mix `images` [B, C, H, W] and `labels` [B, K] in place.
 
         `label_mass` [B] is 1 for a labelled image and 0 for an unlabelled one. `names` are the image keys with view
         and repeat.
         """
-        if not self.is_on:
+        if not self.mixing.is_on:
             return
         with isolated():
             for group in self._groups(label_mass.tolist()):
@@ -70,6 +66,19 @@ class Mixer:
                     _blend(images[group, :, top:bottom, left:right], 0.0)  # 0: the box comes from the partner alone
                 if labels is not None:
                     _blend(labels[group], ratio)
+
+    def shown_as(self, label_mass: Tensor, names: Sequence[str]) -> list[int]:
+        """A signed 64-bit hash for each image as it is shown: of its name, and of all names of its group if mixed.
+
+        `label_mass` [B] and `names` as in a call. Images with the same hash have the same pixels, if
+        augmentation, mixing and `data.seed` are the same.
+        """
+        shown = [seed_of("shown", name) for name in names]
+        for group in self._groups(label_mass.tolist()) if self.mixing.is_on else ():
+            members = seed_of("mixed", *names[group])
+            # The place as well: both images of a pair keep `ratio` of themselves.
+            shown[group] = [seed_of(place, members) for place in range(len(names[group]))]
+        return [number % 2**64 - 2**63 for number in shown]
 
     def _groups(self, label_mass: list[float]) -> list[slice]:
         """The entries that share a draw: neighbours that are both labelled or both not, or the whole batch."""

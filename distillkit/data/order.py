@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,10 @@ class Order:
     with each other. Their share is that of the data, spread evenly over the windows, or `labeled_fraction`. If images
     run out, they are repeated with the next repeat numbers.
     An epoch has n entries; with repeated augmentation those are about n / repeats images, and n is rounded down to a
-    multiple of 256 as DeiT does, but not to 0. With `views` the order repeats after that many epochs.
+    multiple of 256 as DeiT does, but not to 0.
+    With `views` the entries of an epoch, and its pairs, are those of its view; each epoch shuffles them. `mixed` is
+    what mixing keeps together: the two entries of a "pair", or the "batch" of a window. A mixed image is then shown
+    with the same partners whenever its view returns, so that its targets can be read from a bank.
     """
 
     labelled: NDArray[np.bool_]
@@ -47,6 +50,7 @@ class Order:
     repeats: int = 1
     labeled_fraction: float | None = None
     views: int | None = None
+    mixed: Literal["no", "pair", "batch"] = "no"
 
     @classmethod
     def from_recipe(cls, datasets: DataSets, recipe: Recipe) -> Order:
@@ -66,8 +70,8 @@ class Order:
             seed=data.seed,
             repeats=recipe.augment.repeats,
             labeled_fraction=data.labeled_fraction,
-            # A mixed image repeats only with the same partner, so the order has to repeat too.
-            views=data.views if recipe.mixing.mixup or recipe.mixing.cutmix else None,
+            views=data.views,
+            mixed=recipe.mixing.mode if recipe.mixing.mixup or recipe.mixing.cutmix else "no",
         )
 
     @cached_property
@@ -89,14 +93,27 @@ class Order:
 
     def epoch(self, number: int) -> Entries:
         """The windows of an epoch, [steps_per_epoch, window, 2]."""
-        number = view_of(number, self.views)
+        view = view_of(number, self.views)
         order = np.empty((self.steps_per_epoch, self.window, 2), np.int64)
         slots = np.arange(self.window) < self.labelled_per_step[:, None]  # [steps_per_epoch, window]
         for kind, here in (("labelled", slots), ("unlabelled", ~slots)):
             images = np.flatnonzero(self.labelled == (kind == "labelled"))
-            draw = generator(self.seed, "order", kind, number)
-            order[here] = _sequence(images, int(here.sum()), self.repeats, draw)
+            entries = _sequence(images, int(here.sum()), self.repeats, generator(self.seed, "order", kind, view))
+            order[here] = self._shuffled(entries, generator(self.seed, "shuffle", kind, number))
         return order
+
+    def _shuffled(self, entries: Entries, draw: np.random.RandomState) -> Entries:
+        """The entries [n, 2] of a view in the order of one epoch; what is mixed stays together, and so do repeats."""
+        if self.views is None:
+            return entries
+        # Pairs would fall apart if a window had an odd number of labelled entries: entries then keep their order.
+        if self.mixed == "pair" and (self.window % 2 or (self.labelled_per_step % 2).any()):
+            return entries
+        size = self.window if self.mixed == "batch" else 2 * self.repeats
+        end = len(entries) // size * size
+        groups = entries[:end].reshape(-1, size, 2)  # [groups, size, 2]
+        shuffled = groups[draw.random_sample(len(groups)).argsort(kind="stable")]
+        return np.concatenate([shuffled.reshape(-1, 2), entries[end:]])  # [n, 2]
 
     @property
     def _entries(self) -> int:

@@ -16,6 +16,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
 # Where Pillow keeps EXIF data, and XMP data, which may have an orientation too.
 _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
@@ -26,15 +27,26 @@ def upright(image: Image.Image) -> Image.Image:
     The result has no EXIF data, so it is not turned again. Pillow's `exif_transpose` also rewrites the EXIF data,
     and fails if it cannot.
     """
-    if not any(key in image.info for key in _METADATA):
-        return image
-    try:
-        with without_warnings():
-            turn = _TURNS.get(image.getexif().get(_TAG, 1))
-    except Exception:  # noqa: BLE001 - as decoders, it raises many types
-        return image
+    turn = _turn(image)
     if turn is None:
         return image
     turned = image.transpose(turn)
     turned.info = {key: value for key, value in image.info.items() if key not in _METADATA}
     return turned
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of `upright(image)`, which need not be decoded."""
+    width, height = image.size
+    return (height, width) if _turn(image) in _SWAPS else (width, height)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the image is to be turned, None if it is upright or its EXIF data are damaged."""
+    if not any(key in image.info for key in _METADATA):
+        return None
+    try:
+        with without_warnings():
+            return _TURNS.get(image.getexif().get(_TAG, 1))
+    except Exception:  # noqa: BLE001 - as decoders, it raises many types
+        return None

@@ -21,6 +21,11 @@ def seed_of(*parts: str | int) -> int:
     return int.from_bytes(blake2b(text, digest_size=16).digest(), "little")
 
 
+def sample_name(view: int, repeat: int, key: str) -> tuple[str | int, ...]:
+    """The parts, after `data.seed`, of the seed with which an image is augmented."""
+    return "sample", view, repeat, key
+
+
 def generator(*parts: str | int) -> np.random.RandomState:
     """A generator seeded with `parts`. A RandomState, whose numbers are the same in every version of NumPy."""
     # RandomState takes 32-bit words; with a fixed byte order they are the same on every machine.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +15,8 @@ from distillkit.messages.text import shortened
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
 from distillkit.plugin.plugin import Plugin
 from distillkit.plugin.registry import PluginRegistry, split_name
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
+from distillkit.storage.user_dirs import expanded
 
 Key: TypeAlias = Literal["train", "validation", "test", "unlabeled"]
 """The keys of `recipe.Data` that name a data set."""
@@ -80,20 +80,29 @@ class SourceOpener:
 
     def _find(self, name: str) -> Plugin:
         if name not in self._found:
-            self._found[name] = self.plugins.find("dataset", self._resolve(name))
+            self._found[name] = find_data_set(name, self.plugins)
         return self._found[name]
 
-    def _resolve(self, name: str) -> str:
-        """Prefix a folder with "folder:". A data set wins over a folder of the same name, which is "./name"."""
-        known = {plugin.spec.name: plugin.spec for plugin in self.plugins.listing("dataset")}
-        if split_name(name)[0] in known:
-            return name
-        if _exists(name):
-            return f"folder:{name}"
-        guess = nearest(name, known)
-        names = ", ".join(spec.shown_name for spec in known.values())
-        remedy = f"did you mean '{guess}'? (data sets: {names})" if guess else f"data sets: {names}"
-        raise DataError(f"'{shortened(name)}' is neither a folder nor a data set; {remedy}")
+
+def find_data_set(name: str, plugins: PluginRegistry) -> Plugin:
+    """The plugin for a folder or a data set by name.
+
+    Raises: DataError if there is neither; a PluginError.
+    """
+    return plugins.find("dataset", _resolve(name, plugins))
+
+
+def _resolve(name: str, plugins: PluginRegistry) -> str:
+    """Prefix a folder with "folder:". A data set wins over a folder of the same name, which is "./name"."""
+    known = {plugin.spec.name: plugin.spec for plugin in plugins.listing("dataset")}
+    if split_name(name)[0] in known:
+        return name
+    if _exists(name):
+        return f"folder:{name}"
+    guess = nearest(name, known)
+    names = ", ".join(spec.shown_name for spec in known.values())
+    remedy = f"did you mean '{guess}'? (data sets: {names})" if guess else f"data sets: {names}"
+    raise DataError(f"'{shortened(name)}' is neither a folder nor a data set; {remedy}")
 
 
 def without_recipe_key(error: DataError) -> str:
@@ -103,7 +112,7 @@ def without_recipe_key(error: DataError) -> str:
 
 def _exists(name: str) -> bool:
     try:
-        return Path(name).expanduser().exists()
+        return expanded(name).exists()
     except (OSError, RuntimeError):  # a name that is too long; ~user of an unknown user
         return False
 

@@ -14,7 +14,7 @@ from distillkit.data.sources import Source, Stream, is_stream, load_image, read_
 from distillkit.data.splits import DataSets
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import UnreadableImageError
-from distillkit.recipe.schema import Augment
+from distillkit.recipe.image_tables import Augment
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,11 +40,17 @@ def _load_samples(source: Source | Stream, count: int) -> list[tuple[str, int | 
     if is_stream(source):
         read = read_stream(source, 0)
         return [(str(number), label, image) for number, (image, label) in enumerate(islice(read, count))]
-    images = len(source)
+    return list(_readable(source, spread_indices(len(source), count)))
+
+
+def spread_indices(images: int, count: int) -> list[int]:
+    """Indices of up to `count` of `images`, spread evenly: the middle of each of `count` bins.
+
+    >>> spread_indices(100, 4)
+    [12, 37, 62, 87]
+    """
     count = min(count, images)
-    # The middle of each of `count` bins.
-    indices = [(2 * number + 1) * images // (2 * count) for number in range(count)]
-    return list(_readable(source, indices))
+    return [(2 * number + 1) * images // (2 * count) for number in range(count)]
 
 
 def _readable(source: Source, indices: Sequence[int]) -> Iterator[tuple[str, int | None, Image]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -70,7 +73,7 @@ class Selection:
         self.class_names = class_names
         self.parts = tuple(parts)
         self.labels = np.concatenate([part.labels for part in parts])
-        self._ends = np.cumsum([len(part.indices) for part in parts])
+        self._ends = list(accumulate(len(part.indices) for part in parts))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,6 +102,12 @@ class Selection:
             refuse(part.source, "image", kind_of(image), "a PIL image in RGB")
         return image
 
+    def file(self, index: int) -> Path | BinaryIO | None:
+        """The file of an image, None if its source names none; see `Source`."""
+        part, inner = self._find(index)
+        named: Callable[[int], Path | BinaryIO | None] | None = getattr(part.source, "file", None)
+        return None if named is None else named(inner)
+
     def labelled(self) -> NDArray[np.bool_]:
         """Which images have a label, [n]."""
         labelled: NDArray[np.bool_] = self.labels != UNLABELLED
@@ -110,6 +119,6 @@ class Selection:
         return Selection(self.name, self.class_names, [part for part in parts if len(part.indices)])
 
     def _find(self, index: int) -> tuple[SelectedPart, int]:
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        number = bisect_right(self._ends, index)
         part = self.parts[number]
         return part, int(part.indices[index - self._ends[number]])  # negative: counted from the part's end

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, TypeAlias
 
-from distillkit.data.image_faults import as_rgb, check_aspect_ratio, fault_of, without_warnings
+from distillkit.data.image_faults import (
+    as_rgb,
+    check_aspect_ratio,
+    fault_of,
+    require_regular_file,
+    without_warnings,
+)
 from distillkit.errors import DataError, UnreadableImageError, UserError
 from distillkit.messages.text import one_line, visible
 
@@ -13,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from typing_extensions import TypeIs
 
-    from distillkit.recipe.schema import Data
+    from distillkit.recipe.image_tables import Data
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 
@@ -22,6 +30,9 @@ class Source(Protocol):
     """Indexed images. Opening one lists the images and reads no pixels.
 
     `name` is shown in messages. `class_names` is in the order of the labels, None if the classes have no names.
+    A source may also have `file_size(index) -> int`, the bytes of an image: a target bank is then not read for an image
+    that was replaced by another one of the same name. And it may have `file(index) -> Path | BinaryIO | None`, the file
+    of an image that `open_rgb` reads, for `data.decode = "fast"`; None if it has no file of its own.
     """
 
     name: str
@@ -72,14 +83,14 @@ class SourceFactory(Protocol):
         """
 
 
-def load_image(source: Source, index: int) -> Image:
-    """Decode an image of a source.
+def load_image(source: Source, index: int, read: Callable[[int], Image] | None = None) -> Image:
+    """Decode an image of a source; `read` decodes it in place of `source.image`.
 
     Raises: UnreadableImageError for any error of the source; DataError for a system error.
     """
     try:
         with without_warnings():
-            image = source.image(index)
+            image = (read or source.image)(index)
             image.load()  # a lazily opened image would otherwise fail later, as an error of the transform
             return check_aspect_ratio(image if image.mode == "RGB" else as_rgb(image))
     except UnreadableImageError:
@@ -102,6 +113,24 @@ def load_image(source: Source, index: int) -> Image:
             kind=fault.kind,
             reason=fault.reason,
         ) from error
+
+
+@contextmanager
+def image_file(source: Source, index: int) -> Iterator[Path | BinaryIO | None]:
+    """The file of an image, closed afterwards; None if the source names none.
+
+    Raises: ImageFault for a path that is not a regular file, or any error of the source.
+    """
+    named: Callable[[int], Path | BinaryIO | None] | None = getattr(source, "file", None)
+    file = None if named is None else named(index)
+    if file is None:
+        yield None
+    elif isinstance(file, Path):
+        require_regular_file(file)
+        yield file
+    else:
+        with file:
+            yield file
 
 
 def read_stream(stream: Stream, number: int) -> Iterator[tuple[Image, int | None]]:

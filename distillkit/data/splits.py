@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Literal, TypeAlias
@@ -10,16 +10,16 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distillkit.data.class_names import agreed_names, count_classes, labelled_part
+from distillkit.data.class_names import agreed_names, count_classes, evaluation_class_notes, labelled_part
 from distillkit.data.resolve_source import SourceOpener, unlabelled_images
 from distillkit.data.selection import UNLABELLED, SelectedPart, Selection
 from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.data.stratified import held_out, kept_labels
-from distillkit.data.suspicious_classes import class_warnings, left_out_files, unread_folders
+from distillkit.data.suspicious_classes import class_warnings, left_out_files, one_sided, unread_folders
 from distillkit.errors import DataError
 from distillkit.messages.text import counted
 from distillkit.plugin.registry import PluginRegistry
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
 
 SHOWN = 3
 """Number of names listed in a note."""
@@ -34,7 +34,8 @@ class DataSets:
 
     `labelled` [n] tells which training images have a visible label. `classes` is None if nothing is labelled. `notes`
     describe the choices made. `fingerprint` changes with the keys, order and labels of the training images.
-    `streaming` means that resuming is exact to the epoch only.
+    `streaming` means that resuming is exact to the epoch only. `hidden` is the number of images of `data.train` that
+    have no visible label because of `data.labels`.
     """
 
     train: Source | Stream
@@ -46,6 +47,17 @@ class DataSets:
     notes: tuple[str, ...]
     fingerprint: str
     streaming: bool = False
+    hidden: int = 0
+
+    @property
+    def evaluation_fingerprints(self) -> dict[str, str]:
+        """The fingerprints of the validation and test images, by split, as far as there are any."""
+        sources = {"validation": self.validation, "test": self.test}
+        return {
+            split: fingerprint(source, self.class_names)
+            for split, source in sources.items()
+            if isinstance(source, Selection) or is_stream(source)
+        }
 
     def only_labelled(self) -> DataSets:
         """The same without unlabelled training images, for a run in which no loss reads a teacher.
@@ -64,7 +76,8 @@ class DataSets:
             self,
             train=train,
             labelled=train.labelled(),
-            notes=_notes_without_teacher(self.notes, len(self.train) - len(train)),
+            notes=_notes_without_teacher(self.notes, len(self.train) - len(train), self.hidden),
+            hidden=0,
             fingerprint=fingerprint(train, self.class_names),
         )
 
@@ -115,27 +128,29 @@ def _indexed(
     """The data sets of a run on indexed images."""
     names = agreed_names({"train": train, "validation": evaluation["validation"], "test": evaluation["test"]})
     sets = {key: _selection(source, names) for key, source in evaluation.items()}
-    parts: list[SelectedPart] = []
-    if train is not None:
-        notes += class_warnings(train)
-        part = labelled_part(train, names)
-        part, held = _split_held_out(part, data) if sets["validation"] is None else (part, None)
-        if held is not None:
-            sets["validation"] = Selection(train.name, names, [held])
-            notes.append(f"validation: {counted(len(held.indices), 'image')} held out of train")
-        parts.append(part)
-    elif data.labels is not None:
+    notes += _evaluation_class_notes(evaluation, names)
+    if train is None and data.labels is not None:
         raise DataError(f"data.labels = {data.labels:,} needs data.train, which is not set; name a labelled data set")
-    if unlabelled is not None:
-        parts.append(SelectedPart.whole(unlabelled).without_labels("unlabeled/"))
-        notes.append(f"unlabeled: {counted(len(unlabelled), 'image')} of '{unlabelled.name}'")
-    name = parts[0].source.name
-    # Counted before labels are hidden: a class still counts if none of its labels is kept.
+    parts = [] if train is None else [labelled_part(train, names)]
+    parts += [] if unlabelled is None else [SelectedPart.whole(unlabelled).without_labels("unlabeled/")]
+    name, hidden = parts[0].source.name, 0
+    # Counted before images are held out and labels are hidden: a class still counts if none of its labels is kept.
     indexed = [found for found in sets.values() if isinstance(found, Selection)]
     classes = count_classes(names, [Selection(name, names, parts), *indexed])
+    if train is not None:
+        notes += class_warnings(train)
+        # Kept labels are balanced.
+        notes += [note] if data.labels is None and (note := one_sided(train)) else []
+        parts[0], held = _split_held_out(parts[0], data) if sets["validation"] is None else (parts[0], None)
+        if held is not None:
+            sets["validation"] = Selection(name, names, [held])
+            notes.append(f"validation: {counted(len(held.indices), 'image')} held out of train")
+    if unlabelled is not None:
+        notes.append(f"unlabeled: {counted(len(unlabelled), 'image')} of '{unlabelled.name}'")
     if data.labels is not None:
         parts[0] = _keep_labels(parts[0], data.labels, data.seed)
-        notes += _kept_label_notes(parts[0], names, classes)
+        hidden = len(parts[0].labels) - data.labels
+        notes += _kept_label_notes(parts[0], names, classes, hidden)
     chosen = Selection(name, names, parts)
     labelled = chosen.labelled()
     notes.insert(0, f"train: {counted(len(chosen), 'image')}, {int(labelled.sum()):,} labelled")
@@ -148,6 +163,7 @@ def _indexed(
         classes=classes,
         notes=tuple(notes),
         fingerprint=fingerprint(chosen, names),
+        hidden=hidden,
     )
 
 
@@ -155,6 +171,12 @@ def _selection(source: Source | Stream | None, names: tuple[str, ...] | None) ->
     if source is None or is_stream(source):
         return source
     return Selection(source.name, names, [labelled_part(source, names)])
+
+
+def _evaluation_class_notes(evaluation: _EvaluationSets, names: tuple[str, ...] | None) -> Iterator[str]:
+    for split, source in evaluation.items():
+        if source is not None:
+            yield from evaluation_class_notes(split, source, names)
 
 
 def _split_held_out(part: SelectedPart, data: Data) -> tuple[SelectedPart, SelectedPart | None]:
@@ -173,36 +195,39 @@ def _keep_labels(part: SelectedPart, wanted: int, seed: int) -> SelectedPart:
     return replace(part, labels=labels)
 
 
-def _notes_without_teacher(notes: tuple[str, ...], dropped: int) -> tuple[str, ...]:
-    """The notes of a run in which no loss reads a teacher, so that `dropped` unlabelled images are not used."""
-    hidden = _used_unlabelled(dropped)
+def _notes_without_teacher(notes: tuple[str, ...], dropped: int, hidden: int) -> tuple[str, ...]:
+    """The notes of a run in which no loss reads a teacher, so that `dropped` images are not used.
+
+    `hidden` of them are those of `DataSets.hidden`, the others have no label at all.
+    """
     reason = "because no loss reads a teacher"
-    if not any(note.endswith(hidden) for note in notes):
-        return (*notes, f"dropped: {counted(dropped, 'unlabelled image')}, {reason}")
-    are = "is" if dropped == 1 else "are"
-    unused = f"; the other {counted(dropped, 'image')} {are} not used, {reason}"
-    return tuple(note.removesuffix(hidden) + unused if note.endswith(hidden) else note for note in notes)
+    are = "is" if hidden == 1 else "are"
+    unused = f"; the other {counted(hidden, 'image')} {are} not used, {reason}"
+    used = _used_unlabelled(hidden)
+    notes = tuple(note.removesuffix(used) + unused if hidden and note.endswith(used) else note for note in notes)
+    unlabelled = dropped - hidden
+    return (*notes, f"dropped: {counted(unlabelled, 'unlabelled image')}, {reason}") if unlabelled else notes
 
 
 def _used_unlabelled(hidden: int) -> str:
-    return f"; {counted(hidden, 'image')} used as unlabelled"
+    return f"; {counted(hidden, 'image')} used as unlabelled" if hidden else ""
 
 
-def _kept_label_notes(part: SelectedPart, names: tuple[str, ...] | None, classes: int | None) -> list[str]:
+def _kept_label_notes(
+    part: SelectedPart, names: tuple[str, ...] | None, classes: int | None, hidden: int
+) -> Iterator[str]:
     """Notes on the number of labels that are kept, and on the classes left without one."""
     kept = part.labels[part.labels != UNLABELLED]
-    hidden = len(part.labels) - len(kept)
-    notes = [f"labels: {len(kept):,} kept, balanced over the classes{_used_unlabelled(hidden)}"]
+    yield f"labels: {len(kept):,} kept, balanced over the classes{_used_unlabelled(hidden)}"
     class_labels = names or tuple(map(str, range(classes or 0)))
     missing = [class_labels[label] for label in np.setdiff1d(np.arange(len(class_labels)), kept)]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         have = "has" if len(missing) == 1 else "have"
-        notes.append(
+        yield (
             f"labels: {len(missing):,} of {len(class_labels):,} classes {have} no labelled image and can only be "
             f"learnt from a teacher: {shown}"
         )
-    return notes
 
 
 def _streaming(train: Source | Stream | None, evaluation: _EvaluationSets, data: Data, notes: list[str]) -> DataSets:
@@ -217,6 +242,7 @@ def _streaming(train: Source | Stream | None, evaluation: _EvaluationSets, data:
             )
     names = agreed_names({"train": train, "validation": evaluation["validation"], "test": evaluation["test"]})
     sets = {key: _selection(source, names) for key, source in evaluation.items()}
+    notes += _evaluation_class_notes(evaluation, names)
     if sets["validation"] is None:
         notes.append(
             "validation: none, because images cannot be held out of a stream; name a data set in data.validation"

@@ -22,6 +22,11 @@ def held_out(labels: Counts, share: float, seed: int) -> Counts:
     """
     total = int((labels != UNLABELLED).sum())
     wanted = max(1, round(share * total))
+    if total == 1:
+        raise DataError(
+            "there is a single labelled image, so none can be held out for validation; add labelled images, name a "
+            "validation set, or train without one: --set data.validation=0"
+        )
     if wanted >= total:
         raise DataError(
             f"data.validation = {share:g} holds out all {total:,} labelled images; use a smaller share, such as "

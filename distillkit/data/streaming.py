@@ -9,10 +9,12 @@ from itertools import count, islice
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from distillkit.compute.cpus import loader_processes
 from distillkit.data.collate import HostBatch, Preparation, Sample
+from distillkit.data.host_batches import host_batches
 from distillkit.data.order import rank_positions, view_of
 from distillkit.data.sources import Stream, read_stream
-from distillkit.data.worker_loader import Layout, host_batches
+from distillkit.data.worker_loader import Layout
 from distillkit.errors import DataError, UserError
 
 
@@ -31,6 +33,11 @@ class StreamedWindows:
     layout: Layout
     views: int | None
 
+    @property
+    def facts(self) -> dict[str, float]:
+        """Nothing: the number of loader processes is not measured, and a stream does not fit into memory."""
+        return {}
+
     def counts(self, step: int) -> tuple[int, int]:  # noqa: ARG002 -- all steps are alike
         """Samples and labelled samples of a window over all ranks. Every image of a stream has a label."""
         return self.batch_size, self.batch_size
@@ -39,7 +46,7 @@ class StreamedWindows:
         """The micro-batches of each of the steps `start` to `end - 1`."""
         dataset = StreamReader(self, first_pass=start // self.steps_per_epoch)
         # A loader process without a shard would have no images, which is an error.
-        workers = min(self.layout.workers, max(1, self.stream.shards // self.layout.world))
+        workers = min(loader_processes(self.layout.workers), max(1, self.stream.shards // self.layout.world))
         with closing(host_batches(dataset, None, workers=workers, pin=self.layout.pin)) as windows:
             yield from islice(windows, end - start)
 

@@ -5,18 +5,20 @@ A run shows them before its first step; `distillkit data check` lists them.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from distillkit.data.class_names import listed, normal_form
 from distillkit.data.image_folders import shown_left_out
 from distillkit.data.selection import UNLABELLED, labels_of
 from distillkit.data.sources import Source, Stream, is_stream
 from distillkit.messages.text import counted, visible
 
-SHOWN = 5
-"""Number of names listed in a warning."""
+MOST = 0.8
+"""Share of the labelled images above which one class dominates."""
+FEWEST = 10
+"""Number of labelled images from which a share means something."""
 
 
 def class_warnings(source: Source | Stream) -> Iterator[str]:
@@ -26,9 +28,9 @@ def class_warnings(source: Source | Stream) -> Iterator[str]:
     empty = empty_classes(source)
     if empty:
         have = "has no image" if len(empty) == 1 else "have no image"
-        yield f"{_numbered(len(empty), 'class', 'classes')} of '{source.name}' {have}: {_listed(empty)}"
+        yield f"{_numbered(len(empty), 'class', 'classes')} of '{source.name}' {have}: {listed(empty)}"
     for names in near_duplicates(source.class_names or ()):
-        yield f"the classes {_listed(names)} of '{source.name}' differ only in case; merge them if they are the same"
+        yield f"the classes {listed(names)} of '{source.name}' differ only in case; merge them if they are the same"
 
 
 def unlabelled_next_to_classes(source: Source | Stream) -> str | None:
@@ -42,13 +44,29 @@ def unlabelled_next_to_classes(source: Source | Stream) -> str | None:
     return f"{counted(missing, 'image')} of '{source.name}' {verb} no label: {place} outside the class folders"
 
 
+def one_sided(source: Source | Stream) -> str | None:
+    """A note about a class with most of the labelled images; None without one."""
+    if is_stream(source):
+        return None
+    labels = labels_of(source)
+    counts = np.bincount(labels[labels != UNLABELLED])
+    if counts.sum() < FEWEST or np.count_nonzero(counts) < 2 or counts.max() <= MOST * counts.sum():
+        return None
+    label = int(counts.argmax())
+    name = visible(source.class_names[label]) if source.class_names else str(label)
+    return (
+        f"class '{name}' has {100 * counts.max() / counts.sum():.0f} % of the labelled images of '{source.name}': "
+        "top-1 says little about the others, which `distillkit evaluate --per-class` shows"
+    )
+
+
 def unread_folders(source: Source | Stream) -> str | None:
     """A note about folders next to the splits that are not read; None without any."""
     unread: Sequence[str] = getattr(source, "unread", ())
     if not unread:
         return None
     folders, verb = ("folder", "is") if len(unread) == 1 else ("folders", "are")
-    return f"{len(unread):,} {folders} next to '{source.name}' {verb} not read: {_listed(unread)}"
+    return f"{len(unread):,} {folders} next to '{source.name}' {verb} not read: {listed(unread)}"
 
 
 def left_out_files(source: Source | Stream) -> str | None:
@@ -85,14 +103,9 @@ def near_duplicates(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+        groups.setdefault(normal_form(name), []).append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
 def _numbered(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{visible(name)}'" for name in names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN:,} more" if len(names) > SHOWN else shown

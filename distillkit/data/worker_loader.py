@@ -2,140 +2,98 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, suppress
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from distillkit.compute.main_guard import require_guard
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.data.collate import HostBatch, Preparation, Sample
+from distillkit.data.decoded_once import DecodedOnce, jobs_of
+from distillkit.data.host_batches import host_batches
 from distillkit.data.image_faults import broken_image
+from distillkit.data.loader_speed import LoaderSpeed
+from distillkit.data.micro_batches import micro_batches
 from distillkit.data.order import Entries, Order, rank_positions, view_of
 from distillkit.data.replacement_images import ATTEMPTS, Replacements
-from distillkit.data.sources import Source, load_image
+from distillkit.data.training_images import TrainingImages
 from distillkit.errors import DataError, RecipeError, UnreadableImageError, UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GRACE_S = 30
-"""Seconds that a loader process lives on after SIGTERM: the run may need one more batch to finish its step."""
-
 
 @dataclass(frozen=True)
 class Layout:
-    """The rank that reads, out of `world`; its micro-batch size and its loader processes."""
+    """The rank that reads, out of `world`; its micro-batch size and its loader processes, None for a measured number.
+
+    `allow_single` is off if the student cannot be trained on a micro-batch of one image.
+    """
 
     rank: int
     world: int
     micro_batch_size: int | None
-    workers: int
+    workers: int | None
     pin: bool
+    allow_single: bool = True
 
     def micro_batches(self, samples: int) -> tuple[slice, ...]:
         """Slices that split the `samples` of one rank into micro-batches; the last may be smaller."""
-        size = self.micro_batch_size or samples
-        return tuple(slice(start, start + size) for start in range(0, samples, size))
-
-
-def host_batches(dataset: Any, jobs: Iterable[Any] | None, *, workers: int, pin: bool) -> Generator[Any]:
-    """The batch that `dataset` makes of each job, in order; `jobs` is None for a stream.
-
-    Leaves the global generators unchanged. Closing the iterator ends the loader processes.
-    Raises: a UserError that a loader process returned instead of a batch, or the one of `require_guard`.
-    """
-    if workers:
-        require_guard()
-    loader = iter(
-        DataLoader(
-            dataset,
-            sampler=jobs,
-            batch_size=None,  # a job is a complete batch
-            collate_fn=_identity,  # the default converts NumPy arrays to tensors
-            num_workers=workers,
-            pin_memory=pin,
-            generator=torch.Generator(),  # without one, DataLoader draws its seed from the global generator
-            worker_init_fn=_ignore_run_signals,
-        )
-    )
-    try:
-        for batch in loader:
-            # Returned, not raised: torch would put the worker's traceback into the message.
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    finally:
-        # A killed loader process has already raised in the loop above; torch may raise again here.
-        with suppress(RuntimeError):
-            getattr(loader, "_shutdown_workers", int)()
-        del loader  # the last reference
-
-
-def _ignore_run_signals(_worker: int) -> None:
-    """Ignore Ctrl-C and SIGUSR1 in a loader process, and delay SIGTERM by `GRACE_S`.
-
-    A terminal or a scheduler sends the signal to every process. The run handles it after its step and then ends its
-    loader processes. A run that is interrupted while it receives a batch closes the connection; the ConnectionError
-    that follows in the loader process is not reported.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
-    usual = sys.excepthook
-
-    def ignore_hangups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not issubclass(kind, ConnectionError | EOFError):
-            usual(kind, error, trace)
-
-    sys.excepthook = ignore_hangups
+        return micro_batches(samples, self.micro_batch_size, allow_single=self.allow_single)
 
 
 class MicroBatchJob(NamedTuple):
-    """One micro-batch to make: view, and entries [b, 2] of image index and repeat."""
+    """Micro-batches to make in one process: their view, and the entries [b, 2] of each, image index and repeat."""
 
     view: int
-    entries: Entries
+    micro_batches: tuple[Entries, ...]
 
 
-class MicroBatches(Dataset[HostBatch | UserError]):
+class MicroBatches(Dataset[tuple[HostBatch, ...] | UserError]):
     """Makes micro-batches in a loader process. Without `replacements` an unreadable image is an error."""
 
-    def __init__(self, source: Source, preparation: Preparation, replacements: Replacements | None) -> None:
-        self._source = source
+    def __init__(
+        self, images: TrainingImages, preparation: Preparation, repeats: int, replacements: Replacements | None
+    ) -> None:
+        self._images = images
+        self._source = images.source
         self._preparation = preparation
+        self._repeats = repeats
         self._replacements = replacements
 
-    def __getitem__(self, job: MicroBatchJob) -> HostBatch | UserError:
-        broken: list[BrokenImage] = []
+    def __getitem__(self, job: MicroBatchJob) -> tuple[HostBatch, ...] | UserError:
+        decode = DecodedOnce(partial(self._images.decode, job.view), self._repeats, job.micro_batches)
         try:
-            batch = self._preparation(self._samples(job, broken), len(job.entries), job.view)
+            return tuple(self._micro_batch(job.view, entries, decode) for entries in job.micro_batches)
         except UserError as error:
             return error
-        return batch._replace(broken=tuple(broken))
 
-    def _samples(self, job: MicroBatchJob, broken: list[BrokenImage]) -> Iterator[Sample]:
+    def _micro_batch(self, view: int, entries: Entries, decode: DecodedOnce) -> HostBatch:
+        broken: list[BrokenImage] = []
+        start = time.perf_counter()
+        batch = self._preparation(self._samples(view, entries, decode, broken), len(entries), view)
+        return batch._replace(broken=tuple(broken), made_in_s=time.perf_counter() - start)
+
+    def _samples(self, view: int, entries: Entries, decode: DecodedOnce, broken: list[BrokenImage]) -> Iterator[Sample]:
         """The sample of each entry, or of its replacement, in order."""
         source = self._source
-        for wanted, repeat in job.entries.tolist():
-            index, image = self._readable(wanted, (job.view, repeat), broken)
-            yield Sample(image, source.key(index), repeat, source.label(index))
+        for wanted, repeat in entries.tolist():
+            index, image = self._readable(wanted, (view, repeat), decode, broken)
+            yield Sample(image, source.key(index), repeat, source.label(index), index)
 
-    def _readable(self, wanted: int, place: tuple[int, int], broken: list[BrokenImage]) -> tuple[int, Image]:
+    def _readable(
+        self, wanted: int, place: tuple[int, int], decode: DecodedOnce, broken: list[BrokenImage]
+    ) -> tuple[int, Image]:
         """Index and image of the wanted image, or of its first readable replacement.
 
         Raises: DataError if none can be read, or if replacing is off.
         """
         try:
-            return wanted, load_image(self._source, wanted)
+            return wanted, decode(wanted, place[1])
         except UnreadableImageError as error:
             if self._replacements is None:
                 raise
@@ -143,7 +101,7 @@ class MicroBatches(Dataset[HostBatch | UserError]):
             last = error
         for index in self._replacements.candidates(wanted, self._source.key(wanted), place):
             try:
-                return index, load_image(self._source, index)
+                return index, decode(index, place[1])
             except UnreadableImageError as error:
                 broken.append(broken_image("train", error))
         raise DataError(
@@ -159,11 +117,12 @@ class IndexedWindows:
     Raises: RecipeError if a rank would have no samples.
     """
 
-    source: Source
+    images: TrainingImages
     order: Order
     preparation: Preparation
     layout: Layout
     views: int | None
+    speed: LoaderSpeed
     replaces: bool = False
 
     def __post_init__(self) -> None:
@@ -174,6 +133,12 @@ class IndexedWindows:
                 f"each; use fewer processes or raise training.batch_size to {2 * world} or more"
             )
 
+    @property
+    def facts(self) -> dict[str, float]:
+        """Number of loader processes, as `LoaderSpeed.facts`, and bytes of images in memory, if any."""
+        memory = self.images.memory
+        return self.speed.facts | ({} if memory is None else {"bytes_in_memory": memory.bytes})
+
     def counts(self, step: int) -> tuple[int, int]:
         """Samples and labelled samples of a window over all ranks."""
         return self.order.window, int(self.order.labelled_per_step[step % self.order.steps_per_epoch])
@@ -182,16 +147,31 @@ class IndexedWindows:
         """The micro-batches of each of the steps `start` to `end - 1`, from one loader across all epochs."""
         positions = rank_positions(self.order.window, self.layout.rank, self.layout.world)
         slices = self.layout.micro_batches(len(positions))
-        replacements = Replacements(self.order.labelled, self.preparation.seed) if self.replaces else None
-        dataset = MicroBatches(self.source, self.preparation, replacements)
+        self.images.keep((end - start) * len(positions) // self.order.repeats, self.speed.workers)
         jobs = (
-            MicroBatchJob(view, window[positions[part]])
+            MicroBatchJob(view, micro_batches)
             for view, window in self._window_entries(start, end)
-            for part in slices
+            for micro_batches in jobs_of([window[positions[part]] for part in slices], self.order.repeats)
         )
-        with closing(host_batches(dataset, jobs, workers=self.layout.workers, pin=self.layout.pin)) as batches:
+        with closing(self._micro_batches(jobs)) as batches:
             for _ in range(start, end):
-                yield tuple(next(batches) for _ in slices)
+                window = tuple(next(batches) for _ in slices)
+                given = time.perf_counter()
+                yield window
+                step_s = time.perf_counter() - given
+                self.speed.add(1000 * sum(batch.made_in_s for batch in window), 1000 * step_s)
+
+    def _micro_batches(self, jobs: Iterator[MicroBatchJob]) -> Generator[HostBatch]:
+        """The micro-batches of all jobs, in order; by another loader once another number of processes is known."""
+        replacements = Replacements(self.order.labelled, self.preparation.seed) if self.replaces else None
+        dataset = MicroBatches(self.images, self.preparation, self.order.repeats, replacements)
+        workers = None
+        while workers != self.speed.workers:
+            workers = self.speed.workers
+            mine = self.speed.while_unchanged(jobs)
+            with closing(host_batches(dataset, mine, workers=workers, pin=self.layout.pin)) as made:
+                for micro_batches in made:
+                    yield from micro_batches
 
     def _window_entries(self, start: int, end: int) -> Iterator[tuple[int, Entries]]:
         """View and entries [window, 2] of each window. One sequence, so that the loader prefetches across epochs."""
@@ -200,7 +180,3 @@ class IndexedWindows:
             windows = self.order.epoch(epoch)
             for step in range(max(start, epoch * steps), min(end, (epoch + 1) * steps)):
                 yield view_of(epoch, self.views), windows[step - epoch * steps]
-
-
-def _identity(batch: Any) -> Any:
-    return batch

@@ -258,7 +258,7 @@ def test_the_default_number_of_loader_processes_follows_the_cores(monkeypatch):
 
 def test_micro_batches_of_a_layout():
     layout = Layout(rank=0, world=1, micro_batch_size=4, workers=0, pin=False)
-    assert layout.micro_batches(10) == (slice(0, 4), slice(4, 8), slice(8, 12))
+    assert layout.micro_batches(10) == (slice(0, 4), slice(4, 8), slice(8, 10))
     assert replace(layout, micro_batch_size=None).micro_batches(10) == (slice(0, 10),)
 
 

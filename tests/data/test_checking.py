@@ -4,14 +4,17 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from distillkit import DataError
 from distillkit.data.checking import check
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
 from tests.data.breaking import break_some
 
 BATCH = 8
+GREY16 = ("refuse", "scale")
 
 
 @pytest.fixture
@@ -40,7 +43,13 @@ def test_every_broken_image_is_listed_once_with_its_kind_in_order(checked, folde
     assert len(found.broken) == len(broken) == 27
     assert found.images == {"train": 50, "validation": 20, "test": 20}
     assert found.broken == checked(root).broken
-    assert (found.classes, found.wrong, found.notes, found.passed) == (2, (), (), False)
+    assert found.notes == (
+        (
+            "3 unreadable images may be 16-bit grey: --grey16 scale reads it in 8 bits, as does a run with --set "
+            "data.grey16=scale"
+        ),
+    )
+    assert (found.classes, found.wrong, found.passed) == (2, (), False)
     kinds = list(broken.values())
     assert found.kinds() == {kind: kinds.count(kind) for kind in set(kinds)}
 
@@ -79,8 +88,8 @@ def test_all_faults_of_the_classes_are_listed(checked, write_pictures, tmp_path)
             "expected DIR/class/image.jpg, or DIR/image.jpg without labels; check the path"
         ),
         (
-            f"data.validation: the classes of '{val}' differ from those of '{train}'; missing: Cat; unknown: dog; "
-            "give every split the same class folders"
+            f"data.validation: '{val}' has 1 class that '{train}' lacks: 'dog'; rename or remove it there, or add "
+            f"images of it to '{train}'"
         ),
         f"1 class of '{train}' has no image: 'emu'",
         f"the classes 'Cat', 'cat' of '{train}' differ only in case; merge them if they are the same",
@@ -99,8 +108,8 @@ def test_a_single_class_is_listed_as_wrong(checked, write_pictures, tmp_path):
     found = checked(write_pictures(tmp_path, {"cat": 9}))
     (sentence,) = found.wrong
     assert sentence == (
-        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or use --unlabeled DIR for "
-        "unlabelled images"
+        f"'{tmp_path}' has a single class, 'cat'; give every class a folder; to train on images without "
+        "labels, use `distillkit run --unlabeled DIR`"
     )
 
 
@@ -182,3 +191,47 @@ def test_an_interrupted_check_ends_its_workers(checked, folder):
     while set(multiprocessing.active_children()) - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert set(multiprocessing.active_children()) == before
+
+
+def test_a_class_without_a_readable_image_is_a_problem(checked, write_pictures, tmp_path):
+    write_pictures(tmp_path / "train", {"cat": 9, "dog": 9, "rare": 2})
+    write_pictures(tmp_path / "test", {"cat": 1, "dog": 1, "rare": 1})
+    for path in [*(tmp_path / "train" / "rare").iterdir(), *(tmp_path / "test" / "rare").iterdir()]:
+        path.write_bytes(b"")
+    found = checked(tmp_path)
+    assert found.wrong == (
+        "train: no image of class 'rare' can be read",
+        "test: no image of class 'rare' can be read",
+    )
+    assert checked(tmp_path, workers=2) == found
+
+
+def test_pictures_drawn_by_their_alpha(plugins, tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number, shade in enumerate((0, 255)):
+            image = Image.new("RGBA", (4, 4), (shade, shade, shade, 0))
+            image.putpixel((number, 1), (shade, shade, shade, 255))
+            image.save(tmp_path / name / f"{number}.png")
+
+    def note(background):
+        data = Data(train=str(tmp_path), background=background)
+        notes = check(data, plugins, batch_size=1, workers=0).notes
+        return notes[0] if notes else None
+
+    many = (
+        f"images of '{tmp_path}' have a single colour, such as 'ant/{{}}.png'; if they are drawn by transparency, try "
+    )
+    assert note("white") == f"2 {many.format(1)}another data.background than white (--background)"
+    assert note("none") == f"4 {many.format(0)}another data.background than none (--background)"
+    assert note("gray") is None
+
+
+def test_16_bit_grey_is_read_with_the_option(plugins, tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4) * 4000).save(tmp_path / name / "a.png")
+    results = [check(Data(train=str(tmp_path), grey16=each), plugins, batch_size=1, workers=0) for each in GREY16]
+    assert [result.passed for result in results] == [False, True]
+    assert results[0].wrong == ("train: no image of classes 'ant', 'bee' can be read",)
+    assert results[1].notes == ()

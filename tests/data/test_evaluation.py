@@ -4,9 +4,10 @@ import torch
 from PIL import Image
 
 from distillkit.data.evaluation import EvaluationData
+from distillkit.data.samples import spread_indices
 from distillkit.data.selection import SelectedPart, Selection
 from distillkit.errors import DataError
-from distillkit.recipe.schema import Augment
+from distillkit.recipe.image_tables import Augment
 from tests.data.breaking import break_some
 
 CPU = torch.device("cpu")
@@ -138,3 +139,24 @@ class FailingStream:
     def read(self, number):
         yield Image.new("RGB", (8, 8)), 0
         raise OSError("no more of it")
+
+
+@pytest.mark.parametrize(("limit", "count"), [(1, 1), (64, 64), (250, 250), (499, 499), (500, 500), (9_999, 500)])
+def test_a_limit_spreads_the_images_evenly(opened, recipe, spec, limit, count):
+    source = opened(recipe()).test
+    data = EvaluationData(source, spec, Augment(), batch_size=100, workers=0, device=CPU, limit=limit)
+    labels = torch.cat([labels for _, labels in data]).tolist()
+    assert len(labels) == len(data) == count
+    assert labels == [source.label(index) for index in spread_indices(500, limit)]
+
+
+def test_the_images_measured_so_far_are_reported(opened, recipe, spec):
+    source, seen = opened(recipe()).test, []
+    data = EvaluationData(
+        source, spec, Augment(), batch_size=100, workers=0, device=CPU, report=lambda *facts: seen.append(facts)
+    )
+    list(data)
+    assert seen == [("test", images, 500) for images in (100, 200, 300, 400, 500)]
+    seen.clear()
+    list(data.shard_images(1, 3))  # the others are assumed to be as far
+    assert seen == [("test", 300, 500), ("test", 500, 500)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distillkit.contracts.decoding import Decoding
 from distillkit.data.given_image import as_pillow, as_several, read_image, to_color
 from distillkit.errors import DataError
 
@@ -84,11 +85,27 @@ def deep(kind):
     return Image.fromarray(np.arange(12).reshape(3, 4).astype(kind))
 
 
+@pytest.mark.parametrize("shape", [(3, 40, 40), (1, 4, 5), (4, 2, 2)])
+def test_an_array_with_its_channels_first_gets_one_answer(shape):
+    """It would be a batch of grey images, too."""
+    array = np.zeros(shape, np.uint8)
+    expected = (
+        f"an array of shape {list(shape)} and type uint8 is not an image; give pixels [H, W, 3] or [H, W] of type "
+        "uint8, with the channels last: array.transpose(1, 2, 0)"
+    )
+    assert sentence(as_several, array) == sentence(as_pillow, array) == expected
+    assert as_pillow(array.transpose(1, 2, 0)).size == (shape[2], shape[1])
+    assert len(list(as_several(list(array)))) == shape[0]  # grey images
+
+
 def test_pixels_that_would_be_clipped_are_refused():
     for mode, kind in (("I;16", np.uint16), ("I", np.int32), ("F", np.float32)):
+        scaled = "" if mode == "F" else ", or train with data.grey16=scale, which scales 16-bit grey"
         assert sentence(to_color, deep(kind), "RGB") == (
-            f"the image cannot be used: pixels of mode '{mode}' would be clipped to 8 bits"
+            f"the image cannot be used: pixels of mode '{mode}' would be clipped to 8 bits; convert it to 8 bits"
+            f"{scaled}"
         )
+    assert to_color(deep(np.uint16), "RGB", Decoding(grey16="scale")).mode == "RGB"
 
 
 def test_an_image_that_cannot_be_decoded_is_one_sentence(tmp_path):

@@ -19,6 +19,7 @@ from PIL import Image
 
 from distillkit import DataError, MissingExtraError
 from distillkit.data import ImageFault, as_rgb, open_rgb
+from distillkit.data.given_image import read_image
 from distillkit.data.image_faults import KINDS
 from distillkit.data.sources import load_image, read_stream
 from distillkit.errors import UnreadableImageError
@@ -278,3 +279,25 @@ def test_no_image_starts_a_program(tmp_path, code):
         "it is an EPS file, a program for Ghostscript; convert it\n",
         f"image '{picture}' cannot be read: it is an EPS file, a program for Ghostscript; convert it\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIF"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIF"),
+        (b"\xff\x0a\xf8\x1f\x68\x82\x61\x44\x10\x1a\x10", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \x0d\x0a\x87\x0a", "JPEG XL"),
+    ],
+)
+def test_a_format_that_pillow_does_not_read_is_named_with_a_remedy(tmp_path, content, name):
+    sentence = f"Pillow cannot read {name}; convert it to JPEG"
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    for file in (path, io.BytesIO(content)):
+        with pytest.raises(ImageFault) as refused:
+            open_rgb(file)
+        assert (refused.value.kind, str(refused.value)) == ("not-an-image", sentence)
+    with pytest.raises(DataError) as refused:
+        read_image(path, "L")
+    assert str(refused.value) == f"image '{path}' cannot be read: {sentence}"

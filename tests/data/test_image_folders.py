@@ -19,8 +19,20 @@ def test_the_extensions_are_those_of_the_formats_that_pillow_decodes():
     ("left_out", "shown"),
     [
         ({}, ""),
-        ({".heic": 1}, "1 file that is not an image (1 .heic)"),
-        ({".heic": 1_200, "no extension": 2}, "1,202 files that are not images (1,200 .heic, 2 no extension)"),
+        ({".csv": 1}, "1 file that is not an image (1 .csv)"),
+        (
+            {".txt": 1_200, "without extension": 2},
+            "1,202 files that are not images (1,200 .txt, 2 without extension)",
+        ),
+        ({".heic": 1}, "1 HEIF image (1 .heic), which Pillow cannot read: convert it to JPEG"),
+        (
+            {".heif": 1_200, ".txt": 2, ".heic": 3, ".jxl": 1},
+            (
+                "1,203 HEIF images (1,200 .heif, 3 .heic), which Pillow cannot read: convert them to JPEG; "
+                "1 JPEG XL image (1 .jxl), which Pillow cannot read: convert it to JPEG; "
+                "2 files that are not images (2 .txt)"
+            ),
+        ),
         (
             {f".{letter}": 1 for letter in "abcdefg"},
             "7 files that are not images (1 .a, 1 .b, 1 .c, 1 .d, 1 .e, 2 more kinds)",

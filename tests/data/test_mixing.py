@@ -4,7 +4,7 @@ import torch
 
 from distillkit.data.mixing import Mixer, label_rows
 from distillkit.data.randomness import isolated, reseed
-from distillkit.recipe.schema import Mixing
+from distillkit.recipe.image_tables import Mixing
 
 NAMES = ["0\x000\0a", "0\x000\0b", "0\x000\0c", "0\x000\0d", "0\x000\0e"]
 

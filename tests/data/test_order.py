@@ -129,12 +129,47 @@ def test_epochs_and_seeds_differ():
     assert not np.array_equal(order.epoch(0), Order(np.ones(64, bool), 16, seed=1).epoch(0))
 
 
-def test_with_views_the_order_repeats():
-    order = Order(np.ones(64, bool), 16, views=3)
-    assert np.array_equal(order.epoch(1), order.epoch(4))
-    assert not np.array_equal(order.epoch(1), order.epoch(2))
+def test_views_return_in_turn():
     assert [view_of(epoch, 3) for epoch in range(4)] == [0, 1, 2, 0]
     assert view_of(7, None) == 7
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("mixed", ["no", "pair", "batch"])
+def test_epochs_of_a_view_show_the_same_entries_in_another_order(mixed, repeats):
+    # 600 images in windows of 48: without repeats 24 images are left out, and always the same ones
+    order = Order(np.ones(600, bool), 48, repeats=repeats, views=3, mixed=mixed)
+    first, second, other = order.epoch(1), order.epoch(4), order.epoch(2)
+    as_sets = [set(map(tuple, epoch.reshape(-1, 2).tolist())) for epoch in (first, second, other)]
+    assert as_sets[0] == as_sets[1] != as_sets[2]
+    assert not np.array_equal(first, second)
+
+
+def partners(order, epoch, size):
+    """What is mixed with what: the groups of `size` neighbours of an epoch, in order within a group."""
+    return {tuple(map(tuple, group)) for group in order.epoch(epoch).reshape(-1, size, 2).tolist()}
+
+
+@pytest.mark.parametrize(("mixed", "size"), [("pair", 2), ("batch", 16)])
+@given(
+    labelled=st.integers(8, 40).map(lambda half: 2 * half),
+    unlabelled=st.integers(0, 20).map(lambda half: 2 * half),
+    repeats=st.integers(1, 3),
+)
+def test_what_is_mixed_stays_together_in_every_epoch_of_a_view(mixed, size, labelled, unlabelled, repeats):
+    order = Order(np.arange(labelled + unlabelled) < labelled, 16, repeats=repeats, views=2, mixed=mixed)
+    if mixed == "batch" and unlabelled:
+        return  # refused by `TrainingData`
+    assert partners(order, 0, size) == partners(order, 2, size)
+
+
+def test_an_odd_number_of_labelled_entries_keeps_the_order_of_the_view():
+    order = Order(np.arange(40) < 15, 16, views=2, mixed="pair")
+    assert order.labelled_per_step.tolist() == [6, 6]
+    odd = Order(np.arange(40) < 13, 16, views=2, mixed="pair")
+    assert odd.labelled_per_step.tolist() == [5, 5]
+    assert np.array_equal(odd.epoch(0), odd.epoch(2))
+    assert not np.array_equal(order.epoch(0), order.epoch(2))
 
 
 def test_labelled_images_are_spread_evenly_over_the_steps():
@@ -176,9 +211,17 @@ def test_the_order_of_a_recipe(recipe):
     assert steps_per_epoch(datasets, made) == 512 // 50
 
 
-def test_without_mixing_views_do_not_repeat_the_order(recipe):
+@pytest.mark.parametrize(
+    ("mixing", "mixed"),
+    [
+        ({"mixup": 0.0, "cutmix": 0.0}, "no"),
+        ({"mixup": 0.8, "cutmix": 0.0}, "pair"),
+        ({"mixup": 0.8, "mode": "batch"}, "batch"),
+    ],
+)
+def test_a_recipe_says_what_is_mixed(recipe, mixing, mixed):
     datasets = SimpleNamespace(labelled=np.ones(60, bool), train=range(60))
-    assert Order.from_recipe(datasets, recipe(data={"views": 2}, mixing={"mixup": 0.0, "cutmix": 0.0})).views is None
+    assert Order.from_recipe(datasets, recipe(mixing=mixing)).mixed == mixed
 
 
 def test_labeled_fraction_without_labels_is_refused(recipe):

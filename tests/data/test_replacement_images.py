@@ -1,7 +1,7 @@
 """An unreadable image gets the same replacement in every process, and is reported when its window is used."""
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -34,11 +34,19 @@ def folders(write_pictures, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def training(opened, spec):
-    """Training data of a recipe, and the list of its broken images."""
+    """Training data of a recipe, and the list of the broken images in its windows."""
+
+    class Noting(TrainingData):
+        def windows(self, start, end):
+            for window in super().windows(start, end):
+                noted[self] += window.broken
+                yield window
+
+    noted = defaultdict(list)
 
     def make(recipe, **layout):
-        broken = []
-        return TrainingData(opened(recipe), recipe, spec=spec, device=CPU, broken=broken, **layout), broken
+        data = Noting(opened(recipe), recipe, spec=spec, device=CPU, replace_broken=True, **layout)
+        return data, noted[data]
 
     return make
 
@@ -151,7 +159,7 @@ def test_broken_images_of_prefetched_windows_are_not_reported(training, recipe, 
     assert found == noted
 
 
-def test_without_a_list_of_broken_images_the_first_one_is_an_error(opened, recipe, spec, folders):
+def test_without_replacement_the_first_broken_image_is_an_error(opened, recipe, spec, folders):
     made = recipe(data=folders[0], training={"batch_size": 96})
     data = TrainingData(opened(made), made, spec=spec, device=CPU)
     with pytest.raises(DataError, match=r"^image '.*' of '.*' cannot be read: .*; repair or remove it$"):

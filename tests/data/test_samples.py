@@ -13,7 +13,7 @@ from distillkit.data.samples import evaluation_samples
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe.schema import Augment, Data
+from distillkit.recipe.image_tables import Augment, Data
 
 SPEC = ModelSpec("vit", "vit", "vit", 2, frozenset({Signal.LOGITS}), (8, 8))
 CPU = torch.device("cpu")

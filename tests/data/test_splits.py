@@ -6,7 +6,7 @@ import pytest
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, MissingExtraError, PluginError
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
 
 
 def keys(source):
@@ -107,6 +107,50 @@ def test_only_labelled_images(plugins):
     )
     assert only.fingerprint != found.fingerprint
     assert only.only_labelled() is only
+
+
+def test_kept_labels_and_unlabelled_images_without_a_teacher(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path / "a", {"cat": 5, "dog": 5})
+    write_pictures(tmp_path / "b", {"": 4})
+    data = Data(train=str(tmp_path / "a"), unlabeled=str(tmp_path / "b"), validation=0.0, labels=4)
+    found = open_datasets(data, plugins)
+    first = ("train: 14 images, 4 labelled", f"unlabeled: 4 images of '{tmp_path / 'b'}'")
+    assert found.notes == (*first, "labels: 4 kept, balanced over the classes; 6 images used as unlabelled")
+    assert found.only_labelled().notes == (
+        *first,
+        "labels: 4 kept, balanced over the classes; the other 6 images are not used, because no loss reads a teacher",
+        "dropped: 4 unlabelled images, because no loss reads a teacher",
+    )
+
+
+def test_all_labels_kept_and_unlabelled_images_without_a_teacher(plugins, write_pictures, tmp_path):
+    write_pictures(tmp_path / "a", {"cat": 2, "dog": 2})
+    write_pictures(tmp_path / "b", {"": 1})
+    data = Data(train=str(tmp_path / "a"), unlabeled=str(tmp_path / "b"), validation=0.0, labels=4)
+    assert open_datasets(data, plugins).only_labelled().notes[-2:] == (
+        "labels: 4 kept, balanced over the classes",
+        "dropped: 1 unlabelled image, because no loss reads a teacher",
+    )
+
+
+def test_a_single_labelled_image_is_not_held_out(offering):
+    one = offering({"train": Shapes(("cat", "dog"), 1)})
+    with pytest.raises(DataError) as caught:
+        open_datasets(Data(train="shapes"), one)
+    assert str(caught.value) == (
+        "there is a single labelled image, so none can be held out for validation; add labelled images, name a "
+        "validation set, or train without one: --set data.validation=0"
+    )
+    found = open_datasets(Data(train="shapes", validation=0), one)
+    assert (len(found.train), found.validation) == (1, None)
+
+
+def test_a_single_image_of_a_single_class_is_refused_for_its_class(refused, write_pictures, tmp_path):
+    write_pictures(tmp_path, {"cat": 1})
+    assert refused(train=str(tmp_path)) == (
+        f"'{tmp_path}' has a single class, 'cat'; give every class a folder; to train on images without labels, use "
+        "`distillkit run --unlabeled DIR`"
+    )
 
 
 def test_different_data_have_different_fingerprints(plugins):
@@ -277,11 +321,11 @@ def test_a_broken_image_is_named(plugins, write_pictures, tmp_path):
 def test_an_unknown_name_is_refused(refused):
     assert refused(train="digitz") == (
         "--data (data.train): 'digitz' is neither a folder nor a data set; did you mean 'digits'? "
-        "(data sets: digits, folder:<path>, timm:<data set>)"
+        "(data sets: digits, folder:<path>, imagenette, timm:<data set>)"
     )
     assert refused(unlabeled="/nowhere/at/all") == (
         "--unlabeled (data.unlabeled): '/nowhere/at/all' is neither a folder nor a data set; "
-        "data sets: digits, folder:<path>, timm:<data set>"
+        "data sets: digits, folder:<path>, imagenette, timm:<data set>"
     )
 
 
@@ -327,8 +371,8 @@ def test_classes_that_differ_between_train_and_validation(refused, write_picture
     write_pictures(tmp_path / "train", {"cat": 3, "dog": 3})
     write_pictures(tmp_path / "val", {"cat": 3, "cow": 1, "pig": 1})
     assert refused(train=str(tmp_path)) == (
-        f"data.validation: the classes of '{tmp_path / 'val'}' differ from those of '{tmp_path / 'train'}'; "
-        "missing: dog; unknown: cow, pig; give every split the same class folders"
+        f"data.validation: '{tmp_path / 'val'}' has 2 classes that '{tmp_path / 'train'}' lacks: 'cow', 'pig'; "
+        f"rename or remove them there, or add images of them to '{tmp_path / 'train'}'"
     )
 
 
@@ -336,8 +380,8 @@ def test_many_differing_classes_are_not_all_listed(refused, write_pictures, tmp_
     write_pictures(tmp_path / "train", {"cat": 3, "dog": 3})
     write_pictures(tmp_path / "val", {"cat": 1, "dog": 1} | {f"n{number}": 1 for number in range(8)})
     assert refused(train=str(tmp_path)) == (
-        f"data.validation: the classes of '{tmp_path / 'val'}' differ from those of '{tmp_path / 'train'}'; "
-        "unknown: n0, n1, n2, n3, n4 and 3 more; give every split the same class folders"
+        f"data.validation: '{tmp_path / 'val'}' has 8 classes that '{tmp_path / 'train'}' lacks: 'n0', 'n1', 'n2', "
+        f"'n3', 'n4' and 3 more; rename or remove them there, or add images of them to '{tmp_path / 'train'}'"
     )
 
 
@@ -353,8 +397,8 @@ def test_unlabelled_validation_images_are_refused(refused, write_pictures, tmp_p
 def test_a_single_class(refused, write_pictures, tmp_path):
     write_pictures(tmp_path, {"images": 5})
     assert refused(train=str(tmp_path)) == (
-        f"'{tmp_path}' has a single class, 'images'; give every class a folder, or use --unlabeled DIR for "
-        "unlabelled images"
+        f"'{tmp_path}' has a single class, 'images'; give every class a folder; to train on images without "
+        "labels, use `distillkit run --unlabeled DIR`"
     )
 
 
@@ -382,7 +426,7 @@ def test_unlabelled_data_without_a_teacher_is_refused(plugins, write_pictures, t
 
 
 def test_without_scikit_learn_the_error_names_the_extra(plugins, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
     monkeypatch.delitem(__import__("sys").modules, "distillkit_plugins.datasets.digits", raising=False)
     with pytest.raises(MissingExtraError) as caught:
         open_datasets(Data(), plugins)

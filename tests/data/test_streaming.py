@@ -15,7 +15,7 @@ from distillkit.data.splits import open_datasets
 from distillkit.data.streaming import StreamedWindows
 from distillkit.data.worker_loader import Layout
 from distillkit.errors import DataError, RecipeError
-from distillkit.recipe.schema import Augment, Data
+from distillkit.recipe.image_tables import Augment, Data
 
 pytest.importorskip("webdataset", reason="the package webdataset is not installed")
 
@@ -177,8 +177,8 @@ def test_a_stream_with_another_class_order_is_refused(shards, plugins, write_pic
     with pytest.raises(DataError) as caught:
         agreed_names({"train": Names(), "validation": stream})
     assert str(caught.value) == (
-        "data.validation: the stream 'timm:wds/digits' lists the classes of 'backwards' in a different order; use the "
-        "same order in both"
+        "data.validation: the stream 'timm:wds/digits' does not list the classes of 'backwards' in the same order; use "
+        "the same list in both"
     )
 
 

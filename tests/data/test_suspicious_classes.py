@@ -15,7 +15,8 @@ from distillkit.data.suspicious_classes import (
 )
 from distillkit.errors import DataError
 from distillkit.planning.make_plan import make_plan
-from distillkit.recipe.schema import Data, Recipe
+from distillkit.recipe.image_tables import Data
+from distillkit.recipe.schema import Recipe
 from distillkit_plugins.datasets.digits import Digits
 from distillkit_plugins.datasets.folder import Folder
 
@@ -135,8 +136,8 @@ def test_a_single_class_is_refused(plugins, write_pictures, tmp_path):
     with pytest.raises(DataError) as caught:
         open_datasets(Data(train=str(tmp_path)), plugins)
     assert str(caught.value) == (
-        f"'{tmp_path}' has a single class, 'cat'; give every class a folder, or use --unlabeled DIR for "
-        "unlabelled images"
+        f"'{tmp_path}' has a single class, 'cat'; give every class a folder; to train on images without "
+        "labels, use `distillkit run --unlabeled DIR`"
     )
 
 

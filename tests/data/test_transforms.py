@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from distillkit.data.randomness import isolated, reseed
 from distillkit.data.transforms import evaluation_transform, training_transform
 from distillkit.errors import RecipeError
-from distillkit.recipe.schema import Augment
+from distillkit.recipe.image_tables import Augment
 
 
 @pytest.fixture

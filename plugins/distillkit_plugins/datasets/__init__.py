@@ -1,1 +1,1 @@
-"""Built-in data sets: digits, image folders, and everything timm reads."""
+"""Built-in data sets: digits, imagenette, image folders, and everything timm reads."""

@@ -8,7 +8,7 @@ _HERE = "distillkit_plugins.datasets"
 
 
 def distillkit_datasets() -> tuple[PluginSpec, ...]:
-    """Bundled digits, image folders, and everything that timm reads."""
+    """Bundled digits, imagenette, image folders, and everything that timm reads."""
     return (
         PluginSpec(
             name="digits",
@@ -20,6 +20,12 @@ def distillkit_datasets() -> tuple[PluginSpec, ...]:
             summary="one folder per class, or a folder of unlabelled images; the prefix 'folder:' is optional",
             factory=f"{_HERE}.folder:Folder",
             argument="path",
+        ),
+        PluginSpec(
+            name="imagenette",
+            summary="ten of ImageNet's classes, 160 px: 9,469 images to train, 3,925 to test; downloads 99 MB once",
+            factory=f"{_HERE}.imagenette:Imagenette",
+            missing_file=f"{_HERE}.imagenette_files:missing_archive",
         ),
         PluginSpec(
             name="timm",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
+
+if find_spec("sklearn") is None:
+    raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
 
 if TYPE_CHECKING:
     from distillkit.data.sources import Split
-    from distillkit.recipe.schema import Data
+    from distillkit.recipe.image_tables import Data
 
 _TEST_PER_CLASS = 50
 
@@ -60,10 +64,23 @@ class Digits:
 @cache
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """All pixels [1797, 8, 8] and labels. A run opens both splits, and scikit-learn parses its text file every time."""
-    shades, labels = load_digits(return_X_y=True)
+    table = _table()
     # Shades are 0 to 16.
-    pixels = np.rint(shades * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)  # [n, 8, 8]
-    return pixels, labels
+    pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)  # [n, 8, 8]
+    return pixels, table[:, -1].astype(np.int64)
+
+
+def _table() -> NDArray[np.float64]:
+    """The table of scikit-learn's `load_digits`, 64 shades and the label per row, [1797, 65]."""
+    # Its text file is read directly: importing scikit-learn takes longer than all other steps of a plan.
+    spec = find_spec("sklearn")
+    file = Path(spec.origin if spec and spec.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():
+        return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    shades, labels = load_digits(return_X_y=True)
+    return np.column_stack([shades, labels])
 
 
 def _test_images(labels: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 
 from distillkit import DataError
 from distillkit.data import (
+    AS_STORED,
     SPLIT_NAMES,
+    Decoding,
+    expanded,
+    has_no_training_split,
     list_images,
     no_images,
     open_rgb,
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from distillkit.data.sources import Split
-    from distillkit.recipe.schema import Data
+    from distillkit.recipe.image_tables import Data
 
 
 class Folder:
@@ -29,16 +33,18 @@ class Folder:
 
     Images outside a class folder have no label, so a flat folder is an unlabelled data set. If the folder contains
     `train/` (or `training/`), the splits are `train/`, `val/` (or `valid/`, `validation/`, `dev/`, `eval/`,
-    `evaluation/`) and `test/` (or `testing/`), in any case and as far as they exist. Names that start with a dot and
-    folders of other programs (`@eaDir`, `__MACOSX`, `lost+found`) are ignored; symbolic links are followed. A class
-    folder without images is not a class; it is listed in `empty_classes`. Images are the files that Pillow reads, see
-    `distillkit.data.list_images`; the others are counted by extension in `left_out`. `unread` are the folders next to
-    the splits that are not read. `wrong_root` is the reason why the folders are not classes, None if they may be.
+    `evaluation/`) and `test/` (or `testing/`), in any case and as far as they exist; without `train/` they are for
+    evaluation only. Names that start with a dot and folders of other programs (`@eaDir`, `__MACOSX`, `lost+found`) are
+    ignored; symbolic links are followed. A class folder without images is not a class; it is listed in `empty_classes`.
+    Images are the files that Pillow reads, see `distillkit.data.list_images`; the others are counted by extension in
+    `left_out`. `unread` are the folders next to the splits that are not read. `wrong_root` is the reason why the
+    folders are not classes, None if they may be.
     Raises: DataError if the folder is missing, empty, not a folder, or not readable.
     """
 
-    def __init__(self, root: Path, unread: tuple[str, ...] = ()) -> None:
+    def __init__(self, root: Path, unread: tuple[str, ...] = (), decoding: Decoding = AS_STORED) -> None:
         self.name = str(root)
+        self._decoding = decoding
         self.unread = unread
         self._root = root
         self._keys, self.left_out = list_images(root)
@@ -60,14 +66,20 @@ class Folder:
         if not root.is_dir():
             hint = f"; to read the images in it, use timm:{argument}" if root.suffix == ".tar" else ""
             raise DataError(f"'{root}' is a file, not a folder of images{hint}")
+        decoding = Decoding.of(data)
         train = split_folder(root, "train")
         if train is not None and _is_split(root, train):
             chosen = split_folder(root, split)
-            return None if chosen is None else cls(chosen, _unread(root) if split == "train" else ())
+            unread = _unread(root) if split == "train" else ()
+            return None if chosen is None else cls(chosen, unread, decoding)
+        # Without train/ a folder with splits alone has images for evaluation only.
+        if split != "train" and has_no_training_split(root):
+            chosen = split_folder(root, split)
+            return None if chosen is None else cls(chosen, decoding=decoding)
         # The same images must not be used for training and evaluation.
         if split != "train" and _is_training_folder(root, data):
             return None
-        return cls(root)
+        return cls(root, decoding=decoding)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -79,8 +91,16 @@ class Folder:
         folder, slash, _ = self._keys[index].partition("/")
         return self._labels[folder] if slash else None
 
+    def file_size(self, index: int) -> int:
+        """Bytes of an image file; a target bank notices by it that a file was replaced."""
+        return self.file(index).stat().st_size
+
+    def file(self, index: int) -> Path:
+        """The file of an image."""
+        return self._root / self._keys[index]
+
     def image(self, index: int) -> Image.Image:
-        return open_rgb(self._root / self._keys[index])
+        return open_rgb(self.file(index), self._decoding)
 
 
 def _folder_of(argument: str) -> Path:
@@ -89,7 +109,7 @@ def _folder_of(argument: str) -> Path:
     Raises: DataError if it does not exist.
     """
     try:
-        root = Path(argument).expanduser()
+        root = expanded(argument)
         exists = root.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long; ~user of an unknown user
         raise DataError(
@@ -118,5 +138,5 @@ def _unread(root: Path) -> tuple[str, ...]:
 
 def _is_training_folder(root: Path, data: Data) -> bool:
     """Whether `data.train` is this same folder, which then has no images left for evaluation."""
-    train = Path((data.train or "").removeprefix("folder:")).expanduser()
+    train = expanded((data.train or "").removeprefix("folder:"))
     return data.train is not None and train.exists() and train.samefile(root)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from timm.data import create_dataset
 from timm.data.readers import img_extensions
 
 from distillkit import DataError, MissingExtraError
-from distillkit.data import IMAGE_EXTENSIONS, as_rgb, open_rgb
+from distillkit.data import IMAGE_EXTENSIONS, NO_EXTENSION, Decoding, as_rgb, expanded, is_ignored, open_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from distillkit.data.sources import Split
-    from distillkit.recipe.schema import Data
+    from distillkit.recipe.image_tables import Data
 
 # Per kind: the package that reads it, and its name for pip install.
 _PACKAGES = {
@@ -31,10 +33,14 @@ _PACKAGES = {
 }
 _DOWNLOADABLE = ("torch", "tfds")
 _NEED_ROOT = ("torch", "wds")
+_UNCONVERTED = ("hfids", "wds")
 _STREAMS = ("hfids", "wds", "tfds")
 # torchvision has two splits of these; the one that timm calls validation is the test set of their papers.
 _TORCH_TEST = ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist")
 _TORCH_VALIDATION = ("imagenet", "inat", "inaturalist", "places365")
+
+LONGEST_LISTING = 2**24
+"""Characters of a `classes.txt`; the names of ImageNet-21k are far below it."""
 
 
 class TimmData:
@@ -67,14 +73,16 @@ class TimmData:
             raise DataError(f"'timm:{name}' cannot be opened: {_one_line(error)}{hint}") from error
         if kind in _STREAMS:
             return TimmStream(name, opened, data, timm_split)
-        return TimmImages(f"timm:{name}", opened)
+        return TimmImages(f"timm:{name}", opened, Decoding.of(data))
 
 
 class TimmImages:
-    """Indexed data set of torchvision or one of timm's readers."""
+    """Indexed data set of torchvision or one of timm's readers. `left_out` are the other files by extension."""
 
-    def __init__(self, name: str, dataset: Any) -> None:
+    def __init__(self, name: str, dataset: Any, decoding: Decoding, left_out: Mapping[str, int] | None = None) -> None:
         self.name = name
+        self.left_out = left_out or {}
+        self._decoding = decoding
         self._dataset = dataset
         self._reader = getattr(dataset, "reader", None)
         self.class_names = _class_names(self._reader or dataset)
@@ -92,13 +100,18 @@ class TimmImages:
         label = int(self._labels[index])
         return None if label < 0 else label
 
+    def file(self, index: int) -> BinaryIO | None:
+        """The open file of an image, None for a data set that decodes its images itself."""
+        file: BinaryIO | None = self._reader[index][0] if self._reader else None
+        return file
+
     def image(self, index: int) -> Image.Image:
         if not self._reader:
             image: Image.Image = self._dataset[index][0]
-            return as_rgb(image)
+            return as_rgb(image, self._decoding)
         # Not through timm's ImageDataset, which silently replaces an unreadable image by another one.
         with self._reader[index][0] as file:
-            return open_rgb(file)
+            return open_rgb(file, self._decoding)
 
 
 class TimmStream:
@@ -109,6 +122,7 @@ class TimmStream:
         self.class_names = _class_names(dataset.reader) or _listed_names(self.name, data)
         self.shards = len(getattr(getattr(dataset.reader, "split_info", None), "filenames", None) or (1,))
         self._images = len(dataset)
+        self._decoding = Decoding.of(data)
         self._arguments = (name, data, split)
 
     def __len__(self) -> int:
@@ -119,29 +133,64 @@ class TimmStream:
         dataset = _create(*self._arguments)
         dataset.set_epoch(number)
         for image, label in dataset:
-            yield image, None if label is None or label < 0 else int(label)
+            yield as_rgb(image, self._decoding), None if label is None or label < 0 else int(label)
 
 
 def _create(name: str, data: Data, split: str) -> Any:
     # Absolute, because webdataset runs a name that starts with "pipe:" as a command.
-    root = None if data.root is None else str(Path(data.root).expanduser().resolve())
+    root = None if data.root is None else str(expanded(data.root).resolve())
+    # These readers give images as they are, for `as_rgb`; tensorflow decodes to RGB itself.
+    mode = "" if name.partition("/")[0].lower() in _UNCONVERTED else "RGB"
     return create_dataset(
-        name, root=root, split=split, is_training=split == "train", download=data.download, seed=data.seed
+        name,
+        root=root,
+        split=split,
+        is_training=split == "train",
+        download=data.download,
+        seed=data.seed,
+        input_img_mode=mode,
     )
 
 
 def _open_tar(path: str, data: Data, split: Split) -> TimmImages | None:
     if split != "train" and data.train == f"timm:{path}":
         return None
-    if not Path(path).expanduser().is_file():
+    if not expanded(path).is_file():
         raise DataError(f"tar file '{path}' does not exist")
     try:
+        # First, since it refuses a compressed file, whose content may be of any size.
+        left_out = _left_out_of_tar(expanded(path))
         with _all_extensions():
             # cache_tarfiles=False: loader processes would share the cached open files and their read positions.
-            opened = create_dataset("", root=str(Path(path).expanduser()), cache_tarfiles=False)
-        return TimmImages(f"timm:{path}", opened)
+            # cache_tarinfo=False: timm would unpickle an index next to a large tar file, or write one.
+            root = str(expanded(path))
+            opened = create_dataset("", root=root, cache_tarfiles=False, cache_tarinfo=False)
+        return TimmImages(f"timm:{path}", opened, Decoding.of(data), left_out)
     except Exception as error:
         raise DataError(f"tar file '{path}' cannot be opened: {_one_line(error)}") from error
+
+
+def _left_out_of_tar(path: Path) -> dict[str, int]:
+    """Number of the files that are not images in a tar file and in the tar files in it, by extension."""
+    counts: Counter[str] = Counter()
+    with tarfile.open(path, mode="r|") as tar:
+        for member in tar:
+            inner = tar.extractfile(member) if member.isfile() and member.name.lower().endswith(".tar") else None
+            if inner is None:
+                counts.update(_left_out_name(member))
+            else:
+                with tarfile.open(fileobj=inner, mode="r|") as inside:
+                    counts.update(name for each in inside for name in _left_out_name(each))
+    return dict(counts.most_common())
+
+
+def _left_out_name(member: tarfile.TarInfo) -> Iterator[str]:
+    """The extension of a visible file that is not read."""
+    name = PurePosixPath(member.name)
+    if member.isfile() and not any(is_ignored(part) for part in name.parts if part != "."):
+        extension = name.suffix.lower()
+        if extension not in IMAGE_EXTENSIONS:
+            yield extension or NO_EXTENSION
 
 
 @contextmanager
@@ -167,7 +216,7 @@ def _check(name: str, kind: str, data: Data) -> None:
         raise MissingExtraError(f"'timm:{name}' needs {package}, which is not installed; pip install {requirement}")
     if kind in _NEED_ROOT and data.root is None:
         raise DataError(f"'timm:{name}' needs data.root, the folder that contains it")
-    if kind == "wds" and not Path(data.root or "").expanduser().is_dir():
+    if kind == "wds" and not expanded(data.root or "").is_dir():
         raise DataError(f"'timm:{name}' is read from data.root, and '{data.root}' is not a folder")
 
 
@@ -199,9 +248,12 @@ def _listed_names(name: str, data: Data) -> tuple[str, ...]:
     if not listing.is_file():
         raise DataError(f"stream '{name}' has no class names; list them in '{listing}', one per line")
     try:
-        text = listing.read_text(encoding="utf-8")
+        with listing.open(encoding="utf-8") as file:
+            text = file.read(LONGEST_LISTING + 1)
     except (OSError, ValueError) as error:
         raise DataError(f"class names of stream '{name}' cannot be read from '{listing}': {error}") from error
+    if len(text) > LONGEST_LISTING:
+        raise DataError(f"'{listing}' has more than {LONGEST_LISTING:,} characters; list one class name per line in it")
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -1,7 +1,9 @@
 import numpy as np
+from sklearn.datasets import load_digits
 
-from distillkit.recipe.schema import Data
-from distillkit_plugins.datasets.digits import Digits
+from distillkit.recipe.image_tables import Data
+from distillkit_plugins.datasets import digits as digits_module
+from distillkit_plugins.datasets.digits import Digits, _table
 
 
 def opened(split):
@@ -34,3 +36,12 @@ def test_images_are_the_shades_in_rgb(digits):
     assert np.array_equal(np.asarray(image), np.repeat(digits[0][number][:, :, None], 3, axis=2))
     assert source.label(7) == digits[1][number]
     assert digits[0].max() == 255
+
+
+def test_the_file_is_read_as_scikit_learn_reads_it(monkeypatch):
+    table = _table()
+    shades, labels = load_digits(return_X_y=True)
+    assert np.array_equal(table, np.column_stack([shades, labels]))
+    # A version of scikit-learn that keeps its file elsewhere.
+    monkeypatch.setattr(digits_module, "find_spec", lambda name: None)
+    assert np.array_equal(_table(), table)

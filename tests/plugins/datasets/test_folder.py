@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from distillkit.errors import DataError
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
 from distillkit_plugins.datasets.folder import Folder
 
 
@@ -74,8 +74,8 @@ def test_files_that_are_not_images_are_counted_by_extension(write_pictures, tmp_
     os.mkfifo(tmp_path / "pipe")
     source = opened(tmp_path)
     assert len(source) == 2
-    assert source.left_out == {"no extension": 3, ".heic": 2, ".eps": 1, ".json": 1}
-    assert next(iter(source.left_out)) == "no extension"
+    assert source.left_out == {"without extension": 3, ".heic": 2, ".eps": 1, ".json": 1}
+    assert next(iter(source.left_out)) == "without extension"
 
 
 def test_links_are_followed(write_pictures, tmp_path):
@@ -210,7 +210,8 @@ def test_folders_that_cannot_be_opened(tmp_path):
     assert sentence(tmp_path / "empty") == f"folder '{tmp_path}/empty' contains no images that Pillow reads; {expected}"
     (tmp_path / "empty" / "a.heic").write_text("")
     assert sentence(tmp_path / "empty") == (
-        f"folder '{tmp_path}/empty' contains no images that Pillow reads, only 1 file that is not an image (1 .heic); "
+        f"folder '{tmp_path}/empty' contains no images that Pillow reads, only 1 HEIF image (1 .heic), "
+        "which Pillow cannot read: convert it to JPEG; "
         f"{expected}"
     )
     (tmp_path / "a.zip").write_text("")

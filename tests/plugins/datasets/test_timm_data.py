@@ -1,16 +1,23 @@
+import io
+import os
+import pickle
 import struct
 import sys
 import tarfile
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 from timm.data.readers.img_extensions import get_img_extensions
+from timm.data.readers.reader_image_in_tar import _TarInfoUnpickler
 
 from distillkit.data.sources import load_image
 from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, MissingExtraError, UnreadableImageError
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
 from distillkit_plugins.datasets.timm_data import TimmData
 
 # timm's reader of .tar files leaves closing them to Python's garbage collection.
@@ -81,6 +88,79 @@ def test_a_tar_file_is_read_with_every_extension_of_a_folder(write_pictures, tmp
     before = get_img_extensions()
     assert len(open_datasets(Data(train=f"timm:{tmp_path}/a.tar", validation=0), plugins).train) == 4
     assert get_img_extensions() == before
+
+
+def test_other_files_of_a_tar_file_are_counted(pictures_tar, write_pictures, tmp_path, plugins):
+    """Also those in a tar file inside, without hidden files and folders of other programs."""
+    write_pictures(tmp_path / "inner", {"emu": 2})
+    (tmp_path / "inner" / "emu" / "c.heic").write_bytes(b"c")
+    with tarfile.open(tmp_path / "emu.tar", "w") as tar:
+        tar.add(tmp_path / "inner" / "emu", arcname="emu")
+    for name in ("a.heic", "b.HEIC", "labels.csv", "README", ".hidden", "._1.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with tarfile.open(pictures_tar, "a") as tar:
+        tar.add(tmp_path / "emu.tar", arcname="emu.tar")
+        for name in ("a.heic", "b.HEIC", "labels.csv", "README", ".hidden", "._1.txt"):
+            tar.add(tmp_path / name, arcname=f"./cat/{name}")
+        tar.add(tmp_path / "README", arcname="__MACOSX/cat/README")
+    found = open_datasets(Data(train=f"timm:{pictures_tar}", validation=0), plugins)
+    assert [note for note in found.notes if note.startswith("left out")] == [
+        (
+            f"left out of 'timm:{pictures_tar}': 3 HEIF images (3 .heic), which Pillow cannot read: convert them to "
+            "JPEG; 2 files that are not images (1 .csv, 1 without extension)"
+        )
+    ]
+
+
+class Planted:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.fixture
+def large_tar(pictures_tar):
+    """A tar file for which timm caches an index: it has a hole, and more than 10 GB with it."""
+    os.truncate(pictures_tar, 11 * 1024**3)
+    return pictures_tar
+
+
+def test_a_cached_index_next_to_a_tar_file_is_not_read(large_tar, tmp_path, plugins):
+    """Promise: a data set in a tar file runs no code, and nothing but the tar file is read or written.
+
+    Attempt: an index of the tar file, as timm caches it, whose pickle writes a file.
+    """
+    (tmp_path / "_pictures_tarinfos.pickle").write_bytes(pickle.dumps(Planted(tmp_path / "ran")))
+    assert len(open_datasets(Data(train=f"timm:{large_tar}", validation=0), plugins).train) == 7
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_index_of_a_tar_file_is_written(large_tar, tmp_path, plugins):
+    """Promise: a data set in a tar file runs no code, and nothing but the tar file is read or written.
+
+    Attempt: a broken link to a file elsewhere, in place of the index that timm caches.
+    """
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "_pictures_tarinfos.pickle").symlink_to(tmp_path / "elsewhere" / "written")
+    assert len(open_datasets(Data(train=f"timm:{large_tar}", validation=0), plugins).train) == 7
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_the_oldest_allowed_timm_refuses_code_in_an_index():
+    """Promise: a data set in a tar file runs no code, and nothing but the tar file is read or written.
+
+    Attempt: the same pickle, read by another function of timm.
+    """
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    (wanted,) = [text for text in project["optional-dependencies"]["train"] if text.startswith("timm")]
+    assert not Requirement(wanted).specifier.contains("1.0.27")
+    assert Requirement(wanted).specifier.contains("1.0.28")
+    with pytest.raises(pickle.UnpicklingError, match=r"^Global \S+\.open is not permitted"):
+        _TarInfoUnpickler(io.BytesIO(pickle.dumps(Planted("nowhere")))).load()
 
 
 def test_a_tar_file_for_validation(pictures_tar, write_pictures, tmp_path, plugins):
