@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from timm.models import is_model, model_entrypoint
@@ -36,7 +36,40 @@ def translate(weights: Mapping[str, Tensor], network: nn.Module, architecture: s
         return dict(weights)
     # Some of timm's filters have the parameters (state_dict, model), others the state dict alone.
     arguments: tuple[Any, ...] = (dict(weights), network)
-    return dict(rename(*arguments[: len(inspect.signature(rename).parameters)]))
+    bilinear = {"interpolation": "bilinear", "antialias": False} if _interpolation(network) == "bilinear" else {}
+    renamed = rename(*arguments[: len(inspect.signature(rename).parameters)], **bilinear)
+    return _with_norm_before_pooling(renamed, network)
+
+
+def _interpolation(network: nn.Module) -> Literal["bicubic", "bilinear"]:
+    """How the position embedding is resized: bilinear for C-RADIO, as its authors and timm do; else bicubic."""
+    is_radio = "radio" in getattr(network, "pretrained_cfg", {}).get("architecture", "")
+    return "bilinear" if is_radio else "bicubic"
+
+
+def _with_norm_before_pooling(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The weights with the final norm under the network's name: timm's `fc_norm` of a ViT that pools its patches.
+
+    A network that reads the class token has the same norm before the pooling, as `norm`.
+    """
+    own = network.state_dict()
+    if "norm.weight" not in own or "fc_norm.weight" in own or "norm.weight" in weights:
+        return dict(weights)
+    return {name.removeprefix("fc_") if name.startswith("fc_norm.") else name: weights[name] for name in weights}
+
+
+def separate_registers(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Weights of a DINOv2 with registers in timm's layout: the class token's position is added to the token.
+
+    timm converts them too, but would resize the position embedding in its own way at the same time.
+    Shapes: cls_token [1, 1, D], register_tokens [1, R, D], pos_embed [1, 1 + N, D] to [1, N, D].
+    """
+    names = ("register_tokens", "cls_token", "pos_embed")
+    if not getattr(network, "no_embed_class", False) or not all(name in weights for name in names):
+        return dict(weights)
+    registers, token, positions = (weights[name] for name in names)
+    rest = {name: tensor for name, tensor in weights.items() if name not in names}
+    return rest | {"reg_token": registers, "cls_token": token + positions[:, :1], "pos_embed": positions[:, 1:]}
 
 
 def fit_tokens(weights: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -83,13 +116,19 @@ def fit_positions(
         return dict(weights), ()
     if grid is None and given.shape == own.shape:
         return dict(weights), ()
+    # Without the class token of the network, or with one that it has not, the number of patches is not known; the
+    # error about the tensors that do not fit names the token.
+    if ("cls_token" in weights) != (getattr(network, "cls_token", None) is not None):
+        return dict(weights), ()
     # Without the origin's grid, equal counts count as equal grids; with it, 2x8 patches are still resized to 4x4.
     prefix = _prefix_positions(network)
     patches = given.shape[1] - prefix
     old_grid = grid if grid and grid[0] * grid[1] == patches else grid_of(patches, new_grid, source)
     if old_grid == tuple(new_grid):
         return dict(weights), ()
-    resized = resize_position_embedding(given, old_grid=old_grid, new_grid=new_grid, prefix_tokens=prefix)
+    resized = resize_position_embedding(
+        given, old_grid=old_grid, new_grid=new_grid, prefix_tokens=prefix, mode=_interpolation(network)
+    )
     note = f"the position embedding was resized from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} patches"
     return {**weights, "pos_embed": resized}, (note,)
 

@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 
 from distillkit.contracts.model import ModelSpec
 from distillkit.errors import ClassSpaceError, RecipeError
-from distillkit.messages.text import shortened
+from distillkit.messages.text import command, shortened
 from distillkit.storage.untrusted import read_plain_text
 
 
@@ -72,6 +72,18 @@ def match_classes(
     raise ClassSpaceError(f"{subject}; the teacher does not know class '{unknown[0]}'; {_remedies(teacher)}")
 
 
+def numbered_outputs(spec: ModelSpec, names: Sequence[str] | None) -> ClassMap | None:
+    """The map for classes that are named by the numbers of the model's outputs; None if they are not.
+
+    They are not if the model has a class with such a name. A number beyond the outputs is not one either.
+    """
+    if not names or not all(name.isdecimal() for name in names) or set(names) & set(spec.class_names or ()):
+        return None
+    numbers = tuple(map(int, names))
+    is_output = max(numbers) < spec.classes and len(set(numbers)) == len(numbers)
+    return ClassMap(numbers) if is_output else None
+
+
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names from a text file, one per line, in the order of a model's outputs.
 
@@ -88,6 +100,8 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not names:
         raise RecipeError(f"{path} lists no classes; write one name per line, in the order of the teacher's outputs")
+    if len(names) == 1 and "," in names[0]:
+        raise RecipeError(f"{path} has a single line with commas; write one class name per line, without quotes")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise RecipeError(f"{path} lists class '{shortened(twice)}' twice; list each class once")
@@ -170,9 +184,9 @@ def _remedies(teacher: ModelSpec) -> str:
     kind, _, directory = teacher.name.partition(":")
     # `finetune` accepts models by name, not runs.
     tune = (
-        f"distillkit run --from {directory} --loss ce --data DIR"
+        command("distillkit", "run", "--from", directory, "--loss", "ce", "--data", "DIR")
         if kind == "run"
-        else f"distillkit finetune {teacher.name} --data DIR"
+        else command("distillkit", "finetune", teacher.name, "--data", "DIR")
     )
     forms = ", as WordNet IDs or words" if _is_imagenet(teacher) else ""
     return (

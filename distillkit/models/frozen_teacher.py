@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import cast
 
@@ -11,9 +13,12 @@ from torch.nn import functional
 
 from distillkit.compute.distributed import Processes
 from distillkit.contracts.model import Model, ModelSpec, Outputs, Wanted
+from distillkit.contracts.teacher_form import PLAIN, TeacherForm
 from distillkit.models.class_matching import ClassMap
-from distillkit.models.precision import at_least_float32, keep_cast
+from distillkit.models.kept_patches import KeptPatches
+from distillkit.models.precision import at_least_float32
 from distillkit.models.sharding import shard
+from distillkit.models.teacher_form import apply_form
 from distillkit.models.teacher_size import TeacherSize, spec_at, teacher_size
 
 
@@ -22,8 +27,11 @@ class FrozenTeacher(nn.Module):
 
     Always in evaluation mode, even after `train()`; no parameter requires a gradient and no graph is recorded. Images
     are prepared in float32, the network runs under autocast in `precision`, outputs are at least float32. Weight
-    matrices are stored as autocast casts them, which halves their memory and changes no bit of the outputs. `spec`
-    describes the outputs: the classes after `class_map`, the grids at the teacher's image size.
+    matrices are stored as autocast casts them, which halves their memory and changes no bit of the outputs. `take`
+    gives it another form. `spec` describes the outputs: the classes after `class_map`, the grids at the teacher's image
+    size.
+
+    One that is `masked` sees the patches that it is given in `keeping`, and all of them outside.
 
     Shapes: images [B, 3, H, W], normalised with the student's mean and std, after the student's mixing and erasing.
     """
@@ -36,14 +44,17 @@ class FrozenTeacher(nn.Module):
         size: TeacherSize,
         class_map: ClassMap,
         precision: torch.dtype = torch.float32,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.size = teacher_size(model.spec, student, size)
         self.spec = class_map.apply(spec_at(model.spec, self.size))
-        self.precision = precision
         self.sharded = False
-        keep_cast(cast("nn.Module", model), precision)
+        self._patches = KeptPatches.of(model.network) if masked else None
+        self._compiled: Callable[[Tensor, Wanted], Outputs] | None
+        self._usual: tuple[int, tuple[int, int], Wanted] | None
+        self.take(PLAIN, precision)
         self.scale: Tensor
         self.shift: Tensor
         self.outputs: Tensor | None
@@ -63,8 +74,28 @@ class FrozenTeacher(nn.Module):
 
     def shard(self, processes: Processes, device: torch.device) -> None:
         """Shard the weights over all processes, each of which must then call `forward` equally often."""
-        shard(cast("nn.Module", self.model), processes, device)
+        shard(self.network, processes, device)
         self.sharded = True
+
+    def take(self, form: TeacherForm, precision: torch.dtype, usual: tuple[int, Wanted] | None = None) -> None:
+        """Compute in this form and precision from now on; the weights are changed in place.
+
+        `usual` are the batch size and signals for which a compiled form is compiled, at the first such batch; other
+        batches run as they are.
+        """
+        self.form, self.precision = form, precision
+        apply_form(self.network, form, precision)
+        self._compiled, self._usual = None, None
+        if form.compiled and usual is not None:
+            self._usual = (usual[0], self.size, dict(usual[1]))
+            # Fixed shapes; freezing makes the weights constants, folds BatchNorm and packs the matrices.
+            # The method, not the module: a module would be registered with its weights a second time.
+            self._compiled = torch.compile(self.network.forward, dynamic=False, options={"freezing": True})
+
+    @property
+    def network(self) -> nn.Module:
+        """The model as a module."""
+        return cast("nn.Module", self.model)
 
     @torch.no_grad()  # not inference_mode: autograd cannot save its tensors for the student's backward
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
@@ -72,8 +103,15 @@ class FrozenTeacher(nn.Module):
         # Images are renormalised and resized in float32 even if the caller runs under autocast.
         with torch.autocast(device, enabled=False):
             seen = self.see(images)
-        with torch.autocast(device, dtype=self.precision, enabled=self.precision is not torch.float32):
-            outputs: Outputs = self.model(seen, wanted)
+        is_half = self.precision is not torch.float32
+        if self.form.half_weights and is_half:
+            seen = seen.to(self.precision)
+        if self.form.channels_last:
+            seen = seen.contiguous(memory_format=torch.channels_last)
+        is_usual = self._usual == (len(images), self.size, wanted)
+        run = self._compiled if self._compiled is not None and is_usual else self.model
+        with torch.autocast(device, dtype=self.precision, enabled=is_half and not self.form.half_weights):
+            outputs: Outputs = run(seen, wanted)
         if self.outputs is None:
             return outputs
         return replace(
@@ -81,6 +119,21 @@ class FrozenTeacher(nn.Module):
             logits=None if outputs.logits is None else outputs.logits[:, self.outputs],  # [B, K]
             distill_logits=None if outputs.distill_logits is None else outputs.distill_logits[:, self.outputs],
         )
+
+    @contextmanager
+    def at_size(self, size: tuple[int, int]) -> Iterator[None]:
+        """Let the teacher see images at another size (height, width), which it must accept."""
+        seen, self.size = self.size, size
+        try:
+            yield
+        finally:
+            self.size = seen
+
+    @contextmanager
+    def keeping(self, patches: Tensor) -> Iterator[None]:
+        """Let a masked teacher see only the patches at these indices, [B, n]."""
+        with nullcontext() if self._patches is None else self._patches.keeping(patches):
+            yield
 
     def see(self, images: Tensor) -> Tensor:
         """Renormalise and resize images for the teacher. Shapes: [B, C, H, W] to [B, C, *size]."""

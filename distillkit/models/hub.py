@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
@@ -14,14 +12,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
+from distillkit.compute.reachable import is_reachable
 from distillkit.errors import WeightsError
 from distillkit.messages.text import first_line
 from distillkit.models.timm_networks import check_architecture
 from distillkit.models.weight_files import read_weights
 
 FILE = "model.safetensors"
-REACH_SECONDS = 3.0
-"""Timeout of the reachability check. The hub's client retries for 47 s before it reports that there is no network."""
 
 
 def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
@@ -39,10 +36,11 @@ def published_weights(architecture: str, *, option: str) -> dict[str, Tensor]:
         path = place.cached()
         if path is None and place.repository:
             path = Path(hf_hub_download(place.repository, FILE, revision=place.revision))
-        if path is not None:
-            return read_weights(path)
-        # weights_only, because a download is untrusted: nothing in it may be executed.
-        return dict(torch.hub.load_state_dict_from_url(place.url, map_location="cpu", weights_only=True))
+        if path is None:
+            path = place.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(place.url, str(path))
+        return read_weights(path)  # a download is untrusted, as any file
     except (HfHubHTTPError, OSError) as error:
         raise WeightsError(
             f"downloading the published weights of '{architecture}' failed ({first_line(error)}); "
@@ -61,7 +59,7 @@ def why_unavailable(architecture: str) -> str | None:
     if not place.server:
         return f"timm has no published weights of '{architecture}'"
     host = urlparse(place.server).hostname or ""
-    if place.cached() is not None or _is_reachable(place.server):
+    if place.cached() is not None or is_reachable(place.server):
         return None
     return f"the published weights of '{architecture}' are not in the local cache and {host} cannot be reached"
 
@@ -84,8 +82,12 @@ class WeightsLocation:
         if self.repository:
             path = try_to_load_from_cache(self.repository, FILE, revision=self.revision)
             return Path(path) if isinstance(path, str) else None
-        file = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlparse(self.url).path).name)
-        return file if file.is_file() else None
+        return self.file if self.file.is_file() else None
+
+    @property
+    def file(self) -> Path:
+        """Where torch keeps the file of a URL."""
+        return Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlparse(self.url).path).name)
 
 
 def _place(architecture: str) -> WeightsLocation:
@@ -95,18 +97,3 @@ def _place(architecture: str) -> WeightsLocation:
         return WeightsLocation("", None, "")
     repository, _, revision = (settings.hf_hub_id or "").partition("@")
     return WeightsLocation(repository, revision or None, settings.url if isinstance(settings.url, str) else "")
-
-
-def _is_reachable(server: str) -> bool:
-    if constants.HF_HUB_OFFLINE:
-        return False
-    # Behind a proxy, this machine may be unable to resolve the host: the proxy does that.
-    if urllib.request.getproxies():
-        return True
-    try:
-        address = urlparse(server)
-        port = address.port or (80 if address.scheme == "http" else 443)
-        socket.create_connection((address.hostname or "", port), timeout=REACH_SECONDS).close()
-    except OSError:
-        return False
-    return True

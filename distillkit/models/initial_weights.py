@@ -11,7 +11,7 @@ from torch import Tensor
 from distillkit.contracts.model import Model, ModelSpec
 from distillkit.errors import WeightsError
 from distillkit.models.hub import published_weights
-from distillkit.models.saved_student import WEIGHTS, read_student
+from distillkit.models.saved_student import read_student, student_weights
 from distillkit.models.weight_files import read_weights
 from distillkit.models.weight_loading import LoadReport, load_weights
 
@@ -38,12 +38,15 @@ def licensed(spec: ModelSpec, weights: str | None) -> ModelSpec:
     """The spec of a student with the licence of its initial weights.
 
     The licence of published weights holds only if the student starts from them; from a run, its student's licence
-    is inherited.
+    is inherited, with those that it was taught under.
     """
     if weights == PUBLISHED:
         return spec
     path = Path(weights or "none")
-    return replace(spec, licence=read_student(path).spec.licence if path.is_dir() else None)
+    if not path.is_dir():
+        return replace(spec, licence=None)
+    origin = read_student(path).spec
+    return replace(spec, licence=origin.licence, taught_under=origin.taught_under)
 
 
 def _read(model: Model, weights: str) -> tuple[dict[str, Tensor], ModelSpec | None]:
@@ -58,5 +61,5 @@ def _read(model: Model, weights: str) -> tuple[dict[str, Tensor], ModelSpec | No
     path, shapes_only = Path(weights), next(model.network.parameters()).is_meta
     if path.is_dir():
         origin = read_student(path).spec
-        return read_weights(path / WEIGHTS, shapes_only=shapes_only), origin
+        return student_weights(path, shapes_only=shapes_only), origin
     return read_weights(path, shapes_only=shapes_only), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,20 +41,22 @@ def resize_position_embedding(
     new_grid: tuple[int, int],
     prefix_tokens: int,
     antialias: bool = False,
+    mode: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> Tensor:
     """Resize a position embedding to another grid of patches; prefix tokens keep theirs.
 
     Shapes: embedding [1, P + h*w, D] to [1, P + h'*w', D], grids as (rows, columns).
     dtype: computed in at least float32, returned in the dtype of the input.
     Source: Touvron et al. 2021, arXiv:2012.12877, section 4 ("bicubic interpolation that approximately preserves the
-        norm of the vectors"), as the authors' code does it: align_corners=False, no antialias.
+        norm of the vectors"), as the authors' code does it: align_corners=False, no antialias. `mode` "bilinear" is for
+        the networks whose authors resize so.
     Differs: timm's own function antialiases by default, which changes the result even when the grid grows.
     """
     if old_grid == new_grid:
         return embedding
     prefix, patches = embedding[:, :prefix_tokens], embedding[:, prefix_tokens:]
     planes = at_least_float32(patches).reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # [1, D, h, w]
-    resized = functional.interpolate(planes, size=new_grid, mode="bicubic", align_corners=False, antialias=antialias)
+    resized = functional.interpolate(planes, size=new_grid, mode=mode, align_corners=False, antialias=antialias)
     patches = resized.permute(0, 2, 3, 1).flatten(1, 2)  # [1, h'*w', D]
     return torch.cat([prefix, patches.to(embedding.dtype)], dim=1)
 

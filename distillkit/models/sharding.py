@@ -6,9 +6,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from distillkit.compute.distributed import Processes
 
@@ -21,6 +18,10 @@ def shard(model: nn.Module, processes: Processes, device: torch.device) -> None:
     A block is complete on the device while it runs; parameters outside of blocks while the model runs. Outputs stay the
     same, bit for bit. Blocks are moved to the device one by one, so that it never holds all of the model.
     """
+    # These modules import torch's compiler, which takes seconds and which a plan does not need.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (processes.world,))
     for block in dict.fromkeys(blocks(model)):  # a block may be registered under two names
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -43,5 +44,7 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 def parameter_bytes(model: nn.Module) -> tuple[int, int]:
     """Bytes of the parameters: held by this process, and in all."""
+    from torch.distributed.tensor import DTensor
+
     held = sum(each.to_local().nbytes if isinstance(each, DTensor) else each.nbytes for each in model.parameters())
     return held, sum(each.numel() * each.element_size() for each in model.parameters())

@@ -13,21 +13,19 @@ from distillkit.models.timm_networks import TimmRequest, describe_network
 
 TeacherSize = Literal["auto", "student", "native"] | int
 SMALLEST, LARGEST = 0.5, 2.0
-"""Limits of `size = "auto"`, as factors of the teacher's native size."""
+"""Limits of the sizes at which a teacher is worth evaluating, as factors of its native size."""
 
 
 def teacher_size(teacher: ModelSpec, student: ModelSpec, size: TeacherSize) -> tuple[int, int]:
     """Image size (height, width) of the teacher's input.
 
-    "auto" is the student's size if the teacher accepts it and it is between half and twice the teacher's native size,
-    else the native size.
+    "auto" is the native size: the student's size can leave a teacher at chance, and resizing costs it little
+    (docs/benchmarks/README.md, "The size of a teacher's images").
     Raises: RecipeError for a size that the teacher does not accept.
     """
     native = teacher.image_size
-    if size == "native":
+    if size in ("auto", "native"):
         return native
-    if size == "auto":
-        return student.image_size if _is_in_auto_range(teacher, student.image_size) else native
     chosen = student.image_size if size == "student" else (int(size), int(size))
     if chosen != native and not teacher.flexible_size:
         raise RecipeError(
@@ -36,6 +34,12 @@ def teacher_size(teacher: ModelSpec, student: ModelSpec, size: TeacherSize) -> t
         )
     spec_at(teacher, chosen)  # for its error
     return chosen
+
+
+def sizes_to_compare(teacher: ModelSpec, student: ModelSpec, seen: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """The size that the teacher sees, its native size, and the student's if that is not far from the native one."""
+    near = (student.image_size,) if _is_near(teacher, student.image_size) else ()
+    return tuple(dict.fromkeys((seen, teacher.image_size, *near)))
 
 
 def spec_at(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
@@ -61,7 +65,7 @@ def _scaled(cells: int, pixels: int, native: int) -> int:
     return -(-pixels * cells // native)
 
 
-def _is_in_auto_range(teacher: ModelSpec, size: tuple[int, int]) -> bool:
+def _is_near(teacher: ModelSpec, size: tuple[int, int]) -> bool:
     if not teacher.flexible_size:
         return False
     pairs = zip(teacher.image_size, size, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -18,6 +18,7 @@ from distillkit.messages.text import first_line
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import why_no_rows
 from distillkit.models.meta_device import sketching
+from distillkit.models.raw_tokens import RawPoints, raw_points, recorded_activations
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,24 @@ class TimmRequest:
 
 @dataclass(frozen=True)
 class Trace:
-    """Width and grid of each layer, and the length of the output, found by a forward of one image."""
+    """Width and grid of each layer, and the length of the output, found by a forward of one image.
+
+    `no_raw` is the reason why the raw tokens cannot be read, None if they can; `raw` are those of a CNN.
+    """
 
     widths: tuple[int, ...]
     grids: tuple[tuple[int, int], ...]
     outputs: int
+    raw: RawPoints | None = None
+    no_raw: str | None = None
+
+
+class Sketch(NamedTuple):
+    """A network on the meta device in evaluation mode, its description, and where a CNN's raw maps are."""
+
+    network: nn.Module
+    spec: ModelSpec
+    raw: RawPoints | None
 
 
 def check_architecture(architecture: str) -> None:
@@ -88,10 +102,10 @@ def describe_network(request: TimmRequest, class_names: tuple[str, ...] | None =
 
     Raises: as `create_network`; RecipeError for an image size that the network does not accept.
     """
-    return sketch_network(request, class_names)[1]
+    return sketch_network(request, class_names).spec
 
 
-def sketch_network(request: TimmRequest, class_names: tuple[str, ...] | None = None) -> tuple[nn.Module, ModelSpec]:
+def sketch_network(request: TimmRequest, class_names: tuple[str, ...] | None = None) -> Sketch:
     """As `describe_network`, and return the copy on the meta device too, in evaluation mode."""
     with sketching():
         network = create_network(request).eval()
@@ -101,7 +115,7 @@ def sketch_network(request: TimmRequest, class_names: tuple[str, ...] | None = N
     # A network that ignores num_classes shows it only in the length of its output.
     if request.classes and trace.outputs != request.classes:
         raise RecipeError(f"'{request.name}' is not a classifier; choose a timm model with a class head")
-    return network, _spec(network, request, size, trace, class_names)
+    return Sketch(network, _spec(network, request, size, trace, class_names), trace.raw)
 
 
 def _spec(
@@ -135,8 +149,18 @@ def _spec(
         class_names=class_names,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         licence=settings.get("license"),
-        silent={} if no_attention is None or traits.kind(network) == "cnn" else {Signal.CLS_ATTENTION: no_attention},
+        silent=_silent(network, trace, no_attention),
     )
+
+
+def _silent(network: nn.Module, trace: Trace, no_attention: str | None) -> dict[Signal, str]:
+    """Why signals that a user may expect are not revealed."""
+    reasons: dict[Signal, str] = {}
+    if no_attention is not None and traits.kind(network) != "cnn":
+        reasons[Signal.CLS_ATTENTION] = no_attention
+    if trace.widths and trace.no_raw is not None:
+        reasons[Signal.RAW_TOKENS] = trace.no_raw
+    return reasons
 
 
 def last_map(features: Tensor, last_stage: Tensor) -> Tensor:
@@ -176,25 +200,44 @@ def _check_patches(network: nn.Module, size: tuple[int, int], request: TimmReque
 
 def _trace_tokens(network: Any, images: Tensor) -> Trace:
     """Trace of a token network from its first block: all blocks have the same width and grid."""
+    outputs: list[Any] = []
+    hook = network.blocks[0].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     (patches,) = network.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
+    hook.remove()
     _, width, rows, columns = patches.shape  # [1, D, h, w]
     depth = len(network.blocks)
     features = images.new_empty(1, traits.prefix_tokens(network) + rows * columns, width)
-    return Trace((width,) * depth, ((rows, columns),) * depth, network.forward_head(features).shape[-1])
+    is_sequence = [getattr(output, "shape", None) for output in outputs] == [features.shape]
+    return Trace(
+        (width,) * depth,
+        ((rows, columns),) * depth,
+        network.forward_head(features).shape[-1],
+        no_raw=None if is_sequence else "its blocks do not return the sequence of its tokens",
+    )
 
 
 def _trace_maps(network: Any, images: Tensor) -> Trace:
-    features, maps = network.forward_intermediates(images)
-    maps = [*maps[:-1], last_map(features, maps[-1])]
+    with torch.enable_grad(), recorded_activations(network) as made:  # the graph has the last operation of each map
+        features, stages = network.forward_intermediates(images)
+    maps = [*stages[:-1], last_map(features, stages[-1])]
+    raw = raw_points(stages, made)
+    pooled, last = maps[-1].shape[1], stages[-1].shape[1]
+    no_raw = None if raw is not None else "a stage ends in an operation before which its map cannot be read"
+    if pooled != last:
+        no_raw = f"its last stage has {last:,} channels, and the map that its head pools {pooled:,}"
     return Trace(
         tuple(each.shape[1] for each in maps),
         tuple((each.shape[2], each.shape[3]) for each in maps),
         network.forward_head(features).shape[-1],
+        raw,
+        no_raw,
     )
 
 
 def _signals(network: nn.Module, trace: Trace) -> frozenset[Signal]:
     signals = {Signal.EMBEDDING, Signal.PATCH_TOKENS} if trace.widths else set()
+    if trace.widths and trace.no_raw is None:
+        signals.add(Signal.RAW_TOKENS)
     if network.num_classes:
         signals.add(Signal.LOGITS)
         if traits.is_distilled(network):

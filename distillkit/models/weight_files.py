@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import mmap
 import pickle
 import re
 import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,44 +20,116 @@ from torch import Tensor
 
 from distillkit.errors import WeightsError
 from distillkit.messages.text import one_line, shortened
-from distillkit.storage.untrusted import require_plain
+from distillkit.models.checkpoint_parts import Parts, chosen, likeliest, listed, parts_of, place, rivals
+from distillkit.models.network_names import unwrapped_names
+from distillkit.models.pickle_scan import (
+    MOST_OPERATIONS,
+    PICKLES_BEFORE_ZIP,
+    WITHOUT_STORAGE,
+    TooManyOperationsError,
+    UnexpectedCallError,
+    scan,
+)
+from distillkit.models.weight_formats import ZIP, is_safetensors, refuse_other_format
+from distillkit.storage.untrusted import open_plain, opened_path
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "teacher", "student", "model_ema")
-"""Keys of the weights in a training checkpoint, the likelier first. The raw model comes before its EMA, because the
-authors of DeiT evaluate the raw model."""
-PREFIXES = ("_orig_mod.", "module.")
-"""Prefixes of all names after torch.compile and data parallelism."""
-NETWORK_PREFIXES = ("model.", "network.", "backbone.", "encoder.")
-"""Prefixes of the network's names in a checkpoint that holds more than the network."""
-
-DECODER, MASK_TOKEN, RELATION_BLOCKS = "decoder_", "mask_token", "relation_blocks."
-"""Parts that only training needs: MAE's decoder and mask token, and Mugs' blocks for its group losses."""
-
-BYTEARRAY = b"\nbytearray\n"
-"""How a pickle that torch can read names `bytearray`: the end of its GLOBAL instruction."""
-LARGEST_PICKLE = 2**30
+LARGEST_PICKLE = 2**27
 """Bytes. The pickle in a checkpoint has only names and shapes; the values are in other entries of the archive."""
-DEEPEST = 8
-"""Maximum nesting of the weights in a checkpoint."""
+LARGEST_VIEW = 2**24
+"""Numbers of a tensor that may have more of them than its storage, such as an expanded mask."""
 
 
-def read_weights(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file or of a weights-only PyTorch file.
+class PlainValue:
+    """Stands for a plain value in a checkpoint, such as an accuracy as a NumPy scalar; its content is not read."""
 
-    Wrappers ({"model": ...}) and prefixes of data parallelism are removed. `argparse.Namespace`, which is in DeiT's
-    training checkpoints, is plain data and is allowed; nothing in a file is ever executed. `shapes_only` reads the
-    header alone and returns tensors on the meta device.
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+PLAIN_VALUES = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath"),
+)
+"""Classes and functions of plain values; a `PlainValue` is made in their place."""
+
+
+class Weights(dict[str, Tensor]):
+    """Tensors by name, any shape, and `notes` on the part of the file that they are."""
+
+    notes: tuple[str, ...] = ()
+
+
+def read_weights(path: Path, *, shapes_only: bool = False) -> Weights:
+    """Read the tensors of a .safetensors file or of a weights-only PyTorch file, whatever its suffix.
+
+    Wrappers ({"model": ...}) and prefixes of data parallelism are removed. Where a file has several parts with weights,
+    a note says which one is returned; `FILE#KEY` chooses another one. Plain data in training checkpoints
+    (`argparse.Namespace` as in DeiT's, NumPy's values, paths) is skipped; nothing in a file is ever executed.
+    `shapes_only` reads the header alone and returns tensors on the meta device; so does a call while that is torch's
+    default device.
     Shapes: weights of any shape.
     Raises: WeightsError for a missing file, a directory, a truncated or invalid weight file, one without tensors, or
         one that tries to run code.
     """
+    path, key = file_and_key(path)
     _require_file(path)
-    if path.suffix == ".safetensors":
-        return unwrapped_names(_read_safetensors(path, shapes_only=shapes_only))
-    weights = _tensors(_read_torch(path, shapes_only=shapes_only))
-    if not weights:
+    # A plan builds models on the meta device, where values have no place.
+    shapes_only = shapes_only or torch.get_default_device().type == "meta"
+    refuse_other_format(path)
+    if is_safetensors(path):
+        parts: Parts = {"": _read_safetensors(path, shapes_only=shapes_only)}
+    else:
+        content = _read_torch(path, shapes_only=shapes_only)
+        parts = parts_of(content)
+        if not parts and (state := parts_of(content, training_state=True)):
+            raise WeightsError(f"{path} has no weights, only {listed(state)}; give a weight file")
+    if not parts:
         raise WeightsError(f"{path} has no tensors; give a weight file")
+    if key is not None:
+        return Weights(_with_values(path, chosen(parts, key, str(path))))
+    taken = likeliest(parts, str(path))
+    weights = Weights(_with_values(path, parts[taken]))
+    if others := rivals(parts, taken):
+        *first, last = map(place, others)
+        more = f"{', '.join(first)} and {last}" if first else last
+        # The top level has no key.
+        remedy = next((f"; {path}#{other} loads the other" for other in others if other), "")
+        weights.notes = (f"{path} has {more} besides {place(taken)}, which is loaded{remedy}",)
+    return weights
+
+
+def file_and_key(path: Path) -> tuple[Path, str | None]:
+    """The file, and the key of its part if one is given: FILE#KEY."""
+    file, hash_sign, key = str(path).rpartition("#")
+    return (Path(file), key) if hash_sign and file and key and not _exists(path) else (path, None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _with_values(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a part of a file, any shape, with plain names, once each is known to be as large as its storage."""
+    for name, tensor in weights.items():
+        _require_values(path, name, tensor)
     return unwrapped_names(weights)
+
+
+def _require_values(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is larger than its storage, before anything computes with it. Raises: WeightsError."""
+    # The storage of sparse and quantised tensors is checked by torch.
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.numel() <= LARGEST_VIEW:
+        return
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > stored:
+        raise WeightsError(
+            f"{path} has a tensor '{shortened(name)}' of {shortened(str(list(tensor.shape)))}, which is "
+            f"{tensor.numel():,} numbers, and stores {stored:,} of them; get the file again"
+        )
 
 
 def _require_file(path: Path) -> None:
@@ -66,8 +138,7 @@ def _require_file(path: Path) -> None:
             raise WeightsError(
                 f"{path} is a directory; give the weight file in it, or, if it is a run directory, --teacher run:{path}"
             )
-        require_plain(path)
-        with path.open("rb") as file:  # here, because the readers report a missing permission as a damaged file
+        with open_plain(path) as file:  # here, because the readers report a missing permission as a damaged file
             file.read(1)
     except FileNotFoundError:
         raise WeightsError(f"there is no weight file {path}; check the path") from None
@@ -81,70 +152,38 @@ def _require_file(path: Path) -> None:
         raise WeightsError(f"{path} {error}; give a weight file") from None
 
 
-def unwrapped_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that torch.compile and data parallelism add to all names. Shapes: any shape.
-
-    >>> list(unwrapped_names({"module.norm.bias": torch.ones(1), "module.head.bias": torch.ones(1)}))
-    ['norm.bias', 'head.bias']
-    """
-    plain = dict(weights)
-    # A loop, since a model may be compiled and then wrapped, or the other way round.
-    while prefix := next((each for each in PREFIXES if plain and all(name.startswith(each) for name in plain)), None):
-        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
-    return plain
-
-
-def names_of_network(weights: Mapping[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
-    """Extract the network with the `known` names from a checkpoint that holds more. Shapes: any shape.
-
-    Other parts of the checkpoint (projection heads, a predictor) are dropped, unless the network has their names.
-    """
-    best = dict(weights)
-    for prefix in NETWORK_PREFIXES:
-        inside = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        if len(inside.keys() & set(known)) > len(best.keys() & set(known)):
-            best = {name: tensor for name, tensor in weights.items() if name in known} | inside
-    return best
-
-
-def without_training_parts(
-    weights: Mapping[str, Tensor], known: Collection[str], *, unneeded: tuple[str, ...] = ()
-) -> dict[str, Tensor]:
-    """Drop the parts that only self-supervised training needs, and `unneeded` prefixes, except `known` names.
-
-    Shapes: any shape.
-
-    >>> list(without_training_parts({"norm.bias": torch.ones(1), "decoder_norm.bias": torch.ones(1)}, ["norm.bias"]))
-    ['norm.bias']
-    """
-    # Without a decoder a mask token stays: timm recognises DINOv2's layout by it.
-    has_decoder = any(name.startswith(DECODER) for name in weights)
-    dropped = (*unneeded, RELATION_BLOCKS, *((DECODER, MASK_TOKEN) if has_decoder else ()))
-    return {name: tensor for name, tensor in weights.items() if name in known or not name.startswith(dropped)}
-
-
 def _read_safetensors(path: Path, *, shapes_only: bool) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_plain(path) as opened, safe_open(opened_path(opened) or path, framework="pt") as file:
             names = list(file.keys())
             if shapes_only:
-                shapes = {name: file.get_slice(name).get_shape() for name in names}
-                return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+                return {name: _without_values(file.get_slice(name)) for name in names}
             return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    # The last two: safetensors accepts any side of an empty tensor, torch none above 2**63.
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         why = shortened(one_line(error))
         raise WeightsError(f"{path} is not a valid .safetensors file ({why}); copy or download it again") from error
     except MemoryError as error:
         raise WeightsError(_too_large(path)) from error
 
 
+def _without_values(header: Any) -> Tensor:
+    """A meta tensor of the shape in a header; complex if the header says so, and float32 else. Shapes: any shape."""
+    is_complex = header.get_dtype().startswith("C")
+    return torch.empty(header.get_shape(), dtype=torch.complex64 if is_complex else torch.float32, device="meta")
+
+
 def _read_torch(path: Path, *, shapes_only: bool) -> Any:
-    if _calls_bytearray(path):
-        raise WeightsError(_refused(path, "builtins.bytearray"))
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        known: list[Any] = [argparse.Namespace, *((PlainValue, name) for name in PLAIN_VALUES)]
+        # One opened file, so that torch reads what was scanned; by path, torch reads .safetensors in that format.
+        with open_plain(path) as file, torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that torch did not write; the error below is clearer
-            return torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
+            _scan_pickles(path, file)
+            file.seek(0)
+            return torch.load(file, map_location="meta" if shapes_only else "cpu", weights_only=True)
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
@@ -157,27 +196,42 @@ def _read_torch(path: Path, *, shapes_only: bool) -> Any:
         raise WeightsError(_unreadable(path)) from error
 
 
-def _calls_bytearray(path: Path) -> bool:
-    """Whether a pickle calls `bytearray`. Weights-only mode allows it, and `bytearray(10**12)` fills all memory."""
-    if not zipfile.is_zipfile(path):  # torch's legacy format: pickles without an archive
-        with path.open("rb") as file:
-            if not path.stat().st_size:  # mmap refuses empty files
-                return False
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return content.find(BYTEARRAY) >= 0
+def _scan_pickles(path: Path, file: BinaryIO) -> None:
+    """Refuse a file with a call that no saved state makes, before torch reads it. Raises: WeightsError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [entry for entry in archive.infolist() if entry.filename.endswith(".pkl")]
+        is_zip = file.read(len(ZIP)) == ZIP  # what torch looks at, and not at the end, as Python does
+        file.seek(0)
+        if not is_zip:  # torch's format before zip
+            scan(file, PICKLES_BEFORE_ZIP)
+            return
+        with zipfile.ZipFile(file) as archive:
+            # In any case of letters, as torch finds it.
+            pickles = [entry for entry in archive.infolist() if entry.filename.lower().endswith("data.pkl")]
             if any(entry.file_size > LARGEST_PICKLE for entry in pickles):
                 raise WeightsError(_too_large(path))
-            return any(BYTEARRAY in archive.read(entry) for entry in pickles)
-    # An invalid zip file can raise any of these.
+            left = MOST_OPERATIONS
+            for entry in pickles:
+                left = scan(BytesIO(archive.read(entry)), most=left)
+    except TooManyOperationsError:
+        raise WeightsError(
+            f"{path} has a pickle of more than {MOST_OPERATIONS:,} operations, which no weights need; save it again as "
+            "a .safetensors file"
+        ) from None
+    except UnexpectedCallError as error:
+        if error.name == WITHOUT_STORAGE:
+            raise WeightsError(
+                f"{path} has tensors without values, saved from a model on the meta device; save the weights of a "
+                "model that has them"
+            ) from None
+        raise WeightsError(_refused(path, error.name)) from None
+    # An invalid zip file or pickle can raise any of these.
     except (
         OSError,
         ValueError,
         EOFError,
         LookupError,
         RuntimeError,
+        StopIteration,
         zipfile.BadZipFile,
         zlib.error,
         struct.error,
@@ -199,15 +253,3 @@ def _too_large(path: Path) -> str:
 
 def _unreadable(path: Path) -> str:
     return f"{path} is not a valid weight file; give a .safetensors file or one written by torch.save"
-
-
-def _tensors(content: Any, seen: frozenset[int] = frozenset()) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, however it is wrapped; `seen` are the wrappers around `content`."""
-    # A crafted checkpoint may contain itself.
-    if not isinstance(content, Mapping) or id(content) in seen or len(seen) == DEEPEST:
-        return {}
-    # By identity, so that a mapping under several keys is searched once.
-    wrapped = {id(content[name]): content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)}
-    inside = (_tensors(inner, seen | {id(content)}) for inner in wrapped.values())
-    own = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    return next(filter(None, inside), own)

@@ -11,14 +11,20 @@ from torch import Tensor
 
 from distillkit.contracts.model import Model, ModelSpec
 from distillkit.errors import WeightsError
-from distillkit.models.checkpoint_conversion import fit_positions, fit_tokens, translate
+from distillkit.models.checkpoint_conversion import fit_positions, fit_tokens, separate_registers, translate
+from distillkit.models.foreign_names import in_timm_names
 from distillkit.models.heads import HEAD_NAMES
+from distillkit.models.incomplete_weights import check_distillation_token, check_heads
+from distillkit.models.network_names import NETWORK_PREFIXES, names_of_network, network_prefix, without_training_parts
 from distillkit.models.timm_traits import classifier_names
-from distillkit.models.weight_files import NETWORK_PREFIXES, names_of_network, without_training_parts
 
 SHOWN = 3
 """Maximum number of names per kind in an error."""
 REMEDY = "give weights of exactly this architecture"
+RENAME = (
+    "its tensors have the sizes of this network under the names of another library, such as torchvision; rename "
+    "them to timm's"
+)
 COUNTER = "num_batches_tracked"
 """A BatchNorm buffer that files from before 2018 lack."""
 
@@ -70,10 +76,15 @@ def load_weights(
     """
     network, spec = model.network, model.spec
     own, heads = network.state_dict(), _head_names(model)
+    # Of the part of its file, of the names, and of what is left out.
+    of_file: tuple[str, ...] = getattr(weights, "notes", ())
+    weights, of_names = in_timm_names(weights, own)
     notes: tuple[str, ...] = ()
-    given = _network_in(weights, model)
-    left_out = _left_out(weights, given)
+    given, of_prefix = _network_in(weights, model)
+    before = (*of_file, *of_names, *of_prefix, *_left_out(weights, given))
+    given = separate_registers(given, network)
     offered = given
+    check_distillation_token(given, own, spec, source, may_add=fit == "all")
     if fit == "all":
         if origin is not None and _other_names(origin, spec):
             given = {name: tensor for name, tensor in given.items() if name not in heads}
@@ -84,27 +95,39 @@ def load_weights(
         grid = origin.grid if origin is not None and origin.grids else None
         given, position_notes = fit_positions(given, network, source, grid)
         notes += position_notes
-    _check_finite(given, source)
     # After the tokens and positions, which timm's conversion would resample in its own way.
-    given, resampled = _in_own_layout(given, model)
+    given, resampled = _in_own_layout(given, model, whole=weights)
     if resampled and fit != "all":
         raise WeightsError(f"{source} does not fit '{spec.name}' without {' and '.join(resampled)}; {REMEDY}")
     problems = _mismatches(given, own, ignored=heads)
     if problems:
         subject = f"{source} does not fit '{spec.name}' ({spec.architecture})"
-        raise WeightsError(f"{subject}: {'; '.join(problems)}; {REMEDY}")
+        remedy = RENAME if _has_other_names(given, own, ignored=heads) else REMEDY
+        raise WeightsError(f"{subject}: {'; '.join(problems)}; {remedy}")
+    check_heads(given, own, spec.head_modules, source, may_be_random=fit == "all")
     other = sorted(name for name in heads if name not in given or given[name].shape != own[name].shape)
     if other and fit != "all":
-        raise WeightsError(_other_head(given, own, other[0], spec.name, source))
+        raise WeightsError(_other_head(given, own, other[0], model, source))
     kept = {name: tensor for name, tensor in given.items() if name not in other}
+    # After the shapes: the values of a tensor of any other shape are never read.
+    _check_values(kept, own, source)
     # Together with the network's own tensors for what is not loaded, so that torch's check stays strict.
     network.load_state_dict({**own, **kept})
     head_notes = (_head_note(offered, other, model, origin),) if other else ()
-    return LoadReport(source, len(kept), tuple(other), (*left_out, *notes, *resampled, *head_notes))
+    return LoadReport(source, len(kept), tuple(other), (*before, *notes, *resampled, *head_notes))
 
 
-def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    """Raises: WeightsError for weights with NaN or infinity; meta tensors, which have no values, pass."""
+def _check_values(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """Raises: WeightsError for complex weights, NaN and infinity; of meta tensors, which have no values, only complex.
+
+    Shapes: as those of the network's `own` tensors.
+    """
+    complex_ = [name for name, tensor in weights.items() if tensor.is_complex() and not own[name].is_complex()]
+    if complex_:
+        raise WeightsError(
+            f"{source} has complex numbers in {len(complex_)} of {len(weights)} tensors ({complex_[0]}, ...), and the "
+            "network has real ones; give weights of exactly this architecture"
+        )
     broken = [name for name, tensor in weights.items() if not tensor.is_meta and not tensor.isfinite().all()]
     if broken:
         raise WeightsError(
@@ -120,7 +143,8 @@ def classes_of(weights: Mapping[str, Tensor], model: Model) -> int | None:
     will do.
     Shapes: weights of any shape.
     """
-    given, _ = _in_own_layout(_network_in(weights, model), model)
+    renamed, _ = in_timm_names(weights, model.network.state_dict())
+    given, _ = _in_own_layout(_network_in(renamed, model)[0], model)
     head = next((given[name] for name in sorted(_head_names(model)) if name in given and given[name].dim()), None)
     return None if head is None else head.shape[0]
 
@@ -131,11 +155,23 @@ def _head_names(model: Model) -> set[str]:
     return {name for name in model.network.state_dict() if name.startswith(modules)}
 
 
-def _network_in(weights: Mapping[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """The network's part of a checkpoint, without heads if the model has no classes."""
+def _network_in(weights: Mapping[str, Tensor], model: Model) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The network's part of a checkpoint, without heads if the model has no classes; a note if there are several."""
     known = model.network.state_dict().keys()
-    unneeded = () if model.spec.classes else tuple(f"{name}." for name in classifier_names(model.network))
-    return without_training_parts(names_of_network(weights, known), known, unneeded=unneeded)
+    prefix, others = network_prefix(weights, known)
+    single = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(others))}
+    given = without_training_parts(names_of_network(single, known, prefix), known, unneeded=_unneeded_heads(model))
+    if not others:
+        return given, ()
+    first, other = f"under '{prefix.rstrip('.')}'" if prefix else "at the top level", others[0].rstrip(".")
+    return given, (
+        f"the network is there {first} and under '{other}'; the first is loaded, FILE#{other} loads the other",
+    )
+
+
+def _unneeded_heads(model: Model) -> tuple[str, ...]:
+    """Prefixes of class heads in weights, for a model without classes."""
+    return () if model.spec.classes else tuple(f"{name}." for name in classifier_names(model.network))
 
 
 def _left_out(weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -152,21 +188,31 @@ def _module_of(name: str) -> str:
     return f"{first}.{rest.partition('.')[0]}" if f"{first}." in NETWORK_PREFIXES else first
 
 
-def _in_own_layout(weights: Mapping[str, Tensor], model: Model) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Weights that do not match, converted as timm does, and a phrase for each tensor that this resampled."""
-    if not _mismatches(weights, model.network.state_dict(), ignored=_head_names(model)):
+def _in_own_layout(
+    weights: Mapping[str, Tensor], model: Model, *, whole: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Weights that do not match, converted as timm does, and a phrase for each tensor that this resampled.
+
+    `whole` is the checkpoint that they are a part of: timm recognises some layouts by the names there.
+    """
+    known = model.network.state_dict()
+    if not _mismatches(weights, known, ignored=_head_names(model)):
         return dict(weights), ()
     try:
         translated = translate(weights, model.network, model.spec.architecture)
+        if whole and _mismatches(translated, known, ignored=_head_names(model)):
+            of_whole = translate(whole, model.network, model.spec.architecture)
+            if not _mismatches(of_whole, known, ignored=_head_names(model)):
+                return of_whole, ()
     # timm's functions fail in many ways on weights of something else; the comparison that follows reports why.
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError):
+    except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError):
         return dict(weights), ()
     resampled = tuple(
         f"resampling {name} from {list(weights[name].shape)} to {list(tensor.shape)}"
         for name, tensor in translated.items()
         if name in weights and weights[name].numel() != tensor.numel()
     )
-    return translated, resampled
+    return without_training_parts(translated, known, unneeded=_unneeded_heads(model)), resampled
 
 
 def _mismatches(given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, ignored: set[str]) -> list[str]:
@@ -183,15 +229,29 @@ def _mismatches(given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, ignor
     return [f"{len(names)} of {len(own)} tensors {what} ({_first(names)})" for what, names in kinds if names]
 
 
+def _has_other_names(given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, ignored: set[str]) -> bool:
+    """Whether the weights have the network's tensors under other names, judged by the number of their elements.
+
+    Shapes: another library may write [C] as [C, 1, 1]; the tensors in `ignored` may differ.
+    """
+    wanted = [name for name in own if name not in ignored and not name.endswith(COUNTER)]
+    sizes = Counter(own[name].numel() for name in wanted)
+    return not set(wanted) <= given.keys() and sizes <= Counter(tensor.numel() for tensor in given.values())
+
+
 def _first(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def _other_head(given: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str, model: str, source: str) -> str:
-    found = f"a head for {given[name].shape[0]:,} classes" if name in given else "no head"
+def _other_head(given: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str, model: Model, source: str) -> str:
+    found, wanted = "no head", f"one for {own[name].shape[0]:,} classes"
+    if name in given:
+        found, wanted = f"a head for {given[name].shape[0]:,} classes", f"one for {own[name].shape[0]:,}"
+    elif any(_within(head, tuple(given)) for head in model.spec.head_modules):
+        found = f"no {name.rpartition('.')[0]}"  # one of two heads
     return (
-        f"{source} has {found} and '{model}' needs one for {own[name].shape[0]:,}; a teacher never gets a random head: "
-        "fine-tune it with `distillkit finetune`, then use --teacher run:DIR"
+        f"{source} has {found} and '{model.spec.name}' needs {wanted}; a teacher never gets a random "
+        "head: fine-tune it with `distillkit finetune`, then use --teacher run:DIR"
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from distillkit.contracts.model import ModelSpec, Outputs, Signal
 from distillkit.errors import RecipeError
 from distillkit.models import ClassMap, FrozenTeacher, TimmModel
-from distillkit.models.teacher_size import spec_at, teacher_size
+from distillkit.models.teacher_size import sizes_to_compare, spec_at, teacher_size
 
 LOGITS = {Signal.LOGITS: ()}
 STUDENT = ModelSpec(
@@ -81,7 +81,7 @@ def test_images_are_prepared_in_at_least_float32(given, seen):
 
 
 @pytest.mark.parametrize(
-    ("option", "size"), [("auto", (16, 16)), ("student", (16, 16)), ("native", (24, 32)), (20, (20, 20))]
+    ("option", "size"), [("auto", (24, 32)), ("student", (16, 16)), ("native", (24, 32)), (20, (20, 20))]
 )
 def test_image_size_of_the_teacher(option, size):
     teacher = frozen(Recorder(replace(TEACHER, image_size=(24, 32))), size=option)
@@ -90,23 +90,37 @@ def test_image_size_of_the_teacher(option, size):
     assert tuple(teacher.model.received.shape) == (1, 3, *size)
 
 
+@pytest.mark.parametrize("flexible", [True, False])
+@pytest.mark.parametrize("student", [(224, 224), (112, 112), (448, 448), (160, 100), (32, 32)])
+def test_auto_is_the_native_size(student, flexible):
+    teacher = replace(TEACHER, image_size=(224, 224), flexible_size=flexible)
+    assert teacher_size(teacher, replace(STUDENT, image_size=student), "auto") == (224, 224)
+
+
 @pytest.mark.parametrize(
-    ("native", "student", "flexible", "size"),
+    ("native", "student", "flexible", "seen", "sizes"),
     [
-        ((224, 224), (224, 224), True, (224, 224)),
-        ((224, 224), (112, 112), True, (112, 112)),
-        ((224, 224), (111, 111), True, (224, 224)),
-        ((224, 224), (448, 448), True, (448, 448)),
-        ((224, 224), (449, 448), True, (224, 224)),
-        ((224, 224), (160, 100), True, (224, 224)),
-        ((224, 224), (32, 32), True, (224, 224)),
-        ((224, 224), (160, 160), False, (224, 224)),
-        ((224, 224), (224, 224), False, (224, 224)),
+        ((224, 224), (224, 224), True, (224, 224), [(224, 224)]),
+        ((224, 224), (112, 112), True, (224, 224), [(224, 224), (112, 112)]),
+        ((224, 224), (111, 111), True, (224, 224), [(224, 224)]),
+        ((224, 224), (448, 448), True, (448, 448), [(448, 448), (224, 224)]),
+        ((224, 224), (449, 448), True, (224, 224), [(224, 224)]),
+        ((224, 224), (160, 160), False, (224, 224), [(224, 224)]),
+        ((224, 224), (160, 160), True, (192, 192), [(192, 192), (224, 224), (160, 160)]),
     ],
 )
-def test_auto_is_the_students_size_within_half_and_twice_the_native_size(native, student, flexible, size):
+def test_a_teacher_is_compared_at_its_own_size_and_the_students_if_that_is_near(native, student, flexible, seen, sizes):
     teacher = replace(TEACHER, image_size=native, flexible_size=flexible)
-    assert teacher_size(teacher, replace(STUDENT, image_size=student), "auto") == size
+    assert sizes_to_compare(teacher, replace(STUDENT, image_size=student), seen) == tuple(sizes)
+
+
+def test_another_size_for_a_while():
+    teacher = FrozenTeacher(Recorder(), student=STUDENT, size="native", class_map=ClassMap())
+    with teacher.at_size((24, 20)):
+        teacher(torch.zeros(1, 3, 16, 16), LOGITS)
+        assert teacher.model.received.shape == (1, 3, 24, 20)
+    teacher(torch.zeros(1, 3, 16, 16), LOGITS)
+    assert teacher.model.received.shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize("option", ["student", 160])
@@ -124,8 +138,9 @@ def test_teacher_of_fixed_size_accepts_no_other_size(option):
 
 def test_size_that_the_network_itself_refuses():
     teacher = TimmModel.describe("dla46_c", name="dla")
-    assert teacher_size(teacher, replace(STUDENT, image_size=(160, 160)), "auto") == (160, 160)
-    assert teacher_size(teacher, replace(STUDENT, image_size=(150, 150)), "auto") == (224, 224)
+    seen = (224, 224)
+    assert sizes_to_compare(teacher, replace(STUDENT, image_size=(160, 160)), seen) == (seen, (160, 160))
+    assert sizes_to_compare(teacher, replace(STUDENT, image_size=(150, 150)), seen) == (seen,)
     with pytest.raises(RecipeError) as error:
         teacher_size(teacher, STUDENT, 150)
     assert str(error.value).startswith("'dla' does not accept images of 150x150 pixels: ")

@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg
 
 from distillkit.errors import RecipeError, WeightsError
 from distillkit.models import TimmModel, load_weights, published_weights, why_unavailable
+from distillkit.models.hub import WeightsLocation
 
 RESNET = "resnet10t.c3_in1k"
 NOT_THERE = (
@@ -92,6 +93,26 @@ def test_weights_at_a_plain_url(tmp_path, monkeypatch):
     torch.save({"norm.bias": torch.ones(2)}, cache / get_pretrained_cfg(architecture).url.rpartition("/")[2])
     assert why_unavailable(architecture) is None
     assert published_weights(architecture, option="--teacher-weights")["norm.bias"].tolist() == [1.0, 1.0]
+
+
+def test_a_download_is_checked_like_any_file(tmp_path, monkeypatch):
+    """Promise: Memory and time are bounded by the size of a weight file.
+
+    Attempt: A server that sends a `.pth` with an expanded tensor in place of published weights.
+    """
+    architecture = "vit_small_patch16_224.dino"
+    url = get_pretrained_cfg(architecture).url
+
+    def downloaded(given, path):
+        assert given == url
+        torch.save({"norm.bias": torch.ones(1).expand(10**9, 100)}, path)
+
+    place = WeightsLocation("", None, url)
+    monkeypatch.setattr("distillkit.models.hub._place", lambda _: place)
+    monkeypatch.setattr("distillkit.models.hub.why_unavailable", lambda _: None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", downloaded)
+    with pytest.raises(WeightsError, match=r"has a tensor 'norm.bias' of \[1000000000, 100\]"):
+        published_weights(architecture, option="--weights")
 
 
 class NotFound(BaseHTTPRequestHandler):

@@ -96,7 +96,14 @@ def test_files_and_content(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["student.json", "student.safetensors"]
     assert content["options"] == {"image_size": [32, 48], "patch": 8, "width": 48, "depth": 2, "drop_path": 0.1}
     assert content["spec"]["class_names"] == list(NAMES)
-    assert content["spec"]["signals"] == ["cls_attention", "distill_logits", "embedding", "logits", "patch_tokens"]
+    assert content["spec"]["signals"] == [
+        "cls_attention",
+        "distill_logits",
+        "embedding",
+        "logits",
+        "patch_tokens",
+        "raw_tokens",
+    ]
     assert content["arguments"] == {
         "num_classes": 3, "patch_size": 8, "embed_dim": 48, "depth": 2, "drop_path_rate": 0.1, "img_size": [32, 48],
     }  # fmt: skip

@@ -1,17 +1,19 @@
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import timm
 import torch
 
-from distillkit.contracts.model import Signal
+from distillkit.contracts.model import LAYERED, Signal
 from distillkit.errors import RecipeError
 from distillkit.models import TimmModel, TimmRequest
 from distillkit.models.build import check_model
 
 LOGITS = {Signal.LOGITS: ()}
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
-ONE_HEAD = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
+RAW = {Signal.RAW_TOKENS}
+ONE_HEAD = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS}) | RAW
 TWO_HEADS = ONE_HEAD | {Signal.DISTILL_LOGITS}
 ROWS = {Signal.CLS_ATTENTION}
 VIT = {"image_size": (32, 48), "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -37,7 +39,7 @@ FAMILIES = {
     ),
     "efficientnet_lite0": (  # the last layer is the map that the head pools, 1,280 channels, not the last stage's 320
         {"image_size": (64, 64)},
-        "cnn", ONE_HEAD, (16, 24, 40, 112, 1280),
+        "cnn", ONE_HEAD - RAW, (16, 24, 40, 112, 1280),
         ((32, 32), (16, 16), (8, 8), (4, 4), (2, 2)), None, 0, True, ("classifier",),
     ),
     "mobilenetv3_small_050": (  # widens after pooling, so the embedding is the mean of the map before pooling
@@ -51,7 +53,7 @@ FAMILIES = {
         ((16, 16), (8, 8), (4, 4), (2, 2)), None, 0, True, ("head.fc",),
     ),
     "levit_128s": (
-        {}, "other", TWO_HEADS, (128, 256, 384),
+        {}, "other", TWO_HEADS - RAW, (128, 256, 384),
         ((14, 14), (7, 7), (4, 4)), None, 0, False, ("head.linear", "head_dist.linear"),
     ),
 }  # fmt: skip
@@ -141,6 +143,7 @@ def test_exactly_the_wanted_signals_are_returned(distilled, images, signal):
         Signal.EMBEDDING: bool(outputs.embedding),
         Signal.CLS_ATTENTION: outputs.cls_attention is not None,
         Signal.PATCH_TOKENS: bool(outputs.patch_tokens),
+        Signal.RAW_TOKENS: bool(outputs.raw_tokens),
     }
     assert [name for name, is_there in revealed.items() if is_there] == [signal]
 
@@ -184,6 +187,62 @@ def test_layers_are_returned_in_the_requested_order(distilled, images):
     last = distilled(images, {Signal.EMBEDDING: (1,), Signal.PATCH_TOKENS: (1,)})
     assert torch.equal(outputs.embedding[0], last.embedding[0])
     assert torch.equal(outputs.patch_tokens[1], last.patch_tokens[0])
+
+
+@contextmanager
+def recorded_calls(network):
+    """The names of the modules that are called inside the block."""
+    called = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in network.named_modules()
+    ]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_signal_of_one_layer_is_that_of_all_signals_bit_for_bit(architecture):
+    model = create(architecture).eval()
+    images, wanted = random_images(model.spec), everything(model.spec)
+    with torch.no_grad():
+        together = model(images, wanted)
+        for signal in wanted.keys() & LAYERED:
+            for layer in range(model.spec.layers):
+                alone = getattr(model(images, {signal: (layer,)}), signal.value)
+                every = getattr(together, signal.value)
+                if signal is Signal.CLS_ATTENTION:
+                    assert torch.equal(alone[:, 0], every[:, layer])
+                else:
+                    assert torch.equal(alone[0], every[layer])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "last", "missing"),
+    [
+        ({Signal.CLS_ATTENTION: (0, 1)}, "blocks.1.attn", {"blocks.1", "blocks.1.mlp", "norm", "head"}),
+        ({Signal.CLS_ATTENTION: (0,)}, "blocks.0", {"blocks.1", "norm", "head"}),
+        ({Signal.PATCH_TOKENS: (0,)}, "norm", {"blocks.1", "head"}),
+        ({Signal.EMBEDDING: (1,)}, "norm", {"head"}),
+        ({Signal.EMBEDDING: (0,), Signal.CLS_ATTENTION: (1,)}, "blocks.1.attn", {"head"}),
+    ],
+    ids=["attention of all layers", "attention of the first", "tokens", "embedding", "attention behind an embedding"],
+)
+def test_a_vit_computes_nothing_behind_what_is_wanted(plain, images, wanted, last, missing):
+    with torch.no_grad(), recorded_calls(plain.eval().network) as called:
+        plain(images, wanted)
+    assert last in called
+    assert called.isdisjoint(missing)
+
+
+def test_a_cnn_computes_nothing_behind_what_is_wanted():
+    model = create("regnety_002").eval()
+    with torch.no_grad(), recorded_calls(model.network) as called:
+        model(random_images(model.spec), {Signal.PATCH_TOKENS: (2,)})
+    assert "s2" in called
+    assert called.isdisjoint({"s3", "s4", "head"})
 
 
 def test_maps_of_a_cnn_are_flattened_row_by_row():

@@ -1,15 +1,15 @@
 import argparse
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from distillkit.errors import WeightsError
-from distillkit.models.weight_files import names_of_network, read_weights, unwrapped_names, without_training_parts
+from distillkit.models.weight_files import read_weights
 
 WEIGHTS = {"norm.bias": torch.arange(3.0), "head.weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -136,51 +136,133 @@ def test_directory(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", [{"epoch": 3}, {"model": {}}, [torch.zeros(2)], 5])
+@pytest.mark.parametrize("content", [{"epoch": 3}, {"model": {}}, {"optimizer": {"state": {}}}, 5])
 def test_file_without_tensors(tmp_path, content):
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     assert refused(path) == f"{path} has no tensors; give a weight file"
 
 
-def test_prefix_is_removed_only_if_every_name_has_it():
-    weights = {"module.norm.bias": torch.zeros(1), "head.bias": torch.zeros(1)}
-    assert unwrapped_names(weights).keys() == weights.keys()
-    assert unwrapped_names({}) == {}
+@pytest.mark.parametrize(("content", "count"), [(torch.ones(3), "1 tensor"), ([torch.ones(3)] * 2, "2 tensors")])
+def test_file_with_tensors_that_have_no_names(tmp_path, content, count):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    assert refused(path) == (
+        f"the tensors in {path} have no names: the top level ({count}); give a file with a state dict"
+    )
 
 
-@pytest.mark.parametrize("prefix", ["model.", "network.", "backbone.", "encoder."])
-def test_network_inside_a_checkpoint_that_holds_more(prefix):
-    weights = {prefix + name: tensor for name, tensor in WEIGHTS.items()}
-    weights["projection.mlp.weight"] = torch.zeros(1)
-    assert same(names_of_network(weights, WEIGHTS.keys()), WEIGHTS)
+@pytest.mark.parametrize("as_zip", [True, False])
+@pytest.mark.parametrize("value", [np.float64(91.7), np.int64(3), np.arange(3.0), Path("runs/a"), np.dtype("f4")])
+def test_plain_values_of_numpy_and_paths_are_skipped(tmp_path, value, as_zip):
+    path = tmp_path / "weights.pth"
+    torch.save({"best": value, "model": WEIGHTS}, path, _use_new_zipfile_serialization=as_zip)
+    assert same(read_weights(path), WEIGHTS)
 
 
-def test_head_next_to_a_backbone_is_kept():
-    weights = {"backbone.norm.bias": WEIGHTS["norm.bias"], "head.weight": WEIGHTS["head.weight"]}
-    weights |= {"backbone.a": torch.zeros(1), "backbone.b": torch.zeros(1)}
-    network = names_of_network(weights, [*WEIGHTS, "a", "b"])
-    assert network.keys() == {"norm.bias", "head.weight", "a", "b"}
+def test_wrong_suffix_does_not_matter(tmp_path):
+    checkpoint, plain = tmp_path / "weights.safetensors", tmp_path / "weights.bin"
+    torch.save({"model": WEIGHTS}, checkpoint)
+    save_file(WEIGHTS, plain)
+    assert same(read_weights(checkpoint), WEIGHTS)
+    assert same(read_weights(plain), WEIGHTS)
+    assert read_weights(plain, shapes_only=True).keys() == WEIGHTS.keys()
 
 
-def test_parts_that_only_training_needs_are_dropped_unless_the_network_has_them():
-    parts = ["decoder_embed.weight", "decoder_blocks.0.norm1.bias", "mask_token", "relation_blocks.0.norm1.bias"]
-    weights = {**WEIGHTS, **dict.fromkeys(parts, torch.zeros(1))}
-    assert without_training_parts(weights, WEIGHTS.keys()).keys() == WEIGHTS.keys()
-    assert without_training_parts(weights, {"norm.bias"}, unneeded=("head.",)).keys() == {"norm.bias"}
-    assert without_training_parts(weights, weights.keys()).keys() == weights.keys()
+KEYS = ["state_dict_ema", "ema", "params", "model_state", "weights", "backbone", "module", "teacher_model", "my_net"]
 
 
-def test_a_mask_token_without_decoder_is_kept():
-    weights = {**WEIGHTS, "mask_token": torch.zeros(1), "blocks.0.relation_blocks.bias": torch.zeros(1)}
-    assert without_training_parts(weights, WEIGHTS.keys()).keys() == weights.keys()
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_under_any_key(tmp_path, key, prefix):
+    """A single part is loaded, whatever its key is; the optimiser's state is not weights."""
+    path = tmp_path / "weights.pth"
+    inside = {prefix + name: tensor for name, tensor in WEIGHTS.items()}
+    state = {0: {"exp_avg": torch.zeros(2, 3)}, 1: {"exp_avg": torch.zeros(3)}}
+    torch.save({"epoch": torch.tensor(3), "optimizer": {"state": state}, key: inside}, path)
+    weights = read_weights(path)
+    assert same(weights, WEIGHTS)
+    assert weights.notes == ()
 
 
-names = st.sets(st.text("abc.", min_size=1, max_size=6), min_size=1, max_size=6)
+@pytest.mark.parametrize(
+    ("raw", "ema"),
+    [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("params", "params_ema"), ("model", "ema.module")],
+)
+def test_raw_and_ema_weights_in_one_file(tmp_path, raw, ema):
+    path, average = tmp_path / "weights.pth", {name: tensor + 1 for name, tensor in WEIGHTS.items()}
+    first, _, second = ema.partition(".")
+    torch.save({first: {second: average} if second else average, raw: WEIGHTS}, path)
+    weights = read_weights(path)
+    assert same(weights, WEIGHTS)
+    assert weights.notes == (f"{path} has '{ema}' besides '{raw}', which is loaded; {path}#{ema} loads the other",)
+    assert same(read_weights(tmp_path / f"weights.pth#{ema}"), average)
+    assert same(read_weights(tmp_path / f"weights.pth#{raw}"), WEIGHTS)
 
 
-@given(names, st.sampled_from(["", "encoder.", "backbone."]))
-def test_names_of_the_network_are_not_changed(own, prefix):
-    known = {prefix + name for name in own}
-    weights = dict.fromkeys(known, torch.zeros(1))
-    assert names_of_network(weights, known) == weights
+@pytest.mark.parametrize("wrapped", ["", "module."])
+def test_part_by_the_beginning_of_its_names(tmp_path, wrapped):
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": {f"{wrapped}student.{name}": tensor for name, tensor in WEIGHTS.items()}}, path)
+    for key in ("student", f"{wrapped}student"):
+        assert same(read_weights(tmp_path / f"weights.pth#{key}"), WEIGHTS)
+
+
+def test_weights_at_the_top_level_besides_others(tmp_path):
+    """The top level has no key, so no remedy names one."""
+    path, more = tmp_path / "weights.pth", {**WEIGHTS, "a": torch.zeros(1)}
+    torch.save({"model": WEIGHTS, **WEIGHTS}, path)
+    assert read_weights(path).notes == (f"{path} has tensors at the top level besides 'model', which is loaded",)
+    torch.save({"my_net": WEIGHTS, **more}, path)
+    assert read_weights(path).notes == (
+        f"{path} has 'my_net' besides tensors at the top level, which is loaded; {path}#my_net loads the other",
+    )
+
+
+def test_file_with_a_hash_in_its_name(tmp_path):
+    path = tmp_path / "run#3.pth"
+    torch.save(WEIGHTS, path)
+    assert same(read_weights(path), WEIGHTS)
+    assert refused(tmp_path / "run#4.pth") == f"there is no weight file {tmp_path}/run; check the path"
+
+
+def test_unknown_part(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": WEIGHTS, "model_ema": WEIGHTS | {"a": torch.zeros(1)}}, path)
+    assert refused(tmp_path / "weights.pth#modle") == (
+        f"{path} has no part 'modle'; it has model (2 tensors), model_ema (3 tensors)"
+    )
+
+
+def test_part_with_a_longer_name_than_a_file_can_have(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": WEIGHTS}, path)
+    assert refused(tmp_path / f"weights.pth#{'k' * 3_000}") == (
+        f"{path} has no part '{'k' * 197}...'; it has model (2 tensors)"
+    )
+
+
+def test_several_unknown_parts_are_named(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"one": WEIGHTS, "two": {**WEIGHTS, "a": torch.zeros(1)}, "epoch": 3}, path)
+    assert refused(path) == (f"{path} has several parts: one (2 tensors), two (3 tensors); choose one with {path}#two")
+    assert read_weights(tmp_path / "weights.pth#two").keys() == {*WEIGHTS, "a"}
+
+
+def test_only_training_state(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}, "epoch": 3}, path)
+    assert refused(path) == f"{path} has no weights, only optimizer.state.0 (1 tensor); give a weight file"
+
+
+def test_tensors_without_names(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"shadow": [torch.zeros(3), torch.zeros(2)]}, path)
+    assert refused(path) == (f"the tensors in {path} have no names: shadow (2 tensors); give a file with a state dict")
+
+
+def test_a_mapping_that_contains_itself_and_keys_of_any_type(tmp_path):
+    path, content = tmp_path / "weights.pth", {"model": WEIGHTS, 3: WEIGHTS, (1, 2): 4, None: 5}
+    content["again"] = content
+    torch.save(content, path)
+    assert same(read_weights(path), WEIGHTS)

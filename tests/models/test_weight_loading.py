@@ -40,6 +40,23 @@ def test_values_that_are_not_finite(plain, fit):
     )
 
 
+@pytest.mark.parametrize("name", ["head.weight", "head.bias"])
+@pytest.mark.parametrize("fit", FITS)
+def test_a_head_with_a_single_number(plain, name, fit):
+    weights = weights_of(plain) | {name: torch.tensor(1.0)}
+    assert refused(vit(), weights, fit=fit) == (
+        f"w.pth has a single number as {name}, so its head is damaged; get the file again"
+    )
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_patches_without_pixels(plain, fit):
+    """timm's conversion divides by their size."""
+    weights = weights_of(plain) | {"patch_embed.proj.weight": torch.zeros(0, 0, 0, 0)}
+    message = refused(vit(), weights, fit=fit)
+    assert message.startswith("w.pth does not fit 'vit' (deit_tiny_patch16_224): 1 of 32 tensors have another shape (")
+
+
 def test_everything_is_loaded_and_counted(plain):
     model = vit()
     report = load_weights(model, weights_of(plain), source="w.pth", fit="nothing")
@@ -92,7 +109,7 @@ def test_teacher_never_gets_a_random_head():
 def test_teacher_needs_a_head():
     weights = {name: tensor for name, tensor in weights_of(vit()).items() if not name.startswith("head.")}
     assert refused(vit(name="vit-b"), weights) == (
-        "w.pth has no head and 'vit-b' needs one for 7; a teacher never gets a random head: "
+        "w.pth has no head and 'vit-b' needs one for 7 classes; a teacher never gets a random head: "
         "fine-tune it with `distillkit finetune`, then use --teacher run:DIR"
     )
 
@@ -241,10 +258,101 @@ def test_distillation_token_is_left_out_of_a_plain_student(distilled):
 
 def test_teacher_never_gets_an_invented_token(plain):
     assert refused(vit(distilled=True, name="deit"), weights_of(plain)) == (
-        "w.pth does not fit 'deit' (deit_tiny_distilled_patch16_224): 1 of 35 tensors are missing (dist_token); "
-        "1 of 35 tensors have another shape (pos_embed [1, 17, 48] instead of [1, 18, 48]); "
-        "give weights of exactly this architecture"
+        "w.pth has no distillation token (dist_token) and 'deit' needs one; give the weights of a distilled network, "
+        "or use the architecture without distillation"
     )
+
+
+def test_teacher_never_loses_its_token(distilled):
+    assert refused(vit(name="vit-b"), weights_of(distilled)) == (
+        "w.pth has a distillation token (dist_token) and 'vit-b' has none; use the distilled architecture"
+    )
+
+
+def without(weights, *names):
+    return {name: tensor for name, tensor in weights.items() if name not in names}
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(
+    ("names", "sign"),
+    [
+        (("dist_token",), "it has head_dist.weight"),
+        (("dist_token", "head_dist.weight", "head_dist.bias"), "its pos_embed has a place for one"),
+    ],
+)
+def test_missing_distillation_token_is_named(distilled, fit, names, sign):
+    assert refused(vit(distilled=True, name="deit"), without(weights_of(distilled), *names), fit=fit) == (
+        f"w.pth has no dist_token, the distillation token of 'deit', although {sign}; get the complete file"
+    )
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_renamed_distillation_token_is_named(distilled, fit):
+    weights = weights_of(distilled)
+    weights["distill_token"] = weights.pop("dist_token")
+    assert refused(vit(distilled=True, name="deit"), weights, fit=fit) == (
+        "w.pth has no dist_token, the distillation token of 'deit', but a tensor 'distill_token' of its shape; if that "
+        "is the token, rename it to dist_token"
+    )
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(
+    ("missing", "there"),
+    [("head.weight", "head.bias"), ("head.bias", "head.weight"), ("head_dist.bias", "head_dist.weight")],
+)
+def test_incomplete_head_is_refused_by_name(distilled, fit, missing, there):
+    random = f", or remove {there} from it to start with a random head" if fit == "all" else ""
+    incomplete = without(weights_of(distilled), missing)
+    assert refused(vit(distilled=True), incomplete, fit=fit) == (
+        f"w.pth has {there} but not {missing}, so its head is incomplete; get the complete file{random}"
+    )
+    if fit == "all":  # the remedy
+        module = missing.partition(".")[0]
+        report = load_weights(vit(distilled=True), without(incomplete, there), source="w.pth", fit=fit)
+        assert report.fresh == (f"{module}.bias", f"{module}.weight")
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_head_whose_weight_and_bias_disagree(plain, fit):
+    assert refused(vit(), weights_of(plain) | {"head.bias": torch.zeros(9)}, fit=fit) == (
+        "w.pth has head.weight for 7 classes and head.bias for 9, so its head is inconsistent; get the file again"
+    )
+
+
+def test_teacher_without_one_of_its_two_heads(distilled):
+    weights = without(weights_of(distilled), "head_dist.weight", "head_dist.bias")
+    assert refused(vit(distilled=True, name="deit"), weights) == (
+        "w.pth has no head_dist and 'deit' needs one for 7 classes; a teacher never gets a random head: "
+        "fine-tune it with `distillkit finetune`, then use --teacher run:DIR"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "taken", "note"),
+    [
+        (("net.", ""), "", "at the top level and under 'net'; the first is loaded, FILE#net loads the other"),
+        (
+            ("student.", "teacher."),
+            "teacher.",
+            "under 'teacher' and under 'student'; the first is loaded, FILE#student loads the other",
+        ),
+        (
+            ("ema_model.", "zoo."),
+            "zoo.",
+            "under 'zoo' and under 'ema_model'; the first is loaded, FILE#ema_model loads the other",
+        ),
+    ],
+)
+@pytest.mark.parametrize("fit", FITS)
+def test_several_networks_in_one_state_dict(plain, fit, prefixes, taken, note):
+    model, weights = vit(), {}
+    for number, prefix in enumerate(prefixes):
+        weights |= {prefix + name: tensor + number for name, tensor in weights_of(plain).items()}
+    report = load_weights(model, weights, source="w.pth", fit=fit)
+    assert report.notes[0] == f"the network is there {note}"
+    assert torch.equal(model.network.norm.weight, weights[f"{taken}norm.weight"])
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(False, False), (True, True), (False, True), (True, False)])

@@ -25,6 +25,10 @@ LOSSES = [
     ("attndistill", {"temperature": "heads", "distance": "cosine", "interpolation": "area", "projector_depth": 2}),
     ("attndistill", {"attention_weight": 0.0, "projector_depth": 1, "projector_norms": "none"}),
     ("attndistill", {"align_weight": 0.0}),
+    ("features", {}),
+    ("features", {"normalise": "phi-s", "statistics_images": 24, "resample": "teacher", "layers": [-1, 0]}),
+    ("similarity", {"resample": "teacher"}),
+    ("anchors", {"anchors": 8}),
 ]
 STUDENTS = [
     ("deit-ti", TINY),
@@ -35,8 +39,11 @@ STUDENTS = [
     ("small-cnn", {"width": 4, "image_size": 8}),
     ("small-cnn", {"width": 4, "image_size": [9, 12]}),
     ("timm:test_resnet", {"image_size": 64}),
+    ("torchvision:shufflenet_v2_x0_5", {"image_size": 32}),
     pytest.param("timm:levit_128s", {}, marks=pytest.mark.slow),
 ]
+OF_OTHERS = ["torchvision:shufflenet_v2_x0_5", "module:Net"]
+"""The second is checked in tests/test_given_student.py: it has to be given a network."""
 OTHER_SIZES = ["deit-s", "deit-b", "vit-s", "vit-b"]
 TEACHERS = ["cifar-resnet20", "timm:test_resnet", "timm:test_vit"]
 
@@ -80,7 +87,7 @@ def test_every_factory_is_checked():
     """Of the names that share a factory and differ in their weights (`regnety16gf`, `vit-b`), one is checked."""
     checked = {
         "loss": [name for name, _ in LOSSES],
-        "student": [*OTHER_SIZES, "deit-ti", "vit-ti", "small-cnn", "timm:test_resnet"],
+        "student": [*OTHER_SIZES, "deit-ti", "vit-ti", "small-cnn", "timm:test_resnet", *OF_OTHERS],
         "teacher": [*TEACHERS, "run:directory"],
     }
     plugins = installed_plugins()

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 import torch
 
 from distillkit.evaluation import Subject, View
-from distillkit_plugins.evaluators.linear_heads import LinearHeads
+from distillkit_plugins.evaluators.linear_heads import AfterEpoch, LinearHeads
 
 
-def train_on_augmented(
-    subject: Subject, view: View, rates: Sequence[float], *, epochs: int, batch_size: int, seed: int
+def train_on_augmented(  # noqa: PLR0913 - the settings of the protocol
+    subject: Subject,
+    view: View,
+    rates: Sequence[float],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    after_epoch: AfterEpoch | None = None,
 ) -> LinearHeads:
     """Train one linear head per learning rate; the frozen model runs once per augmented batch, for all heads.
 
@@ -38,4 +45,6 @@ def train_on_augmented(
         optimizer.step()
         if window.ends_epoch:
             schedule.step()
+            if after_epoch is not None:
+                after_epoch(heads)
     return heads

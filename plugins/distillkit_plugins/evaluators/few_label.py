@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field, PositiveFloat
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
@@ -24,6 +23,7 @@ from distillkit.evaluation import (
     finetuned_top1,
     listed_subset,
 )
+from distillkit_plugins.evaluators.options import FewLabelOptions
 
 if TYPE_CHECKING:
     from distillkit.data.sources import Source
@@ -43,33 +43,9 @@ class FewLabel:
 
     learns = True
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Labelled images, and the method that learns from them."""
+    Options = FewLabelOptions
 
-        method: Literal["logistic", "finetune"] = Field(
-            "logistic", description="`logistic`: regression on frozen features; `finetune`: train the complete model"
-        )
-        shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-            (0.01, 0.1),
-            strict=False,
-            min_length=1,
-            description="shares of the labelled training images, one result each",
-        )
-        list: str | None = Field(
-            None, description="text file with one image name per line, instead of shares; for `logistic`"
-        )
-        seed: int = Field(0, description="seed of the selection of images")
-        penalties: tuple[PositiveFloat, ...] = Field(
-            (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-            strict=False,
-            min_length=1,
-            description="`logistic`: penalties p to try; p / 2 times the squared weights is added to the sum of losses",
-        )
-        epochs: Annotated[int, Field(gt=0)] = Field(1000, description="`finetune`: epochs on the labelled images")
-        lr: PositiveFloat = Field(5e-6, description="`finetune`: learning rate of AdamW, decays to 0 along a cosine")
-        batch_size: Annotated[int, Field(gt=0)] = Field(512, description="`finetune`: images per step")
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: FewLabelOptions) -> None:
         if options.list is not None and options.method == "finetune":
             raise RecipeError("method=finetune does not support list; use shares, or method=logistic")
         self.options = options

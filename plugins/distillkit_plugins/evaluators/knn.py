@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn import functional
 
 from distillkit import DataError
 from distillkit.evaluation import ALONE, Features, Measurement, Processes, Subject, View
+from distillkit_plugins.evaluators.options import NearestNeighboursOptions
 
+DINO_CROP = 224 / 256
+"""DINO evaluates on the centre 224 pixels of images resized to 256 (`eval_knn.py`, `eval_linear.py`)."""
 DEFAULT_K = (10, 20, 100, 200)
 QUERIES, BANK = 512, 16_384
 """Queries and bank images compared at once: 8 Mi similarities, which bounds the memory."""
@@ -33,20 +35,11 @@ class NearestNeighbours:
 
     learns = True
     shares = True
+    crop = DINO_CROP
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Number of neighbours, and their weighting."""
+    Options = NearestNeighboursOptions
 
-        k: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
-            None,
-            strict=False,
-            description="numbers of neighbours; default 10, 20, 100 and 200, up to the number of training images",
-        )
-        temperature: Annotated[float, Field(gt=0)] = Field(
-            0.07, description="temperature of the votes; the lower, the more the nearest neighbours count"
-        )
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: NearestNeighboursOptions) -> None:
         self.options = options
 
     def measure(self, subject: Subject) -> Measurement:
@@ -72,8 +65,17 @@ class NearestNeighbours:
             figures=figures | {"images": float(len(queries))},
             rows=rows,
             settings={"k": numbers, "temperature": self.options.temperature, "training_images": len(bank)},
-            notes=notes,
+            notes=(*notes, *_held_out_note(subject)),
         )
+
+
+def _held_out_note(subject: Subject) -> tuple[str, ...]:
+    """A note on validation images that this protocol could compare with, but has no use for."""
+    held = subject.validation
+    if held is None or held.name != subject.training.name:
+        return ()
+    images = "1 training image is" if len(held) == 1 else f"{len(held):,} training images are"
+    return (f"{images} held out for validation; --validation 0 compares with all of them",)
 
 
 def chosen_k(given: Sequence[int] | None, images: int, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:

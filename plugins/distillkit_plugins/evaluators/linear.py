@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TypeAlias
 
 import torch
-from pydantic import BaseModel, Field
 
 from distillkit import ModelSpec
 from distillkit.evaluation import Features, Measurement, Subject, View
 from distillkit_plugins.evaluators.augmented_probe import train_on_augmented
+from distillkit_plugins.evaluators.knn import DINO_CROP
 from distillkit_plugins.evaluators.linear_heads import LinearHeads, head_accuracy, train_on_cached
+from distillkit_plugins.evaluators.options import LinearProbeOptions
 
 DINO_BATCH, FAST_BATCH = 1024, 256
 FAST_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -19,7 +20,8 @@ DINO_RATES = (0.001,)
 BASE_WIDTH = 768
 """From this width on (ViT-B), DINO probes the last layer and its patches instead of four layers."""
 
-Count = Annotated[int, Field(gt=0)]
+Accuracies: TypeAlias = tuple[dict[str, float], ...]
+"""The accuracies of every head, in percent."""
 
 
 class LinearProbe:
@@ -31,57 +33,51 @@ class LinearProbe:
     `dino` augments every image in every epoch (random resized crop, flip), with one learning rate and batches of 1,024.
     `fast` standardises the features and trains one head for each of several learning rates, with batches of 256. The
     best head is selected on the validation images, unless these are the images to be evaluated.
+    `top1` is that of the last epoch. `best_epoch_top1` is the highest of any epoch, which DINO's code reports; it is
+    chosen on the evaluated images.
     Source: DINO (Caron et al. 2021, arXiv:2104.14294), appendix F.2 and `eval_linear.py`; many learning
         rates in one pass are from iBOT (Zhou et al. 2022, arXiv:2111.07832) and DINOv2 (arXiv:2304.07193).
     """
 
     learns = True
     shares = True
+    crop = DINO_CROP
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Method and training settings of the probe."""
+    Options = LinearProbeOptions
 
-        method: Literal["fast", "dino"] = Field("fast", description="`fast`: cached features; `dino`: augmented images")
-        epochs: Count = Field(100, description="epochs on the training images")
-        batch_size: Count | None = Field(None, description="images per step; `dino`: 1024, `fast`: 256")
-        lr: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-            None,
-            strict=False,
-            min_length=1,
-            description="learning rates at batch 256, one head each; `dino`: 0.001, `fast`: seven from 0.001 to 1",
-        )
-        blocks: Count | None = Field(
-            None, description="number of last layers whose embeddings are read; default 4 or 1, see docs/evaluation.md"
-        )
-        patch_mean: bool | None = Field(
-            None, description="also read the mean of the last patch tokens; default: see docs/evaluation.md"
-        )
-        seed: int = Field(0, description="seed of the initial weights, the order and the augmentation")
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: LinearProbeOptions) -> None:
         self.options = options
 
     def measure(self, subject: Subject) -> Measurement:
         """Raises: DataError for images that cannot be augmented or read."""
         options = self.options
         view = probe_view(subject.spec, options.blocks, patch_mean=options.patch_mean)
-        trained = self._fast(subject, view) if options.method == "fast" else self._dino(subject, view)
+        # Before the training, which measures the heads after every epoch.
         features = subject.features(subject.measured, view)
-        measured = trained.accuracies(features, subject.device)
+        trained = (
+            self._fast(subject, view, features) if options.method == "fast" else self._dino(subject, view, features)
+        )
+        measured = trained.epochs[-1]
         # A single head leaves nothing to select.
         selection = subject.validation if len(measured) > 1 else None
         selected = trained.accuracies(subject.features(selection, view), subject.device) if selection else measured
         rates = trained.heads.rates
-        best = max(range(len(rates)), key=lambda head: selected[head]["top1"])
+        chosen = max(range(len(rates)), key=lambda head: selected[head]["top1"])
         where = f"{len(selection):,} validation images" if selection else "the evaluated images themselves"
+        best, best_top1 = trained.best_epoch(chosen)
+        choice = (f"lr {rates[chosen]:g} of {len(rates)} was chosen on {where}",) if len(rates) > 1 else ()
+        epochs = (
+            f"last epoch, {len(trained.epochs)}: {measured[chosen]['top1']:.2f} %; best epoch, {best}: "
+            f"{best_top1:.2f} %, chosen on the evaluated images as in DINO's code"
+        )
         return Measurement(
             title=self._title(),
-            figures=measured[best] | {"images": float(len(features))},
+            figures=measured[chosen] | {"best_epoch_top1": best_top1, "images": float(len(features))},
             rows=tuple({"lr": rate, **each} for rate, each in zip(rates, measured, strict=True)),
             settings=options.model_dump()
             | {"lr": rates, "blocks": view.blocks, "patch_mean": view.patch_mean, "read": str(view)}
-            | {"chosen_lr": rates[best], "training_images": trained.images},
-            notes=(f"lr {rates[best]:g} of {len(rates)} was chosen on {where}",) if len(rates) > 1 else (),
+            | {"chosen_lr": rates[chosen], "best_epoch": best, "training_images": trained.images},
+            notes=(*choice, epochs),
         )
 
     def _title(self) -> str:
@@ -89,11 +85,13 @@ class LinearProbe:
             return f"linear probe on augmented images (dino: DINO's protocol, {self.options.epochs} epochs)"
         return f"linear probe on cached features (fast: no augmentation, {self.options.epochs} epochs)"
 
-    def _fast(self, subject: Subject, view: View) -> _Trained:
+    def _fast(self, subject: Subject, view: View, measured: Features) -> _Trained:
         options = self.options
         features = subject.features(subject.training, view)
         mean, deviation = features.values.mean(dim=0), features.values.std(dim=0, correction=0).clamp_min(1e-6)
         features.values.sub_(mean).div_(deviation)  # in place: gigabytes for ImageNet
+        standardised = Features((measured.values - mean) / deviation, measured.labels)
+        epochs: list[Accuracies] = []
         heads = train_on_cached(
             features,
             subject.classes,
@@ -102,11 +100,13 @@ class LinearProbe:
             batch_size=options.batch_size or FAST_BATCH,
             seed=options.seed,
             device=subject.device,
+            after_epoch=lambda heads: epochs.append(head_accuracy(heads, standardised, subject.device)),
         )
-        return _Trained(heads, mean, deviation, len(features))
+        return _Trained(heads, mean, deviation, len(features), tuple(epochs))
 
-    def _dino(self, subject: Subject, view: View) -> _Trained:
+    def _dino(self, subject: Subject, view: View, measured: Features) -> _Trained:
         options = self.options
+        epochs: list[Accuracies] = []
         heads = train_on_augmented(
             subject,
             view,
@@ -114,21 +114,28 @@ class LinearProbe:
             epochs=options.epochs,
             batch_size=options.batch_size or DINO_BATCH,
             seed=options.seed,
+            after_epoch=lambda heads: epochs.append(head_accuracy(heads, measured, subject.device)),
         )
         # DINO's protocol does not standardise the features.
-        return _Trained(heads, torch.zeros(1), torch.ones(1), len(subject.training))
+        return _Trained(heads, torch.zeros(1), torch.ones(1), len(subject.training), tuple(epochs))
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """Trained heads, and the standardisation [D] of the features."""
+    """Trained heads, the standardisation [D] of the features, and the accuracies on the measured images by epoch."""
 
     heads: LinearHeads
     mean: torch.Tensor
     deviation: torch.Tensor
     images: int
+    epochs: tuple[Accuracies, ...]
 
-    def accuracies(self, features: Features, device: torch.device) -> tuple[dict[str, float], ...]:
+    def best_epoch(self, head: int) -> tuple[int, float]:
+        """The first epoch with the highest `top1` of a head on the measured images, from 1, and that accuracy."""
+        by_epoch = [epoch[head]["top1"] for epoch in self.epochs]
+        return 1 + by_epoch.index(max(by_epoch)), max(by_epoch)
+
+    def accuracies(self, features: Features, device: torch.device) -> Accuracies:
         """Accuracy of every head, in percent."""
         standardised = Features((features.values - self.mean) / self.deviation, features.labels)
         return head_accuracy(self.heads, standardised, device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from distillkit.evaluation import Features
 
 SCORED = 1024
 """Batch size of the accuracy, which bounds the memory of the scores."""
+AfterEpoch: TypeAlias = "Callable[[LinearHeads], None]"
+"""Called with the heads after every epoch of their training."""
 
 
 class LinearHeads(nn.Module):
@@ -58,6 +61,7 @@ def train_on_cached(  # noqa: PLR0913 - the settings of the protocol
     batch_size: int,
     seed: int,
     device: torch.device,
+    after_epoch: AfterEpoch | None = None,
 ) -> LinearHeads:
     """Train one head per learning rate on cached features, in seeded order.
 
@@ -77,6 +81,8 @@ def train_on_cached(  # noqa: PLR0913 - the settings of the protocol
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+        if after_epoch is not None:
+            after_epoch(heads)
     return heads
 
 

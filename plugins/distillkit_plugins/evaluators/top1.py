@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor
 
 from distillkit.evaluation import Measurement, Row, Subject, scored, tally
 from distillkit.models import check_head
+from distillkit_plugins.evaluators.options import Top1Options
 from distillkit_plugins.evaluators.real_labels import read_real_labels, real_accuracy
+
+SHOWN_CLASSES = 5
 
 
 class Top1:
@@ -27,22 +28,9 @@ class Top1:
     learns = False
     shares = True
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Head to evaluate, and additional results."""
+    Options = Top1Options
 
-        head: Literal["fused", "class", "distill"] | None = Field(
-            None, description="head whose prediction is evaluated; default: the run's"
-        )
-        fusion: Literal["logits", "softmax"] | None = Field(
-            None, description="fusion of two heads: mean of logits or sum of softmaxes; default: the run's"
-        )
-        per_class: bool = Field(False, description="add a row per class")
-        restrict: bool = Field(False, description="count only the outputs for the classes of the data")
-        real: str | None = Field(
-            None, description="ReaL label file: JSON, the acceptable classes of each image, in the order of file names"
-        )
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Top1Options) -> None:
         self.options = options
 
     def measure(self, subject: Subject) -> Measurement:
@@ -75,7 +63,7 @@ class Top1:
                 "restrict": options.restrict,
                 "classes": subject.classes if options.restrict else subject.spec.classes,
             },
-            notes=_notes(subject, restrict=options.restrict),
+            notes=_notes(subject, labels, options),
         )
 
 
@@ -114,10 +102,32 @@ def _among(subject: Subject, *, restrict: bool) -> str:
     return f", among all {known:,} classes; the data has {present:,}"
 
 
-def _notes(subject: Subject, *, restrict: bool) -> tuple[str, ...]:
-    if not restrict or subject.classes < subject.spec.classes:
+def _notes(subject: Subject, labels: Tensor, options: Top1Options) -> tuple[str, ...]:
+    """Notes on an option without effect, and on classes without a row. Shapes: labels [N], classes of the data."""
+    notes = list(_numbered(subject))
+    if options.restrict and subject.classes >= subject.spec.classes:
+        notes.append(
+            f"restrict has no effect: '{subject.measured.name}' has all {subject.classes:,} classes of the model"
+        )
+    if options.per_class:
+        seen = set(labels.tolist())
+        missing = [_class_name(subject.class_names, label) for label in range(subject.classes) if label not in seen]
+        shown = ", ".join(f"'{name}'" for name in missing[:SHOWN_CLASSES])
+        more = f" and {len(missing) - SHOWN_CLASSES:,} more" if len(missing) > SHOWN_CLASSES else ""
+        notes += [f"no row for {shown}{more}, because no image was measured"] if missing else []
+    return tuple(notes)
+
+
+def _class_name(names: tuple[str, ...] | None, label: int) -> str:
+    return names[label] if names else str(label)
+
+
+def _numbered(subject: Subject) -> tuple[str, ...]:
+    """A note where folders stand for outputs by number, with the model's name of the first one."""
+    names, known, indices = subject.class_names, subject.spec.class_names, subject.class_map.indices
+    if not names or not known or indices is None or tuple(map(str, indices)) != names or known == names:
         return ()
-    return (f"restrict has no effect: '{subject.measured.name}' has all {subject.classes:,} classes of the model",)
+    return (f"the folders are named by numbers of the model's outputs: {names[0]} is class '{known[indices[0]]}'",)
 
 
 def per_class(hits: Tensor, labels: Tensor, names: tuple[str, ...] | None) -> tuple[Row, ...]:
@@ -128,7 +138,7 @@ def per_class(hits: Tensor, labels: Tensor, names: tuple[str, ...] | None) -> tu
     images = torch.bincount(labels)  # [K]
     right = torch.bincount(labels[hits], minlength=len(images))  # [K]
     return tuple(
-        {"class": names[label] if names else str(label), "images": count, "top1": 100 * correct / count}
+        {"class": _class_name(names, label), "images": count, "top1": 100 * correct / count}
         for label, (count, correct) in enumerate(zip(images.tolist(), right.tolist(), strict=True))
         if count
     )

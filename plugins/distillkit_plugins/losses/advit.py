@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
 from torch import nn
 
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
 from distillkit.models import matched_layers
 from distillkit_plugins.losses.attention_rows import (
-    RowInterpolation,
     attention_rows,
     check_grids,
     geometries,
     patch_distribution,
 )
 from distillkit_plugins.losses.divergences import floored_log, l1_distance, softened_kl, squared_l2_distance
-from distillkit_plugins.losses.head_aggregation import HeadAggregation, aggregate_heads, check_heads
+from distillkit_plugins.losses.head_aggregation import aggregate_heads, check_heads
+from distillkit_plugins.losses.options import AttentionKlOptions, AttentionOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,25 +36,13 @@ class AttentionTransfer(nn.Module):
         student rows [B, L_s, A_s, 1 + N_s] -> [B, L_s, G, N_s] -> term "attention" [B].
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Which attention rows are compared."""
-
-        heads: HeadAggregation = Field(
-            "mean",
-            description="aggregation over heads: their mean; the mean of each group of teacher heads, one group per "
-            "student head; or their normalised geometric mean",
-        )
-        interpolation: RowInterpolation = Field(
-            "bicubic",
-            description="resampling of the teacher's patches to the student's grid; `area` needs a teacher grid that "
-            "is a multiple of the student's, `none` needs equal grids",
-        )
+    Options = AttentionOptions
 
     name: str
     weight = 1.0
     label_weight = 1.0
 
-    def __init__(self, options: Options, student: ModelSpec, teacher: ModelSpec) -> None:
+    def __init__(self, options: AttentionOptions, student: ModelSpec, teacher: ModelSpec) -> None:
         super().__init__()
         check_heads(self.name, student, teacher, options.heads)
         check_grids(self.name, student, teacher, options.interpolation)
@@ -71,7 +58,7 @@ class AttentionTransfer(nn.Module):
         self.targets: Mapping[str, TargetSpec] = {"attention": TargetSpec(shape, "float32", exact=False)}
 
     @classmethod
-    def build(cls, options: Options, student: ModelSpec, teacher: ModelSpec) -> Loss:
+    def build(cls, options: AttentionOptions, student: ModelSpec, teacher: ModelSpec) -> Loss:
         return cls(options, student, teacher)
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
@@ -152,16 +139,9 @@ class AttentionKl(AttentionTransfer):
 
     name = "advit-kl"
 
-    class Options(AttentionTransfer.Options):
-        """Which attention rows are compared, and by which divergence."""
+    Options = AttentionKlOptions
 
-        form: Literal["resoftmax", "direct"] = Field(
-            "resoftmax",
-            description="apply a second softmax to the attention, as the paper writes it, or compare it directly",
-        )
-        tau: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature that softens both distributions")
-
-    options: Options
+    options: AttentionKlOptions
 
     def distance(self, teacher_rows: Tensor, student_rows: Tensor) -> Tensor:
         # Here and not in `target`, so that one cached target works for every form and tau.

@@ -13,12 +13,12 @@ from distillkit_plugins.losses.attention_rows import (
     FLOOR,
     Geometry,
     Grid,
-    RowInterpolation,
     geometries,
     normalised,
     resample,
 )
 from distillkit_plugins.losses.head_aggregation import log_sum_heads
+from distillkit_plugins.losses.options import RowInterpolation
 
 CLAMP_MIN, CLAMP_MAX = 1e-5, 0.996
 """Bounds of every entry, from the authors' code."""

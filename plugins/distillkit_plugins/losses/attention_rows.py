@@ -7,16 +7,16 @@ class token itself; the patches follow in row-major order over the grid (rows, c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 from torch.nn import functional
 
 from distillkit import BrokenPluginError, ModelSpec, Outputs, RecipeError, Signal
 from distillkit.models import at_least_float32
+from distillkit_plugins.losses.options import RowInterpolation
 
 Grid: TypeAlias = tuple[int, int]
-RowInterpolation: TypeAlias = Literal["bicubic", "area", "none"]
 
 FLOOR = 1e-12
 """Lower bound of probabilities in logarithms and divisions, so that zeros give neither inf nor nan."""

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from distillkit import BatchInfo, BrokenPluginError, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
+from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
 from distillkit_plugins.losses.attention_guidance import Guidance
-from distillkit_plugins.losses.attention_rows import RowInterpolation, attention_rows, check_grids
+from distillkit_plugins.losses.attention_rows import attention_rows, check_grids
 from distillkit_plugins.losses.divergences import kl_divergence
-from distillkit_plugins.losses.projector import Norms, build_projector, project
+from distillkit_plugins.losses.options import AttnDistillOptions
+from distillkit_plugins.losses.projector import build_projector, project
+from distillkit_plugins.losses.read_features import last_embedding
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Weight = Annotated[float, Field(ge=0)]
 
 
 class AttnDistill(nn.Module):
@@ -45,45 +44,12 @@ class AttnDistill(nn.Module):
         also under autocast; the authors use fp16 autocast, where the logarithm of a small entry is minus infinity.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Options of an `attndistill` entry."""
-
-        align_weight: Weight = Field(1.0, description="weight of the projector alignment; 0 turns it off")
-        attention_weight: Weight = Field(0.1, description="weight of the attention guidance; 0 turns it off")
-        distance: Literal["mse", "cosine"] = Field(
-            "mse", description="distance between embeddings: mean squared error over the width, or 1 - cosine"
-        )
-        temperature: Annotated[float, Field(gt=0)] | Literal["heads"] = Field(
-            10.0,
-            description="temperature of the log-sum over heads, used if the models' numbers of heads differ; "
-            '"heads" is the number of heads of each model, which gives the geometric mean',
-        )
-        interpolation: RowInterpolation = Field(
-            "bicubic",
-            description="resampling of the teacher's patches to the student's grid; `area` needs a teacher grid that "
-            "is a multiple of the student's, `none` needs equal grids",
-        )
-        projector_depth: Annotated[int, Field(gt=0)] = Field(
-            4, description="number of linear layers, with GELU between them"
-        )
-        projector_ratio: Annotated[int, Field(gt=0)] = Field(
-            2,
-            description="width of every second hidden layer, as a multiple of the student's; the others have its width",
-        )
-        projector_norms: Norms = Field(
-            "both", description="which layer norms to use: before and after the linear layers"
-        )
-
-        @model_validator(mode="after")
-        def _has_a_term(self) -> AttnDistill.Options:
-            if not self.align_weight and not self.attention_weight:
-                raise ValueError("align_weight and attention_weight are both 0; set at least one above 0")
-            return self
+    Options = AttnDistillOptions
 
     weight = 1.0
     label_weight = 0.0
 
-    def __init__(self, options: Options, student: ModelSpec, teacher: ModelSpec) -> None:
+    def __init__(self, options: AttnDistillOptions, student: ModelSpec, teacher: ModelSpec) -> None:
         super().__init__()
         self.options = options
         reads: set[Read] = set()
@@ -109,7 +75,7 @@ class AttnDistill(nn.Module):
         self.reads_teacher = self.reads_student = frozenset(reads)
 
     @classmethod
-    def build(cls, options: Options, student: ModelSpec, teacher: ModelSpec) -> Loss:
+    def build(cls, options: AttnDistillOptions, student: ModelSpec, teacher: ModelSpec) -> Loss:
         return cls(options, student, teacher)
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
@@ -138,13 +104,3 @@ class AttnDistill(nn.Module):
         if self.options.distance == "cosine":
             return 1 - functional.cosine_similarity(student, teacher, dim=-1)
         return (student - teacher).square().mean(dim=-1)
-
-
-def last_embedding(outputs: Outputs) -> Tensor:
-    """The embedding [B, D] of the last layer.
-
-    Raises: BrokenPluginError if the model did not return the embedding it was asked for.
-    """
-    if not outputs.embedding:
-        raise BrokenPluginError("a loss reads embedding and the model returned none; its plugin breaks the contract")
-    return outputs.embedding[-1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
 from torch import nn
 
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, TargetSpec
+from distillkit_plugins.losses.options import CeOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,7 @@ class LabelsOnly(nn.Module):
     Shapes: no targets and no terms.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """`ce` has no options. Label smoothing is `labels.smoothing`, which applies to every loss."""
+    Options = CeOptions
 
     weight = 0.0
     label_weight = 1.0
@@ -32,7 +31,7 @@ class LabelsOnly(nn.Module):
     targets: Mapping[str, TargetSpec] = {}
 
     @classmethod
-    def build(cls, options: Options, student: ModelSpec, teacher: ModelSpec) -> Loss:
+    def build(cls, options: CeOptions, student: ModelSpec, teacher: ModelSpec) -> Loss:
         return cls()
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:

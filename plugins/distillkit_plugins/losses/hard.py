@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional
 
 from distillkit import BatchInfo, Loss, ModelSpec, Outputs, Read, Signal, TargetSpec
+from distillkit_plugins.losses.options import HardOptions
 from distillkit_plugins.losses.student_head import HeadSignal, distillation_head, head_logits
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class HardDistillation(nn.Module):
         distillation token; the authors' code can run only the latter.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """`hard` has no options; the paper calls it parameter-free."""
+    Options = HardOptions
 
     weight = 0.5
     label_weight = 0.5
@@ -45,7 +44,7 @@ class HardDistillation(nn.Module):
         self.reads_student = frozenset({Read(head)})
 
     @classmethod
-    def build(cls, options: Options, student: ModelSpec, teacher: ModelSpec) -> Loss:
+    def build(cls, options: HardOptions, student: ModelSpec, teacher: ModelSpec) -> Loss:
         return cls(distillation_head(student))
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:

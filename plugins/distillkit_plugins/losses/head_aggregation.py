@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 from torch import Tensor
 from torch.nn import functional
 
 from distillkit import ModelSpec, RecipeError
 from distillkit_plugins.losses.attention_rows import FLOOR, geometries
-
-HeadAggregation: TypeAlias = Literal["mean", "group", "logsum"]
+from distillkit_plugins.losses.options import HeadAggregation
 
 
 def check_heads(loss: str, student: ModelSpec, teacher: ModelSpec, heads: HeadAggregation) -> None:

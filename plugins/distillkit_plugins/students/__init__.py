@@ -1,1 +1,1 @@
-"""Built-in students: DeiT, every classifier of timm, and a small CNN."""
+"""Built-in students: DeiT, every classifier of timm and torchvision, any module, a small CNN."""

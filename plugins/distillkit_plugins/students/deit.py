@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt
 from torch import nn
 
 from distillkit import ModelRequest, ModelSpec, RecipeError
 from distillkit.models import TimmModel, licensed, sincos_position_embedding, start_from
-from distillkit_plugins.image_size_option import ImageSizeOption
+from distillkit_plugins.students.options import DEPTH, DeitOptions
 
 ARCHITECTURES = {
     "deit-ti": "deit_tiny_distilled_patch16_224",
@@ -21,9 +20,7 @@ ARCHITECTURES = {
     "vit-b": "deit_base_patch16_224",
 }
 WIDTH_AND_HEADS = {"ti": (192, 3), "s": (384, 6), "b": (768, 12)}
-DEPTH = 12
 POSITIONS = "pos_embed"
-Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Deit:
@@ -35,22 +32,7 @@ class Deit:
     Differs: timm initialises the class token with standard deviation 1e-6; here it is 0.02, as in the authors' code.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Geometry of the network; the defaults are those of the named size."""
-
-        image_size: ImageSizeOption = Field((224, 224), description="pixels: a number, or [height, width]")
-        patch: PositiveInt = Field(16, description="pixels of a square patch; divides the image size")
-        width: PositiveInt | None = Field(None, description="width of the tokens; 192, 384, 768 for ti, s, b")
-        depth: Annotated[int, Field(gt=0, le=1_000)] = Field(DEPTH, description="transformer blocks")
-        heads: PositiveInt | None = Field(None, description="attention heads; divides width; 3, 6, 12 for ti, s, b")
-        position: Literal["learned", "sincos"] = Field(
-            "learned",
-            description="position embedding of the patches: `learned`, or `sincos`, fixed sines and cosines as in MAE",
-        )
-        drop_path: Rate = Field(0.0, description="stochastic depth of the last block; DeiT trains with 0.1")
-        dropout: Rate = Field(
-            0.0, description="dropout of tokens and projections, as DeiT's --drop; DeiT trains with 0"
-        )
+    Options = DeitOptions
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
@@ -94,7 +76,7 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
     Dropout acts where DeiT's --drop does (timm 0.3.2): after the position embedding and in both projections of a block,
     not in the attention and not before the heads.
     """
-    options = cast("Deit.Options", request.options)
+    options = cast("DeitOptions", request.options)
     default_width, default_heads = WIDTH_AND_HEADS[request.name.partition("-")[2]]
     width, heads = options.width or default_width, options.heads or default_heads
     _check(options, width, heads)
@@ -111,7 +93,7 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
     return requested | {name: value for name, (value, default) in overrides.items() if value != default}
 
 
-def _check(options: Deit.Options, width: int, heads: int) -> None:
+def _check(options: DeitOptions, width: int, heads: int) -> None:
     height, columns = options.image_size
     wrong = next((side for side in (height, columns) if side % options.patch), None)
     if wrong is not None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from pydantic import BaseModel, Field, PositiveInt
 from torch import Tensor, nn
 
 from distillkit import ModelRequest, ModelSpec, Outputs, Signal, Wanted
 from distillkit.models import LoadReport, at_least_float32, sketching, start_from
-from distillkit_plugins.image_size_option import ImageSizeOption
+from distillkit_plugins.students.options import SmallCnnOptions
 
 STAGES = 3
+FEATURES = frozenset({Signal.EMBEDDING, Signal.PATCH_TOKENS, Signal.RAW_TOKENS})
 
 
 class ConvNet(nn.Module):
@@ -33,33 +33,31 @@ class ConvNet(nn.Module):
         )
         self.head = nn.Linear(widths[-1], classes) if classes else nn.Identity()
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of every stage: images [B, 3, H, W] -> [B, D_i, H_i, W_i]."""
-        maps = [images]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps[1:]
+    def maps(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps of every stage, after its last ReLU and before it: images [B, 3, H, W] -> [B, D_i, H_i, W_i] each."""
+        maps, raw = [images], []
+        for stage in cast("list[nn.Sequential]", self.stages):
+            *layers, relu = stage
+            raw.append(maps[-1])
+            for layer in layers:
+                raw[-1] = layer(raw[-1])
+            maps.append(relu(raw[-1]))
+        return maps[1:], raw
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast("Tensor", self.head(self.maps(images)[-1].mean(dim=(2, 3))))  # [B, K]
+        return cast("Tensor", self.head(self.maps(images)[0][-1].mean(dim=(2, 3))))  # [B, K]
 
 
 class SmallCnn(nn.Module):
     """`small-cnn` as a student: learns digits (8 pixels) within seconds and suits CIFAR (32 pixels).
 
     Shapes: images [B, 3, H, W] -> logits [B, K]; per requested stage i, embedding [B, D_i] (the mean of its feature
-        maps) and patch tokens [B, N_i, D_i], N_i = H_i * W_i.
+        maps), patch tokens [B, N_i, D_i] and raw tokens, N_i = H_i * W_i.
     """
 
     load_report: LoadReport | None
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Geometry of the network."""
-
-        width: PositiveInt = Field(
-            32, description="channels of the first stage; the other two have 2 and 4 times as many"
-        )
-        image_size: ImageSizeOption = Field((32, 32), description="pixels: a number, or [height, width]")
+    Options = SmallCnnOptions
 
     def __init__(self, network: ConvNet, spec: ModelSpec) -> None:
         super().__init__()
@@ -70,7 +68,7 @@ class SmallCnn(nn.Module):
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
         """Describe the student."""
-        options = cast("SmallCnn.Options", request.options)
+        options = cast("SmallCnnOptions", request.options)
         height, width = options.image_size
         classes = 1000 if request.classes is None else request.classes
         # A description must neither compute weights nor draw random numbers.
@@ -81,7 +79,7 @@ class SmallCnn(nn.Module):
             architecture="small-cnn",
             kind="cnn",
             classes=classes,
-            signals=frozenset({Signal.EMBEDDING, Signal.PATCH_TOKENS}) | ({Signal.LOGITS} if classes else set()),
+            signals=FEATURES | ({Signal.LOGITS} if classes else set()),
             image_size=(height, width),
             layers=STAGES,
             widths=tuple(options.width * 2**stage for stage in range(STAGES)),
@@ -105,16 +103,18 @@ class SmallCnn(nn.Module):
         return model
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
-        maps = [at_least_float32(each) for each in self.network.maps(images)]
+        maps, raw = ([at_least_float32(each) for each in stages] for stages in self.network.maps(images))
         pooled = maps[-1].mean(dim=(2, 3))  # [B, D]
         return Outputs(
             logits=at_least_float32(self.network.head(pooled)) if Signal.LOGITS in wanted else None,
             embedding=tuple(maps[layer].mean(dim=(2, 3)) for layer in wanted.get(Signal.EMBEDDING, ())),
-            patch_tokens=tuple(
-                maps[layer].flatten(2).transpose(1, 2)  # [B, N_i, D_i]
-                for layer in wanted.get(Signal.PATCH_TOKENS, ())
-            ),
+            patch_tokens=tuple(_tokens(maps[layer]) for layer in wanted.get(Signal.PATCH_TOKENS, ())),
+            raw_tokens=tuple(_tokens(raw[layer]) for layer in wanted.get(Signal.RAW_TOKENS, ())),
         )
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    return maps.flatten(2).transpose(1, 2)  # [B, D_i, H_i, W_i] to [B, N_i, D_i]
 
 
 def _convolution(inner: int, outer: int, *, stride: int) -> Iterator[nn.Module]:

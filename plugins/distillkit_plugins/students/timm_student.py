@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from pydantic import BaseModel, Field
-
 from distillkit import ModelRequest, ModelSpec
 from distillkit.models import TimmModel, licensed, start_from
-from distillkit_plugins.image_size_option import ImageSizeOption
-from distillkit_plugins.students.deit import Rate
+from distillkit_plugins.students.options import TimmStudentOptions
 
 
 class TimmStudent:
@@ -18,12 +15,7 @@ class TimmStudent:
     The tag selects the normalisation, and the weights of `student.weights = "pretrained"`.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Options of the network; the defaults are timm's."""
-
-        image_size: ImageSizeOption | None = Field(None, description="pixels: a number, or [height, width]")
-        drop_path: Rate | None = Field(None, description="stochastic depth")
-        dropout: Rate | None = Field(None, description="dropout before the classifier")
+    Options = TimmStudentOptions
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
@@ -48,7 +40,7 @@ class TimmStudent:
 
 def _arguments(request: ModelRequest) -> dict[str, Any]:
     """Given options under the argument names of timm and `TimmModel`."""
-    options = cast("TimmStudent.Options", request.options)
+    options = cast("TimmStudentOptions", request.options)
     arguments = {
         "classes": request.classes,
         "class_names": request.class_names,

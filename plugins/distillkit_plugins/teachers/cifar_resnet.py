@@ -7,14 +7,15 @@ the line in `catalog.py` that registers it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from distillkit import ModelRequest, ModelSpec, Outputs, Signal, Wanted, WeightsError
-from distillkit.models import at_least_float32, load_weights, read_weights
+from distillkit.models import at_least_float32, load_weights, read_weights, weight_option
+from distillkit_plugins.teachers.options import CifarResNetOptions
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BLOCKS = {"cifar-resnet20": 3, "cifar-resnet56": 9}
@@ -39,17 +40,21 @@ class Block(nn.Module):
         self.stride = stride
         self.padding = (outer - inner) // 2
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def before_relu(self, maps: Tensor) -> Tensor:
+        """The output of the block before its last ReLU; shapes as of the block."""
         inner = functional.relu(self.bn1(self.conv1(maps)))
         shortcut = maps[:, :, :: self.stride, :: self.stride]  # [B, C_in, H / stride, W / stride]
         shortcut = functional.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))  # [B, C_out, ...]
-        return functional.relu(self.bn2(self.conv2(inner)) + shortcut)
+        return cast("Tensor", self.bn2(self.conv2(inner)) + shortcut)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return functional.relu(self.before_relu(maps))
 
 
 class CifarResNet(nn.Module):
     """CIFAR ResNet with 6n + 2 layers, for 32-pixel images.
 
-    Shapes: images [B, 3, H, W] -> logits [B, 10]; three stages of 16, 32 and 64 channels.
+    Shapes: images [B, 3, H, W] -> logits [B, K]; three stages of 16, 32 and 64 channels.
     Source: He et al. 2016, arXiv:1512.03385, section 4.2.
     """
 
@@ -64,12 +69,15 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(WIDTHS[2], classes)
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of each stage: images [B, 3, H, W] -> [B, C_i, H_i, W_i]."""
+        """Feature maps of each stage before its last ReLU: images [B, 3, H, W] -> [B, C_i, H_i, W_i]."""
         maps = functional.relu(self.bn1(self.conv1(images)))
         outputs = []
         for stage in (self.layer1, self.layer2, self.layer3):
-            maps = stage(maps)
-            outputs.append(maps)
+            *blocks, last = cast("list[Block]", stage)
+            for block in blocks:
+                maps = block(maps)
+            outputs.append(last.before_relu(maps))
+            maps = functional.relu(outputs[-1])
         return outputs
 
     @staticmethod
@@ -81,14 +89,13 @@ class CifarResNet(nn.Module):
 class CifarResNetTeacher(nn.Module):
     """Adapter of the network to the contract of a teacher. Its weights come from a file (`--teacher-weights`).
 
-    Shapes: images [B, 3, H, W] -> logits [B, 10]; per requested stage i, embedding [B, C_i] (the mean of its feature
-        maps) and patch tokens [B, N_i, C_i], N_i = H_i * W_i.
+    Shapes: images [B, 3, H, W] -> logits [B, K], K = 10 unless the file's head has another; per requested stage i,
+        embedding [B, C_i] (the mean of its feature maps), patch tokens and raw tokens [B, N_i, C_i], N_i = H_i * W_i.
     Source of published weights: akamaster/pytorch_resnet_cifar10 (BSD-2-Clause), keys `module.*` under `state_dict`.
     Raises: WeightsError without a file.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """No options."""
+    Options = CifarResNetOptions
 
     def __init__(self, network: CifarResNet, spec: ModelSpec) -> None:
         super().__init__()
@@ -99,18 +106,20 @@ class CifarResNetTeacher(nn.Module):
     def describe(cls, request: ModelRequest) -> ModelSpec:
         if request.weights in (None, "pretrained"):
             raise WeightsError(
-                f"teacher '{request.name}' has no published weights to download; give --teacher-weights FILE"
+                f"teacher '{request.name}' has no published weights to download; give {weight_option()} FILE"
             )
-        if request.weights != "none":
-            read_weights(Path(request.weights), shapes_only=True)  # so that `plan` refuses an unreadable file
+        shapes = None if request.weights == "none" else read_weights(Path(request.weights), shapes_only=True)
+        head = None if shapes is None else shapes.get("linear.weight")
+        # The head in the file sets the number of classes; CIFAR-100's has 100.
+        classes = len(CLASS_NAMES) if head is None or head.dim() != 2 else head.shape[0]
         with torch.device("meta"):
-            network = CifarResNet(BLOCKS[request.name], len(CLASS_NAMES))
-        return ModelSpec(
+            network = CifarResNet(BLOCKS[request.name], classes)
+        spec = ModelSpec(
             name=request.name,
             architecture=request.name,
             kind="cnn",
-            classes=len(CLASS_NAMES),
-            signals=frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS}),
+            classes=classes,
+            signals=frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS, Signal.RAW_TOKENS}),
             image_size=(32, 32),
             layers=len(WIDTHS),
             widths=WIDTHS,
@@ -118,25 +127,30 @@ class CifarResNetTeacher(nn.Module):
             flexible_size=True,
             crop=1.0,
             head_modules=("linear",),
-            class_names=CLASS_NAMES,
+            class_names=CLASS_NAMES if classes == len(CLASS_NAMES) else None,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
-            licence="that of the weight file",
         )
+        if shapes is not None:  # so that `plan` refuses a file that does not fit
+            load_weights(cls(network, spec), shapes, source=str(request.weights), fit="nothing")
+        return spec
 
     @classmethod
     def build(cls, request: ModelRequest) -> CifarResNetTeacher:
-        model = cls(CifarResNet(BLOCKS[request.name], len(CLASS_NAMES)), cls.describe(request))
+        spec = cls.describe(request)
+        model = cls(CifarResNet(BLOCKS[request.name], spec.classes), spec)
         weights = request.weights
         if weights is not None and weights != "none":
             load_weights(model, read_weights(Path(weights)), source=weights, fit="nothing")
         return model
 
     def forward(self, images: Tensor, wanted: Wanted) -> Outputs:
-        maps = [at_least_float32(stage) for stage in self.network.stages(images)]
+        raw = [at_least_float32(stage) for stage in self.network.stages(images)]
+        maps = [functional.relu(stage) for stage in raw]
         pooled = [stage.mean(dim=(2, 3)) for stage in maps]  # [B, C_i]
-        tokens = [stage.flatten(2).transpose(1, 2) for stage in maps]  # [B, N_i, C_i]
+        tokens, raw_tokens = ([stage.flatten(2).transpose(1, 2) for stage in each] for each in (maps, raw))
         return Outputs(
             logits=at_least_float32(self.network.linear(pooled[-1])) if Signal.LOGITS in wanted else None,
             embedding=tuple(pooled[layer] for layer in wanted.get(Signal.EMBEDDING, ())),
             patch_tokens=tuple(tokens[layer] for layer in wanted.get(Signal.PATCH_TOKENS, ())),
+            raw_tokens=tuple(raw_tokens[layer] for layer in wanted.get(Signal.RAW_TOKENS, ())),
         )

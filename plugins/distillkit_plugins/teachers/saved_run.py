@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-
-from pydantic import BaseModel
+from shlex import quote
+from typing import cast
 
 from distillkit import Model, ModelRequest, ModelSpec, RunDirectoryError, WeightsError
-from distillkit.models import Described, OneAnswer, build_student, load_saved_student, one_answer, read_student
+from distillkit.models import (
+    Described,
+    OneAnswer,
+    build_student,
+    load_saved_student,
+    one_answer,
+    read_student,
+    student_directory,
+    weight_option,
+)
 from distillkit.plugin.registry import installed_plugins
+from distillkit_plugins.teachers.options import SavedRunOptions
 
 
 class SavedRun:
@@ -18,8 +28,7 @@ class SavedRun:
     `distillkit finetune` makes such a run, a teacher for the user's own classes.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """No options; the run defines its student."""
+    Options = SavedRunOptions
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
@@ -49,18 +58,20 @@ class SavedRun:
 
 
 def _directory(request: ModelRequest) -> Path:
-    return Path(request.argument or "")
+    checkpoint = cast("SavedRunOptions", request.options).checkpoint
+    return student_directory(Path(request.argument or ""), checkpoint, option="teacher.checkpoint")
 
 
 def _check(request: ModelRequest) -> None:
-    directory = _directory(request)
+    directory = Path(request.argument or "")
     if not directory.is_dir():
         raise RunDirectoryError(
             f"teacher '{request.name}': there is no run directory '{directory}'; "
-            f"check the path, or train the teacher first, for example with distillkit finetune MODEL --out {directory}"
+            "check the path, or train the teacher first, for example with "
+            f"distillkit finetune MODEL --out {quote(str(directory))}"
         )
     if request.weights not in (None, "none"):
         raise WeightsError(
-            f"teacher '{request.name}' has its own weights, and --teacher-weights {request.weights} was given as well; "
-            "remove --teacher-weights"
+            f"teacher '{request.name}' has its own weights, and {weight_option()} {request.weights} was given as well; "
+            f"remove {weight_option()}"
         )

@@ -1,57 +1,57 @@
-"""`timm:<any>` and the named teachers (`regnety16gf`, `vit-b`, DINO, MAE, Mugs), all from timm's networks."""
+"""`timm:<any>` and the named teachers (`regnety16gf`, `vit-b`, DINO, DINOv2, SigLIP2, ...), all timm's networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from pydantic import BaseModel, Field
 from timm.models import get_pretrained_cfg_value
 from torch import Tensor
 
 from distillkit import Model, ModelRequest, ModelSpec, WeightsError
 from distillkit.models import (
+    FileGeometry,
     Fit,
     LoadReport,
     OneAnswer,
     TimmModel,
     TimmRequest,
     classes_of,
+    geometry_of,
     imagenet_class_names,
     load_weights,
     one_answer,
     published_weights,
     read_weights,
+    weight_option,
     why_unavailable,
 )
-from distillkit_plugins.image_size_option import ImageSizeOption
 from distillkit_plugins.teachers.known import KNOWN, KnownTeacher
-
-OPTION = "--teacher-weights (evaluate and export: --weights)"
+from distillkit_plugins.teachers.options import TimmTeacherOptions
 
 
 class TimmTeacher:
-    """`timm:<any>`, with or without a tag, and the names in `known.py`: `regnety16gf`, `vit-b`, DINO, MAE and Mugs.
+    """`timm:<any>`, with or without a tag, and the names in `known.py`: `regnety16gf`, `vit-b`, DINO and others.
 
-    Weights are the published ones or come from a file, whose head then sets the number of classes. The weights must
-    contain every tensor of the network: a teacher never gets a randomly initialised head. A network with two heads
-    returns the mean of their logits, as published. A teacher with ImageNet's 1,000 classes has their names.
+    Weights are the published ones or come from a file, whose head then sets the number of classes and, for a ViT, whose
+    embeddings set patch and image size. The weights must contain every tensor of the network: a teacher never gets a
+    randomly initialised head. A network with two heads returns the mean of their logits, as published. A teacher with
+    ImageNet's 1,000 classes has their names.
 
-    Self-supervised teachers have no classes and no logits. Their embedding is the class token after the final norm,
-    which DINO and Mugs train and evaluate; it is used for MAE too, although MAE's loss does not involve that token.
-    Their files may contain the network only or a complete training checkpoint. From the latter, the teacher network is
+    Teachers trained without classes have no logits. Their embedding is the class token after the final norm, which DINO
+    and Mugs train and evaluate; it is used for MAE and EVA02 too, although their losses do not involve that token. That
+    of SigLIP2 is the output of its attention pooling, that of a DINOv3 ConvNeXt the pooled last stage.
+
+    A file may contain the network only or a complete training checkpoint. From the latter, the teacher network is
     loaded if there is one (DINO, Mugs); heads and decoders are skipped and listed in the load report.
 
     A ViT expects images of its own size. With `image_size` it is built for another size and its position embedding is
     resized as DeiT's authors do for students, for example for a student fine-tuned at 384 px.
     """
 
-    class Options(BaseModel, frozen=True, extra="forbid", strict=True):
-        """Options of the network; the defaults are timm's."""
-
-        image_size: ImageSizeOption | None = Field(None, description="pixels: a number, or [height, width]")
+    Options = TimmTeacherOptions
 
     @classmethod
     def describe(cls, request: ModelRequest) -> ModelSpec:
@@ -60,7 +60,7 @@ class TimmTeacher:
         Raises: RecipeError for a name unknown to timm; WeightsError for an unusable file, or if no file is given and
             there are no weights to download.
         """
-        return one_answer(_sketch(request).spec)
+        return one_answer(_sketch(request).model.spec)
 
     @classmethod
     def build(cls, request: ModelRequest) -> Model:
@@ -68,14 +68,19 @@ class TimmTeacher:
 
         Raises: as `describe`; WeightsError if the published weights are not available.
         """
-        spec = _sketch(request).spec
+        sketch = _sketch(request)
         weights = None if request.weights == "none" else _weights(request)
         model = TimmModel.create(
-            _known(request).network, name=spec.name, classes=spec.classes, image_size=_image_size(request)
+            sketch.request.architecture,
+            name=sketch.request.name,
+            classes=sketch.model.spec.classes,
+            image_size=sketch.request.image_size,
+            **sketch.request.arguments,
         )
-        model.spec = spec
+        model.spec = sketch.model.spec
         if weights is not None:
-            model.load_report = _load(model, weights, request)
+            report, note = _load(model, weights, request), sketch.geometry.note
+            model.load_report = report if note is None else replace(report, notes=(*report.notes, note))
         return OneAnswer(model)
 
     @classmethod
@@ -102,7 +107,7 @@ def _file(request: ModelRequest) -> Path | None:
 
 
 def _image_size(request: ModelRequest) -> tuple[int, int] | None:
-    return cast("TimmTeacher.Options", request.options).image_size
+    return cast("TimmTeacherOptions", request.options).image_size or _known(request).image_size
 
 
 def _load(model: TimmModel, weights: Mapping[str, Tensor], request: ModelRequest) -> LoadReport:
@@ -119,25 +124,56 @@ def _weights(request: ModelRequest) -> dict[str, Tensor]:
     path = _file(request)
     if path is not None:
         return read_weights(path)
-    return published_weights(_known(request).network, option=OPTION)
+    return published_weights(_known(request).network, option=weight_option())
 
 
-def _sketch(request: ModelRequest) -> TimmModel:
-    """The teacher on the meta device, checked against the shapes in its file."""
+@dataclass(frozen=True)
+class _Sketch:
+    """A teacher on the meta device, timm's request for the same network, and what its file says of ViTs."""
+
+    model: TimmModel
+    request: TimmRequest
+    geometry: FileGeometry
+
+
+def _sketch(request: ModelRequest) -> _Sketch:
+    """The teacher on the meta device, with the classes, patch and image size of its file, checked against the file."""
     known, path = _known(request), _file(request)
     reason = _why_no_download(request)
     if reason is not None and path is None and request.weights != "none":
-        raise WeightsError(f"{reason}; give a file with {OPTION}")
-    sketch_request = TimmRequest(known.network, request.name, request.classes, _image_size(request))
-    model = _described(TimmModel.sketch(sketch_request), request)
-    if path is not None:
-        shapes = read_weights(path, shapes_only=True)
-        file_classes = classes_of(shapes, model)
-        # The head in the file sets the number of classes, so the network is described again with it.
-        if request.classes is None and file_classes not in (None, model.spec.classes):
-            model = _described(TimmModel.sketch(replace(sketch_request, classes=file_classes)), request)
-        _load(model, shapes, request)
-    return model
+        raise WeightsError(f"{reason}; give a file with {weight_option()}")
+    shapes = {} if path is None else read_weights(path, shapes_only=True)
+    network = known.with_biases if known.with_biases and any(map(_is_attention_bias, shapes)) else known.network
+    classes = known.classes if request.classes is None else request.classes
+    asked = TimmRequest(network, request.name, classes, _image_size(request), known.arguments)
+    model = _described(TimmModel.sketch(asked), request)
+    if path is None:
+        return _Sketch(model, asked, FileGeometry())
+    geometry = geometry_of(shapes, model)
+    if asked.image_size is not None:
+        geometry = replace(geometry, image_size=None)  # the network is built for this size, whatever the file's is
+    if geometry.patch is not None and request.name in KNOWN:
+        geometry = FileGeometry()  # dino-vits8 says which patch it has: the file is another teacher's, and is refused
+    in_file = _as_in_file(asked, geometry, classes_of(shapes, model), own=model.spec.classes)
+    if in_file != asked:
+        model = _described(TimmModel.sketch(in_file), request)
+    _load(model, shapes, request)
+    return _Sketch(model, in_file, geometry)
+
+
+def _as_in_file(asked: TimmRequest, geometry: FileGeometry, classes: int | None, *, own: int) -> TimmRequest:
+    """The request with the classes, patch and image size of a file; a class count or size that it has already stays."""
+    return replace(
+        asked,
+        classes=classes if asked.classes is None and classes != own else asked.classes,
+        image_size=asked.image_size or geometry.image_size,
+        arguments=asked.arguments if geometry.patch is None else {**asked.arguments, "patch_size": geometry.patch},
+    )
+
+
+def _is_attention_bias(name: str) -> bool:
+    """Whether a tensor of this name is a bias of queries, in the names of timm or of the authors of DINOv3."""
+    return name.endswith((".attn.q_bias", ".attn.qkv.bias"))
 
 
 def _described(model: TimmModel, request: ModelRequest) -> TimmModel:

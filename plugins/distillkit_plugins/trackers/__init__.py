@@ -1,1 +1,1 @@
-"""Built-in trackers: metrics.jsonl and report.md."""
+"""Built-in trackers: metrics.jsonl, report.md and report.html."""

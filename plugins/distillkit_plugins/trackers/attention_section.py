@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distillkit import RunModels, Samples
+from distillkit import RunInfo, RunModels, Samples
+from distillkit.pages import PageBlock, Paragraph, Picture
 
 if TYPE_CHECKING:
     from distillkit.evaluation import Sight
@@ -16,11 +15,11 @@ IMAGES = 3
 SPLIT_NAMES = {"validation": "validation", "test": "test", "train": "training"}
 
 
-def attention_section(directory: Path, plan: Mapping[str, Any], models: RunModels) -> list[str]:
-    """Draw the attention in a few images of the run into `directory`/attention; return the Markdown paragraphs.
+def attention_section(run: RunInfo, models: RunModels) -> list[PageBlock]:
+    """Draw the attention in a few images of the run into attention/ of the run; return captions and pictures.
 
     Empty if the student's class-token attention cannot be read. An error while drawing does not fail the finished run:
-    it is reported in the paragraph.
+    it is reported in a paragraph.
     """
     from distillkit.evaluation import why_unreadable
 
@@ -28,15 +27,18 @@ def attention_section(directory: Path, plan: Mapping[str, Any], models: RunModel
         return []
     unreadable = {name: why_unreadable(teacher.spec) for name, teacher in models.teachers.items()}
     try:
-        figures = _draw(directory / FOLDER, plan, models, [name for name, reason in unreadable.items() if not reason])
+        figures = _draw(run, models, [name for name, reason in unreadable.items() if not reason])
     except Exception as error:  # noqa: BLE001 - the run is finished and its results are saved; no error here may fail it
-        figures = [f"The attention could not be drawn: {' '.join(str(error).split()) or type(error).__name__}."]
-    missing = [f"Teacher '{name}' is not shown, because {reason}." for name, reason in unreadable.items() if reason]
-    return ["## Attention", *figures, *missing]
+        reason = " ".join(str(error).split()) or type(error).__name__
+        figures = [Paragraph(f"The attention could not be drawn: {reason}.")]
+    missing = [
+        Paragraph(f"Teacher '{name}' is not shown, because {reason}.") for name, reason in unreadable.items() if reason
+    ]
+    return [*figures, *missing]
 
 
-def _draw(folder: Path, plan: Mapping[str, Any], models: RunModels, teachers: list[str]) -> list[str]:
-    """Write the figures; return their caption and the links to them."""
+def _draw(run: RunInfo, models: RunModels, teachers: list[str]) -> list[PageBlock]:
+    """Write the figures; return their caption and the pictures."""
     from distillkit.evaluation import as_png, draw_attention, see_attention
 
     samples = models.samples(IMAGES)
@@ -46,14 +48,13 @@ def _draw(folder: Path, plan: Mapping[str, Any], models: RunModels, teachers: li
         {name: models.teachers[name] for name in teachers},
         samples.images,
     )
-    folder.mkdir(exist_ok=True)
-    links: list[str] = []
+    pictures: list[PageBlock] = []
     for number, sights in enumerate(seen, start=1):
-        title = _title(samples, number - 1, plan["class_names"])
-        path = folder / f"{samples.split}-{number}.png"
-        path.write_bytes(as_png(draw_attention(sights, title=title)))
-        links.append(f"![{title}]({FOLDER}/{path.name})")
-    return [_caption(samples, seen[0]), *links]
+        title = _title(samples, number - 1, run.plan["class_names"])
+        name, content = f"{FOLDER}/{samples.split}-{number}.png", as_png(draw_attention(sights, title=title))
+        run.write(name, content)
+        pictures.append(Picture(title, content, name))
+    return [Paragraph(_caption(samples, seen[0])), *pictures]
 
 
 def _caption(samples: Samples, sights: tuple[Sight, ...]) -> str:

@@ -18,7 +18,7 @@ def distillkit_trackers() -> Sequence[PluginSpec]:
         ),
         PluginSpec(
             name="report",
-            summary="report.md with tables and curves at the end of the run; needs `metrics`",
+            summary="report.md and report.html, tables and curves at the end of the run; needs `metrics`",
             factory="distillkit_plugins.trackers.report:Report",
         ),
     )

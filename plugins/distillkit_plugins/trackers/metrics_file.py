@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from distillkit import RunInfo, read_metrics
@@ -12,19 +13,17 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Tracker that appends one JSON object per line; its `kind` is steps, epoch, note, end or failed.
+    """Tracker that appends one JSON object per line; its `kind` is steps, epoch, note, end or failed, `time` is UTC.
 
     A resumed run drops the records after the step it resumes from, so that no step appears twice.
     """
 
     def distillkit_run_started(self, run: RunInfo) -> None:
         """Create the file, or cut it back to the step the run resumes from."""
-        self._path = run.directory / FILE_NAME
+        self._run = run
         kept = [record for record in read_metrics(run.directory) if _is_kept(record, run.start_step)]
         # Replaced in one step, so that a process killed here leaves the old file or the new one.
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        temporary.replace(self._path)
+        run.write(FILE_NAME, "".join(_line(record) for record in kept))
 
     def distillkit_steps_logged(self, record: Mapping[str, float]) -> None:
         """One line per log interval."""
@@ -48,14 +47,18 @@ class MetricsFile:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         # Opened and closed for every line, so that a killed run keeps all earlier lines.
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
+        self._run.append(FILE_NAME, _line({**record, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}))
 
 
 def _is_kept(record: Mapping[str, Any], step: int) -> bool:
-    """Whether a resumed run keeps a record: it was measured at or before `step`."""
+    """Whether a resumed run keeps a record: it was measured at or before `step`. From step 0 on, all is noted again."""
     measured = record.get("step")
-    return record["kind"] in {"steps", "epoch", "note"} and isinstance(measured, int | float) and measured <= step
+    return (
+        step > 0
+        and record["kind"] in {"steps", "epoch", "note"}
+        and isinstance(measured, int | float)
+        and measured <= step
+    )
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -17,7 +17,8 @@ from distillkit.errors import DataError, RecipeError, UserError
 from distillkit.evaluation import Features, balanced_subset, listed_subset
 from distillkit.evaluation.evaluate import evaluate
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe.schema import Data, Recipe
+from distillkit.recipe.image_tables import Data
+from distillkit.recipe.schema import Recipe
 from distillkit.running.start import run
 from distillkit_plugins.evaluators.few_label import fit, regressions
 

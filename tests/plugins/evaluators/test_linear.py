@@ -37,14 +37,16 @@ def digits() -> tuple[Features, Features]:
     return Features(values[:1300], classes[:1300]), Features(values[1300:], classes[1300:])
 
 
-def sgd(train: Features, rate: float, epochs: int, batch_size: int, seed: int) -> tuple[NDArray, NDArray]:
+def sgd(
+    train: Features, rate: float, epochs: int, batch_size: int, seed: int, *, until: int | None = None
+) -> tuple[NDArray, NDArray]:
     """SGD in NumPy: v = 0.9 v + g, w = w - lr v, with lr along a cosine from rate * batch / 256 to 0."""
     x, labels = train.values.double().numpy(), train.labels.numpy()
     weight = 0.01 * torch.randn(10, x.shape[1], generator=torch.Generator().manual_seed(seed)).double().numpy()
     bias, speed, bias_speed = np.zeros(10), np.zeros_like(weight), np.zeros(10)
     draw = torch.Generator().manual_seed(seed)
     steps, step = epochs * math.ceil(len(x) / batch_size), 0
-    for _ in range(epochs):
+    for _ in range(until or epochs):
         order = torch.randperm(len(x), generator=draw).numpy()
         for start in range(0, len(x), batch_size):
             chosen = order[start : start + batch_size]
@@ -94,6 +96,23 @@ def test_a_head_that_diverges_does_not_change_the_others(digits: tuple[Features,
     assert head_accuracy(together, test, CPU)[1] == head_accuracy(alone, test, CPU)[0]
 
 
+def test_the_accuracy_after_every_epoch_is_that_of_an_independent_implementation(
+    digits: tuple[Features, Features],
+) -> None:
+    train, test = digits
+    seen: list[float] = []
+
+    def after_epoch(heads: LinearHeads) -> None:
+        seen.append(head_accuracy(heads, test, CPU)[0]["top1"])
+
+    train_on_cached(train, 10, (0.3,), epochs=4, batch_size=128, seed=0, device=CPU, after_epoch=after_epoch)
+    x, labels = test.values.double().numpy(), test.labels.numpy()
+    for number, found in enumerate(seen, 1):
+        weight, bias = sgd(train, 0.3, epochs=4, batch_size=128, seed=0, until=number)
+        assert found == pytest.approx(100 * np.mean((x @ weight.T + bias).argmax(axis=1) == labels), abs=0.3)
+    assert len(seen) == 4
+
+
 def test_two_classes_have_no_top5() -> None:
     heads = LinearHeads(2, 2, (0.1,), seed=0)
     one = Features(torch.ones(1, 2), torch.tensor([0]))
@@ -135,9 +154,20 @@ def test_the_fast_probe_selects_a_rate_on_other_images_than_it_measures(folder: 
     found = evaluate(folder, PLUGINS, protocol="linear", options={"epochs": 3, "lr": [0.001, 0.03]}).measurement
     assert found.title == "linear probe on cached features (fast: no augmentation, 3 epochs)"
     chosen = found.settings["chosen_lr"]
-    assert found.notes == (f"lr {chosen:g} of 2 was chosen on 130 validation images",)
+    best, number = found.figures["best_epoch_top1"], found.settings["best_epoch"]
     (row,) = (row for row in found.rows if row["lr"] == chosen)
-    assert found.figures == {"top1": row["top1"], "top5": row["top5"], "images": 500.0}
+    choice, epochs = found.notes
+    assert choice == f"lr {chosen:g} of 2 was chosen on 130 validation images"
+    assert epochs == (
+        f"last epoch, 3: {row['top1']:.2f} %; best epoch, {number}: {best:.2f} %, "
+        "chosen on the evaluated images as in DINO's code"
+    )
+    assert found.figures == {
+        "top1": row["top1"],
+        "top5": row["top5"],
+        "best_epoch_top1": best,
+        "images": 500.0,
+    }
     assert found.settings["read"] == "the embedding of the last 2 layers"
     on_them = evaluate(folder, PLUGINS, protocol="linear", split="validation", options={"epochs": 1, "lr": [0.01, 0.1]})
     assert on_them.measurement.notes[0].endswith(" of 2 was chosen on the evaluated images themselves")
@@ -177,7 +207,7 @@ def test_dinos_probe_is_reproducible_and_depends_on_its_seed(folder: str) -> Non
     found = evaluate(folder, PLUGINS, protocol="linear", options=options).measurement
     assert found.title == "linear probe on augmented images (dino: DINO's protocol, 2 epochs)"
     assert [row["lr"] for row in found.rows] == [0.1]
-    assert found.notes == ()
+    assert found.figures["best_epoch_top1"] >= found.figures["top1"]
     assert found.settings["training_images"] == 1167
     assert found.figures["top1"] > 15
     assert evaluate(folder, PLUGINS, protocol="linear", options=options).measurement == found

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from distillkit import BatchInfo, BrokenPluginError, Outputs, Read, RecipeError, Signal, TargetSpec
+from distillkit.bank.row_format import RowFormat
 from distillkit.plugin.registry import installed_plugins
 from distillkit.testing import cnn, vit
 from distillkit_plugins.losses.ce import LabelsOnly
@@ -136,6 +137,66 @@ def test_weights_and_targets_are_the_papers():
     assert (half.weight, half.label_weight) == (0.25, 0.75)
     labels = LabelsOnly.build(LabelsOnly.Options(), DISTILLED, TEACHER)
     assert (labels.weight, labels.label_weight, labels.reads_student, labels.targets) == (0.0, 1.0, frozenset(), {})
+
+
+def numpy_divergence(teacher, student, tau, k):
+    """tau^2 * KL between the softened distributions, where the teacher's tail beyond its k largest is uniform."""
+    p = np.exp(teacher / tau - np.logaddexp.reduce(teacher / tau))
+    q = student / tau - np.logaddexp.reduce(student / tau)
+    order = np.argsort(-teacher)
+    spread = p.copy()
+    spread[order[k:]] = p[order[k:]].mean()
+    return tau**2 * float((spread * (np.log(spread) - q)).sum())
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_top_k_keeps_the_largest_logits_and_spreads_the_rest(tau, k):
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (3 * torch.randn(4, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    loss = build_soft(7, tau=tau, top_k=k)
+    target = loss.target(Outputs(logits=teacher.float()))
+    assert {name: tuple(tensor.shape) for name, tensor in target.items()} == {
+        "logits": (4, k),
+        "classes": (4, k),
+        "tail": (4,),
+    }
+    term = loss(Outputs(logits=student), target, BatchInfo(labels=None, label_mass=torch.zeros(4)))["soft"]
+    expected = [numpy_divergence(*pair, tau, k) for pair in zip(teacher.numpy(), student.numpy(), strict=True)]
+    np.testing.assert_allclose(term.numpy(), expected, rtol=1e-6)
+
+
+def test_top_k_of_all_but_one_class_is_the_whole_divergence():
+    generator = torch.Generator().manual_seed(1)
+    teacher, student = (torch.randn(4, 7, generator=generator) for _ in range(2))
+    batch = BatchInfo(labels=None, label_mass=torch.zeros(4))
+    kept, whole = build_soft(7, tau=2.0, top_k=6), build_soft(7, tau=2.0)
+    terms = [
+        loss(Outputs(logits=student), loss.target(Outputs(logits=teacher)), batch)["soft"] for loss in (kept, whole)
+    ]
+    torch.testing.assert_close(*terms)
+
+
+def test_top_k_of_a_sure_teacher_stays_a_distribution_when_it_is_stored():
+    """fp16 probabilities would sum to more than one here; relative logits in float16 do not."""
+    logits = torch.zeros(3, 1000)
+    logits[:, 0] = torch.tensor([20.0, 40.0, 200.0])
+    loss = build_soft(1000, tau=1.0, top_k=10)
+    row_format = RowFormat.of(loss.targets)
+    stored = row_format.decode(row_format.encode(loss.target(Outputs(logits=logits))), torch.device("cpu"))
+    term = loss(Outputs(logits=logits), stored, BatchInfo(labels=None, label_mass=torch.zeros(3)))["soft"]
+    assert (term.abs() < 1e-4).all()
+
+
+def test_top_k_of_every_class_is_refused():
+    with pytest.raises(RecipeError) as refused:
+        build_soft(7, top_k=7)
+    assert str(refused.value) == "soft:top_k=7 keeps every one of 7 classes; leave it out"
+
+
+def test_only_a_truncated_target_depends_on_options():
+    assert build_soft(7, tau=2.0).target_options == frozenset()
+    assert build_soft(7, tau=2.0, top_k=3).target_options == {"top_k", "tau"}
 
 
 def test_a_stored_target_serves_every_temperature():

@@ -327,7 +327,7 @@ def test_small_cnn():
     outputs = model(images, {**LOGITS, Signal.EMBEDDING: layers, Signal.PATCH_TOKENS: layers})
     torch.testing.assert_close(outputs.logits, model.network(images))
     torch.testing.assert_close(outputs.embedding[2], outputs.patch_tokens[2].mean(dim=1))
-    (maps, *_) = model.network.maps(images)
+    (maps, *_), _ = model.network.maps(images)
     torch.testing.assert_close(outputs.patch_tokens[0][:, 2 * 9 + 5], maps[:, :, 2, 5])
     assert model(images, {}).logits is None
 

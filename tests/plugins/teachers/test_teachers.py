@@ -15,7 +15,7 @@ from distillkit.plugin.registry import installed_plugins, split_name
 
 BOTH = {Signal.LOGITS: (), Signal.DISTILL_LOGITS: ()}
 LOGITS = {Signal.LOGITS: ()}
-REVEALED = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS})
+REVEALED = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS, Signal.RAW_TOKENS})
 OF_A_VIT = REVEALED | {Signal.CLS_ATTENTION}
 PLUGINS = installed_plugins()
 VIT = "vit_tiny_patch16_224"
@@ -101,8 +101,7 @@ def test_published_weights_without_network(offline):
     )
     assert PLUGINS.find("teacher", "regnety16gf").load().why_unavailable(request_of("regnety16gf")) == sentence
     assert refused(WeightsError, build, "regnety16gf") == (
-        f"{sentence}; give a file with --teacher-weights (evaluate and export: --weights), "
-        "or connect once so that they are cached"
+        f"{sentence}; give a file with --teacher-weights, or connect once so that they are cached"
     )
 
 

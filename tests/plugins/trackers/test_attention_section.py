@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit import DataError, RunModels, Samples
+from distillkit import DataError, RunInfo, RunModels, Samples
 from distillkit.models import ClassMap, FrozenTeacher, TimmModel
+from distillkit.pages import Page, PageBlock, as_markdown
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.schema import Recipe
 from distillkit.running.start import run
@@ -32,6 +33,14 @@ def models(student: TimmModel, teachers: dict[str, TimmModel], *, labels: tuple[
         for name, teacher in teachers.items()
     }
     return RunModels(student, frozen, lambda count: samples)
+
+
+def info(directory: Path) -> RunInfo:
+    return RunInfo(directory, {}, PLAN, steps=1, steps_per_epoch=1)
+
+
+def shown(blocks: list[PageBlock]) -> list[str]:
+    return as_markdown(Page("title", tuple(blocks))).strip().split("\n\n")[1:]
 
 
 def test_report_shows_the_attention_in_validation_images(tmp_path: Path) -> None:
@@ -60,8 +69,7 @@ def test_report_shows_the_attention_in_validation_images(tmp_path: Path) -> None
 
 
 def test_student_without_teacher_and_images_with_and_without_label(vit: TimmModel, tmp_path: Path) -> None:
-    assert attention_section(tmp_path, PLAN, models(vit, {}, labels=(1, None))) == [
-        "## Attention",
+    assert shown(attention_section(info(tmp_path), models(vit, {}, labels=(1, None)))) == [
         "Attention of the class token in 2 training images, layer by layer.",
         "![training image 0.png, class dog](attention/train-1.png)",
         "![training image 1.png](attention/train-2.png)",
@@ -70,8 +78,7 @@ def test_student_without_teacher_and_images_with_and_without_label(vit: TimmMode
 
 def test_a_teacher_without_attention_is_not_shown(vit: TimmModel, tmp_path: Path) -> None:
     cnn = TimmModel.create("resnet10t", name="cnn", classes=2)
-    assert attention_section(tmp_path, PLAN, models(vit, {"big": cnn})) == [
-        "## Attention",
+    assert shown(attention_section(info(tmp_path), models(vit, {"big": cnn}))) == [
         "Attention of the class token in 1 training image, layer by layer.",
         "![training image 0.png, class dog](attention/train-1.png)",
         "Teacher 'big' is not shown, because it is a CNN and reveals no class-token attention.",
@@ -80,7 +87,7 @@ def test_a_teacher_without_attention_is_not_shown(vit: TimmModel, tmp_path: Path
 
 def test_a_student_without_attention_has_no_section(tmp_path: Path) -> None:
     cnn = TimmModel.create("resnet10t", name="cnn", classes=2)
-    assert attention_section(tmp_path, PLAN, RunModels(cnn, {}, None)) == []
+    assert attention_section(info(tmp_path), RunModels(cnn, {}, None)) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,7 +95,6 @@ def test_an_error_while_drawing_does_not_fail_a_finished_run(vit: TimmModel, tmp
     def broken(count: int) -> Samples:
         raise DataError("image '1.png' of 'cats' cannot be read: truncated; repair or remove it")
 
-    assert attention_section(tmp_path, PLAN, RunModels(vit, {}, broken)) == [
-        "## Attention",
+    assert shown(attention_section(info(tmp_path), RunModels(vit, {}, broken))) == [
         "The attention could not be drawn: image '1.png' of 'cats' cannot be read: truncated; repair or remove it.",
     ]

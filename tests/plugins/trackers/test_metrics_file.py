@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from distillkit import BrokenImage, Incidents, ModelSpec, RunInfo, RunModels, read_metrics
+from distillkit_plugins.trackers.curves import draw_curves
+from distillkit_plugins.trackers.gradient_norms_section import marker_of
 from distillkit_plugins.trackers.metrics_file import MetricsFile
 from distillkit_plugins.trackers.report import Report
 
@@ -72,6 +75,14 @@ def test_a_resumed_run_drops_records_after_its_checkpoint(tmp_path: Path) -> Non
     assert [record["step"] for record in read_metrics(tmp_path)] == [5.0, 10.0]
 
 
+def test_a_run_that_starts_again_before_its_first_checkpoint_repeats_no_note(tmp_path: Path) -> None:
+    for _ in range(3):
+        tracker = MetricsFile()
+        tracker.distillkit_run_started(info(tmp_path))
+        tracker.distillkit_noted(0, "the teacher guesses")
+    assert [record["note"] for record in read_metrics(tmp_path)] == ["the teacher guesses"]
+
+
 def test_a_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "steps", "step": 1.0}\n{"kind": "st')
@@ -88,8 +99,12 @@ def report(tmp_path: Path) -> str:
     figures = {"class_top1": 88.0, "distill_top1": 89.0, "fused_logits_top1": 90.0, "fused_softmax_top1": 91.0}
     record = {f"test/{name}": value for name, value in figures.items()} | {"test/top1": 90.0, "test/images": 500.0}
     record |= {"best/validation_top1": 93.5, "best/step": 10.0}
+    started = {"started": "2026-01-02T03:04:05+00:00", "command": "distillkit run"}
+    (tmp_path / "environment.json").write_text(json.dumps(started))
     Report().distillkit_run_ended(info(tmp_path), record, MODELS)
-    return (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text()
+    page = re.sub(r"\| finished \| \S+ \|", "| finished | (now) |", page)
+    return re.sub(r"\| duration \| .+ \|", "| duration | (long) |", page)
 
 
 def test_the_complete_report(report: str) -> None:
@@ -98,6 +113,8 @@ def test_the_complete_report(report: str) -> None:
         == """# deit-ti distilled from cnn
 
 `loss = 0.5 * labels + 0.5 * hard`, 20 optimiser steps of 64 images on digits (100 images, 40 labelled).
+
+## Results
 
 | top-1 (%) | test |
 | --- | ---: |
@@ -109,6 +126,8 @@ def test_the_complete_report(report: str) -> None:
 | images | 500 |
 
 Best on validation: 93.50 % after step 10, kept in `best/`. The table shows the student after the last step.
+
+## Curves
 
 ![loss and accuracy over the run](curves.png)
 
@@ -127,6 +146,18 @@ Student: 4 layers, width 64, 2 heads, grid 2x2. Learning rate 0.00025, seed 3, f
 
 - a note
 
+## Run
+
+| | |
+| --- | --- |
+| command | distillkit run |
+| started | 2026-01-02T03:04:05+00:00 |
+| duration | (long) |
+| finished | (now) |
+| seed | 3 |
+| total | 1.0000 |
+| labels | 1.0000 |
+
 ## Next
 
 ```
@@ -137,6 +168,23 @@ distillkit export <this directory>
 The resolved recipe is `recipe.toml`; `environment.json` has the versions.
 """
     )
+
+
+def test_the_page_has_the_same_content(report: str, tmp_path: Path) -> None:
+    page = (tmp_path / "report.html").read_text()
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert headings == re.findall(r"^## (.*)$", report, re.MULTILINE)
+    assert [number for number in ("88.00", "89.00", "90.00", "91.00", "93.50 %", "1.0000") if number not in page] == []
+    # The losses from step 10 to 20, and the accuracy of a single epoch.
+    assert re.findall("<figcaption>(.*?)</figcaption>", page) == ["Loss", "Validation accuracy"]
+    assert "Last values: total 1, labels 1." in page
+    assert "<img" not in page
+
+
+def test_a_page_that_cannot_be_written_fails_no_run(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    Report().distillkit_run_ended(info(tmp_path), {}, MODELS)
+    assert (tmp_path / "report.md").is_file()
 
 
 def test_the_report_counts_incidents(tmp_path: Path) -> None:
@@ -207,3 +255,16 @@ def test_the_curves_are_a_figure(report: str, tmp_path: Path) -> None:
     assert "curves.png" in report
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1200, 432)
+
+
+def test_a_curve_of_a_single_point_is_visible(tmp_path: Path) -> None:
+    """The same point alone and twice: without a marker the first picture would show empty axes."""
+    epoch = {"step": 4.0, "validation/class_top1": 50.0}
+    point = steps(4.0, 1.0) | {"grad_norm": 1.0, "grad_norm/labels": 1.0}
+    draw_curves(tmp_path / "one.png", [point], [epoch])
+    assert marker_of([point]) == "o"
+    assert marker_of([point, point]) is None
+    with Image.open(tmp_path / "one.png") as picture:
+        colours = picture.convert("RGB").getcolors(maxcolors=2**20) or []
+    blue = [count for count, (red, green, blue) in colours if blue > 150 > green > red]
+    assert sum(blue) > 100  # three dots of 6 points at 120 dpi, and the legends
