@@ -1,1 +1,1 @@
-"""Devices, precisions, CPU counts, distributed processes, and the `__main__` guard for scripts."""
+"""Devices, precisions, CPU counts, new interpreters, distributed processes, drawing, stop signals, `__main__` guard."""

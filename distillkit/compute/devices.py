@@ -9,6 +9,8 @@ import torch
 
 from distillkit.errors import RecipeError
 
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
+"""torch's names for instructions that multiply bf16 matrices: two of x86 and Arm's."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,6 +49,22 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
     # bf16 has the range of float32, so that gradients do not underflow as in fp16.
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16; a CPU without them computes bf16 slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # added after torch 2.9
+        return False
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in BF16_INSTRUCTIONS)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done its work; on the CPU nothing is queued."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's <malloc.h>, each with the largest value that it accepts.

@@ -139,12 +139,14 @@ _joined: list[Processes] = []
 
 
 @contextmanager
-def process_group(device: str, *, patience: float = PATIENCE) -> Iterator[Processes]:
+def process_group(
+    device: str, *, patience: float = PATIENCE, remedy: str = "start the command again"
+) -> Iterator[Processes]:
     """The process group that torchrun started, for the duration of the block; ALONE without torchrun.
 
     `device` is `training.device`: gloo sums the gradients on CPUs, nccl on GPUs, with one process per GPU. `patience`
-    is the timeout of a collective call in minutes. A nested block is ALONE, such as a training run inside an
-    evaluation.
+    is the timeout of a collective call in minutes. `remedy` is what to do if a process is lost. A nested block is
+    ALONE, such as a training run inside an evaluation.
     Raises: UserError if torchrun started more processes on this machine than it has GPUs; LostProcessError if another
         process ended or did not respond within the timeout.
     """
@@ -176,7 +178,7 @@ def process_group(device: str, *, patience: float = PATIENCE) -> Iterator[Proces
             raise
         raise LostProcessError(
             f"process {rank} of {world} lost the others: one of them ended, or did not respond for {patience:g} "
-            "minutes (training.patience); start the run again with --auto-resume to continue from the last checkpoint"
+            f"minutes; {remedy}"
         ) from error
     finally:
         # A script may call several runs under one torchrun; each needs a new process group.

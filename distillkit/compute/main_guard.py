@@ -10,6 +10,7 @@ import multiprocessing
 from functools import cache
 from multiprocessing import spawn
 
+from distillkit.compute.interpreters import safe_path
 from distillkit.errors import UserError
 
 SENTENCE = (
@@ -43,7 +44,8 @@ def require_guard() -> None:
         return
     probe = multiprocessing.Process(target=_nothing, name=PROBE)
     try:
-        probe.start()
+        with safe_path():
+            probe.start()
         probe.join()
     except (EOFError, ConnectionError):  # in some Python versions the fork server imports the script, and dies of it
         raise UserError(SENTENCE) from None

@@ -33,6 +33,10 @@ INPUT, BATCH, HEIGHT, WIDTH = "images", "batch", "height", "width"
 """Names in every exported file: the input, and the dimensions that are or may be dynamic."""
 
 
+LARGEST_SIDE = 4_096
+"""Most pixels per side: far above any student, and a batch of such images still fits into memory."""
+
+
 def parse_image_size(text: str | None) -> tuple[int, int] | None:
     """(height, width) in pixels from "224" or "192x256"; None for None.
 
@@ -47,6 +51,8 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
     # isdigit alone also accepts superscript digits, which int() rejects.
     if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
         raise UserError(f"'{text}' is not an image size; give a number of pixels such as 224, or HEIGHTxWIDTH")
+    if any(len(side) > len(str(LARGEST_SIDE)) or int(side) > LARGEST_SIDE for side in sides):
+        raise UserError(f"image size {text} is too large; give at most {LARGEST_SIDE:,} pixels per side")
     return int(sides[0]), int(sides[-1])
 
 
@@ -77,14 +83,15 @@ ReportProgress: TypeAlias = Callable[[str, int, int], None]
 class Provenance:
     """Origin of a model, written into the exported file and its manifest. Names only, no paths.
 
-    `model` and `options` describe the student as in its recipe. `run` is the name of the run directory,
-    `recipe_sha256` the digest of its recipe and `weights_sha256` that of its weight file. Each of `teachers` has `name`
-    and, if known, `architecture` and `licence`.
+    `model` and `options` describe the student as in its recipe. `run` is the name of the run directory, `checkpoint`
+    its student: last, best, ema, or the step of a checkpoint. `recipe_sha256` is the digest of its recipe and
+    `weights_sha256` that of its weight file. Each of `teachers` has `name` and, if known, `architecture` and `licence`.
     """
 
     model: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
+    checkpoint: str | None = None
     recipe_sha256: str | None = None
     weights_sha256: str | None = None
     teachers: tuple[Mapping[str, Any], ...] = ()

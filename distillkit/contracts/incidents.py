@@ -25,12 +25,14 @@ class Incidents:
     """Incident log of a run. It is saved in every checkpoint, so that a resumed run has the same counts.
 
     `broken` has every unreadable image once, in order of discovery. `skipped` has the numbers, from 1, of the optimiser
-    steps that changed no weight because the loss or a gradient was not finite.
+    steps that changed no weight because the loss or a gradient was not finite. `lost_classes` names, by split, the
+    classes without a readable image; it is set at the end of the run.
     """
 
     def __init__(self, broken: Iterable[BrokenImage] = (), skipped: Iterable[int] = ()) -> None:
         self._broken: dict[tuple[str, str], BrokenImage] = {}
         self.skipped = list(skipped)
+        self.lost_classes: dict[str, tuple[str, ...]] = {}
         self.add_broken(broken)
 
     @property
@@ -58,8 +60,9 @@ class Incidents:
         return table
 
     def summary(self) -> dict[str, Any]:
-        """`counts` and the number of skipped steps."""
-        return {"broken": self.counts(), "skipped_steps": len(self.skipped)}
+        """`counts`, the number of skipped steps, and the lost classes, if any."""
+        lost = {"lost_classes": {split: list(names) for split, names in self.lost_classes.items()}}
+        return {"broken": self.counts(), "skipped_steps": len(self.skipped)} | (lost if self.lost_classes else {})
 
     def as_dict(self) -> dict[str, Any]:
         """The incident log as plain data, for a checkpoint."""

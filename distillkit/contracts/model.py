@@ -25,6 +25,7 @@ class Signal(StrEnum):
     EMBEDDING = "embedding"
     CLS_ATTENTION = "cls_attention"
     PATCH_TOKENS = "patch_tokens"
+    RAW_TOKENS = "raw_tokens"
 
 
 ImageSize: TypeAlias = tuple[int, int]
@@ -36,8 +37,11 @@ Wanted: TypeAlias = Mapping[Signal, tuple[int, ...]]
 """The signals to compute, each with its layers in ascending order. LOGITS and DISTILL_LOGITS map to ()."""
 
 
-LAYERED = frozenset({Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS})
+LAYERED = frozenset({Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS, Signal.RAW_TOKENS})
 """The signals that exist once per layer."""
+
+PERMISSIVE = frozenset({"apache-2.0", "bsd-3-clause", "mit", "unknown"})
+"""Licences of weights without terms that could extend to a model taught by them, and timm's word for none stated."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ class Outputs:
         embedding        one [B, D_i] per layer read: the class token after the final norm, or the pooled feature
         cls_attention    [B, L, A, 1 + N]: the softmax row of the class token's query over the class token and the
                          patches; keys of distillation and register tokens are removed, the rest is renormalised to 1
-        patch_tokens     one [B, N_i, D_i] per layer read, row-major over the layer's grid
+        patch_tokens     one [B, N_i, D_i] per layer read, row-major over the layer's grid: of a ViT's block after the
+                         final norm, of a CNN's stage after its last activation
+        raw_tokens       as patch_tokens, but of a ViT's block without the final norm, of a CNN's stage before its last
+                         activation
     All are at least float32, also under autocast; float64 stays float64.
     """
 
@@ -80,6 +87,7 @@ class Outputs:
     embedding: tuple[Tensor, ...] = ()
     cls_attention: Tensor | None = None
     patch_tokens: tuple[Tensor, ...] = ()
+    raw_tokens: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,11 @@ class ModelSpec:
     `image_size` is (height, width) in pixels. `flexible_size` means that other sizes work without rebuilding.
     `head_modules` names the sub-modules of `network` that depend on the number of classes.
     `orientation` says whether images are turned as their EXIF orientation says, or used as stored.
+    `background` and `grey16` are those of the recipe's `[data]`.
     `class_names` is None if the names are unknown. `silent` gives the reason why an expected signal is not revealed, as
     the end of a sentence: "its attention is windowed".
+    `licence` is that of the weights. `taught_under` are the licences of the weights that taught the model, directly or
+    through other models, where a licence may extend to what is derived from the weights.
     """
 
     name: str
@@ -112,11 +123,20 @@ class ModelSpec:
     interpolation: str = "bicubic"
     crop: float = 0.875  # 224 / 256
     orientation: Literal["exif", "stored"] = "exif"
+    background: str = "white"
+    grey16: Literal["refuse", "scale"] = "refuse"
     head_modules: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
     parameters: int = 0
     licence: str | None = None
+    taught_under: tuple[str, ...] = ()
     silent: Mapping[Signal, str] = field(default_factory=dict, hash=False)  # a dict is not hashable
+
+    @property
+    def passed_on_licences(self) -> tuple[str, ...]:
+        """The licences that a student of this model is taught under: its own, unless permissive, and `taught_under`."""
+        own = () if self.licence is None or self.licence in PERMISSIVE else (self.licence,)
+        return tuple(dict.fromkeys((*own, *self.taught_under)))
 
     @property
     def width(self) -> int:
@@ -196,6 +216,7 @@ class ModelFactory(Protocol):
     def build(cls, request: ModelRequest) -> Model:
         """Build the model on torch's default device: the CPU, or "meta" for a plan.
 
-        A teacher has its weights loaded, or random ones for "none". A student is initialised under torch's current
-        seed, then loads `request.weights` if given (`distillkit.models.start_from` handles both cases).
+        A teacher has its weights loaded, or random ones for "none". A plan builds it on "meta", with the weight file if
+        the recipe has one; `distillkit.models.read_weights` then reads the header only. A student is initialised under
+        torch's current seed, then loads `request.weights` if given (`distillkit.models.start_from` handles both cases).
         """

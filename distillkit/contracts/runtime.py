@@ -5,9 +5,14 @@ Does not import torch at run time: the target machine needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from distillkit.errors import BundleError
+from distillkit.storage.untrusted import verified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +40,8 @@ class Servable:
     For a file, `format` is its format and `source` its path. For a model in memory, `format` is "torch" and `source` is
     a target of `distillkit export`; `request` selects its output, by default as in its run, and `weights` are the
     weights of a model given by name. Both are None for files. `precision` is that of the file, or the one in which the
-    runtime computes a float32 file or a model in memory.
+    runtime computes a float32 file or a model in memory. `sha256` is the digest of a checked file of a bundle; load
+    what `checked()` gives instead of `source`, which may be replaced between the check and the load.
     """
 
     format: str
@@ -43,6 +49,24 @@ class Servable:
     precision: Precision = "fp32"
     request: ExportRequest | None = None
     weights: str | None = None
+    sha256: str | None = None
+
+    @contextmanager
+    def checked(self) -> Iterator[str | bytes]:
+        """What to load of a file: with `sha256` the file that was checked, as a path or as bytes, else `source`.
+
+        Raises: BundleError for a file that was changed or cannot be read.
+        """
+        if self.sha256 is None:
+            yield self.source
+            return
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(verified(Path(self.source), self.sha256))
+            except (OSError, ValueError) as error:
+                why = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+                raise BundleError(f"{Path(self.source).name} {why}; copy or export the bundle again") from error
+            yield model
 
 
 class Bound(Protocol):

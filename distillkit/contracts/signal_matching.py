@@ -17,6 +17,7 @@ SIGNAL_NAMES = {
     Signal.EMBEDDING: "embedding",
     Signal.CLS_ATTENTION: "CLS attention",
     Signal.PATCH_TOKENS: "patch tokens",
+    Signal.RAW_TOKENS: "raw tokens",
 }
 KINDS = {"vit": "a ViT", "cnn": "a CNN", "other": "neither ViT nor CNN"}
 
@@ -34,7 +35,8 @@ def check_reads(
     `alternatives` maps the names of other losses to the teacher signals that they read, to suggest one that would work.
     Raises: SignalError for a signal or a layer that the model does not have, or a signal that is read twice.
     """
-    reads = tuple(reads)
+    # Of a set, whose order differs from one process to the next.
+    reads = sorted(reads, key=lambda read: tuple(Signal).index(read.signal))
     for read in reads:
         if read.signal not in spec.signals:
             raise SignalError(_refusal(loss, read.signal, role, spec, alternatives))
@@ -89,6 +91,9 @@ def _refusal(
     )
     if role == "teacher":
         # A loss without teacher signals, such as ce, would always fit, but it does not distil.
-        fitting = [name for name, needs in alternatives.items() if needs and needs <= spec.signals and name != loss]
-        return f"{sentence}; try --loss {fitting[0]}" if fitting else f"{sentence}; choose another teacher"
+        fitting = {name: needs for name, needs in alternatives.items() if needs and needs <= spec.signals}
+        fitting.pop(loss, None)
+        # The first that reads logits, else the first that reads most of what the teacher reveals.
+        best = max(fitting, key=lambda name: (Signal.LOGITS in fitting[name], len(fitting[name])), default=None)
+        return f"{sentence}; choose another teacher" if best is None else f"{sentence}; try --loss {best}"
     return f"{sentence}; choose another student"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from distillkit.messages.text import shortened
+
 
 def nearest(value: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The known name closest to `value`, or None if no ratio of difflib reaches `cutoff`."""
@@ -13,8 +15,20 @@ def nearest(value: str, known: Iterable[str], cutoff: float = 0.5) -> str | None
     return matches[0] if matches else None
 
 
-MANY = 40
+MANY = 15
 """A message lists at most this many names; of more, only the nearest."""
+
+
+def listed(value: str, known: Iterable[str]) -> str:
+    """The known names for a message, or those nearest to `value` of very many.
+
+    >>> listed("b", ["b", "a"]), listed("9", map(str, range(20)))
+    ('a, b', '9, 19, 8, 7, 6, ... 20 in all')
+    """
+    names = sorted(known)
+    if len(names) > MANY:
+        names = [*get_close_matches(value, names, n=5, cutoff=0.0), f"... {len(names)} in all"]
+    return ", ".join(names) or "none"
 
 
 def unknown_name(what: str, value: str, known: Iterable[str]) -> str:
@@ -24,9 +38,8 @@ def unknown_name(what: str, value: str, known: Iterable[str]) -> str:
     "unknown loss 'hrad'; did you mean 'hard'? (known: hard, soft)"
     """
     names = sorted(known)
+    value = shortened(value)  # a file may name anything; comparing a long name takes minutes
     guess = nearest(value, names)
     question = f"; did you mean '{guess}'?" if guess else ";"
-    if len(names) > MANY:
-        names = [*get_close_matches(value, names, n=5, cutoff=0.0), f"... {len(names)} in all"]
-    listing = f" (known: {', '.join(names)})" if guess else f" known: {', '.join(names) or 'none'}"
+    listing = f" (known: {listed(value, names)})" if guess else f" known: {listed(value, names)}"
     return f"unknown {what} '{value}'{question}{listing}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 from rich.console import Console, RenderableType
@@ -13,6 +14,34 @@ from rich.text import Text
 from distillkit.messages.text import printable_lines
 
 LINE_EVERY_S = 10.0
+
+
+LINE_WIDTH = 80
+
+
+def in_columns(start: str, parts: Sequence[str], width: int = LINE_WIDTH) -> str:
+    """`start` and the parts, separated by semicolons, on indented lines of at most `width` columns.
+
+    >>> print(in_columns("step 2/9:", ["loss 2.3", "a long remark", "0:01 left"], width=22))
+    step 2/9: loss 2.3;
+      a long remark;
+      0:01 left
+    """
+    lines = [start]
+    for index, part in enumerate(parts):
+        text = part if index == len(parts) - 1 else f"{part};"
+        if len(lines[-1]) + 1 + len(text) <= width:
+            lines[-1] += f" {text}"
+        else:
+            lines += textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def show_images_measured(display: ProgressDisplay, split: str, images: int, total: int) -> None:
+    """Show an evaluation: the images of a split measured so far. The bar is removed once all are done."""
+    display.show(split, images, total, "images", line=f"{split}: {images:,} of {total:,} images measured")
+    if images >= total:
+        display.remove(split)
 
 
 class ProgressDisplay:
@@ -58,7 +87,8 @@ class ProgressDisplay:
     def note(self, text: str) -> None:
         """Write a permanent line, above the bars; it does not delay the next line of progress."""
         if not self._silent:
-            self._console.print(printable_lines(text), markup=False, soft_wrap=True)
+            # On a terminal words are not broken at its edge; in a file or a pipe a line stays one line.
+            self._console.print(printable_lines(text), markup=False, soft_wrap=not self._console.is_terminal)
 
     def line(self, text: str) -> None:
         """Write a line of progress; the next one is due in ten seconds."""

@@ -1,6 +1,13 @@
-"""Text for messages: an error on one line, shortened text, text safe for a terminal, numbers with nouns."""
+"""Text for messages: errors on one line, text that is safe for a terminal or a page, commands, numbers with nouns."""
 
 from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+LONGEST = 10_000
+"""Characters of an error's message that are used. Libraries quote names of files, which may be of any length."""
 
 
 def one_line(error: BaseException) -> str:
@@ -31,9 +38,9 @@ def with_type(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an error; empty if its `__str__` raises, as a plugin's may."""
+    """The message of an error, of at most `LONGEST` characters; empty if its `__str__` raises, as a plugin's may."""
     try:
-        return str(error)
+        return shortened(str(error), LONGEST)
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - third-party code; the type is still known
@@ -45,20 +52,9 @@ def shortened(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def printable(text: str) -> str:
-    r"""A message with control characters escaped, safe for a terminal.
-
-    Line breaks before the indented lines of a list are kept.
-
-    >>> print(printable("image 'a\x1b[2J\n.png' is broken"))
-    image 'a\x1b[2J\n.png' is broken
-    """
-    return "\n  ".join(map(visible, text.split("\n  ")))
-
-
 def printable_lines(text: str) -> str:
     """A text of several lines with control characters escaped; line breaks are kept."""
-    return "\n".join(map(printable, text.split("\n")))
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def visible(text: str) -> str:
@@ -72,6 +68,39 @@ def visible(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def printable_json(value: object) -> str:
+    r"""A value as indented JSON that is safe for a terminal: control characters are escaped as JSON does it.
+
+    >>> print(printable_json({"class": "cat\x9b2J"}))
+    {
+      "class": "cat\u009b2J"
+    }
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def markdown_text(text: str) -> str:
+    r"""Any text on one line of a Markdown page or in a cell of its tables: no HTML, no link, no image.
+
+    >>> print(markdown_text("a|b\n![c](d) <img>"))
+    a\|b\\n!\[c\](d) &lt;img>
+    """
+    # Backslashes too: one before an escape that is added here would undo it.
+    escaped = "".join(f"\\{each}" if each in r"\[]|" else each for each in visible(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def command(*words: str | Path) -> str:
+    """A command that a shell can run, with every path as one word and never as an option.
+
+    >>> command("distillkit", "verify", Path("my bundle; rm -r x")), command("verify", Path("-v"))
+    ("distillkit verify 'my bundle; rm -r x'", 'verify ./-v')
+    """
+    paths = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
+    return shlex.join(paths)
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, in singular or plural.
 
@@ -79,3 +108,19 @@ def counted(number: int, noun: str) -> str:
     ('1 image', '1,297 images', '2 processes')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for people: "12.3 MB"."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size} bytes"
+
+
+def duration(seconds: float) -> str:
+    """A number of seconds for people: "3.2 hours"."""
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return counted(max(1, round(seconds)), "second")

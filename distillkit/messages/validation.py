@@ -23,6 +23,7 @@ ALLOWED = {
     "string_unicode": "a string in UTF-8",
     "tuple_type": "a list",
     "list_type": "a list",
+    "dict_type": "a table",
 }
 """Pydantic's type errors in the terms of a recipe file."""
 
@@ -33,8 +34,8 @@ MOST = 20
 """Maximum number of problems that are explained and listed; beyond it only their number is given."""
 
 
-def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:
-    """All problems of a validation error: one line for one problem, else a list."""
+def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> list[str]:
+    """All problems of a validation error, as `together`."""
     return together(problems(error, model), prefix=prefix)
 
 
@@ -50,13 +51,23 @@ def problems(error: ValidationError, model: type[BaseModel], given: Any = None) 
     ]
 
 
-def together(problems: Sequence[str], *, prefix: str = "") -> str:
-    """One message for all problems: one line for one problem, else a list."""
+def unknown_keys(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One message per unknown key; other problems of the error are left out."""
+    locations = [_location(each) for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
+    return [_unknown_key(_dotted(location, None), location, model) for location in locations]
+
+
+def together(problems: Sequence[str], *, prefix: str = "") -> list[str]:
+    """The arguments of one error for all problems: a message for one problem, else a message and the items of a list.
+
+    >>> together(["unknown key 'tua'", "'tau' is -1"], prefix="loss 'soft'")
+    ["loss 'soft': 2 problems", "unknown key 'tua'", "'tau' is -1"]
+    """
     subject = f"{prefix}: " if prefix else ""
     if len(problems) == 1:
-        return subject + problems[0]
-    shown = [*problems[:MOST], *([f"and {len(problems) - MOST:,} more"] if len(problems) > MOST else [])]
-    return f"{subject}{len(problems):,} problems\n" + "\n".join(f"  {problem}" for problem in shown)
+        return [subject + problems[0]]
+    more = [f"and {len(problems) - MOST:,} more"] if len(problems) > MOST else []
+    return [f"{subject}{len(problems):,} problems", *problems[:MOST], *more]
 
 
 def first_problem(error: ValidationError) -> str:
@@ -111,7 +122,9 @@ def _problem(location: Location, errors: Sequence[ErrorDetails], model: type[Bas
         return f"'{key}' is {_shown(details['input'])}; it should be a table"
     # pydantic reports every branch of a union; the value is valid if it matches any of them.
     allowed = " or ".join(dict.fromkeys(_allowed(branch) for branch in errors))
-    example = f", such as [{json.dumps(details['input'])}]" if _needs_brackets(location, details, model) else ""
+    example = (
+        f", such as [{shortened(json.dumps(details['input']))}]" if _needs_brackets(location, details, model) else ""
+    )
     return f"'{key}' is {_shown(details['input'])}; it should be {allowed}{example}"
 
 

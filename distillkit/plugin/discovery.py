@@ -99,6 +99,16 @@ class PluginManager(pluggy.PluginManager):
                 raise pluggy.PluginValidationError(plugin, f"hook '{hook}' does not exist; {question}")
         self.register(plugin, name=name)
 
+    def copy(self) -> PluginManager:
+        """A manager with the same plugins."""
+        other = PluginManager()
+        for name, plugin in self.list_name_plugin():
+            if plugin is None:
+                other.set_blocked(name)
+            else:
+                other.register(plugin, name=name)
+        return other
+
 
 @dataclass(frozen=True)
 class Discovered:

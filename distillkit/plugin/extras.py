@@ -19,6 +19,7 @@ EXTRA_OF_MODULE = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "openvino": "openvino",
+    "optuna": "tune",
     "pandas": "pandas",
     "tensorrt": "trt",
     "datasets": "timm-data",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillkit.contracts.plugin import PluginSpec
+from distillkit.contracts.plugin import MissingFile, PluginSpec
 from distillkit.errors import BrokenPluginError, RecipeError
 from distillkit.messages.text import with_type
 from distillkit.plugin.error_attribution import blamed, is_exempt, sign
@@ -56,7 +56,23 @@ class Plugin:
 
         Raises: MissingExtraError if an optional dependency is missing; BrokenPluginError otherwise.
         """
-        module, _, attribute = self.spec.factory.partition(":")
+        return self._import(self.spec.factory)
+
+    def missing_file(self, settings: object) -> MissingFile | None:
+        """The file that the plugin would download for a recipe's entry; None if it has what it needs.
+
+        Raises: as `create`.
+        """
+        if not self.spec.missing_file:
+            return None
+        find = self._import(self.spec.missing_file)
+        with blamed(str(self), "missing_file"):
+            missing: MissingFile | None = find(self.name, settings)
+        return missing
+
+    def _import(self, place: str) -> Any:
+        """The object at "module:name". Raises: as `load`."""
+        module, _, attribute = place.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except BaseException as error:
@@ -65,7 +81,19 @@ class Plugin:
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing and missing.partition(".")[0] in EXTRA_OF_MODULE:
                 raise missing_extra(missing, f"{self.role} '{self.name}'") from error
-            raise BrokenPluginError(f"{self} cannot be used: {self.spec.factory}: {with_type(error)}") from error
+            raise BrokenPluginError(f"{self} cannot be used: {place}: {with_type(error)}") from error
+
+    def option_model(self) -> type[BaseModel] | None:
+        """The plugin's `Options`; imports the factory only if its PluginSpec does not say where they are.
+
+        Raises: as `load`.
+        """
+        model: type[BaseModel] | None
+        if self.spec.options is None:
+            model = getattr(self.load(), "Options", None)
+        else:
+            model = self._import(self.spec.options)
+        return model
 
     def options(self, given: Mapping[str, Any]) -> BaseModel:
         """The plugin's validated `Options`, from the keys and values of a recipe.
@@ -76,17 +104,30 @@ class Plugin:
 
         from distillkit.messages.validation import explain
 
-        options: type[BaseModel] | None = getattr(self.load(), "Options", None)
+        options = self._required_options()
+        with blamed(str(self), "Options"):
+            try:
+                return options.model_validate(dict(given))
+            except ValidationError as error:
+                raise RecipeError(*explain(error, options, prefix=f"{self.role} '{self.name}'")) from None
+
+    def option_names(self) -> frozenset[str]:
+        """The names of the plugin's options in a recipe.
+
+        Raises: as `load`.
+        """
+        from distillkit.messages.validation import known_keys
+
+        return frozenset(known_keys(self._required_options()))
+
+    def _required_options(self) -> type[BaseModel]:
+        options = self.option_model()
         if options is None:
             raise BrokenPluginError(
                 f"{self} cannot be used: {self.spec.factory} has no 'Options'; add a nested frozen pydantic model, "
                 "without fields if the plugin has no options"
             )
-        with blamed(str(self), "Options"):
-            try:
-                return options.model_validate(dict(given))
-            except ValidationError as error:
-                raise RecipeError(explain(error, options, prefix=f"{self.role} '{self.name}'")) from None
+        return options
 
     def create(self, *arguments: object) -> Any:
         """Create an object of the factory, signed with its author.

@@ -97,6 +97,15 @@ class PluginRegistry:
             raise PluginError(_unexpected_argument(role, head, argument))
         return replace(matches[0], argument=argument)
 
+    def replacing(self, plugin: Plugin, other: Plugin) -> PluginRegistry:
+        """A registry with `other` in place of one plugin; it has the same observers."""
+        plugins = tuple(other if each == plugin else each for each in self._discovered.plugins)
+        return PluginRegistry(replace(self._discovered, plugins=plugins))
+
+    def copy(self) -> PluginRegistry:
+        """A registry with the same plugins and observers; observers that are added to it are not added to this one."""
+        return PluginRegistry(replace(self._discovered, manager=self._discovered.manager.copy()))
+
     def add_observers(self, *observers: object) -> None:
         """Register objects with life-cycle hooks in this registry: trackers, a progress display."""
         for observer in observers:
@@ -109,11 +118,6 @@ class PluginRegistry:
         """`author`, with a number if an observer of the same class is registered; pluggy needs unique names."""
         numbered = chain([author], (f"{author} ({number})" for number in count(2)))
         return next(name for name in numbered if not self._discovered.manager.has_plugin(name))
-
-    def remove_observers(self, *observers: object) -> None:
-        """Unregister observers, so that the next run with this registry does not call them."""
-        for observer in observers:
-            self._discovered.manager.unregister(observer)
 
     def run_started(self, run: RunInfo) -> None:
         self._call("distillkit_run_started", run=run)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillkit.contracts.loss import Loss, TargetSpec
+from distillkit.contracts.loss import Loss, TargetSpec, preparation_of
 from distillkit.contracts.model import ModelSpec, Outputs, Read, Signal, Wanted
 from distillkit.errors import BrokenPluginError
 from distillkit.plugin.error_attribution import author_of, blamed, kind_of, refuse
@@ -48,6 +48,7 @@ def tensors_of(outputs: Outputs) -> dict[str, Tensor]:
         **{f"embedding[{index}]": tensor for index, tensor in enumerate(outputs.embedding)},
         "cls_attention": outputs.cls_attention,
         **{f"patch_tokens[{index}]": tensor for index, tensor in enumerate(outputs.patch_tokens)},
+        **{f"raw_tokens[{index}]": tensor for index, tensor in enumerate(outputs.raw_tokens)},
     }
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
@@ -59,8 +60,9 @@ def revealed_shapes(spec: ModelSpec, wanted: Wanted, samples: int) -> dict[str, 
     }
     for index, layer in enumerate(wanted.get(Signal.EMBEDDING, ())):
         shapes[f"embedding[{index}]"] = (samples, spec.widths[layer])
-    for index, layer in enumerate(wanted.get(Signal.PATCH_TOKENS, ())):
-        shapes[f"patch_tokens[{index}]"] = (samples, math.prod(spec.grids[layer]), spec.widths[layer])
+    for signal in (Signal.PATCH_TOKENS, Signal.RAW_TOKENS):
+        for index, layer in enumerate(wanted.get(signal, ())):
+            shapes[f"{signal.value}[{index}]"] = (samples, math.prod(spec.grids[layer]), spec.widths[layer])
     attention = wanted.get(Signal.CLS_ATTENTION, ())
     if attention:
         keys = 1 + math.prod(spec.grids[attention[0]])
@@ -70,7 +72,7 @@ def revealed_shapes(spec: ModelSpec, wanted: Wanted, samples: int) -> dict[str, 
 
 def check_outputs(model: object, outputs: Outputs, spec: ModelSpec, wanted: Wanted, images: Tensor) -> None:
     """Check the outputs of a model for images [B, C, H, W] against its `spec`."""
-    for name in ("embedding", "patch_tokens"):
+    for name in ("embedding", "patch_tokens", "raw_tokens"):
         value = getattr(outputs, name)
         if not isinstance(value, tuple):
             refuse(model, "forward", f"{name} as {type(value).__name__}", "a tuple with one tensor per layer")
@@ -108,10 +110,27 @@ def declaration_faults(loss: object) -> Iterator[str]:
         value = getattr(loss, name, frozenset())
         if not isinstance(value, frozenset) or not all(isinstance(read, Read) for read in value):
             yield f"'{name}' is {value!r}; the contract requires a frozenset of Read"
-    couples = getattr(loss, "couples_batch", False)
-    if not isinstance(couples, bool):
-        yield f"'couples_batch' is {couples!r}; the contract requires True or False"
+    for name in ("couples_batch", "needs_index"):
+        value = getattr(loss, name, False)
+        if not isinstance(value, bool):
+            yield f"'{name}' is {value!r}; the contract requires True or False"
+    yield from _preparation_faults(loss)
     yield from _target_faults(getattr(loss, "targets", {}))
+
+
+def _preparation_faults(loss: object) -> Iterator[str]:
+    named: object = getattr(loss, "target_buffers", frozenset[str]())
+    if not isinstance(named, frozenset) or not all(isinstance(name, str) for name in named):
+        yield f"'target_buffers' is {named!r}; the contract requires a frozenset of names of buffers"
+    if preparation_of(loss) is None:
+        return
+    images, least = getattr(loss, "prepare_images", None), getattr(loss, "prepare_at_least", 1)
+    if not isinstance(images, int) or images < 1:
+        yield f"has prepare, and 'prepare_images' is {images!r}; the contract requires a number of at least 0"
+    elif not isinstance(least, int) or not 1 <= least <= images:
+        yield f"'prepare_at_least' is {least!r}; the contract requires a number from 1 to 'prepare_images', {images}"
+    if not getattr(loss, "reads_teacher", None):
+        yield "has prepare and reads no signal of the teacher; it would be prepared with nothing"
 
 
 def _target_faults(targets: object) -> Iterator[str]:

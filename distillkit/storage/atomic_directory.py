@@ -7,13 +7,14 @@ directory; if its parent cannot be used, as for a mount point, it lies inside th
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillkit.storage.atomic import flush, stem_of, temporary_name
+from distillkit.storage.deletion import delete
+from distillkit.storage.links import is_link, require_own
 from distillkit.storage.lock import held
 from distillkit.storage.places import is_probe, made_folder, probe
 
@@ -37,7 +38,8 @@ class Place:
         """Work folders of this directory with the ending tmp, old or new."""
         name = re.compile(rf"\.{re.escape(stem_of(self.final.name))}\.[0-9a-f]{{8}}\.{ending}")
         found = self.base.iterdir() if self.base.is_dir() else ()
-        return [path for path in found if name.fullmatch(path.name)]
+        # Not a link with such a name: moving its entries would move files from elsewhere.
+        return [path for path in found if name.fullmatch(path.name) and not is_link(path)]
 
 
 @contextmanager
@@ -55,8 +57,10 @@ def atomic_directory(final: Path, *, last: str = "") -> Iterator[Path]:
 def reserved(final: Path) -> Iterator[Place]:
     """Lock `final`, which need not exist, and delete what killed processes left there. Creates missing parents.
 
-    Raises: LockedError if another process has locked it; OSError if no folder can be made there.
+    Raises: LockedError if another process has locked it; LinkError if it is a link; OSError if no folder can be
+    made there.
     """
+    require_own(final)
     with made_folder(final.parent):
         base = _usable_base(final)
         with held(base / f".{stem_of(final.name)}.lock"):
@@ -72,11 +76,12 @@ def replacing(place: Place, *, last: str = "") -> Iterator[Path]:
     try:
         yield work
         for path in work.iterdir():
-            flush(path)
+            if not is_link(path):  # it may lead to nothing, or to a pipe, which would block
+                flush(path)
         flush(work)
         _publish(work, place, last)
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
+        delete(work)
         raise
 
 
@@ -96,14 +101,14 @@ def _usable_base(final: Path) -> Path:
     Raises: OSError if neither can be written to.
     """
     if not final.exists():
-        probe(final.parent)
+        probe(final.parent, name=final.name)
         return final.parent
     if (final / LOST_AND_FOUND).exists():
         return final
     try:
-        probe(final.parent, moved_to=final)
+        probe(final.parent, moved_to=final, name=final.name)
     except OSError:
-        probe(final)
+        probe(final, name=final.name)
         return final
     return final.parent
 
@@ -116,11 +121,11 @@ def recover_directory(final: Path) -> None:
     outside, inside = Place(final, final.parent), Place(final, final)
     # Without the random part, as earlier versions named it.
     for old in (*outside.leftovers("old"), final.with_name(f".{stem_of(final.name)}.old")):
-        if old.is_dir() and not final.exists():
+        if old.is_dir() and not is_link(old) and not final.exists():
             old.rename(final)
     _recover_inside(inside)
     for path in (leftover for each in (outside, inside) for end in ("tmp", "old") for leftover in each.leftovers(end)):
-        shutil.rmtree(path, ignore_errors=True)
+        delete(path)
 
 
 def _publish(work: Path, place: Place, last: str) -> None:
@@ -145,7 +150,7 @@ def _publish(work: Path, place: Place, last: str) -> None:
             old.rename(final)
         raise
     flush(final.parent)  # makes the renames durable
-    shutil.rmtree(old, ignore_errors=True)
+    delete(old)
 
 
 def _publish_inside(work: Path, final: Path, last: str) -> None:
@@ -161,25 +166,27 @@ def _publish_inside(work: Path, final: Path, last: str) -> None:
         work.rename(new)
     except BaseException:
         _move_entries(old, final, last=last)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
+        delete(old)
+        delete(work)
         raise
     _finish_inside(new, final, last)
 
 
 def _finish_inside(new: Path, final: Path, last: str = "") -> None:
     _move_entries(new, final, last=last)
-    shutil.rmtree(new, ignore_errors=True)
+    delete(new)
     flush(final)
-    shutil.rmtree(new.with_suffix(".old"), ignore_errors=True)
+    delete(new.with_suffix(".old"))
 
 
 def _recover_inside(place: Place) -> None:
     for new in place.leftovers("new"):
-        _finish_inside(new, place.final)
+        if new.is_dir():
+            _finish_inside(new, place.final)
+        delete(new)  # something else under this name
     for work in place.leftovers("tmp"):
         old = work.with_suffix(".old")
-        if old.is_dir():  # killed before the decision: the old entries return
+        if old.is_dir() and not is_link(old):  # killed before the decision: the old entries return
             _move_entries(old, place.final)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+PID_BYTES = 20
+
 
 class LockedError(Exception):
     """Another process holds the lock; `pid` is its process id, or "" if it has not written it yet."""
@@ -70,6 +72,8 @@ def _is_at(file: Path, locked: os.stat_result) -> bool:
 
 
 def _write_pid(descriptor: int) -> None:
+    if os.fstat(descriptor).st_nlink > 1:  # the id is only information, and this may be a file elsewhere
+        return
     # The id starts at the second byte: Windows locks the first one, and other processes cannot read a locked byte.
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -80,6 +84,6 @@ def _read_pid(file: Path) -> str:
     try:
         with file.open("rb", buffering=0) as content:
             content.seek(1)
-            return content.read().decode("ascii", errors="replace").strip()
+            return content.read(PID_BYTES).decode("ascii", errors="replace").strip()
     except FileNotFoundError:  # its holder has just deleted it
         return ""

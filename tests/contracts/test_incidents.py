@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distillkit import BrokenImage, DataError, Incidents
 from distillkit.contracts.incidents import notes_on_broken
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
 from distillkit.running.incident_log import check_broken
 
 images = st.builds(

@@ -41,6 +41,17 @@ def test_a_signal_that_the_teacher_does_not_reveal_is_refused_with_an_alternativ
     )
 
 
+def test_of_several_missing_signals_the_same_is_named_whatever_the_order() -> None:
+    reads = [Read(Signal.PATCH_TOKENS), Read(Signal.CLS_ATTENTION)]
+    for order in (reads, reads[::-1]):
+        with pytest.raises(SignalError) as caught:
+            check_reads("features", order, role="student", spec=CNN, alternatives=OTHERS)
+        assert str(caught.value) == (
+            "loss 'features' reads the student's CLS attention; "
+            "student 'regnety16gf' is a CNN and reveals logits, embedding; choose another student"
+        )
+
+
 def test_a_signal_that_the_student_does_not_reveal_asks_for_another_student() -> None:
     with pytest.raises(SignalError) as caught:
         check_reads("advit-l1", [Read(Signal.CLS_ATTENTION)], role="student", spec=CNN, alternatives=OTHERS)

@@ -87,10 +87,10 @@ def test_without_the_validated_data_entries_of_a_list_are_numbered():
 
 
 def test_one_problem_is_one_line_and_several_are_a_list():
-    assert together(["a"]) == "a"
-    assert together(["a"], prefix="loss 'soft'") == "loss 'soft': a"
-    assert together(["a", "b"], prefix="loss 'soft'") == "loss 'soft': 2 problems\n  a\n  b"
-    assert together(["a", "b"]) == "2 problems\n  a\n  b"
+    assert together(["a"]) == ["a"]
+    assert together(["a"], prefix="loss 'soft'") == ["loss 'soft': a"]
+    assert together(["a", "b"], prefix="loss 'soft'") == ["loss 'soft': 2 problems", "a", "b"]
+    assert together(["a", "b"]) == ["2 problems", "a", "b"]
 
 
 class Options(BaseModel):
@@ -102,7 +102,9 @@ class Options(BaseModel):
 def test_the_options_of_a_plugin_are_explained_in_the_same_way():
     with pytest.raises(ValidationError) as caught:
         Options.model_validate({"tua": 2, "reduction": 3})
-    assert explain(caught.value, Options, prefix="loss 'soft'") == (
-        "loss 'soft': 2 problems\n  'reduction' is 3; it should be a string\n  unknown key 'tua'; did you mean 'tau'?"
-    )
+    assert explain(caught.value, Options, prefix="loss 'soft'") == [
+        "loss 'soft': 2 problems",
+        "'reduction' is 3; it should be a string",
+        "unknown key 'tua'; did you mean 'tau'?",
+    ]
     assert known_keys(Options) == ["tau", "reduction"]

@@ -100,9 +100,17 @@ def test_two_observers_of_one_class_observe_the_same_run() -> None:
     plugins.add_observers(first, second)
     plugins.run_started(RUN)
     assert first.calls == second.calls == [("started", 4)]
-    plugins.remove_observers(first, second)
+
+
+def test_a_copy_has_the_observers_so_far_and_keeps_its_own() -> None:
+    plugins, first, second = installed_plugins(), CallLog(), CallLog()
+    plugins.add_observers(first)
+    copy = plugins.copy()
+    copy.add_observers(second)
     plugins.run_started(RUN)
-    assert len(first.calls) == len(second.calls) == 1
+    assert (first.calls, second.calls) == ([("started", 4)], [])
+    copy.run_started(RUN)
+    assert (first.calls, second.calls) == ([("started", 4)] * 2, [("started", 4)])
 
 
 def test_an_observer_that_fails_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import count
@@ -12,7 +13,7 @@ import pytest
 from distillkit.storage import atomic_directory as module
 from distillkit.storage.atomic_directory import atomic_directory, recover_directory, reserved
 from distillkit.storage.lock import LockedError
-from distillkit.storage.places import is_probe
+from distillkit.storage.places import delete_probes, probe, require_writable
 from tests.another_user import OTHER_USER, as_other_user
 
 
@@ -128,13 +129,61 @@ def test_after_a_kill_before_any_operation_the_directory_is_old_or_new(tmp_path,
         recover_directory(final)
         with reserved(final):
             pass
-        left = {path.name: path.read_text() for path in final.iterdir() if not is_probe(path.name)}
+        left = {path.name: path.read_text() for path in final.iterdir()}
         assert left in ({"both": "old", "old": "old", "last": "old"}, {"both": "new", "new": "new", "last": "new"})
-        assert [path.name for path in final.parent.iterdir() if not is_probe(path.name)] == ["final"]
+        assert [path.name for path in final.parent.iterdir()] == ["final"]
         if code == 0:
             renames = kill_at
             break
     assert renames == (7 if inside else 3)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_process_killed_while_it_checks_the_place_leaves_nothing(tmp_path, monkeypatch, exists):
+    final = tmp_path / "out" / "final"
+    final.parent.mkdir()
+    if exists:
+        fill(final, "old", "last")
+    for killed_at in ("fsync", "rename", "rmtree"):
+        child = os.fork()
+        if child == 0:
+            owner = Path if killed_at == "rename" else os if killed_at == "fsync" else shutil
+            monkeypatch.setattr(owner, killed_at, lambda *_, **__: os._exit(9))
+            replace(final)
+            os._exit(0)
+        os.waitpid(child, 0)
+        with reserved(final):
+            pass
+        assert [path.name for path in final.parent.iterdir()] == ["final"] * exists
+    assert not exists or content(final) == {"last": "old"}
+
+
+def test_a_probe_of_a_run_directory_is_deleted_by_its_next_process(tmp_path, monkeypatch):
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(os, "fsync", lambda _: os._exit(9))
+        require_writable(tmp_path)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    delete_probes(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probe_that_another_process_deletes_is_no_error(tmp_path, monkeypatch):
+    """The holder of the lock takes it for the remains of a killed process; the lock then says who that is."""
+    fsync = os.fsync
+
+    def deleted(file):
+        fsync(file)
+        recover_directory(tmp_path / "final")
+
+    monkeypatch.setattr(os, "fsync", deleted)
+    (tmp_path / "final").mkdir()
+    probe(tmp_path, moved_to=tmp_path / "final", name="final")
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    with pytest.raises(FileNotFoundError):
+        probe(tmp_path / "missing", name="final")
 
 
 def test_an_error_while_publishing_inside_restores_the_old_entries(tmp_path, monkeypatch):
