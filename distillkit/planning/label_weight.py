@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from distillkit.errors import DataError, RecipeError
+from distillkit.contracts.model import ModelSpec, Signal
+from distillkit.errors import DataError, RecipeError, SignalError
 
 
 def resolve_label_weight(given: float | None, by_loss: Mapping[str, float], *, labelled: int) -> float:
@@ -22,7 +23,7 @@ def resolve_label_weight(given: float | None, by_loss: Mapping[str, float], *, l
         if not by_loss:
             raise DataError(
                 "no image has a label and no loss reads a teacher, so there is nothing to learn from; "
-                "give --teacher and --loss, or labels"
+                "give labels, or distil with `distillkit run --teacher NAME --loss NAME`"
             )
         return 0.0
     if given is not None:
@@ -40,3 +41,17 @@ def resolve_label_weight(given: float | None, by_loss: Mapping[str, float], *, l
 
 def _listed(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def check_label_term(student: ModelSpec, label_weight: float) -> None:
+    """Refuse a label term for a student without class logits.
+
+    Raises: SignalError.
+    """
+    if label_weight and Signal.LOGITS not in student.signals:
+        reason = student.silent.get(Signal.LOGITS)
+        because = f" because {reason}" if reason else ""
+        raise SignalError(
+            f"the label term reads the student's logits, which student '{student.name}' does not reveal{because}; give "
+            f"it a head of {student.classes:,} classes, or set labels.weight=0 with a loss that reads features"
+        )

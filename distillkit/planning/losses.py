@@ -32,8 +32,6 @@ def plan_loss(
     Raises: RecipeError without a teacher; SignalError; BrokenPluginError where `build` fails.
     """
     teacher = recipe.teacher_of(entry)
-    if teacher is None and plugin.spec.signals:
-        raise RecipeError(f"loss '{entry.name}' needs a teacher, but the recipe has none; give --teacher")
     spec = teachers[teacher.name] if teacher is not None else student
     # Before `build`, which may rely on at least one of the signals in its PluginSpec.
     if teacher is not None and plugin.spec.signals and not plugin.spec.signals & spec.signals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 from distillkit.contracts.model import ModelRequest, ModelSpec, Read, Signal
 from distillkit.contracts.signal_matching import wanted_signals
 from distillkit.data.splits import DataSets
-from distillkit.errors import ClassSpaceError, DataError
+from distillkit.errors import ClassSpaceError, DataError, WeightsError
+from distillkit.messages.text import counted
 from distillkit.models.build import build_model, describe_model
 from distillkit.models.class_matching import ClassMap, match_classes, read_class_names
 from distillkit.models.initial_weights import PUBLISHED
-from distillkit.models.teacher_size import spec_at, teacher_size
+from distillkit.models.teacher_size import sizes_to_compare, spec_at, teacher_size
+from distillkit.models.weight_files import file_and_key, read_weights
 from distillkit.models.weight_loading import load_notes
 from distillkit.planning.plan import LossPlan, TeacherPlan
 from distillkit.plugin.plugin import Plugin
@@ -61,7 +64,7 @@ class DescribedTeacher:
         size = teacher_size(self.native, student, self.entry.size)
         return replace(self, spec=self.class_map.apply(spec_at(self.native, size)), input_size=size)
 
-    def plan(self, losses: Mapping[str, LossPlan]) -> TeacherPlan:
+    def plan(self, losses: Mapping[str, LossPlan], student: ModelSpec) -> TeacherPlan:
         """The plan of this teacher, with the signals that its losses read."""
         reads: set[Read] = set()
         for loss in losses.values():
@@ -76,7 +79,21 @@ class DescribedTeacher:
             class_map=self.class_map,
             wanted=wanted_signals(reads, self.spec),
             input_size=self.input_size,
+            compared=sizes_to_compare(self.native, student, self.input_size),
         )
+
+
+def check_default_data(recipe: Recipe, teachers: Iterable[DescribedTeacher]) -> None:
+    """Refuse data that the run chose for a teacher without class names: equal numbers of classes would match by index.
+
+    Raises: ClassSpaceError.
+    """
+    for teacher in teachers if recipe.about.data_reason else ():
+        if teacher.native.class_names is None and teacher.plugin.spec.default_data is not None:
+            raise ClassSpaceError(
+                f"teacher '{teacher.entry.name}' has {counted(teacher.native.classes, 'class')} without names, which "
+                f"cannot be matched with the default data, {recipe.data.train}; give --data"
+            )
 
 
 def map_to_classes(teacher: DescribedTeacher, space: ClassSpace, *, mapped: bool) -> DescribedTeacher:
@@ -96,7 +113,8 @@ def describe_teacher(plugin: Plugin, entry: TeacherEntry) -> DescribedTeacher:
 
     Raises: ClassSpaceError where the number of names in `classes` is not the number of outputs.
     """
-    request = ModelRequest(plugin.name, plugin.argument, plugin.options(entry.options), weights=entry.weights)
+    weights = None if entry.only_in_bank else entry.weights
+    request = ModelRequest(plugin.name, plugin.argument, plugin.options(entry.options), weights=weights)
     spec = describe_model(plugin, request)
     if entry.classes:
         names = read_class_names(Path(entry.classes))
@@ -136,6 +154,29 @@ def initial_weight_notes(plugin: Plugin, request: ModelRequest) -> tuple[str, ..
     return load_notes(model)
 
 
+def teacher_weight_notes(teachers: Iterable[TeacherEntry]) -> tuple[str, ...]:
+    """Notes on weight files of teachers that have several parts, such as an EMA: which one is loaded."""
+    notes: list[str] = []
+    for entry in teachers:
+        if entry.weights is not None and file_and_key(Path(entry.weights))[0].is_file():
+            # Another plugin may have a format of its own, and refuses its files itself.
+            with suppress(WeightsError):
+                weights = read_weights(Path(entry.weights), shapes_only=True)
+                notes += [f"teacher '{entry.name}': {note}" for note in weights.notes]
+    return tuple(notes)
+
+
+def classes_by_position(teachers: Iterable[DescribedTeacher], space: ClassSpace) -> tuple[str, ...]:
+    """Notes on teachers without class names, whose outputs are matched with named classes in their order."""
+    return tuple(
+        f"teacher '{teacher.entry.name}' has no class names, so its {teacher.native.classes:,} outputs count as the "
+        f"classes of the data in their order ({', '.join(space.names[:2])}, ...); give --set teacher.classes=FILE to "
+        "match them by name"
+        for teacher in teachers
+        if space.names and teacher.native.class_names is None and teacher.entry.class_map == "auto"
+    )
+
+
 def logit_teachers(recipe: Recipe, losses: Iterable[LossEntry], plugins: Mapping[str, Plugin]) -> set[str]:
     """Names of the teachers whose logits some loss may read; only these need the classes of the data."""
     names: set[str] = set()
@@ -159,8 +200,8 @@ def resolve_classes(datasets: DataSets, teachers: Mapping[str, ModelSpec], *, re
         return ClassSpace(0, None, datasets.train.name)
     if not teachers:
         raise DataError(
-            "no image has a label and no loss reads a teacher's logits, so the student has no classes; "
-            "give --teacher and --loss, or labels"
+            "no image has a label and no loss reads a teacher's logits, so the student has no classes; give labels, or "
+            "distil with `distillkit run --teacher NAME --loss NAME`"
         )
     name, spec = next(iter(teachers.items()))
     different = next((other for other, its in teachers.items() if its.classes != spec.classes), None)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillkit.contracts.model import ModelSpec, Signal, Wanted
 from distillkit.contracts.signal_matching import SIGNAL_NAMES
-from distillkit.messages.text import counted
+from distillkit.contracts.teacher_form import PLAIN
+from distillkit.messages.text import counted, duration, size_text, visible
+from distillkit.models.kept_patches import PatchChoice
+from distillkit.planning.bank_plan import bank_lines
 from distillkit.planning.cost import Cost
-from distillkit.planning.plan import Plan, TeacherPlan
+from distillkit.planning.plan import BankPlan, LossPlan, Plan, TeacherPlan
 from distillkit.training.optimisation import effective_lr, warmup_steps
 
 
@@ -18,12 +24,15 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
     return {
         "data": {
             "train": plan.datasets.train.name,
+            "reason": plan.recipe.about.data_reason,
             "images": len(plan.datasets.train),
             "labelled": int(plan.datasets.labelled.sum()),
             "validation": len(plan.datasets.validation) if plan.datasets.validation else 0,
             "test": len(plan.datasets.test) if plan.datasets.test else 0,
             "fingerprint": plan.datasets.fingerprint,
+            "fingerprints": plan.datasets.evaluation_fingerprints,
             "resumes": "at the epoch" if plan.datasets.streaming else "exactly",
+            "bytes_in_memory": plan.bytes_in_memory,
         },
         "classes": plan.classes,
         "class_names": list(plan.class_names) if plan.class_names else None,
@@ -33,12 +42,14 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
             "untrained": list(plan.student.untrained),
             "fixed": list(plan.student.fixed),
             "starts_from": plan.starts_from,
+            "options": plan.student.options,
         },
         "teachers": [_teacher(name, teacher) for name, teacher in plan.teachers.items()],
         "loss": plan.formula,
         "losses": [
             {"name": loss.name, "plugin": loss.plugin.name, "teacher": loss.teacher, "weight": loss.weight}
-            | {"couples_batch": bool(getattr(loss.loss, "couples_batch", False))}
+            | {"couples_batch": bool(getattr(loss.loss, "couples_batch", False)), "prepares": loss.prepares}
+            | {"options": loss.options.model_dump(mode="json", by_alias=True)}
             for loss in plan.losses.values()
         ],
         "label_weight": plan.label_weight,
@@ -55,28 +66,42 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
             "run_pflop": plan.cost.total_flops / 1e15,
             "memory_mib_without_activations": plan.cost.memory_bytes / 2**20,
         },
+        "bank": None if plan.bank is None else _bank(plan.bank),
         "notes": list(plan.notes),
     }
 
 
-def plan_lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[tuple[str, str]]:
+def plan_lines(
+    plan: Plan, *, matmul_flops_per_s: float | None = None, measured: Sequence[tuple[str, str]] = ()
+) -> list[tuple[str, str]]:
     """The plan as (heading, line of text) pairs; a pair without a heading continues the one above.
 
     `matmul_flops_per_s` is the result of `distillkit.planning.cost.matmul_rate` on the training device.
+    `measured` are lines to add in place of the time that follows from it.
     """
-    rows = [
-        ("data", _data(plan)),
+    rows = [("data", _data(plan))]
+    if plan.recipe.about.data_reason:
+        rows.append(("", f"{plan.recipe.about.data_reason}; --data names other images"))
+    rows += [
         ("classes", f"{plan.classes:,}{_first_names(plan.class_names)}" if plan.classes else "none"),
         ("student", _describe(plan.student.spec)),
         ("", f"reveals {_signals(plan.student.wanted)}; {_prediction(plan)}"),
     ]
+    if plan.student.options:
+        rows.append(("", f"options {_options(plan.student.options)}"))
     if plan.starts_from:
         rows.append(("", f"starts from {plan.starts_from}"))
     for name, teacher in plan.teachers.items():
         rows.append((f"teacher {name}" if len(plan.teachers) > 1 else "teacher", _describe(teacher.native)))
         rows.append(("", _teacher_use(plan, teacher)))
+        if teacher.form != PLAIN:
+            rows.append(("", _teacher_form(teacher)))
+        if teacher.evaluated:
+            rows.append(("", _teacher_evaluation(teacher)))
     rows.append(("loss", plan.formula))
+    rows += [("", text) for text in map(_loss_options, plan.losses.values()) if text]
     coupled = [loss.name for loss in plan.losses.values() if getattr(loss.loss, "couples_batch", False)]
+    rows += [("", text) for text in map(_loss_preparation, plan.losses.values()) if text]
     if coupled:
         rows.append(("", f"{', '.join(coupled)} compares samples within a micro-batch: accumulation changes the loss"))
     rows += [
@@ -90,10 +115,26 @@ def plan_lines(plan: Plan, *, matmul_flops_per_s: float | None = None) -> list[t
             f"{plan.cost.memory_bytes / 2**20:,.0f} MiB for weights, gradients and optimiser, without activations",
         ),
     ]
+    if plan.bank is not None:
+        rows += [("" if number else "bank", line) for number, line in enumerate(bank_lines(plan.bank))]
     if matmul_flops_per_s:
         least, rate = plan.cost.total_flops / matmul_flops_per_s, matmul_flops_per_s / 1e9
-        rows.append(("time", f"at least {_duration(least)} (a matrix product reaches {rate:,.0f} GFLOP/s here)"))
-    return rows + [("note", note) for note in plan.notes]
+        rows.append(("time", f"at least {duration(least)} (a matrix product reaches {rate:,.0f} GFLOP/s here)"))
+    return [*rows, *measured, *(("note", note) for note in plan.notes)]
+
+
+def _bank(bank: BankPlan) -> dict[str, Any]:
+    return {
+        "path": str(bank.path),
+        "views": bank.views,
+        "images": bank.images,
+        "rows": bank.rows,
+        "bytes": bank.total_bytes,
+        "shelves": {
+            name: {"row_bytes": shelf.row_bytes, "exists": shelf.exists, "differing": dict(shelf.differing)}
+            for name, shelf in bank.shelves.items()
+        },
+    }
 
 
 def _data(plan: Plan) -> str:
@@ -101,12 +142,16 @@ def _data(plan: Plan) -> str:
     return (
         f"{data['train']}: {counted(data['images'], 'image')}, {data['labelled']:,} labelled; "
         f"validation {data['validation']:,}, test {data['test']:,}; resumes {data['resumes']}"
+        + (f"; kept in memory, about {size_text(plan.bytes_in_memory)}" if plan.bytes_in_memory else "")
     )
 
 
 def _learning_rate(plan: Plan) -> str:
     warmup = warmup_steps(plan.recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
-    return f"{effective_lr(plan.recipe):g} after {counted(warmup, 'step')} of warm-up, {plan.recipe.schedule.name}"
+    schedule = plan.recipe.schedule
+    is_late = schedule.name == "cosine" and schedule.cosine_after_warmup
+    shape = "cosine from the end of the warm-up" if is_late else schedule.name
+    return f"{effective_lr(plan.recipe):g} after {counted(warmup, 'step')} of warm-up, {shape}"
 
 
 def _compute(cost: Cost) -> str:
@@ -130,6 +175,7 @@ def _model(spec: ModelSpec, wanted: Wanted) -> dict[str, Any]:
         "mean": list(spec.mean),
         "std": list(spec.std),
         "licence": spec.licence,
+        "taught_under": list(spec.taught_under),
         "reveals": {signal.value: list(layers) for signal, layers in wanted.items()},
     }
 
@@ -139,8 +185,13 @@ def _teacher(name: str, teacher: TeacherPlan) -> dict[str, Any]:
     return _model(teacher.native, teacher.wanted) | {
         "recipe_name": name,
         "sees": list(teacher.input_size),
+        "masked": teacher.entry.masked,
+        "evaluated": {"images": teacher.evaluated, "sizes": [list(size) for size in teacher.compared]}
+        if teacher.evaluated
+        else None,
         "class_map": list(indices) if indices is not None else None,
         "weights": teacher.request.weights or "its own",
+        "form": "measured" if teacher.form is None else str(teacher.form),
     }
 
 
@@ -162,7 +213,55 @@ def _teacher_use(plan: Plan, teacher: TeacherPlan) -> str:
     indices = teacher.class_map.indices
     classes = f", {len(indices)} of its {teacher.native.classes:,} classes" if indices is not None else ""
     size = _size(teacher.input_size)
-    return f"reveals {_signals(teacher.wanted)} to {', '.join(readers)}; sees {images} at {size}{classes}"
+    why = _why_this_size(teacher, plan.student.spec)
+    choice = PatchChoice.between(teacher.entry.masked, plan.student.spec, teacher.spec)
+    patches = f"{choice.kept} of {math.prod(choice.teacher_grid)} patches of " if choice else ""
+    return f"reveals {_signals(teacher.wanted)} to {', '.join(readers)}; sees {patches}{images} at {size}{why}{classes}"
+
+
+def _why_this_size(teacher: TeacherPlan, student: ModelSpec) -> str:
+    """Whose size a teacher's images have, if student and teacher differ in it."""
+    if teacher.native.image_size == student.image_size == teacher.input_size:
+        return ""
+    if teacher.input_size == teacher.native.image_size:
+        return ", its own size"
+    return ", the student's size" if teacher.input_size == student.image_size else ""
+
+
+def _teacher_evaluation(teacher: TeacherPlan) -> str:
+    seen, *others = map(_size, teacher.compared)
+    sizes = f"{seen} and, to compare, at {' and '.join(others)}" if others else seen
+    return f"is evaluated before the first step on {counted(teacher.evaluated, 'validation image')} at {sizes}"
+
+
+def _teacher_form(teacher: TeacherPlan) -> str:
+    if teacher.form is None:
+        return "computes in the form that is fastest when the run starts, so two runs may differ in the last bits"
+    chosen = "" if teacher.entry.form != "auto" else ", chosen by machine, model and length of the run"
+    return f"computes as {teacher.form}{chosen}; the run compares it with the plain form"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in options.items())
+
+
+def _loss_options(loss: LossPlan) -> str:
+    """The options of a loss, those of its default included; "" if it has none."""
+    options = loss.options.model_dump(by_alias=True, exclude_none=True)
+    return f"{loss.name}: {', '.join(f'{key} {_value(value)}' for key, value in options.items())}" if options else ""
+
+
+def _loss_preparation(loss: LossPlan) -> str:
+    """That a loss is prepared before the first step; "" if it is not."""
+    if not loss.prepares:
+        return ""
+    images = counted(loss.prepares, "training image")
+    return f"{loss.name} is prepared before the first step, with teacher '{loss.teacher}' on {images}"
+
+
+def _value(value: object) -> str:
+    """A value as it is written in a recipe: `[-2, -1]` for a tuple."""
+    return f"{value:g}" if isinstance(value, float) else str(list(value) if isinstance(value, tuple) else value)
 
 
 def _batch(plan: Plan) -> str:
@@ -206,7 +305,9 @@ def _signals(wanted: Wanted) -> str:
 def _first_names(names: tuple[str, ...] | None) -> str:
     if not names:
         return ""
-    return f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+    # A name with a comma, as ImageNet's descriptions have, would read like two.
+    shown = ", ".join(f"'{name}'" if "," in name else name for name in map(visible, names[:5]))
+    return f": {shown}{', ...' if len(names) > 5 else ''}"
 
 
 def _norm(spec: ModelSpec) -> str:
@@ -215,10 +316,3 @@ def _norm(spec: ModelSpec) -> str:
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return counted(max(1, round(seconds)), "second")

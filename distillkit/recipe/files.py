@@ -1,7 +1,8 @@
 """Recipe files: read named recipes and users' files, apply overrides, and write recipes back.
 
-A file holds the tables of `recipe.schema.Recipe` in TOML and two more keys: `base`, the name or file of a recipe that
-this one changes, and `[smoke]`, the tables that shorten a run to seconds. Layers override each other in this order:
+A file holds the tables of `recipe.schema.Recipe` in TOML and four more keys: `base`, the name or file of a recipe that
+this one changes, `unset`, a list of keys that it resets to their defaults, `[smoke]`, the tables that shorten a run to
+seconds, and `[sweep]`, which only `distillkit sweep` reads. Layers override each other in this order:
 base, file, smoke tables, command line; see `distillkit.recipe.overrides.layered`. With `--from` the recipe of a
 finished run is the lowest layer, see `distillkit.recipe.from_run`.
 
@@ -25,19 +26,28 @@ from pydantic import ValidationError
 from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import nearest
 from distillkit.messages.text import shortened
-from distillkit.messages.validation import problems, together
-from distillkit.recipe.from_run import ParentRun, find_parent_run, inherit
+from distillkit.messages.validation import problems, together, unknown_keys
+from distillkit.plugin.registry import PluginRegistry, installed_plugins
+from distillkit.recipe.default_data import DIGITS, DefaultData, default_data, names_data
+from distillkit.recipe.from_run import ParentRun, find_parent_run, inherit, without_unread_teachers
 from distillkit.recipe.named_options import option_assignments
 from distillkit.recipe.overrides import (
+    LISTS,
+    UNSET,
+    Assignment,
     Tables,
     as_tables,
     assign_to_entry,
+    for_any_student,
     layered,
     parse_assignment,
     unsupported_value,
+    with_loss_options,
 )
 from distillkit.recipe.schema import About, Recipe
-from distillkit.storage.untrusted import read_plain_text
+from distillkit.recipe.stored_paths import find_stored_paths, inherited, require_stored_paths, set_remedy
+from distillkit.recipe.student_options import with_inherited_options
+from distillkit.storage.untrusted import parse_toml, read_plain_text
 
 FOLDER = Path(__file__).parent / "named"
 SUFFIX = ".toml"
@@ -47,8 +57,18 @@ WRITTEN_IN_FULL = frozenset(
     {"about", "augment", "data", "evaluation", "labels", "mixing", "schedule", "seed", "trackers"}
 )
 """Keys that a recipe has if `dump` wrote it; no other recipe has all of them."""
-ADDED_LATER: Mapping[str, Any] = {"augment": {"orientation": "stored"}}
+ADDED_LATER: Mapping[str, Any] = {
+    "about": {"data_reason": ""},
+    "augment": {"orientation": "stored"},
+    "data": {"background": "none"},
+}
 """Keys that recipes written in full by earlier versions do not have, with the values that mean what those did."""
+SWEEP = "sweep"
+"""The table of a file that describes a sweep: every run of it, and a run on its own, has the other tables."""
+OF_DATA_SETS = (DIGITS, "imagenette")
+"""The named recipes that are the default for the data set of their name."""
+SMOKE_IMAGES = 64
+"""Images of each split that a run with --smoke evaluates, unless its [smoke] table says otherwise."""
 MAX_BASES = 16
 """Length limit of a chain of bases."""
 
@@ -91,12 +111,14 @@ def load_recipe(
     assignments: Sequence[str] = (),
     smoke: bool = False,
     from_run: str | PathLike[str] | None = None,
+    plugins: PluginRegistry | None = None,
     **options: Any,
 ) -> Recipe:
     """Load a recipe and apply overrides.
 
-    `recipe` is the name of a named recipe, a TOML file, or a Recipe. The default is `default`, or `digits` if the
-    data is `digits` or not set.
+    `recipe` is the name of a named recipe, a TOML file, or a Recipe. The default is the recipe of the data set, for
+    `digits` and `imagenette`, and `default` for other data. The default data is that of the teacher, see
+    `distillkit.recipe.default_data`, and `digits` without one.
 
     `options` are the options of `distillkit run`, and the keys of a recipe:
 
@@ -110,10 +132,12 @@ def load_recipe(
 
     `assignments` are `KEY=VALUE`, as for `--set`, and override `options`. `smoke` applies the recipe's `[smoke]`
     tables, which shorten a run to seconds. `from_run` is a finished run to start from, as for `--from`: its recipe is
-    the lowest layer, and replaces the default if `recipe` is None.
+    the lowest layer, and replaces the default if `recipe` is None. `plugins` defaults to the installed ones.
+
+    If another student replaces that of a recipe or run, it keeps the options that it has too; a note lists the others.
 
     Raises: RecipeError, which lists all wrong keys and values together; RunDirectoryError if `from_run` is not a
-    finished run.
+    finished run; RecipeError if a path that it inherits is not found.
 
     For example:
         >>> recipe = distillkit.load_recipe("digits", training={"steps": 10}, loss="soft:tau=2", labels=100)
@@ -130,10 +154,14 @@ def load_recipe(
             wrong.append(str(error))
     changes = as_tables(assignment for assignment in given if not assignment.is_entry_key)
     run = None if from_run is None else find_parent_run(Path(from_run))
-    chosen, tables = _chosen(recipe, changes, run)
-    above = (_with_smoke(tables, chosen, smoke=smoke), changes)
+    chosen, tables = _chosen(recipe, changes, run, has_class_file=_has_class_file(given))
+    parent = None if run is None else load_recipe(run.recipe_path)
+    above = with_loss_options(
+        (_with_smoke(tables, chosen, smoke=smoke), changes), parent.loss_options if parent else {}
+    )
+    merged = layered(*above) if run is None or parent is None else inherit(run, parent, above)
     # A copy: entries are changed in place below, and the tables may share them with the caller's arguments.
-    tables = deepcopy(layered(*above) if run is None else inherit(run, load_recipe(run.recipe_path), above))
+    tables = deepcopy(with_inherited_options(layered({}, merged), plugins))
     # After the layers, since they decide which teachers and losses there are.
     for assignment in given:
         try:
@@ -141,11 +169,15 @@ def load_recipe(
                 assign_to_entry(tables, assignment)
         except RecipeError as error:
             wrong.append(str(error))
-    return _validated(tables, wrong, prefix=f"recipe '{chosen}'" if _is_file(chosen) else "")
+    loaded = _validated(tables, wrong, prefix=f"recipe '{chosen}'" if _is_file(chosen) else "")
+    if run is not None and parent is not None:
+        loaded = without_unread_teachers(loaded, parent, plugins or installed_plugins())
+        require_stored_paths(loaded, run.directory, set_remedy, keys=inherited(loaded, parent))
+    return loaded
 
 
 def read_tables(name_or_file: str) -> Tables:
-    """The tables of a recipe merged with those of its bases, including `smoke` if any of them has it.
+    """The tables of a recipe merged with those of its bases, including `smoke` and `sweep` if any of them has it.
 
     Raises: RecipeError for an unknown name, an unreadable file, or a cycle of bases.
     """
@@ -165,32 +197,57 @@ def dump(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(exclude_none=True))
 
 
+def with_values(path: Path, values: Mapping[str, Any]) -> str:
+    """The TOML of a recipe file with dotted keys set to other values; None removes a key."""
+    changes = (Assignment(key, UNSET if value is None else value) for key, value in values.items())
+    return tomli_w.dumps(layered(_parse(path), as_tables(changes)))
+
+
 def _named(path: Path) -> NamedRecipe:
     about = About.model_validate(_read_tables(path, ()).get("about", {}))
     return NamedRecipe(path.stem, about.summary, about.source, about.cost, path)
 
 
-def _chosen(recipe: str | PathLike[str] | Recipe | None, changes: Tables, run: ParentRun | None) -> tuple[str, Tables]:
-    """The recipe's name in messages, and its tables; empty if only the recipe of a run is used."""
+def _chosen(
+    recipe: str | PathLike[str] | Recipe | None, changes: Tables, run: ParentRun | None, *, has_class_file: bool
+) -> tuple[str, Tables]:
+    """The recipe's name in messages, and its tables; empty if only the recipe of a run is used.
+
+    Where neither they nor `changes` name training images, the tables have the default data of the teacher.
+    """
     if isinstance(recipe, Recipe):
         return "Recipe", recipe.model_dump(exclude_none=True)
     if recipe is None and run is not None:
         return str(run.recipe_path), {}
-    name = str(recipe) if recipe else _default_name(changes)
-    return name, read_tables(name)
+    tables = read_tables(str(recipe)) if recipe else {}
+    default = None
+    # A recipe in full is that of a run, and so is `run`: without data.train they mean digits.
+    if run is None and not has_class_file and not names_data(tables, changes) and not _is_in_full(tables):
+        default = default_data(changes.get("teachers") or tables.get("teachers"), load_recipe)
+    name = str(recipe) if recipe else _default_name(changes, default)
+    tables = tables or read_tables(name)
+    return name, tables if default is None else layered(tables, default.tables)
 
 
-def _default_name(changes: Tables) -> str:
-    """`digits` if the data is `digits` or not set; `default` for all other data."""
-    data = changes.get("data")
+def _has_class_file(given: Sequence[Assignment]) -> bool:
+    """Whether a key of a teacher's entry names a file with its classes, which default data would not have."""
+    return any(each.is_entry_key and each.key.endswith(".classes") for each in given)
+
+
+def _default_name(changes: Tables, default: DefaultData | None) -> str:
+    """The recipe of the name of the data set, if there is one; `digits` without data; `default` for all other data."""
+    data = default.keys if default is not None else changes.get("data")
     data = data if isinstance(data, dict) else {}
     train = data.get("train")
-    return "digits" if train == "digits" or (train is None and data.get("unlabeled") is None) else "default"
+    if train is None and data.get("unlabeled") is None:
+        return DIGITS
+    return train if train in OF_DATA_SETS else "default"
 
 
 def _with_smoke(tables: Tables, chosen: str, *, smoke: bool) -> Tables:
-    """The tables without the key `smoke`, whose values are merged in if `smoke` is set."""
+    """The tables without the keys `sweep` and `smoke`; the values of the latter are merged in if `smoke` is set."""
     tables = dict(tables)
+    tables.pop(SWEEP, None)
     smoke_tables = tables.pop("smoke", None)
     if not smoke:
         return tables
@@ -198,7 +255,7 @@ def _with_smoke(tables: Tables, chosen: str, *, smoke: bool) -> Tables:
         raise RecipeError(
             f"recipe '{chosen}' has no [smoke] table; add one, or shorten the run with --set training.steps=2"
         )
-    return layered(tables, smoke_tables)
+    return layered(layered(tables, {"evaluation": {"images": SMOKE_IMAGES}}), smoke_tables)
 
 
 def _validated(tables: Tables, wrong: Sequence[str], *, prefix: str) -> Recipe:
@@ -209,7 +266,7 @@ def _validated(tables: Tables, wrong: Sequence[str], *, prefix: str) -> Recipe:
     except ValidationError as error:
         found.extend(problems(error, Recipe, tables))
     if found:
-        raise RecipeError(together(found, prefix=prefix))
+        raise RecipeError(*together(found, prefix=prefix))
     return recipe
 
 
@@ -237,21 +294,70 @@ def _read_tables(path: Path, derived: tuple[Path, ...]) -> Tables:
     if path.resolve() in derived:
         chain = " -> ".join(file.name for file in (*derived, path))
         raise RecipeError(f"recipe '{derived[0].name}' is its own base: {chain}; remove one of the `base` keys")
-    base = tables.pop("base", None)
+    base, unset = tables.pop("base", None), _unset(path, tables.pop("unset", []))
     if base is None:
         # A recipe in full is that of a run: it keeps its meaning, also where a default has changed.
-        return layered(ADDED_LATER, tables) if tables.keys() >= WRITTEN_IN_FULL else tables
-    if not isinstance(base, str):
+        if _is_in_full(tables):
+            find_stored_paths(tables, path.parent)
+            tables = layered(ADDED_LATER, tables)
+        merged = tables
+    else:
+        if not isinstance(base, str):
+            raise RecipeError(
+                f"recipe '{path}': 'base' is {shortened(repr(base))}; it should be the name or the file of a recipe"
+            )
+        if len(derived) == MAX_BASES:
+            raise RecipeError(
+                f"recipe '{derived[0].name}' has a chain of more than {MAX_BASES} bases; merge some of the files"
+            )
+        below = _read_tables(_path(base, relative_to=path.parent), (*derived, path.resolve()))
+        # Smoke tables are merged like the others, so a recipe can change how its base is shortened.
+        merged = layered(layered(below, unset), tables)
+    student = merged.get("student")
+    if path.parent == FOLDER and isinstance(student, dict) and "model" not in student:
+        merged["student"] = for_any_student(student)
+    # Kept as UNSET, because a run that --from names is a layer below.
+    return _with_marks(merged, unset)
+
+
+def _unset(path: Path, keys: Any) -> Tables:
+    """The keys that a file lists under `unset`, as tables of UNSET.
+
+    Raises: RecipeError for anything but keys of a recipe.
+    """
+    if not isinstance(keys, list) or not all(isinstance(key, str) and all(key.split(".")) for key in keys):
         raise RecipeError(
-            f"recipe '{path}': 'base' is {shortened(repr(base))}; it should be the name or the file of a recipe"
+            f"recipe '{path}': 'unset' is {shortened(repr(keys))}; it should be a list of keys, such as "
+            '["training.clip"]'
         )
-    if len(derived) == MAX_BASES:
-        raise RecipeError(
-            f"recipe '{derived[0].name}' has a chain of more than {MAX_BASES} bases; merge some of the files"
-        )
-    below = _read_tables(_path(base, relative_to=path.parent), (*derived, path.resolve()))
-    # Smoke tables are merged like the others, so a recipe can change how its base is shortened.
-    return layered(below, tables)
+    assignments = [Assignment(key, UNSET) for key in keys]
+    for assignment in assignments:
+        if assignment.is_entry_key:
+            name = assignment.key.partition(".")[0]
+            raise RecipeError(
+                f"recipe '{path}': 'unset' names '{assignment.key}', but a recipe replaces its "
+                f"`{LISTS.get(name, name)}` as a whole; write the list without this key"
+            )
+    tables = as_tables(assignments)
+    try:
+        Recipe.model_validate(tables)
+    except ValidationError as error:
+        if unknown := unknown_keys(error, Recipe):
+            raise RecipeError(*together(unknown, prefix=f"recipe '{path}': 'unset'")) from None
+    return tables
+
+
+def _with_marks(tables: Tables, unset: Tables) -> Tables:
+    """`tables` with the keys of `unset` that they do not set."""
+    result = {**unset, **tables}
+    for name in unset.keys() & tables.keys():
+        if isinstance(unset[name], dict) and isinstance(tables[name], dict):
+            result[name] = _with_marks(tables[name], unset[name])
+    return result
+
+
+def _is_in_full(tables: Tables) -> bool:
+    return tables.keys() >= WRITTEN_IN_FULL
 
 
 def _parse(path: Path) -> Tables:
@@ -259,7 +365,7 @@ def _parse(path: Path) -> Tables:
     try:
         if path.is_dir():
             raise RecipeError(f"recipe '{name}' is a directory; give a file, such as {path / 'recipe.toml'}")
-        tables = tomllib.loads(read_plain_text(path, largest=MAX_BYTES))
+        tables = parse_toml(read_plain_text(path, largest=MAX_BYTES))
     except FileNotFoundError:
         raise RecipeError(f"recipe '{name}' does not exist; `distillkit recipes` lists the named recipes") from None
     except tomllib.TOMLDecodeError as error:

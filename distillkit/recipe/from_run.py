@@ -9,10 +9,12 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from distillkit.errors import RecipeError, RunDirectoryError
-from distillkit.plugin.registry import installed_plugins
+from distillkit.contracts.student_directory import RECIPE, holds_student, is_run, run_of
+from distillkit.errors import PluginError, RecipeError, RunDirectoryError
+from distillkit.messages.text import command
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.overrides import UNSET, Tables, layered
-from distillkit.recipe.schema import Recipe
+from distillkit.recipe.schema import LossEntry, Recipe
 
 OPTION = "--from"
 IMAGE_KEYS = ("validation", "test", "unlabeled", "labels", "labeled_fraction")
@@ -23,7 +25,7 @@ IMAGE_KEYS = ("validation", "test", "unlabeled", "labels", "labeled_fraction")
 class ParentRun:
     """The run to start from: its directory, and the directory of the student whose weights are loaded.
 
-    `student` is the run directory itself, for the student after the last step, or best/ or ema/ in it.
+    `student` is the run directory itself, for the student after the last step, or best/, ema/ or a checkpoint in it.
     """
 
     directory: Path
@@ -32,7 +34,7 @@ class ParentRun:
     @property
     def recipe_path(self) -> Path:
         """The file of its resolved recipe."""
-        return self.directory / "recipe.toml"
+        return self.directory / RECIPE
 
 
 def find_parent_run(path: Path) -> ParentRun:
@@ -42,23 +44,24 @@ def find_parent_run(path: Path) -> ParentRun:
     """
     if not path.is_dir():
         raise RunDirectoryError(f"there is no run directory '{path}'; check the path")
-    if (path / "recipe.toml").is_file():
+    if is_run(path):
         if not (path / "result.json").is_file():
             best = f", or give its best student so far, {path / 'best'}" if (path / "best").is_dir() else ""
-            raise RunDirectoryError(f"the run {path} is not finished; continue it with --resume {path}{best}")
+            resumed = command("--resume", path)
+            raise RunDirectoryError(f"the run {path} is not finished; continue it with {resumed}{best}")
         return ParentRun(path, path)
-    if (path / "student.json").is_file() and (path.parent / "recipe.toml").is_file():
-        return ParentRun(path.parent, path)
+    run = run_of(path)
+    if run is not None and holds_student(path):
+        return ParentRun(run, path)
     raise RunDirectoryError(f"'{path}' is not a run directory (it has no recipe.toml); {OPTION} needs one")
 
 
 def inherit(run: ParentRun, recipe: Recipe, above: Sequence[Tables]) -> Tables:
     """The tables of the run's `recipe`, overridden by the layers `above`, the lowest first.
 
-    The student starts from the run's weights. If a layer names another student of the same plugin (`deit-ti` for
-    `vit-ti`), the run's student options are kept. `about` is not inherited. If a layer names other training images,
-    neither are the keys in `IMAGE_KEYS`, except a share to hold out; a note lists them.
-    Raises: RecipeError if a layer sets student.weights; a PluginError for a student that is not installed.
+    The student starts from the run's weights. `about` is not inherited. If a layer names other training images, neither
+    are the keys in `IMAGE_KEYS`, except a share to hold out; a note lists them.
+    Raises: RecipeError if a layer sets student.weights.
     """
     if any("weights" in _table(tables, "student") for tables in above):
         raise RecipeError(
@@ -67,16 +70,39 @@ def inherit(run: ParentRun, recipe: Recipe, above: Sequence[Tables]) -> Tables:
         )
     base = recipe.model_dump(exclude_none=True)
     base["about"] = {}  # it describes the recipe of the finished run, not the new one
-    model = _table(reduce(layered, above, {}), "student").get("model", recipe.student.model)
-    # Set in the lowest layer, because `layered` drops the options of a student when another one replaces it.
-    if _same_plugin(model, recipe.student.model):
-        base["student"]["model"] = model
     if dropped := _not_inherited(base["data"], above):
         base["data"] = {key: value for key, value in base["data"].items() if key not in dropped}
         base["about"] = {"notes": [_note(run, dropped)]}
     tables = reduce(layered, above, base)
     tables["student"]["weights"] = str(run.student)
     return tables
+
+
+def without_unread_teachers(recipe: Recipe, parent: Recipe, plugins: PluginRegistry) -> Recipe:
+    """The recipe without those teachers of its parent that its own losses do not read; a note names them."""
+    if recipe.losses == parent.losses:
+        return recipe
+    readers = [loss for loss in recipe.distilling_losses if _may_read_teachers(loss, plugins)]
+    read = [teacher for loss in readers if (teacher := recipe.teacher_of(loss)) is not None]
+    unread = [teacher for teacher in recipe.teachers if teacher in parent.teachers and teacher not in read]
+    if not unread:
+        return recipe
+    names = ", ".join(f"'{teacher.name}'" for teacher in unread)
+    what = f"teacher {names} is" if len(unread) == 1 else f"teachers {names} are"
+    notes = (*recipe.about.notes, f"{what} not inherited, because no loss reads {'it' if len(unread) == 1 else 'them'}")
+    return recipe.model_copy(
+        update={
+            "teachers": tuple(teacher for teacher in recipe.teachers if teacher not in unread),
+            "about": recipe.about.model_copy(update={"notes": notes}),
+        }
+    )
+
+
+def _may_read_teachers(loss: LossEntry, plugins: PluginRegistry) -> bool:
+    try:
+        return bool(plugins.find("loss", loss.loss).spec.signals)
+    except PluginError:
+        return True  # reported when the plugins of the recipe are looked up
 
 
 def _not_inherited(data: Tables, above: Sequence[Tables]) -> Tables:
@@ -95,14 +121,6 @@ def _note(run: ParentRun, dropped: Tables) -> str:
     *most, last = (f"data.{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in dropped.items())
     listed = f"{', '.join(most)} and {last} are" if most else f"{last} is"
     return f"trains on other images than {run.directory}, so {listed} not inherited"
-
-
-def _same_plugin(one: str, another: str) -> bool:
-    """Whether two students are built by the same factory, and so have the same options."""
-    if one == another:
-        return True
-    plugins = installed_plugins()
-    return plugins.find("student", one).spec.factory == plugins.find("student", another).spec.factory
 
 
 def _table(tables: Tables, name: str) -> Mapping[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from distillkit.errors import RecipeError
@@ -19,11 +20,24 @@ Tables = dict[str, Any]
 UNSET = object()
 """The value of a key that a layer resets to its default."""
 
+INHERITED, REPLACED = "\0inherited", "\0replaced"
+"""Keys of the student's table while layers are merged; `distillkit.recipe.student_options` resolves them.
+
+Both map options to (model, value). INHERITED has those of a student that another one replaced, and with None as the
+model those that a named recipe states for any student. REPLACED has those that cannot apply, because the layer that
+names the new student also names its weights. A NUL is in no key of a file.
+"""
+
 LISTS = {"teacher": "teachers", "loss": "losses"}
 """The singular by which the only entry of a list is addressed, and the list."""
 
 OPTIMIZER_SPECIFIC = frozenset({"betas", "eps", "momentum"})
 """The keys of `[optimizer]` that are dropped when another optimiser is named."""
+
+DEFAULT_STUDENT: str = StudentEntry.model_fields["model"].default
+
+_NOT_OPTIONS = frozenset({*StudentEntry.model_fields, INHERITED, REPLACED})
+"""Keys of the student's table that are not options of its plugin."""
 
 MAX_DEPTH = 32
 """Nesting limit of tables and lists; no recipe needs five levels."""
@@ -133,12 +147,32 @@ def as_tables(assignments: Iterable[Assignment]) -> Tables:
 def layered(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> Tables:
     """Merge `upper` into `lower`: tables are merged, everything else (lists too) is replaced.
 
-    Three keys of `upper` drop others of `lower`: another student drops the options of the lower one, which belong to
-    that student's plugin; another optimiser drops `betas`, `eps` and `momentum`; `training.epochs` and
-    `training.steps`, of which a recipe has one, replace each other.
+    Three keys of `upper` change others of `lower`: another student moves the options of the lower one to INHERITED or
+    REPLACED; another optimiser drops `betas`, `eps` and `momentum`; `training.epochs` and `training.steps`, of which a
+    recipe has one, replace each other.
     """
     lower = {name: _kept(name, below, upper.get(name)) for name, below in lower.items()}
     return _merged(lower, upper)
+
+
+def with_loss_options(layers: Sequence[Tables], inherited: Mapping[str, Any]) -> list[Tables]:
+    """The layers, each loss in them with the options in `loss_options` that it does not set itself.
+
+    The tables `loss_options` of all layers count, over the `inherited` one. Losses below the layers are not changed.
+    """
+    tables = [table for layer in layers if isinstance(table := layer.get("loss_options"), Mapping)]
+    options = reduce(layered, tables, inherited)
+    return [
+        {**layer, "losses": [_with_options(entry, options) for entry in losses]}
+        if isinstance(losses := layer.get("losses"), list | tuple)
+        else layer
+        for layer in layers
+    ]
+
+
+def _with_options(entry: Any, options: Mapping[str, Any]) -> Any:
+    defaults = options.get(str(entry.get("loss"))) if isinstance(entry, Mapping) else None
+    return {**defaults, **entry} if isinstance(defaults, Mapping) else entry
 
 
 def assign_to_entry(recipe: Tables, assignment: Assignment) -> None:
@@ -178,15 +212,40 @@ def _kept(name: str, below: Any, above: Any) -> Any:
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return below
     if name == "student":
-        default = StudentEntry.model_fields["model"].default
-        return below if above.get("model", UNSET) in (UNSET, below.get("model", default)) else {}
+        return _kept_student(below, above)
     if name == "optimizer":
         default = Optimizer.model_fields["name"].default
         is_same = above.get("name", UNSET) in (UNSET, below.get("name", default))
         return {key: value for key, value in below.items() if is_same or key not in OPTIMIZER_SPECIFIC}
-    if name == "training" and ("epochs" in above or "steps" in above):
+    if name == "training" and any(above.get(key, UNSET) is not UNSET for key in ("epochs", "steps")):
         return {key: value for key, value in below.items() if key not in {"epochs", "steps"}}
     return below
+
+
+def _kept_student(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
+    """The part of the student's table `below` that is kept when `above` is merged into it."""
+    inherited, replaced = dict(below.get(INHERITED, {})), dict(below.get(REPLACED, {}))
+    kept = {key: value for key, value in below.items() if key not in {INHERITED, REPLACED}}
+    model = below.get("model", DEFAULT_STUDENT)
+    if above.get("model", UNSET) not in (UNSET, model):
+        options = {key: (model, kept.pop(key)) for key in [*kept] if key not in StudentEntry.model_fields}
+        # Weights fit one network only, so they are not combined with the options of another.
+        names_weights = above.get("weights", UNSET) not in (UNSET, None, "none")
+        (replaced if names_weights and "model" in below else inherited).update(options)
+    stated = above.get(INHERITED, {})
+    kept = {key: value for key, value in kept.items() if key not in stated}
+    for name, layer in ((INHERITED, inherited), (REPLACED, replaced)):
+        if left := {key: value for key, value in layer.items() if key not in above and key not in stated}:
+            kept[name] = left
+    return kept
+
+
+def for_any_student(student: Mapping[str, Any]) -> Tables:
+    """The student's table with its options under INHERITED: what a recipe states without naming a student."""
+    options = {key: (None, value) for key, value in student.items() if key not in _NOT_OPTIONS}
+    inherited = {**student.get(INHERITED, {}), **options}
+    table = {key: value for key, value in student.items() if key not in options}
+    return table | ({INHERITED: inherited} if inherited else {})
 
 
 def _only_entry(entries: list[Tables], key: str) -> Tables:

@@ -1,4 +1,4 @@
-"""Recipe schema: every key with its type, default and meaning.
+"""Recipe schema: every key with its type, default and meaning; those of images are in `recipe.image_tables`.
 
 A recipe is data, not code. Keys that a plugin owns (a student's `patch`, a loss's `tau`) are in the same table as the
 rest of the entry; the plugin's `Options` check them, see `plugin.registry`.
@@ -8,33 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AliasChoices, Field, PositiveInt, model_validator
 
+from distillkit.contracts.teacher_form import FormText
 from distillkit.messages.validation import NAME_PATTERN
+from distillkit.recipe.image_tables import Augment, Data, Mixing
+from distillkit.recipe.table import Entry, FloatPair, Share, Table
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Interpolation = Literal["bicubic", "bilinear", "nearest"]
-Orientation = Literal["exif", "stored"]
-# Not strict, here and below: TOML has lists and no tuples.
-FloatPair = Annotated[tuple[float, float], Field(strict=False)]
-
-
-class Table(BaseModel):
-    """A table of a recipe: frozen, strict, every number finite, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Entry(BaseModel):
-    """A table that names a plugin; keys not listed here are options of that plugin."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that belong to the plugin, unchecked."""
-        return dict(self.model_extra or {})
+LABELS_ONLY = "ce"
+"""The loss that stands for the label term, which is part of every run on labels."""
 
 
 class About(Table):
@@ -50,94 +32,7 @@ class About(Table):
         validation_alias=AliasChoices("needs_trained_student", "goes_on"),
     )
     notes: tuple[str, ...] = Field((), strict=False, description="notes for the plan and the report")
-
-
-class Data(Table):
-    """Training, validation and test images, and which labels are used."""
-
-    train: str | None = Field(
-        None,
-        description="a folder, `digits`, or `timm:<data set>`; a folder with train/ provides its other splits too: "
-        "val/ and test/, or similar names; "
-        "default: digits, unless unlabeled is set",
-    )
-    validation: str | Share = Field(
-        0.1, description="a folder or name, or the share of train to hold out; used to choose the best checkpoint"
-    )
-    test: str | None = Field(
-        None, description="a folder or name, evaluated once at the end; default: test/ in train's folder, if it exists"
-    )
-    unlabeled: str | None = Field(None, description="a folder of unlabelled images; the teacher provides their targets")
-    root: str | None = Field(None, description="the folder of `timm:` data sets")
-    download: bool = Field(False, description="allow `timm:` data sets to download")
-    labels: PositiveInt | None = Field(
-        None, description="number of labels to keep, balanced over the classes; the other images become unlabelled"
-    )
-    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="labelled share of every batch; default: the labelled share of the data"
-    )
-    seed: int = Field(0, description="seed of order, augmentation, mixing, held-out images and kept labels")
-    views: PositiveInt | None = Field(
-        None, description="repeat the augmentations after this many epochs; default: never"
-    )
-    broken: Share = Field(
-        0.1,
-        description="limit on the share of unreadable images of a split; they are replaced in training, left out in "
-        "evaluation, and counted; above it the run fails; 0: the first one is an error",
-    )
-    workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="number of loader processes; default: the number of cores, at most 8"
-    )
-
-    @field_validator("validation", mode="before")
-    @classmethod
-    def _share_or_name(cls, value: Any) -> Any:
-        """One message instead of pydantic's two, one for the string and one for the number."""
-        is_number = isinstance(value, float | int) and not isinstance(value, bool)
-        if isinstance(value, str) or (is_number and 0 <= value <= 1):
-            return value
-        raise PydanticCustomError("share_or_name", "a share from 0 to 1, a folder, or the name of a data set")
-
-
-class Augment(Table):
-    """Augmentation of training images: a pure function of `data.seed`, view, sample and repeat."""
-
-    crop: Literal["resized", "padded", "none"] = Field(
-        "resized", description="random resized crop; padded random crop (small images); or resize and centre crop"
-    )
-    scale: FloatPair = Field((0.08, 1.0), description="range of the area of the resized crop")
-    ratio: FloatPair = Field((3 / 4, 4 / 3), description="range of the aspect ratio of the resized crop")
-    padding: PositiveInt = Field(4, description="pixels added on each side with crop = padded")
-    flip: Share = Field(0.5, description="probability of a horizontal flip")
-    auto: str = Field("", description="timm's auto-augment string, such as rand-m9-mstd0.5-inc1")
-    color_jitter: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="strength of colour jitter; timm ignores it if `auto` is set"
-    )
-    erasing: Share = Field(0.0, description="probability of random erasing with per-pixel noise")
-    interpolation: Interpolation = Field("bicubic", description="for training and evaluation")
-    orientation: Orientation = Field(
-        "exif",
-        description="exif turns images as their EXIF orientation says, in training, evaluation and bundles; stored "
-        "leaves the pixels as they are in the file, as do runs that were started before this key existed",
-    )
-    repeats: PositiveInt = Field(
-        1, description="repeated augmentation: augmented versions of each image in the same epoch"
-    )
-    eval_crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.875, description="share of the resized image that the centre crop keeps"
-    )
-
-
-class Mixing(Table):
-    """Mixup and cutmix."""
-
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of the beta distribution; 0 is off")
-    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of the beta distribution; 0 is off")
-    probability: Share = Field(1.0, description="probability that a pair is mixed")
-    switch: Share = Field(0.5, description="probability of cutmix instead of mixup if both are on")
-    mode: Literal["pair", "batch"] = Field(
-        "pair", description="one draw per pair of neighbours, or one draw per batch as in DeiT's code"
-    )
+    data_reason: str = Field("", description="why the run trains on these images, where no data was named")
 
 
 class Labels(Table):
@@ -157,7 +52,9 @@ class TeacherEntry(Entry):
     model: str = Field(description="name of the teacher, such as regnety16gf, timm:<any>, run:<run directory>")
     name: str = Field("", description="the name by which losses refer to it; default: the model's name")
     weights: str | None = Field(
-        None, description="a .safetensors or weights-only .pth file; default: the published weights"
+        None,
+        description="a .safetensors or weights-only .pth file; `bank`: none, every target is read from the bank; "
+        "default: the published weights",
     )
     classes: str | None = Field(
         None, description="a text file with one class name per line, in the order of the teacher's outputs"
@@ -166,16 +63,35 @@ class TeacherEntry(Entry):
         "auto", description="match classes by name if names are known, or always by index"
     )
     size: Literal["auto", "student", "native"] | PositiveInt = Field(
-        "auto", description="image size of the teacher: the student's, its native one, or a number of pixels"
+        "auto",
+        description="size of the images that the teacher sees: its native one (`auto`), the student's, or a number of "
+        "pixels",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto is bf16 on a GPU that supports it, else fp32; in bf16 and fp16 its matrices are stored in "
-        "that precision, in half the memory, with the same outputs as autocast",
+        description="auto is bf16 on a GPU that supports it and, for a teacher of at least 1 GFLOP per image, on a CPU "
+        "with bf16 instructions, else fp32; in bf16 and fp16 its matrices are stored in that precision, in half the "
+        "memory, with the same outputs as autocast",
+    )
+    form: FormText = Field(
+        "auto",
+        description="how it computes: auto, a rule by machine, model and length of the run; measured, the fastest form "
+        "that a short measurement at the start finds; plain; or parts joined by +: channels-last, written-attention, "
+        "half-weights, compiled",
+    )
+    masked: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of its patches that a ViT does not see (MaskedKD): those with least of the student's CLS "
+        "attention are left out; for losses that read logits or the embedding, without a bank",
     )
     sharded: bool = Field(
         False, description="shard its weights between the processes (FSDP2) instead of a full copy in each"
     )
+
+    @property
+    def only_in_bank(self) -> bool:
+        """Whether no weights are loaded, because a bank has every target."""
+        return self.weights == "bank"
 
     @model_validator(mode="before")
     @classmethod
@@ -226,7 +142,14 @@ class Training(Table):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     clip: Annotated[float, Field(gt=0)] | None = Field(None, description="maximum gradient norm")
-    compile: bool = Field(False, description="torch.compile for student and teacher")
+    compile: bool = Field(
+        False, description="torch.compile for the student, and for teachers with form = auto that are not sharded"
+    )
+    attention: Literal["auto", "fused", "written"] = Field(
+        "auto",
+        description="attention of a timm student: torch's fused function, or written out as products and a softmax; "
+        "auto writes it out in bf16 on a CPU; `distillkit plan --time` measures both",
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of an exponential moving average (EMA) of the student, which is evaluated as well"
     )
@@ -279,11 +202,16 @@ class Schedule(Table):
     name: Literal["cosine", "constant"] = Field("cosine", description="schedule after the warm-up")
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(0.0, description="length of the linear warm-up")
     warmup_lr: Annotated[float, Field(ge=0)] = Field(1e-6, description="learning rate at the start of the warm-up")
+    cosine_after_warmup: bool = Field(
+        False,
+        description="start the cosine at the peak after the warm-up, as in AttnDistill's code; otherwise the cosine "
+        "spans all steps and the warm-up replaces its start, as in DeiT's",
+    )
     min_lr: Annotated[float, Field(ge=0)] = Field(1e-5, description="learning rate at the end of the cosine")
 
 
 class Evaluation(Table):
-    """Which head's predictions are evaluated."""
+    """Which head's predictions are evaluated, and on how many images."""
 
     head: Literal["fused", "class", "distill"] = Field(
         "fused", description="head that makes the predictions; no effect for a student with one head"
@@ -292,6 +220,9 @@ class Evaluation(Table):
         "logits", description="mean of the logits, as in DeiT's code, or sum of the softmaxes, as in the paper"
     )
     batch_size: PositiveInt = Field(256, description="images per batch")
+    images: PositiveInt | None = Field(
+        None, description="most images that a run evaluates of each split, evenly spaced; default: all. --smoke sets it"
+    )
 
 
 class Recipe(Table):
@@ -299,6 +230,12 @@ class Recipe(Table):
 
     about: About = About()
     seed: int = Field(0, description="seed of initialisation, dropout and drop path; for the data see data.seed")
+    bank: str | None = Field(
+        None, description="folder of a target bank: the teacher's targets are read from it, and stored where missing"
+    )
+    bank_limit_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="size limit of the bank in GB; when it is reached, no more targets are stored"
+    )
     data: Data = Data()
     augment: Augment = Augment()
     mixing: Mixing = Mixing()
@@ -307,6 +244,9 @@ class Recipe(Table):
     student: StudentEntry = StudentEntry()
     losses: tuple[LossEntry, ...] = Field(
         (), strict=False, description="one table each; without any, the loss is the cross-entropy on the labels"
+    )
+    loss_options: dict[str, dict[str, Any]] = Field(
+        {}, description="a table per loss, by name: options of the losses that are given without them (`--loss soft`)"
     )
     training: Training = Training()
     optimizer: Optimizer = Optimizer()
@@ -327,11 +267,16 @@ class Recipe(Table):
                     f"loss '{loss.name}' names teacher '{loss.teacher}'; "
                     f"the recipe has: {', '.join(teachers) or 'none'}"
                 )
-            if loss.teacher is None and len(teachers) > 1:
+            if loss.teacher is None and len(teachers) > 1 and loss.loss != LABELS_ONLY:
                 raise ValueError(
                     f"loss '{loss.name}' must name its teacher (`teacher = ...`), one of: {', '.join(teachers)}"
                 )
         return self
+
+    @property
+    def distilling_losses(self) -> tuple[LossEntry, ...]:
+        """The losses without `ce`, which stands for the label term."""
+        return tuple(loss for loss in self.losses if loss.loss != LABELS_ONLY)
 
     def teacher_of(self, loss: LossEntry) -> TeacherEntry | None:
         """The teacher that a loss reads, or None if the recipe has no teacher."""

@@ -35,5 +35,5 @@ def test_without_labels_a_label_weight_or_no_teacher_is_an_error() -> None:
         resolve_label_weight(None, {}, labelled=0)
     assert str(no_teacher.value) == (
         "no image has a label and no loss reads a teacher, so there is nothing to learn from; "
-        "give --teacher and --loss, or labels"
+        "give labels, or distil with `distillkit run --teacher NAME --loss NAME`"
     )

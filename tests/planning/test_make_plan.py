@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 import distillkit
 from distillkit.errors import ClassSpaceError, DataError, RecipeError, UnknownPluginError, WeightsError
-from distillkit.planning.render import plan_lines
+from distillkit.planning.render import plan_as_dict, plan_lines
 from distillkit.plugin.plugin import Plugin, PluginRole
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.schema import Recipe
@@ -51,6 +51,46 @@ def test_hard_distillation_onto_a_token(recipe_of: Any, teacher_run: str) -> Non
     assert rows["steps"] == "24 (18 per epoch)"
 
 
+def test_a_refused_student_is_reported_with_the_options_that_it_took_over() -> None:
+    with pytest.raises(RecipeError) as error:
+        distillkit.plan("digits", student="timm:vit_tiny_patch16_224")
+    assert str(error.value) == (
+        "'timm:vit_tiny_patch16_224' does not accept images of 8x8 pixels: the size is not a multiple of its 16x16 "
+        "patches"
+    )
+    assert error.value.__notes__[0] == (
+        "student.image_size = 8 of student 'deit-ti' is kept for 'timm:vit_tiny_patch16_224', which another plugin "
+        "builds; change what does not suit it"
+    )
+    with pytest.raises(RecipeError) as error:
+        distillkit.plan("digits", assignments=["student.patch=3"])
+    assert not hasattr(error.value, "__notes__")
+
+
+def test_the_options_of_a_loss_are_shown_with_its_weight(recipe_of: Any, teacher_run: str) -> None:
+    losses = {
+        "losses": [{"loss": "hard"}, {"loss": "soft", "reduction": "numel", "weight": 0.2}],
+        "labels": {"weight": 0.5},
+    }
+    run_plan = plan(recipe_of(losses, {"teachers": [{"model": teacher_run}]}), installed_plugins())
+    lines = plan_lines(run_plan)
+    place = [heading for heading, _ in lines].index("loss")
+    assert lines[place : place + 2] == [
+        ("loss", "0.5 * labels + 0.5 * hard + 0.2 * soft"),
+        ("", "soft: tau 3, lambda 0.1, reduction numel"),
+    ]
+    assert [loss["options"] for loss in plan_as_dict(run_plan)["losses"]] == [
+        {},
+        {"tau": 3.0, "lambda": 0.1, "reduction": "numel", "top_k": None},
+    ]
+
+
+def test_options_for_an_unknown_loss_are_refused(recipe_of: Any) -> None:
+    with pytest.raises(UnknownPluginError) as caught:
+        plan(recipe_of({"loss_options": {"sofy": {"tau": 2.0}}}), installed_plugins())
+    assert str(caught.value).startswith("unknown loss 'sofy'; did you mean 'soft'? (known: ")
+
+
 def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of(HARD, {"teachers": [{"model": teacher_run, "name": "cnn"}], "trackers": ["metrics", "report"]})
     registry, looked_up = installed_plugins(), []
@@ -82,7 +122,7 @@ def test_each_plugin_is_looked_up_once(recipe_of: Any, teacher_run: str, monkeyp
             "attndistill",
             (
                 "the weights of 'mugs-vits16' cannot be downloaded: its authors publish them at "
-                "github.com/sail-sg/mugs; give a file with --teacher-weights (evaluate and export: --weights)"
+                "github.com/sail-sg/mugs; give a file with --teacher-weights"
             ),
         ),
         (
@@ -166,7 +206,7 @@ def test_without_labels_and_teacher_there_are_no_classes(recipe_of: Any, unlabel
         plan(recipe_of({"data": {"train": None, "unlabeled": str(unlabelled)}}), installed_plugins())
     assert str(caught.value) == (
         "no image has a label and no loss reads a teacher's logits, so the student has no classes; "
-        "give --teacher and --loss, or labels"
+        "give labels, or distil with `distillkit run --teacher NAME --loss NAME`"
     )
 
 
@@ -196,7 +236,7 @@ def test_matching_attention_only_without_labels_is_refused(recipe_of: Any, unlab
 def test_random_weights_are_noted_where_the_recipe_is_for_a_trained_student(recipe_of: Any, tmp_path: Path) -> None:
     note = (
         "this recipe is for a student that is already trained, but this one starts from random weights; "
-        "give --from RUN or --student-weights"
+        "give `run --from RUN`, or --student-weights (finetune: --weights)"
     )
     for_trained = {"about": {"needs_trained_student": True}}
     assert note in plan(recipe_of(for_trained), installed_plugins()).notes
@@ -211,7 +251,7 @@ def test_an_optimizer_that_timm_does_not_have_is_refused(recipe_of: Any) -> None
 
 
 def test_regnety16gf_on_the_default_data_is_refused_with_all_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distillkit.models.hub._is_reachable", lambda host: False)
+    monkeypatch.setattr("distillkit.models.hub.is_reachable", lambda host: False)
     recipe = Recipe.model_validate(HARD | {"teachers": [{"model": "regnety16gf"}]})
     with pytest.raises(ClassSpaceError) as caught:
         plan(recipe, installed_plugins())

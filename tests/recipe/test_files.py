@@ -16,9 +16,8 @@ from distillkit.recipe.files import (
     named_recipes,
     read_tables,
 )
+from distillkit.recipe.image_tables import Augment, Data
 from distillkit.recipe.schema import (
-    Augment,
-    Data,
     Labels,
     LossEntry,
     Optimizer,
@@ -105,7 +104,8 @@ class TestLayers:
             assignments=["loss.weight=.9"],
         )
         assert recipe.teachers == (TeacherEntry(model="run:runs/teacher", size="native"),)
-        assert recipe.losses == (LossEntry.model_validate({"loss": "soft", "weight": 0.9, "tau": 2}),)
+        numel = {"loss": "soft", "weight": 0.9, "tau": 2, "reduction": "numel"}
+        assert recipe.losses == (LossEntry.model_validate(numel),)
 
     def test_another_optimiser_drops_the_options_of_the_lower_one(self, write):
         path = write("[optimizer]\nbetas = [0.9, 0.95]\neps = 1e-6\nlr = 0.1\nlr_base_batch = 256\n")
@@ -126,7 +126,7 @@ class TestLayers:
         ("assignment", "value"),
         [
             ("student.image_size=384", {"model": "deit-ti", "drop_path": 0.1, "image_size": 384}),
-            ("student.model=vit-s", {"model": "vit-s"}),
+            ("student.model=vit-s", {"model": "vit-s", "drop_path": 0.1}),
         ],
     )
     def test_options_of_a_plugin_are_kept_unchecked(self, assignment, value):
@@ -137,6 +137,60 @@ class TestLayers:
         recipe = load_recipe(assignments=["augment.auto=rand-m9-mstd0.5-inc1", "training.clip=1.0"])
         assert recipe.augment.auto == "rand-m9-mstd0.5-inc1"
         assert recipe.training.clip == 1.0
+
+
+class TestUnset:
+    """A file resets keys of its base, and of a run, to their defaults."""
+
+    def test_keys_of_a_base(self, write):
+        path = write('base = "deit-ti"\nunset = ["training.clip", "student.drop_path", "teachers", "losses"]\n')
+        recipe, base = load_recipe(path), load_recipe("deit-ti")
+        assert (recipe.training.clip, recipe.student.options, recipe.teachers, recipe.losses) == (None, {}, (), ())
+        assert recipe.training.batch_size == base.training.batch_size
+
+    def test_a_key_that_the_file_sets_itself(self, write):
+        assert load_recipe(write('base = "deit-ti"\nunset = ["training"]\n[training]\nepochs = 3\n')).training == (
+            Training(epochs=3)
+        )
+
+    def test_a_key_of_a_base_of_a_base_and_of_the_smoke_tables(self, write):
+        write('base = "deit-ti"\nunset = ["student.drop_path", "training.batch_size"]\n', "lower.toml")
+        path = write('base = "lower.toml"\n[smoke.training]\nsteps = 1\n')
+        assert load_recipe(path, smoke=True).student == StudentEntry(model="deit-ti")
+        assert load_recipe(path).training.batch_size == Training().batch_size
+
+    def test_a_key_of_a_run(self, write, tmp_path):
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "recipe.toml").write_text(dump(Recipe(data=Data(labels=5), training=Training(clip=1.0))))
+        (run / "result.json").write_text("{}")
+        recipe = load_recipe(write('unset = ["training.clip"]\n'), from_run=run)
+        assert (recipe.training.clip, recipe.data.labels) == (None, 5)
+        on_a_base = write('base = "deit-384"\nunset = ["data.labels", "student.drop_path"]\n')
+        recipe = load_recipe(on_a_base, from_run=run)
+        assert (recipe.data.labels, recipe.student.options) == (None, {"image_size": 384})
+
+    @pytest.mark.parametrize(
+        ("value", "sentence"),
+        [
+            ('"training.clip"', "'training.clip'; it should be a list of keys, such as [\"training.clip\"]"),
+            ("[3]", '[3]; it should be a list of keys, such as ["training.clip"]'),
+        ],
+    )
+    def test_anything_but_a_list_of_keys(self, write, value, sentence):
+        path = write(f"unset = {value}")
+        assert refusal(path) == f"recipe '{path}': 'unset' is {sentence}"
+
+    def test_unknown_keys(self, write):
+        path = write('base = "deit-ti"\nunset = ["training.clp", "student.anything", "training.clip"]')
+        assert refusal(path) == f"recipe '{path}': 'unset': unknown key 'training.clp'; did you mean 'training.clip'?"
+
+    def test_a_key_in_a_list(self, write):
+        path = write('base = "deit-ti"\nunset = ["teacher.size"]')
+        assert refusal(path) == (
+            f"recipe '{path}': 'unset' names 'teacher.size', but a recipe replaces its `teachers` as a whole; write "
+            "the list without this key"
+        )
 
 
 class TestRefusals:
@@ -293,6 +347,33 @@ def test_recipes_of_earlier_runs_keep_their_name_for_a_trained_student(tmp_path)
     assert "goes" + "_on" not in dump(recipe)
 
 
+class TestLossOptions:
+    FILE = '[loss_options.soft]\ntau = 5\nreduction = "numel"\n'
+
+    def test_a_loss_has_the_options_of_its_table_that_it_does_not_set(self, write):
+        path = write(self.FILE + '[[losses]]\nloss = "hard"\n[[losses]]\nloss = "soft"\ntau = 1\n')
+        assert [entry.options for entry in load_recipe(path).losses] == [{}, {"tau": 1, "reduction": "numel"}]
+
+    def test_the_table_survives_a_dump_and_a_recipe_object(self, write):
+        recipe = load_recipe(write(self.FILE))
+        for again in (write(dump(recipe)), recipe):
+            (entry,) = load_recipe(again, loss="soft").losses
+            assert entry.options == {"tau": 5, "reduction": "numel"}
+
+    def test_the_command_line_changes_the_table_and_the_loss(self, write):
+        path = write(self.FILE)
+        (entry,) = load_recipe(
+            path, loss="soft", assignments=["loss_options.soft.tau=2", "loss.reduction=batchmean"]
+        ).losses
+        assert entry.options == {"tau": 2, "reduction": "batchmean"}
+
+    def test_a_table_that_is_not_one_is_refused(self, write):
+        assert refusal(write("loss_options = 3")).endswith(": 'loss_options' is 3; it should be a table")
+
+    def test_no_losses(self, write):
+        assert load_recipe(write(self.FILE)).losses == ()
+
+
 class TestRecipesOfEarlierVersions:
     """A run's recipe from before a key existed keeps its meaning."""
 
@@ -303,6 +384,11 @@ class TestRecipesOfEarlierVersions:
         assert load_recipe(path).augment == Augment(orientation="stored")
         assert load_recipe(path, assignments=["augment.orientation=exif"]) == Recipe(seed=3)
         assert keys_added_later(Path(path)) == {"augment.orientation"}
+
+    def test_a_recipe_in_full_without_the_late_cosine_keeps_one_over_all_steps(self, write):
+        text = dump(load_recipe("attndistill-subset-vitt16")).replace("cosine_after_warmup = true\n", "")
+        assert "cosine_after_warmup" not in text
+        assert load_recipe(write(text, "run.toml")).schedule.cosine_after_warmup is False
 
     @pytest.mark.parametrize("orientation", ["exif", "stored"])
     def test_a_recipe_that_states_it_is_read_as_it_is(self, write, orientation):

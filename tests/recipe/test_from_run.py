@@ -2,9 +2,10 @@
 
 import pytest
 
-from distillkit.errors import RecipeError, RunDirectoryError, UnknownPluginError
+from distillkit.errors import RecipeError, RunDirectoryError
 from distillkit.recipe.files import dump, load_recipe
 from distillkit.recipe.schema import LossEntry, Recipe, StudentEntry, TeacherEntry, Training
+from distillkit.recipe.stored_paths import write_started_in
 
 TINY = {"image_size": 8, "patch": 4, "width": 16}
 
@@ -128,16 +129,97 @@ class TestOtherStudent:
         recipe = load_recipe(from_run=taught, **{"student.model": "deit-ti"}, assignments=["student.patch=8"])
         assert recipe.student == StudentEntry(model="deit-ti", weights=str(taught), **TINY | {"patch": 8})
 
-    def test_of_another_plugin_keeps_only_the_weights(self, taught):
+    def test_of_another_plugin_keeps_the_options_that_it_has_too(self, taught):
         recipe = load_recipe(from_run=taught, **{"student.model": "timm:deit_tiny_patch16_224"})
-        assert recipe.student == StudentEntry(model="timm:deit_tiny_patch16_224", weights=str(taught))
-
-    def test_that_is_not_installed(self, run_of):
-        former = run_of({"student": {"model": "gone"}})
-        assert refusal(UnknownPluginError, from_run=former, **{"student.model": "vit-ti"}) == (
-            "unknown student 'gone'; known: deit-b, deit-s, deit-ti, small-cnn, timm:<any classifier>, vit-b, vit-s, "
-            "vit-ti; for a timm model write timm:gone"
+        assert recipe.student == StudentEntry(
+            model="timm:deit_tiny_patch16_224", weights=str(taught), image_size=TINY["image_size"]
         )
+        assert recipe.about.notes == (
+            (
+                "student.image_size = 8 of student 'vit-ti' is kept for 'timm:deit_tiny_patch16_224', which another "
+                "plugin builds; change what does not suit it"
+            ),
+            (
+                "student.patch = 4, student.width = 16 of student 'vit-ti' are not kept, because "
+                "'timm:deit_tiny_patch16_224' does not have them"
+            ),
+        )
+
+    def test_in_place_of_one_that_is_not_installed(self, run_of):
+        former = run_of({"student": {"model": "gone", "patch": 4, "teeth": 3}})
+        recipe = load_recipe(from_run=former, **{"student.model": "vit-ti"})
+        assert recipe.student == StudentEntry(model="vit-ti", weights=str(former), patch=4)
+        assert recipe.about.notes == (
+            (
+                "student.patch = 4 of student 'gone' is kept for 'vit-ti', which another plugin builds; change what "
+                "does not suit it"
+            ),
+            "student.teeth = 3 of student 'gone' is not kept, because 'vit-ti' does not have it",
+        )
+
+
+class TestTeachers:
+    """Teachers of the run that no loss of the new one reads."""
+
+    @pytest.mark.parametrize("loss", ["ce", ["ce"]])
+    def test_are_not_inherited(self, taught, loss):
+        recipe = load_recipe(from_run=taught, loss=loss)
+        assert recipe.teachers == ()
+        assert recipe.about.notes == ("teacher 'regnety16gf' is not inherited, because no loss reads it",)
+
+    def test_whose_file_is_gone_are_not_asked_for(self, run_of, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        teacher = {"model": "timm:resnet18", "weights": "gone.pth", "classes": "gone.txt"}
+        teachers = [{**teacher, "name": "a"}, {**teacher, "name": "b"}]
+        losses = [{"loss": "hard", "teacher": "a"}, {"loss": "soft", "teacher": "b"}]
+        run = run_of({"teachers": teachers, "losses": losses})
+        write_started_in(run)
+        assert refusal(RecipeError, from_run=run) == (
+            f"teachers.a.weights: run {run} uses 'gone.pth', which is not found here or in '{tmp_path}', where it "
+            "started; put it back, or give --set teachers.a.weights=PATH"
+        )
+        recipe = load_recipe(from_run=run, loss="ce")
+        assert recipe.about.notes == ("teachers 'a', 'b' are not inherited, because no loss reads them",)
+
+    def test_of_which_a_loss_reads_one(self, run_of):
+        teachers = [{"model": "timm:resnet18", "name": "a"}, {"model": "timm:resnet34", "name": "b"}]
+        losses = [{"loss": "hard", "teacher": "a"}, {"loss": "soft", "teacher": "b"}]
+        run = run_of({"teachers": teachers, "losses": losses})
+        recipe = load_recipe(from_run=run, loss={"loss": "soft", "teacher": "b"})
+        assert recipe.teachers == (TeacherEntry(model="timm:resnet34", name="b"),)
+        assert recipe.about.notes == ("teacher 'a' is not inherited, because no loss reads it",)
+
+    @pytest.mark.parametrize("loss", [{}, {"loss": "soft"}, {"loss": "sotf"}])
+    def test_that_a_loss_may_read_are_inherited(self, taught, loss):
+        recipe = load_recipe(from_run=taught, **loss)
+        assert recipe.teachers == (TeacherEntry(model="regnety16gf", size=224),)
+        assert recipe.about.notes == ()
+
+    def test_of_the_command_line_are_kept(self, taught):
+        assert load_recipe(from_run=taught, teacher="vit-b", loss="ce").teachers == (TeacherEntry(model="vit-b"),)
+
+
+class TestNamedRecipe:
+    """What a named recipe states for any student outranks the options of the run."""
+
+    def test_replaces_an_option_of_the_run(self, run_of):
+        run = run_of({"student": {"model": "vit-ti", **TINY, "drop_path": 0.1}})
+        recipe = load_recipe("transfer-cifar10", from_run=run)
+        assert recipe.student.options == TINY | {"drop_path": 0.0}
+        recipe = load_recipe("deit-384", from_run=run, assignments=["student.drop_path=0.2"])
+        assert recipe.student.options == TINY | {"image_size": 384, "drop_path": 0.2}
+
+    def test_does_not_stop_a_student_without_the_option(self, run_of):
+        run = run_of({"student": {"model": "small-cnn", "width": 8}})
+        recipe = load_recipe("transfer-cars", from_run=run)
+        assert recipe.student.options == {"width": 8}
+        assert recipe.about.notes == (
+            "student 'small-cnn' does not have the recipe's option student.drop_path = 0.0, which has no effect",
+        )
+
+    def test_that_states_nothing_keeps_the_options_of_the_run(self, run_of):
+        run = run_of({"student": {"model": "vit-ti", **TINY, "drop_path": 0.1}})
+        assert load_recipe("transfer-inat18", from_run=run).student.options == TINY | {"drop_path": 0.1}
 
 
 @pytest.mark.parametrize("kind", ["best", "ema"])
@@ -194,3 +276,18 @@ def test_a_run_of_an_earlier_version_passes_on_how_it_reads_images(run_of):
     recipe.write_text(recipe.read_text().replace('orientation = "exif"\n', ""))
     assert load_recipe(from_run=run).augment.orientation == "stored"
     assert load_recipe(from_run=run, assignments=["augment.orientation=exif"]).augment.orientation == "exif"
+
+
+def test_loss_options_of_a_recipe_do_not_change_an_inherited_loss(run_of):
+    run = run_of({"losses": [{"loss": "soft"}]})
+    assert load_recipe("deit-384", from_run=run).losses == (LossEntry(loss="soft"),)
+    assert load_recipe("deit-384", from_run=run, loss="soft").losses == (LossEntry(loss="soft", reduction="numel"),)
+
+
+def test_loss_options_of_a_run_hold_for_a_new_loss(run_of):
+    run = run_of({"losses": [{"loss": "hard"}], "loss_options": {"soft": {"tau": 2.0}}})
+    assert load_recipe(from_run=run, loss="soft").losses == (LossEntry(loss="soft", tau=2.0),)
+    assert load_recipe("deit-384", from_run=run, loss=["hard", "soft:lambda=0.5"]).losses == (
+        LossEntry(loss="hard"),
+        LossEntry(loss="soft", tau=2.0, reduction="numel", **{"lambda": 0.5}),
+    )

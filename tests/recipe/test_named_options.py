@@ -6,7 +6,8 @@ import pytest
 
 from distillkit.errors import RecipeError
 from distillkit.recipe.files import load_recipe
-from distillkit.recipe.schema import Data, LossEntry, Recipe, TeacherEntry, Training
+from distillkit.recipe.image_tables import Data
+from distillkit.recipe.schema import LossEntry, Recipe, TeacherEntry, Training
 
 
 def loss(**entry):

@@ -3,7 +3,10 @@
 import pytest
 
 from distillkit.errors import RecipeError
+from distillkit.recipe.files import load_recipe
 from distillkit.recipe.overrides import (
+    INHERITED,
+    REPLACED,
     UNSET,
     Assignment,
     as_tables,
@@ -129,12 +132,39 @@ def test_an_unset_key_disappears():
         ({"model": "deit-ti", "patch": 2}, {"model": "deit-ti", "patch": 4}, {"model": "deit-ti", "patch": 4}),
         # The default student is deit-ti.
         ({"patch": 2}, {"model": "deit-ti"}, {"patch": 2, "model": "deit-ti"}),
-        # Another student: the options and weights of the first do not apply.
-        ({"model": "deit-ti", "patch": 2, "weights": "a.pth"}, {"model": "timm:resnet18"}, {"model": "timm:resnet18"}),
-        ({"patch": 2}, {"model": "vit-s", "depth": 3}, {"model": "vit-s", "depth": 3}),
+        # Another student: the options of the first are set apart, its weights are kept.
+        (
+            {"model": "deit-ti", "patch": 2, "weights": "a.pth"},
+            {"model": "timm:resnet18"},
+            {"model": "timm:resnet18", "weights": "a.pth", INHERITED: {"patch": ("deit-ti", 2)}},
+        ),
+        (
+            {"patch": 2, "depth": 4},
+            {"model": "vit-s", "depth": 3},
+            {"model": "vit-s", "depth": 3, INHERITED: {"patch": ("deit-ti", 2)}},
+        ),
+        ({"model": "deit-ti", "patch": 2}, {"model": "vit-s", "patch": UNSET}, {"model": "vit-s"}),
+        # Weights of the new student do not fit the options of the first.
+        (
+            {"model": "deit-ti", "patch": 2},
+            {"model": "vit-s", "weights": "pretrained"},
+            {"model": "vit-s", "weights": "pretrained", REPLACED: {"patch": ("deit-ti", 2)}},
+        ),
+        # Random weights fit all options.
+        (
+            {"model": "deit-ti", "patch": 2},
+            {"model": "vit-s", "weights": "none"},
+            {"model": "vit-s", "weights": "none", INHERITED: {"patch": ("deit-ti", 2)}},
+        ),
+        # What a named recipe states for any student replaces an option of the lower layer.
+        (
+            {"model": "vit-s", "drop_path": 0.1, "patch": 8},
+            {INHERITED: {"drop_path": (None, 0.0)}},
+            {"model": "vit-s", "patch": 8, INHERITED: {"drop_path": (None, 0.0)}},
+        ),
     ],
 )
-def test_another_student_drops_the_options_of_the_lower_one(lower, upper, student):
+def test_the_student_of_an_upper_layer(lower, upper, student):
     assert layered({"student": lower}, {"student": upper}) == {"student": student}
 
 
@@ -209,3 +239,10 @@ def test_a_missing_or_ambiguous_entry_is_an_error(recipe, text, sentence):
     with pytest.raises(RecipeError) as caught:
         assigned(recipe, text)
     assert str(caught.value) == sentence
+
+
+def test_a_long_value_in_place_of_a_list_is_shortened_in_the_remedy():
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(assignments=[f"about.notes={'x' * 10_000}"])
+    assert "it should be a list, such as" in str(caught.value)
+    assert len(str(caught.value)) < 1_000

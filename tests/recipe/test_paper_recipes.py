@@ -3,16 +3,8 @@
 import pytest
 
 from distillkit.recipe.files import load_recipe
-from distillkit.recipe.schema import (
-    Augment,
-    Labels,
-    LossEntry,
-    Mixing,
-    Optimizer,
-    Schedule,
-    TeacherEntry,
-    Training,
-)
+from distillkit.recipe.image_tables import Augment, Mixing
+from distillkit.recipe.schema import Labels, LossEntry, Optimizer, Schedule, TeacherEntry, Training
 
 NO_MIXING = Mixing()
 DEIT_MIXING = Mixing(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, mode="pair")
@@ -72,9 +64,72 @@ def test_attndistill_is_the_table_of_the_poster(name, teacher, student, options,
     assert recipe.optimizer == Optimizer(
         name="adamw", lr=1.5e-4, lr_base_batch=256, weight_decay=0.05, betas=(0.9, 0.95)
     )
-    assert recipe.schedule == Schedule(name="cosine", warmup_epochs=40.0, warmup_lr=0.0, min_lr=0.0)
+    assert recipe.schedule == Schedule(
+        name="cosine", warmup_epochs=40.0, warmup_lr=0.0, cosine_after_warmup=True, min_lr=0.0
+    )
     assert recipe.augment == Augment(crop="resized", scale=(0.2, 1.0), flip=0.5, auto="", interpolation="bicubic")
     assert recipe.mixing == NO_MIXING
+
+
+LIGHTLY = {
+    "augment": Augment(crop="resized", scale=(0.14, 1.0), flip=0.5, color_jitter=0.4),
+    "mixing": Mixing(mixup=1.0),  # the ratio's distribution, Beta(1, 1), is uniform
+    "training": Training(epochs=100, batch_size=256, clip=1.0),
+    "optimizer": Optimizer(name="adamw", lr=2e-4, weight_decay=1e-6),
+    "schedule": Schedule(name="cosine", warmup_epochs=10.0, cosine_after_warmup=True),
+}
+"""Method `distillation` of LightlyTrain for a CNN: AdamW, 5e-4 * sqrt(256 / 1536) = 2.04e-4."""
+OF_DEIT = {
+    "augment": Augment(
+        crop="resized",
+        flip=0.5,
+        auto="rand-m9-mstd0.5-inc1",
+        erasing=0.25,
+        interpolation="bicubic",
+        repeats=3,
+        eval_crop=0.875,
+    ),
+    "mixing": NO_MIXING,
+    "training": Training(epochs=300, batch_size=512),
+    "optimizer": Optimizer(name="adamw", lr=5e-4, lr_base_batch=512, weight_decay=0.05, eps=1e-8),
+    "schedule": DEIT_SCHEDULE,
+}
+"""The defaults of Proteus' main.py, which are those of DeiT's, and 4 * 128 images as in run_pretrain.sh."""
+OF_UNIC = {
+    "augment": Augment(crop="resized", flip=0.5, color_jitter=0.4, interpolation="bicubic"),
+    "mixing": NO_MIXING,
+    "training": Training(epochs=200, batch_size=512),
+    "optimizer": Optimizer(name="adamw", lr=3e-4, lr_base_batch=256, weight_decay=0.03, betas=(0.9, 0.99), eps=1e-8),
+    "schedule": Schedule(name="cosine", warmup_epochs=10.0, warmup_lr=0.0, cosine_after_warmup=True, min_lr=1e-6),
+}
+"""The defaults of UNIC's main_unic.py, for 4 * 128 images."""
+WEI = {"distance": "smooth-l1", "beta": 2.0, "normalise": "layernorm", "projector": "linear"}
+PLAIN = {"distance": "mse", "normalise": "none", "projector": "ln-linear"}
+STANDARDISED = {"distance": "smooth-l1", "beta": 1.0, "normalise": "standardise", "projector": "mlp2"}
+AT_007 = {"temperature": 0.07, "projector": "linear"}
+
+
+@pytest.mark.parametrize(
+    ("name", "student", "losses", "settings"),
+    [
+        ("dinov2-vits14-resnet18", ("timm:resnet18", {}), [("features", WEI)], LIGHTLY),
+        (
+            "dinov2-vitb14-mobilenetv4",
+            ("timm:mobilenetv4_conv_medium", {"image_size": 224}),
+            [("anchors", {"anchors": 512, **AT_007}), ("similarity", AT_007)],
+            LIGHTLY,
+        ),
+        ("dinov3-vitb16-vit-ti", ("vit-ti", {"drop_path": 0.1}), [("features", PLAIN)], OF_DEIT),
+        ("two-teachers", ("vit-s", {"drop_path": 0.1}), [("features", STANDARDISED)] * 2, OF_UNIC),
+    ],
+)
+def test_recipes_on_features_have_the_settings_of_their_sources(name, student, losses, settings):
+    """LightlyTrain's methods; Wei et al. 2022, arXiv:2205.14141; the code of Proteus and of UNIC."""
+    recipe = load_recipe(f"features-{name}")
+    assert (recipe.student.model, recipe.student.options, recipe.student.weights) == (*student, None)
+    assert [(loss.loss, loss.options) for loss in recipe.losses] == losses
+    assert {key: getattr(recipe, key) for key in settings} == settings
+    assert recipe.labels == Labels()
 
 
 SGD = Optimizer(name="sgd", lr=0.01, lr_base_batch=768, weight_decay=1e-4, momentum=0.9)
@@ -119,7 +174,8 @@ def test_transfer_recipes_have_the_settings_of_the_authors(data, epochs, erasing
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "flowers102", "cars", "inat18", "inat19"])
 def test_transfer_recipes_accept_any_student_and_teacher(data):
     plain = load_recipe(f"transfer-{data}")
-    assert (plain.student.model_fields_set, plain.teachers, plain.losses) == (set(), (), ())
+    stated = {"drop_path"} if data in {"cifar10", "cars"} else set()
+    assert (plain.student.model_fields_set, plain.teachers, plain.losses) == (stated, (), ())
     taught = load_recipe(
         f"transfer-{data}",
         **{

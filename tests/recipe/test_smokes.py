@@ -1,12 +1,13 @@
-"""`--smoke` of every recipe of the attention papers and of fine-tuning, end to end and without a network.
+"""`--smoke` of every recipe of the attention papers, on features and of fine-tuning, end to end and without a network.
 
 Teachers run at 224 pixels, as in the full recipe, with random weights instead of downloaded ones; students run at a
-smaller size, and those of AttnDistill are narrow, to save time.
+smaller size, and those of AttnDistill are narrow, to save time. Teachers of features are small too.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from safetensors.torch import load_file
 
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
-from distillkit.running.start import run
+from distillkit.running.start import plan, run
+from distillkit_export import ExportOptions, export
+from distillkit_plugins.teachers.known import KNOWN
 
 PLUGINS = installed_plugins()
 CHEAP = ("data.workers=0", "training.device=cpu", "training.precision=fp32", "trackers=[]")
@@ -118,3 +121,34 @@ def test_attndistill_on_a_subset_with_both_teachers(smoke, pictures):
 def test_transfer(smoke, pictures, data):
     directory = smoke(f"transfer-{data}", {"data.train": str(pictures), "student": SMALL_VIT})
     require_test_accuracy(directory)
+
+
+ON_FEATURES = {
+    # name: image size of each teacher, options of the student
+    "dinov2-vits14-resnet18": ({"dinov2-vits14": 28}, {"image_size": 32}),
+    "dinov2-vitb14-mobilenetv4": ({"dinov2-vitb14": 28}, {"image_size": 64}),
+    "dinov3-vitb16-vit-ti": ({"dinov3-vitb16": 32}, {"image_size": 32, "width": 24}),
+    "two-teachers": ({"dinov2": 28, "siglip2": 32}, {"image_size": 32, "width": 24, "heads": 2}),
+}
+
+
+@pytest.mark.parametrize("name", ON_FEATURES)
+def test_features_and_export(smoke, pictures, monkeypatch, name):
+    teachers, student = ON_FEATURES[name]
+    for known in ("dinov2-vits14", "dinov2-vitb14", "dinov3-vitb16", "siglip2-b16"):
+        small = {**KNOWN[known].arguments, "depth": 2, "embed_dim": 48, "num_heads": 3}
+        monkeypatch.setitem(KNOWN, known, replace(KNOWN[known], arguments=small))
+    settings = [f"student.{key}={value}" for key, value in student.items()]
+    settings += [f"teachers.{teacher}.image_size={size}" for teacher, size in teachers.items()]
+    settings += [f"teachers.{teacher}.weights=none" for teacher in teachers]
+    directory = smoke(f"features-{name}", {"data.unlabeled": str(pictures / "train")}, *settings)
+    weights = load_file(directory / "student.safetensors")
+    assert not [key for key in weights if "projector" in key]
+    export(directory, directory / "bundle", ExportOptions(data=str(pictures / "train"), gate_images=4)).require()
+
+
+@pytest.mark.parametrize("name", ON_FEATURES)
+def test_plans_of_features_need_no_weights_and_name_a_licence_that_reaches_the_student(name):
+    planned = plan(load_recipe(f"features-{name}"), PLUGINS)
+    note = "taught by weights under dinov3-license; check whether its terms extend to the student"
+    assert [text for text in planned.notes if text.startswith("taught")] == ([note] if "dinov3" in name else [])
