@@ -4,6 +4,7 @@ An evaluator or tracker plugin may import these names and those of `distillkit` 
 """
 
 from distillkit.compute.distributed import ALONE, Processes
+from distillkit.compute.drawing import draw_legend, drawing
 from distillkit.evaluation.attention import see_attention, why_unreadable
 from distillkit.evaluation.attention_figure import Sight, as_png, draw_attention
 from distillkit.evaluation.features import Features, View, extract
@@ -27,6 +28,8 @@ __all__ = [
     "as_png",
     "balanced_subset",
     "draw_attention",
+    "draw_legend",
+    "drawing",
     "extract",
     "finetuned_top1",
     "listed_subset",

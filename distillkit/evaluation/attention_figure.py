@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from distillkit.compute.drawing import drawing
+from distillkit.messages.text import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -59,6 +62,11 @@ def draw_attention(sights: Sequence[Sight], *, title: str, heads: ShownHeads = "
     is drawn to its right. A map lies over the image patch by patch, not smoothed; the class token's attention to itself
     is not a patch and is written above the panel.
     """
+    with drawing():
+        return _drawn(sights, title, heads)
+
+
+def _drawn(sights: Sequence[Sight], title: str, heads: ShownHeads) -> Figure:
     from matplotlib.figure import Figure
 
     strips = [strip for sight in sights for strip in _strips(sight, heads)]
@@ -85,11 +93,12 @@ def draw_attention(sights: Sequence[Sight], *, title: str, heads: ShownHeads = "
 
 def as_png(figure: Figure) -> bytes:
     """The figure as a PNG file; equal figures give equal bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
     file = BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})  # Software is the version of matplotlib
+    with drawing():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure)
+        figure.savefig(file, format="png", metadata={"Software": None})  # Software is the version of matplotlib
     return file.getvalue()
 
 
@@ -196,8 +205,8 @@ class _Page:
         self.axes.imshow(pixels, extent=place, aspect="auto", interpolation="nearest", **style)
 
     def write(self, left: float, baseline: float, text: str, **style: Any) -> None:
-        """Write a line of text, without parsing `$` as a formula."""
-        self.axes.text(left, baseline, text, parse_math=False, **{"va": "baseline", **style})
+        """Write a line of text, which names files and classes: control characters are escaped, `$` is no formula."""
+        self.axes.text(left, baseline, visible(text), parse_math=False, **{"va": "baseline", **style})
 
 
 def _characters(width: float, size: float) -> int:

@@ -13,8 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.compute.devices import pick_device, pick_precision
+from distillkit.contracts.decoding import Decoding
 from distillkit.contracts.model import Layers, Model, ModelSpec
-from distillkit.data.image_faults import as_rgb
+from distillkit.data.image_faults import open_rgb
+from distillkit.data.image_folders import require_image_file
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import DataError, SignalError, UserError
 from distillkit.evaluation.attention import layers_of, see_attention, why_unreadable
@@ -28,6 +30,7 @@ from distillkit.planning.models import describe_teacher
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import TeacherEntry
 from distillkit.storage.atomic import write_bytes
+from distillkit.storage.links import require_own
 from distillkit.storage.places import reason, require_writable
 
 
@@ -44,6 +47,7 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the command
     images: Sequence[Path],
     plugins: PluginRegistry,
     *,
+    checkpoint: str | None = None,
     weights: str | None = None,
     teacher: TeacherEntry | None = None,
     without_teacher: bool = False,
@@ -55,17 +59,17 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the command
     """Draw the class token attention of a model and its teachers over image files.
 
     `target` is the same as for `evaluate`: a run directory, a directory inside it with a student, or a teacher's name,
-    optionally with a weight file `weights`. The teachers are those of the run, or `teacher`, or none. A teacher of the
-    run that cannot be drawn is left out with a note; for `teacher` it is an error. Teachers receive the model's input,
-    as in a run. `layers` are the model's. Figures are written to `out`; by default to attention/ in the run directory,
-    or in the working directory if there is no run.
+    optionally with a weight file `weights`; `checkpoint` chooses the student of a run. The teachers are those of the
+    run, or `teacher`, or none. A teacher of the run that cannot be drawn is left out with a note; for `teacher` it is
+    an error. Teachers receive the model's input, as in a run. `layers` are the model's. Figures are written to `out`;
+    by default to attention/ in the run directory, or in the working directory if there is no run.
     Raises: RunDirectoryError for an unknown target; SignalError for attention or a layer that cannot be read;
         DataError for an unreadable image, before anything is written; what building a model raises.
     """
     torch_device = pick_device(device)
     if out is not None:
         _require_writable(out)  # before weights are loaded
-    opened = open_model(target, plugins, weights)
+    opened = open_model(target, plugins, weights, checkpoint)
     reason = why_unreadable(opened.spec)
     if reason is not None:
         raise SignalError(
@@ -74,8 +78,11 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the command
     model = cast("Model", opened.model.to(torch_device).eval())
     layers_of(f"'{target}'", opened.spec, layers)  # for its error, before images are read
     folder = out or (opened.home or Path()) / "attention"
+    if out is None and opened.home is not None:
+        require_own(folder)
     _require_writable(folder)
-    pixels = _opened(images, evaluation_transform(opened.recipe.augment, opened.spec))
+    transform = evaluation_transform(opened.recipe.augment, opened.spec)
+    pixels = _opened(images, transform, Decoding.of(opened.recipe.data))
     teachers: dict[str, FrozenTeacher] = {}
     notes: list[str] = []
     if teacher is not None:
@@ -93,19 +100,15 @@ def draw_files(  # noqa: PLR0913 - one parameter per option of the command
     return AttentionFiles(tuple(written), tuple(notes))
 
 
-def _opened(paths: Sequence[Path], transform: Transform) -> dict[Path, Tensor]:
+def _opened(paths: Sequence[Path], transform: Transform, decoding: Decoding) -> dict[Path, Tensor]:
     """Every image after the model's preprocessing, [C, H, W]."""
-    return {path: transform(_open(path)) for path in paths}
+    return {path: transform(_open(path, decoding)) for path in paths}
 
 
-def _open(path: Path) -> Image.Image:
-    if not path.exists():
-        raise DataError(f"there is no image '{path}'; check the path")
-    if path.is_dir():
-        raise DataError(f"'{path}' is a folder; name the images in it, such as {path / '*.png'}")
+def _open(path: Path, decoding: Decoding) -> Image.Image:
+    require_image_file(path)
     try:
-        with Image.open(path) as image:
-            return as_rgb(image)
+        return open_rgb(path, decoding)
     # Decoders may raise anything, as in `distillkit.data.sources.load_image`.
     except Exception as error:
         reason = one_line(error)

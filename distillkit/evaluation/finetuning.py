@@ -9,7 +9,8 @@ from distillkit.contracts.incidents import BrokenImage, Incidents
 from distillkit.errors import UserError
 from distillkit.evaluation.subject import Subject
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe.schema import Mixing, Optimizer, Recipe, Schedule, Training
+from distillkit.recipe.image_tables import Mixing
+from distillkit.recipe.schema import Optimizer, Recipe, Schedule, Training
 from distillkit.running.directory import RunDirectory
 from distillkit.running.start import run
 from distillkit.storage.untrusted import read_json

@@ -8,6 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from distillkit.contracts.decoding import Decoding
 from distillkit.contracts.model import Model, Signal, Wanted
 from distillkit.data.given_image import GivenImage, as_pillow, is_path, read_image, require_resizable, to_color
 from distillkit.data.transforms import evaluation_transform
@@ -33,6 +34,8 @@ class LoadedStudent(nn.Module):
             crop=augment.eval_crop,
             interpolation=augment.interpolation,
             orientation=augment.orientation,
+            background=opened.recipe.data.background,
+            grey16=opened.recipe.data.grey16,
         )
         self._transform = evaluation_transform(augment, opened.spec)
         heads = [signal for signal in (Signal.LOGITS, Signal.DISTILL_LOGITS) if signal in self.spec.signals]
@@ -50,7 +53,11 @@ class LoadedStudent(nn.Module):
         Raises: DataError if it cannot be read, the conversion to RGB would lose information, or its aspect ratio is too
         extreme to resize.
         """
-        pillow = read_image(Path(image), "RGB") if is_path(image) else to_color(as_pillow(image), "RGB")
+        decoding = Decoding.of(self.spec)
+        if is_path(image):
+            pillow = read_image(Path(image), "RGB", decoding)
+        else:
+            pillow = to_color(as_pillow(image), "RGB", decoding)
         return self._transform(require_resizable(pillow))
 
     def forward(self, images: Tensor) -> Tensor:

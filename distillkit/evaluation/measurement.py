@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any, TypeAlias
 
 from distillkit.messages.text import one_line, shortened
 from distillkit.plugin.error_attribution import kind_of, refuse
+from distillkit.running.directory import EVALUATIONS
+from distillkit.storage.atomic import append_text
 
 Row: TypeAlias = Mapping[str, float | str]
-
-EVALUATIONS = "evaluations.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A measurement with its target, protocol, data, split and date (UTC)."""
+    """A measurement with its target, protocol, data, split, preprocessing and date (UTC).
+
+    `checkpoint` is the student of a run: last, best, ema, or the step of a checkpoint; None for other targets.
+    `preprocessing` is plain data: the resizing, the crop, and what the crop is from.
+    """
 
     target: str
     protocol: str
@@ -46,6 +49,8 @@ class EvaluationResult:
     date: str
     distillkit: str
     measurement: Measurement
+    checkpoint: str | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def figures(self) -> Mapping[str, float]:
@@ -105,7 +110,4 @@ def _check_values(evaluator: object, kind: str, values: Mapping[str, object], *,
 
 def append(directory: Path, evaluation: EvaluationResult) -> None:
     """Append a line to `evaluations.jsonl` in the directory."""
-    with (directory / EVALUATIONS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(evaluation.as_dict(), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_text(directory / EVALUATIONS, json.dumps(evaluation.as_dict(), ensure_ascii=False) + "\n", durable=True)

@@ -10,13 +10,15 @@ from timm.models import is_model
 from torch import nn
 
 from distillkit.contracts.model import ModelRequest, ModelSpec
-from distillkit.errors import RunDirectoryError, WeightsError
+from distillkit.contracts.student_directory import run_of, student_name
 from distillkit.models.build import build_model
 from distillkit.models.heads import Answer
 from distillkit.models.saved_student import load_saved_student
-from distillkit.plugin.registry import PluginRegistry, split_name
-from distillkit.recipe.files import load_recipe
+from distillkit.models.weight_option import weights_are_given_by
+from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe, StudentEntry
+from distillkit.running.directory import RunDirectory
+from distillkit.running.target import student_folder
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class EvaluatedModel:
     """A model to evaluate, with the recipe for its images and the head that it is evaluated by.
 
     `student` is the recipe entry for a run that starts from this model, None if it cannot be built as a student. `home`
-    is the run directory in which results are saved, None for a teacher by name.
+    is the run directory in which results are saved, None for a teacher by name; `checkpoint` says which student of the
+    run it is.
     """
 
     model: nn.Module
@@ -33,34 +36,29 @@ class EvaluatedModel:
     answer: Answer
     student: StudentEntry | None = None
     home: Path | None = None
+    checkpoint: str | None = None
 
 
-def open_model(target: str, plugins: PluginRegistry, weights: str | None) -> EvaluatedModel:
-    """Open the saved student in a directory, or a teacher by name with its published weights or a weight file.
+def open_model(
+    target: str, plugins: PluginRegistry, weights: str | None, checkpoint: str | None = None
+) -> EvaluatedModel:
+    """Open the student in a directory, or a teacher by name with its published weights or a weight file.
 
-    `run:DIR`, the name of a run as a teacher, opens that run.
-    Raises: RunDirectoryError for an unknown target; WeightsError if `weights` are given for a run; what building a
-        teacher raises.
+    `run:DIR`, the name of a run as a teacher, opens that run. `checkpoint` chooses the student of a run.
+    Raises: as `student_folder`; what building a teacher raises.
     """
-    name, argument = split_name(target)
-    path = Path(argument if name == "run" and argument else target)
-    if (path / "student.json").is_file():
-        if weights is not None:
-            raise WeightsError(f"'{target}' is a run with its own weights; leave out --weights {weights}")
+    path = student_folder(target, plugins, checkpoint, weights)
+    if path is not None:
         return open_student(path, plugins)
-    known = {plugin.spec.name: plugin.spec.shown_name for plugin in plugins.listing("teacher")}
-    if name not in known:
-        raise RunDirectoryError(
-            f"'{target}' is neither a run directory (with student.json) nor a teacher; "
-            f"teachers: {', '.join(known.values())}"
-        )
     plugin = plugins.find("teacher", target)
-    model = build_model(plugin, ModelRequest(plugin.name, plugin.argument, plugin.options({}), weights=weights))
-    # A teacher has no recipe: its images are cropped as its weights expect.
+    request = ModelRequest(plugin.name, plugin.argument, plugin.options({}), weights=weights)
+    with weights_are_given_by("--weights"):
+        model = build_model(plugin, request)
+    # A teacher has no recipe: its images are cropped as its weights expect, and come from its default data.
     return EvaluatedModel(
         cast("nn.Module", model),
         model.spec,
-        Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}}),
+        Recipe.model_validate({"augment": {"eval_crop": model.spec.crop}, "data": {"train": plugin.spec.default_data}}),
         Answer(),
         _timm_student(model.spec, weights),
     )
@@ -72,14 +70,12 @@ def open_student(path: Path, plugins: PluginRegistry) -> EvaluatedModel:
     Raises: as `load_saved_student`; RecipeError for a recipe that cannot be read.
     """
     model, saved = load_saved_student(path, plugins)
-    # The best and the EMA student are in directories inside the run's, which has the recipe.
-    home = path if (path / "recipe.toml").is_file() else path.parent
-    has_recipe = (home / "recipe.toml").is_file()
-    recipe = load_recipe(home / "recipe.toml") if has_recipe else Recipe()
+    # The best and the EMA student and checkpoints are in directories inside the run's, which has the recipe.
+    home = run_of(path)
+    recipe = Recipe() if home is None else RunDirectory(home).read_recipe()
     student = StudentEntry(model=saved.model, weights=str(path), **saved.options)
-    return EvaluatedModel(
-        cast("nn.Module", model), model.spec, recipe, saved.answer, student, home if has_recipe else path
-    )
+    network, name = cast("nn.Module", model), student_name(path)
+    return EvaluatedModel(network, model.spec, recipe, saved.answer, student, home or path, name)
 
 
 def _timm_student(spec: ModelSpec, weights: str | None) -> StudentEntry | None:

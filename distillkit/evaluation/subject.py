@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -26,9 +28,10 @@ from distillkit.evaluation.features import Features, View, extract
 from distillkit.evaluation.gather import gather_rows
 from distillkit.evaluation.measurement import Measurement
 from distillkit.messages.text import visible
-from distillkit.models.class_matching import ClassMap, imagenet_class_names, match_classes
+from distillkit.models.class_matching import ClassMap, imagenet_class_names, match_classes, numbered_outputs
 from distillkit.models.heads import Answer
-from distillkit.recipe.schema import Augment, Recipe, StudentEntry, Training
+from distillkit.recipe.image_tables import Augment
+from distillkit.recipe.schema import Recipe, StudentEntry, Training
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Subject:
     `name` is what the user typed. `measured` are the images of `split`, all with a label. `answer` is the head that the
     model is evaluated by. `recipe` has the resizing and cropping of images, the batch size, and in `data` the origin of
     the images. `student` is the recipe entry for a run that starts from the model, None if it cannot be built as a
-    student. `broken` collects the images that this process could not read.
+    student. `broken` collects the images that this process could not read. `report` is called after
+    every batch of images, with the split and the number of images so far and in total.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Subject:
     student: StudentEntry | None = None
     processes: Processes = ALONE
     broken: list[BrokenImage] = field(default_factory=list)
+    report: Callable[[str, int, int], None] | None = None
 
     @property
     def classes(self) -> int:
@@ -103,9 +108,12 @@ class Subject:
             device=self.device,
             rank=self.processes.rank,
             world=self.processes.world,
-            broken=self._broken_list,
+            replace_broken=self.recipe.data.broken > 0,
         )
-        return data.windows(0, epochs * data.steps_per_epoch)
+        with closing(data.windows(0, epochs * data.steps_per_epoch)) as windows:
+            for window in windows:
+                self.broken.extend(window.broken)
+                yield window
 
     @property
     def _broken_list(self) -> list[BrokenImage] | None:
@@ -150,6 +158,7 @@ class Subject:
             device=self.device,
             split=self._split_of(images),
             broken=self._broken_list,
+            report=self.report,
         )
         return data.shard_batches(self.processes.rank, self.processes.world)
 
@@ -193,17 +202,17 @@ class Subject:
     def class_map(self) -> ClassMap:
         """Indices of the model's logits for the classes of the data.
 
-        For a model with ImageNet's classes, or without class names, folders named by numbers are logit indices. The
-        folders of ImageNet-V2 are named so, and sort as text ("0", "1", "10", ...).
+        Folders named by numbers are logit indices, unless the model has a class with such a name. The folders of
+        ImageNet-V2 are named so, and sort as text ("0", "1", "10", ...).
         Raises: ClassSpaceError.
         """
-        names, known = self.class_names, self.spec.class_names
-        if names and all(name.isdecimal() for name in names) and known in (None, imagenet_class_names()):
-            numbers = tuple(map(int, names))
-            if max(numbers) < self.spec.classes and len(set(numbers)) == len(numbers):
-                return ClassMap(numbers)
+        names, known, train = self.class_names, self.spec.class_names, self.datasets.train.name
+        numbered = numbered_outputs(self.spec, names)
+        # A data set such as digits has numbers as names, too: those are classes, and not outputs of any model.
+        if numbered is not None and (known in (None, imagenet_class_names()) or Path(train).is_dir()):
+            return numbered
         try:
-            return match_classes(self.spec, names, self.classes, mode="auto", data=self.datasets.train.name)
+            return match_classes(self.spec, names, self.classes, mode="auto", data=train)
         except ClassSpaceError:
             raise ClassSpaceError(
                 f"'{self.name}' predicts {_listed(self.spec.classes, known)} and '{self.datasets.train.name}' has "
@@ -219,6 +228,8 @@ class Evaluator(Protocol):
     called in all of them, and `subject.processes` has the rank. Then `subject.features` returns all images in every
     process, `subject.batches` and `subject.augmented` a shard; all processes must call these in the same order. The
     measurement of the first process is the result.
+    `crop` is optional, too: the share of the resized image that the protocol's centre crop keeps. It applies to
+    teachers by name at 224 pixels; runs keep their own crop.
     """
 
     learns: bool

@@ -6,35 +6,38 @@ which is written last and lists the size and SHA-256 of every other file. Checkp
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from distillkit.errors import CheckpointError, TrainingError
-from distillkit.messages.text import one_line, shortened
+from distillkit.messages.text import command, one_line, shortened
+from distillkit.running.checkpoint_folders import MANIFEST, checkpoint_at, checkpoints, step_of
 from distillkit.running.system_faults import is_disk_full
 from distillkit.storage.atomic import sha256, write_json, write_tensors
 from distillkit.storage.atomic_directory import atomic_directory
-from distillkit.storage.untrusted import read_json, require_plain
+from distillkit.storage.deletion import delete
+from distillkit.storage.links import is_link
+from distillkit.storage.untrusted import LARGEST_TEXT, open_plain, opened_path, parse_json, plain_sha256, read_json
 
 Content = TypeVar("Content")
 FORMAT = 4
-MANIFEST, STATE = "manifest.json", "state.json"
+STATE = "state.json"
 _DTYPES = {
     str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 }
 PART = re.compile(r"[\w-]+\.safetensors")
-NAME = re.compile(r"step-(\d{8,})")
-LEFT_OVER = re.compile(r"\.?step-\d{8,}(\.[0-9a-f]{8})?(\.tmp|\.old|\.new)?")
+LEFT_OVER = re.compile(r"\.?step-\d{8,}((\.[0-9a-f]{8})?(\.tmp|\.old|\.new)?|\.lock)")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
         raise _disk_full(directory, checkpoint, error) or error from error
     # Checkpoints of later steps are damaged: otherwise the run would have resumed from one of them.
     for path in checkpoints(directory):
-        if _step(path) > checkpoint.step:
+        if step_of(path) > checkpoint.step:
             _delete(path)
     delete_leftovers(directory, keep=keep, newest=checkpoint.step)
     return final
@@ -80,36 +83,22 @@ def write_files(directory: Path, checkpoint: Checkpoint, *, moved: Mapping[str, 
         write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
 
 
-def checkpoint_at(directory: Path, step: int) -> Path:
-    """The directory of the checkpoint of a step."""
-    return directory / f"step-{step:08d}"
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """The complete checkpoints below `directory`, oldest first."""
-    found = (path.parent for path in directory.glob(f"step-*/{MANIFEST}"))
-    return sorted((path for path in found if NAME.fullmatch(path.name)), key=_step)
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
 def _delete(path: Path) -> None:
-    """Delete a checkpoint; a file that cannot be deleted does not stop the run."""
-    # The manifest first: if the process is killed here, the rest counts as partial and is deleted next time.
-    with suppress(OSError):
-        (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+    """Delete a checkpoint or a lock; what cannot be deleted does not stop the run. Of a link, the link alone."""
+    if not is_link(path):
+        # The manifest first: if the process is killed here, the rest counts as partial and is deleted next time.
+        with suppress(OSError):
+            (path / MANIFEST).unlink(missing_ok=True)
+    delete(path)
 
 
 def delete_leftovers(directory: Path, *, keep: int, newest: int) -> None:
-    """Delete partial checkpoints, left by a killed process, and all but the `keep` newest.
+    """Delete partial checkpoints and locks, left by a killed process, and all but the `keep` newest.
 
     `newest` is the step that the run resumes from. Later checkpoints, which are damaged, stay until the next write.
     """
     complete = checkpoints(directory)
-    old = [path for path in complete if _step(path) <= newest][:-keep]
+    old = [path for path in complete if step_of(path) <= newest][:-keep]
     found = directory.iterdir() if directory.is_dir() else ()
     partial = [path for path in found if path not in complete and LEFT_OVER.fullmatch(path.name)]
     for path in old + partial:
@@ -141,16 +130,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises: CheckpointError where a file is missing, truncated or altered, or the format is unsupported.
     """
     try:
-        parts = _verified_parts(path)
-        content = _checked(path / STATE, read_json)
+        # All are opened before any is loaded, and what was hashed is loaded, not what their names lead to by then.
+        with ExitStack() as stack:
+            opened = {name: stack.enter_context(_opened(path, name, mark)) for name, mark in _listed(path).items()}
+            content = _checked(path / STATE, lambda _: _state(opened.pop(STATE)))
+            parts = {name.removesuffix(".safetensors"): _tensors(file) for name, file in opened.items()}
         if checkpoint_at(path.parent, content["step"]).name != path.resolve().name:
             raise CheckpointError(
                 f"checkpoint {path} is damaged: it holds step {shortened(str(content['step']))}, which is not the step "
                 "in its name; rename it"
             )
-        return Checkpoint(
-            content["step"], {part: load_file(file) for part, file in parts.items()}, dict(content["state"])
-        )
+        return Checkpoint(content["step"], parts, dict(content["state"]))
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {Path(error.filename).name} is missing") from error
     except (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError, SafetensorError) as error:
@@ -170,8 +160,8 @@ def restoring(step: int) -> Iterator[None]:
         ) from error
 
 
-def _verified_parts(path: Path) -> dict[str, Path]:
-    """The file of each part, after checking all files in the manifest; files that it does not list are ignored."""
+def _listed(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Size and SHA-256 of the files in the manifest; files that it does not list are never read."""
     manifest = _checked(path / MANIFEST, read_json)
     if manifest["format"] != FORMAT:
         raise CheckpointError(
@@ -181,16 +171,34 @@ def _verified_parts(path: Path) -> dict[str, Path]:
     fingerprints = dict(manifest["files"])
     if STATE not in fingerprints:
         raise CheckpointError(f"checkpoint {path} is damaged: its {MANIFEST} does not list {STATE}")
-    for name, fingerprint in fingerprints.items():
+    for name in fingerprints:
         if name != STATE and not PART.fullmatch(name):
             raise CheckpointError(f"checkpoint {path} lists {shortened(repr(name))}, which is not a checkpoint file")
-        _checked(path / name, require_plain)
-        # The size first: hashing a file that was replaced by a huge one would take long.
-        if (path / name).stat().st_size != fingerprint["bytes"] or _fingerprint(path / name) != fingerprint:
-            raise CheckpointError(
-                f"checkpoint {path} is damaged: {name} does not match the size and SHA-256 in {MANIFEST}"
-            )
-    return {name.removesuffix(".safetensors"): path / name for name in fingerprints if name != STATE}
+    return fingerprints
+
+
+def _opened(path: Path, name: str, fingerprint: Mapping[str, Any]) -> BinaryIO:
+    """A file of a checkpoint, opened, after checking its size and SHA-256."""
+    file = _checked(path / name, open_plain)
+    size = os.fstat(file.fileno()).st_size
+    # The size first: hashing a file that was replaced by a huge one would take long.
+    if size != fingerprint["bytes"] or {"bytes": size, "sha256": plain_sha256(file, size)} != fingerprint:
+        file.close()
+        raise CheckpointError(f"checkpoint {path} is damaged: {name} does not match the size and SHA-256 in {MANIFEST}")
+    file.seek(0)
+    return file
+
+
+def _state(file: BinaryIO) -> Any:
+    size = os.fstat(file.fileno()).st_size
+    if size > LARGEST_TEXT:
+        raise ValueError(f"has {size:,} bytes, more than the limit of {LARGEST_TEXT:,}")
+    return parse_json(file.read(size).decode())
+
+
+def _tensors(file: BinaryIO) -> dict[str, Tensor]:
+    model = opened_path(file)
+    return load(file.read()) if model is None else load_file(model)
 
 
 def _checked(file: Path, read: Callable[[Path], Content]) -> Content:
@@ -216,7 +224,7 @@ def _disk_full(directory: Path, checkpoint: Checkpoint, error: Exception) -> Tra
         f"no disk space for the checkpoint of step {checkpoint.step}: it needs {needed / 1e6:,.1f} MB and "
         f"{shutil.disk_usage(directory).free / 1e6:,.1f} MB are free in {directory}; "
         + (f"checkpoint {kept[-1].name} is intact; " if kept else "")
-        + f"free some space, then continue with --resume {directory.parent}"
+        + f"free some space, then continue with {command('--resume', directory.parent)}"
     )
 
 

@@ -8,8 +8,10 @@ from typing import NoReturn
 
 from distillkit.contracts.incidents import BrokenImage, Incidents, notes_on_broken
 from distillkit.data.batches import Window
+from distillkit.data.lost_classes import lost_class_note, lost_classes
 from distillkit.data.splits import DataSets
-from distillkit.errors import DataError, TrainingError
+from distillkit.errors import DataError, SkippedStepsError
+from distillkit.messages.text import command
 from distillkit.running.directory import RunDirectory
 from distillkit.running.saved_step import save_step
 from distillkit.running.session import TrainingSession
@@ -50,6 +52,16 @@ class IncidentLog:
         self._write(step, notes_on_broken(new))
         check_broken(self._incidents, session.plan.datasets, session.plan.recipe.data.broken)
 
+    def find_lost_classes(self, step: int) -> None:
+        """At the end of a run: record the classes of which no image could be read, with a note per split."""
+        data = self._session.plan.datasets
+        for split, source in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+            broken = {image.key for image in self._incidents.broken if image.split == split}
+            lost = lost_classes(source, broken, try_others=True)  # an epoch leaves out images that fill no step
+            if lost:
+                self._incidents.lost_classes[split] = lost
+                self._note(step, lost_class_note(split, lost))
+
     def add_skipped(self, skipped: Skipped) -> None:
         """Add a skipped step, with a note for the first in a row."""
         earlier = self._incidents.skipped
@@ -61,7 +73,7 @@ class IncidentLog:
     def give_up(self, window: Window, skipped: Skipped) -> NoReturn:
         """Save the current step for `distillkit replay`, and end the run.
 
-        Raises: TrainingError, in all processes.
+        Raises: SkippedStepsError, in all processes.
         """
         many = skipped.in_a_row > 1
         steps = f"{skipped.in_a_row} steps in a row were skipped, up to step" if many else "skipped step"
@@ -69,9 +81,9 @@ class IncidentLog:
         why = (
             f"the step could not be saved ({problem})"
             if problem
-            else f"to see why: distillkit replay {self._directory.path}"
+            else f"to see why: {command('distillkit', 'replay', self._directory.path)}"
         )
-        raise TrainingError(
+        raise SkippedStepsError(
             f"{steps} {skipped.step:,}: {skipped.reason}; start a new run with a lower optimizer.lr, with "
             f"training.clip, or with training.precision=bf16 or fp32; {why}"
         )

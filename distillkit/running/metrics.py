@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from io import TextIOWrapper
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from distillkit.errors import RunDirectoryError
 from distillkit.plugin.extras import require
+from distillkit.storage.untrusted import open_plain, parse_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 METRICS = "metrics.jsonl"
+LONGEST_LINE = 2**24
+"""Characters of a row. What follows them in a longer line is no row either."""
+LARGEST = 2**30
+"""Characters that are read of a file: a million rows have fewer, and a file of any size can take no room on a disk."""
 
 
 @overload
@@ -51,12 +56,18 @@ def read_metrics(run: str | PathLike[str], *, as_frame: bool = False) -> list[di
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
+    try:
+        opened = open_plain(path)
+    except ValueError:  # it was replaced meanwhile
+        return
     # The last line of a killed run may end inside a character.
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+    with TextIOWrapper(opened, encoding="utf-8", errors="replace") as file:
+        left = LARGEST
+        while line := file.readline(min(LONGEST_LINE, left)):
+            left -= len(line)
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
+                row = parse_json(line)
+            except ValueError:
                 continue
             if isinstance(row, dict) and isinstance(row.get("kind"), str):
                 yield row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from distillkit.data.batches import MicroBatch
-from distillkit.errors import RunDirectoryError
+from distillkit.errors import CheckpointError, RunDirectoryError
 from distillkit.planning.make_plan import make_plan
 from distillkit.plugin.registry import PluginRegistry
-from distillkit.running.checkpoint import checkpoint_at, checkpoints
+from distillkit.running.checkpoint_folders import checkpoint_at, checkpoints
 from distillkit.running.directory import RunDirectory
+from distillkit.running.prepared import require_paths
 from distillkit.running.saved_step import SavedMicroBatch, SavedStep, read_saved_step
 from distillkit.running.session import TrainingSession, build_session
 from distillkit.training.find_nonfinite import BadOutput, NonFiniteFinder
@@ -97,12 +98,35 @@ def replay(
     directory = RunDirectory(run)
     recipe = directory.read_recipe()
     saved = read_saved_step(_saved_step_path(directory, step))
+    require_paths(recipe, run, with_initial_weights=False)
     # Not compiled: the hooks of NonFiniteFinder have to see every module.
     changes = {"compile": False, "precision": precision or PRECISIONS[saved.incident.precision]}
     changes |= {"device": device} if device else {}
-    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+    teachers = tuple(teacher.model_copy(update={"form": "plain"}) for teacher in recipe.teachers)
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes), "teachers": teachers})
     session = build_session(make_plan(recipe, plugins, resuming=True))
+    _require_fit(session, saved)
     return _Replayer(session, saved).run()
+
+
+def _require_fit(session: TrainingSession, saved: SavedStep) -> None:
+    """Check the images and labels of a saved step, before a model computes with them.
+
+    Raises: CheckpointError if they are not those of the run's recipe.
+    """
+    spec, classes = session.plan.student.spec, session.plan.classes
+    size = (len(spec.mean), *spec.image_size)
+    for batch in (batch for window in saved.windows for batch in window.micro_batches):
+        if batch.images.shape[1:] != size:
+            found, wanted = ("x".join(map(str, shape)) for shape in (batch.images.shape[1:], size))
+            raise CheckpointError(
+                f"checkpoint {saved.directory} cannot be replayed: its images are {found}, those of the run {wanted}"
+            )
+        if batch.labels is not None and batch.labels.shape[1] != classes:
+            raise CheckpointError(
+                f"checkpoint {saved.directory} cannot be replayed: its labels have {batch.labels.shape[1]:,} classes, "
+                f"the run {classes or 0:,}"
+            )
 
 
 def _saved_step_path(directory: RunDirectory, step: int | None) -> Path:
@@ -139,8 +163,8 @@ class _Replayer:
         finder = NonFiniteFinder()
         modules = {
             "student": task.student,
-            **{f"loss '{name}'": loss for name, loss in zip(task.loss_names, task.losses, strict=True)},
-            **{f"teacher '{name}'": slot.model for name, slot in session.stepper.teacher_targets.teachers.items()},
+            **{f"loss '{name}'": loss for name, loss in task.named_losses.items()},
+            **{f"teacher '{name}'": teacher for name, teacher in session.teachers.items()},
         }
         trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
         with finder.watching(modules, trained):
@@ -167,7 +191,7 @@ class _Replayer:
         """Forward and backward of the micro-batches of one process."""
         window, stepper = self.saved.windows[rank], self.session.stepper
         for number, saved in enumerate(window.micro_batches):
-            batch = _to_device(saved, self.session.device)
+            batch = _to_device(saved, self.saved.incident.micro_batches[rank][number].indices, self.session.device)
             terms = stepper.terms(window, number, batch, rank=rank)
             averages = averages_in(window, terms, batch)
             loss = stepper.objective.total(averages)
@@ -189,12 +213,13 @@ class _Replayer:
     def _saved_averages(self) -> dict[str, float]:
         """The average of each term in the run, summed over micro-batches and processes."""
         parts = [part.terms for parts in self.saved.incident.micro_batches for part in parts]
-        return {name: sum(part[name] for part in parts) for name in parts[0]}
+        return {name: sum(part.get(name, 0.0) for part in parts) for part in parts for name in part}
 
 
-def _to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
+def _to_device(batch: MicroBatch, numbers: Sequence[int | None], device: torch.device) -> MicroBatch:
     labels = None if batch.labels is None else batch.labels.to(device)
-    return MicroBatch(batch.images.to(device), labels, batch.label_mass.to(device), batch.keys)
+    index = None if None in numbers else torch.tensor(numbers, device=device)
+    return MicroBatch(batch.images.to(device), labels, batch.label_mass.to(device), batch.keys, index=index)
 
 
 def _json_number(value: float) -> float | str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -36,6 +37,7 @@ from distillkit.running.checkpoint import Checkpoint, read_checkpoint, write_fil
 from distillkit.running.directory import environment
 from distillkit.running.system_faults import is_disk_full
 from distillkit.storage.atomic import write_tensors
+from distillkit.storage.links import own_folder
 
 if TYPE_CHECKING:
     from distillkit.running.session import TrainingSession
@@ -95,7 +97,7 @@ def save_step(directory: Path, session: TrainingSession, window: Window, skipped
     own = files[processes.rank]
     problem = micro_batches = ""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        own_folder(directory)
         write_tensors(own, dict(_tensors(window)))
         micro_batches = _MICRO_BATCHES.dump_json(_described(session, window, skipped)).decode()
     except (OSError, SafetensorError) as error:
@@ -212,9 +214,20 @@ def _tensors(window: Window) -> Iterator[tuple[str, Tensor]]:
 def _window(step: int, incident: SavedIncident, rank: int, tensors: Mapping[str, Tensor]) -> Window:
     """The window of one process."""
     micro_batches = tuple(
-        MicroBatch(
-            tensors[f"{number}.images"], tensors.get(f"{number}.labels"), tensors[f"{number}.label_mass"], saved.keys
-        )
-        for number, saved in enumerate(incident.micro_batches[rank])
+        _micro_batch(number, saved.keys, tensors) for number, saved in enumerate(incident.micro_batches[rank])
     )
     return Window(step - 1, incident.epoch - 1, False, micro_batches, incident.samples, incident.labelled)
+
+
+def _micro_batch(number: int, keys: tuple[str, ...], tensors: Mapping[str, Tensor]) -> MicroBatch:
+    """One micro-batch of b images: images [b, C, H, W], labels [b, K] or None, label_mass [b].
+
+    Raises: KeyError for a missing tensor; ValueError for one of another shape or dtype.
+    """
+    names = {"images": 4, "label_mass": 1} | ({"labels": 2} if f"{number}.labels" in tensors else {})
+    parts = {name: tensors[f"{number}.{name}"] for name in names}
+    for name, tensor in parts.items():
+        if tensor.dtype != torch.float32 or tensor.dim() != names[name] or len(tensor) != len(keys):
+            shape = "x".join(map(str, tensor.shape)) or "scalar"
+            raise ValueError(f"{number}.{name} of {len(keys)} images is {shape} {tensor.dtype}")
+    return MicroBatch(parts["images"], parts.get("labels"), parts["label_mass"], keys)

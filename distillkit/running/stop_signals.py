@@ -7,6 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+from distillkit.compute.termination import raise_terminated
+
+if TYPE_CHECKING:
+    from distillkit.compute.distributed import Processes
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Ctrl-C; the signal of schedulers and torchrun before SIGKILL; the early warning of SLURM (`--signal=USR1@120`)."""
@@ -28,7 +34,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        defaults = (signal.SIG_DFL, signal.default_int_handler)
+        defaults = (signal.SIG_DFL, signal.default_int_handler, raise_terminated)
         previous = {number: signal.getsignal(number) for number in SIGNALS}
         handled = [number for number, handler in previous.items() if handler in defaults]
         for number in handled:
@@ -38,6 +44,12 @@ class StopRequest:
         finally:
             for number in handled:
                 signal.signal(number, previous[number])
+
+    def agreed(self, processes: Processes) -> bool:
+        """Whether any process received a stop signal; then all stop after the same step. All processes call this."""
+        number = processes.max(self.received or 0)
+        self.received = signal.Signals(number) if number else None
+        return number > 0
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distillkit.data.image_faults import WORKER_DIED
 from distillkit.errors import DistillkitError, TrainingError
+from distillkit.messages.text import command
 from distillkit.storage.places import DISK_FULL_ERRNOS
 
 
@@ -25,13 +26,15 @@ def system_fault(error: BaseException, directory: Path) -> TrainingError | None:
     """
     if isinstance(error, TrainingError):
         return None
-    again = f"continue with --resume {directory}"
+    again = f"continue with {command('--resume', directory)}"
     for cause in causes(error):
         # A worker that is killed while it sends a batch leaves a broken pipe.
         if WORKER_DIED.search(str(cause)) or isinstance(cause, EOFError | ConnectionResetError):
+            saved = any(directory.glob("checkpoints/step-*"))
+            kept = "the last checkpoint is intact" if saved else "no checkpoint is saved yet"
             return TrainingError(
-                "a data loader worker was killed, probably out of memory; the last checkpoint is intact; lower "
-                f"data.workers or free memory, then {again}"
+                f"a data loader worker was killed, probably out of memory; {kept}; free memory and {again}, or use "
+                f"fewer workers: {command('--resume', directory)} --set data.workers=N"
             )
         if isinstance(cause, DistillkitError):
             continue

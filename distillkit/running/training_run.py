@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,30 +15,39 @@ from torch import nn
 
 from distillkit.contracts.incidents import Incidents
 from distillkit.contracts.model import Model
-from distillkit.contracts.run import Record, RunInfo
+from distillkit.contracts.run import LiveObserver, Record, RunInfo
+from distillkit.data.batches import Window
 from distillkit.errors import CheckpointError, RunInterrupted
-from distillkit.messages.text import counted
+from distillkit.messages.text import command, counted
 from distillkit.models.saved_student import save_student
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.running.checkpoint import (
     Checkpoint,
-    checkpoint_at,
     delete_leftovers,
     newest_checkpoint,
     read_checkpoint,
     restoring,
     write_checkpoint,
 )
+from distillkit.running.checkpoint_folders import checkpoint_at
 from distillkit.running.directory import RunDirectory
 from distillkit.running.incident_log import IncidentLog
+from distillkit.running.prepare_losses import prepare_session
+from distillkit.running.resumed_settings import Changed, as_entry, notes_of
+from distillkit.running.run_bank import counted_targets, gathered_notes
+from distillkit.running.run_times import run_times
 from distillkit.running.session import TrainingSession
 from distillkit.running.stop_signals import StopRequest
 from distillkit.running.system_faults import system_fault
+from distillkit.running.teacher_accuracy import TeacherAccuracy, evaluate_teachers, with_accuracies
 from distillkit.storage.atomic import write_json
 from distillkit.storage.atomic_directory import atomic_directory, recover_directory
 from distillkit.training.interval_averages import IntervalAverages
 from distillkit.training.loop import Callbacks, Intervals, train
 from distillkit.training.skipped_steps import SkippedSteps
+
+LIVE_EVERY_S = 1.0
+"""Seconds between two updates of the progress: reading the loss waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class RunResult:
 class TrainingRun:
     """Trains in a run directory, from its newest checkpoint to `result.json`; `facts` are the plan as plain data.
 
-    Each process has one and calls `run`. Only the first process locks the directory, writes and calls the hooks.
+    `changed` are settings that differ from those of the run so far.
+    Each process has one and drives `run`. Only the first process locks the directory, writes and calls the hooks.
     """
 
     def __init__(
@@ -66,15 +77,20 @@ class TrainingRun:
         plugins: PluginRegistry,
         observers: Sequence[object],
         facts: Mapping[str, Any],
+        changed: Changed | None = None,
     ) -> None:
         plan, training = session.plan, session.plan.recipe.training
         self.session = session
         self.directory = directory
-        self.plugins = plugins
+        self.plugins = plugins.copy()  # the observers of this run are called for no other
         self.observers = observers
+        self.changed = changed or {}
         self.processes = session.processes
         self.best: dict[str, float] = {}
         self.figures: dict[str, float] = {}
+        self.bank_counts: dict[str, dict[str, int]] = {}
+        self.teachers: dict[str, Any] = {}
+        """Accuracy of each evaluated teacher, as plain data."""
         self.incidents = Incidents()
         self.info = RunInfo(
             directory.path,
@@ -84,7 +100,9 @@ class TrainingRun:
             steps_per_epoch=plan.steps_per_epoch,
             incidents=self.incidents,
         )
-        self.stop_request = StopRequest()
+        self.live = [each for each in observers if isinstance(each, LiveObserver)] if self.processes.is_first else []
+        self.next_live_s = 0.0
+        self.losses: dict[str, float] = {}
         self.averages = IntervalAverages(self.processes)
         self.incident_log = IncidentLog(session, directory, self.incidents, note=self._note)
         self.skipped_steps = SkippedSteps(
@@ -98,28 +116,32 @@ class TrainingRun:
             plan.steps, plan.steps_per_epoch, training.log_every, training.evaluate_every, training.checkpoint_every
         )
 
-    def run(self) -> RunResult:
+    def run(self, stop_request: StopRequest) -> Generator[int, Window | None, RunResult]:
         """Restore the newest checkpoint, train, evaluate, and write the results.
 
+        A generator: it yields the number of the window that it needs next, and receives that window, or None to stop
+        because of `stop_request`; see `one_pass.train`.
+
         Raises: RunDirectoryError where another process trains there; RunInterrupted after a stop signal, once the step
-        is saved; TrainingError after too many skipped steps in a row, or for a system fault.
+        is saved; SkippedStepsError after too many skipped steps in a row; TrainingError for a system fault.
         """
-        session = self.session
         lock = self.directory.locked() if self.processes.is_first else nullcontext()
-        with lock, self.stop_request.listening():
+        with lock:
             try:
                 self._restore()
+                prepare_session(self.session, resumed=self.info.start_step > 0)
                 with self._observed():
-                    done = train(
-                        session.data.windows(self.info.start_step, self.info.steps),
-                        session.stepper,
+                    self._evaluate_teachers()
+                    done = yield from train(
+                        self.session.stepper,
                         self.skipped_steps,
                         self.intervals,
-                        Callbacks(self._logged, self._evaluate, self._epoch_ended, self._save, self._should_stop),
-                        session.ema,
+                        Callbacks(self._logged, self._evaluate, self._epoch_ended, self._save, self._stepped),
+                        self.session.ema,
                         self.averages,
+                        self.info.start_step,
                     )
-                    self._raise_if_stopped(done)
+                    self._raise_if_stopped(done, stop_request.received)
                     self._finish()
                 self._write_result()
                 return RunResult(
@@ -141,33 +163,58 @@ class TrainingRun:
             return
         trackers = [tracker.create() for tracker in self.session.plan.trackers]
         self.plugins.add_observers(*trackers, *self.observers)
+        self.plugins.run_started(self.info)
         try:
-            self.plugins.run_started(self.info)
-            try:
-                yield
-            except BaseException as error:
-                self.plugins.run_failed(self.info, error)
-                raise
-            self.plugins.run_ended(self.info, self.figures, self.session.models)
-        finally:
-            self.plugins.remove_observers(*trackers, *self.observers)
+            yield
+        except BaseException as error:
+            self.plugins.run_failed(self.info, error)
+            raise
+        self.plugins.run_ended(self.info, self.figures, self.session.models)
 
     def _restore(self) -> None:
-        """Restore the newest intact checkpoint, if any; add notes on damaged ones and on another process count."""
+        """Restore the newest intact checkpoint, if any; record changed settings, and add the notes on resuming."""
         checkpoint, damaged = self._newest_checkpoint()
-        if checkpoint is None:
+        step = checkpoint.step if checkpoint else 0
+        notes = [f"{error}; the run continues from step {step} instead" for error in damaged]
+        if checkpoint is not None:
+            self.session.restore(checkpoint)
+            with restoring(step):
+                started_with = self._restore_progress(checkpoint.state["progress"])
+            if started_with != self.processes.world:
+                notes.append(
+                    f"the run was started with {counted(started_with, 'process')} and continues with "
+                    f"{self.processes.world}: same batches, but results may differ in the last bits"
+                )
+        resumed = [*self.info.plan.get("resumed", [])]
+        if self.changed:
+            resumed.append(as_entry(step, self.changed))
+            if self.processes.is_first:
+                self.directory.record_changes(step, self.changed)
+        plan = with_accuracies(self.info.plan, self.teachers)
+        facts = {**plan, "notes": [*plan["notes"], *notes_of(resumed), *notes]}
+        facts |= {"resumed": resumed} if resumed else {}
+        self.info = replace(self.info, plan=facts, start_step=step)
+
+    def _evaluate_teachers(self) -> None:
+        """Evaluate the teachers before the first step, with a note on each that sees too little; not after a resume."""
+        if self.info.start_step:
             return
-        self.session.restore(checkpoint)
-        with restoring(checkpoint.step):
-            started_with = self._restore_progress(checkpoint.state["progress"])
-        notes = [f"{error}; the run continues from step {checkpoint.step} instead" for error in damaged]
-        if started_with != self.processes.world:
-            notes.append(
-                f"the run was started with {counted(started_with, 'process')} and continues with "
-                f"{self.processes.world}: same batches, but results may differ in the last bits"
-            )
-        facts = {**self.info.plan, "notes": [*self.info.plan["notes"], *notes]}
-        self.info = replace(self.info, plan=facts, start_step=checkpoint.step)
+        found = evaluate_teachers(self.session)
+        self.teachers = {name: accuracy.as_dict() for name, accuracy in found.items()}
+        self.incident_log.collect_broken(0)
+        if not found or not self.processes.is_first:
+            return
+        warnings = [warning for name, accuracy in found.items() if (warning := self._warning(name, accuracy))]
+        plan = with_accuracies(self.info.plan, self.teachers)
+        self.info = replace(self.info, plan={**plan, "notes": [*plan["notes"], *warnings]})
+        self.directory.write_plan(self.info.plan)
+        for warning in warnings:
+            self._note(0, warning)
+
+    def _warning(self, name: str, accuracy: TeacherAccuracy) -> str | None:
+        teachers = self.session.plan.teachers
+        key = "teacher.size" if len(teachers) == 1 else f"teachers.{name}.size"
+        return accuracy.warning(name, teachers[name].native.image_size, key)
 
     def _newest_checkpoint(self) -> tuple[Checkpoint | None, tuple[CheckpointError, ...]]:
         """The newest intact checkpoint, chosen by the first process, and the errors of newer, damaged ones."""
@@ -192,6 +239,8 @@ class TrainingRun:
         return {
             "best": self.best,
             "figures": self.figures,
+            "teachers": self.teachers,
+            "losses": self.losses,
             "incidents": self.incidents.as_dict(),
             "skipped_in_a_row": self.skipped_steps.in_a_row,
             "interval": [json.loads(state) for state in self.processes.gather(json.dumps(self.averages.state()))],
@@ -201,6 +250,8 @@ class TrainingRun:
         """The inverse of `_progress`; returns the number of processes that wrote it."""
         self.best = dict(progress["best"])
         self.figures = dict(progress["figures"])
+        self.teachers = dict(progress.get("teachers", {}))  # earlier versions did not evaluate teachers
+        self.losses = dict(progress.get("losses", {}))  # checkpoints of earlier versions have none
         saved = Incidents.from_dict(progress["incidents"])
         self.incidents.add_broken(saved.broken)
         self.incidents.skipped += saved.skipped
@@ -211,28 +262,44 @@ class TrainingRun:
             self.averages.restore(interval[self.processes.rank])
         return len(interval)
 
-    def _should_stop(self) -> bool:
-        """Whether any process received a stop signal; then all stop after the same step."""
-        number = self.processes.max(self.stop_request.received or 0)
-        self.stop_request.received = signal.Signals(number) if number else None
-        return number > 0
-
-    def _raise_if_stopped(self, done: int) -> None:
-        received, steps = self.stop_request.received, self.info.steps
+    def _raise_if_stopped(self, done: int, received: signal.Signals | None) -> None:
+        steps = self.info.steps
         if received is not None and done < steps:
             # A launcher kills all processes once one has ended, and the first one may still be saving.
             self.processes.barrier()
             raise RunInterrupted(
                 f"stopped by {received.name} after step {done} of {steps}; a checkpoint is saved; "
-                f"to continue: distillkit run --resume {self.directory.path}{self.processes.nproc_option}",
+                f"to continue: {command('distillkit', 'run', '--resume', self.directory.path)}"
+                f"{self.processes.nproc_option}",
                 signal_number=received,
             )
 
     def _note(self, step: int, note: str) -> None:
         self.plugins.noted(self.info, step, note)
 
+    def _note_bank(self, step: int) -> None:
+        for note in gathered_notes(self.session.bank, self.processes):
+            self._note(step, note)
+
+    def _stepped(self, done: int, ends_epoch: bool) -> None:  # noqa: FBT001 - a callback of the loop
+        """Show the progress after a step, at most once per second and at the end of an epoch."""
+        now_s = time.monotonic()
+        if not self.live or (now_s < self.next_live_s and not ends_epoch):
+            return
+        self.next_live_s = now_s + LIVE_EVERY_S
+        place = {"step": float(done), "epoch": done / self.info.steps_per_epoch}
+        record = {**place, **(self.averages.so_far() or {}), "lr": self.session.optimisation.lr()}
+        for observer in self.live:
+            observer.progressed(self.info, record)
+
+    def _evaluating(self, split: str, images: int, total: int) -> None:
+        for observer in self.live:
+            observer.evaluating(split, images, total)
+
     def _logged(self, record: Record) -> None:
+        self.losses = {name: value for name, value in record.items() if name.partition("/")[0] == "loss"}
         self.incident_log.collect_broken(int(record["step"]))
+        self._note_bank(int(record["step"]))
         if self.processes.is_first:
             self.plugins.steps_logged(self.info, record)
 
@@ -266,8 +333,11 @@ class TrainingRun:
         if self.best:
             self.figures |= {"best/validation_top1": self.best["top1"], "best/step": self.best["step"]}
         self.incident_log.collect_broken(self.info.steps)
+        self.bank_counts = counted_targets(self.session.bank, self.processes)
+        self._note_bank(self.info.steps)
         if not self.processes.is_first:
             return
+        self.incident_log.find_lost_classes(self.info.steps)
         self.directory.require_exists()
         if self.session.ema is not None:
             self._save_student(self.directory.ema, self.session.ema.module)
@@ -277,17 +347,27 @@ class TrainingRun:
         """Write result.json, which marks the run as finished, as the last file."""
         if not self.processes.is_first:
             return
+        plan = self.session.plan
         result: dict[str, Any] = {"steps": self.info.steps, "figures": self.figures}
+        result |= {"losses": self.losses, "loss": plan.formula, "seed": plan.recipe.seed}
+        result |= run_times(self.directory.environment)
+        if self.session.data.facts:
+            result["loader"] = self.session.data.facts
+        if self.teachers:
+            result["teachers"] = self.teachers
         if self.incidents:
             result["incidents"] = self.incidents.summary()
+        if self.bank_counts:
+            result["bank"] = self.bank_counts
         write_json(self.directory.result, result)
 
     def _figures(self, split: Literal["validation", "test"]) -> dict[str, float]:
         """Figures of the student and of its EMA, if any, on a split."""
         session = self.session
-        figures = _prefixed(split, session.evaluate(session.task.student, split))
+        report = self._evaluating if self.live else None
+        figures = _prefixed(split, session.evaluate(session.task.student, split, report))
         if session.ema is not None:
-            figures |= _prefixed(f"{split}/ema", session.evaluate(session.ema.module, split))
+            figures |= _prefixed(f"{split}/ema", session.evaluate(session.ema.module, split, report))
         return figures
 
     def _save_student(self, directory: Path, student: nn.Module) -> None:
@@ -297,7 +377,8 @@ class TrainingRun:
     def _write_student(self, directory: Path, student: nn.Module) -> None:
         plan = self.session.plan
         request, names = plan.student.request, plan.class_names
-        save_student(directory, cast("Model", student), request, plan.answer, class_names=names)
+        licences = plan.student.spec.taught_under
+        save_student(directory, cast("Model", student), request, plan.answer, class_names=names, taught_under=licences)
 
 
 def _prefixed(split: str, figures: Mapping[str, float]) -> dict[str, float]:

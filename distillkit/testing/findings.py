@@ -65,8 +65,7 @@ class Findings:
         lines = [sentence + self._where(places) for sentence, places in self._sentences.items()]
         lines += [f"raised {error}; in these checks: {', '.join(checks)}" for error, checks in self._raised.items()]
         ways = "one way" if len(lines) == 1 else f"{len(lines)} ways"
-        listing = "\n".join(f"  - {line}" for line in lines)
-        raise BrokenPluginError(f"{self.subject} breaks the contract in {ways}:\n{listing}")
+        raise BrokenPluginError(f"{self.subject} breaks the contract in {ways}:", *(f"- {line}" for line in lines))
 
     def _visit(self, place: str) -> None:
         if place:

@@ -11,7 +11,7 @@ from distillkit.contracts.loss import Loss
 from distillkit.contracts.signal_matching import check_reads
 from distillkit.errors import UserError
 from distillkit.messages.text import with_type
-from distillkit.testing import loss_declarations, loss_terms
+from distillkit.testing import loss_declarations, loss_preparation, loss_storage, loss_terms
 from distillkit.testing.findings import ContractCheck, Findings
 from distillkit.testing.loss_case import LossCase
 from distillkit.testing.loss_reads import undeclared
@@ -35,10 +35,19 @@ CHECKS: tuple[ContractCheck[LossCase], ...] = (
     loss_declarations.target_dtypes,
     loss_declarations.batch_effects,
     loss_declarations.target_is_deterministic,
+    loss_preparation.prepared_buffers,
+    loss_preparation.preparation_is_deterministic,
+    loss_preparation.named_buffers_of_target,
+    loss_preparation.smaller_targets,
+    loss_preparation.index_is_declared,
+    loss_storage.target_options,
+    loss_storage.target_geometry,
+    loss_storage.target_without_trained_parameters,
     loss_terms.terms,
     loss_terms.inputs_unchanged,
     loss_terms.gradients,
     loss_terms.target_is_sufficient,
+    loss_storage.stored_target,
     loss_terms.batch_of_one,
     loss_terms.sample_by_sample,
     loss_terms.double_precision,
@@ -111,6 +120,7 @@ def _check_pair(findings: Findings, case: LossCase) -> None:
     # Any error of `build` other than a UserError would reach a user as a stack trace.
     except Exception as error:  # noqa: BLE001
         wrong = [f"build raised {with_type(error)}"]
+    wrong = wrong or list(loss_preparation.preparation_works(case))
     if not wrong:
         name = case.subject.name
         check_reads(name, case.loss.reads_teacher, role="teacher", spec=case.pair.teacher, alternatives={})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from distillkit.contracts.loss import BatchInfo, Loss
+from distillkit.contracts.loss import BatchInfo, Loss, preparation_of
 from distillkit.contracts.model import Outputs
 from distillkit.testing.subject import PluginUnderTest
 from distillkit.testing.synthetic import SAMPLES, Pair, map_batch, map_outputs, synthetic_batch, synthetic_outputs
@@ -33,6 +33,7 @@ class LossModule(Loss, StatefulModule, Protocol):
 
     def __call__(self, student: Outputs, target: LossTarget, batch: BatchInfo) -> dict[str, Tensor]: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> object: ...
     def to(self, device: str) -> LossModule: ...
     def double(self) -> LossModule: ...
@@ -52,11 +53,46 @@ class LossCase:
     device: str
     backend: str | None
 
-    def build(self, seed: int = 0) -> LossModule:
+    def build(self, seed: int = 0, *, prepared: bool = True) -> LossModule:
         """Build a new loss; `seed` sets the initialisation of its parameters."""
         torch.manual_seed(seed)
         loss: LossModule = self.subject.factory.build(self.options, self.pair.student, self.pair.teacher)
-        return loss.to(self.device) if isinstance(loss, nn.Module) else loss
+        if not isinstance(loss, nn.Module):
+            return loss
+        loss = loss.to(self.device)
+        if prepared and preparation_of(loss) is not None:
+            for name, buffer in loss.named_buffers():
+                buffer.copy_(self.prepared_buffers.get(name, buffer))
+        return loss
+
+    @cached_property
+    def prepared_buffers(self) -> dict[str, Tensor]:
+        """The buffers, of any shape, that `prepare` computes; those that change their shape are left out."""
+        loss = self.build(prepared=False)
+        if preparation_of(loss) is None:
+            return {}
+        shapes = {name: buffer.shape for name, buffer in loss.named_buffers()}
+        self.prepare(loss)
+        return {name: buffer for name, buffer in buffers_of(loss).items() if buffer.shape == shapes.get(name)}
+
+    def prepare(self, loss: LossModule, batches: Iterable[Outputs] | None = None) -> None:
+        """Prepare a loss without gradient as in a run, on synthetic outputs of the teacher or on the given ones."""
+        preparing = preparation_of(loss)
+        if preparing is not None:
+            torch.manual_seed(0)
+            with torch.no_grad():
+                preparing.prepare(iter(self.preparation_batches() if batches is None else batches))
+
+    def preparation_batches(self, *, split: bool = False) -> Iterator[Outputs]:
+        """What the loss reads of the teacher for the images that `prepare` sees, in smaller batches with `split`."""
+        loss: Any = self.build(prepared=False)
+        left = min(loss.prepare_images, max(getattr(loss, "prepare_at_least", 1), 4 * SAMPLES))
+        for seed in range(-(-left // SAMPLES)):
+            outputs = synthetic_outputs(self.pair.teacher, loss.reads_teacher, seed=10 + seed)
+            rows = slice(0, min(left, SAMPLES))
+            for part in (slice(0, 2), slice(2, rows.stop)) if split and rows.stop > 2 else (rows,):
+                yield map_outputs(outputs, partial(_rows_of, rows=part, device=self.device))
+            left -= SAMPLES
 
     @cached_property
     def loss(self) -> LossModule:
@@ -108,6 +144,15 @@ class LossCase:
         target = self.target(rows)
         torch.manual_seed(0)
         return compute(student or self.student(rows, dtype), target, batch or self.batch(rows, dtype))
+
+
+def _rows_of(tensor: Tensor, *, rows: slice, device: str) -> Tensor:
+    return tensor[rows].to(device, torch.float32)
+
+
+def buffers_of(loss: LossModule) -> dict[str, Tensor]:
+    """Copies of the buffers of a loss, any shape."""
+    return {name: buffer.clone() for name, buffer in loss.named_buffers()}
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

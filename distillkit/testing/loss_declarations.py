@@ -19,7 +19,7 @@ SHUFFLED = tuple((2 * row + 1) % (len(EVERY_ROW) + 1) for row in EVERY_ROW)
 
 def attributes(case: LossCase) -> Iterator[str]:
     """All attributes of the contract exist and have the right types."""
-    yield from declaration_faults(case.loss)
+    yield from declaration_faults(case.build(prepared=False))
 
 
 def reads(case: LossCase) -> Iterator[str]:

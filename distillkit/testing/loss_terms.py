@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillkit.contracts.loss import BatchInfo
 from distillkit.contracts.model import Outputs
 from distillkit.errors import UserError
 from distillkit.messages.text import with_type
@@ -25,7 +25,7 @@ def terms(case: LossCase) -> Iterator[str]:
     # 0 is the first step, where a loss that divides by the progress is not finite.
     for progress in (0.0, 0.5, 1.0):
         batch = case.batch()
-        terms = case.terms(batch=BatchInfo(batch.labels, batch.label_mass, progress))
+        terms = case.terms(batch=replace(batch, progress=progress))
         yield from _shapes(case, terms, len(EVERY_ROW))
         for name, term in terms.items():
             if not torch.isfinite(term).all():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from distillkit.compute.interpreters import code_command, environment
 from distillkit.messages.text import one_line
 from distillkit.testing.subject import PluginUnderTest
 
@@ -86,8 +85,8 @@ def _imports(module: str) -> tuple[str, ...]:
         f"import importlib, sys; importlib.import_module(sys.argv[1]); print(*({set(HEAVY)} & sys.modules.keys()))"
     )
     process = subprocess.run(  # noqa: S603 - this interpreter, on a module that this process has imported already
-        [sys.executable, "-c", program, module],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        code_command(program, module),
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -33,7 +33,7 @@ class PluginUnderTest:
         try:
             return model.model_validate(dict(given or {}))
         except ValidationError as error:
-            raise RecipeError(explain(error, model, prefix=self.title)) from None
+            raise RecipeError(*explain(error, model, prefix=self.title)) from None
 
 
 def find_subject(role: PluginRole, plugin: str | type) -> PluginUnderTest:

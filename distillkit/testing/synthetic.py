@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,6 +18,7 @@ from distillkit.contracts.signal_matching import restrict, wanted_signals
 # All sizes differ from one another, so that swapped axes are detected.
 CLASSES = 7
 SAMPLES = 6
+INDEX = torch.arange(SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Pair:
 
 def vit(name: str, *, layers: int, width: int, heads: int, grid: tuple[int, int], distilled: bool = False) -> ModelSpec:
     """Describe a vision transformer, with or without a distillation token."""
-    signals = {Signal.LOGITS, Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS}
+    signals = {Signal.LOGITS, Signal.EMBEDDING, Signal.CLS_ATTENTION, Signal.PATCH_TOKENS, Signal.RAW_TOKENS}
     if distilled:
         signals.add(Signal.DISTILL_LOGITS)
     return ModelSpec(
@@ -57,7 +59,7 @@ def cnn(name: str, *, widths: tuple[int, ...]) -> ModelSpec:
         architecture="paper",
         kind="cnn",
         classes=CLASSES,
-        signals=frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS}),
+        signals=frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.PATCH_TOKENS, Signal.RAW_TOKENS}),
         image_size=(2 ** (stages + 1), 2 ** (stages + 2)),
         layers=stages,
         widths=widths,
@@ -90,6 +92,9 @@ def synthetic_outputs(spec: ModelSpec, reads: Iterable[Read], *, seed: int) -> O
     def noise(*shape: int) -> Tensor:
         return torch.randn((SAMPLES, *shape), generator=generator, dtype=torch.float64)
 
+    def tokens(layer: int) -> Tensor:
+        return noise(math.prod(spec.grids[layer]), spec.widths[layer])
+
     reads = tuple(reads)
     wanted = wanted_signals(reads, spec)
     attention = wanted.get(Signal.CLS_ATTENTION, ())
@@ -99,10 +104,8 @@ def synthetic_outputs(spec: ModelSpec, reads: Iterable[Read], *, seed: int) -> O
         distill_logits=3 * noise(spec.classes),
         embedding=tuple(noise(spec.widths[layer]) for layer in wanted.get(Signal.EMBEDDING, ())),
         cls_attention=functional.softmax(2 * noise(len(attention), spec.heads or 1, 1 + rows * columns), dim=-1),
-        patch_tokens=tuple(
-            noise(spec.grids[layer][0] * spec.grids[layer][1], spec.widths[layer])
-            for layer in wanted.get(Signal.PATCH_TOKENS, ())
-        ),
+        patch_tokens=tuple(tokens(layer) for layer in wanted.get(Signal.PATCH_TOKENS, ())),
+        raw_tokens=tuple(tokens(layer) for layer in wanted.get(Signal.RAW_TOKENS, ())),
     )
     return restrict(everything, wanted, reads, spec)
 
@@ -113,7 +116,7 @@ def synthetic_batch(classes: int, kind: Literal["labelled", "partly", "unlabelle
     "partly" leaves every second image unlabelled.
     """
     if kind == "unlabelled":
-        return BatchInfo(labels=None, label_mass=torch.zeros(SAMPLES, dtype=torch.float64), progress=0.5)
+        return BatchInfo(None, torch.zeros(SAMPLES, dtype=torch.float64), progress=0.5, index=INDEX)
     classes_in_turn = torch.arange(SAMPLES) % classes
     first = functional.one_hot(classes_in_turn, classes).double()
     second = functional.one_hot(classes_in_turn.flip(0), classes).double()
@@ -121,7 +124,7 @@ def synthetic_batch(classes: int, kind: Literal["labelled", "partly", "unlabelle
     mass = torch.ones(SAMPLES, dtype=torch.float64)
     if kind == "partly":
         mass[::2] = 0
-    return BatchInfo(labels=labels * mass[:, None], label_mass=mass, progress=0.5)
+    return BatchInfo(labels * mass[:, None], mass, progress=0.5, index=INDEX)
 
 
 def map_outputs(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
@@ -136,10 +139,12 @@ def map_outputs(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs
         embedding=tuple(change(tensor) for tensor in outputs.embedding),
         cls_attention=change_any(outputs.cls_attention),
         patch_tokens=tuple(change(tensor) for tensor in outputs.patch_tokens),
+        raw_tokens=tuple(change(tensor) for tensor in outputs.raw_tokens),
     )
 
 
 def map_batch(batch: BatchInfo, change: Callable[[Tensor], Tensor]) -> BatchInfo:
-    """Apply `change` to labels [B, K] and label mass [B] of a batch."""
+    """Apply `change` to labels [B, K], label mass [B] and index [B] of a batch; the index stays int64."""
     labels = None if batch.labels is None else change(batch.labels)
-    return replace(batch, labels=labels, label_mass=change(batch.label_mass))
+    index = None if batch.index is None else change(batch.index).to(torch.int64)
+    return replace(batch, labels=labels, label_mass=change(batch.label_mass), index=index)

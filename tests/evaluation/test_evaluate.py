@@ -70,6 +70,21 @@ def test_figures_are_those_of_the_head_that_was_trained(folder: Path) -> None:
     assert evaluate(str(folder), PLUGINS, split="validation").measurement.figures["images"] == 3.0
 
 
+def test_classes_without_an_evaluated_image_are_noted(folder: Path, tmp_path: Path) -> None:
+    data = Path(write_images(tmp_path / "pets", ("cat", "dog", "eel")))
+    shutil.rmtree(data / "test/eel")
+    (note,) = evaluate(str(folder), PLUGINS, data=str(data)).measurement.notes
+    assert note == f"test: 1 of 3 classes has no image in '{data / 'test'}': 'eel'"
+    assert evaluate(str(folder), PLUGINS).measurement.notes == ()
+
+
+def test_a_bundle_is_not_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").touch()
+    assert refused(RunDirectoryError, str(tmp_path)) == (
+        f"'{tmp_path}' is a bundle; give the run that it was exported from, or use distillkit predict"
+    )
+
+
 @pytest.mark.parametrize("head", ["distill", "fused"])
 def test_a_head_that_no_loss_term_trained_is_refused(folder: Path, head: str) -> None:
     assert refused(UserError, str(folder), options={"head": head}) == (
@@ -112,6 +127,49 @@ def test_digit_folders_are_not_logit_indices_of_a_teacher_with_other_class_names
     )
 
 
+def test_folders_named_by_numbers_are_outputs_of_a_run_with_other_class_names(folder: Path, tmp_path: Path) -> None:
+    """Folders 0 and 2 hold the images of cat and eel."""
+    named = write_images(tmp_path / "named", ("cat", "eel"))
+    numbered = tmp_path / "numbered"
+    for split in ("train", "test"):
+        shutil.copytree(Path(named, split, "cat"), numbered / split / "0")
+        shutil.copytree(Path(named, split, "eel"), numbered / split / "2")
+    by_name, by_number = (evaluate(str(folder), PLUGINS, data=str(data)).measurement for data in (named, numbered))
+    assert by_number.figures == by_name.figures
+    assert by_number.notes == ("the folders are named by numbers of the model's outputs: 0 is class 'cat'",)
+    shutil.move(numbered / "test" / "2", numbered / "test" / "3")
+    shutil.move(numbered / "train" / "2", numbered / "train" / "3")
+    assert refused(ClassSpaceError, str(folder), data=str(numbered)) == (
+        f"'{folder}' predicts 3 classes (cat, dog, eel) and '{numbered}/train' has 2 classes (0, 3); "
+        "give --data with classes that the model knows"
+    )
+
+
+def test_a_root_with_validation_images_only(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(folder.parent / "pets" / "test", root / "val")
+    for split in (None, "validation"):
+        found = evaluate(str(folder), PLUGINS, data=str(root), split=split)
+        assert (found.split, found.data, found.figures["images"]) == ("validation", str(root / "val"), 12.0)
+    assert refused(DataError, str(folder), data=str(root), split="test") == (
+        f"'{root}' has no test images, only validation; give --split validation"
+    )
+    assert refused(DataError, str(folder), data=str(root), protocol="knn") == (
+        f"protocol 'knn' learns from training images, and '{root}' has no folder train; add one, or use --protocol top1"
+    )
+
+
+def test_a_checkpoint_of_a_run(folder: Path) -> None:
+    """The checkpoint of the last step has the weights and the head of the student at the end."""
+    checkpoint = folder / "checkpoints" / "step-00000001"
+    found, end = (evaluate(str(target), PLUGINS) for target in (checkpoint, folder))
+    assert (found.measurement, found.checkpoint, end.checkpoint) == (end.measurement, "1", "last")
+    assert evaluate(str(folder), PLUGINS, checkpoint="1").measurement == end.measurement
+    assert refused(UserError, str(checkpoint), options={"head": "distill"}) == (
+        f"no loss term trained the distillation head of '{checkpoint}'; leave out --head or use --head class"
+    )
+
+
 def test_a_subset_of_the_classes_is_enough(folder: Path, tmp_path: Path) -> None:
     subset = write_images(tmp_path / "subset", ("dog", "eel"))
     found = [evaluate(str(folder), PLUGINS, data=subset, options=each) for each in ({}, {"restrict": True})]
@@ -139,15 +197,42 @@ def test_restricting_to_all_classes_has_no_effect_and_a_note(folder: Path) -> No
 
 
 def test_run_data_that_is_no_longer_at_its_relative_path(folder: Path, tmp_path: Path) -> None:
+    """In a run of an earlier version, which did not record the folder in which it was started."""
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     recipe = (moved / "recipe.toml").read_text(encoding="utf-8")
     (moved / "recipe.toml").write_text(recipe.replace(str(folder.parent / "pets"), "pets"), encoding="utf-8")
+    assert refused(RecipeError, str(moved)) == (
+        f"data.train: run {moved} uses 'pets', which is not found here or in '{Path.cwd()}', where it started; put it "
+        "back, or give --data"
+    )
+    (moved / "started_in.json").unlink()
     sentence = refused(DataError, str(moved))
     assert sentence.startswith("--data (data.train): ")
     assert sentence.endswith(
         "; the run's data path is relative to the folder in which the run was started: change to that folder, or give "
         "--data"
+    )
+
+
+def test_knn_compares_with_all_training_images_if_none_are_held_out(folder: Path, tmp_path: Path) -> None:
+    pets = write_images(tmp_path / "more", ("cat", "dog", "eel"))
+    for data in (None, pets):
+        held = evaluate(str(folder), PLUGINS, protocol="knn", data=data, options={"k": [2]})
+        assert held.measurement.settings["training_images"] == 9
+        assert held.measurement.notes == (
+            "3 training images are held out for validation; --validation 0 compares with all of them",
+        )
+        whole = evaluate(str(folder), PLUGINS, protocol="knn", data=data, validation=0, options={"k": [2]})
+        assert (whole.measurement.settings["training_images"], whole.measurement.notes) == (12, ())
+
+
+def test_validation_may_be_a_folder_and_is_checked(folder: Path, tmp_path: Path) -> None:
+    pets = write_images(tmp_path / "more", ("cat", "dog"))
+    measured = evaluate(str(folder), PLUGINS, validation=f"{pets}/test", split="validation")
+    assert measured.measurement.figures["images"] == 8.0
+    assert refused(RecipeError, str(folder), validation=1.5) == (
+        "'data.validation' is 1.5; it should be a share from 0 to 1, a folder, or the name of a data set"
     )
 
 

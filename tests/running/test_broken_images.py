@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from distillkit import DataError
+from distillkit.evaluation.evaluate import evaluate
 from distillkit.plugin.registry import installed_plugins
 from distillkit.running.start import resume, run
 from tests import forked
@@ -92,6 +93,45 @@ def test_a_run_finishes_and_counts_every_unreadable_image_once_in_incidents_and_
     for kind in BREAKERS.keys() - {"forbidden"}:
         of_kind = " | ".join(str(counts(broken)[split].get(kind, 0)) for split in ("test", "train", "validation"))
         assert f"| {kind} | {of_kind} |" in report
+
+
+class Notes:
+    """The notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def distillkit_noted(self, note: str) -> None:
+        self.notes.append(note)
+
+
+def test_a_rare_class_without_a_readable_image_is_named_at_the_end_and_in_the_table(
+    recipe_of: Any, write_pictures: Any, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        write_pictures(tmp_path / split, {"cat": 30, "dog": 30, "rare": 3})
+        for path in (tmp_path / split / "rare").iterdir():
+            path.write_bytes(b"")
+    training = {"batch_size": 63, "steps": 1}
+    data = {"train": str(tmp_path), "validation": 0.0}
+    recipe = recipe_of({"data": data, "training": training, "trackers": ["report"]}, {"trackers": ["report"]})
+    seen = Notes()
+    run(recipe, tmp_path / "run", installed_plugins(), observers=[seen])
+    assert seen.notes[-2:] == [
+        "train: no image of class 'rare' can be read",
+        "test: no image of class 'rare' can be read",
+    ]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["incidents"]["lost_classes"] == {"train": ["rare"], "test": ["rare"]}
+    report = (tmp_path / "run/report.md").read_text()
+    assert "No train image of these classes could be read: rare." in report
+    found = evaluate(str(tmp_path / "run"), installed_plugins(), options={"per_class": True}).measurement
+    assert [row["class"] for row in found.rows] == ["cat", "dog"]
+    assert found.notes == (
+        "no row for 'rare', because no image was measured",
+        "3 test images cannot be read and are left out: 3 empty",
+        "test: no image of class 'rare' can be read",
+    )
 
 
 def test_a_stopped_run_resumes_to_the_same_weights_and_incidents(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -194,12 +195,23 @@ def test_optimiser_states_survive_split_and_join(name: str, steps: int) -> None:
             assert torch.equal(torch.as_tensor(joined["state"][index][key]), torch.as_tensor(value))
 
 
+def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
+    """Promise: Nothing but a regular file is opened.
+
+    Attempt: A run with a pipe in place of a checkpoint, for --resume.
+    """
+    os.mkfifo(tmp_path / "step-00000004")
+    delete_leftovers(tmp_path, keep=1, newest=5)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_leftovers_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     """It was writing 9 and deleting 1; 7 is damaged, so the run continues from 5, which must stay."""
     first, second, third, fourth, fifth = written(tmp_path, 1, 2, 3, 5, 7)
     (first / "manifest.json").unlink()
     (tmp_path / ".step-00000009.tmp").mkdir()
     (tmp_path / ".step-00000009.tmp" / "task.safetensors").write_bytes(b"half")
+    (tmp_path / ".step-00000003.lock").write_text("1")
     delete_leftovers(tmp_path, keep=1, newest=5)
     assert sorted(tmp_path.iterdir()) == [fourth, fifth]
     assert not second.exists()

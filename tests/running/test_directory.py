@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,8 +48,10 @@ def test_a_finished_run_has_all_files(recipe_of: Any, tmp_path: Path) -> None:
         "metrics.jsonl",
         "plan.json",
         "recipe.toml",
+        "report.html",
         "report.md",
         "result.json",
+        "started_in.json",
         "student.json",
         "student.safetensors",
     ]
@@ -181,8 +184,21 @@ def test_a_run_of_an_earlier_version_is_resumed_by_the_command_that_started_it(r
     text = dump(recipe_of())
     (tmp_path / "recipe.toml").write_text(text.replace('orientation = "exif"\n', ""))
     directory = RunDirectory(tmp_path)
-    directory.require_recipe(recipe_of())
+    directory.changed_settings(recipe_of())
     assert directory.read_recipe().augment.orientation == "stored"
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(RunDirectoryError, match=r"\(different: augment.orientation\)"):
-        directory.require_recipe(recipe_of({"augment": {"orientation": "stored"}}))
+        directory.changed_settings(recipe_of({"augment": {"orientation": "stored"}}))
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=200_000))
+    directory = RunDirectory(tmp_path / "missing/run")
+    directory.check_space(200_000)
+    with pytest.raises(RunDirectoryError) as refused:
+        directory.check_space(1_640_000)
+    assert str(refused.value) == (
+        f"cannot write to {tmp_path / 'missing/run'} (a checkpoint needs at least 1.6 MB, and 200.0 kB are free); free "
+        "some space, or give another --out"
+    )
+    assert list(tmp_path.iterdir()) == []

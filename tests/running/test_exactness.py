@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch._functorch import config as aot_config
 
+from distillkit.errors import RecipeError
 from distillkit.plugin.registry import installed_plugins
+from distillkit.recipe.schema import Recipe, StudentEntry
 from distillkit.running.session import build_session
 from distillkit.running.start import plan, resume, run
 from tests.faults.equality import differences
@@ -91,6 +93,44 @@ def test_a_stopped_run_ends_bit_equal_in_every_file(
     assert differences(tmp_path / "uninterrupted", tmp_path / "stopped") == []
     state = json.loads((tmp_path / "uninterrupted/checkpoints/step-00000024/state.json").read_text())["state"]
     assert state["scaler"] == {} if precision == "fp32" else state["scaler"]["_growth_tracker"] == 24
+
+
+def of_resnet(recipe: Recipe, size: int) -> Recipe:
+    """The recipe with a ResNet as student; at 32 px its last maps, before their BatchNorm, have a single pixel."""
+    return recipe.model_copy(update={"student": StudentEntry(model="timm:resnet10t", image_size=size)})
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "micro", "expected"),
+    [(32, 9, 8, [4, 5]), (32, 15, 14, [8, 7]), (32, 10, 8, [8, 2]), (64, 9, 8, [8, 1])],
+    ids=["9 by 8", "15 by 14", "10 by 8", "works on one image"],
+)
+def test_micro_batches_of_a_student_that_cannot_train_on_one_image(
+    recipe_of: Any, size: int, batch: int, micro: int, expected: list[int]
+) -> None:
+    """With mixup and cutmix, so the split is between pairs; all other students keep the split they had."""
+    training = {"training": {"batch_size": batch, "micro_batch_size": micro}}
+    session = build_session(plan(of_resnet(recipe_of(training), size), installed_plugins()))
+    (window,) = session.data.windows(0, 1)
+    assert [len(part.images) for part in window.micro_batches] == expected
+    session.stepper.step(window)
+
+
+def test_a_run_with_evenly_split_micro_batches_resumes_exactly(recipe_of: Any, tmp_path: Path) -> None:
+    training = {"batch_size": 9, "micro_batch_size": 8, "steps": 4, "checkpoint_every": 2, "log_every": 1}
+    recipe = of_resnet(recipe_of({"training": training}), 32)
+    run(recipe, tmp_path / "uninterrupted", installed_plugins())
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(3)])
+    resume(tmp_path / "stopped", installed_plugins())
+    assert_equal_weights(tmp_path / "uninterrupted/student.safetensors", tmp_path / "stopped/student.safetensors")
+
+
+@pytest.mark.parametrize(("batch", "micro"), [(1, 1), (9, 2)])
+def test_a_plan_refuses_micro_batches_of_one_image(recipe_of: Any, batch: int, micro: int) -> None:
+    unmixed = {"mixing": {"mixup": 0.0, "cutmix": 0.0}, "training": {"batch_size": batch, "micro_batch_size": micro}}
+    with pytest.raises(RecipeError, match="this student cannot be trained on a single image"):
+        plan(of_resnet(recipe_of(unmixed), 32), installed_plugins())
 
 
 class StopAtTheEnd:

@@ -156,6 +156,9 @@ def test_an_error_in_all_processes_is_printed_once(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+LOSSES = "advit-kl, advit-l1, advit-l2, anchors, attndistill, ce, features, hard, similarity, soft"
+
+
 @pytest.mark.parametrize(
     ("launcher", "fault", "sentence"),
     [
@@ -163,7 +166,7 @@ def test_an_error_in_all_processes_is_printed_once(tmp_path: Path) -> None:
         (
             ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
             "missing:1",
-            "process 1 of 2: unknown loss 'faulty'; known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft",
+            f"process 1 of 2: unknown loss 'faulty'; known: {LOSSES}",
         ),
     ],
     ids=["while it builds, with --nproc", "before it joins, under torchrun"],
@@ -178,3 +181,26 @@ def test_a_process_that_fails_at_the_start_ends_all_with_its_error_once(
     assert [line for line in done.stderr.splitlines() if "error: " in line] == [f"error: {sentence}"]
     assert launcher or (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_and_two_runs_fill_one_bank(teacher_run: str, tmp_path: Path) -> None:
+    """Two runs of two processes at the same time fill a shelf; a third run finds every target in it."""
+    teacher = ["--teacher", teacher_run, "--loss", "hard"]
+    given = [*teacher, *settings(labels__weight=0.5, training__steps=8, training__checkpoint_every=8)]
+    bank = ["--bank", str(tmp_path / "bank")]
+    first, second = (started(tmp_path / name, *given, *bank) for name in ("first", "second"))
+    for process in (first, second):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    code, output = finished(tmp_path / "live", *given)
+    assert code == 0, output
+    code, output = finished(tmp_path / "third", *given, *bank)
+    assert code == 0, output
+    use = json.loads((tmp_path / "third/result.json").read_text())["bank"]["hard"]
+    assert use == {"read": 8 * 36, "computed": 0, "written": 0}
+    for name in ("first", "second", "third"):
+        live, banked = (
+            load_file(tmp_path / "live/student.safetensors"),
+            load_file(tmp_path / name / "student.safetensors"),
+        )
+        assert [key for key in live if not torch.equal(live[key], banked[key])] == []

@@ -66,9 +66,8 @@ def a_run(start_step=0, **plan):
 
 
 def shown(capsys):
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err.splitlines()
+    """The lines on stderr; an indented line continues the one above."""
+    return capsys.readouterr().err.replace("\n  ", " ").splitlines()
 
 
 def test_the_opening_describes_the_run(capsys, progress):
@@ -293,7 +292,7 @@ def test_on_a_terminal_a_progress_bar_is_shown_and_removed(clock):
     assert "2,346 images/s, data wait 3%; 0:00:42 left; 0:00:" in frame[0]
     assert frame[1].strip().startswith("loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03")
     progress.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0, "validation/top1": 50.0})
-    assert "epoch 2/5, step 40/100: validation 50.00 %; loss 1.5000" in screen.getvalue()
+    assert "epoch 2/5, step 40/100: validation 50.00 %;\n  loss 1.5000 (labels" in screen.getvalue()
     progress.distillkit_run_failed()
     assert not display._bars.live.is_started
     display.close()
@@ -308,3 +307,59 @@ def test_very_short_epochs_get_at_most_one_line_per_second(capsys, progress, clo
         clock.seconds += 0.3
     progress.distillkit_epoch_ended(a_run(), {"step": 100.0, "epoch": 5.0})
     assert [line.partition(",")[0] for line in shown(capsys)] == ["epoch 1/5", "epoch 5/5", "epoch 5/5"]
+
+
+def test_lines_fit_80_columns_and_nothing_is_left_out(capsys, progress, clock):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    capsys.readouterr()
+    clock.seconds = 20.0
+    norms = {"grad_norm": 3.3, "grad_norm/labels": 3.2, "grad_norm/hard/hard": 0.05}
+    progress.distillkit_steps_logged(run, STEPS | norms | {"step": 40.0, "skipped_steps": 2.0})
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 1.5/5, step 40/100: loss 1.5000 (labels 2.0000, hard 1.0000), lr 1.00e-03;",
+        "  gradient labels 98 %, hard 1.5 %; 2 steps skipped;",
+        "  2,346 images/s, data wait 3%; 0:00:30 left",
+    ]
+
+
+def test_an_epoch_line_never_shows_the_loss_of_the_first_step(capsys, progress, clock):
+    run = a_run()
+    progress.distillkit_run_started(run)
+    progress._latest = STEPS | {"step": 1.0}  # as on a terminal, where the first step has no line
+    shown(capsys)
+    clock.seconds = 5.0
+    progress.distillkit_epoch_ended(run, {"step": 20.0, "epoch": 1.0})
+    assert shown(capsys) == ["epoch 1/5, step 20/100: 0:00:20 left"]
+
+
+def test_the_display_moves_between_log_intervals(capsys, progress, clock):
+    """`progressed` comes once per second: the line of an epoch has its loss, and a line is due every ten seconds."""
+    run, now = a_run(), {"step": 25.0, "epoch": 1.25, "loss": 0.75, "loss/labels": 0.75, "lr": 1e-3}
+    progress.distillkit_run_started(run)
+    shown(capsys)
+    clock.seconds = 5.0
+    progress.progressed(run, now | {"images_per_s": 100.0, "data_wait": 0.5})
+    progress.progressed(run, {"step": 26.0, "epoch": 1.3, "lr": 1e-3})  # right after a log interval: no averages yet
+    assert shown(capsys) == []
+    progress.distillkit_epoch_ended(run, {"step": 40.0, "epoch": 2.0})
+    clock.seconds = 20.0
+    progress.progressed(run, now | {"step": 50.0, "images_per_s": 100.0, "data_wait": 0.5})
+    assert shown(capsys) == [
+        "epoch 2/5, step 40/100: loss 0.7500, lr 1.00e-03; 100 images/s, data wait 50%; 0:00:08 left",
+        "epoch 1.25/5, step 50/100: loss 0.7500, lr 1.00e-03; 100 images/s, data wait 50%; 0:00:20 left",
+    ]
+
+
+def test_an_evaluation_shows_that_it_works(capsys, progress, clock):
+    progress.distillkit_run_started(a_run())
+    shown(capsys)
+    clock.seconds = 11.0
+    progress.evaluating("validation", 256, 50_000)
+    progress.evaluating("validation", 512, 50_000)
+    clock.seconds = 22.0
+    progress.evaluating("validation", 50_000, 50_000)
+    assert shown(capsys) == [
+        "validation: 256 of 50,000 images measured",
+        "validation: 50,000 of 50,000 images measured",
+    ]

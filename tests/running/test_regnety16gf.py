@@ -1,6 +1,7 @@
-"""`--teacher regnety16gf --loss hard` with a weight file of the published layout, in the three ways that work.
+"""`--teacher regnety16gf --loss hard` as typed, and with a weight file of the published layout in three other ways.
 
-The weights are random. The layout is that of regnety_160-a5fe301d.pth: the network's tensors under "model".
+The weights are random. The layouts are those of the Hugging Face hub's cache, and of regnety_160-a5fe301d.pth: the
+network's tensors under "model".
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from distillkit_cli.main import command_line
+from tests.imagenette_files import write_imagenette
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +36,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.save({"model": timm.create_model("regnety_160").state_dict()}, path)
     yield path
     path.unlink()
+
+
+def test_the_command_as_typed(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    write_imagenette(tmp_path / "share" / "distillkit" / "imagenette", train=2, test=1)
+    cached = tmp_path / "hub" / "models--timm--regnety_160.deit_in1k"
+    (cached / "snapshots" / "0123abcd").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123abcd")
+    save_file(torch.load(weights)["model"], cached / "snapshots" / "0123abcd" / "model.safetensors")
+    assert command_line(["run", "--teacher", "regnety16gf", "--loss", "hard", *SHORT]) == 0
+    plan = json.loads(Path("runs/deit-ti-imagenette-hard-seed0-001/plan.json").read_text())
+    assert plan["teachers"][0]["sees"] == [224, 224]
+    assert len(plan["teachers"][0]["class_map"]) == 10
 
 
 def save_images(folder: Path, names: tuple[str, ...] = ("",), each: int = 6) -> Path:
@@ -58,7 +77,7 @@ def test_unlabelled_images_with_the_teachers_classes(
     assert plan["classes"] == 1000
     assert plan["loss"] == "0.5 * hard"
     assert plan["student"]["answers_with"] == "distill"
-    assert plan["teachers"][0]["sees"] == [112, 112]
+    assert plan["teachers"][0]["sees"] == [224, 224]
     assert load_file(out / "student.safetensors")["head_dist.weight"].shape == (1000, 48)
     assert "No labelled validation or test images" in (out / "report.md").read_text()
     capsys.readouterr()

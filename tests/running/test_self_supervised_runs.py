@@ -120,5 +120,5 @@ def test_teacher_without_classes_has_no_top1(checkpoint, images):
         evaluate("dino-vits16", PLUGINS, data=str(images), weights=str(checkpoint), device="cpu")
     assert str(error.value) == (
         "protocol 'top1' reads the logits of a model; 'dino-vits16' is a ViT and reveals embedding, CLS attention, "
-        "patch tokens; use --protocol few-label, knn or linear"
+        "patch tokens, raw tokens; use --protocol few-label, knn or linear"
     )

@@ -68,6 +68,12 @@ def continued(former: Path, out: Path, *assignments: str, **overrides: Any) -> P
     return out
 
 
+def notes_of(report: str) -> list[str]:
+    """The notes of a report and what follows them, without times."""
+    rows = report.partition("## Notes")[2].splitlines()
+    return [row for row in rows if not row.startswith(("| finished", "| duration", "| time"))]
+
+
 def written(out: Path) -> Any:
     return json.loads((out / "plan.json").read_text())
 
@@ -108,11 +114,15 @@ def test_a_teacher_continued_at_the_same_size_has_the_same_patches(former: Path,
     assert (facts["teachers"][0]["sees"], facts["teachers"][0]["grid"]) == ([16, 16], [4, 4])
 
 
-def test_a_teacher_without_a_fixed_size_takes_the_students(former: Path, teacher_run: str) -> None:
+@pytest.mark.parametrize(("size", "pixels"), [("auto", 8), ("native", 8), ("student", 16), ("12", 12)])
+def test_a_teacher_without_a_fixed_size_sees_its_own_or_the_chosen_one(
+    former: Path, teacher_run: str, size: str, pixels: int
+) -> None:
     overrides = {"teachers": [{"model": teacher_run}], "losses": [{"loss": "hard"}]}
-    recipe = load_recipe(from_run=former, **overrides, assignments=["student.image_size=16"])
+    settings = ["student.image_size=16", f"teacher.size={size}"]
+    recipe = load_recipe(from_run=former, **overrides, assignments=settings)
     (teacher,) = plan(recipe, installed_plugins()).teachers.values()
-    assert (teacher.native.image_size, teacher.input_size) == ((8, 8), (16, 16))
+    assert (teacher.native.image_size, teacher.input_size) == ((8, 8), (pixels, pixels))
 
 
 def test_unequal_grids_without_interpolation_are_refused(former: Path) -> None:
@@ -212,6 +222,5 @@ def test_a_run_resumes_after_the_run_that_it_started_from_was_deleted(former: Pa
     resume(out, installed_plugins())
     resumed = load_file(out / "student.safetensors")
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
-    notes = "## Notes"
-    assert (out / "report.md").read_text().partition(notes)[2] == report.partition(notes)[2]
+    assert notes_of((out / "report.md").read_text()) == notes_of(report)
     assert f'weights = "{moved}"' in (out / "recipe.toml").read_text()

@@ -14,8 +14,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/best/student.jso
 KILLED = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
 EXITED = RuntimeError("DataLoader worker (pid(s) 4711, 4712) exited unexpectedly")
 LOADER = (
-    "a data loader worker was killed, probably out of memory; the last checkpoint is intact; lower data.workers or "
-    "free memory, then continue with --resume runs/a"
+    "a data loader worker was killed, probably out of memory; no checkpoint is saved yet; free memory and continue "
+    "with --resume runs/a, or use fewer workers: --resume runs/a --set data.workers=N"
 )
 
 
@@ -41,6 +41,14 @@ def because(error, cause):
 )
 def test_a_system_fault_is_one_sentence(error, sentence):
     assert str(system_fault(error, RUN)) == sentence
+
+
+def test_a_killed_worker_after_a_checkpoint(tmp_path):
+    (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    sentence = LOADER.replace("no checkpoint is saved yet", "the last checkpoint is intact").replace(
+        str(RUN), str(tmp_path)
+    )
+    assert str(system_fault(KILLED, tmp_path)) == sentence
 
 
 @pytest.mark.parametrize(

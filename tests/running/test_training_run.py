@@ -11,7 +11,7 @@ import pytest
 
 from distillkit import RunInfo
 from distillkit.plugin.registry import installed_plugins
-from distillkit.running import start, training_run
+from distillkit.running import one_pass, prepared, start, training_run
 from distillkit.training import loop
 
 TINY = {"training": {"steps": 2, "log_every": 1}, "trackers": []}
@@ -36,12 +36,14 @@ class Frames:
             raise KeyboardInterrupt
 
 
-def test_from_the_library_call_to_the_loop_there_is_one_frame(recipe_of: Any, tmp_path: Path) -> None:
+def test_the_frames_from_the_library_call_to_the_loop(recipe_of: Any, tmp_path: Path) -> None:
     first, second = Frames(stop_at=1), Frames()
     with pytest.raises(KeyboardInterrupt):
         start.run(recipe_of(TINY), tmp_path / "run", installed_plugins(), observers=[first])
     start.resume(tmp_path / "run", installed_plugins(), observers=[second])
     below = [(loop.__file__, "train"), (training_run.__file__, "run")]
+    below += [(one_pass.__file__, name) for name in ("advance", "_send", "train")]
+    below += [(prepared.__file__, "train_prepared")]
     assert first.names == [*below, (start.__file__, "run")]
     assert second.names == [*below, (start.__file__, "resume")]
 

@@ -39,11 +39,13 @@ def test_an_exception_is_reported_once_on_one_line(findings):
             f"does not run on torch's meta device, which `distillkit plan` uses: {crash}; use operations that "
             f"work there, and let neither shapes nor branches depend on tensor values"
         ),
+        f"with index = None raised {crash}; set needs_index = True if the loss reads it",
         f"with labels = None raised {crash}; support this, or raise a UserError that explains why not",
         f"with rows of zeros in labels raised {crash}; support this, or raise a UserError that explains why not",
         (
-            f"raised {crash}; in these checks: terms, inputs unchanged, gradients, target is sufficient, batch of one, "
-            f"sample by sample, double precision, finite differences, half precision, compiled, deterministic, state"
+            f"raised {crash}; in these checks: terms, inputs unchanged, gradients, target is sufficient, "
+            f"stored target, batch of one, sample by sample, double precision, finite differences, half precision, "
+            f"compiled, deterministic, state"
         ),
     ]
 

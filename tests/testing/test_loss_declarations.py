@@ -153,7 +153,7 @@ def test_signals_that_are_read_must_be_revealed(findings):
         (
             "does not support any of the pairs of models tried: ViT from a ViT of the same size: loss "
             "'ReadsWhatIsNot' reads the teacher's distillation logits; teacher 'paper-vit' is a ViT and reveals "
-            "logits, embedding, CLS attention, patch tokens; choose another teacher"
+            "logits, embedding, CLS attention, patch tokens, raw tokens; choose another teacher"
         )
     ]
 

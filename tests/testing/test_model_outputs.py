@@ -169,7 +169,7 @@ def test_outputs_have_the_type_of_the_contract(student_findings):
 
 def test_compilation_changes_nothing(student_findings):
     names = ["logits", "distill_logits", "embedding[0]", "embedding[1]", "cls_attention"]
-    names += ["patch_tokens[0]", "patch_tokens[1]"]
+    names += ["patch_tokens[0]", "patch_tokens[1]", "raw_tokens[0]", "raw_tokens[1]"]
     sentences = [f"{name} differs under torch.compile" for name in names]
     assert student_findings(OtherwiseCompiled, backend="eager") == sentences
 

@@ -79,6 +79,7 @@ class SoundModel(nn.Module):
             Signal.DISTILL_LOGITS: precise(self.network.head_dist(pooled[-1])),
             Signal.EMBEDDING: tuple(precise(pooled[layer]) for layer in wanted.get(Signal.EMBEDDING, ())),
             Signal.PATCH_TOKENS: tuple(precise(layers[layer]) for layer in wanted.get(Signal.PATCH_TOKENS, ())),
+            Signal.RAW_TOKENS: tuple(precise(layers[layer]) for layer in wanted.get(Signal.RAW_TOKENS, ())),
             Signal.CLS_ATTENTION: attention([layers[layer] for layer in wanted.get(Signal.CLS_ATTENTION, ())]),
         }
 
