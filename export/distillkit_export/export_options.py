@@ -159,6 +159,12 @@ class ExportOptions:
     dynamic_size: bool = graph_option(False, "Accept images of any height and width.")
     softmax: bool = graph_option(False, "Output probabilities instead of logits.")
     uint8: bool = graph_option(False, "Accept uint8 NHWC pixels from 0 to 255 and normalise them inside the file.")
+    checkpoint: str | None = option(
+        None,
+        "Student of a run: last, best, ema, or the step of a checkpoint. Default: last.",
+        metavar="last|best|ema|STEP",
+        student_only=True,
+    )
     weights: str | None = option(
         None, "Weights of a model given by name.", metavar="FILE|pretrained|none", student_only=True
     )

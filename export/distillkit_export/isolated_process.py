@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from distillkit.compute.interpreters import environment, module_command
 from distillkit.errors import DistillkitError, UnavailableError
 
 Event = Mapping[str, Any]
@@ -46,14 +47,13 @@ def result_of(
         # A file, because a full pipe would block the child while its stdout is read.
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
         subprocess.Popen(  # noqa: S603 - our own module, in our own interpreter
-            # -P keeps the current folder off the path: a file there must not shadow a library.
-            [sys.executable, "-P", *(["-S"] if sys.flags.no_site else []), "-m", module],
+            module_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=environment(),
         ) as child,
     ):
         timed_out = threading.Event()

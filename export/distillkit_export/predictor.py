@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.contracts.runtime import Runtime, Servable, Setting
+from distillkit.contracts.decoding import Decoding
+from distillkit.contracts.runtime import Runtime, Setting
 from distillkit.data.given_image import GivenImage, as_pillow, as_several, is_path, read_image
 from distillkit.errors import DataError, PluginError, UnavailableError
 from distillkit_export.bundle.preprocess import prepare
@@ -62,8 +63,7 @@ class Predictor:
         self.bundle = bundle
         self.artifact = artifact
         self.runtime = runtime
-        servable = Servable(artifact.format, str(bundle.path(artifact)), artifact.precision)
-        self._session = opened.open(servable, opened.settings()[0] if setting is None else setting)
+        self._session = opened.open(bundle.servable(artifact), opened.settings()[0] if setting is None else setting)
 
     @property
     def embeds(self) -> bool:
@@ -101,7 +101,7 @@ class Predictor:
         for number, image in enumerate(images):
             try:
                 if is_path(image):
-                    yield str(image), prepare(read_image(Path(image), card.color or "RGB"), card)
+                    yield str(image), prepare(read_image(Path(image), card.color or "RGB", Decoding.of(card)), card)
                 else:
                     yield str(number), prepare(as_pillow(image), card)
             except DataError as error:
@@ -131,7 +131,7 @@ def load(
     """
     from distillkit.plugin.registry import installed_plugins
 
-    bundle = open_bundle(Path(folder))
+    bundle = open_bundle(Path(folder), every_file=False)
     plugins = plugins or installed_plugins()
     if runtime is not None:
         chosen: Runtime = plugins.find("runtime", runtime).create()

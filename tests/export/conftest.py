@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from distillkit.contracts.exporter import ExportRequest, Provenance
 from distillkit.models.timm_model import TimmModel
@@ -49,6 +50,7 @@ def plain() -> TimmModel:
 @pytest.fixture(scope="session")
 def convolutional() -> TimmModel:
     """A CNN with branches that timm folds, for images that are not square, with its own mean and std."""
+    torch.manual_seed(0)
     student = TimmModel.create(
         "repvgg_a0", name="student", classes=7, class_names=CLASS_NAMES, image_size=(64, 40)
     ).eval()

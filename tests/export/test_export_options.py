@@ -83,7 +83,7 @@ def test_options_that_only_apply_to_a_student_are_marked():
     """The others also apply to a bundle: precisions, formats, their settings, the tolerance and --force."""
     assert [each.name for each in fields(ExportOptions) if each.metadata.get("student_only")] == [
         *("float_weights", "data", "gate_images", "calibration_images", "calibrator"),
-        *("head", "fusion", "opset", "image_size", "dynamic_size", "softmax", "uint8", "weights"),
+        *("head", "fusion", "opset", "image_size", "dynamic_size", "softmax", "uint8", "checkpoint", "weights"),
     ]
 
 

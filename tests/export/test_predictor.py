@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from distillkit_export import load
 from distillkit_export.bundle.manifest import ArtifactCard, describe, write_manifest
 from distillkit_export.bundle.predict_script import predict_script, write_predict_script
 from distillkit_export.predictor import softmax
+from tests.data.planted import IRREGULAR
 
 PHOTOGRAPH = Image.fromarray(load_sample_images().images[0]).crop((0, 0, 300, 200))
 SPEC = ModelSpec(
@@ -149,7 +151,8 @@ def test_paths_pillow_images_and_arrays_give_the_same_prediction(handmade, tmp_p
 def test_an_invalid_image_raises_or_is_passed_to_on_bad(handmade):
     predictor = load(handmade("logits"))
     message = (
-        "an array of shape [3, 9, 9] and type float32 is not an image; give pixels [H, W, 3] or [H, W] of type uint8"
+        "an array of shape [3, 9, 9] and type float32 is not an image; give pixels [H, W, 3] or [H, W] of type uint8, "
+        "with the channels last: array.transpose(1, 2, 0)"
     )
     bad = np.zeros((3, 9, 9), np.float32)
     with pytest.raises(DataError) as refused:
@@ -188,7 +191,8 @@ def test_an_open_image_that_would_be_clipped_is_refused_as_its_file_is(handmade,
     image = Image.fromarray(np.arange(5400).reshape(60, 90).astype(types[mode]))
     image.save(tmp_path / "deep.tif")
     predictor = load(handmade("logits"))
-    sentence = f"pixels of mode '{mode}' would be clipped to 8 bits"
+    scaled = "" if mode == "F" else ", or train with data.grey16=scale, which scales 16-bit grey"
+    sentence = f"pixels of mode '{mode}' would be clipped to 8 bits; convert it to 8 bits{scaled}"
     for given, beginning in (
         (image, "the image cannot be used"),
         (tmp_path / "deep.tif", f"image '{tmp_path}/deep.tif' cannot be read"),
@@ -350,11 +354,93 @@ def test_the_script_turns_photographs_as_the_library_does(handmade, tmp_path, or
     assert turned == (orientation == "exif")
 
 
-def test_the_script_is_covered_by_the_digests(handmade):
+def test_the_script_draws_transparency_and_16_bits_as_the_library_does(handmade, tmp_path, monkeypatch):
+    spec = replace(KINDS["embedding"][0], background="#ff8000", grey16="scale")
+    monkeypatch.setitem(KINDS, "embedding", (spec, ExportRequest()))
+    folder = handmade("embedding")
+    drawn = PHOTOGRAPH.copy()
+    drawn.putalpha(Image.linear_gradient("L").resize(drawn.size))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    drawn.save(tmp_path / "rgba.png", exif=exif)
+    drawn.convert("LA").save(tmp_path / "la.png")
+    drawn.quantize(30).save(tmp_path / "palette.png")
+    PHOTOGRAPH.save(tmp_path / "key.png", transparency=PHOTOGRAPH.getpixel((0, 0)))
+    deep = np.asarray(PHOTOGRAPH.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    PHOTOGRAPH.convert("L").save(tmp_path / "grey.png")
+    names = ["rgba.png", "la.png", "palette.png", "key.png", "deep.png", "deep.tif", "grey.png"]
+    done = subprocess.run(
+        [sys.executable, folder / "predict.py", *names], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    answers = load(folder)([tmp_path / name for name in names])
+    for line, answer in zip(done.stdout.splitlines(), answers, strict=True):
+        np.testing.assert_allclose(json.loads(line)["embedding"], answer.scores, rtol=1e-6)
+    by_name = dict(zip(names, answers, strict=True))
+    for name in ("deep.png", "deep.tif"):
+        np.testing.assert_array_equal(by_name[name].scores, by_name["grey.png"].scores)
+
+
+def test_the_script_prints_names_without_control_characters(handmade, tmp_path, monkeypatch):
+    """Promise: names of classes, files and models are text.
+
+    Attempt: a student whose class names move the cursor, exported and used with the bundle's predict.py.
+    """
+    spec, request = KINDS["logits"]
+    names = tuple(f"{index}\x9b2J\nerror: gone" for index in range(spec.classes))
+    monkeypatch.setitem(KINDS, "logits", (replace(spec, class_names=names), request))
+    PHOTOGRAPH.save(tmp_path / "p\x1b[2J.png")
+    done = subprocess.run(
+        [sys.executable, handmade("logits") / "predict.py", "p\x1b[2J.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    first, *others = done.stdout.splitlines()
+    assert first == "p?[2J.png"
+    assert len(others) == min(5, spec.classes)
+    assert all(line.endswith("?2J?error: gone") for line in others)
+
+
+def test_no_text_of_a_student_is_code_of_the_script():
+    """Promise: names of classes, files and models are text.
+
+    Attempt: a student.json whose interpolation is a line of Python, exported and used with the bundle's predict.py.
+    """
+    spec, request = KINDS["logits"]
+    script = predict_script(describe(replace(spec, interpolation="bicubic)\nraise SystemExit(99)\n("), request))
+    raised = [ast.unparse(node.exc) for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Raise) and node.exc]
+    assert [each for each in raised if not each.startswith("ValueError(")] == []
+    assert "Resampling['BICUBIC)\\nRAISE SYSTEMEXIT(99)\\n(']" in script
+
+
+@pytest.mark.parametrize("what", IRREGULAR)
+def test_the_script_opens_nothing_but_files(handmade, tmp_path, what):
+    """Promise: Nothing but a regular file is opened.
+
+    Attempt: A pipe, a socket or a device among the pictures, for the bundle's `predict.py`.
+    """
+    IRREGULAR[what](tmp_path / "a.png")
+    command = [sys.executable, str(handmade("logits") / "predict.py"), "a.png", "missing.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: image 'a.png' cannot be read: it is a pipe or a device, not a file\n"
+        "error: image 'missing.png' cannot be read: No such file or directory\n"
+    )
+
+
+def test_a_changed_script_leaves_the_bundle_usable(handmade):
     folder = handmade("logits")
+    before = load(folder)([PHOTOGRAPH])
     script = folder / "predict.py"
     script.write_text(script.read_text() + "import os\n")
-    assert refusal(BundleError, folder).startswith("predict.py has ")
+    (folder / "samples.npz").unlink(missing_ok=True)  # `predict` does not read it
+    np.testing.assert_array_equal(load(folder)([PHOTOGRAPH])[0].scores, before[0].scores)
 
 
 def test_there_is_no_script_for_channels_that_no_image_has():
@@ -364,7 +450,7 @@ def test_there_is_no_script_for_channels_that_no_image_has():
 
 def test_the_script_is_short_and_lists_its_packages(handmade):
     text = (handmade("logits") / "predict.py").read_text()
-    assert len(text.splitlines()) <= 64
+    assert len(text.splitlines()) <= 70
     assert max(map(len, text.splitlines())) <= 120
     assert "Needs numpy, pillow and onnxruntime" in text
 
@@ -379,7 +465,7 @@ def test_an_altered_bundle_is_not_loaded(exported, tmp_path):
 def write_best(folder, batches, **changes):
     """Write what `profile --tune` adds to a bundle, possibly with invalid content."""
     from distillkit.compute.cpus import usable_cpus
-    from distillkit_export.profiling.machine import gpus, processor
+    from distillkit.compute.machine import gpus, processor
 
     here = {"processor": processor(), "cpus": usable_cpus(), "gpus": [gpu.name for gpu in gpus()], "software": {}}
     (folder / "profile").mkdir(exist_ok=True)

@@ -10,12 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+PHOTOGRAPH = str(resources.files("sklearn.datasets.images") / "china.jpg")
 LACKING = ("torch", "timm", "onnx", "torchvision", "sklearn", "matplotlib", "onnxscript", "openvino")
 
 
@@ -68,7 +70,7 @@ def torch_probabilities(distilled, plain):
     """The probabilities of torch, with the preprocessing of training."""
     from distillkit.contracts.exporter import ExportRequest
     from distillkit.data.transforms import evaluation_transform
-    from distillkit.recipe.schema import Augment
+    from distillkit.recipe.image_tables import Augment
     from distillkit_export.from_torch.graph import torch_scorer
 
     def probabilities(model, folder, request):
@@ -105,8 +107,8 @@ def test_help_and_listings_work_on_the_target(on_target, verb):
     [
         (["run"], "torch"),
         (["plan"], "torch"),
-        (["evaluate", "a"], "torch"),
-        (["attention", "a", "b.png"], "torch"),
+        (["evaluate", "timm:resnet18"], "torch"),
+        (["attention", "timm:vit_tiny_patch16_224", PHOTOGRAPH], "torch"),
         (["export", "timm:resnet18"], "torch"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,

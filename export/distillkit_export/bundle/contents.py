@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from distillkit.errors import BundleError
 from distillkit.storage.atomic_directory import is_not_content
 from distillkit.storage.untrusted import read_json
@@ -22,12 +24,15 @@ PROFILE_FILES = ("profile.json", "profile.md", "best.json", "latency.png", "thro
 """Names of the files that `distillkit profile` writes."""
 
 
-def readable_manifest(folder: Path) -> Bundle | None:
-    """The manifest of an export; None if there is none, or not one that this version can read."""
+def readable_manifest(folder: Path) -> tuple[Bundle | None, str]:
+    """The manifest of an export; else None, and why there is a manifest that cannot be read, without a remedy."""
     try:
-        return read_manifest(folder)
-    except BundleError:
-        return None
+        return read_manifest(folder), ""
+    except BundleError as error:
+        # A file of that name that another program wrote is valid JSON, too.
+        if not os.path.lexists(folder / MANIFEST) or isinstance(error.__cause__, ValidationError):
+            return None, ""
+        return None, str(error).rpartition("; ")[0]
 
 
 def is_empty(folder: Path) -> bool:

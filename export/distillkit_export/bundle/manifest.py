@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
-import shlex
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from distillkit.compute.machine import versions_of
+from distillkit.contracts.decoding import Background, Grey16
 from distillkit.contracts.exporter import (
     BATCH,
     HEIGHT,
@@ -26,8 +25,9 @@ from distillkit.contracts.exporter import (
     side_multiples,
 )
 from distillkit.contracts.model import Signal
+from distillkit.messages.text import command
 from distillkit.storage.atomic import sha256, write_json
-from distillkit.version import __version__
+from distillkit.storage.links import is_link
 
 if TYPE_CHECKING:
     from distillkit.contracts.model import ModelSpec
@@ -49,21 +49,29 @@ class ManifestPart(BaseModel):
 
 
 class RunReference(ManifestPart):
-    """The run that trained the student, by name and digests, without any path."""
+    """The run that trained the student, by name and digests, without any path.
+
+    `checkpoint` is the student of the run: last, best, ema, or a step. Bundles of earlier versions have none.
+    """
 
     run: str | None = None
+    checkpoint: str | None = None
     recipe_sha256: str | None = None
     weights_sha256: str | None = None
 
 
 class StudentCard(ManifestPart):
-    """The student: its name and options in the recipe, architecture, parameters and licence."""
+    """The student: its name and options in the recipe, architecture, parameters and licence.
+
+    `taught_under` are the licences of weights that taught it, where their terms may extend to it.
+    """
 
     model: str
     options: dict[str, Any]
     architecture: str
     parameters: int
     licence: str | None
+    taught_under: tuple[str, ...] = ()
 
 
 class TeacherCard(ManifestPart):
@@ -81,7 +89,8 @@ class InputCard(ManifestPart):
     the model's own.
     Preprocessing turns an image as its EXIF orientation says, unless `orientation` is "stored", resizes it to
     `image_size` ÷ `crop` with `interpolation` and centre-crops it to `image_size`, [height, width]. Bundles of earlier
-    versions have no `orientation`, which means "stored".
+    versions have no `orientation`, which means "stored". `background` and `grey16` are those of the recipe's `[data]`;
+    bundles of earlier versions drop an alpha channel and refuse 16-bit grey.
     """
 
     name: str
@@ -97,6 +106,8 @@ class InputCard(ManifestPart):
     interpolation: str
     crop: float
     orientation: Literal["exif", "stored"] = "stored"
+    background: Background = "none"
+    grey16: Grey16 = "refuse"
 
 
 class OutputCard(ManifestPart):
@@ -146,7 +157,8 @@ BUNDLE_PLACEHOLDER = "BUNDLE"
 class PendingCard(ManifestPart):
     """A requested file that the exporting machine cannot make; `command` makes it on the target.
 
-    The command contains BUNDLE instead of the folder, because the folder on the target is unknown.
+    The command contains BUNDLE instead of the folder, because the folder on the target is unknown. It is for readers of
+    the file; `with_own_commands` replaces it before it is shown.
     """
 
     format: str
@@ -157,7 +169,7 @@ class PendingCard(ManifestPart):
 
     def command_for(self, folder: Path) -> str:
         """The command with `folder` in place of BUNDLE."""
-        return self.command.replace(f" export {BUNDLE_PLACEHOLDER} ", f" export {shlex.quote(str(folder))} ", 1)
+        return self.command.replace(f" export {BUNDLE_PLACEHOLDER} ", f" {command('export', folder)} ", 1)
 
 
 class FileCard(ManifestPart):
@@ -184,13 +196,19 @@ def describe(spec: ModelSpec, request: ExportRequest) -> ModelFacts:
     """Describe a model for its bundle: input, output, classes and provenance."""
     from_ = request.provenance
     return ModelFacts(
-        source=RunReference(run=from_.run, recipe_sha256=from_.recipe_sha256, weights_sha256=from_.weights_sha256),
+        source=RunReference(
+            run=from_.run,
+            checkpoint=from_.checkpoint,
+            recipe_sha256=from_.recipe_sha256,
+            weights_sha256=from_.weights_sha256,
+        ),
         student=StudentCard(
             model=from_.model or spec.name,
             options=dict(from_.options),
             architecture=spec.architecture,
             parameters=spec.parameters,
             licence=spec.licence,
+            taught_under=spec.taught_under,
         ),
         teachers=tuple(TeacherCard.model_validate(dict(teacher)) for teacher in from_.teachers),
         input=_input(spec, request),
@@ -217,6 +235,8 @@ def _input(spec: ModelSpec, request: ExportRequest) -> InputCard:
         interpolation=spec.interpolation,
         crop=spec.crop,
         orientation=spec.orientation,
+        background=spec.background,
+        grey16=spec.grey16,
     )
 
 
@@ -259,6 +279,7 @@ def request_of(bundle: Bundle) -> ExportRequest:
             model=bundle.student.model,
             options=bundle.student.options,
             run=source.run,
+            checkpoint=source.checkpoint,
             recipe_sha256=source.recipe_sha256,
             weights_sha256=source.weights_sha256,
             teachers=tuple(teacher.model_dump() for teacher in bundle.teachers),
@@ -290,6 +311,7 @@ def write_manifest(  # noqa: PLR0913 - the contents of one file
         file
         for file in folder.rglob("*")
         if file.is_file()
+        and not is_link(file)
         and file not in {manifest, *foreign}
         and file.relative_to(folder).parts[0] not in {REJECTED, PROFILE}
     )
@@ -311,10 +333,4 @@ def write_manifest(  # noqa: PLR0913 - the contents of one file
 
 def versions() -> Mapping[str, str]:
     """Versions of Python, distillkit and the installed packages that are used in an export."""
-    found = {"distillkit": __version__, "python": platform.python_version()}
-    for name in SOFTWARE:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # not installed, or under another name, such as onnxruntime-gpu
-            continue
-    return found
+    return versions_of(SOFTWARE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distillkit.contracts.decoding import NO_BACKGROUND
 from distillkit.storage.atomic import write_text
 from distillkit.version import __version__
 from distillkit_export.bundle.manifest import MANIFEST, InputCard, ModelFacts, OutputCard
@@ -33,12 +34,14 @@ HEIGHT, WIDTH, CROP = {height}, {width}, {crop}
 
 def pixels(file):
     """Resize and centre-crop an image for {model}: {shape}."""
+    if Path(file).exists() and not (Path(file).is_file() or Path(file).is_dir()):
+        raise ValueError("it is a pipe or a device, not a file")
     image = Image.open(file)
-    if image.mode[0] in "IF":
-        raise ValueError(f"pixels of mode '{{image.mode}}' would be clipped to 8 bits")
-    image = image.convert({color!r})
+{deep}    if image.mode[0] in "IF":
+        raise ValueError(f"pixels of mode '{{image.mode}}' would be clipped to 8 bits; convert it first")
+{background}    image = image.convert({color!r})
 {upright}{resize}
-    image = image.resize(size, Image.Resampling.{interpolation})
+    image = image.resize(size, Image.Resampling[{interpolation!r}])
     top, left = round((image.height - HEIGHT) / 2), round((image.width - WIDTH) / 2)
     pixels = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT))).reshape(HEIGHT, WIDTH, {channels})
 {normalise}
@@ -79,6 +82,21 @@ STD = np.array({std}, np.float32)
 
 TURNS = "TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # from EXIF orientation to PIL.Image.Transpose\n"
 
+DEEP = """\
+    if image.mode[0] == "I":  # 16-bit grey
+        deep, metadata = np.asarray(image).astype(np.int64), dict(image.info)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError(f"pixels of mode '{image.mode}' are not 16-bit grey")
+        image = Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+        image.info = {key: value for key, value in metadata.items() if key != "transparency"}
+"""
+
+BACKGROUND = """\
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image.paste(Image.alpha_composite(Image.new("RGBA", image.size, {background!r}), image))
+"""
+
 UPRIGHT = """\
     with contextlib.suppress(Exception):  # no orientation, or damaged EXIF data
         image = image.transpose(TURNS[image.getexif()[274]])
@@ -95,9 +113,9 @@ SHARES = """\
 """
 
 TOP = """\
-    print(file)
-    for index in np.argsort(-shares, kind="stable")[:5]:
-        print(f"  {shares[index]:6.1%}  {NAMES[index] if NAMES else f'class {index}'}")"""
+    top = np.argsort(-shares, kind="stable")[:5]
+    for line in (file, *(f"  {shares[index]:6.1%}  {NAMES[index] if NAMES else f'class {index}'}" for index in top)):
+        print("".join(each if each.isprintable() else "?" for each in line))  # names may control the terminal"""
 
 EMBEDDING = """\
     print(json.dumps({"image": file, "embedding": embedding.tolist()}))"""
@@ -124,6 +142,8 @@ def predict_script(facts: ModelFacts, model: str = "model.onnx") -> str | None:
         color=entry.color,
         imports="import contextlib\n" if is_turned else "",
         turns=TURNS if is_turned else "",
+        deep=DEEP if entry.grey16 == "scale" else "",
+        background="" if entry.background == NO_BACKGROUND else BACKGROUND.format(background=entry.background),
         upright=UPRIGHT if is_turned else "",
         resize=SQUARE if _is_square(entry) else NOT_SQUARE,
         interpolation=entry.interpolation.upper(),

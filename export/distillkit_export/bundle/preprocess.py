@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from distillkit.contracts.decoding import Decoding
 from distillkit.data.given_image import to_color
 from distillkit.data.orientation import upright
 from distillkit.errors import DataError, UnavailableError
@@ -22,7 +23,7 @@ LARGEST_PIXELS = 2**28
 
 
 def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
-    """Preprocess one image for the exported file: turn upright, resize, centre-crop, normalise.
+    """Preprocess one image for the exported file: convert, turn upright, resize, centre-crop, normalise.
 
     Shapes: returns [C, H, W] float32, normalised; or [H, W, C] uint8 for a file that normalises.
     Bit-identical to `distillkit.data.transforms.evaluation_transform` with the same version of Pillow.
@@ -34,7 +35,8 @@ def prepare(image: Image.Image, card: InputCard) -> NDArray[Any]:
             f"the bundle takes images of {len(card.mean)} channels, which image files do not have; "
             "prepare the arrays yourself and give them to the runtime"
         )
-    pixels = np.asarray(_centre(_resized(_turned(to_color(image, card.color), card), card), card))
+    image = to_color(image, card.color, Decoding.of(card))
+    pixels = np.asarray(_centre(_resized(_turned(image, card), card), card))
     pixels = pixels.reshape(*card.image_size, -1)  # [H, W, C]; the array of a grey image is [H, W]
     if card.dtype == "uint8":
         return pixels

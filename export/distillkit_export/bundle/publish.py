@@ -9,6 +9,7 @@ from pathlib import Path
 from distillkit.errors import GateError, RunDirectoryError
 from distillkit.running.system_faults import causes, is_disk_full
 from distillkit.storage.atomic_directory import Place, atomic_directory, replacing, reserved
+from distillkit.storage.links import LinkError, require_own
 from distillkit.storage.lock import LockedError
 from distillkit.storage.places import reason
 from distillkit_export.bundle.contents import is_empty, other_files, readable_manifest
@@ -29,11 +30,16 @@ def require_free(target: Path, *, force: bool) -> None:
         raise RunDirectoryError(f"'{target}' is a file; give a folder for the export")
     if not target.exists() or is_empty(target):
         return
-    manifest = readable_manifest(target)
+    manifest, why = readable_manifest(target)
     others = other_files(target, manifest)
     if manifest is None and not others:
         return
     if manifest is None:
+        if why:
+            raise RunDirectoryError(
+                f"folder '{target}' is not empty, and which of its files an export wrote is unknown: {why}; restore "
+                f"its {MANIFEST}, or give another folder"
+            )
         if (target / MANIFEST).exists():
             raise RunDirectoryError(
                 f"folder '{target}' is not empty, and its {MANIFEST} is not that of an export; give another folder"
@@ -49,6 +55,14 @@ def require_free(target: Path, *, force: bool) -> None:
             f"--force replaces only what an export wrote, and folder '{target}' also has "
             f"{', '.join(others[:SHOWN])}{more}; move that away, or give another folder"
         )
+
+
+def unlinked(folder: Path) -> Path:
+    """`folder`, which an export writes to inside a run or bundle, unless it is a link. Raises: RunDirectoryError."""
+    try:
+        return require_own(folder)
+    except LinkError as error:
+        raise RunDirectoryError(error.sentence()) from None
 
 
 @contextmanager

@@ -6,31 +6,38 @@ runtime.
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 from pydantic import ValidationError
 
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import BundleError
 from distillkit.messages.text import counted, one_line
 from distillkit.messages.validation import first_problem, newer_version
-from distillkit.storage.atomic import sha256
-from distillkit.storage.untrusted import LARGEST_TEXT, parse_json, read_plain_text
+from distillkit.storage.untrusted import (
+    LARGEST_FILE,
+    LARGEST_TEXT,
+    open_plain,
+    parse_json,
+    plain_sha256,
+    read_plain_text,
+    read_verified,
+)
+from distillkit_export.bundle.consistency import require_consistent
 from distillkit_export.bundle.manifest import (
     MANIFEST,
     REJECTED,
     SCHEMA_VERSION,
     ArtifactCard,
     Bundle,
-    InputCard,
+    FileCard,
 )
 from distillkit_export.onnx_scan.safety import require_safe
 
@@ -39,34 +46,86 @@ if TYPE_CHECKING:
 
     from distillkit.contracts.exporter import Precision
 
-LARGEST_FILE = 8 * 2**30
 LARGEST_ARRAYS = 4 * 2**30
-MOST_FILES = 1_000
-LARGEST_SIDE = 16_384
-"""Limits far above any student: ImageNet-21k needs a manifest of 1 MiB, RegNetY-16GF has 0.3 GiB of weights."""
+"""Size limit in bytes of unpacked arrays, far above the samples of any student."""
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-"""Names of interpolations in Pillow and timm."""
+EXPLAINING = ("predict.py",)
+EXPLAINING_SUFFIXES = (".md", ".txt", ".png", ".jpg", ".svg")
+"""Files that explain a bundle and that no action reads. The user may change or delete them."""
+
+
+def explains(name: str) -> bool:
+    """Whether a file of a bundle that is no artifact only explains it.
+
+    >>> [explains(name) for name in ("predict.py", "parity.md", "curve.png", "model.onnx", "parity.json")]
+    [True, True, True, False, False]
+    """
+    return name in EXPLAINING or name.endswith(EXPLAINING_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class OpenBundle:
-    """A validated bundle: its folder and its manifest."""
+    """A bundle with a validated manifest. A file is checked before its path is handed out for the first time."""
 
     folder: Path
     manifest: Bundle
+    _checked: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def path(self, file: str | ArtifactCard) -> Path:
-        """The path of a file of the bundle.
+        """The path of a file of the bundle, after the checks that `open_bundle` lists.
 
-        Raises: BundleError for a file that is not listed in `bundle.json`.
+        With an artifact that is not ONNX, all files are checked that may belong to it.
+        Raises: BundleError for a file that is not listed in `bundle.json`, or that was altered.
         """
         name = file.file if isinstance(file, ArtifactCard) else file
         if name not in self.manifest.files:
             raise BundleError(
                 f"bundle '{self.folder}' has no file {name!r}; its {MANIFEST} lists the files that it has"
             )
+        whole = isinstance(file, ArtifactCard) and file.format != "onnx"
+        artifacts = {card.file for card in self.manifest.artifacts}
+        for each in (name, *(other for other in self.manifest.files if whole and other not in artifacts)):
+            self._check(each)
         return self.folder / name
+
+    def content(self, name: str) -> bytes:
+        """The content of a file of the bundle, checked again: it may have been replaced since the bundle was opened.
+
+        Raises: BundleError for a file that is not listed in `bundle.json` or was changed.
+        """
+        path = self.path(name)
+        card = self.manifest.files[name]
+        try:
+            return read_verified(path, card.sha256, largest=card.bytes)
+        except OSError as error:
+            raise BundleError(_unreadable(name, self.folder, error)) from error
+        except ValueError as error:
+            raise BundleError(f"{name} of bundle '{self.folder}' {error}; copy or export the bundle again") from error
+
+    def servable(self, card: ArtifactCard) -> Servable:
+        """An exported file for a runtime, with the SHA-256 that its content must have when it is loaded."""
+        path = self.path(card)
+        return Servable(card.format, str(path), card.precision, sha256=self.manifest.files[card.file].sha256)
+
+    def check_files(self) -> None:
+        """Check every file that an action may read. Raises: BundleError with the first problem."""
+        for name in self.manifest.files:
+            self._check(name)
+
+    def changed_explanations(self) -> list[str]:
+        """The files that only explain the bundle and are no longer as the export wrote them."""
+        listed = {name: card for name, card in self.manifest.files.items() if self._only_explains(name)}
+        return [name for name, card in listed.items() if not _is_unchanged(self.folder, name, card)]
+
+    def _check(self, name: str) -> None:
+        if name in self._checked or self._only_explains(name):
+            return
+        _require_file(self.folder, name, self.manifest)
+        self._checked.add(name)
+
+    def _only_explains(self, name: str) -> bool:
+        """Whether no action reads a file. A manifest may give a model the name of such a file."""
+        return explains(name) and all(card.file != name for card in self.manifest.artifacts)
 
     def artifact(self, format: str = "onnx", precision: Precision = "fp32") -> ArtifactCard:  # noqa: A002
         """The exported file of one format and precision.
@@ -86,44 +145,80 @@ class OpenBundle:
 
         Raises: BundleError if the file is too large or invalid.
         """
-        path = self.path(file)
+        content = BytesIO(self.content(file))
         try:
             # Checked before loading: a small zip file may unpack to any size.
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(content) as archive:
                 total = sum(entry.file_size for entry in archive.infolist())
             if total > LARGEST_ARRAYS:
                 raise BundleError(f"{file} unpacks to {total:,} bytes; the limit is {LARGEST_ARRAYS:,}")
-            with np.load(path, allow_pickle=False) as archive:
+            with np.load(content, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         # Invalid zip files and array headers raise many types of errors.
         except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
             raise BundleError(f"the arrays of {file} cannot be read ({one_line(error)})") from error
 
 
-def open_bundle(folder: Path) -> OpenBundle:
+def open_bundle(folder: Path, *, every_file: bool = True) -> OpenBundle:
     """Open a bundle after all checks that need no runtime.
 
-    The manifest must be valid, of a known schema and without unknown keys. Every listed file must exist, be a regular
-    file inside the folder, and have the listed size and digest. Every artifact must be a listed file. ONNX files must
-    contain all their weights and only operators of ONNX. Unlisted files are never read.
+    The manifest must be valid, of a known schema and without unknown keys. Every artifact must be a listed file. A file
+    must exist, be a regular file inside the folder, and have the listed size and digest; an ONNX file must contain all
+    its weights and only operators of ONNX. Without `every_file` a file is checked when `OpenBundle.path` is asked for
+    it, so that files which an action does not read do not stop it. Files that only explain the bundle (`explains`) are
+    not checked, and unlisted files are never read.
     Raises: BundleError with the first problem, in one sentence.
     """
     manifest = read_manifest(folder)
-    _require_consistent(manifest)
-    for name, card in manifest.files.items():
-        file = _plain_file(folder, name)
-        size = file.stat().st_size
-        if size != card.bytes:
-            _refuse_altered(name, f"has {size:,} bytes, but {MANIFEST} says {card.bytes:,}")
-        if size > LARGEST_FILE:
-            raise BundleError(f"{name} has {size:,} bytes; the limit for a file of a bundle is {LARGEST_FILE:,}")
-        if sha256(file) != card.sha256:
-            _refuse_altered(name, f"does not match the SHA-256 in {MANIFEST}")
-    # By suffix too: a manifest that gives an ONNX file another format must not bypass the check.
-    for name in manifest.files:
+    require_consistent(manifest)
+    opened = OpenBundle(folder, manifest)
+    if every_file:
+        opened.check_files()
+    return opened
+
+
+def _is_unchanged(folder: Path, name: str, card: FileCard) -> bool:
+    try:
+        with _open_file(folder, name) as file:
+            _require_unaltered(file, name, card)
+    except BundleError:
+        return False
+    return True
+
+
+def _require_file(folder: Path, name: str, manifest: Bundle) -> None:
+    """Check one listed file. Raises: BundleError."""
+    with _open_file(folder, name) as file:
+        _require_unaltered(file, name, manifest.files[name])
+        # By suffix too: a manifest that gives an ONNX file another format must not bypass the check.
         if name.endswith(".onnx") or name in {card.file for card in manifest.artifacts if card.format == "onnx"}:
-            require_safe(folder / name, name)
-    return OpenBundle(folder, manifest)
+            require_safe(file, name)  # the file that was hashed: its name may lead to another one by now
+
+
+def _open_file(folder: Path, name: str) -> BinaryIO:
+    """Open a listed file. Raises: BundleError."""
+    path, status = _plain_file(folder, name)
+    try:
+        file = open_plain(path)
+    except OSError as error:
+        raise BundleError(_unreadable(name, folder, error)) from error
+    except ValueError as error:
+        raise BundleError(f"{name} of bundle '{folder}' {error}; copy or export the bundle again") from error
+    if not os.path.samestat(os.fstat(file.fileno()), status):
+        file.close()
+        raise BundleError(f"{name} of bundle '{folder}' was replaced while it was opened; open the bundle again")
+    return file
+
+
+def _require_unaltered(file: BinaryIO, name: str, card: FileCard) -> None:
+    """Check size and digest of an opened file. Raises: BundleError."""
+    size = os.fstat(file.fileno()).st_size
+    if size != card.bytes:
+        _refuse_altered(name, f"has {size:,} bytes, but {MANIFEST} says {card.bytes:,}")
+    if size > LARGEST_FILE:
+        raise BundleError(f"{name} has {size:,} bytes; the limit for a file of a bundle is {LARGEST_FILE:,}")
+    if plain_sha256(file, size) != card.sha256:
+        _refuse_altered(name, f"does not match the SHA-256 in {MANIFEST}")
 
 
 def read_manifest(folder: Path) -> Bundle:
@@ -160,8 +255,8 @@ def plain_text(folder: Path, name: str) -> str:
 
     Raises: BundleError.
     """
-    file = _plain_file(folder, name)
-    if file.stat().st_size > LARGEST_TEXT:
+    file, status = _plain_file(folder, name)
+    if status.st_size > LARGEST_TEXT:
         raise BundleError(f"{name} of '{folder}' is too large; the limit is {LARGEST_TEXT:,} bytes")
     try:
         return read_plain_text(file)
@@ -188,64 +283,8 @@ def _require_finished(folder: Path) -> None:
         )
 
 
-def _require_consistent(manifest: Bundle) -> None:
-    """Check what the types of the manifest cannot express.
-
-    Raises: BundleError with the first problem.
-    """
-    entry = manifest.input
-    problems = chain(
-        _input_problems(entry), _shape_problems(entry), _class_problems(manifest), _file_problems(manifest)
-    )
-    problem = next(problems, None)
-    if problem:
-        raise BundleError(f"{MANIFEST} {problem}; export the student again")
-
-
-def _input_problems(entry: InputCard) -> Iterator[str]:
-    if not 1 <= min(entry.image_size) <= max(entry.image_size) <= LARGEST_SIDE:
-        yield f"has an invalid image size: {' x '.join(map(str, entry.image_size))}"
-    if not 0 < entry.crop <= 1:
-        yield f"has a crop of {entry.crop}, which is not between 0 and 1"
-    elif max(entry.image_size) / entry.crop > LARGEST_SIDE:
-        yield f"has a crop of {entry.crop}, which would resize images to more than {LARGEST_SIDE:,} pixels"
-    if entry.interpolation not in INTERPOLATIONS:
-        yield f"has an unknown interpolation {entry.interpolation!r} (known: {', '.join(INTERPOLATIONS)})"
-    if not entry.mean or len(entry.mean) != len(entry.std):
-        yield f"has {counted(len(entry.mean), 'mean')} for {counted(len(entry.std), 'standard deviation')}"
-    if not all(map(math.isfinite, (*entry.mean, *entry.std))) or min(entry.std, default=1) <= 0:
-        yield "has a mean that is not finite or a standard deviation that is not positive"
-
-
-def _shape_problems(entry: InputCard) -> Iterator[str]:
-    sides = entry.shape[1:3] if entry.layout == "NHWC" else entry.shape[2:]
-    channels = entry.shape[3:] if entry.layout == "NHWC" else entry.shape[1:2]
-    is_dynamic = all(isinstance(side, str) for side in sides)
-    if len(entry.shape) != 4 or channels != (len(entry.mean),) or not (is_dynamic or sides == entry.image_size):
-        yield f"has an input of shape {list(entry.shape)}, which does not match its image size, mean and layout"
-
-
-def _class_problems(manifest: Bundle) -> Iterator[str]:
-    output, names = manifest.output, manifest.class_names
-    if len(output.shape) != 2 or not isinstance(output.shape[-1], int):
-        yield f"has an output of shape {list(output.shape)}, which is not [batch, classes]"
-    elif names is not None and output.kind != "embedding" and output.shape[-1] != len(names):
-        yield f"has {counted(len(names), 'class name')} for an output of {output.shape[-1]} classes"
-
-
-def _file_problems(manifest: Bundle) -> Iterator[str]:
-    if len(manifest.files) > MOST_FILES:
-        yield f"lists {len(manifest.files):,} files, more than {MOST_FILES:,}"
-    for name in manifest.files:
-        if not is_inside(name) or name == MANIFEST:
-            yield f"lists file {name!r}, which is not a path inside the bundle"
-    for artifact in manifest.artifacts:
-        if artifact.file not in manifest.files:
-            yield f"lists artifact {artifact.file!r}, which is not among its files"
-
-
-def _plain_file(folder: Path, name: str) -> Path:
-    """The path of a regular file inside the folder.
+def _plain_file(folder: Path, name: str) -> tuple[Path, os.stat_result]:
+    """The path of a regular file inside the folder, and its status.
 
     Raises: BundleError if it is missing, a device, a hard link, or if any part of its path is a symbolic link.
     """
@@ -270,16 +309,18 @@ def _plain_file(folder: Path, name: str) -> Path:
             f"{name} of bundle '{folder}' is a hard link and can be changed under its other name; copy the bundle"
         )
     _require_readable(path, name, folder)
-    return path
+    return path, status
 
 
 def _require_readable(path: Path, name: str, folder: Path) -> None:
     """Raises: BundleError for a file that this user may not read, or that the disk does not return."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.read(1)
     except OSError as error:
         raise BundleError(_unreadable(name, folder, error)) from error
+    except ValueError as error:  # replaced since it was inspected
+        raise BundleError(f"{name} of bundle '{folder}' {error}; copy or export the bundle again") from error
 
 
 def _unreadable(name: str, folder: Path, error: OSError) -> str:
@@ -288,20 +329,3 @@ def _unreadable(name: str, folder: Path, error: OSError) -> str:
 
 def _refuse_altered(name: str, how: str) -> NoReturn:
     raise BundleError(f"{name} {how}: it was altered or truncated after the export; copy or export the bundle again")
-
-
-LONGEST = 1_000
-FORBIDDEN = frozenset('\\:*?"<>|')
-"""Characters with a special meaning in paths of some operating system."""
-
-
-def is_inside(path: str) -> bool:
-    r"""Whether a path is relative, normalised, and stays inside its folder.
-
-    >>> [is_inside(path) for path in ("model.onnx", "trt/a.plan", "../a", "/a", "a/../b", "C:a", r"a\b", "", ".")]
-    [True, True, False, False, False, False, False, False, False]
-    """
-    if not 0 < len(path) <= LONGEST or FORBIDDEN & set(path) or not path.isprintable():
-        return False
-    pure = PurePosixPath(path)
-    return bool(pure.parts) and not pure.is_absolute() and path == pure.as_posix() and ".." not in pure.parts

@@ -14,9 +14,9 @@ from distillkit_export.isolated_process import ChildError, result_of
 from distillkit_export.profiling.machine import machine
 
 if TYPE_CHECKING:
+    from distillkit.compute.machine import MachineCard
     from distillkit.plugin.plugin import Plugin
     from distillkit.plugin.registry import PluginRegistry
-    from distillkit_export.profiling.schema import MachineCard
 
 TRIAL_S = 300.0
 """Timeout of one trial; torch.compile and the first TensorRT engine on a machine are slow."""

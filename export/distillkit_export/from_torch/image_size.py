@@ -155,7 +155,8 @@ def _resize(network: Any, size: ImageSize, spec: ModelSpec) -> None:
     if _is_sincos(positions, grid, spec.prefix_tokens):
         stretched = sincos_position_embedding(positions.shape[-1], new_grid, prefix_tokens=spec.prefix_tokens)
     else:
-        stretched = fit_positions({"pos_embed": positions.detach()}, network, spec.name, grid)[0]["pos_embed"]
+        own = network.state_dict() | {"pos_embed": positions.detach()}
+        stretched = fit_positions(own, network, spec.name, grid)[0]["pos_embed"]
     network.pos_embed = nn.Parameter(stretched.to(positions), requires_grad=positions.requires_grad)
 
 

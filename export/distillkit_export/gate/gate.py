@@ -35,7 +35,7 @@ class Verdict:
 
     `parity` is None if no runtime here executes the file. `reason` completes a sentence that starts with the file name.
     `kept` is False for a file that was made only for comparison. `relative_latency` is the latency for one image on
-    this machine, divided by that of the float32 file.
+    this machine, divided by that of the float32 file; `latency_caveats` are reasons not to trust it.
     """
 
     artifact: Artifact
@@ -47,6 +47,7 @@ class Verdict:
     reason: str = ""
     kept: bool = True
     relative_latency: float | None = None
+    latency_caveats: tuple[str, ...] = ()
 
     @property
     def failure(self) -> str:
@@ -63,6 +64,7 @@ class Verdict:
             "bytes": self.bytes,
             "kept": self.kept,
             "relative_latency": self.relative_latency,
+            "latency_caveats": list(self.latency_caveats),
             **({"passed": False} if self.parity is None else self.parity.as_dict()),
             "checks": [{"name": check.name, "passed": check.passed, "finding": check.finding} for check in self.checks],
         }

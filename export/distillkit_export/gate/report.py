@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillkit.messages.text import counted
+from distillkit.compute.busy_machine import CAVEAT_MARK
+from distillkit.messages.text import counted, markdown_text
 from distillkit.storage.atomic import write_json, write_text
 from distillkit.storage.untrusted import read_json, read_plain_text
 from distillkit_export.bundle.manifest import PARITY
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 PARITY_PAGE = "parity.md"
 PARITY_SCHEMA: Literal[2] = 2
+LARGEST_PAGE = 2**24
+"""Size limit in bytes of a page that is extended."""
 SLOWER = 1.05
 """Smallest latency ratio that is reported as slower; smaller differences are within measurement noise."""
 FIGURES = ("max abs", "max rel", "min cosine", "SQNR dB")
@@ -35,7 +39,13 @@ def extend_report(folder: Path, verdicts: Sequence[Verdict], reference: Referenc
     """Add the results of new files to the `parity.json` and `parity.md` of a bundle."""
     earlier = read_json(folder / PARITY)
     write_json(folder / PARITY, earlier | {"files": earlier["files"] | as_data(verdicts, reference)["files"]})
-    write_text(folder / PARITY_PAGE, f"{read_plain_text(folder / PARITY_PAGE)}\n{page(verdicts, reference)}")
+    # The page only explains, so the user may have changed or deleted it.
+    written = folder / PARITY_PAGE
+    before = ""
+    if written.is_file() and not written.is_symlink():
+        with suppress(ValueError):  # not text any more
+            before = f"{read_plain_text(written, largest=LARGEST_PAGE)}\n"
+    write_text(written, before + page(verdicts, reference))
 
 
 def as_data(verdicts: Sequence[Verdict], reference: Reference) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def table(verdicts: Sequence[Verdict], *, classes: bool) -> list[list[str]]:
         row = [verdict.artifact.file, f"{verdict.bytes / 1e6:.3g} MB", *_differences(verdict.parity)]
         row += [_agreement(verdict.parity)] if classes else []
         row += [_accuracy(verdict.parity)] if labelled else []
-        row += ["-" if verdict.relative_latency is None else f"{verdict.relative_latency:.2f}x"] if timed else []
+        row += [_latency(verdict)] if timed else []
         rows.append([*row, verdict.outcome if verdict.kept else f"{verdict.outcome}, not kept"])
     return rows
 
@@ -99,6 +109,8 @@ def notes(verdicts: Sequence[Verdict], reference: Reference) -> list[str]:
         for verdict in verdicts
         if _has_float_weights(verdict)
     ]
+    caveats = dict.fromkeys(caveat for verdict in verdicts for caveat in verdict.latency_caveats)
+    shown += [f"{CAVEAT_MARK} {caveat}" for caveat in caveats]
     if slower:
         where = "slower in ONNX Runtime on one thread of this CPU"
         shown.append(f"{where}: {'; '.join(slower)}; measure on the target with distillkit profile")
@@ -116,15 +128,15 @@ def page(verdicts: Sequence[Verdict], reference: Reference) -> str:
     """The content of `parity.md`."""
     heading, *rows = table(verdicts, classes=reference.classes)
     alignment = ["---", *("---:" for _ in heading[1:-1]), "---"]
-    text = ["# Parity", "", *notes(verdicts, reference), ""]
-    text += ["| " + " | ".join(row) + " |" for row in (heading, alignment, *rows)]
+    text = ["# Parity", "", *map(markdown_text, notes(verdicts, reference)), ""]
+    text += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in (heading, alignment, *rows)]
     text += ["", "## Limits", "", *_limit_rows(verdicts)]
     checked = [verdict for verdict in verdicts if verdict.checks or verdict.reason]
     if checked:
         text += ["", "## Other checks", ""]
     for verdict in checked:
-        text += [f"- {verdict.artifact.file} {check.finding} ({check.name})" for check in verdict.checks]
-        text += [f"- {verdict.failure}"] if verdict.reason else []
+        text += [markdown_text(f"- {verdict.artifact.file} {check.finding} ({check.name})") for check in verdict.checks]
+        text += [markdown_text(f"- {verdict.failure}")] if verdict.reason else []
     return "\n".join(text) + "\n"
 
 
@@ -147,6 +159,12 @@ def _differences(parity: Parity | None) -> list[str]:
     found = parity.overall
     decibels = f"{found.sqnr_db:.1f}"
     return [f"{found.max_absolute:.1e}", f"{parity.max_relative:.1e}", f"{found.min_cosine:.7f}", decibels]
+
+
+def _latency(verdict: Verdict) -> str:
+    if verdict.relative_latency is None:
+        return "-"
+    return f"{verdict.relative_latency:.2f}x{CAVEAT_MARK if verdict.latency_caveats else ''}"
 
 
 def _agreement(parity: Parity | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distillkit.data.image_folders import list_images, no_images
 from distillkit.errors import DataError
+from distillkit.storage.user_dirs import expanded
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ def image_files(arguments: Sequence[str]) -> FoundFiles:
 
     The order is that of the arguments; files of a folder or pattern are sorted. The images of a folder are those of a
     training folder. Files are not decoded, so they may be missing or not be images.
-    Raises: DataError for a folder or pattern without images.
+    Raises: DataError for a folder or pattern without images, a URL, or "-".
     """
     found: list[Path] = []
     left_out: Counter[str] = Counter()
     for argument in arguments:
-        path = Path(argument).expanduser()
+        _require_path(argument)
+        path = expanded(argument)
         if path.is_dir():
             inside = list_images(path)
             if not inside.images:
@@ -47,3 +49,11 @@ def image_files(arguments: Sequence[str]) -> FoundFiles:
         else:
             found.append(path)
     return FoundFiles(found, dict(left_out.most_common()))
+
+
+def _require_path(argument: str) -> None:
+    """Refuse what other commands accept in place of a file. Raises: DataError."""
+    if argument == "-":
+        raise DataError("images are not read from stdin; save the image to a file and give its path")
+    if "://" in argument:
+        raise DataError(f"'{argument}' is a URL, and images are read from files; download it and give its path")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit.contracts.decoding import Decoding
 from distillkit.data.given_image import read_image
 from distillkit.data.image_folders import split_folder
 from distillkit.errors import DataError
@@ -79,5 +80,6 @@ class _Files:
 
     def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         color = self.card.color or "RGB"
-        images = [prepare(read_image(self.files[int(place)], color), self.card) for place in indices]
+        read = (read_image(self.files[int(place)], color, Decoding.of(self.card)) for place in indices)
+        images = [prepare(image, self.card) for image in read]
         return np.stack(images)  # [B, C, H, W], or [B, H, W, C] for a file that normalises

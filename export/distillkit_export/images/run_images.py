@@ -17,9 +17,10 @@ from distillkit.data.sources import Source, Stream, is_stream, load_image, read_
 from distillkit.data.splits import DataSets, open_datasets
 from distillkit.data.transforms import Transform, evaluation_transform
 from distillkit.errors import ClassSpaceError, DataError, UnreadableImageError, UserError
-from distillkit.models.class_matching import match_classes
+from distillkit.models.class_matching import match_classes, numbered_outputs
 from distillkit.plugin.registry import PluginRegistry
-from distillkit.recipe.schema import Augment, Data, Recipe
+from distillkit.recipe.image_tables import Augment, Data
+from distillkit.recipe.schema import Recipe
 from distillkit.running.directory import RunDirectory
 from distillkit_export.export_options import CALIBRATION_IMAGES, ExportOptions
 from distillkit_export.images.gate_images import ExportImages, ImageSet, Pixels, stand_in
@@ -31,14 +32,17 @@ SHOWN_NAMES = 3
 
 
 def with_run_settings(spec: ModelSpec, run: RunDirectory) -> ModelSpec:
-    """`spec` with the class names of the run, and the crop, interpolation and orientation of its evaluation."""
-    augment, names = run.read_recipe().augment, run.read_plan()["class_names"]
+    """`spec` with the class names of the run, and the preprocessing of its evaluation."""
+    recipe, names = run.read_recipe(), run.read_plan()["class_names"]
+    augment = recipe.augment
     class_names = None if names is None else tuple(names)
     return replace(
         spec,
         interpolation=augment.interpolation,
         crop=augment.eval_crop,
         orientation=augment.orientation,
+        background=recipe.data.background,
+        grey16=recipe.data.grey16,
         class_names=class_names,
     )
 
@@ -72,7 +76,14 @@ def named_images(
     )
     recipe = recipe or Recipe(augment=augment)
     try:
-        sets = open_datasets(Data(train=options.data, validation=0.0, root=recipe.data.root), plugins)
+        data = Data(
+            train=options.data,
+            validation=0.0,
+            root=recipe.data.root,
+            background=spec.background,
+            grey16=spec.grey16,
+        )
+        sets = open_datasets(data, plugins)
     except DataError as error:  # the message starts with the recipe key; the user typed --data
         raise DataError(f"--data: {without_recipe_key(error)}") from error
     return _images(sets, spec, recipe, options, f"of '{_display_name(options.data)}'")
@@ -158,11 +169,13 @@ def _class_indices(labels: NDArray[np.int64], source: Source | Stream, spec: Mod
     known = labels[labels != UNLABELLED]
     if not len(known):
         return None
+    numbered = numbered_outputs(spec, source.class_names) if Path(source.name).is_dir() else None
     count = len(source.class_names) if source.class_names else int(known.max()) + 1
     try:
-        indices = match_classes(spec, source.class_names, count, mode="auto", data=source.name).indices
+        found = numbered or match_classes(spec, source.class_names, count, mode="auto", data=source.name)
     except ClassSpaceError:
         return None
+    indices = found.indices
     return labels if indices is None else np.where(labels == UNLABELLED, UNLABELLED, np.asarray(indices)[labels])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Precision, Scorer
+from distillkit.contracts.runtime import Servable
 from distillkit.errors import UnavailableError, UserError
 from distillkit.plugin.extras import require
 from distillkit_export.export_options import BF16_OPSET, Calibrator
@@ -121,6 +122,11 @@ class OnnxExporter:
 
     def open(self, file: Path) -> Scorer:
         return OnnxSession(file)
+
+    def open_checked(self, servable: Servable) -> Scorer:
+        """As `open`, for a file whose SHA-256 was checked."""
+        with servable.checked() as model:
+            return OnnxSession(Path(servable.source), model=model)
 
 
 def _exported(source: ExportSource, precision: Precision = "fp32") -> ModelProto:

@@ -36,15 +36,19 @@ def first_difference(reference: Path, file: Path, images: NDArray[Any], least_db
         add_outputs(model, shared)
     expected, found = all_outputs(exact, reference.name)(images), all_outputs(other, file.name)(images)
     shown = {name: node.name or node.op_type for node in exact.graph.node for name in node.output}
-    worst, lost = math.inf, {}
+    worst, lost, left = math.inf, {}, {}
     for name in shared:
         decibels = decibels_between(expected[name], found[name])
         if decibels < least_db:
             return with_decibels(shown[name], decibels)
-        lost[name] = worst - decibels
-        worst = min(worst, decibels)
-    steepest = max(shared[1:], key=lambda name: lost[name], default=shared[0])
-    return f"{shown[steepest]} (loses {lost[steepest]:.1f} dB)"
+        # Equal values have an infinite SQNR, from which no loss can be counted.
+        lost[name] = worst - decibels if math.isfinite(worst) else 0.0
+        left[name], worst = decibels, min(worst, decibels)
+    steepest = max(shared, key=lambda name: lost[name])
+    if lost[steepest] > 0:
+        return f"{shown[steepest]} (loses {lost[steepest]:.1f} dB)"
+    lowest = min(shared, key=lambda name: left[name])
+    return with_decibels(shown[lowest], left[lowest]) if math.isfinite(left[lowest]) else None
 
 
 def decibels_between(expected: NDArray[Any], found: NDArray[Any]) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
+from distillkit.storage.untrusted import LARGEST_FILE, read_plain_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,23 +26,40 @@ MISTYPED = re.compile(r"Type '(?P<kind>[^']+)' of input parameter \([^)]*\) of o
 """ONNX Runtime's message when its optimiser gave an operator an input type that the operator does not accept."""
 
 
+def loadable(model: str | bytes) -> str | bytes:
+    """What a runtime loads a model from: its content, or its path unless that is not text to the runtime.
+
+    In an ASCII locale Python reads other characters of a path as surrogates, which ONNX Runtime and OpenVINO refuse.
+    """
+    if isinstance(model, bytes):
+        return model
+    try:
+        model.encode()
+    except UnicodeEncodeError:
+        return read_plain_bytes(Path(model), largest=LARGEST_FILE)
+    return model
+
+
 class OnnxSession:
     """One ONNX file, loaded and ready for batches of any size. `threads` 0 leaves the number to ONNX Runtime.
+
+    `model` is what to load, if not the file under its name: see `Servable.checked`.
 
     Raises: GateError if ONNX Runtime cannot load it, or run it on a batch; UnavailableError if it has no kernel.
     """
 
-    def __init__(self, file: Path, threads: int = 0) -> None:
+    def __init__(self, file: Path, threads: int = 0, model: str | bytes | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
         options.intra_op_num_threads = threads
-        self._name = file.name
+        self._name, model = file.name, str(file) if model is None else model
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=[PROVIDER])
+            model = loadable(model)
+            self._session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
         except Exception as error:
-            raise load_error(error, file) from error
+            raise load_error(error, file, model) from error
         providers = self._session.get_providers()
         # ONNX Runtime falls back silently; a gate that ran on another provider proves nothing.
         if providers[0] != PROVIDER:
@@ -88,21 +106,28 @@ def all_outputs(model: ModelProto, name: str) -> Callable[[NDArray[Any]], dict[s
     return run
 
 
-def load_error(error: Exception, file: Path) -> GateError | UnavailableError:
+def load_error(error: Exception, file: Path, model: str | bytes) -> GateError | UnavailableError:
     """The error for a file that did not load: UnavailableError for a missing kernel, GateError for a broken file.
+
+    `model` is what was loaded: the path of the file, or its content.
 
     Where a kernel lacks a type, ONNX Runtime's optimiser may produce an invalid graph; a file that loads without the
     optimiser is valid.
     """
-    if type(error).__name__ == NO_KERNEL or _loads_unoptimised(file):
+    if type(error).__name__ == NO_KERNEL or _loads_unoptimised(model):
         return UnavailableError(f"{PROVIDER} cannot execute it: {_kernel(error)}")
-    return GateError(f"ONNX Runtime cannot load {file.name}: {one_line(error)}")
+    return GateError(f"ONNX Runtime cannot load {file.name}: {reason(error, file, model)}")
 
 
-def _loads_unoptimised(file: Path) -> bool:
+def reason(error: Exception, file: Path, model: str | bytes) -> str:
+    """The message of an error in loading, with the path of the file in place of that of the opened file."""
+    return one_line(error).replace(model, str(file)) if isinstance(model, str) else one_line(error)
+
+
+def _loads_unoptimised(model: str | bytes) -> bool:
     """Whether ONNX Runtime loads the file without its optimisations."""
     try:
-        _unoptimised_session(str(file))
+        _unoptimised_session(model)
     except Exception:  # noqa: BLE001 - any error means that the file does not load
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from distillkit.errors import BundleError
 from distillkit.messages.text import visible
@@ -14,10 +15,10 @@ from distillkit_export.onnx_scan.structure import (
 )
 
 
-def require_safe(file: Path, name: str) -> OnnxStructure:
+def require_safe(file: Path | BinaryIO, name: str) -> OnnxStructure:
     """Refuse an ONNX file with external data, functions, a training graph or unknown operators.
 
-    `name` is the file's path in the bundle.
+    `file` may be opened already; `name` is its path in the bundle.
     Raises: BundleError.
     """
     try:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
+
+from distillkit.storage.untrusted import open_plain
 
 MESSAGES: Mapping[str, Mapping[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
@@ -90,13 +94,17 @@ class OnnxStructure:
         return sum(self.operators.values())
 
 
-def read_structure(file: Path) -> OnnxStructure:
-    """Parse the file.
+def read_structure(file: Path | BinaryIO) -> OnnxStructure:
+    """Parse the file, given by its path or opened.
 
     Raises: OnnxStructureError; its message continues a sentence that starts with the file's name.
     """
-    with file.open("rb") as stream:
-        if not file.stat().st_size:
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(open_plain(file)) if isinstance(file, Path) else file
+        except ValueError as error:
+            raise OnnxStructureError(str(error)) from error
+        if not os.fstat(stream.fileno()).st_size:
             raise OnnxStructureError("is empty")
         # Not closed explicitly: an exception's traceback may still hold slices of it.
         return structure_of(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillkit.compute.busy_machine import load_average
 from distillkit.contracts.exporter import ExportRequest, ExportSource, Head, Precision
 from distillkit.contracts.model import Model, ModelSpec, Signal
+from distillkit.contracts.student_directory import student_directory
 from distillkit.errors import UserError
+from distillkit.messages.text import counted
 from distillkit.plugin.extras import require
 from distillkit.plugin.registry import installed_plugins
 from distillkit_export.bundle.manifest import MANIFEST, card, describe, versions, write_manifest
 from distillkit_export.bundle.predict_script import write_predict_script
-from distillkit_export.bundle.publish import published, reserved_folder
+from distillkit_export.bundle.publish import published, reserved_folder, unlinked
+from distillkit_export.bundle.student_of_bundle import default_folder
 from distillkit_export.export_options import ExportOptions
 from distillkit_export.gate.accuracy_at_size import accuracy_loss_note
 from distillkit_export.gate.gate import Gate
@@ -33,11 +37,16 @@ from distillkit_export.pipeline.extend_bundle import extend_bundle
 from distillkit_export.pipeline.formats import Format, onnx_format, other_formats
 from distillkit_export.pipeline.result import ExportResult
 from distillkit_export.pipeline.stage import Stage
+from distillkit_export.pipeline.target_folder import require_exportable
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
     from distillkit.storage.atomic_directory import Place
     from distillkit_export.pipeline.target import ExportTarget
+
+
+FEW_IMAGES = 16
+"""Fewer images than these for calibration are noted."""
 
 
 def export(
@@ -49,10 +58,11 @@ def export(
 ) -> ExportResult:
     """Export a student as a bundle; `distillkit export` calls it.
 
-    `target` is a run directory, a student or checkpoint inside one, a model by name ("timm:resnet18"), or a bundle,
-    to which formats are added in place. Without `out`, a run is exported to its folder `export/`, its best student to
-    `export-best/` next to that, a model by name to `exports/<name>`. `plugins` are the installed ones by default.
-    Files that failed the gate or are pending do not raise here; call `ExportResult.require` for that.
+    `target` is a run directory, a student or checkpoint inside one, a model by name ("timm:resnet18"), or a bundle, to
+    which formats are added in place. `options.checkpoint` chooses the student of a run. Without `out`, a run is
+    exported to its folder `export/`, its best student to `export-best/` next to that, a model by name to
+    `exports/<name>`. `plugins` are the installed ones by default. Files that failed the gate or are pending do not
+    raise here; call `ExportResult.require` for that.
     Raises: before any weights are loaded, MissingExtraError, UnknownPluginError, or RunDirectoryError for an output
     folder that is not free; afterwards as `export_model`; for a bundle as `extend_bundle`.
 
@@ -65,15 +75,17 @@ def export(
     out = None if out is None else Path(out)
     if (Path(target) / MANIFEST).is_file():
         return extend_bundle(target, options, plugins=plugins, out=out)
-    require("torch", "timm", what="distillkit export")
-    from distillkit.models.heads import Answer, check_head
-    from distillkit_export.pipeline.target import default_folder, load_target
-
-    # Cheap checks first: loading a model may download weights.
+    target = str(student_directory(Path(target), options.checkpoint)) if options.checkpoint else target
+    # Cheap checks first: importing torch takes seconds, and loading a model may download weights.
     onnx, others = onnx_format(options, plugins), other_formats(options, plugins)
-    onnx.exporter.check()
-    directory = out or default_folder(target)
+    directory = out or unlinked(default_folder(target))
     with reserved_folder(directory, force=options.force) as place:
+        require_exportable(target, plugins, options.weights)
+        require("torch", "timm", what="distillkit export")
+        onnx.exporter.check()
+        from distillkit.models.heads import Answer, check_head
+        from distillkit_export.pipeline.target import load_target
+
         loaded = load_target(target, plugins, options)
         check_head(options.head, loaded.model.spec, Answer(idle=loaded.idle_heads), subject=f"'{target}'")
         if options.fusion is not None:
@@ -134,6 +146,7 @@ def _export_into(
     from distillkit_export.from_torch.image_size import at_image_size
     from distillkit_export.gate.first_torch_module import first_module
 
+    load_before = load_average()
     request, images = target.request, target.find_images()
     model = at_image_size(target.model, request.image_size)
     facts = describe(model.spec, request)
@@ -141,6 +154,8 @@ def _export_into(
     classes = facts.output.kind != "embedding"
     name = f"torch {versions()['torch']}, eager, float32, CPU"
     _require_calibration_images(options, images)
+    few = few_images_note(options, images)
+    gate_images = replace(gate_images, note="; ".join(filter(None, (gate_images.note, few))))
     reference = reference_outputs(torch_scorer(model, request), gate_images, name, classes=classes)
     reference = replace(reference, note=accuracy_loss_note(reference, model.spec.image_size, target.run_accuracy))
     onnx, *others = formats
@@ -159,7 +174,7 @@ def _export_into(
         )
         limits = TOLERANCES[options.tolerance]
         gate = Gate(reference, limits, building / FILES["fp32"], partial(first_module, model, request))
-        stage = Stage(building, source, gate, files)
+        stage = Stage(building, source, gate, files, load_before=load_before)
         try:
             stage.make_onnx(onnx, options.precisions)
             if options.comparison is not None:
@@ -183,6 +198,19 @@ def _require_two_heads(spec: ModelSpec, head: Head, target: str) -> None:
     only = "distillation head" if head == "distill" else "class head"
     output = f"only its {only}" if Signal.LOGITS in spec.signals else "its embedding"
     raise UserError(f"--fusion needs two heads, but '{target}' outputs {output}; leave out --fusion")
+
+
+def few_images_note(options: ExportOptions, images: ExportImages) -> str:
+    """A warning about INT8 and FP8 ranges from few images, or from images of one class; empty without a reason."""
+    chosen = images.calibration
+    if chosen is None or not {"int8", "fp8"} & set(options.precisions):
+        return ""
+    count = len(chosen.pixels)
+    if count < FEW_IMAGES:
+        return f"calibrated on {counted(count, 'image')}, fewer than {FEW_IMAGES}: the ranges may be too narrow"
+    if chosen.labels is not None and len(set(chosen.labels.tolist())) == 1:
+        return f"calibrated on {count:,} images of a single class: the ranges may not fit the other classes"
+    return ""
 
 
 def _require_calibration_images(options: ExportOptions, images: ExportImages) -> None:

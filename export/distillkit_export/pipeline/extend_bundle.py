@@ -6,27 +6,27 @@ Needs neither torch nor the student: formats are made from the ONNX files of the
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from shutil import copytree
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distillkit.contracts.exporter import ExportSource, Precision
 from distillkit.errors import RunDirectoryError, UserError
-from distillkit.storage.atomic_directory import Place, is_not_content
-from distillkit_export.bundle.manifest import Bundle, card, request_of, write_manifest
-from distillkit_export.bundle.publish import building_in, locked_folder
-from distillkit_export.bundle.reader import open_bundle
+from distillkit.storage.atomic_directory import Place
+from distillkit_export.bundle.copying import copy_bundle
+from distillkit_export.bundle.manifest import REJECTED, Bundle, card, request_of, write_manifest
+from distillkit_export.bundle.publish import building_in, locked_folder, unlinked
+from distillkit_export.bundle.reader import OpenBundle, open_bundle
 from distillkit_export.export_options import ONNX, ExportOptions, flag
 from distillkit_export.gate.gate import Gate
 from distillkit_export.gate.limits import TOLERANCES
 from distillkit_export.gate.report import extend_report
 from distillkit_export.gate.samples import read_samples
-from distillkit_export.pipeline.formats import Format, other_formats
+from distillkit_export.pipeline.formats import Format, other_formats, with_own_commands
 from distillkit_export.pipeline.result import ExportResult
 from distillkit_export.pipeline.stage import Stage
+from distillkit_export.tensorrt.engine_card import FOLDER as TENSORRT_FOLDER
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
@@ -51,18 +51,20 @@ def extend_bundle(
 
 
 def _extend(place: Place, folder: Path, options: ExportOptions, plugins: PluginRegistry) -> ExportResult:
+    for name in (REJECTED, TENSORRT_FOLDER):
+        unlinked(folder / name)
     opened = open_bundle(folder)
-    bundle, reference = opened.manifest, read_samples(opened)
-    options = _with_pending_settings(options, bundle)
+    bundle, reference = with_own_commands(opened.manifest, plugins), read_samples(opened)
+    options = _with_pending_settings(options, bundle, plugins)
     forms = other_formats(options, plugins)
     if not forms:
         raise UserError(_no_format_message(folder, bundle))
     jobs = [(form, precision) for form in forms for precision in _precisions(form, options, bundle)]
     _require_possible(folder, bundle, jobs, force=options.force)
     with building_in(place) as building:
-        # Symbolic links are kept as links: their targets are not part of the bundle and may be huge.
-        copytree(folder, building, dirs_exist_ok=True, symlinks=True, ignore=partial(_ignored, place))
-        user_files = {file for file in building.rglob("*") if file.relative_to(building).as_posix() not in bundle.files}
+        user_files = copy_bundle(place, building, bundle)
+        # The copies: the files themselves may have been replaced since they were checked.
+        OpenBundle(building, bundle).check_files()
         stage = _stage(building, bundle, reference, options)
         for form, precision in jobs:
             stage.make(form, precision)
@@ -110,12 +112,18 @@ def _stage(building: Path, bundle: Bundle, reference: Reference, options: Export
     return Stage(building, source, Gate(reference, TOLERANCES[options.tolerance]), files)
 
 
-def _with_pending_settings(options: ExportOptions, bundle: Bundle) -> ExportOptions:
-    """The options with the stored settings of pending files; settings that are given now override them."""
+def _with_pending_settings(options: ExportOptions, bundle: Bundle, plugins: PluginRegistry) -> ExportOptions:
+    """The options with the stored settings of pending files; settings that are given now override them.
+
+    Settings that are never stored, such as paths of this machine, are not taken from a bundle either: a third party
+    could name a file to write.
+    """
     settings = dict(options.settings or {})
     for each in bundle.pending:
         if each.format in options.exporters and (not options.precisions or each.precision in options.precisions):
-            settings[each.format] = {**each.options, **(options.settings or {}).get(each.format, {})}
+            stored = plugins.find("exporter", each.format).options(each.options)
+            kept = stored.model_dump(mode="json", exclude_unset=True)
+            settings[each.format] = {**kept, **(options.settings or {}).get(each.format, {})}
     return replace(options, settings=settings)
 
 
@@ -144,12 +152,3 @@ def _no_format_message(folder: Path, bundle: Bundle) -> str:
     if not bundle.pending:
         return message
     return f"{message}, or make a pending file: {bundle.pending[0].command_for(folder)}"
-
-
-def _ignored(place: Place, folder: str, names: list[str]) -> set[str]:
-    """Names of pipes and devices, as copying a pipe would block, and of what is not part of the bundle."""
-    paths = {name: Path(folder) / name for name in names}
-    special = {name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())}
-    if Path(folder).resolve() != place.final:
-        return special
-    return special | {name for name in names if is_not_content(place.final, name)}

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distillkit.contracts.exporter import HasFlags
-from distillkit.errors import UserError
+from distillkit.errors import DistillkitError, UserError
+from distillkit.messages.text import command
+from distillkit_export.bundle.manifest import BUNDLE_PLACEHOLDER, Bundle, PendingCard
 from distillkit_export.export_options import ONNX, ExportOptions
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ class Format:
                 flags += ["--set", f"{self.name}.{key}={value}"]
         return flags if precision == "fp32" else [*flags, f"--{precision}"]
 
+    def command(self, precision: Precision) -> str:
+        """The command that adds the file to a bundle, with `BUNDLE_PLACEHOLDER` for the bundle."""
+        return command("distillkit", "export", BUNDLE_PLACEHOLDER, *self.flags(precision))
+
 
 def onnx_format(options: ExportOptions, plugins: PluginRegistry) -> Format:
     """The ONNX exporter; all other formats are made from its files."""
@@ -50,6 +56,25 @@ def other_formats(options: ExportOptions, plugins: PluginRegistry) -> list[Forma
         if name not in {ONNX, *options.exporters}:
             raise UserError(f"--set {name}.KEY has no effect without that format; add --format {name}")
     return [_format(name, options, plugins) for name in options.exporters]
+
+
+def with_own_commands(bundle: Bundle, plugins: PluginRegistry) -> Bundle:
+    """The bundle with commands for its pending files that are made here: those in its file are text of its author."""
+    pending = (card.model_copy(update={"command": _own_command(card, plugins)}) for card in bundle.pending)
+    return bundle.model_copy(update={"pending": tuple(pending)})
+
+
+def _own_command(card: PendingCard, plugins: PluginRegistry) -> str:
+    """The command of a pending file; its format and precision alone if its exporter is missing or refuses its options.
+
+    The settings that are stored with the file apply in any case.
+    """
+    options = ExportOptions(formats=(card.format,), settings={card.format: card.options})
+    try:
+        return _format(card.format, options, plugins).command(card.precision)
+    except DistillkitError:
+        precision = () if card.precision == "fp32" else (f"--{card.precision}",)
+        return command("distillkit", "export", BUNDLE_PLACEHOLDER, "--format", card.format, *precision)
 
 
 def _format(name: str, options: ExportOptions, plugins: PluginRegistry) -> Format:

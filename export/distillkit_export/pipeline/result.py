@@ -8,7 +8,7 @@ from typing import Any
 
 from distillkit.contracts.exporter import Artifact
 from distillkit.errors import GateError, UnavailableError
-from distillkit.messages.text import counted
+from distillkit.messages.text import command, counted
 from distillkit_export.bundle.manifest import REJECTED, Bundle, PendingCard
 from distillkit_export.gate.gate import Verdict
 from distillkit_export.gate.parity import Parity, Reference
@@ -79,7 +79,8 @@ class ExportResult:
 
     def _ungated(self) -> list[str]:
         ungated = [each.failure for each in self.verdicts if each.outcome == "ungated" and each.kept]
-        return [*ungated, f"on a machine that executes it run: distillkit verify {self.directory}"] if ungated else []
+        verify = command("distillkit", "verify", self.directory)
+        return [*ungated, f"on a machine that executes it run: {verify}"] if ungated else []
 
     def _pending(self) -> list[str]:
         return [

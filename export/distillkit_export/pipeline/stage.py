@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distillkit.compute.busy_machine import busy_machine
+from distillkit.compute.cpus import usable_cpus
 from distillkit.contracts.exporter import Artifact
 from distillkit.errors import GateError, MissingExtraError, UnavailableError
 from distillkit.plugin.error_attribution import blamed, kind_of, refuse
-from distillkit_export.bundle.manifest import BUNDLE_PLACEHOLDER, REJECTED, ArtifactCard, PendingCard
+from distillkit_export.bundle.manifest import REJECTED, ArtifactCard, PendingCard
 from distillkit_export.gate.checks import checks
 from distillkit_export.gate.gate import Gate, Verdict, size
 from distillkit_export.gate.relative_latency import relative_latency
@@ -29,7 +30,10 @@ COMPARED = ".compared"
 
 @dataclass
 class Stage:
-    """State of one export in `folder`: verdicts on the files written so far, and files that cannot be made here."""
+    """State of one export in `folder`: verdicts on the files written so far, and files that cannot be made here.
+
+    `load_before` is the load average before the export, which itself keeps the machine busy.
+    """
 
     folder: Path
     source: ExportSource
@@ -37,6 +41,7 @@ class Stage:
     onnx: dict[Precision, Path]
     verdicts: list[Verdict] = field(default_factory=list)
     pending: list[PendingCard] = field(default_factory=list)
+    load_before: float | None = None
 
     def make_onnx(self, form: Format, precisions: Sequence[Precision]) -> None:
         """Write ONNX files, float32 first, because all others are made from it.
@@ -65,8 +70,7 @@ class Stage:
             form.exporter.check()
             self._write_and_gate(form, precision, self.folder)
         except (UnavailableError, MissingExtraError) as error:
-            command = shlex.join(["distillkit", "export", BUNDLE_PLACEHOLDER, *form.flags(precision)])
-            options = form.options.model_dump(mode="json")
+            command, options = form.command(precision), form.options.model_dump(mode="json")
             self.pending.append(
                 PendingCard(format=form.name, precision=precision, reason=str(error), command=command, options=options)
             )
@@ -117,7 +121,13 @@ class Stage:
         if len(sessions) < 2:
             return
         times = relative_latency(sessions, self.gate.reference.images.pixels[np.array([0])])
-        self.verdicts = [replace(each, relative_latency=times.get(each.artifact.file)) for each in self.verdicts]
+        caveats = busy_machine(self.load_before, usable_cpus())
+        self.verdicts = [
+            replace(each, relative_latency=times[each.artifact.file], latency_caveats=caveats)
+            if each.artifact.file in times
+            else each
+            for each in self.verdicts
+        ]
 
     def _path(self, verdict: Verdict) -> Path:
         return (self.folder if verdict.kept else self.folder / COMPARED) / verdict.artifact.file

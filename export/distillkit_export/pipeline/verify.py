@@ -6,7 +6,7 @@ Needs neither torch nor onnx, because the model's outputs are stored in the bund
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from distillkit.contracts.exporter import Artifact
 from distillkit.contracts.runtime import Runtime, Servable
 from distillkit.errors import BundleError, GateError, UnavailableError
 from distillkit.messages.text import one_line
+from distillkit.plugin.error_attribution import blamed
 from distillkit.storage.atomic import write_json
 from distillkit.storage.atomic_directory import reserved
 from distillkit.storage.lock import LockedError
@@ -37,7 +38,8 @@ class Verification:
     """Result of `verify`: the verdict on every file of a bundle on this machine.
 
     `recorded` are files that were ungated and are now recorded as passed. `on_data` are the verdicts on the labelled
-    images `data`, with the float32 file as reference; empty without `--data`.
+    images `data`, with the float32 file as reference; empty without `--data`. `changed` are files that only explain the
+    bundle, such as predict.py, and are no longer as the export wrote them.
     """
 
     folder: Path
@@ -47,10 +49,12 @@ class Verification:
     data: Reference | None = None
     on_data: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Lines for the terminal."""
-        shown = [f"{self.folder}: every file matches its SHA-256", *lines(self.verdicts, self.reference)]
+        every = "every file that is used" if self.changed else "every file"
+        shown = [f"{self.folder}: {every} matches its SHA-256", *lines(self.verdicts, self.reference)]
         if self.data is not None:
             shown += ["", *lines(self.on_data, self.data)]
         shown += [
@@ -67,6 +71,7 @@ class Verification:
             "files": {verdict.artifact.file: verdict.as_dict() for verdict in self.verdicts},
             "data": {verdict.artifact.file: verdict.as_dict() for verdict in self.on_data},
             "recorded": list(self.recorded),
+            "changed": list(self.changed),
             "notes": list(self.notes),
         }
 
@@ -102,16 +107,21 @@ def verify(
     bundle, limits = opened.manifest, TOLERANCES[tolerance]
     reference = read_samples(opened)
     labelled = None if data is None else labelled_images(data, bundle.input, bundle.class_names, images)
-    gate = Gate(reference, limits, opened.path(opened.artifact()))
-    gated = [_gate_file(card, opened, gate, plugins) for card in bundle.artifacts]
+    float32 = opened.artifact()  # the reference of all others, wherever the manifest lists it
+    gate = Gate(reference, limits, opened.path(float32))
+    cards = [float32, *(card for card in bundle.artifacts if card is not float32)]
+    gated = [_gate_file(card, opened, gate, plugins) for card in cards]
     verdicts = tuple(verdict for verdict, _ in gated)
     recorded, notes = _record(opened, verdicts)
+    changed = tuple(opened.changed_explanations())
+    if changed:
+        notes = (*notes, f"changed since the export, which changes no answer: {', '.join(changed)}")
     if labelled is None:
-        return Verification(folder, reference, verdicts, recorded, notes=notes)
-    first, opener = gated[0]
+        return Verification(folder, reference, verdicts, recorded, notes=notes, changed=changed)
+    first, opener = gated[0]  # the float32 file
     if opener is None or first.outcome != "passed":
-        notes = (*notes, "accuracy is not measured, because model.onnx did not pass here")
-        return Verification(folder, reference, verdicts, recorded, notes=notes)
+        notes = (*notes, f"accuracy is not measured, because {float32.file} did not pass here")
+        return Verification(folder, reference, verdicts, recorded, notes=notes, changed=changed)
     name = f"{first.artifact.file}, {first.runtime}"
     scorer = opener.open(opened.path(first.artifact.file))
     on_data = reference_outputs(scorer, labelled, name, classes=reference.classes)
@@ -121,7 +131,7 @@ def verify(
         for verdict, opener in gated
         if opener is not None and verdict.outcome == "passed"
     ]
-    return Verification(folder, reference, verdicts, recorded, on_data, tuple(measured), notes)
+    return Verification(folder, reference, verdicts, recorded, on_data, tuple(measured), notes, changed)
 
 
 def _gate_file(
@@ -137,7 +147,7 @@ def _gate_file(
     if mismatch:
         return Verdict(artifact, "failed", "", opened.manifest.files[card.file].bytes, reason=mismatch), None
     ungated: list[Verdict] = []
-    for opener in _openers(card, plugins):
+    for opener in _openers(card, opened, plugins):
         verdict = gate.judge(artifact, opener, opened.folder)
         if verdict.outcome != "ungated":
             return verdict, opener
@@ -174,15 +184,32 @@ def _exporter(card: ArtifactCard, plugins: PluginRegistry) -> Exporter | None:
     return exporter
 
 
-def _openers(card: ArtifactCard, plugins: PluginRegistry) -> Iterator[FileOpener]:
+def _openers(card: ArtifactCard, opened: OpenBundle, plugins: PluginRegistry) -> Iterator[FileOpener]:
     """The exporter of the format, then every available runtime that loads the format."""
     exporter = _exporter(card, plugins)
     if exporter is not None:
-        yield exporter
+        yield _ExporterOpener(exporter, opened.servable(card)) if hasattr(exporter, "open_checked") else exporter
     for plugin in plugins.listing("runtime"):
         runtime: Runtime = plugins.find("runtime", plugin.spec.name).create()
         if card.format in runtime.formats and runtime.availability().works:
-            yield _RuntimeOpener(runtime, card)
+            yield _RuntimeOpener(runtime, opened.servable(card))
+
+
+@dataclass(frozen=True)
+class _ExporterOpener:
+    """Adapter from an exporter that loads the file that was checked, whatever its name leads to by now."""
+
+    exporter: Any
+    servable: Servable
+
+    @property
+    def runtime(self) -> str:
+        return str(self.exporter.runtime)
+
+    def open(self, file: Path) -> Scorer:
+        with blamed(self.exporter, "open_checked"):
+            scorer: Scorer = self.exporter.open_checked(replace(self.servable, source=str(file)))
+        return scorer
 
 
 @dataclass(frozen=True)
@@ -190,15 +217,14 @@ class _RuntimeOpener:
     """Adapter from a runtime in its default setting to `FileOpener`."""
 
     served: Runtime
-    card: ArtifactCard
+    servable: Servable
 
     @property
     def runtime(self) -> str:
         return self.served.availability().detail
 
     def open(self, file: Path) -> Scorer:
-        servable = Servable(self.card.format, str(file), self.card.precision)
-        return self.served.open(servable, self.served.settings()[0])
+        return self.served.open(replace(self.servable, source=str(file)), self.served.settings()[0])
 
 
 def _record(opened: OpenBundle, verdicts: Sequence[Verdict]) -> tuple[tuple[str, ...], tuple[str, ...]]:

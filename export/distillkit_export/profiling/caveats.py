@@ -10,9 +10,6 @@ from distillkit_export.profiling.latency import Summary
 DEVICE_CV, HOST_CV = 2.5, 10.0
 """Limits on the CV in percent. trtexec warns above the first, by the GPU's clock; the host's includes the scheduler."""
 ROUNDS_SPREAD = 0.10
-BUSY = 0.5
-"""Limit on the load average of the last minute before measuring, as a share of the CPUs. An idle machine stays below it
-even if Python has just started or a command has just ended."""
 SLOW_CLOCK = 0.8
 """Share of the maximum SM clock below which a GPU is throttled or idle (nvbench's rule)."""
 FEW_QUERIES = 10
@@ -37,10 +34,3 @@ def caveats_of(
     if sm_share is not None and sm_share < SLOW_CLOCK:
         caveats.append(f"the GPU ran at {100 * sm_share:.0f} % of its highest clock (limit {100 * SLOW_CLOCK:.0f} %)")
     return tuple(caveats)
-
-
-def busy_machine(load_average: float | None, cpus: int) -> tuple[str, ...]:
-    """The caveat of all rows on a machine that was busy with other work."""
-    if load_average is None or load_average <= BUSY * cpus:
-        return ()
-    return (f"the load average was {load_average:.2f} on {cpus} CPUs before the measurement",)

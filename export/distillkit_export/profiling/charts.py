@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillkit.compute.drawing import draw_legend, drawing
+from distillkit.storage.atomic import write_bytes
 from distillkit_export.profiling.schema import Mode, ProfileCard, RowCard
 
 if TYPE_CHECKING:
@@ -104,6 +107,11 @@ def _point(row: RowCard, label: str, subject: str, accuracy: float | None) -> Po
 
 
 def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
+    with drawing():
+        return _drawn(file, fill)
+
+
+def _drawn(file: Path, fill: Callable[[Axes], None]) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -122,8 +130,10 @@ def _figure(file: Path, fill: Callable[[Axes], None]) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     if any(line.get_gid() == WITH_CAVEATS for line in axes.lines):
         axes.set_title("hollow markers have caveats, see profile.md", fontsize="small", loc="right")
-    figure.legend(loc="outside lower center", fontsize="small", ncols=2, frameon=False)
-    figure.savefig(file, dpi=130)
+    draw_legend(figure, loc="outside lower center", fontsize="small", ncols=2, frameon=False)
+    content = BytesIO()
+    figure.savefig(content, dpi=130)
+    write_bytes(file, content.getvalue())
     return file
 
 

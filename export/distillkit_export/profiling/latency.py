@@ -1,4 +1,4 @@
-"""Latency statistics by trtexec's definitions, and the speed-up of one configuration over another."""
+"""Latency statistics by trtexec's definitions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -25,16 +22,6 @@ class Summary:
     p95_ms: float
     p99_ms: float
     cv: float
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Speed-up over the baseline, per round: the median and its 95 % confidence interval."""
-
-    median: float
-    low: float
-    high: float
-    rounds: int
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
@@ -64,15 +51,3 @@ def summarise(milliseconds: Sequence[float]) -> Summary:
         p99_ms=percentile(ascending, 99),
         cv=100 * statistics.pstdev(ascending) / mean if mean else 0.0,
     )
-
-
-def compare(own: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """Speed-up from the round medians of two configurations, with a bootstrap interval over rounds.
-
-    Comparing within a round cancels slowdowns that affected both.
-    """
-    ratios = np.asarray(baseline, np.float64) / np.asarray(own, np.float64)
-    draw = np.random.default_rng(0)  # a fixed seed, so that equal measurements give equal intervals
-    medians = np.median(draw.choice(ratios, (RESAMPLES, len(ratios))), axis=1)
-    low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    return Ratio(float(np.median(ratios)), float(low), float(high), len(ratios))

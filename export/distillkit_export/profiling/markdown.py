@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distillkit.compute.busy_machine import CAVEAT_MARK
+from distillkit.compute.machine import machine_line
+from distillkit.compute.paired_ratio import Ratio
+from distillkit.messages.text import markdown_text
 from distillkit_export.profiling.schema import (
     ConfigurationCard,
-    MachineCard,
     ProfileCard,
     RatioCard,
     RowCard,
 )
 
 MODE_TITLES = {"compute": "compute only", "e2e": "end to end"}
-CAVEAT_MARK = "*"
-"""Marks a latency whose row has caveats."""
 
 
 def markdown(card: ProfileCard) -> str:
@@ -23,19 +24,19 @@ def markdown(card: ProfileCard) -> str:
 
 
 def _lines(card: ProfileCard) -> Iterator[str]:
-    yield f"# Profile of {', '.join(subject.name for subject in card.subjects)}"
+    yield f"# Profile of {', '.join(markdown_text(subject.name) for subject in card.subjects)}"
     yield ""
-    yield f"Measured {card.made} on {machine_line(card.machine)}."
+    yield markdown_text(f"Measured {card.made} on {machine_line(card.machine)}.")
     yield ""
     method = card.method
-    yield (
+    yield markdown_text(
         f"{method.seconds:g} s in {method.rounds} interleaved rounds for each row, after a warm-up {method.warm_up}; "
         f"percentiles are {method.percentiles}. The ratio is to {card.baseline}, taken round by round, with the 95 % "
         "interval of its median."
     )
     for mode in sorted({row.mode for row in card.rows}):
         yield ""
-        yield f"*{MODE_TITLES[mode]}*: {method.modes[mode]}."
+        yield f"*{MODE_TITLES[mode]}*: {markdown_text(method.modes[mode])}."
     for batch in sorted({row.batch for row in card.rows}):
         for mode in sorted({row.mode for row in card.rows if row.batch == batch}):
             yield from ["", f"## Batch {batch}, {MODE_TITLES[mode]}", ""]
@@ -44,25 +45,14 @@ def _lines(card: ProfileCard) -> Iterator[str]:
     yield from _configurations(card)
     if card.best:
         yield from ["", "## Best setting", ""]
-        yield from (f"- {line}" for line in best_lines(card))
+        yield from (f"- {markdown_text(line)}" for line in best_lines(card))
     caveats = list(caveat_lines(card))
     if caveats:
         yield from ["", "## Caveats", ""]
-        yield from (f"- {line}" for line in caveats)
+        yield from (f"- {markdown_text(line)}" for line in caveats)
     if card.skipped:
         yield from ["", "## Not measured", ""]
-        yield from (f"- {line}" for line in card.skipped)
-
-
-def machine_line(machine: MachineCard) -> str:
-    """The machine in one line."""
-    parts = [f"{machine.processor}, {machine.cpus} CPUs on {machine.cores} cores"]
-    if machine.governor:
-        parts.append(f"governor {machine.governor}")
-    if machine.load_average is not None:
-        parts.append(f"load average {machine.load_average:.2f}")
-    parts += [f"{gpu.name}, driver {gpu.driver}" for gpu in machine.gpus]
-    return "; ".join([*parts, machine.system])
+        yield from (f"- {markdown_text(line)}" for line in card.skipped)
 
 
 def short(card: ProfileCard, name: str) -> str:
@@ -72,7 +62,7 @@ def short(card: ProfileCard, name: str) -> str:
 
 def ratio_text(ratio: RatioCard | None) -> str:
     """A ratio with its interval: "1.95 (1.91 to 2.02)"."""
-    return "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    return "" if ratio is None else str(Ratio(**ratio.model_dump()))
 
 
 def caveat_lines(card: ProfileCard) -> Iterator[str]:
@@ -108,15 +98,16 @@ def _table(card: ProfileCard, rows: list[RowCard]) -> Iterator[str]:
     )
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |"
     for row in rows:
+        name = markdown_text(short(card, row.configuration))
         if row.failed or row.p50_ms is None:
-            yield f"| {short(card, row.configuration)} | {row.failed} |" + " |" * 12
+            yield f"| {name} | {markdown_text(str(row.failed))} |" + " |" * 12
             continue
         latencies = (row.p90_ms, row.p95_ms, row.p99_ms, row.mean_ms, row.min_ms)
         figures = " | ".join("" if value is None else f"{value:.3f}" for value in latencies)
         energy = "" if row.joules_per_image is None else f"{row.joules_per_image:.3g}"
         mark = CAVEAT_MARK if row.caveats else ""
         yield (
-            f"| {short(card, row.configuration)} | {row.p50_ms:.3f}{mark} | {figures} | {row.images_per_s or 0:.1f} "
+            f"| {name} | {row.p50_ms:.3f}{mark} | {figures} | {row.images_per_s or 0:.1f} "
             f"| {ratio_text(row.ratio)} | {row.first_ms or 0:.1f} | {_mib(row.peak_rss_bytes)} "
             f"| {_mib(row.device_bytes)} | {energy} | {_accuracy(card, row)} |"
         )
@@ -128,7 +119,8 @@ def _configurations(card: ProfileCard) -> Iterator[str]:
     for each in card.configurations:
         load = "" if each.load_s is None else f"{each.load_s:.2f}"
         size = "" if each.file_bytes is None else f"{each.file_bytes / 1e6:.2f}"
-        yield f"| {short(card, each.name)} | {each.failed or facts_text(each)} | {load} | {size} |"
+        name, facts = markdown_text(short(card, each.name)), markdown_text(each.failed or facts_text(each))
+        yield f"| {name} | {facts} | {load} | {size} |"
 
 
 def facts_text(configuration: ConfigurationCard) -> str:

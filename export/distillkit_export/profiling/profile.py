@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillkit.compute.busy_machine import busy_machine
+from distillkit.compute.machine import MachineCard
+from distillkit.compute.result_folder import require_result_folder
 from distillkit.errors import UnavailableError, UserError
 from distillkit.storage.atomic import write_json, write_text
-from distillkit.storage.places import reason
-from distillkit.storage.places import require_writable as require_place
-from distillkit_export.profiling.caveats import busy_machine
+from distillkit.storage.links import require_own
+from distillkit_export.bundle.manifest import PROFILE
 from distillkit_export.profiling.configurations import (
     MEMORY,
     Configuration,
@@ -27,8 +29,8 @@ from distillkit_export.profiling.machine import machine
 from distillkit_export.profiling.markdown import markdown
 from distillkit_export.profiling.regressions import require_comparable
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, ProfileObserver, baseline_for
-from distillkit_export.profiling.schema import MachineCard, ProfileCard
-from distillkit_export.profiling.subjects import OpenTargets, open_targets
+from distillkit_export.profiling.schema import ProfileCard
+from distillkit_export.profiling.subjects import OpenTargets, chosen_student, open_targets
 from distillkit_export.profiling.tuning import best_choices, search, write_best
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def profile(  # noqa: PLR0913 - the options of the command
     plan: MeasurementPlan | None = None,
     baseline: str | None = None,
     earlier: ProfileCard | None = None,
+    checkpoint: str | None = None,
     weights: str | None = None,
     tune: bool = False,
     out: Path | None = None,
@@ -67,6 +70,7 @@ def profile(  # noqa: PLR0913 - the options of the command
 ) -> Profile:
     """Measure bundles, runs and models by name on this machine, and read earlier profiles given as targets.
 
+    `checkpoint` chooses the student of a run: last, best, ema, or the step of a checkpoint.
     `baseline` names a configuration or a runtime; `earlier` is the profile to compare the result with. With `tune`,
     every setting of every runtime is tried first, then the best at each batch size is measured again together with the
     default settings.
@@ -75,11 +79,13 @@ def profile(  # noqa: PLR0913 - the options of the command
     wanted, plan, here = wanted or ProfileSelection(), plan or MeasurementPlan(), machine()
     require_device(wanted.device)
     if out is not None:
-        require_writable(out)  # before a target is exported or measured, which takes minutes
+        require_result_folder(out, "the profile")  # before a target is exported or measured, which takes minutes
     with ExitStack() as stack:
-        opened = open_targets(list(targets), plugins, stack, weights)
+        opened = open_targets([chosen_student(target, checkpoint) for target in targets], plugins, stack, weights)
         directory = out or opened.home
-        require_writable(directory)
+        if out is None and directory.name.partition("-")[0] == PROFILE:  # inside a bundle or run
+            require_own(directory)
+        require_result_folder(directory, "the profile")
         if not opened.subjects:
             return Profile(None, tuple(opened.profiles), directory, tuple(opened.notes))
         if tune and len(opened.subjects) > 1:
@@ -156,22 +162,6 @@ def card_of(
     )
 
 
-def require_writable(directory: Path) -> None:
-    """Check before measuring that a folder can be created and written to; leaves nothing behind.
-
-    Raises: UserError if not.
-    """
-    try:
-        require_place(directory)
-    except FileExistsError:
-        raise UserError(f"--out {directory} is a file; give a folder for the profile") from None
-    except OSError as error:
-        raise UserError(
-            f"the profile cannot be written to '{directory}' ({reason(directory, error)}); give another folder with "
-            "--out"
-        ) from None
-
-
 def require_measured(card: ProfileCard, wanted: ProfileSelection) -> None:
     """Refuse a profile without a measurement for a runtime or precision requested by name.
 
@@ -196,13 +186,15 @@ def _nothing_to_measure(targets: OpenTargets, wanted: ProfileSelection, skipped:
     """The message when no runtime runs any artefact."""
     subjects = _names(targets)
     precisions = f" in {', '.join(wanted.precisions)}" if wanted.precisions else ""
-    available = sorted(
-        {
-            f"{artefact.servable.format} {artefact.servable.precision}"
-            for subject in targets.subjects
-            for artefact in subject.artefacts
-        }
-    )
+    artefacts = [artefact for subject in targets.subjects for artefact in subject.artefacts]
+    files = {(each.servable.format, each.servable.precision) for each in artefacts}
+    available = sorted(f"{file_format} {precision}" for file_format, precision in files)
     unusable = ", ".join(line.partition(":")[0] for line in skipped)
     reasons = f"; not working here: {unusable} (see `distillkit doctor`)" if skipped else ""
-    return f"no runtime here can run {subjects}{precisions}; available: {', '.join(available) or 'no file'}{reasons}"
+    chosen = f"no runtime here can run {subjects}{precisions}"
+    exist = not wanted.precisions or any(precision in wanted.precisions for _, precision in files)
+    if wanted.runtimes and exist and not skipped:
+        named = " and ".join(f"'{name}'" for name in wanted.runtimes)
+        remedy = "name the run instead of its bundle" if "torch" in wanted.runtimes else "leave out --runtime"
+        chosen = f"runtime {named} runs none of the files of {subjects}{precisions}; {remedy}"
+    return f"{chosen}; available: {', '.join(available) or 'no file'}{reasons}"

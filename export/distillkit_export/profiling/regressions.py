@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from distillkit.compute.machine import MachineCard
 from distillkit.errors import GateError, UserError
-from distillkit_export.profiling.schema import MachineCard, Mode, ProfileCard
+from distillkit_export.profiling.schema import Mode, ProfileCard
 
 ALLOWED = 10.0
 """Default limit on a regression in percent. Repeated profiles on an idle machine differ by less."""

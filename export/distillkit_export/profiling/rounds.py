@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 from threading import Timer
 from typing import Any, Protocol, Self, get_args
 
+from distillkit.compute.machine import GpuCard, gpus
+from distillkit.compute.paired_ratio import compare
 from distillkit_export.profiling.caveats import caveats_of
 from distillkit_export.profiling.configurations import Configuration
-from distillkit_export.profiling.latency import compare, summarise
-from distillkit_export.profiling.machine import EnergyMeter, gpus
+from distillkit_export.profiling.latency import summarise
+from distillkit_export.profiling.machine import EnergyMeter
 from distillkit_export.profiling.schema import (
     ConfigurationCard,
-    GpuCard,
     MethodCard,
     Mode,
     RatioCard,

@@ -15,6 +15,7 @@ from pydantic import (
     model_serializer,
 )
 
+from distillkit.compute.machine import MachineCard
 from distillkit.contracts.exporter import Precision
 from distillkit.errors import UserError
 from distillkit.messages.validation import first_problem, newer_version
@@ -31,35 +32,6 @@ class ProfilePart(BaseModel):
     """Base of the parts of a profile: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GpuCard(ProfilePart):
-    """One GPU at one moment, as nvidia-smi reports it; unreported values are None."""
-
-    name: str
-    driver: str | None = None
-    memory_mib: float | None = None
-    sm_mhz: float | None = None
-    max_sm_mhz: float | None = None
-    power_w: float | None = None
-    temperature_c: float | None = None
-    throttle_reasons: str | None = None
-    persistence: str | None = None
-
-
-class MachineCard(ProfilePart):
-    """The machine, without host name or paths. `load_average` is of the last minute before measuring."""
-
-    processor: str
-    cpus: int
-    cores: int
-    memory_bytes: int | None
-    governor: str | None
-    boost: bool | None
-    load_average: float | None
-    system: str
-    software: dict[str, str]
-    gpus: tuple[GpuCard, ...]
 
 
 class MethodCard(ProfilePart):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from distillkit.contracts.runtime import Servable
+from distillkit.contracts.student_directory import holds_student, run_of, student_directory
 from distillkit.errors import DistillkitError, RunDirectoryError, UserError
 from distillkit.plugin.extras import require
 from distillkit.storage.atomic import sha256
-from distillkit.storage.untrusted import read_json
+from distillkit.storage.untrusted import parse_json, read_json
 from distillkit_export.bundle.manifest import MANIFEST, PARITY, PROFILE, Bundle
 from distillkit_export.bundle.reader import OpenBundle, open_bundle, read_manifest
+from distillkit_export.bundle.student_of_bundle import default_folder, require_student
 from distillkit_export.export_options import ExportOptions
+from distillkit_export.pipeline.target_folder import require_exportable
 from distillkit_export.profiling.configurations import Artefact, ProfiledStudent
 from distillkit_export.profiling.schema import (
     AccuracyCard,
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from distillkit.contracts.exporter import Precision
     from distillkit.plugin.registry import PluginRegistry
 
-RESULT, WEIGHTS = "result.json", "student.safetensors"
+RESULT = "result.json"
 
 
 @dataclass
@@ -60,17 +63,42 @@ def open_targets(
         if path.is_file():
             opened.profiles.append(read_profile(path))
         elif (path / MANIFEST).is_file():
-            bundle = open_bundle(path)
+            bundle = open_bundle(path, every_file=False)
             opened.subjects.append(
                 bundle_subject(bundle, _free_name(_bundle_name(path, bundle.manifest), opened.subjects))
             )
         else:
             opened.subjects.append(_model_subject(target, plugins, stack, weights, opened))
     if len(targets) == 1:
-        alone = Path(targets[0])
-        home = alone.parent if alone.is_file() else alone / PROFILE if alone.is_dir() else None
-        opened.home = home or Path("profiles") / _name(alone)
+        opened.home = _home(Path(targets[0]))
     return opened
+
+
+def _home(target: Path) -> Path:
+    """The default output folder for one target; never inside a student's folder, which its run replaces."""
+    if target.is_file():
+        return target.parent
+    if not target.is_dir():
+        return Path("profiles") / _name(target)
+    run = run_of(target)
+    is_bundle = (target / MANIFEST).is_file()
+    if run is None or run == target or is_bundle or not holds_student(target):
+        return target / PROFILE
+    return run / f"{PROFILE}-{target.resolve().name}"
+
+
+def chosen_student(target: str, checkpoint: str | None) -> str:
+    """A target of `profile` with the student of a run that `checkpoint` chooses.
+
+    Raises: UserError for a bundle of another student; RunDirectoryError for a run without it, and for other targets.
+    """
+    path = Path(target)
+    if checkpoint is None:
+        return target
+    if (path / MANIFEST).is_file():
+        require_student(read_manifest(path), path, checkpoint)
+        return target
+    return str(student_directory(path, checkpoint))
 
 
 def _require_named_model(targets: list[str]) -> None:
@@ -85,13 +113,13 @@ def bundle_subject(bundle: OpenBundle, name: str) -> ProfiledStudent:
     manifest = bundle.manifest
     artefacts = tuple(
         Artefact(
-            Servable(card.format, str(bundle.path(card).resolve()), card.precision),
+            replace(bundle.servable(card), source=str(bundle.path(card).resolve())),
             file=card.file,
             file_bytes=manifest.files[card.file].bytes,
         )
         for card in manifest.artifacts
     )
-    card = _card(name, manifest, measured_accuracy(bundle.folder, manifest))
+    card = _card(name, manifest, measured_accuracy(bundle))
     return ProfiledStudent(card, _shape(manifest), manifest.input.dtype, artefacts)
 
 
@@ -104,6 +132,7 @@ def _model_subject(
         raise RunDirectoryError(
             f"'{target}' does not exist; give a bundle, a run directory, a profile, or a model by name (timm:resnet18)"
         )
+    require_exportable(target, plugins)
     require("torch", "timm", what=f"profiling '{target}'")
     name = _free_name(_name(path) if path.is_dir() else target.replace(":", "-").replace("/", "-"), opened.subjects)
     memory = Artefact(Servable("torch", str(path.resolve()) if path.is_dir() else target, weights=weights))
@@ -115,7 +144,7 @@ def _model_subject(
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="distillkit-"))) / "bundle"
             export(target, folder, ExportOptions(weights=weights), plugins=plugins)
             opened.notes.append(f"{name}: exported to ONNX for this profile only")
-        exported = bundle_subject(open_bundle(folder), name)
+        exported = bundle_subject(open_bundle(folder, every_file=False), name)
     except RunDirectoryError:
         raise
     except DistillkitError as error:
@@ -140,8 +169,10 @@ def _in_memory(
 
 
 def _current_export(run: Path) -> Path | None:
-    """The export in a run's folder, if it was made from the run's current weights."""
-    folder, weights = run / "export", run / WEIGHTS
+    """The export of a student of a run, if it was made from its current weights."""
+    from distillkit.models.saved_student import weights_file
+
+    folder, weights = default_folder(str(run)), weights_file(run)
     if not (folder / MANIFEST).is_file() or not weights.is_file():
         return None
     source = read_manifest(folder).source
@@ -164,18 +195,16 @@ def _shape(manifest: Bundle) -> tuple[int, ...]:
     return tuple(size[side] if isinstance(side, str) else side for side in manifest.input.shape[1:])
 
 
-def measured_accuracy(folder: Path, manifest: Bundle) -> dict[str, AccuracyCard]:
+def measured_accuracy(bundle: OpenBundle) -> dict[str, AccuracyCard]:
     """Top-1 accuracy by precision, from the gate's report; empty if the gate had no labelled images."""
-    try:
-        files: dict[str, Any] = read_json(folder / PARITY)["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if PARITY not in bundle.manifest.files:
         return {}
-    found: dict[str, AccuracyCard] = {}
-    for artifact in manifest.artifacts:
-        measured = _accuracy_in(files.get(artifact.file))
-        if measured is not None:
-            found[artifact.precision] = measured
-    return found
+    try:
+        files: dict[str, Any] = parse_json(bundle.content(PARITY).decode())["files"]
+        reports = {artifact.precision: files.get(artifact.file) for artifact in bundle.manifest.artifacts}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {precision: card for precision, report in reports.items() if (card := _accuracy_in(report)) is not None}
 
 
 def _accuracy_in(report: Any) -> AccuracyCard | None:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from distillkit.compute.cpus import usable_cpus
+from distillkit.compute.machine import gpus, processor
+from distillkit.compute.paired_ratio import compare
 from distillkit.errors import BundleError
 from distillkit.storage.atomic import write_json
 from distillkit.storage.untrusted import parse_json
 from distillkit_export.bundle.manifest import PROFILE
 from distillkit_export.bundle.reader import plain_text
 from distillkit_export.profiling.configurations import MEMORY, Configuration
-from distillkit_export.profiling.latency import compare
-from distillkit_export.profiling.machine import gpus, processor
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, ProfileObserver, SilentObserver
 from distillkit_export.profiling.schema import ChoiceCard, ProfileCard, ProfilePart, RatioCard, RowCard
 from distillkit_export.profiling.worker_process import MeasuringWorker, WorkerProcess

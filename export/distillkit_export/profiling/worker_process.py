@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from contextlib import suppress
 from typing import IO, Any, Protocol
+
+from distillkit.compute.interpreters import environment, module_command
 
 MODULE = "distillkit_export.profiling.worker"
 END_S = 3.0
@@ -43,15 +43,14 @@ class WorkerProcess:
     """A fresh process with this interpreter's import path, which answers line by line."""
 
     def __init__(self, module: str = MODULE) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         # A file, because a pipe that is not read would block the worker once it is full.
         self._stderr: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
-            [sys.executable, *(["-S"] if sys.flags.no_site else []), "-m", module],
+            module_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment,
+            env=environment(),
             text=True,
             encoding="utf-8",
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distillkit.contracts.runtime import Availability, Bound, Servable
 from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
-from distillkit_export.onnx.session import FATAL_ONLY, NO_KERNEL, PROVIDER, load_error
+from distillkit_export.onnx.session import FATAL_ONLY, NO_KERNEL, PROVIDER, load_error, loadable, reason
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import threads_started
 
@@ -73,7 +73,8 @@ class OnnxRuntimeSession:
 
         file = Path(servable.source)
         self._file, self._device, self._bound = file.name, device, 0
-        started = threads_started(lambda: self._load(file, providers, options))
+        with servable.checked() as model:
+            started = threads_started(lambda: self._load(file, model, providers, options))
         self._input, self._output = self._session.get_inputs()[0], self._session.get_outputs()[0].name
         self._facts = {
             "device": "cpu" if device == "cpu" else f"{device}:0",
@@ -88,7 +89,7 @@ class OnnxRuntimeSession:
             chosen = self._session.get_provider_options().get(self._facts["provider"], {})
             self._facts["provider_options"] = {key: chosen[key] for key in dict(providers[0][1]) if key in chosen}
 
-    def _load(self, file: Path, providers: Sequence[Provider], options: Mapping[str, Any]) -> None:
+    def _load(self, file: Path, model: str | bytes, providers: Sequence[Provider], options: Mapping[str, Any]) -> None:
         import onnxruntime
 
         session_options = onnxruntime.SessionOptions()
@@ -102,13 +103,16 @@ class OnnxRuntimeSession:
             session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             names, settings = [name for name, _ in providers], [dict(given) for _, given in providers]
+            model = loadable(model)
             self._session = onnxruntime.InferenceSession(
-                str(file), session_options, providers=names, provider_options=settings
+                model, session_options, providers=names, provider_options=settings
             )
         except Exception as error:
             if wanted != CPU or type(error).__name__ == NO_KERNEL:
-                raise UnavailableError(f"{wanted} cannot execute {file.name} here: {one_line(error)}") from error
-            raise load_error(error, file) from error
+                raise UnavailableError(
+                    f"{wanted} cannot execute {file.name} here: {reason(error, file, model)}"
+                ) from error
+            raise load_error(error, file, model) from error
         runs_on = self._session.get_providers()[0]
         if runs_on != wanted:
             raise UnavailableError(f"ONNX Runtime fell back to {runs_on}; {wanted} was requested")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distillkit.contracts.runtime import Availability, Bound, InferenceSession, Servable, Setting
 from distillkit.errors import GateError, UnavailableError
 from distillkit.messages.text import one_line
+from distillkit_export.onnx.session import loadable, reason
 from distillkit_export.runtimes.host_clock import HostTimed
 from distillkit_export.runtimes.processors import thread_counts
 
@@ -70,10 +71,14 @@ class _OpenVinoSession:
             configuration["INFERENCE_NUM_THREADS"] = int(setting["threads"])
         if "pinning" in setting:
             configuration["ENABLE_CPU_PINNING"] = bool(setting["pinning"])
-        try:
-            self._compiled = Core().compile_model(str(file), "CPU", configuration)
-        except Exception as error:
-            raise GateError(f"OpenVINO cannot load {file.name}: {one_line(error)}") from error
+        with servable.checked() as model:
+            try:
+                core, source = Core(), loadable(model)
+                self._compiled = core.compile_model(
+                    core.read_model(source) if isinstance(source, bytes) else source, "CPU", configuration
+                )
+            except Exception as error:
+                raise GateError(f"OpenVINO cannot load {file.name}: {reason(error, file, model)}") from error
         computes_in = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
         if wanted == "bf16" and computes_in != "bf16":
             raise UnavailableError(f"OpenVINO computes {file.name} in {computes_in} on this CPU, not in bf16")

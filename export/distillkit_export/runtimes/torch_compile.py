@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from distillkit.compute.compiler_cache import use_private_cache
 from distillkit.contracts.runtime import Availability, InferenceSession, Servable, Setting
 from distillkit_export.runtimes import torch_presence
 
@@ -62,5 +63,6 @@ def _read_back() -> Mapping[str, Any]:
 def _compiled(module: torch.nn.Module, device: torch.device) -> Any:
     import torch
 
+    use_private_cache()
     torch._dynamo.config.recompile_limit = 64  # noqa: SLF001 - one graph per batch size, and sweeps exceed the default of 8
     return torch.compile(module, mode=GPU_MODE if device.type == "cuda" else CPU_MODE, dynamic=False)

@@ -8,9 +8,9 @@ from typing import Any
 from distillkit.contracts.exporter import ReportProgress
 from distillkit.errors import UnavailableError
 from distillkit.storage.atomic import write_text
+from distillkit.storage.user_dirs import make_private, user_cache
 from distillkit_export.isolated_process import ChildError, Event, SendEvent, result_of, serve
 from distillkit_export.tensorrt.options import TensorRtOptions
-from distillkit_export.user_dirs import make_private, user_cache
 
 
 def build_in_subprocess(

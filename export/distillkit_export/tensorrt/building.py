@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import tensorrt as trt
 
 from distillkit.errors import UnavailableError
+from distillkit.storage.atomic import write_bytes
 from distillkit_export.isolated_process import SendEvent
 from distillkit_export.tensorrt.layers import type_named, types_of
 from distillkit_export.tensorrt.options import BatchProfile, TensorRtOptions
@@ -83,7 +84,7 @@ def build(onnx: Path, plan: Path, options: TensorRtOptions, cache: Path, send: S
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise UnavailableError(f"TensorRT {trt.__version__} cannot build {onnx.name}: {logger.last_error()}")
-    plan.write_bytes(bytes(engine))
+    write_bytes(plan, bytes(engine))
     timings = _required(config.get_timing_cache(), "timing cache")
     write_cache(cache, bytes(_required(timings.serialize(), "timing cache")))
     seconds = time.perf_counter() - started

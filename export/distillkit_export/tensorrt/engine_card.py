@@ -110,7 +110,7 @@ class EngineCard(BaseModel):
     def _loads_with(self, version: str) -> bool:
         there, here = _numbers(self.tensorrt), _numbers(version)
         if self.version_compatible:
-            return there[0] == here[0] and here >= there
+            return there[:1] == here[:1] and here >= there
         return there == here
 
 
@@ -144,4 +144,4 @@ def read_card(engine: Path) -> EngineCard:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))
+    return tuple(int(part[:9]) for part in re.findall(r"[0-9]+", version))  # a card may contain any text

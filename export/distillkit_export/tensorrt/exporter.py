@@ -10,6 +10,7 @@ from distillkit.contracts.exporter import PRECISIONS, Artifact, ExportSource, Pr
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import GateError, UnavailableError
 from distillkit.storage.atomic import sha256, write_text
+from distillkit.storage.links import own_folder
 from distillkit_export.tensorrt.build_engine import build_in_subprocess
 from distillkit_export.tensorrt.engine_card import FOLDER, EngineCard, engine_name, read_card
 from distillkit_export.tensorrt.layers import precision_of_layers
@@ -76,7 +77,7 @@ class TensorRtExporter:
             )
         name = engine_name(here, precision, self.options.batch)
         plan = directory / FOLDER / name
-        plan.parent.mkdir(exist_ok=True)
+        own_folder(plan.parent)
         cache = self.options.timing_cache or timing_cache(here)
         built = build_in_subprocess(onnx, plan, self.options, cache, source.progress)
         report = built.pop("report")

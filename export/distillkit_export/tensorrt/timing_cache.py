@@ -8,9 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit.storage.atomic import write_bytes
+from distillkit.storage.untrusted import read_plain_bytes
+from distillkit.storage.user_dirs import make_private, user_cache
 from distillkit_export.tensorrt.engine_card import machine_name
 from distillkit_export.tensorrt.preflight import Platform
-from distillkit_export.user_dirs import make_private, user_cache
+
+LARGEST = 2**30
+"""Bytes; the timings of a ViT take less than one megabyte."""
 
 
 def timing_cache(here: Platform) -> Path:
@@ -19,10 +23,10 @@ def timing_cache(here: Platform) -> Path:
 
 
 def read_cache(file: Path) -> bytes:
-    """The cache's content, empty if there is no file yet."""
+    """The cache's content; empty, so that a new one is started, if there is none yet or it is not a cache's size."""
     try:
-        return file.read_bytes()
-    except FileNotFoundError:
+        return read_plain_bytes(file, largest=LARGEST)
+    except (FileNotFoundError, ValueError):
         return b""
 
 

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from distillkit.errors import UnavailableError
-from distillkit_export.user_dirs import make_private, user_data
+from distillkit.storage.atomic import write_bytes
+from distillkit.storage.user_dirs import make_private, user_data
 
 VARIABLE = "DISTILLKIT_TRUST_ENGINE"
 """Environment variable to trust other engines: one or more SHA-256 digests, separated by commas."""
@@ -31,8 +32,7 @@ def trust(plan: bytes, name: str) -> str:
     make_private(store())
     note = {"name": name, "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     # Created with mode 0600, so that it is never accessible to other users.
-    with os.fdopen(os.open(_note(digest), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(note, file)
+    write_bytes(_note(digest), json.dumps(note).encode(), mode=0o600)
     return digest
 
 

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from pydantic import ValidationError
 from sklearn.datasets import load_sample_images
 
+from distillkit.contracts.decoding import AS_STORED, Decoding
 from distillkit.contracts.exporter import ExportRequest
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.data.given_image import read_image
 from distillkit.data.transforms import evaluation_transform
 from distillkit.errors import DataError, UnavailableError
-from distillkit.recipe.schema import Augment
+from distillkit.recipe.image_tables import Augment
 from distillkit_export.bundle.manifest import InputCard, describe
 from distillkit_export.bundle.preprocess import prepare
 
@@ -87,8 +89,8 @@ def rotated_by_exif():
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "palette", "alpha", "palette with alpha", "grey", "exif", "animated"])
-@pytest.mark.parametrize("orientation", ["exif", "stored"])
-def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind, orientation):
+@pytest.mark.parametrize(("orientation", "background"), [("exif", "#204060"), ("stored", "none")])
+def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind, orientation, background):
     from distillkit_plugins.datasets.folder import Folder
 
     image = PHOTOGRAPHS[1].crop((200, 100, 290, 160))
@@ -104,10 +106,11 @@ def test_every_kind_of_file_is_read_as_a_training_folder_reads_it(tmp_path, kind
         "animated": lambda: saved(tmp_path, "a.webp", image, save_all=True, append_images=[image.rotate(90)]),
     }
     path = paths[kind]()
-    spec = replace(SPEC, image_size=(24, 40), crop=0.9, orientation=orientation)
-    found = prepare(read_image(path, "RGB"), card(spec))
+    spec = replace(SPEC, image_size=(24, 40), crop=0.9, orientation=orientation, background=background)
+    decoding = Decoding(background=background)
+    found = prepare(read_image(path, "RGB", decoding), card(spec))
     np.testing.assert_array_equal(found, prepare(Image.open(path), card(spec)))
-    np.testing.assert_array_equal(found, evaluated(Folder(tmp_path).image(0), spec))
+    np.testing.assert_array_equal(found, evaluated(Folder(tmp_path, decoding=decoding).image(0), spec))
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp", "tif"])
@@ -131,6 +134,18 @@ def test_a_bundle_of_an_earlier_version_uses_images_as_stored():
     assert InputCard.model_validate(entry).orientation == "stored"
 
 
+def test_a_bundle_of_an_earlier_version_drops_alpha_and_refuses_16_bits():
+    entry = card(replace(SPEC, grey16="scale")).model_dump()
+    assert (entry.pop("background"), entry.pop("grey16")) == ("white", "scale")
+    assert Decoding.of(InputCard.model_validate(entry)) == AS_STORED
+
+
+@pytest.mark.parametrize("background", ["blak", "#ffffff80", "x" * 40])
+def test_a_manifest_with_an_invalid_background_is_refused(background):
+    with pytest.raises(ValidationError):
+        InputCard.model_validate(card(SPEC).model_dump() | {"background": background})
+
+
 def test_images_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(DataError) as refused:
         read_image(tmp_path / "no.png", "RGB")
@@ -148,7 +163,10 @@ def test_images_that_cannot_be_read_are_named(tmp_path):
     deep = saved(tmp_path, "deep.png", Image.fromarray(np.arange(5400, dtype=np.uint16).reshape(60, 90) * 12))
     with pytest.raises(DataError) as refused:
         read_image(deep, "RGB")
-    assert str(refused.value) == f"image '{deep}' cannot be read: pixels of mode 'I;16' would be clipped to 8 bits"
+    assert str(refused.value) == (
+        f"image '{deep}' cannot be read: pixels of mode 'I;16' would be clipped to 8 bits; convert it to 8 bits, or "
+        "train with data.grey16=scale, which scales 16-bit grey"
+    )
 
 
 def test_an_extreme_aspect_ratio_is_refused():

@@ -6,11 +6,13 @@ import errno
 import multiprocessing
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
 from distillkit.errors import GateError, RunDirectoryError
 from distillkit_export.bundle.publish import published, require_free, reserved_folder
+from tests.another_user import as_other_user
 
 
 def names(folder):
@@ -111,7 +113,7 @@ def test_folder_that_is_not_an_export_is_never_replaced(tmp_path, force):
     )
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"name": "bundle of a JavaScript tool", "version": 1}', ""])
+@pytest.mark.parametrize("text", ["{}", "[]", '{"name": "bundle of a JavaScript tool", "version": 1}'])
 def test_a_foreign_file_called_bundle_json_is_no_export(tmp_path, text):
     fill(tmp_path, text=text)
     fill(tmp_path, "src/main.c")
@@ -121,6 +123,48 @@ def test_a_foreign_file_called_bundle_json_is_no_export(tmp_path, text):
         f"folder '{tmp_path}' is not empty, and its bundle.json is not that of an export; give another folder"
     )
     assert names(tmp_path) == ["bundle.json", "src/main.c"]
+
+
+def damaged(bundle, text):
+    (bundle / "bundle.json").write_text(text, encoding="utf-8")
+    return refusal(bundle, force=True)
+
+
+def test_a_manifest_that_cannot_be_read_is_reported_with_the_reason(bundle):
+    """Which files of the folder an export wrote is unknown then."""
+    unknown = f"folder '{bundle}' is not empty, and which of its files an export wrote is unknown: bundle.json of "
+    remedy = "; restore its bundle.json, or give another folder"
+    whole = (bundle / "bundle.json").read_text(encoding="utf-8")
+    assert damaged(bundle, whole[:8]) == (
+        f"{unknown}'{bundle}' is not valid JSON (Unterminated string starting at: line 2 column 3 (char 4)){remedy}"
+    )
+    assert damaged(bundle, "") == (
+        f"{unknown}'{bundle}' is not valid JSON (Expecting value: line 1 column 1 (char 0)){remedy}"
+    )
+    (bundle / "bundle.json").write_bytes(b"\xff\xfe")
+    assert refusal(bundle, force=True) == f"{unknown}'{bundle}' is not valid UTF-8{remedy}"
+    newer = whole.replace('"schema_version": ', '"schema_version": 99', 1)
+    assert damaged(bundle, newer).startswith(
+        f"folder '{bundle}' is not empty, and which of its files an export wrote is unknown: bundle '{bundle}' has "
+        "schema version 99"
+    )
+    (bundle / "bundle.json").unlink()
+    (bundle / "bundle.json").symlink_to("elsewhere.json")
+    assert refusal(bundle, force=True) == (
+        f"folder '{bundle}' is not empty, and which of its files an export wrote is unknown: bundle.json of bundle "
+        f"'{bundle}' is a symbolic link{remedy}"
+    )
+
+
+def test_a_manifest_without_read_permission_is_reported_as_such(bundle, monkeypatch):
+    monkeypatch.chdir(bundle.parent)  # the folders above it are closed to other users
+    for folder in (bundle.parent, bundle):
+        folder.chmod(0o755)
+    (bundle / "bundle.json").chmod(0)
+    assert as_other_user(lambda: require_free(Path("b"), force=True)) == (
+        "RunDirectoryError: folder 'b' is not empty, and which of its files an export wrote is unknown: bundle.json of "
+        "bundle 'b' cannot be read (Permission denied); restore its bundle.json, or give another folder"
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from distillkit.errors import BundleError
+from distillkit_export import load
 from distillkit_export.bundle.reader import open_bundle
 
 
@@ -451,3 +452,74 @@ def test_any_other_manifest_is_opened_or_refused_in_one_sentence(source, tmp_pat
         open_bundle(folder)
     except BundleError as error:
         assert "\n" not in str(error)  # noqa: PT017 - most are refused, some are not
+
+
+@pytest.mark.parametrize("change", ["edit", "delete", "link"])
+def test_files_that_only_explain_may_change(bundle, change):
+    """predict.py is meant to be changed, and no action reads it."""
+    for name in ("predict.py", "parity.md"):
+        if change == "edit":
+            (bundle / name).write_text("print('mine')")
+        else:
+            (bundle / name).unlink()
+        if change == "link":
+            (bundle / name).symlink_to("/dev/null")
+    opened = open_bundle(bundle)
+    assert sorted(opened.changed_explanations()) == ["parity.md", "predict.py"]
+    relist(bundle, "samples.npz")
+    assert open_bundle(bundle).artifact().file == "model.onnx"
+
+
+def test_a_picture_may_change_and_a_report_that_is_read_may_not(bundle):
+    (bundle / "curve.png").write_text("old")
+    relist(bundle, "curve.png")
+    (bundle / "curve.png").write_text("new")
+    assert open_bundle(bundle).changed_explanations() == ["curve.png"]
+    (bundle / "parity.json").write_text("{}")
+    assert refusal(bundle).startswith("parity.json has 2 bytes, but bundle.json says ")
+
+
+@pytest.mark.parametrize("name", ["predict.py", "model.txt", "model.png"])
+@pytest.mark.parametrize("used", ["predict", "verify"])
+def test_a_model_is_checked_whatever_its_name(bundle, name, used):
+    """Promise: Only operators of ONNX are run.
+
+    Attempt: An unsafe ONNX file under the name of a file that only explains the bundle, which is not checked.
+    """
+    model = onnx.load(bundle / "model.onnx")
+    model.graph.node.append(onnx.helper.make_node("Own", ["images"], ["x"], domain="com.example"))
+    onnx.save(model, bundle / name)
+    relist(bundle, name)
+    edit(bundle, lambda data: data["artifacts"][0].__setitem__("file", name))
+    with pytest.raises(BundleError, match=f"^{name} uses operator 'Own' of domain 'com.example'"):
+        load(bundle) if used == "predict" else open_bundle(bundle)
+
+
+def test_without_every_file_a_file_is_checked_when_it_is_asked_for(bundle):
+    (bundle / "samples.npz").unlink()
+    opened = open_bundle(bundle, every_file=False)
+    assert opened.path(opened.artifact()) == bundle / "model.onnx"
+    with pytest.raises(BundleError) as missing:
+        opened.arrays("samples.npz")
+    assert str(missing.value) == f"samples.npz is missing from bundle '{bundle}'; copy or export the bundle again"
+    (bundle / "model.onnx").write_bytes(b"x" * (bundle / "model.onnx").stat().st_size)
+    with pytest.raises(BundleError) as altered:
+        open_bundle(bundle, every_file=False).path("model.onnx")
+    assert str(altered.value) == (
+        "model.onnx does not match the SHA-256 in bundle.json: it was altered or truncated after the export; copy or "
+        "export the bundle again"
+    )
+
+
+def test_an_artifact_in_another_format_is_checked_with_the_files_that_may_belong_to_it(bundle):
+    (bundle / "model.plan").write_text("engine")
+    (bundle / "model.json").write_text("card")
+    relist(bundle, "model.plan")
+    relist(bundle, "model.json")
+    card = {"format": "tensorrt", "file": "model.plan", "precision": "fp32", "gate": "passed", "runtime": "r"}
+    edit(bundle, lambda data: data["artifacts"].append({**card, "reason": None, "made_with": {}}))
+    (bundle / "model.json").write_text("drac")
+    opened = open_bundle(bundle, every_file=False)
+    assert opened.path(opened.artifact()) == bundle / "model.onnx"
+    with pytest.raises(BundleError, match=r"^model\.json does not match the SHA-256"):
+        opened.path(opened.artifact("tensorrt"))

@@ -103,6 +103,18 @@ def test_first_layer_that_differs_is_named(tmp_path):
     assert first_difference(reference, tmp_path / "broken.onnx", ONES, 20.0) == "first/MatMul (not finite)"
 
 
+def test_no_loss_is_counted_from_layers_that_are_equal(tmp_path):
+    """Both SQNR are infinite, and their difference is not a number."""
+    reference, model = two_layers(10.0, tmp_path)
+    onnx.save(model, tmp_path / "same.onnx")
+    assert first_difference(reference, tmp_path / "same.onnx", ONES, 20.0) is None
+    # The second layer alone differs, by less than the limit.
+    weights = numpy_helper.to_array(model.graph.initializer[1]) * np.float32(1.01)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(weights, "w1"))
+    onnx.save(model, tmp_path / "near.onnx")
+    assert first_difference(reference, tmp_path / "near.onnx", ONES, 20.0) == "second/MatMul (40.0 dB)"
+
+
 def test_structure_check_rejects_what_tensorrt_rejects():
     def quantized(point, kind=np.int8):
         values = [np.array(0.1, np.float32), np.array(point, kind)]

@@ -64,3 +64,20 @@ def test_a_folder_or_pattern_without_images_is_refused(argument, message):
     with pytest.raises(DataError) as refused:
         image_files([argument])
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("-", "images are not read from stdin; save the image to a file and give its path"),
+        (
+            "https://host/cat.jpg",
+            "'https://host/cat.jpg' is a URL, and images are read from files; download it and give its path",
+        ),
+        ("s3://bucket/", "'s3://bucket/' is a URL, and images are read from files; download it and give its path"),
+    ],
+)
+def test_what_other_commands_accept_in_place_of_a_file(argument, message):
+    with pytest.raises(DataError) as refused:
+        image_files([argument])
+    assert str(refused.value) == message

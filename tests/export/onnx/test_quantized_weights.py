@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from distillkit.errors import RecipeError
@@ -97,6 +98,7 @@ def test_weight_that_a_float_layer_also_reads_stays():
 @pytest.fixture(scope="module")
 def students(plain):
     """A ViT, and a CNN whose convolutions are quantised, with enough weights to see their size in the file."""
+    torch.manual_seed(0)  # with some weights FP8 fails the gate, and its file is in rejected/
     cnn = TimmModel.create("resnet10t", name="student", classes=7, image_size=(32, 32)).eval()
     return {"vit": plain, "cnn": cnn}
 
@@ -122,11 +124,17 @@ def both_forms(students, tmp_path_factory):
     return found
 
 
+def written(result, name):
+    """A file of an export, also one that the gate rejected: a CPU without 8-bit products saturates some of its sums."""
+    kept = result.directory / name
+    return kept if kept.exists() else result.directory / "rejected" / name
+
+
 @pytest.mark.parametrize("precision", KINDS)
 @pytest.mark.parametrize("student", ["vit", "cnn"])
 def test_both_forms_are_bit_equal_in_onnx_runtime(both_forms, student, precision):
     pixels, *results = both_forms[student]
-    stored, in_float = (onnx.load(each.directory / f"model.{precision}.onnx") for each in results)
+    stored, in_float = (onnx.load(written(each, f"model.{precision}.onnx")) for each in results)
     # ONNX Runtime's optimiser has no FP8 kernels on the CPU.
     for level in ("ORT_DISABLE_ALL", *(["ORT_ENABLE_ALL"] if precision == "int8" else [])):
         np.testing.assert_array_equal(outputs(stored, pixels, level), outputs(in_float, pixels, level))
@@ -136,7 +144,7 @@ def test_both_forms_are_bit_equal_in_onnx_runtime(both_forms, student, precision
 def test_8_bit_file_is_a_third_of_float32_or_less(both_forms, precision):
     _, stored, in_float = both_forms["cnn"]
     (small, first), (large, _) = (
-        [(each.directory / name).stat().st_size for name in (f"model.{precision}.onnx", "model.onnx")]
+        [written(each, name).stat().st_size for name in (f"model.{precision}.onnx", "model.onnx")]
         for each in (stored, in_float)
     )
     assert small < 0.33 * first
@@ -170,7 +178,7 @@ def test_weights_that_are_all_zero_stay_zero(both_forms):
     _, stored, _ = both_forms["cnn"]
     zeros = {}
     for name in ("model.onnx", *(f"model.{precision}.onnx" for precision in KINDS)):
-        entries = onnx.load(stored.directory / name).graph.initializer
+        entries = onnx.load(written(stored, name)).graph.initializer
         arrays = [numpy_helper.to_array(entry) for entry in entries if len(entry.dims) == 4]
         zeros[name] = sum(not array.astype(np.float32).any() for array in arrays)
     assert set(zeros.values()) == {4}

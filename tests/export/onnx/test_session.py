@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from distillkit.errors import GateError
-from distillkit_export.onnx.session import OnnxSession, _kernel
+from distillkit.errors import GateError, UnavailableError
+from distillkit_export.onnx import session
+from distillkit_export.onnx.session import OnnxSession, _kernel, loadable
 
 
 @pytest.fixture
@@ -53,3 +56,22 @@ def test_file_that_does_not_load_is_a_failed_gate(tmp_path):
     with pytest.raises(GateError) as error:
         OnnxSession(tmp_path / "model.onnx")
     assert str(error.value).startswith("ONNX Runtime cannot load model.onnx: ")
+
+
+def test_a_path_that_is_no_text_is_loaded_by_its_content(tmp_path):
+    """In an ASCII locale Python reads "über" as surrogates, which ONNX Runtime refuses."""
+    plain, foreign = tmp_path / "model.onnx", tmp_path / os.fsdecode(b"\xff.onnx")
+    for file in (plain, foreign):
+        file.write_bytes(b"content")
+    assert loadable(str(plain)) == str(plain)
+    assert loadable(str(foreign)) == b"content"
+
+
+def test_a_file_whose_path_is_no_text_is_tried_without_optimiser_by_its_content(tmp_path, monkeypatch):
+    """A file that loads without the optimiser is valid, and only the kernel is missing."""
+    file, tried = tmp_path / os.fsdecode(b"\xff.onnx"), []
+    file.write_bytes(b"content")
+    monkeypatch.setattr(session, "_unoptimised_session", tried.append)
+    with pytest.raises(UnavailableError):
+        OnnxSession(file)
+    assert tried == [b"content"]

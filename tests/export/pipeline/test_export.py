@@ -177,13 +177,14 @@ def test_manifest_describes_the_model_and_its_files(exported):
         assert facts == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     assert manifest == {
         "schema_version": 1,
-        "source": {"run": "tonight", "recipe_sha256": "1" * 64, "weights_sha256": "0" * 64},
+        "source": {"run": "tonight", "checkpoint": None, "recipe_sha256": "1" * 64, "weights_sha256": "0" * 64},
         "student": {
             "model": "deit-ti",
             "options": {"patch": 8, "depth": 2},
             "architecture": "deit_tiny_distilled_patch16_224",
             "parameters": 67934,
             "licence": "apache-2.0",
+            "taught_under": [],
         },
         "teachers": [{"name": "regnety16gf", "architecture": None, "licence": "apache-2.0"}],
         "input": {
@@ -200,6 +201,8 @@ def test_manifest_describes_the_model_and_its_files(exported):
             "interpolation": "bicubic",
             "crop": 0.9,
             "orientation": "exif",
+            "background": "white",
+            "grey16": "refuse",
         },
         "output": {
             "name": "logits",
@@ -250,6 +253,7 @@ def test_parity_file_marks_photographs_as_weak(exported):
         "bytes": (exported["class"].directory / "model.onnx").stat().st_size,
         "kept": True,
         "relative_latency": None,
+        "latency_caveats": [],
         "checks": [],
         **exported["class"].parity.as_dict(),
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from distillkit.contracts.exporter import Artifact, ExportRequest
-from distillkit.errors import GateError, RunDirectoryError, UnavailableError, UserError
+from distillkit.errors import BundleError, GateError, RunDirectoryError, UnavailableError, UserError
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.export_options import ExportOptions
 from distillkit_export.images.gate_images import ExportImages, ImageSet, photographs
@@ -138,6 +140,76 @@ def test_files_of_the_user_are_kept_and_not_part_of_the_bundle(bundle, robots, r
     assert "notes.txt" not in open_bundle(bundle).manifest.files
 
 
+def huge(file):
+    file.unlink(missing_ok=True)
+    with file.open("wb") as opened:
+        opened.truncate(2**40)
+
+
+@pytest.mark.parametrize("name", ["data.bin", "notes/data.bin", "parity.md", "predict.py"])
+def test_a_file_of_any_size_is_not_copied(bundle, robots, name):
+    """Promise: Memory and time are bounded by what a valid file needs.
+
+    Attempt: A bundle with an unlisted file of 1 TiB that takes no room on a disk, for `distillkit export BUNDLE --trt`.
+    """
+    (bundle / name).parent.mkdir(exist_ok=True)
+    huge(bundle / name)
+    before = (bundle / name).stat().st_ino
+    extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
+    after = (bundle / name).stat()
+    assert (after.st_ino, after.st_size, after.st_nlink) == (before, 2**40, 1)
+    assert name not in open_bundle(bundle).manifest.files
+
+
+def test_without_hard_links_a_file_is_copied_up_to_the_limit(bundle, robots, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", link)
+    (bundle / "notes.txt").write_text("mine")
+    extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
+    assert (bundle / "notes.txt").read_text() == "mine"
+    monkeypatch.setattr("distillkit_export.bundle.copying.LARGEST_TEXT", 1_000)
+    huge(bundle / "data.bin")
+    with pytest.raises(BundleError) as refused:
+        extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots)
+    assert str(refused.value) == (
+        f"data.bin of bundle '{bundle}' cannot be copied (it has more than 1,000 bytes); move it away"
+    )
+    assert sorted(path.name for path in bundle.parent.iterdir()) == ["bundle"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "parity.md", "predict.py"])
+@pytest.mark.parametrize("target", ["nothing", "pipe", "file", "notes.txt"])
+def test_a_link_in_a_bundle_is_neither_read_nor_waited_for(bundle, robots, robot_is_here, tmp_path, name, target):
+    """Promise: Files that a manifest does not list are never read.
+
+    Attempt: A bundle with a link to a pipe, to nothing, to itself or to a file elsewhere, for `export BUNDLE --trt`.
+    """
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("private")
+    (bundle / name).unlink(missing_ok=True)
+    (bundle / name).symlink_to(name if target == name else tmp_path / target)
+    extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots).require()
+    listed = open_bundle(bundle).manifest.files
+    if name == "parity.md":  # the page of the new file replaces the link
+        assert "private" not in (bundle / name).read_text()
+        assert not (bundle / name).is_symlink()
+    else:
+        assert (bundle / name).is_symlink()
+        assert name not in listed
+    assert (tmp_path / "file").read_text() == "private"
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"x" * 2_000])
+def test_a_report_that_is_not_text_is_replaced(bundle, robots, robot_is_here, monkeypatch, content):
+    monkeypatch.setattr("distillkit_export.bundle.copying.LARGEST_TEXT", 100_000)
+    monkeypatch.setattr("distillkit_export.gate.report.LARGEST_PAGE", 1_000)
+    (bundle / "parity.md").write_bytes(content)
+    extend_bundle(str(bundle), ExportOptions(formats=("robot",)), plugins=robots).require()
+    assert (bundle / "parity.md").read_text().startswith("# Parity")
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
@@ -165,6 +237,44 @@ def test_formats_that_cannot_be_added_are_refused(bundle, robots, kind, options,
     with pytest.raises(kind) as error:
         extend_bundle(str(bundle), options, plugins=robots)
     assert str(error.value) == message.format(bundle)
+
+
+@pytest.mark.parametrize(
+    ("changed", "command"),
+    [
+        ({}, "--format robot --set robot.joints=6 --fp16"),
+        ({"options": {"joints": "none"}}, "--format robot --fp16"),
+        ({"format": "robot; rm -r x", "precision": "fp32"}, "--format 'robot; rm -r x'"),
+    ],
+)
+def test_the_command_of_a_pending_file_is_not_that_of_the_bundle(bundle, robots, changed, command):
+    """Promise: commands that are shown are made by distillkit, and a shell runs nothing else.
+
+    Attempt: a bundle whose pending file names another command.
+    """
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["pending"][0] |= {"command": "distillkit export BUNDLE ; touch ran"} | changed
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError) as error:
+        extend_bundle(str(bundle), ExportOptions(), plugins=robots)
+    assert str(error.value) == (
+        f"bundle '{bundle}' already has its ONNX files, which are made from the student; give --format NAME, or make "
+        f"a pending file: distillkit export {bundle} {command}"
+    )
+
+
+def test_the_commands_of_other_pending_files_are_made_here(bundle, robots, robot_is_here):
+    """Promise: commands that are shown are made by distillkit, and a shell runs nothing else.
+
+    Attempt: a bundle with another command, whose manifest --json prints after another file was added.
+    """
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["pending"][0]["command"] = "touch ran"
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    result = extend_bundle(str(bundle), ExportOptions(formats=("robot",), fp32=True), plugins=robots)
+    made = "distillkit export BUNDLE --format robot --set robot.joints=6 --fp16"
+    assert [card["command"] for card in result.as_dict()["manifest"]["pending"]] == [made]
+    assert [card.command for card in open_bundle(bundle).manifest.pending] == [made]
 
 
 def test_precision_without_onnx_and_existing_file_are_refused(bundle, robots, robot_is_here):

@@ -14,10 +14,11 @@ from distillkit.contracts.exporter import ExportRequest, parse_image_size
 from distillkit.contracts.model import ModelRequest, Signal
 from distillkit.errors import UserError
 from distillkit.models import resize_position_embedding, sincos_position_embedding
+from distillkit_export.export_options import ExportOptions
 from distillkit_export.from_torch.graph import frozen_scores
-from distillkit_export.images.gate_images import ImageSet, as_file_input, as_pixels, normalised
+from distillkit_export.images.gate_images import ExportImages, ImageSet, as_file_input, as_pixels, normalised
 from distillkit_export.onnx.session import OnnxSession
-from distillkit_export.pipeline.export import export_onnx
+from distillkit_export.pipeline.export import export_onnx, few_images_note
 from distillkit_plugins.students.deit import Deit
 from tests.export.small_student import small_student
 
@@ -233,4 +234,24 @@ def test_networks_that_timm_can_resize_match_timm(architecture, options, size):
     by_timm.set_input_size(img_size=size)
     images = random_images(2, 3, *size)
     scores = frozen_scores(model, ExportRequest(image_size=size))
-    np.testing.assert_array_equal(scores(torch.from_numpy(images)).detach().numpy(), torch_output(by_timm, images))
+    found = scores(torch.from_numpy(images)).detach().numpy()
+    # Bit-equal on some CPUs; on others two ways to add up the same products differ in the last bit.
+    np.testing.assert_allclose(found, torch_output(by_timm, images), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "note"),
+    [
+        (15, None, "calibrated on 15 images, fewer than 16: the ranges may be too narrow"),
+        (16, np.zeros(16, np.int64), "calibrated on 16 images of a single class: the ranges may not fit the other "),
+        (16, np.arange(16), ""),
+        (16, None, ""),
+    ],
+)
+def test_few_images_for_calibration_are_noted(count, labels, note):
+    images = ImageSet(np.zeros((count, 3, 4, 4), np.float32), "mine", labels=labels)
+    given = ExportImages(images, images)
+    found = few_images_note(ExportOptions(int8=True), given)
+    assert found.startswith(note)
+    assert bool(found) == bool(note)
+    assert few_images_note(ExportOptions(fp16=True), given) == ""

@@ -20,8 +20,9 @@ from distillkit.recipe.schema import Recipe
 from distillkit.running.start import run
 from distillkit_export import ExportOptions, ExportResult, export
 from distillkit_export.bundle.reader import open_bundle
+from distillkit_export.bundle.student_of_bundle import default_folder
 from distillkit_export.onnx.session import OnnxSession
-from distillkit_export.pipeline.target import default_folder, load_target
+from distillkit_export.pipeline.target import load_target
 
 SETTINGS = {
     "data": {"train": "digits", "validation": 0.1, "workers": 0},
@@ -88,6 +89,7 @@ def test_run_is_exported_into_its_own_folder_with_the_head_of_its_evaluation(exp
     recipe = (run_folder / "recipe.toml").read_bytes()
     assert manifest["source"] == {
         "run": "tonight",
+        "checkpoint": "last",
         "recipe_sha256": hashlib.sha256(recipe).hexdigest(),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
@@ -231,8 +233,8 @@ def test_truncated_checkpoint_is_refused(run_folder, tmp_path, plugins):
     folder = copied(run_folder, tmp_path) / "checkpoints" / "step-00000004"
     (folder / "task.safetensors").write_bytes(b"truncated")
     message = refusal(CheckpointError, str(folder), plugins)
-    assert message.startswith(f"checkpoint {folder / 'task.safetensors'} cannot be read (")
-    assert message.endswith("); export another one")
+    assert message.startswith(f"checkpoint {folder} cannot be read ({folder / 'task.safetensors'} ")
+    assert message.endswith("); use another one")
 
 
 def test_directory_without_a_student_is_refused(tmp_path, plugins):

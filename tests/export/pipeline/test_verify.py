@@ -23,6 +23,7 @@ from distillkit_export.images.gate_images import photographs
 from distillkit_export.onnx.session import OnnxSession
 from distillkit_export.pipeline.export import export_onnx
 from distillkit_export.pipeline.verify import verify
+from tests.bf16_cpu import require_bf16
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_file_that_no_runtime_executes_stays_ungated(bundle, only_onnxruntime):
 
 
 def test_ungated_file_that_passes_is_recorded_with_its_runtime(bundle, plugins):
-    pytest.importorskip("openvino")
+    require_bf16()
     found = verify(bundle, plugins=plugins)
     found.require()
     assert found.recorded == ("model.bf16.onnx",)
@@ -212,3 +213,29 @@ print(command_line(["verify", {str(bundle)!r}]))
     assert done.stdout.splitlines()[0] == f"{bundle}: every file matches its SHA-256"
     assert done.stdout.splitlines()[-1] == "3"
     assert done.stderr.startswith("error: model.bf16.onnx was not gated: CPUExecutionProvider cannot execute it")
+
+
+def test_a_changed_script_is_named_and_changes_no_verdict(bundle, only_onnxruntime):
+    (bundle / "predict.py").write_text("print('mine')")
+    (bundle / "parity.md").unlink()
+    result = verify(bundle, plugins=only_onnxruntime)
+    assert {verdict.artifact.file for verdict in result.verdicts if verdict.outcome == "passed"} >= {"model.onnx"}
+    assert result.lines()[0] == f"{bundle}: every file that is used matches its SHA-256"
+    assert result.lines()[-1] == "changed since the export, which changes no answer: parity.md, predict.py"
+    assert result.as_dict()["changed"] == ["parity.md", "predict.py"]
+
+
+def test_the_float32_file_is_the_reference_wherever_it_is_listed(bundle, only_onnxruntime, write_pictures, tmp_path):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["artifacts"].reverse()
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    names = manifest["class_names"] or ["a", "b"]
+    data = tmp_path / "data"
+    write_pictures(data, dict.fromkeys(names[:2], 2))
+    result = verify(bundle, plugins=only_onnxruntime, data=data)
+    assert [verdict.artifact.file for verdict in result.verdicts] == [
+        "model.onnx",
+        "model.int8.onnx",
+        "model.bf16.onnx",
+    ]
+    assert result.data.name.startswith("model.onnx, ")

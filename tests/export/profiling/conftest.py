@@ -6,11 +6,12 @@ import itertools
 
 import pytest
 
+from distillkit.compute.machine import MachineCard
 from distillkit.contracts.runtime import Availability, Servable
 from distillkit_export.profiling import rounds
 from distillkit_export.profiling.configurations import Artefact, Configuration, ProfiledStudent
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan
-from distillkit_export.profiling.schema import AccuracyCard, MachineCard, ProfileCard, SubjectCard
+from distillkit_export.profiling.schema import AccuracyCard, ProfileCard, SubjectCard
 from distillkit_export.profiling.worker_process import ConfigurationFailedError
 
 

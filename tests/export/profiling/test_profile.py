@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillkit.compute.result_folder import require_result_folder
 from distillkit.contracts.model import ModelRequest
 from distillkit.errors import BundleError, RunDirectoryError, UnavailableError, UserError
 from distillkit.models.heads import Answer
@@ -22,7 +23,7 @@ from distillkit_export.predictor import load
 from distillkit_export.profiling import profile as profiles
 from distillkit_export.profiling import tuning
 from distillkit_export.profiling.configurations import ProfileSelection
-from distillkit_export.profiling.profile import profile, require_measured, require_writable
+from distillkit_export.profiling.profile import profile, require_measured
 from distillkit_export.profiling.rounds import MeasurementPlan
 from distillkit_export.profiling.schema import AccuracyCard, read_profile
 from distillkit_export.profiling.subjects import bundle_subject, measured_accuracy, open_targets
@@ -126,12 +127,21 @@ def test_tuned_setting_is_what_predict_uses_afterwards(plugins, bundle, monkeypa
         assert predictor._session.facts["threads"] == choice.setting["threads"]
 
 
+def relist(bundle, name):
+    """Update the digest of a file in the manifest."""
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["files"][name] = {"sha256": sha256(bundle / name), "bytes": (bundle / name).stat().st_size}
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
 def test_accuracy_is_read_from_the_gates_report(bundle):
-    manifest = open_bundle(bundle).manifest
     assert bundle_subject(open_bundle(bundle), "a").card.accuracy == {}
     report = {"model.onnx": {"accuracy": {"images": 10_000, "model": 53.7, "file": 53.62}}}
     (bundle / "parity.json").write_text(json.dumps({"files": report}))
-    assert measured_accuracy(bundle, manifest) == {
+    with pytest.raises(BundleError, match=r"^parity\.json has 88 bytes, but bundle\.json says "):
+        measured_accuracy(open_bundle(bundle, every_file=False))
+    relist(bundle, "parity.json")
+    assert measured_accuracy(open_bundle(bundle, every_file=False)) == {
         "fp32": AccuracyCard(top1=53.62, images=10_000, source="parity.json")
     }
 
@@ -181,7 +191,7 @@ def test_targets_that_cannot_be_measured_are_one_sentence(plugins, bundle, tmp_p
 
 
 def test_check_for_writing_leaves_nothing_behind(tmp_path):
-    require_writable(tmp_path / "a" / "b")
+    require_result_folder(tmp_path / "a" / "b", "the profile")
     assert list(tmp_path.iterdir()) == []
 
 

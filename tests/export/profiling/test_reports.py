@@ -7,16 +7,19 @@ import os
 import re
 
 import pytest
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
+from distillkit.compute.busy_machine import busy_machine
+from distillkit.compute.machine import GpuCard, gpus
 from distillkit.errors import GateError, UserError
 from distillkit_export.profiling import charts, machine
-from distillkit_export.profiling.caveats import busy_machine, caveats_of
+from distillkit_export.profiling.caveats import caveats_of
 from distillkit_export.profiling.charts import draw, frontier, points
 from distillkit_export.profiling.latency import summarise
 from distillkit_export.profiling.markdown import caveat_lines, markdown
 from distillkit_export.profiling.regressions import changes, require_no_regression
-from distillkit_export.profiling.schema import GpuCard, read_profile
+from distillkit_export.profiling.schema import read_profile
 
 
 @pytest.fixture
@@ -73,6 +76,25 @@ def test_page_has_a_table_per_batch_with_the_ratio_to_the_baseline(card):
     assert cells[0][7:9] == ["250.0", "2.50 (2.50 to 2.50)"]
     header = next(line for line in page.splitlines() if line.startswith("| configuration | p50"))
     assert {row.count("|") for row in rows[:2]} == {header.count("|")}
+
+
+@pytest.mark.parametrize("name", ["<img src=http://a>", "![x](http://a)", "a|b", "a\n# b", "\x9b2J"])
+def test_page_shows_the_names_of_a_profile_as_they_are(card, name):
+    """Promise: names of classes, files and models are text.
+
+    Attempt: a bundle in a folder whose name is HTML, an image or a cell of a table.
+    """
+    text = json.dumps(card.model_dump(mode="json")).replace("ort", json.dumps(name)[1:-1])
+    page = markdown(type(card).model_validate_json(text))
+    parsed = MarkdownIt("commonmark").enable("table").parse(page)
+    kinds = {each.type for token in parsed for each in (token, *(token.children or ()))}
+    assert not {"html_block", "html_inline", "link_open", "image"} & kinds
+    headings = [token.markup for token in parsed if token.type == "heading_open"]
+    assert headings[0] == "#"
+    assert set(headings[1:]) == {"##"}
+    header = next(line for line in page.splitlines() if line.startswith("| configuration | p50"))
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "4.000 |" in line]
+    assert {row.replace("\\|", "").count("|") for row in rows} == {header.count("|")}
 
 
 def test_caveats_of_all_rows_are_shown_once(card):
@@ -201,13 +223,6 @@ class TestMachine:
         text = json.dumps(here.model_dump(mode="json"))
         assert not re.search(r"/(home|tmp|work|root)/", text)
 
-    def test_gpus_are_read_from_nvidia_smi_with_none_for_unknown_values(self):
-        line = "NVIDIA H200, 580.65, 143771, 345, 1980, [N/A], 31, 0x0000000000000001, Enabled\n"
-        (gpu,) = machine.gpus(lambda command: line)
-        assert (gpu.name, gpu.sm_mhz, gpu.max_sm_mhz, gpu.power_w) == ("NVIDIA H200", 345, 1980, None)
-        assert machine.gpus(lambda command: None) == ()
-        assert machine.gpus(lambda command: "Failed to initialize NVML\n") == ()
-
     def test_energy_without_a_counter_is_unknown(self):
-        if not machine.gpus():
+        if not gpus():
             assert machine.EnergyMeter().joules() is None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from distillkit.compute.machine import GpuCard
 from distillkit_export.profiling import rounds
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan, baseline_for
-from distillkit_export.profiling.schema import GpuCard
 from distillkit_export.profiling.worker_process import ConfigurationFailedError
 
 

@@ -40,6 +40,16 @@ def card(**changes: object) -> EngineCard:
     return EngineCard.model_validate(fields | changes)
 
 
+@pytest.mark.parametrize("version", ["", "none", "9" * 5000, "\u0663.1"])
+def test_a_card_with_any_text_as_version_is_of_another_machine(version):
+    """Promise: a file with wrong content is an error of one sentence that names the file.
+
+    Attempt: an engine card whose TensorRT version is a word, or has 5,000 digits.
+    """
+    with pytest.raises(UnavailableError, match=r"^engine model\.plan was built for TensorRT "):
+        card(version_compatible=True, tensorrt=version).require_match(H100)
+
+
 @pytest.mark.parametrize(
     ("options", "gpu", "capability", "version", "differences"),
     [

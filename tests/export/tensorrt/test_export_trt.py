@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 
 import pytest
 from PIL import Image
 
+from distillkit.storage.user_dirs import user_data
 from distillkit_cli.main import command_line
-from distillkit_export.user_dirs import user_data
 
 
 def run(*arguments):
@@ -73,6 +74,29 @@ def test_timing_cache_is_left_out_of_the_command_and_the_bundle(bundle):
     )
     assert manifest(bundle)["pending"][0]["reason"] == reason
     assert "/nowhere" not in (bundle / "bundle.json").read_text()
+
+
+def test_a_bundle_cannot_name_a_file_to_write(bundle, double, tmp_path):
+    """Promise: Nothing outside a run, bundle or bank is written.
+
+    Attempt: A bundle whose pending engine has a `timing_cache`, a path that the target would write to.
+    """
+    (tmp_path / "precious").write_text("precious")
+    data = manifest(bundle)
+    data["pending"][0]["options"]["timing_cache"] = str(tmp_path / "precious")
+    (bundle / "bundle.json").write_text(json.dumps(data))
+    code, _, _ = run("export", bundle, "--trt")
+    assert (code, (tmp_path / "precious").read_text()) == (0, "precious")
+
+
+def test_a_pipe_in_place_of_the_timing_cache_is_not_waited_for(bundle, double):
+    """Promise: Nothing but a regular file is opened.
+
+    Attempt: A pipe in place of the timing cache.
+    """
+    os.mkfifo(bundle.parent / "cache")
+    code, _, err = run("export", bundle, "--trt", "--timing-cache", bundle.parent / "cache")
+    assert (code, "Traceback" in err) == (0, False)
 
 
 def test_target_builds_the_pending_engine_with_its_options(bundle, double):
