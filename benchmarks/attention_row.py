@@ -27,12 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from machine import machine
-from step_overhead import bootstrap_interval
 from torch import Tensor, nn
 
+from distillkit.compute.paired_ratio import compare
 from distillkit.contracts.model import Signal
 from distillkit.models import TimmModel
 
@@ -172,10 +171,9 @@ def step_times(geometry: Geometry, arguments: argparse.Namespace, batch: int) ->
                 times[way].append(milliseconds)
     found: dict[str, Any] = {}
     for way in WAYS:
-        ratios = np.array(times[way]) / np.array(times["none"])
-        low, high = bootstrap_interval(ratios)
+        ratio = compare(times["none"], times[way])
         found[way] = {
-            "ms": statistics.median(times[way]), "ratio": float(np.median(ratios)), "low": low, "high": high
+            "ms": statistics.median(times[way]), "ratio": ratio.median, "low": ratio.low, "high": ratio.high
         }  # fmt: skip
     return found
 

@@ -25,6 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distillkit.compute.machine import machine_line
+from distillkit.compute.paired_ratio import Ratio, compare
 from distillkit.contracts.runtime import Servable
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit_cli.progress import ProfileProgress
@@ -32,9 +34,8 @@ from distillkit_cli.terminal import Terminal
 from distillkit_export import ExportOptions, export
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.profiling.configurations import Artefact, ProfiledStudent, ProfileSelection, Runtimes
-from distillkit_export.profiling.latency import Ratio, compare
 from distillkit_export.profiling.machine import machine
-from distillkit_export.profiling.markdown import caveat_lines, machine_line, short
+from distillkit_export.profiling.markdown import caveat_lines, short
 from distillkit_export.profiling.profile import measure
 from distillkit_export.profiling.rounds import MeasurementPlan
 from distillkit_export.profiling.schema import ProfileCard, RowCard

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from distillkit.compute.machine import MachineCard, machine_line
 from distillkit.contracts.exporter import Precision
 from distillkit.contracts.runtime import Servable
 from distillkit.errors import DistillkitError
@@ -28,10 +29,10 @@ from distillkit_export import ExportOptions, export
 from distillkit_export.bundle.reader import open_bundle
 from distillkit_export.profiling.configurations import Artefact, Configuration, ProfiledStudent, Runtimes
 from distillkit_export.profiling.machine import machine
-from distillkit_export.profiling.markdown import caveat_lines, machine_line, ratio_text, short
+from distillkit_export.profiling.markdown import caveat_lines, ratio_text, short
 from distillkit_export.profiling.profile import card_of
 from distillkit_export.profiling.rounds import InterleavedBenchmark, MeasurementPlan
-from distillkit_export.profiling.schema import MachineCard, ProfileCard, SubjectCard
+from distillkit_export.profiling.schema import ProfileCard, SubjectCard
 from distillkit_export.profiling.subjects import bundle_subject
 
 MODELS = (

@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from machine import machine
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from distillkit.compute.devices import keep_freed_memory
+from distillkit.compute.paired_ratio import compare
 from distillkit.contracts.model import Signal
 from distillkit.data.batches import MicroBatch, Window
 from distillkit.models.class_matching import ClassMap
@@ -126,7 +126,14 @@ def distillkit_loop(geometry: Geometry, windows: list[Window], *, log_every: int
     intervals = Intervals(len(windows) + 2, len(windows), log_every=log_every, evaluate_every=1, checkpoint_every=None)
     callbacks = Callbacks(lambda _record: None, lambda _step: {}, lambda _record: None, lambda _step: None)
     skipped_steps = SkippedSteps(20, on_skipped=print, give_up=print)
-    return lambda: train(windows, stepper, skipped_steps, intervals, callbacks)
+
+    def run() -> None:
+        steps = train(stepper, skipped_steps, intervals, callbacks, start=1)
+        next(steps)
+        for window in windows:
+            steps.send(window)
+
+    return run
 
 
 def minimal_loop(geometry: Geometry, windows: list[Window]) -> Callable[[], None]:
@@ -179,28 +186,18 @@ def measure(geometry: Geometry, *, rounds: int, steps: int) -> dict[str, object]
                 loops[name]()
                 if number >= 0:  # the first round warms up
                     times[name].append(1000 * (time.process_time() - start) / steps)
-    ratios = np.array(times["distillkit"]) / np.array(times["minimal"])
-    low, high = bootstrap_interval(ratios)
-    logging = np.array(times["logging"]) / np.array(times["minimal"])
+    ratio, logging = (compare(times["minimal"], times[name]) for name in ("distillkit", "logging"))
     return {
         "geometry": geometry.name,
         "minimal_ms": statistics.median(times["minimal"]),
         "distillkit_ms": statistics.median(times["distillkit"]),
-        "ratio": float(np.median(ratios)),
-        "ratio_low": low,
-        "ratio_high": high,
-        "logging_ratio": float(np.median(logging)),
-        "rounds": len(ratios),
+        "ratio": ratio.median,
+        "ratio_low": ratio.low,
+        "ratio_high": ratio.high,
+        "logging_ratio": logging.median,
+        "rounds": ratio.rounds,
         "steps": steps,
     }
-
-
-def bootstrap_interval(ratios: np.ndarray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the median of ratios [n], resampled over the rounds."""
-    draw = np.random.default_rng(0)
-    medians = np.median(draw.choice(ratios, (10_000, len(ratios))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def main() -> None:
