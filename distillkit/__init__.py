@@ -1,8 +1,8 @@
 """distillkit: distil a large vision model into a small one and export it.
 
-A script calls `load_recipe`, `plan`, `run`, `resume`, `evaluate`, `load_student` and `read_metrics`; see
-docs/reference/python.md. The other names are for plugins. Modules below this package are private and may move.
-Importing it does not load torch; the functions for scripts are loaded on first use.
+A script calls `load_recipe`, `plan`, `run`, `run_together`, `sweep`, `resume`, `evaluate`, `compare`, `load_student`
+and `read_metrics`; see docs/reference/python.md. The other names are for plugins. Modules below this package are
+private and may move. Importing it does not load torch; the functions for scripts are loaded on first use.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from distillkit.contracts.model import (
     Signal,
     Wanted,
 )
-from distillkit.contracts.plugin import PluginSpec
+from distillkit.contracts.plugin import MissingFile, PluginSpec
 from distillkit.contracts.run import RunInfo, RunModels, Samples
 from distillkit.errors import (
     BrokenPluginError,
@@ -31,6 +31,7 @@ from distillkit.errors import (
     DuplicatePluginError,
     GateError,
     MissingExtraError,
+    MissingFileError,
     PluginError,
     RecipeError,
     RunDirectoryError,
@@ -42,15 +43,19 @@ from distillkit.errors import (
     UserError,
     WeightsError,
 )
+from distillkit.messages.text import markdown_text
 from distillkit.plugin.hookspecs import hookimpl
 from distillkit.version import __version__
 
 _LOADED_WHEN_USED = {
+    "Comparison": "distillkit.comparison.comparison",
     "EvaluationResult": "distillkit.evaluation.measurement",
     "LoadedStudent": "distillkit.evaluation.loaded_student",
     "Plan": "distillkit.planning.plan",
     "Recipe": "distillkit.recipe.schema",
     "RunResult": "distillkit.running.training_run",
+    "SweepResult": "distillkit.sweeping.result",
+    "compare": "distillkit.api",
     "evaluate": "distillkit.api",
     "load_recipe": "distillkit.api",
     "load_student": "distillkit.api",
@@ -58,15 +63,32 @@ _LOADED_WHEN_USED = {
     "read_metrics": "distillkit.api",
     "resume": "distillkit.api",
     "run": "distillkit.api",
+    "run_together": "distillkit.api",
+    "sweep": "distillkit.api",
+    "with_student": "distillkit.api",
 }
 
 if TYPE_CHECKING:
-    from distillkit.api import evaluate, load_recipe, load_student, plan, read_metrics, resume, run
+    from distillkit.api import (
+        compare,
+        evaluate,
+        load_recipe,
+        load_student,
+        plan,
+        read_metrics,
+        resume,
+        run,
+        run_together,
+        sweep,
+        with_student,
+    )
+    from distillkit.comparison.comparison import Comparison
     from distillkit.evaluation.loaded_student import LoadedStudent
     from distillkit.evaluation.measurement import EvaluationResult
     from distillkit.planning.plan import Plan
     from distillkit.recipe.schema import Recipe
     from distillkit.running.training_run import RunResult
+    from distillkit.sweeping.result import SweepResult
 else:
     # Type checkers would accept any attribute of a module with __getattr__, so they never see this one.
     def __getattr__(name: str) -> object:
@@ -85,6 +107,7 @@ __all__ = [
     "BrokenPluginError",
     "CheckpointError",
     "ClassSpaceError",
+    "Comparison",
     "DataError",
     "DistillkitError",
     "DuplicatePluginError",
@@ -94,6 +117,8 @@ __all__ = [
     "LoadedStudent",
     "Loss",
     "MissingExtraError",
+    "MissingFile",
+    "MissingFileError",
     "Model",
     "ModelFactory",
     "ModelRequest",
@@ -113,6 +138,7 @@ __all__ = [
     "ShapeError",
     "Signal",
     "SignalError",
+    "SweepResult",
     "TargetSpec",
     "TrainingError",
     "UnavailableError",
@@ -121,12 +147,17 @@ __all__ = [
     "Wanted",
     "WeightsError",
     "__version__",
+    "compare",
     "evaluate",
     "hookimpl",
     "load_recipe",
     "load_student",
+    "markdown_text",
     "plan",
     "read_metrics",
     "resume",
     "run",
+    "run_together",
+    "sweep",
+    "with_student",
 ]

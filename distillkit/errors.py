@@ -11,6 +11,7 @@
     │   ├── SignalError                a loss reads a signal that a model does not reveal
     │   ├── ClassSpaceError            teacher, student and data have different classes
     │   ├── WeightsError               a weight file that is missing, refused or does not fit
+    │   ├── MissingFileError           weights or data that are not on this machine and cannot be downloaded
     │   ├── DataError                  images, labels or folders that cannot be used
     │   │   └── UnreadableImageError   one unreadable image, with the kind of fault
     │   ├── ShapeError                 a tensor of the wrong shape, passed to or returned by a plugin
@@ -18,27 +19,38 @@
     │   ├── CheckpointError            a checkpoint that is truncated or belongs to another run
     │   └── BundleError                an exported bundle that is truncated, altered or unsafe to open
     ├── TrainingError                  the run itself failed (a loss that is not finite, a full disk)
+    │   ├── SkippedStepsError          too many steps in a row had a loss or gradient that was not finite
     │   └── LostProcessError           another process of the run ended or hangs
     ├── RunInterrupted                 exit code 128 + signal number: stopped by a signal, checkpoint saved
     ├── UnavailableError               exit code 3: not possible on this machine or in this format
     └── GateError                      exit code 4: the outputs of an exported file differ from the model's
 
-A message is one line unless it is a list: what is wrong, the value, the allowed values, what to do. It quotes file
-names and keys unchanged, except for control characters, which could move a terminal's cursor; see `printable`.
+A message is one line: what is wrong, the value, the allowed values, what to do. Items of a list follow it, one indented
+line each. It quotes file names and keys unchanged, except for line breaks, which could imitate another message, and
+control characters, which could move a terminal's cursor; see `visible`.
 """
 
 from __future__ import annotations
 
-from distillkit.messages.text import printable
+from distillkit.messages.text import visible
 
 
 class DistillkitError(Exception):
-    """Base class of every error that distillkit raises on purpose."""
+    """Base class of every error that distillkit raises on purpose: a message, and the items of a list below it.
+
+    >>> print(DistillkitError("2 problems", "unknown key 'tua'", "'tau' is -1"))
+    2 problems
+      unknown key 'tua'
+      'tau' is -1
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+    def __init__(self, message: str = "", *items: str) -> None:
+        super().__init__(*map(visible, (message, *items)))
+
+    def __str__(self) -> str:
+        return "\n  ".join(self.args)
 
 
 class UserError(DistillkitError):
@@ -83,6 +95,10 @@ class WeightsError(UserError):
     """A weight file is missing, refused or does not fit the model."""
 
 
+class MissingFileError(UserError):
+    """Weights or data are not on this machine and cannot be downloaded now."""
+
+
 class DataError(UserError):
     """Images, labels or folders cannot be used."""
 
@@ -108,12 +124,20 @@ class CheckpointError(UserError):
     """A checkpoint is truncated or belongs to another run."""
 
 
+class BankError(UserError):
+    """A target bank cannot be opened, or lacks targets that a run without the teacher's weights needs."""
+
+
 class BundleError(UserError):
     """An exported bundle is truncated, altered or unsafe to open."""
 
 
 class TrainingError(DistillkitError):
     """Training failed, although recipe and inputs were valid."""
+
+
+class SkippedStepsError(TrainingError):
+    """Too many steps in a row were skipped. All processes of the run raise it at the same step."""
 
 
 class LostProcessError(TrainingError):

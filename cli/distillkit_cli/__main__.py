@@ -1,4 +1,4 @@
-"""Run the command line with `python -m distillkit_cli`, as torchrun does for each process."""
+"""Run the command line with `python -m distillkit_cli`, as `--nproc` does for each process."""
 
 from distillkit_cli.main import main
 

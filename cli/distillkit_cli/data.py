@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -21,8 +21,10 @@ SHOWN = 10
 """Limit on the unreadable images that are listed."""
 PROBLEMS_FOUND = 1
 
-DATA = typer.Argument(metavar="DIR|NAME", help="Folder of classes, digits, or timm:<data set>.")
+DATA = typer.Argument(metavar="DIR|NAME", help="Folder of classes, timm:<data set>, digits or imagenette.")
 ROOT = typer.Option(metavar="DIR", help="Folder that holds the `timm:` data sets.")
+BACKGROUND = typer.Option(metavar="COLOR", help="Colour behind transparent pixels, or none. Default: white.")
+GREY16 = typer.Option(help="16-bit grey images. Default: refuse.")
 WORKERS = typer.Option(metavar="N", min=0, help="Processes that read images. Default: one per core, at most 8.")
 
 data = typer.Typer(cls=Verbs, context_settings=NAMES, no_args_is_help=True)
@@ -34,11 +36,13 @@ def group() -> None:
 
 
 @data.command(cls=Verb)
-def check(
+def check(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
     name: Annotated[str, DATA],
     root: Annotated[Path | None, ROOT] = None,
+    background: Annotated[str | None, BACKGROUND] = None,
+    grey16: Annotated[Literal["refuse", "scale"] | None, GREY16] = None,
     workers: Annotated[int | None, WORKERS] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -56,15 +60,22 @@ def check(
     from distillkit.data import checking
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.files import load_recipe
-    from distillkit.recipe.schema import Data
+    from distillkit.recipe.image_tables import Data
     from distillkit_cli.progress import show_images_read
 
     terminal: Terminal = context.obj
+    given = {"train": name, "background": background, "grey16": grey16}
+    recipe = load_recipe(data={key: value for key, value in given.items() if value is not None})
     with closing(terminal.progress()) as display:
         report = checking.check(
-            Data(train=name, root=None if root is None else str(root)),
+            Data(
+                train=name,
+                root=None if root is None else str(root),
+                background=recipe.data.background,
+                grey16=recipe.data.grey16,
+            ),
             installed_plugins(),
-            batch_size=load_recipe(data=name).training.batch_size,
+            batch_size=recipe.training.batch_size,
             workers=loader_processes(workers),
             on_progress=partial(show_images_read, display),
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,12 +12,12 @@ import typer
 from rich.table import Table
 
 from distillkit.errors import DistillkitError, UserError
-from distillkit_cli.options import JSON
+from distillkit.messages.progress import show_images_measured
+from distillkit_cli.default_target import DEFAULT, run_or_newest
+from distillkit_cli.options import CHECKPOINT, JSON, share_or_name
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from distillkit.evaluation.measurement import EvaluationResult, Row
     from distillkit.plugin.plugin import Plugin
     from distillkit.plugin.registry import PluginRegistry
@@ -23,13 +25,23 @@ if TYPE_CHECKING:
 PROTOCOLS = "Protocol options"
 """The panel of options that only some protocols have."""
 
-TARGET = typer.Argument(metavar="TARGET", help="A run directory, a folder in it such as RUN/best, or a teacher's name.")
+TARGET = typer.Argument(
+    metavar="TARGET", help=f"A run directory, a folder in it such as RUN/best, or a teacher's name. {DEFAULT}"
+)
 PROTOCOL = typer.Option(metavar="NAME", help="top1, knn, linear, few-label, or an evaluator of `distillkit plugins`.")
-DATA = typer.Option(metavar="DIR|NAME", help="Images to evaluate on. Default: the data of the run, or digits.")
+DATA = typer.Option(metavar="DIR|NAME", help="Images to evaluate on. Default: the data of the run.")
 SPLIT = typer.Option(help="Split of the data. Default: test, or validation where there is no test split.")
+VALIDATION = typer.Option(
+    metavar="DIR|NAME|SHARE", help="Validation images, or the share of the training images to hold out; 0: none."
+)
 STRICT = typer.Option("--strict-data", help="Fail at the first unreadable image. Default: skip it.")
 WEIGHTS = typer.Option(metavar="FILE", help="Weights of a teacher given by name. Default: the published ones.")
 DEVICE = typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")
+CROP = typer.Option(
+    metavar="SHARE",
+    help="Share of the resized image that the centre crop keeps: 0.875 is resize 256, crop 224. "
+    "Default: the run's; of a teacher's name DINO's 0.875 for knn and linear at 224 pixels, else the weights' own.",
+)
 HEAD = typer.Option(help="top1: head used for predictions. Default: as in the run.", rich_help_panel=PROTOCOLS)
 FUSION = typer.Option(help="top1: how to fuse two heads. Default: as in the run.", rich_help_panel=PROTOCOLS)
 PER_CLASS = typer.Option("--per-class", help="top1: accuracy of each class.", rich_help_panel=PROTOCOLS)
@@ -67,13 +79,16 @@ SET = typer.Option(
 def evaluate(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
-    target: Annotated[str, TARGET],
+    target: Annotated[str | None, TARGET] = None,
     protocol: Annotated[str, PROTOCOL] = "top1",
     data: Annotated[str | None, DATA] = None,
     split: Annotated[Literal["train", "validation", "test"] | None, SPLIT] = None,
+    validation: Annotated[str | None, VALIDATION] = None,
     strict_data: Annotated[bool, STRICT] = False,
+    checkpoint: Annotated[str | None, CHECKPOINT] = None,
     weights: Annotated[str | None, WEIGHTS] = None,
     device: Annotated[str, DEVICE] = "auto",
+    crop: Annotated[float | None, CROP] = None,
     head: Annotated[Literal["fused", "class", "distill"] | None, HEAD] = None,
     fusion: Annotated[Literal["logits", "softmax"] | None, FUSION] = None,
     per_class: Annotated[bool, PER_CLASS] = False,
@@ -88,27 +103,19 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Evaluate a student or a teacher: top-1, k-NN, linear probe or few labels.
 
-    Without --data, a run is evaluated on its own data, and a teacher given by name on the digits.
+    Without --data, a run is evaluated on its own data, and a teacher given by name on the data that a run with it uses.
 
     Results for a run are also appended to RUN/evaluations.jsonl.
 
     For example:
-      distillkit evaluate runs/deit-ti-digits-001 --per-class
+      distillkit evaluate --per-class
       distillkit evaluate runs/soft --protocol knn --k 20
       distillkit evaluate timm:resnet50 --data imagenet/ --json
     """
     from distillkit.plugin.extras import require
-
-    terminal: Terminal = context.obj
-    require("torch", "timm", what="distillkit evaluate")
-    if nproc > 1:
-        from distillkit_cli.launching import launch, without_option
-
-        arguments = without_option(terminal.arguments, "--nproc")
-        raise typer.Exit(launch(arguments, nproc, restart_arguments=arguments, note=terminal.note))
-    from distillkit.evaluation.evaluate import evaluate as run_evaluation
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.overrides import as_tables, parse_assignment
+    from distillkit.running.target import check_evaluation
 
     by_option = {
         "head": head,
@@ -123,18 +130,37 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     given = {name: value for name, value in by_option.items() if value is not None}
     plugins = installed_plugins()
     _require_options(protocol, given, plugins)
-    options = as_tables(parse_assignment(text) for text in settings or ())
-    evaluation = run_evaluation(
-        target,
-        plugins,
-        protocol=protocol,
-        options=options | given,
-        data=data,
-        split=split,
-        strict=strict_data,
-        weights=weights,
-        device=device,
+    options = as_tables(parse_assignment(text) for text in settings or ()) | given
+    terminal: Terminal = context.obj
+    is_default = target is None
+    target = run_or_newest(target, terminal)
+    check_evaluation(
+        target, plugins, protocol=protocol, options=options, data=data, checkpoint=checkpoint, weights=weights
     )
+    require("torch", "timm", what="distillkit evaluate")
+    if nproc > 1:
+        from distillkit_cli.launching import launch, without_option
+
+        arguments = [*without_option(terminal.arguments, "--nproc"), *([target] if is_default else [])]
+        raise typer.Exit(launch(arguments, nproc, restart_arguments=arguments, note=terminal.note))
+    from distillkit.evaluation.evaluate import evaluate as run_evaluation
+
+    with closing(terminal.progress()) as display:
+        evaluation = run_evaluation(
+            target,
+            plugins,
+            protocol=protocol,
+            options=options,
+            data=data,
+            split=split,
+            validation=share_or_name(validation),
+            strict=strict_data,
+            checkpoint=checkpoint,
+            weights=weights,
+            device=device,
+            crop=crop,
+            report=partial(show_images_measured, display),
+        )
     if as_json:
         terminal.show_json(evaluation.as_dict())
     else:
@@ -159,7 +185,7 @@ def _require_options(protocol: str, given: Iterable[str], plugins: PluginRegistr
 
 
 def _option_names(evaluator: Plugin) -> Collection[str]:
-    options: type[BaseModel] | None = getattr(evaluator.load(), "Options", None)
+    options = evaluator.option_model()
     return () if options is None else options.model_fields
 
 
@@ -179,12 +205,20 @@ def _show(terminal: Terminal, evaluation: EvaluationResult) -> None:
         rows = [(evaluation.split, f"{measurement.figures['images']:,.0f} images")]
     if not rows:
         rows = [(name, f"{value:,g}") for name, value in measurement.figures.items()]
-    terminal.show_rows([("protocol", measurement.title), ("data", evaluation.data), *rows])
+    terminal.show_rows([("protocol", measurement.title), ("data", evaluation.data), *_crop(evaluation), *rows])
     if measurement.rows:
         terminal.show("")
         terminal.show_table(_table(measurement.rows))
     for note in measurement.notes:
         terminal.note(note)
+
+
+def _crop(evaluation: EvaluationResult) -> Iterator[tuple[str, str]]:
+    """How images are cropped, unless it is as in the run."""
+    used = evaluation.preprocessing
+    if used["source"] != "run":
+        sides = ("x".join(map(str, dict.fromkeys(used[name]))) for name in ("resize", "crop"))
+        yield "images", f"resize {next(sides)}, crop {next(sides)}"
 
 
 def _table(rows: tuple[Row, ...]) -> Table:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from distillkit_cli.default_target import DEFAULT, run_or_its_bundle
 from distillkit_cli.options import JSON, flattened
 from distillkit_cli.progress import show_build_step
 from distillkit_cli.terminal import Terminal
@@ -17,7 +18,8 @@ from distillkit_export.export_options import ExportOptions
 
 TARGET = typer.Argument(
     metavar="TARGET",
-    help="A run directory, RUN/best, one of RUN/checkpoints, a model by name (timm:resnet18), or a bundle.",
+    help="A run directory, RUN/best, one of RUN/checkpoints, a model by name (timm:resnet18), or a bundle. "
+    f"{DEFAULT} Its bundle, if it has one and other formats than ONNX are added.",
 )
 OUT = typer.Option(metavar="DIR", help="Bundle folder. Default: TARGET/export, or exports/<name> for a model by name.")
 
@@ -26,7 +28,7 @@ OUT = typer.Option(metavar="DIR", help="Bundle folder. Default: TARGET/export, o
 def export(
     context: typer.Context,
     *,
-    target: Annotated[str, TARGET],
+    target: Annotated[str | None, TARGET] = None,
     out: Annotated[Path | None, OUT] = None,
     options: ExportOptions,
     as_json: Annotated[bool, JSON] = False,
@@ -39,13 +41,15 @@ def export(
     If TARGET is a bundle, other formats are added to it in place.
 
     For example:
-      distillkit export runs/deit-ti-digits-001 --fp16 --int8
-      distillkit export runs/soft/best --head class --out digits-onnx/ --json
-      distillkit export runs/deit-ti-digits-001 --trt --fp16 --batch 1:8:64
+      distillkit export --trt
+      distillkit export runs/soft/best --fp16 --int8 --out digits-onnx/
+      distillkit export runs/deit-ti-digits-ce-seed0-001 --trt --batch 1:8:64
     """
     from distillkit_export import export as export_model
 
     terminal: Terminal = context.obj
+    extends = bool(options.exporters) and out is None and not options.changed(student_only=True)
+    target = run_or_its_bundle(target, terminal, extends=extends)
     with closing(terminal.progress(first_line_s=0)) as display:
         options = replace(options, progress=partial(show_build_step, display))
         result = export_model(target, out, options)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 REPORT_TIMEOUT_S = 10.0
 """How long other ranks wait for rank 0 to report, and rank 0 waits for the cause of a lost connection."""
+CONNECT_TIMEOUT_S = 10.0
+"""How long a process tries to connect to the store."""
 CAUSE, CLAIM = "cause", "claim"
 """Keys in the store: the first cause, and how many processes have asked to report."""
 
@@ -66,10 +68,22 @@ def _agreed(store: Store, own: FailureReport, rank: int, world: int, *, is_conse
     elif is_consequence:
         _wait(lambda: store.check([CAUSE]) or store.check([CLAIM]))
     reports = _claimed(store)
-    if (rank or is_consequence) and store.check([CAUSE]):
-        message, code = json.loads(store.get(CAUSE))
-        return FailureReport(message if reports else "", code)
-    return own if reports else FailureReport("", own.code)
+    cause = _cause(store) if rank or is_consequence else None
+    report = cause or own
+    return report if reports else FailureReport("", report.code)
+
+
+def _cause(store: Store) -> FailureReport | None:
+    """The stored cause; None if there is none of ours: other users of the machine can write to the store."""
+    if not store.check([CAUSE]):
+        return None
+    try:
+        match json.loads(store.get(CAUSE)):
+            case [str(message), int(code)] if 0 < code < 256:
+                return FailureReport(message, code)
+    except (ValueError, RecursionError):
+        pass
+    return None
 
 
 def _store() -> Store:
@@ -79,7 +93,7 @@ def _store() -> Store:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise RuntimeError("torchrun has no agent store")
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=REPORT_TIMEOUT_S), wait_for_workers=False)
+    store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=CONNECT_TIMEOUT_S), wait_for_workers=False)
     # Every restart has its own keys, so that a report from an earlier attempt does not silence it.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return cast("Store", PrefixStore(f"distillkit/failure-report/{attempt}", store))

@@ -13,6 +13,7 @@ HEADS = {
     "fused_softmax_top1": "sum of softmaxes",
     "top5": "top 5",
     "real_top1": "ReaL labels",
+    "best_epoch_top1": "best epoch",
 }
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillkit_cli.options import DRY_RUN, OUT, ModelOptions, RecipeOptions, data_option, flattened
+from distillkit.messages.text import command
+from distillkit_cli.options import ModelOptions, RecipeOptions, StartOptions, data_option, flattened
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from distillkit.plugin.registry import PluginRegistry
+    from distillkit.recipe.schema import Recipe
 
 MODEL = typer.Argument(metavar="MODEL", help="A student or a teacher: timm:resnet50, deit-s, regnety16gf.")
-WEIGHTS = typer.Option(metavar="FILE|DIR|pretrained|none", help="Weights to start from.")
+WEIGHTS = typer.Option(metavar="FILE|DIR|pretrained|none", help="Weights to start from. Default: pretrained.")
 UNLABELED = data_option(metavar="DIR", help="Ignored: finetune trains on labels alone.")
 
 
@@ -30,17 +31,16 @@ class FinetuneOptions(RecipeOptions):
 def finetune(
     context: typer.Context,
     *,
-    model: Annotated[str, MODEL],
-    weights: Annotated[str, WEIGHTS] = "pretrained",
+    model: Annotated[str | None, MODEL] = None,
+    weights: Annotated[str | None, WEIGHTS] = None,
     recipe: FinetuneOptions,
-    out: Annotated[Path | None, OUT] = None,
-    dry_run: Annotated[bool, DRY_RUN] = False,
+    start: StartOptions,
 ) -> None:
     """Train a model on labels alone, from pretrained weights: a teacher for your own classes.
 
     Short for `distillkit run --loss ce --student MODEL --student-weights WEIGHTS`.
 
-    Use the result as a teacher with --teacher run:DIR. To resume: distillkit run --resume DIR.
+    Use the result as a teacher with --teacher run:DIR. To resume: --resume DIR, without MODEL.
 
     For example:
       distillkit finetune regnety16gf --data flowers/ --out runs/teacher
@@ -49,8 +49,15 @@ def finetune(
     from distillkit_cli import starting
 
     terminal: Terminal = context.obj
-    models = ModelOptions(loss=["ce"], student=_student_name(model), student_weights=weights)
-    starting.start(terminal, recipe.resolved(models), out, dry_run=dry_run)
+    if model is None and start.resume is None:
+        context.fail("Missing argument 'MODEL'.")
+    given = ["MODEL"] * (model is not None) + ["--weights"] * (weights is not None)
+
+    def resolved() -> Recipe:
+        student = _student_name(str(model))
+        return recipe.resolved(ModelOptions(loss=["ce"], student=student, student_weights=weights or "pretrained"))
+
+    starting.start_command(terminal, start, recipe, given, resolved)
 
 
 def _student_name(model: str) -> str:
@@ -83,7 +90,7 @@ def _as_student(teacher: str, plugins: PluginRegistry) -> str:
     if argument is not None:
         raise UnknownPluginError(
             f"'{name}' is a teacher and not a student, so '{teacher}' cannot be fine-tuned by that name; "
-            f"to start from a run: distillkit run --loss ce --from {argument}"
+            f"to start from a run: {command('distillkit', 'run', '--loss', 'ce', '--from', argument)}"
         )
     require("torch", "timm", what="distillkit finetune")
     import timm

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from typing import Any
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 NAMES = {"help_option_names": ["--help", "-h"]}
@@ -23,6 +25,10 @@ class Verb(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_python_types(super().get_params(ctx))
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with _reader_may_stop():
+            super().format_help(ctx, formatter)
+
     def invoke(self, ctx: Any) -> Any:
         with redirect_stdout(sys.stderr):
             return super().invoke(ctx)
@@ -33,6 +39,19 @@ class Verbs(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_python_types(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with _reader_may_stop():
+            super().format_help(ctx, formatter)
+
+
+@contextmanager
+def _reader_may_stop() -> Iterator[None]:
+    """End with 0 where the reader of the help has stopped early, as in `distillkit --help | head`."""
+    try:
+        yield
+    except SystemExit:  # this is how typer's own console ends the program
+        raise typer.Exit(0) from None
 
 
 def _unwrapped(text: str | None) -> str | None:

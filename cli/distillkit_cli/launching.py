@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 from uuid import uuid4
 
-PR_SET_PDEATHSIG = 1
-"""Option of Linux's prctl: the signal that this process receives when its parent ends."""
+from distillkit.compute.compiler_cache import use_private_cache
+from distillkit.compute.interpreters import environment, module_command, variables
+from distillkit.compute.launcher_process import end_with_launcher, end_with_parent
+
 RESTARTS = 3
 """How often all processes are restarted after one of them was killed."""
 GRACE_S = 60
@@ -26,20 +27,25 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def is_rank() -> bool:
+    """Whether torchrun or `--nproc` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def was_restarted() -> bool:
     """Whether torchrun restarted these processes after one of them ended."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def end_with_the_launcher() -> None:
-    """Receive SIGTERM when the launcher ends, even if it is killed. Linux only.
+    """Receive SIGTERM when torchrun or a sweep that started this process ends, even if it is killed. Linux only.
 
-    Without this the processes would keep running and hold the lock of the run directory.
+    Without this the process would keep running and hold the lock of the run directory.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if is_rank():
+        end_with_parent()
+    else:
+        end_with_launcher()
 
 
 def without_option(arguments: Sequence[str], option: str) -> list[str]:
@@ -64,6 +70,8 @@ def launch(
     """
     # torch's launcher would log the errors of the processes a second time, with its own module names.
     logging.disable(logging.ERROR)
+    # The processes inherit it; otherwise torch leaves an empty folder next to other temporary files.
+    use_private_cache()
     code = _launch_once(arguments, processes)
     for attempt in range(1, RESTARTS + 1):
         if code >= 0:
@@ -75,7 +83,7 @@ def launch(
 
 def _launch_once(arguments: Sequence[str], processes: int) -> int:
     """The exit code of the processes; minus the signal's number if one was killed."""
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -92,10 +100,13 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
         rdzv_backend=BACKEND,
         max_restarts=0,  # `launch` restarts them, because torch would repeat the same arguments
         monitor_interval=0.2,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # otherwise torch leaves an empty temporary folder
         **{name: value for name, value in wanted.items() if name in known},
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "distillkit_cli", *arguments)
+        program, *rest = module_command("distillkit_cli", *arguments)
+        with variables(PYTHONPATH=environment()["PYTHONPATH"]):
+            elastic_launch(config, program)(*rest)
     except ChildFailedError as error:
         return _exit_code([int(failure.exitcode) for failure in error.failures.values()])
     except SignalException as stopped:
@@ -106,7 +117,9 @@ def _launch_once(arguments: Sequence[str], processes: int) -> int:
 def _exit_code(codes: Sequence[int]) -> int:
     """One exit code for several processes: that of a killed process, else the largest.
 
-    Processes that torch's launcher terminated afterwards have -15; those that only lost the others have 1.
+    Processes that torch's launcher terminated afterwards have -15; those that only lost the others have 1. If none
+    has another code, something else stopped them, such as a scheduler: then they are not restarted.
     """
     killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]
-    return min(killed) if killed else max(codes)
+    failed = max(codes) if max(codes) > 0 else 128 + signal.SIGTERM
+    return min(killed) if killed else failed

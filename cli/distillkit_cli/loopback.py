@@ -1,6 +1,8 @@
 """Rendezvous of the processes of `--nproc` on the loopback address, out of reach of other machines.
 
-torch's own rendezvous backends listen on every address of the machine.
+torch's own rendezvous backends listen on every address of the machine, and its c10d backend unpickles what it finds in
+the store. Neither torch's store nor gloo asks a client who it is: another user of the same machine can read the store,
+end the processes or change the numbers they exchange, but nothing that they read there is executed.
 """
 
 from __future__ import annotations

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
+from distillkit.compute.termination import raising_terminated
 from distillkit.errors import DistillkitError, LostProcessError, UserError
+from distillkit.messages.text import visible
 from distillkit.plugin.disabled import switch_off
 from distillkit.plugin.error_attribution import plugin_failure
 from distillkit.storage.places import fault_of_place
 from distillkit.version import __version__
 from distillkit_cli.attention import attention
+from distillkit_cli.bank import bank
+from distillkit_cli.bench import bench
+from distillkit_cli.compare import compare
 from distillkit_cli.data import data
 from distillkit_cli.doctor import doctor
 from distillkit_cli.evaluate import evaluate
@@ -21,7 +29,7 @@ from distillkit_cli.export import export
 from distillkit_cli.failure_report import FailureReport, report_of, reports_traceback
 from distillkit_cli.finetune import finetune
 from distillkit_cli.help import NAMES, Verb, Verbs
-from distillkit_cli.launching import end_with_the_launcher, rank
+from distillkit_cli.launching import end_with_the_launcher, is_rank, rank
 from distillkit_cli.plan import plan
 from distillkit_cli.plugins import plugins
 from distillkit_cli.predict import predict
@@ -29,6 +37,7 @@ from distillkit_cli.profile import profile
 from distillkit_cli.recipes import recipes
 from distillkit_cli.replay import replay
 from distillkit_cli.run import run
+from distillkit_cli.sweep import sweep
 from distillkit_cli.terminal import Terminal, why_unwritable
 from distillkit_cli.verify import verify
 
@@ -50,10 +59,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-VERBS = run, plan, finetune, evaluate, attention, export, verify, profile, predict, plugins, recipes, replay, doctor
+VERBS = (
+    run,
+    plan,
+    finetune,
+    sweep,
+    evaluate,
+    compare,
+    attention,
+    export,
+    verify,
+    profile,
+    bench,
+    predict,
+    plugins,
+    recipes,
+    replay,
+    doctor,
+)
 for verb in VERBS:
     app.command(cls=Verb)(verb)
 app.add_typer(data, name="data")
+app.add_typer(bank, name="bank")
 
 
 @app.callback()
@@ -70,8 +97,8 @@ def distillkit(
     Choose a teacher, a student and a loss. Get a checkpoint, a report and an ONNX file.
 
     Start here:
-      distillkit run
-      distillkit run --data imagenet/ --teacher regnety16gf --loss hard
+      distillkit run --teacher regnety16gf --loss hard
+      distillkit export --trt
     """
     terminal: Terminal = context.obj
     terminal.quiet, terminal.verbose = quiet, verbose
@@ -85,28 +112,49 @@ def distillkit(
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    sys.exit(command_line(sys.argv[1:]))
+    terminal = Terminal(arguments=tuple(sys.argv[1:]), is_first=rank() == 0)
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # the first one that is registered runs last
+    code = command_line(sys.argv[1:], terminal)
+    if terminal.only_plans:
+        codes.append(code)
+    sys.exit(code)
 
 
-def command_line(arguments: Sequence[str]) -> int:
-    """Run one command line.
+def _leave(codes: Sequence[int]) -> None:
+    """End the process with the last of `codes`, if any, without taking apart its modules.
+
+    Python would search them for garbage; with torch and timm this takes most of a second. A plan leaves nothing open.
+    """
+    if codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(codes[-1])
+
+
+def command_line(arguments: Sequence[str], terminal: Terminal | None = None) -> int:
+    """Run one command line; its output goes to `terminal`, by default a new one.
 
     A user error, or an exception raised by a plugin, becomes one line on stderr. Any other exception is a bug and is
     raised again.
-    Returns: 0; the `exit_code` of a DistillkitError; 2 for an invalid command line; 130 when interrupted.
+    Returns: 0; the `exit_code` of a DistillkitError; 2 for an invalid command line; 130 when interrupted, 143 after
+    SIGTERM, 129 after SIGHUP.
     """
-    terminal = Terminal(arguments=tuple(arguments), is_first=rank() == 0)
+    terminal = terminal or Terminal(arguments=tuple(arguments), is_first=rank() == 0)
     end_with_the_launcher()
+    signals: list[int] = []
     try:
         _require_stdout()
-        # standalone_mode would make typer print errors and exit with its own codes.
-        code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
+        # A rank of several processes may wait for the others in native code, where no Python handler runs.
+        with nullcontext(signals) if is_rank() else raising_terminated() as signals:
+            # standalone_mode would make typer print errors and exit with its own codes.
+            code = app(arguments, prog_name="distillkit", standalone_mode=False, obj=terminal)
     except DistillkitError as error:
         return _failed(terminal, error, FailureReport(str(error), error.exit_code))
     except typer.TyperException as error:
         return _failed(terminal, _usage(error), FailureReport(_usage(error), USAGE_ERROR))
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        code = INTERRUPTED
     except BaseException as error:
         failure = plugin_failure(error) or _fault_of_place(error)
         if failure is None:
@@ -115,6 +163,8 @@ def command_line(arguments: Sequence[str]) -> int:
             raise
         failure.__cause__ = error
         return _failed(terminal, failure, FailureReport(str(failure), failure.exit_code))
+    if signals:  # typer turns the exception into an exit code
+        return 128 + signals[0]
     return code if isinstance(code, int) else 0
 
 
@@ -150,7 +200,7 @@ def _usage(error: typer.TyperException) -> str:
     if context and (hint := HINTS.get((context.command_path, getattr(error, "option_name", "")))):
         message = hint
     where = f" (see {context.command_path} --help)" if context else ""
-    return f"{message[0].lower()}{message[1:]}{where}"
+    return visible(f"{message[0].lower()}{message[1:]}{where}")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,29 @@ RUN = "Run"
 OPTION_NAMES = {"settings": "--set", "from_run": "--from"}
 """Options that are not named like their fields."""
 
-OUT = typer.Option(metavar="DIR", help="Run directory. Default: runs/<student>-<data>-<number>.", rich_help_panel=RUN)
+OUT = typer.Option(
+    metavar="DIR",
+    help="Run directory. Default: a folder in runs/, named by student, data, losses, seed and number.",
+    rich_help_panel=RUN,
+)
+RESUME = typer.Option(
+    metavar="DIR",
+    help="Continue the run in DIR from its newest checkpoint; --set may change data.workers and a few others.",
+    rich_help_panel=RUN,
+)
+AUTO_RESUME = typer.Option(
+    "--auto-resume",
+    help="Start the run in --out, or continue it if it exists; for schedulers that requeue jobs.",
+    rich_help_panel=RUN,
+)
+NPROC = typer.Option(
+    "--nproc", metavar="N", min=1, help="Train with N processes on this machine, one per GPU.", rich_help_panel=RUN
+)
 DRY_RUN = typer.Option("--dry-run", help="Show the plan and exit.", rich_help_panel=RUN)
 JSON = typer.Option("--json", help="Print JSON.")
+CHECKPOINT = typer.Option(
+    metavar="last|best|ema|STEP", help="Student of a run: last, best, ema, or the step of a checkpoint. Default: last."
+)
 
 model_option = partial(typer.Option, rich_help_panel="Models and losses")
 TEACHER = model_option(metavar="NAME", help="Teacher, such as regnety16gf, timm:<model> or run:<directory>.")
@@ -46,19 +66,24 @@ STUDENT_WEIGHTS = model_option(metavar="FILE|DIR|pretrained", help="Initial weig
 
 data_option = partial(typer.Option, rich_help_panel="Data")
 DATA = data_option(
-    metavar="DIR|NAME", help="Folder with one subfolder per class, digits, or timm:<data set>. Default: digits."
+    metavar="DIR|NAME",
+    help="Folder with one subfolder per class, timm:<data set>, digits or imagenette. Default: that of the teacher, "
+    "else digits.",
 )
 VALIDATION = data_option(
     metavar="DIR|SHARE", help="Validation images, or the share of --data to hold out. Default: 0.1."
 )
 UNLABELED = data_option(metavar="DIR", help="Unlabelled images; the teacher provides their targets.")
 LABELS = data_option(metavar="N", help="Keep N labels, balanced over the classes; other images become unlabelled.")
+BANK = data_option(
+    metavar="DIR", help="Target bank: read the teacher's targets from DIR, and store those that are missing."
+)
 STRICT_DATA = data_option("--strict-data", help="Fail at the first unreadable image (data.broken=0).")
 
 recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 RECIPE = recipe_option(
     metavar="NAME|FILE.toml",
-    help="Recipe name (see `distillkit recipes`) or file. Default: digits for the digits data, else default.",
+    help="Recipe name (see `distillkit recipes`) or file. Default: digits or imagenette for that data, else default.",
 )
 EPOCHS = recipe_option(metavar="N", help="Passes over the data. Default: the recipe's.")
 SEED = recipe_option(metavar="N", help="Seed of initialisation and dropout. Default: 0.")
@@ -85,6 +110,17 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """Where and how a run starts or continues."""
+
+    out: Annotated[Path | None, OUT] = None
+    resume: Annotated[Path | None, RESUME] = None
+    auto_resume: Annotated[bool, AUTO_RESUME] = False
+    nproc: Annotated[int, NPROC] = 1
+    dry_run: Annotated[bool, DRY_RUN] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
     """Data, length and recipe of a run."""
 
@@ -92,6 +128,7 @@ class RecipeOptions:
     validation: Annotated[str | None, VALIDATION] = None
     unlabeled: Annotated[str | None, UNLABELED] = None
     labels: Annotated[int | None, LABELS] = None
+    bank: Annotated[str | None, BANK] = None
     strict_data: Annotated[bool, STRICT_DATA] = False
     recipe: Annotated[str | None, RECIPE] = None
     epochs: Annotated[int | None, EPOCHS] = None
@@ -109,10 +146,15 @@ class RecipeOptions:
         """
         from distillkit.recipe.files import load_recipe
 
+        return load_recipe(**self.for_load_recipe(models))
+
+    def for_load_recipe(self, models: ModelOptions) -> dict[str, Any]:
+        """These options, as those of `load_recipe`."""
         options = vars(models) | vars(self)
         options |= {"teacher": models.teacher or None, "loss": models.loss or None}
-        options["validation"] = _share_or_name(self.validation)
-        return load_recipe(assignments=options.pop("settings") or (), **options)
+        options["validation"] = share_or_name(self.validation)
+        options["assignments"] = options.pop("settings") or ()
+        return options
 
 
 def given_options(*groups: Any) -> list[str]:
@@ -147,7 +189,7 @@ def flattened(function: Callable[..., None]) -> Callable[..., None]:
 def typer_option(group: Any, name: str) -> Any:
     """The option for a field whose metadata has a help text."""
     metadata = group.__dataclass_fields__[name].metadata
-    shown: dict[str, Any] = {key: metadata.get(key) for key in ("help", "rich_help_panel", "metavar", "min")}
+    shown: dict[str, Any] = {key: metadata.get(key) for key in ("help", "rich_help_panel", "metavar", "min", "max")}
     return typer.Option(metadata.get("flag", f"--{name.replace('_', '-')}"), **shown)
 
 
@@ -181,7 +223,7 @@ def _filled(group: Any, given: dict[str, Any]) -> Any:
     return group(**values)
 
 
-def _share_or_name(text: str | None) -> float | str | None:
+def share_or_name(text: str | None) -> float | str | None:
     """`--validation` is a share of the training images or a folder."""
     if text is None:
         return None

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from distillkit.errors import DataError, UserError
+from distillkit.messages.text import command
 from distillkit.storage.places import reason, require_writable_file
-from distillkit_cli.options import JSON
+from distillkit_cli.default_target import bundle_and_images
+from distillkit_cli.options import CHECKPOINT, JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from distillkit_export.predictor import Prediction, Predictor
 
-BUNDLE = typer.Argument(metavar="BUNDLE", help="A folder that `distillkit export` wrote.")
-IMAGES = typer.Argument(metavar="IMAGE", help="Image files, folders of them, or patterns such as 'shots/*.png'.")
+IMAGES = typer.Argument(
+    metavar="[BUNDLE] IMAGE",
+    help="A folder that `distillkit export` wrote, then image files, folders of them, or patterns such as "
+    "'shots/*.png'. Default: the bundle of the newest finished run in runs/.",
+)
 TOP = typer.Option(metavar="N", min=1, help="Classes to show per image.")
 RUNTIME = typer.Option(metavar="NAME", help="Runtime from `distillkit plugins`. Default: the first that works.")
 PRECISION = typer.Option(help="Precision of the file to use. Default: fp32, or the only one that --runtime loads.")
@@ -28,8 +33,8 @@ OUT = typer.Option(metavar="FILE.npy", help="Also write the probabilities of all
 def predict(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
-    bundle: Annotated[Path, BUNDLE],
-    images: Annotated[list[str], IMAGES],
+    arguments: Annotated[list[str], IMAGES],
+    checkpoint: Annotated[str | None, CHECKPOINT] = None,
     top: Annotated[int, TOP] = 5,
     runtime: Annotated[str | None, RUNTIME] = None,
     precision: Annotated[Literal["fp32", "fp16", "bf16", "int8", "fp8"] | None, PRECISION] = None,
@@ -42,14 +47,18 @@ def predict(  # noqa: PLR0913 - one parameter per option
     Unreadable images are listed; the others are still classified, and the exit code is 2.
 
     For example:
-      distillkit predict runs/deit-ti-digits-001/export cat.jpg dog.jpg
+      distillkit predict cat.jpg
+      distillkit predict runs/deit-ti-digits-ce-seed0-001/export cat.jpg
       distillkit predict bundle/ shots/ --top 1 --json
     """
     from distillkit.data.image_folders import shown_left_out
+    from distillkit_export.bundle.student_of_bundle import bundle_folder
     from distillkit_export.images.image_files import image_files
     from distillkit_export.predictor import load
 
     terminal: Terminal = context.obj
+    bundle, images = bundle_and_images(arguments, terminal)
+    bundle = bundle_folder(bundle, checkpoint)
     _require_writable(out, bundle)
     found = image_files(images)
     files = found.paths
@@ -60,7 +69,8 @@ def predict(  # noqa: PLR0913 - one parameter per option
             "give --out FILE.npy for the embeddings of the images"
         )
     if predictor.artifact.gate == "ungated":
-        terminal.note(f"{predictor.artifact.file} was never compared with torch; run `distillkit verify {bundle}`")
+        verify = command("distillkit", "verify", bundle)
+        terminal.note(f"{predictor.artifact.file} was never compared with torch; run `{verify}`")
     if found.left_out:
         terminal.note(f"left out: {shown_left_out(found.left_out)}")
     unreadable: list[DataError] = []

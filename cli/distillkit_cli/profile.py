@@ -11,7 +11,9 @@ import typer
 from rich.table import Table
 
 from distillkit.errors import UserError
-from distillkit_cli.options import JSON
+from distillkit.messages.text import visible
+from distillkit_cli.default_target import DEFAULT, run_or_newest
+from distillkit_cli.options import CHECKPOINT, JSON
 from distillkit_cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -22,10 +24,14 @@ if TYPE_CHECKING:
     from distillkit_export.profiling.schema import Mode, ProfileCard, RowCard
 
 MEASURING = "Measuring"
-CHOICES = ("runtime", "precision", "batches", "mode", "seconds", "rounds", "threads", "device", "tune", "weights")
+CHOICES = (
+    *("runtime", "precision", "batches", "mode", "seconds", "rounds", "threads", "device", "tune", "weights"),
+    "checkpoint",
+)
 """Options that have no effect if nothing is measured."""
 TARGETS = typer.Argument(
-    metavar="TARGET", help="Bundles, runs, models by name (timm:resnet18), or profile.json files of other machines."
+    metavar="TARGET",
+    help=f"Bundles, runs, models by name (timm:resnet18), or profile.json files of other machines. {DEFAULT}",
 )
 RUNTIME = typer.Option(
     metavar="NAME", help="Runtime from `distillkit plugins`; may be repeated. Default: all that work."
@@ -62,7 +68,7 @@ OUT = typer.Option(metavar="DIR", help="Output folder. Default: TARGET/profile, 
 def profile(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
-    targets: Annotated[list[str], TARGETS],
+    targets: Annotated[list[str] | None, TARGETS] = None,
     runtime: Annotated[list[str] | None, RUNTIME] = None,
     precision: Annotated[list[str] | None, PRECISION] = None,
     batches: Annotated[str, BATCHES] = "1,8,32",
@@ -74,6 +80,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
     tune: Annotated[bool, TUNE] = False,
     baseline: Annotated[str | None, BASELINE] = None,
     allowed: Annotated[float, ALLOWED] = 10.0,
+    checkpoint: Annotated[str | None, CHECKPOINT] = None,
     weights: Annotated[str | None, WEIGHTS] = None,
     out: Annotated[Path | None, OUT] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -85,7 +92,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
     Unreliable figures are marked, with the reason.
 
     For example:
-      distillkit profile runs/deit-ti-digits-001
+      distillkit profile
       distillkit profile exports/student --tune --batches 1,32
       distillkit profile a/ b/ other-machine/profile.json --out compared/
     """
@@ -99,6 +106,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
 
     _require_numbers(seconds, rounds, threads, allowed)
     terminal: Terminal = context.obj
+    targets = targets or [run_or_newest(None, terminal)]
     earlier = _earlier(baseline)
     if all(Path(target).is_file() for target in targets):
         _require_nothing_to_measure(context, baseline if earlier is None else None)
@@ -112,6 +120,7 @@ def profile(  # noqa: PLR0913 - one parameter per option
             plan=MeasurementPlan(_batches(batches), _modes(mode), seconds, rounds),
             baseline=None if earlier else baseline,
             earlier=earlier,
+            checkpoint=checkpoint,
             weights=weights,
             tune=tune,
             out=out,
@@ -126,23 +135,25 @@ def profile(  # noqa: PLR0913 - one parameter per option
 
 def _show(terminal: Terminal, result: Profile, *, as_json: bool) -> None:
     """Print results on stdout; caveats, configurations without a figure and the files written on stderr."""
+    from distillkit.compute.machine import machine_line
     from distillkit_export.profiling.charts import draw
-    from distillkit_export.profiling.markdown import best_lines, machine_line
+    from distillkit_export.profiling.markdown import best_lines
 
     drawn = draw(result.all, result.directory)
     if as_json:
         terminal.show_json({"profiles": [card.model_dump(mode="json") for card in result.all]})
     for card in () if as_json else result.all:
-        terminal.show(machine_line(card.machine))
+        terminal.show(visible(machine_line(card.machine)))
         terminal.show_table(_table(card))
         for line in best_lines(card):
-            terminal.show(f"best setting at {line}")
+            terminal.show(visible(f"best setting at {line}"))
     for line in _remarks(result, drawn):
-        terminal.note(line)
+        terminal.note(visible(line))  # a profile of another machine is text of its author
 
 
 def _remarks(result: Profile, drawn: Charts) -> Iterator[str]:
-    from distillkit_export.profiling.markdown import CAVEAT_MARK, caveat_lines
+    from distillkit.compute.busy_machine import CAVEAT_MARK
+    from distillkit_export.profiling.markdown import caveat_lines
 
     for card in result.all:
         yield from (f"{CAVEAT_MARK} {line}" for line in caveat_lines(card))
@@ -157,7 +168,8 @@ def _remarks(result: Profile, drawn: Charts) -> Iterator[str]:
 
 
 def _table(card: ProfileCard) -> Table:
-    from distillkit_export.profiling.markdown import CAVEAT_MARK, ratio_text, short
+    from distillkit.compute.busy_machine import CAVEAT_MARK
+    from distillkit_export.profiling.markdown import ratio_text, short
 
     table = Table(box=None, pad_edge=False)
     for heading in ("batch", "mode", "configuration"):

@@ -42,7 +42,9 @@ def replay(
       distillkit replay runs/a --precision fp32
     """
     from distillkit.plugin.extras import require
+    from distillkit.running.directory import RunDirectory
 
+    RunDirectory(run).read_recipe()  # for its errors, before torch is imported
     require("torch", "timm", what="distillkit replay")
     from distillkit.plugin.registry import installed_plugins
     from distillkit.running import replay as library

@@ -5,7 +5,6 @@ Results go to stdout, everything else to stderr. Rich omits colour in pipes and 
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -16,16 +15,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from distillkit.errors import UserError
 from distillkit.messages.progress import LINE_EVERY_S, ProgressDisplay
-from distillkit.messages.text import printable_lines
+from distillkit.messages.text import printable_json, printable_lines, visible
 
 UNLIMITED = 10_000
 """The width of a pipe: rows are not wrapped there, for grep and for files."""
+
+
+class Results(Console):
+    """A console on stdout. A reader may stop early, as in `distillkit predict ... | head`: it has what it wanted."""
+
+    def on_broken_pipe(self) -> None:
+        _discard_stdout()
+        raise typer.Exit(0)
+
+
+class Notes(Console):
+    """A console on stderr. If its reader stops, the work continues without notes."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 def console(*, stderr: bool) -> Console:
@@ -36,7 +51,8 @@ def console(*, stderr: bool) -> Console:
         stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - used until the process ends
     bounded = stream.isatty() or os.environ.get("COLUMNS")
     # Look the stream up now: while a command runs, `sys.stdout` is redirected to stderr.
-    return Console(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
+    kind = Notes if stderr else Results
+    return kind(file=stream, width=None if bounded else UNLIMITED, highlight=False, emoji=False)
 
 
 @dataclass
@@ -44,12 +60,14 @@ class Terminal:
     """Output of the commands. `quiet` prints results and errors only; `verbose` adds tracebacks to errors.
 
     `arguments` are those of the command line. `is_first` is true for rank 0; other ranks print errors only.
+    `only_plans` is set by a command that only shows a plan, so that its process can end at once.
     """
 
     arguments: tuple[str, ...] = ()
     is_first: bool = True
     quiet: bool = False
     verbose: bool = False
+    only_plans: bool = False
     results: Console = field(default_factory=lambda: console(stderr=False))
     notes: Console = field(default_factory=lambda: console(stderr=True))
 
@@ -68,8 +86,6 @@ class Terminal:
             return
         try:
             self.results.print(text if styled else printable_lines(text), markup=False, soft_wrap=True)
-        except BrokenPipeError:
-            raise
         except OSError as error:
             _discard_stdout()
             raise UserError(
@@ -78,10 +94,13 @@ class Terminal:
 
     def show_json(self, value: Mapping[str, Any]) -> None:
         """Write a result as JSON."""
-        self.show(json.dumps(value, indent=2, ensure_ascii=False))
+        self.show(printable_json(value))
 
     def show_table(self, table: Table) -> None:
-        """Write a table; without trailing blanks unless stdout is a terminal."""
+        """Write a table; without trailing blanks unless stdout is a terminal. Cells are text: one line, no markup."""
+        for column in table.columns:
+            cells = [Text(visible(cell)) if isinstance(cell, str) else cell for cell in column.cells]
+            column._cells[:] = cells  # noqa: SLF001 - rich has no public way to change a cell
         if self.is_first and self.results.is_terminal:
             self.results.print(table)  # a terminal is never full
             return
@@ -95,7 +114,7 @@ class Terminal:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for heading, text in rows:
-            table.add_row(heading, Text(printable_lines(text)))
+            table.add_row(heading, Text(visible(text)))
         self.show_table(table)
 
     def note(self, text: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from distillkit.errors import UserError
 from distillkit_cli.options import JSON
 from distillkit_cli.terminal import Terminal
 from distillkit_export.export_options import Tolerance, most_images, parse_gate_images
@@ -44,6 +45,8 @@ def verify(
     from distillkit.plugin.registry import installed_plugins
     from distillkit_export.pipeline.verify import verify as verify_bundle
 
+    if images is not None and data is None:
+        raise UserError("--gate-images is the number of images of --data; add --data DIR")
     count = most_images(parse_gate_images(images))
     result = verify_bundle(bundle, plugins=installed_plugins(), data=data, images=count, tolerance=tolerance)
     terminal: Terminal = context.obj

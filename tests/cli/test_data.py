@@ -51,12 +51,29 @@ def test_check_counts_and_lists_unreadable_images(distillkit, folder):
         "test     20 images; 1 unreadable: 1 damaged",
         "classes  10",
     ]
-    assert out.splitlines()[7:] == [
+    assert out.splitlines()[6:] == [
+        "note     1 unreadable image may be 16-bit grey: --grey16 scale reads it in 8 bits, as does a run",
+        "         with --set data.grey16=scale",
+        "",
         "split  image       kind        reason",
         "train  0/0000.png  empty       the file has no bytes",
         "train  1/0001.png  wrong-mode  pixels of mode 'I;16' would be clipped to 8 bits",
         "test   9/0069.png  damaged     broken data stream when reading image file",
     ]
+
+
+def test_16_bit_grey_is_read_with_the_option(distillkit, folder):
+    BREAKERS["wrong-mode"](folder / "train/1/0001.png")
+    code, out, _ = distillkit("data", "check", str(folder), "--grey16", "scale", "--workers", "0")
+    assert (code, out.splitlines()[1]) == (0, "train    60 images; all readable")
+
+
+def test_an_invalid_background_is_named(distillkit, folder):
+    code, _, err = distillkit("data", "check", str(folder), "--background", "blak")
+    assert (code, " ".join(err.split())) == (
+        2,
+        "error: 'data.background' is 'blak'; it should be a colour such as white or #ff8800, or none",
+    )
 
 
 def test_json_lists_every_unreadable_image(distillkit, folder):
@@ -65,7 +82,10 @@ def test_json_lists_every_unreadable_image(distillkit, folder):
     (folder / "train" / "emu").mkdir()
     _, out, err = distillkit("data", "check", str(folder), "--workers", "0")
     assert err == "and 2 more; --json lists all\n"
-    assert f"problem 1 class of '{folder}/train' has no image: 'emu' note " in " ".join(out.split())
+    assert (
+        f"problem 1 class of '{folder}/train' has no image: 'emu' problem train: no image of class '0' can be "
+        in " ".join(out.split())
+    )
     code, out, err = distillkit("data", "check", str(folder), "--workers", "0", "--json")
     found = json.loads(out)
     assert (code, err) == (1, "")
@@ -73,7 +93,10 @@ def test_json_lists_every_unreadable_image(distillkit, folder):
     assert len(found["broken"]) == 12
     first = {"split": "train", "key": "0/0000.png", "kind": "empty", "reason": "the file has no bytes"}
     assert found["broken"][0] == first
-    assert found["wrong"] == [f"1 class of '{folder}/train' has no image: 'emu'"]
+    assert found["wrong"] == [
+        f"1 class of '{folder}/train' has no image: 'emu'",
+        "train: no image of class '0' can be read",
+    ]
 
 
 def test_check_of_a_missing_folder(distillkit, tmp_path):

@@ -13,7 +13,8 @@ def last_evaluation(trained):
 def test_knn_prints_a_table(distillkit, trained):
     code, out, err = distillkit("evaluate", str(trained), "--protocol", "knn", "--k", "200", "--k", "20")
     few, many = last_evaluation(trained)["rows"]
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err == "130 training images are held out for validation; --validation 0 compares with all of them\n"
     assert out == (
         "protocol  k-NN among 1,167 training images, votes weighted (DINO's protocol)\n"
         "data      digits\n"
@@ -25,18 +26,30 @@ def test_knn_prints_a_table(distillkit, trained):
     )
 
 
+def test_knn_compares_with_all_training_images_with_validation_0(distillkit, trained):
+    code, out, err = distillkit("evaluate", str(trained), "--protocol", "knn", "--k", "20", "--validation", "0")
+    assert (code, err) == (0, "")
+    assert out.startswith("protocol  k-NN among 1,297 training images, votes weighted (DINO's protocol)\n")
+
+
 def test_linear_probe_reports_its_method_and_chosen_lr(distillkit, trained):
     arguments = ("--protocol", "linear", "--epochs", "2", "--set", "lr=[0.01, 0.1]")
     code, out, err = distillkit("evaluate", str(trained), *arguments)
     written = last_evaluation(trained)
+    figures, settings = written["figures"], written["settings"]
+    others = f"(top 5 {figures['top5']:.2f}, best epoch {figures['best_epoch_top1']:.2f})"
     assert code == 0
     assert out.splitlines()[:3] == [
         "protocol  linear probe on cached features (fast: no augmentation, 2 epochs)",
         "data      digits",
-        f"test      {written['figures']['top1']:.2f} % of 500 images (top 5 {written['figures']['top5']:.2f})",
+        f"test      {figures['top1']:.2f} % of 500 images {others}",
     ]
     assert [row.split()[0] for row in out.splitlines()[5:]] == ["0.01", "0.1"]
-    assert err == f"lr {written['settings']['chosen_lr']} of 2 was chosen on 130 validation images\n"
+    assert err == (
+        f"lr {settings['chosen_lr']} of 2 was chosen on 130 validation images\n"
+        f"last epoch, 2: {figures['top1']:.2f} %; best epoch, {settings['best_epoch']}: "
+        f"{figures['best_epoch_top1']:.2f} %, chosen on the evaluated images as in DINO's code\n"
+    )
 
 
 def test_linear_probe_with_method_dino(distillkit, trained):
@@ -62,6 +75,18 @@ def test_result_says_whether_predictions_were_restricted(distillkit, trained, wr
     _, out, _ = distillkit("evaluate", str(trained), *data, "--restrict")
     assert out.splitlines()[0].split(maxsplit=1)[1] == f"{title}, restricted to the 2 of 10 classes that the data has"
     assert last_evaluation(trained)["settings"]["restrict"] is True
+
+
+def test_another_crop_is_shown_and_recorded(distillkit, trained):
+    code, out, err = distillkit("evaluate", str(trained), "--crop", "0.8")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:3] == [
+        "protocol  accuracy of the model's predictions",
+        "data      digits",
+        "images    resize 10, crop 8",
+    ]
+    recorded = last_evaluation(trained)["preprocessing"]
+    assert (recorded["resize"], recorded["share"], recorded["source"]) == ([10, 10], 0.8, "option")
 
 
 def test_json_equals_the_line_in_evaluations_jsonl(distillkit, trained):
@@ -102,6 +127,7 @@ def test_json_equals_the_line_in_evaluations_jsonl(distillkit, trained):
                 "choose --split validation or test"
             ),
         ),
+        (("--crop", "1.5"), "--crop 1.5 is not a share; give a number above 0 and up to 1, such as 0.875"),
         (("--real", "nowhere.json"), "ReaL label file 'nowhere.json' does not exist; check --real"),
     ],
 )

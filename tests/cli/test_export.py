@@ -11,6 +11,7 @@ from PIL import Image
 from distillkit_cli.main import command_line
 from distillkit_export.gate.limits import DEFAULT, Limits
 from tests import forked
+from tests.bf16_cpu import require_bf16
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.usefixtures("onnx_functions_parsed_once")
@@ -71,7 +72,7 @@ def test_existing_export_is_kept_without_force(distillkit, halves, trained):
 
 
 def test_verify_gates_pending_files(distillkit, copied):
-    pytest.importorskip("openvino")
+    require_bf16()
     code, out, err = distillkit("verify", str(copied))
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -170,7 +171,7 @@ def test_error_about_missing_data_names_the_option(distillkit, trained, tmp_path
     assert (code, out) == (2, "")
     assert err == (
         "error: --data: 'nowhere' is neither a folder nor a data set; data sets: digits, folder:<path>, "
-        "timm:<data set>\n"
+        "imagenette, timm:<data set>\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -236,3 +237,20 @@ command_line(["export", {str(trained)!r}, "--out", {str(tmp_path / "out")!r}])
     assert distillkit("verify", str(left)).code == 2
     assert distillkit("export", str(trained), "--out", str(tmp_path / "out")).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_gate_images_of_verify_need_data(distillkit, tmp_path):
+    sentence = "error: --gate-images is the number of images of --data; add --data DIR\n"
+    assert distillkit("verify", str(tmp_path), "--gate-images", "5") == (2, "", sentence)
+
+
+def test_an_absurd_image_size_is_refused(distillkit, trained, tmp_path):
+    sentence = "error: image size 100000 is too large; give at most 4,096 pixels per side\n"
+    out = tmp_path / "out"
+    assert distillkit("export", str(trained), "--image-size", "100000", "--out", str(out)) == (2, "", sentence)
+    assert not out.exists()
+    code, _, err = distillkit("plan", "--set", "student.image_size=100000")
+    assert (code, err) == (
+        2,
+        "error: student 'deit-ti': 'image_size': 100000 is too large; give at most 4,096 pixels per side\n",
+    )

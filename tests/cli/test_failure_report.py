@@ -1,10 +1,16 @@
 """Which of several failing processes reports the cause. One process acts as each rank in turn, on torch's store."""
 
+import ast
+import inspect
+
 import pytest
 from torch.distributed import TCPStore
+from torch.distributed.elastic.rendezvous import RendezvousHandler
 
-from distillkit_cli import failure_report
+from distillkit.compute import distributed
+from distillkit_cli import failure_report, launching, loopback
 from distillkit_cli.failure_report import FailureReport, report_of, reports_traceback
+from distillkit_cli.loopback import Loopback
 
 CAUSE = FailureReport("no licence", 2)
 CONSEQUENCE = FailureReport("the others are lost", 1)
@@ -53,6 +59,35 @@ def test_rank_0_that_lost_the_others_reports_their_cause_and_exit_code(as_rank, 
     failure_report._store().compare_set("cause", "", '["process 1 of 2: no licence", 2]')
     as_rank(0)
     assert report_of(CONSEQUENCE, is_consequence=True) == FailureReport("process 1 of 2: no licence", 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[" * 100_000, "null", '["a"]', "[1, 2]", '["a", "2"]', '["a", 0]', '["a", 256]', '["a", 2, 3]']
+)
+def test_anything_else_in_the_store_is_not_a_cause(as_rank, text):
+    """Promise: other users of a machine cannot make the processes of a run execute code.
+
+    Attempt: another user who writes to the store of `--nproc`, on the loopback address.
+    """
+    as_rank(0)
+    failure_report._store().set("cause", text)
+    assert report_of(CONSEQUENCE, is_consequence=True) == CONSEQUENCE
+
+
+def test_nothing_that_processes_exchange_is_unpickled():
+    """Promise: other users of a machine cannot make the processes of a run execute code.
+
+    Attempt: another user who connects to a process of `--nproc` and sends a pickle.
+    """
+    sources = [inspect.getsource(module) for module in (failure_report, loopback, launching, distributed)]
+    names = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+    assert [name for name in names if "pickle" in name or name.endswith(("_object", "_object_list"))] == []
+    assert Loopback.__mro__[1] is RendezvousHandler  # torch's dynamic rendezvous unpickles its state
 
 
 def test_a_killed_process_leaves_no_cause(as_rank):

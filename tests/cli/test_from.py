@@ -80,7 +80,8 @@ def test_run_whose_plugin_no_longer_knows_a_key_or_is_missing(distillkit, traine
         2,
         "",
         (
-            "error: unknown student 'gone'; known: deit-b, deit-s, deit-ti, small-cnn, timm:<any classifier>, vit-b, "
-            "vit-s, vit-ti; for a timm model write timm:gone\n"
+            "error: unknown student 'gone'; known: deit-b, deit-s, deit-ti, module:<given from Python>, small-cnn, "
+            "timm:<any classifier>, torchvision:<any classifier>, vit-b, vit-s, vit-ti; for a timm model write "
+            "timm:gone\n"
         ),
     )

@@ -1,9 +1,11 @@
 """Launching several processes: arguments, exit codes and restarts. The processes themselves are replaced."""
 
 import logging
+import tempfile
 
 import pytest
 
+from distillkit.compute.interpreters import code_command
 from distillkit_cli import launching
 from distillkit_cli.launching import launch, was_restarted, without_option
 
@@ -50,10 +52,23 @@ def test_killed_processes_are_restarted_three_times(monkeypatch, exit_codes, exp
 
 @pytest.mark.parametrize(
     ("codes", "expected"),
-    [([1, 2], 2), ([0, 3], 3), ([-15, -9], -9), ([1, -9], -9), ([-15, 2], 2), ([-11, -9], -11)],
+    [
+        ([1, 2], 2),
+        ([0, 3], 3),
+        ([-15, -9], -9),
+        ([1, -9], -9),
+        ([-15, 2], 2),
+        ([-11, -9], -11),
+        ([-15, -15], 143),
+        ([-15], 143),
+        ([-15, 0], 143),
+    ],
 )
 def test_exit_code_is_that_of_the_killed_process_or_the_largest(codes, expected):
-    """-15 is left out: torch's launcher sends SIGTERM to the processes that are still running."""
+    """-15 is left out: torch's launcher sends SIGTERM to the processes that are still running.
+
+    If all have it, a scheduler stopped them: 143 is no reason to restart.
+    """
     assert launching._exit_code(codes) == expected
 
 
@@ -63,3 +78,15 @@ def test_was_restarted_reads_torchruns_count(monkeypatch, count, expected):
     if count is not None:
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
     assert was_restarted() is expected
+
+
+def test_processes_leave_no_temporary_folder(tmp_path, monkeypatch):
+    """Promise: Temporary folders are deleted, also after SIGTERM.
+
+    Attempt: An administrator or a scheduler who ends the processes of `--nproc`.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for code, expected in (("pass", 0), ("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)):
+        monkeypatch.setattr(launching, "module_command", lambda *_, code=code: code_command(code))
+        assert launching._launch_once([], 2) == expected
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("torchelastic_")] == []

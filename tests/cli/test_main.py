@@ -35,12 +35,20 @@ from distillkit_cli import main
         (["run", "extra"], "got unexpected extra argument(s) (extra) (see distillkit run --help)"),
         (["run", "--out"], "option '--out' requires an argument"),
         (
-            ["run", "--resume", "runs/a", "--data", "digits", "--seed", "0", "--set", "seed=1", "--dry-run"],
+            ["run", "--resume", "runs/a", "--data", "digits", "--seed", "0", "--dry-run"],
             (
                 "invalid value for --resume: a run continues with its own recipe; "
-                "leave out --data, --seed, --set, --dry-run (see distillkit run --help)"
+                "leave out --data, --seed, --dry-run (see distillkit run --help)"
             ),
         ),
+        (
+            ["finetune", "deit-s", "--weights", "none", "--resume", "runs/a", "--labels", "3"],
+            (
+                "invalid value for --resume: a run continues with its own recipe; "
+                "leave out MODEL, --weights, --labels (see distillkit finetune --help)"
+            ),
+        ),
+        (["finetune", "deit-s", "--auto-resume"], "--auto-resume needs --out DIR"),
         (
             ["recipes", "diet-ti"],
             (
@@ -101,6 +109,38 @@ def test_other_exceptions_print_a_traceback_and_exit_with_1():
     assert done.stderr.endswith("ZeroDivisionError: a bug\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "taken_apart"),
+    [
+        (["plan", "--json", "--set", "training.steps=3"], 0, False),
+        (["run", "--dry-run"], 0, False),
+        (["plan", "--loss", "hrad"], 2, False),
+        (["recipes"], 0, True),
+    ],
+)
+def test_the_process_of_a_plan_ends_at_once(arguments, code, taken_apart):
+    """Taking apart the modules of torch and timm would take most of a second. Handlers of the process's end run."""
+    program = (
+        "import atexit, sys\n"
+        "from distillkit_cli import main\n"
+        "class Witness:\n"
+        "    def __init__(self): self.write = sys.stderr.write\n"
+        "    def __del__(self): self.write('taken apart')\n"
+        "main.witness = Witness()\n"
+        "def handler(): print('handled')\n"
+        "raising = main.raising_terminated\n"
+        "def register():\n"
+        "    atexit.register(handler)\n"
+        "    return raising()\n"
+        "main.raising_terminated = register\n"
+        "main.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.endswith("taken apart")) == (code, taken_apart)
+    assert done.stdout.endswith("handled\n")
+    assert code or len(done.stdout.splitlines()) > 10
+
+
 def test_version(distillkit):
     assert distillkit("--version") == (0, f"distillkit {__version__}\n", "")
 
@@ -122,12 +162,11 @@ def test_every_verb_has_a_module_of_its_name():
     ("verb", "arguments"),
     [
         ("run", []),
-        ("run", ["--resume", "runs/a"]),
         ("plan", []),
         ("plan", ["--json"]),
         ("finetune", ["regnety16gf"]),
-        ("evaluate", ["runs/a"]),
-        ("export", ["runs/a"]),
+        ("evaluate", ["timm:resnet18"]),
+        ("export", ["timm:resnet18"]),
     ],
 )
 def test_error_without_torch_names_the_extra(distillkit, monkeypatch, verb, arguments):

@@ -42,7 +42,7 @@ def test_every_option_sets_its_key():
     assert recipe.teachers == (TeacherEntry(model="regnety16gf", weights="teacher.pth", classes="classes.txt"),)
     assert recipe.losses == (
         LossEntry(loss="hard"),
-        LossEntry.model_validate({"loss": "soft", "tau": 2, "weight": 0.9}),
+        LossEntry.model_validate({"loss": "soft", "tau": 2, "weight": 0.9, "reduction": "numel"}),  # deit-ti's
     )
     assert recipe.student.model_dump(exclude_none=True) == {"model": "vit-s", "weights": "pretrained", "depth": 3}
     data = recipe.data

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from distillkit.models.weight_files import read_weights
 from distillkit.storage.atomic_directory import reserved
@@ -20,11 +21,12 @@ TOO_LONG = "n" * 256
 WRITERS = {
     "run": (["run", *("--device", "cpu")], "cannot write to {out} ({why}); give another --out"),
     "export": (["export", "{run}"], "cannot write to folder '{out}' ({why}); give another folder"),
-    "attention": (["attention", "{run}", "cat.png"], "cannot write to '{out}' ({why}); give another --out"),
+    "attention": (["attention", "{run}", "{picture}"], "cannot write to '{out}' ({why}); give another --out"),
     "profile": (
         ["profile", "{run}"],
         "the profile cannot be written to '{out}' ({why}); give another folder with --out",
     ),
+    "bench": (["bench"], "the result cannot be written to '{out}' ({why}); give another folder with --out"),
 }
 PLACES = {
     "below a file": ("FILE/b", "'{tmp}/FILE' is a file"),
@@ -45,10 +47,12 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(distillkit
     if place == "not a disk" and not Path("/proc/self").is_dir():
         pytest.skip("there is no /proc")
     (tmp_path / "FILE").write_text("mine")
+    picture = tmp_path.with_name(f"{tmp_path.name}.png")
+    Image.new("RGB", (8, 8)).save(picture)
     arguments, sentence = WRITERS[verb]
     out = tmp_path / PLACES[place][0]
     expected = sentence.format(out=out, why=PLACES[place][1].format(tmp=tmp_path))
-    done = distillkit(*(each.format(run=trained) for each in arguments), "--out", str(out))
+    done = distillkit(*(each.format(run=trained, picture=picture) for each in arguments), "--out", str(out))
     assert (done.code, done.out, done.err) == (2, "", f"error: {expected}\n")
     assert entries(tmp_path) == ["FILE"]
     assert (tmp_path / "FILE").read_text() == "mine"
@@ -151,6 +155,8 @@ def test_streams_as_a_shell_redirects_them(redirected, code, last):
 @pytest.mark.parametrize("verb", ["verify", "predict", "export"])
 @pytest.mark.parametrize("file", ["bundle.json", "model.onnx", "samples.npz", ""])
 def test_a_bundle_without_read_permission_is_one_sentence(trained, shared_folder, tmp_path, verb, file):
+    if (verb, file) == ("predict", "samples.npz"):
+        pytest.skip("predict does not read the samples")
     bundle = shared_folder / "b"
     if not (trained / "export").is_dir():
         assert command_line(["--quiet", "export", str(trained)]) == 0

@@ -14,6 +14,11 @@ from distillkit_export.bundle.manifest import ArtifactCard, describe, write_mani
 
 NAMES = ("red", "green", "blue\x1b[2J")
 
+TRUNCATED = (
+    "image 'shots/truncated.png' cannot be read: cannot identify image file 'shots/truncated.png', although its first "
+    "bytes are those of one"
+)
+
 
 def write_bundle(folder, *, signals=(Signal.LOGITS,), gate="passed"):
     """A bundle whose logits are the channel means, so that a red image has class red."""
@@ -68,7 +73,7 @@ def test_unreadable_images_are_listed_and_the_others_classified(distillkit):
     assert code == 2
     assert out.splitlines() == [*RED[:2], "shots/b.png", "   96.5%  blue?[2J"]
     assert err.splitlines() == [
-        "error: image 'shots/truncated.png' cannot be read: cannot identify image file 'shots/truncated.png'",
+        f"error: {TRUNCATED}",
         "error: image 'missing.png' does not exist",
         "error: 2 of 4 images could not be read; the other 2 were classified",
     ]
@@ -79,7 +84,7 @@ def test_files_of_a_folder_that_are_not_images_are_counted(distillkit, place):
     (place / "shots" / "a.png").rename(place / "shots" / "a.jpe")
     (place / "shots" / "c.heic").write_bytes(b"")
     code, out, err = distillkit("predict", "b", "shots", "--top", "1")
-    assert (code, err) == (0, "left out: 1 file that is not an image (1 .heic)\n")
+    assert (code, err) == (0, "left out: 1 HEIF image (1 .heic), which Pillow cannot read: convert it to JPEG\n")
     assert out.splitlines() == ["shots/a.jpe", RED[1], "shots/b.png", "   96.5%  blue?[2J"]
     assert json.loads(distillkit("predict", "b", "shots", "--json").out)["left_out"] == {".heic": 1}
 
@@ -107,7 +112,7 @@ def test_json_lists_predictions_and_failures(distillkit):
                 "top": [{"class": NAMES[2], "probability": share}, {"class": "red", "probability": rest}],
             },
         ],
-        "failed": ["image 'shots/truncated.png' cannot be read: cannot identify image file 'shots/truncated.png'"],
+        "failed": [TRUNCATED],
         "left_out": {},
     }
     assert err.splitlines()[-1] == "error: 1 of 3 images could not be read; the other 2 were classified"

@@ -17,10 +17,9 @@ def test_list_has_a_paragraph_per_family(distillkit):
     paragraphs = [[line.split()[0] for line in block.splitlines() if line[0] != " "] for block in out.split("\n\n")]
     assert [name for names in paragraphs for name in names] == [recipe.name for recipe in named_recipes()]
     assert paragraphs[3:5] == [["default"], ["deit-384", "deit-b", "deit-s", "deit-ti"]]
-    assert out.split("\n\n")[1].splitlines()[3:6] == [
-        "attndistill-subset-vitt16          AttnDistill's ablation: ViT-T/16 from MAE ViT-S/16, 3,200 epochs.",
-        "attndistill-subset-vitt16-6heads   AttnDistill's ablation: ViT-T/16 of 6 heads; also a teacher.",
-        "attndistill-subset-vitt16-8layers  AttnDistill's ablation: ViT-T/16 of 8 layers.",
+    assert out.split("\n\n")[1].splitlines()[:2] == [
+        "attndistill-dino-vits8-vits16       AttnDistill: ViT-S/16 from DINO ViT-S/8, no labels, 800 epochs.",
+        "attndistill-mugs-vitb16-vits16      AttnDistill: ViT-S/16 from Mugs ViT-B/16, no labels, 800 epochs.",
     ]
 
 

@@ -79,11 +79,11 @@ def test_a_pipe_is_not_interactive(capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
 @pytest.mark.parametrize("arguments", [["plugins"], ["plugins", "--json"], ["recipes"], ["recipes", "digits"], ["-h"]])
-def test_closed_stdout_exits_with_1_and_prints_nothing(arguments):
+def test_closed_stdout_ends_the_command_quietly(arguments):
     """As in `distillkit plugins | head -1`, with a reader that has ended before the first line."""
     theirs, ours = os.pipe()
     os.close(theirs)
     program = [sys.executable, "-c", "from distillkit_cli.main import main; main()", *arguments]
     done = subprocess.run(program, stdout=ours, stderr=subprocess.PIPE, text=True, check=False)
     os.close(ours)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,11 +3,14 @@
 import json
 import re
 import tomllib
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from distillkit.messages.nearest_name import listed
+from distillkit.messages.progress import ProgressDisplay
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
@@ -49,19 +52,42 @@ def test_run_prints_its_directory_and_accuracies(distillkit, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code, out, err = distillkit("run", *tiny, "--set", 'trackers=["metrics", "report"]')
     assert code == 0
-    figures = json.loads((tmp_path / "runs/deit-ti-digits-001/result.json").read_text())["figures"]
+    result = json.loads((tmp_path / "runs/deit-ti-digits-ce-seed0-001/result.json").read_text())
+    assert (result["seed"], result["loss"], result["losses"].keys()) == (0, "1 * labels", {"loss", "loss/labels"})
+    assert datetime.fromisoformat(result["finished"]) >= datetime.fromisoformat(result["started"])
+    assert result["duration_s"] >= 0
+    figures = result["figures"]
     lines = out.splitlines()
-    assert lines[0] == "run         runs/deit-ti-digits-001"
+    assert lines[0] == "run         runs/deit-ti-digits-ce-seed0-001"
     assert lines[1].startswith(f"validation  {figures['validation/top1']:.2f} % of 130 images (top 5 ")
     assert f"\ntest        {figures['test/top1']:.2f} % of 500 images (top 5 " in out
     assert lines[-1] == f"best        {figures['best/validation_top1']:.2f} % on validation, after step 2"
-    assert err.splitlines()[2] == "2 steps of 64 images; run directory runs/deit-ti-digits-001"
+    assert err.splitlines()[2] == "2 steps of 64 images; run directory runs/deit-ti-digits-ce-seed0-001"
     assert re.fullmatch(
-        r"epoch 1/1, step 2/2: validation \d+\.\d\d %; loss \d\.\d{4}, lr \d\.\d\de-\d\d; "
-        r"[\d,]+ images/s, data wait \d+%",
-        err.splitlines()[-1],
+        r"epoch 1/1, step 2/2: validation \d+\.\d\d %; loss \d\.\d{4}, lr \d\.\d\de-\d\d;\n"
+        r"  [\d,]+ images/s, data wait \d+%",
+        "\n".join(err.splitlines()[-2:]),
     )
-    assert (tmp_path / "runs/deit-ti-digits-001/report.md").is_file()
+    report = (tmp_path / "runs/deit-ti-digits-ce-seed0-001/report.md").read_text()
+    assert f"| started | {result['started']} |" in report
+    assert f"| seed | 0 |\n| total | {result['losses']['loss']:.4f} |\n| labels |" in report
+    rows = (tmp_path / "runs/deit-ti-digits-ce-seed0-001/metrics.jsonl").read_text().splitlines()
+    assert all(datetime.fromisoformat(json.loads(row)["time"]).tzinfo is UTC for row in rows)
+
+
+def test_a_smoke_run_evaluates_a_few_images(distillkit, tmp_path):
+    code, _, err = distillkit("run", "--smoke", "--set", "trackers=[]", "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert "note: each evaluation measures at most 64 images of a split" in err.splitlines()
+    figures = json.loads((tmp_path / "run/result.json").read_text())["figures"]
+    assert (figures["validation/images"], figures["test/images"]) == (64, 64)
+
+
+def test_evaluate_shows_that_it_works(distillkit, trained, monkeypatch):
+    monkeypatch.setattr(ProgressDisplay, "is_line_due", True)
+    code, _, err = distillkit("evaluate", str(trained), "--split", "test")
+    assert code == 0
+    assert err.splitlines()[-1] == "test: 500 of 500 images measured"
 
 
 def test_an_existing_directory_is_not_overwritten(distillkit, trained, tiny):
@@ -134,9 +160,12 @@ def test_finetune_of_a_teacher_trains_a_student_of_its_architecture(distillkit, 
     assert {loss.loss for recipe in recipes for loss in recipe.losses} == {"ce"}
 
 
-def known_models():
+def known(*roles):
     plugins = installed_plugins()
-    return sorted({plugin.spec.shown_name for role in ("student", "teacher") for plugin in plugins.listing(role)})
+    return {plugin.spec.shown_name for role in roles for plugin in plugins.listing(role)}
+
+
+MODELS_LIKE_IT = listed("regnet16gf", known("student", "teacher"))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +187,7 @@ def known_models():
         ),
         (
             "regnet16gf",
-            f"unknown model 'regnet16gf'; did you mean 'regnety16gf'? (known: {', '.join(known_models())})",
+            f"unknown model 'regnet16gf'; did you mean 'regnety16gf'? (known: {MODELS_LIKE_IT})",
         ),
     ],
 )
@@ -197,10 +226,7 @@ def test_export_writes_a_file_that_passes_the_gate(distillkit, trained, tmp_path
     [
         (
             ["run", "--loss", "hrad"],
-            (
-                "unknown loss 'hrad'; did you mean 'hard'? "
-                "(known: advit-kl, advit-l1, advit-l2, attndistill, ce, hard, soft)"
-            ),
+            f"unknown loss 'hrad'; did you mean 'hard'? (known: {listed('hrad', known('loss'))})",
         ),
         (["run", "--loss", "soft:2"], "loss 'soft:2': options are KEY=VALUE, such as soft:tau=2"),
         (["run", "--loss", "soft:0.5"], "loss 'soft:0.5': options are KEY=VALUE, such as soft:tau=2"),
@@ -214,7 +240,7 @@ def test_export_writes_a_file_that_passes_the_gate(distillkit, trained, tmp_path
             ["evaluate", "runs/nothing"],
             (
                 "'runs/nothing' is neither a run directory (with student.json) nor a teacher; "
-                f"teachers: {', '.join(plugin.spec.shown_name for plugin in installed_plugins().listing('teacher'))}"
+                f"teachers: {listed('runs/nothing', known('teacher'))}"
             ),
         ),
         (
