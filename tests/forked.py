@@ -2,7 +2,8 @@
 
 `run` and `start` take the command line of `python` without `python`: `-m MODULE`, `-c CODE` or a file, and arguments.
 The program is a separate process with its own environment, directory, streams and exit code. The ranks that torch's
-launcher starts in it are forks, too. Importing torch, timm and scikit-learn costs 5 CPU seconds; a fork costs 0.05.
+launcher starts in it are forks, too, and so are the arms of a sweep. Importing torch, timm and scikit-learn costs 5 CPU
+seconds; a fork costs 0.05.
 
 Not for tests of imports or of start methods, nor for tests that find a process by its command line in /proc: they need
 a new interpreter.
@@ -199,9 +200,9 @@ _PACKAGES: set[str] = set()
 
 
 class _Rank:
-    """One rank, forked from torch's launcher, with the part of the interface of `subprocess.Popen` that it uses."""
+    """A rank forked from torch's launcher, or an arm from a sweep, with what they use of `subprocess.Popen`."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: TextIO | None = None) -> None:
         self.returncode: int | None = None
         self.args = arguments
         for stream in (sys.__stdout__, sys.__stderr__):
@@ -212,6 +213,8 @@ class _Rank:
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             self.pid = os.fork()
         if not self.pid:
+            for number in (1, 2) if log else ():
+                os.dup2(log.fileno(), number)
             _end(_code_of(lambda: _as_rank(arguments, environment)))
 
     def poll(self) -> int | None:
@@ -236,6 +239,13 @@ class _Rank:
 def _popen(args: Sequence[str], env: Mapping[str, str], **more: Any) -> Any:
     known = args[0] == sys.executable and more == {"stdout": None, "stderr": None, "start_new_session": True}
     return _Rank(args[1:], env) if known else subprocess.Popen(args, env=env, **more)
+
+
+def _popen_arm(args: Sequence[str], env: Mapping[str, str], **more: Any) -> Any:
+    """`subprocess.Popen` as `distillkit.sweeping.arm_process` calls it."""
+    assert args[0] == sys.executable
+    assert more["start_new_session"]
+    return _Rank(args[1:], env, more["stdout"])
 
 
 def _as_rank(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -291,13 +301,17 @@ def _run_program(arguments: Sequence[str], environment: Mapping[str, str]) -> No
     sys.path[:] = [*filter(None, path), *(entry for entry in sys.path if entry not in before)]
     importlib.invalidate_caches()
     first, *rest = arguments
-    if first == "-u":
-        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
+    is_safe = False
+    while first in {"-u", "-P"}:
+        if first == "-u":
+            sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
+        is_safe |= first == "-P"
         first, *rest = rest
     handler = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"
     importlib.import_module(handler).Popen = _popen
+    importlib.import_module("distillkit.sweeping.arm_process").Popen = _popen_arm
     if first == "-m":
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path[:0] = [] if is_safe else [str(Path.cwd())]
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif first == "-c":

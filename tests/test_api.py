@@ -48,7 +48,7 @@ def test_the_examples_in_the_docstrings(here):
     """In the order in which a script calls them; for `resume`, one run is made to look unfinished."""
     names = {"distillkit": distillkit, "torch": torch}
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for name in ("load_recipe", "plan", "run", "resume", "evaluate", "load_student", "read_metrics"):
+    for name in ("load_recipe", "plan", "run", "resume", "run_together", "evaluate", "load_student", "read_metrics"):
         (example,) = finder.find(getattr(api, name), name, globs=dict(names))
         if name == "resume":
             shutil.copytree("runs/first", "runs/stopped")
@@ -59,9 +59,9 @@ def test_the_examples_in_the_docstrings(here):
 
 class TestRun:
     def test_the_default_is_the_next_free_directory(self, here):
-        Path("runs/deit-ti-digits-001").mkdir(parents=True)
+        Path("runs/deit-ti-digits-ce-seed0-001").mkdir(parents=True)
         result = distillkit.run("digits", **TINY)
-        assert result.directory == Path("runs/deit-ti-digits-002")
+        assert result.directory == Path("runs/deit-ti-digits-ce-seed0-002")
         assert json.loads((result.directory / "result.json").read_text())["figures"] == result.figures
 
     def test_it_accepts_a_recipe_with_changes(self, here):
@@ -77,7 +77,7 @@ class TestRun:
         out, err = capsys.readouterr()
         assert out == ""
         assert err.splitlines()[0] == "student deit-ti (4,564 parameters); loss 1 * labels"
-        assert err.splitlines()[-1].startswith("epoch 1/1, step 2/2: ")
+        assert "\nepoch 1/1, step 2/2: validation " in err
 
     def test_observers_are_called(self, here):
         class Steps:
@@ -124,6 +124,16 @@ class TestEvaluate:
         with pytest.raises(RecipeError) as caught:
             distillkit.evaluate(trained.directory, "knn", k=[0])
         assert str(caught.value) == "evaluator 'knn': 'k.0' is 0; it should be greater than 0"
+
+    def test_a_checkpoint_of_an_unfinished_run(self, trained, tmp_path):
+        run = tmp_path / "unfinished"
+        shutil.copytree(trained.directory / "checkpoints", run / "checkpoints")
+        for name in ("recipe.toml", "plan.json"):
+            shutil.copy(trained.directory / name, run)
+        assert distillkit.evaluate(run, checkpoint=3).figures["top1"] == trained.figures["test/top1"]
+        with pytest.raises(RunDirectoryError) as caught:
+            distillkit.evaluate(run, checkpoint="best")
+        assert str(caught.value) == f"run '{run}' has no student 'best'; --checkpoint can be: 3"
 
     def test_an_unknown_split_is_an_error(self, trained):
         with pytest.raises(distillkit.UserError) as caught:
@@ -185,7 +195,9 @@ class TestLoadedStudent:
         student = distillkit.load_student(trained.directory)
         with pytest.raises(distillkit.DataError) as error:
             student.preprocess(Image.new("F", (8, 8)))
-        assert str(error.value) == "the image cannot be used: pixels of mode 'F' would be clipped to 8 bits"
+        assert str(error.value) == (
+            "the image cannot be used: pixels of mode 'F' would be clipped to 8 bits; convert it to 8 bits"
+        )
 
     def test_an_image_that_would_fill_the_memory_is_refused(self, trained, tmp_path):
         student = distillkit.load_student(trained.directory)

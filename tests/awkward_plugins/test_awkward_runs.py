@@ -124,17 +124,17 @@ def test_a_loss_on_attention_is_refused_for_a_cnn_before_weights_are_loaded(inst
         plan(recipe, installed_plugins())
     assert str(refusal.value) == (
         "loss 'attention-row' reads the teacher's CLS attention; teacher 'regnety16gf' is a CNN and reveals logits, "
-        "embedding, patch tokens; try --loss hard"
+        "embedding, patch tokens, raw tokens; try --loss hard"
     )
 
 
 def test_a_loss_on_attention_is_refused_with_the_reason_for_a_vit_that_does_not_reveal_it(install, recipe_of):
     install("contract_attention_row")
-    teachers = [{"model": "timm:vit_small_patch16_dinov3"}]
+    teachers = [{"model": "timm:vit_base_patch16_siglip_224"}]
     recipe = recipe_of(DEIT, teachers=teachers, losses=[{"loss": "attention-row"}])
     with pytest.raises(SignalError) as refusal:
         plan(recipe, installed_plugins())
     assert str(refusal.value) == (
-        "loss 'attention-row' reads the teacher's CLS attention; teacher 'timm:vit_small_patch16_dinov3' does not "
-        "reveal it because its position embedding is rotary; it reveals embedding, patch tokens; choose another teacher"
+        "loss 'attention-row' reads the teacher's CLS attention; teacher 'timm:vit_base_patch16_siglip_224' does not "
+        "reveal it because it has no class token; it reveals embedding, patch tokens, raw tokens; try --loss features"
     )

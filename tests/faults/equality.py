@@ -13,9 +13,12 @@ from distillkit.models.saved_student import read_student
 from distillkit.running.checkpoint import newest_checkpoint
 from distillkit.running.directory import RunDirectory
 
-TIMES = {"images_per_s", "data_wait"}
-"""Keys of metrics.jsonl that depend on the speed of a run."""
-DIFFERS = {"report.md", "curves.png", ".lock"}
+TIMES = {"images_per_s", "data_wait", "time"}
+"""Keys of metrics.jsonl that depend on the time and the speed of a run."""
+START_AND_END = {"started", "finished", "duration_s", "command", "bank", "loader"}
+"""Keys of environment.json and result.json that depend on the time of a run, or on how it was started; `bank` counts
+since the last start, `loader` measures."""
+DIFFERS = {"report.md", "report.html", "curves.png", ".lock"}
 """Files that contain times or a process id."""
 
 
@@ -67,5 +70,12 @@ def _files(out: Path) -> dict[str, Any]:
 def _content(path: Path) -> Any:
     if path.name == "metrics.jsonl":
         records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+        return [
+            {key: value for key, value in record.items() if key not in TIMES}
+            for record in records
+            if not str(record.get("note")).startswith("bank: ")  # it counts since the last start
+        ]
+    if path.name in {"environment.json", "result.json"}:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {key: value for key, value in facts.items() if key not in START_AND_END}
     return path.read_bytes()

@@ -25,10 +25,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.faults.equality import differences, require_readable
+from tests.faults.equality import require_readable
 from tests.faults.moments import NEVER, Moment, drawn, left_behind, place
-from tests.faults.scene import SHORT, Scene, Start
-from tests.faults.victim import environment, forked, fresh, warm
+from tests.faults.scene import SHORT, BankState, Scene, Start
+from tests.faults.victim import LOSSES, PREPARED, environment, forked, fresh, warm
 
 WARM_SHARE = 0.35
 """Approximate share of the start-up time without imports."""
@@ -54,8 +54,8 @@ def killed_run(number: int, seed: int, scene: Scene, first: Start) -> dict[str, 
 def attempted(number: int, seed: int, scene: Scene, first: Start, attempt: int) -> dict[str, Any]:
     """One attempt of a run that `first` starts: its kills, and whether it is bit-equal."""
     started_at = time.monotonic()
-    undisturbed = scene.undisturbed
-    out = undisturbed.parent / f"run-{number:03d}"
+    out = scene.undisturbed.parent / f"run-{number:03d}"
+    scene.lay_out_bank(out)
     record: dict[str, Any] = {"run": number, "attempt": attempt, "kills": [], "starts": 0}
     newest = 0
     for moment in [*moments(scene, number, seed, attempt), NEVER]:
@@ -76,12 +76,11 @@ def attempted(number: int, seed: int, scene: Scene, first: Start, attempt: int) 
         except Exception as error:  # noqa: BLE001 - any error is a finding
             record["unreadable"] = f"{type(error).__name__}: {error}"
             break
-    record["differences"] = differences(undisturbed, out) if record.get("code") == 0 else ["the run did not end"]
+    record["differences"] = scene.differences(out) if record.get("code") == 0 else ["the run did not end"]
     record["equal"] = not record["differences"]
     record["seconds"] = round(time.monotonic() - started_at, 1)
     if record["equal"]:
-        shutil.rmtree(out)
-        out.with_suffix(".log").unlink()
+        scene.remove(out)
     return record
 
 
@@ -106,13 +105,15 @@ def in_turn(numbers: Iterable[int], seed: int, scene: Scene, first: Start = fres
     records = []
     for number in numbers:
         records.append(killed_run(number, seed, scene, first))
-        print(f"run {number}: {_line(records[-1])}", flush=True)
+        print(f"run {number}: {line(records[-1])}", flush=True)
     return records
 
 
-def in_processes(runs: int, seed: int, parallel: int, folder: Path) -> list[dict[str, Any]]:
+def in_processes(
+    runs: int, seed: int, parallel: int, folder: Path, *, bank: BankState | None, losses: Sequence[str]
+) -> list[dict[str, Any]]:
     """All runs, split between `parallel` processes, each of which imports once and forks."""
-    scene = Scene.prepared(folder)
+    scene = Scene.prepared(folder, bank=bank, losses=losses)
     scene_file = folder / "scene.json"
     scene_file.write_text(json.dumps(asdict(scene), default=str), encoding="utf-8")
     parts = [folder / f"part-{part}.json" for part in range(parallel)]
@@ -139,12 +140,16 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--short", action="store_true", help="shorter runs, in sequence, all starts forked")
+    parser.add_argument("--bank", action="store_true", help="every run fills a target bank of its own")
+    parser.add_argument("--prepared", action="store_true", help="losses that are prepared before the first step")
     parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", default="0/1", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.scene:
         saved = json.loads(given.scene.read_text(encoding="utf-8"))
-        scene = Scene(Path(saved["teacher"]), Path(saved["undisturbed"]), saved["start_s"], saved["steps_s"])
+        teacher, undisturbed = Path(saved["teacher"]), Path(saved["undisturbed"])
+        times = saved["start_s"], saved["steps_s"]
+        scene = Scene(teacher, undisturbed, *times, bank=saved["bank"], losses=saved["losses"])
         warm()
         part, parts = map(int, given.part.split("/"))
         records = in_turn(range(part, given.runs, parts), given.seed, scene)
@@ -152,11 +157,14 @@ def main() -> None:
         return
     started_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="distillkit-kills-"))
+    bank: BankState | None = "empty" if given.bank else None
+    losses = PREPARED if given.prepared else LOSSES
     if given.short:
         warm()
-        runs = in_turn(range(given.runs), given.seed, Scene.prepared(folder, forked, **SHORT), forked)
+        scene = Scene.prepared(folder, forked, bank=bank, losses=losses, **SHORT)
+        runs = in_turn(range(given.runs), given.seed, scene, forked)
     else:
-        runs = in_processes(given.runs, given.seed, given.parallel, folder)
+        runs = in_processes(given.runs, given.seed, given.parallel, folder, bank=bank, losses=losses)
     found = summary(runs)
     results = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at), **found}
     given.out.write_text(json.dumps(results | {"records": runs}, indent=1) + "\n", encoding="utf-8")
@@ -166,7 +174,8 @@ def main() -> None:
     shutil.rmtree(folder)
 
 
-def _line(record: Mapping[str, Any]) -> str:
+def line(record: Mapping[str, Any]) -> str:
+    """What is printed for a run."""
     hits = ", ".join(kill["hit"] for kill in record["kills"])
     verdict = "equal" if record["equal"] else f"DIFFERS {record.get('unreadable') or record['differences']}"
     return f"{len(record['kills'])} kills ({hits}), {verdict}, {record['seconds']} s"

@@ -23,10 +23,11 @@ from typing import Any
 
 import psutil
 
-from distillkit.running.checkpoint import checkpoints, newest_checkpoint
+from distillkit.running.checkpoint import newest_checkpoint
+from distillkit.running.checkpoint_folders import checkpoints
 from tests.faults.equality import differences
 from tests.faults.moments import NEVER, Moment, trains
-from tests.faults.scene import SHORT, Scene
+from tests.faults.scene import NAMES_THE_BANK, SHORT, Scene, bank_of
 from tests.faults.victim import START_LIMIT_S, Victim, forked, warm
 
 ROOM = 20_000
@@ -40,6 +41,11 @@ class Case:
     scene: Scene
     out: Path
     random_of: random.Random
+
+    @property
+    def bank(self) -> Path:
+        """The target bank of the run, in a scene with one."""
+        return bank_of(self.out)
 
     def start(self, **changes: Any) -> Victim:
         return forked(self.scene.arguments(self.out, **changes), self.out.with_suffix(".log"))
@@ -82,8 +88,9 @@ class Case:
         """Continue to the end, from `step` if given, and assert that the run equals the undisturbed one."""
         victim = self.start(**changes)
         assert self.ended(victim) == 0, victim.output()[-600:]
-        assert step is None or f"from step {step} to" in victim.output(), victim.output()[-600:]
-        found = differences(self.scene.undisturbed, self.out, apart_from=apart_from)
+        assert step is None or f"from step {step}; run directory" in victim.output(), victim.output()[-600:]
+        of_bank = NAMES_THE_BANK if self.scene.bank else ()
+        found = differences(self.scene.undisturbed, self.out, apart_from={*apart_from, *of_bank})
         assert found == [], found
 
     def damages(self, damage: Callable[[list[Path]], None]) -> None:
@@ -201,6 +208,46 @@ def killed_at_every_operation(case: Case) -> str:
     return f"killed before {count - 1} operations"
 
 
+def lost_bank(case: Case) -> None:
+    """Training continues without the bank; the next start makes it again."""
+    victim = case.trained(case.start())
+    shutil.rmtree(case.bank)
+    assert case.ended(victim) == 0, victim.output()[-600:]
+    case.continues()
+
+
+def damaged_bank(case: Case) -> str:
+    """Kill the run, damage every file of the bank in another way, and continue."""
+    victim = case.trained(case.start())
+    victim.send(signal.SIGKILL)
+    case.ended(victim)
+    files = sorted(path for path in case.bank.rglob("*") if path.is_file())
+    assert any(file.suffix == ".rows" for file in files), files
+    for file in files:
+        content = bytearray(file.read_bytes())
+        how = case.random_of.choice(["flip", "cut", "delete", "noise"])
+        place = case.random_of.randrange(len(content))
+        if how == "delete":
+            file.unlink()
+            continue
+        if how == "flip":
+            for start in range(place % 50, len(content), 50):
+                content[start] ^= 1 << case.random_of.randrange(8)
+        else:
+            content[place:] = b"" if how == "cut" else case.random_of.randbytes(len(content) - place)
+        file.write_bytes(content)
+    case.continues()
+    return f"{len(files)} files"
+
+
+def full_disk_of_a_bank(case: Case) -> None:
+    """Rows that no longer fit are computed again after the run continues."""
+    victim = case.saved(case.start(), count=1)
+    resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (ROOM, resource.RLIM_INFINITY))
+    case.assert_error(victim, 1, "no disk space", "free some space, then continue with --resume")
+    case.continues()
+
+
 CONTINUES = "the run continues and ends bit-equal to the undisturbed run"
 CASES: dict[str, tuple[Callable[[Case], str | None], str, str]] = {
     "a scheduler or a user stops the run": (
@@ -259,11 +306,28 @@ CASES: dict[str, tuple[Callable[[Case], str | None], str, str]] = {
         f"no damaged checkpoint after any kill; {CONTINUES}",
     ),
 }
+BANK_CASES: dict[str, tuple[Callable[[Case], str | None], str, str]] = {
+    "the disk is full while a run fills a target bank": (
+        full_disk_of_a_bank,
+        "as above, with `--bank`",
+        f"no row is read that was written in part; one sentence, exit code 1; {CONTINUES}",
+    ),
+    "the target bank is deleted while a run fills it": (
+        lost_bank,
+        "all of it, at a random moment",
+        "the run ends bit-equal to the undisturbed run",
+    ),
+    "the files of a target bank are damaged": (
+        damaged_bank,
+        "SIGKILL at a random moment, then flipped bits, random bytes, a truncation or a deletion in every file",
+        "damaged rows are computed again; the run ends bit-equal to the undisturbed run",
+    ),
+}
 
 
 def tried(name: str, seed: int, scene: Scene) -> dict[str, Any]:
     """Run one case; the record has whether its promise held, and if not, why."""
-    case, injected, promised = CASES[name]
+    case, injected, promised = (CASES | BANK_CASES)[name]
     started_at = time.monotonic()
     out = scene.undisturbed.parent / case.__name__
     record: dict[str, Any] = {"fault": name, "injected": injected, "promised": promised, "held": True}
@@ -285,10 +349,15 @@ def main() -> None:
     warm()
     started_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="distillkit-faults-"))
-    scene = Scene.prepared(folder, forked, **SHORT)
     records = []
-    for name, (case, *_) in CASES.items():
-        if not given.only or case.__name__ in given.only:
+    for cases, has_bank in ((CASES, False), (BANK_CASES, True)):
+        chosen = [name for name, (case, *_) in cases.items() if not given.only or case.__name__ in given.only]
+        if not chosen:
+            continue
+        of_scene = folder / ("with-bank" if has_bank else "without-bank")
+        of_scene.mkdir()
+        scene = Scene.prepared(of_scene, forked, bank="empty" if has_bank else None, **SHORT)
+        for name in chosen:
             records.append(tried(name, given.seed, scene))
             print(f"{name}: {'held' if records[-1]['held'] else records[-1]['why']}", flush=True)
     results = {"machine": machine(), "seed": given.seed, "seconds": round(time.monotonic() - started_at)}

@@ -7,15 +7,15 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-START_LIMIT_S = 120.0
-"""Time limit of one start of the run; a longer one hangs."""
+START_LIMIT_S = 600.0
+"""Time limit of one start of the run; a longer one hangs. The machine may be busy with other work."""
 
 TEACHER = {
     "student.model": '"vit-ti"',
@@ -62,17 +62,23 @@ EVERYTHING = {
 which trains a projector. Log intervals, checkpoints and epochs (of 10 steps) end at different steps."""
 
 
+LOSSES = ("hard", "attndistill")
+PREPARED = ("features:normalise=phi-s,statistics_images=100", "anchors:anchors=50", "similarity:resample=teacher")
+"""Losses on features, two of which are prepared before the first step: PHI-S statistics and anchors."""
+
+
 def settings(*tables: Mapping[str, Any]) -> list[str]:
     """`--set key=value` for every key; later tables win."""
     merged = {key: value for table in tables for key, value in table.items()}
     return [part for key, value in merged.items() for part in ("--set", f"{key}={value}")]
 
 
-def arguments(teacher: Path, out: Path, **changes: Any) -> list[str]:
+def arguments(teacher: Path, out: Path, losses: Sequence[str] = LOSSES, **changes: Any) -> list[str]:
     """The command line of the run, the same for its start and for every resume."""
     changed = {key.replace("__", "."): value for key, value in changes.items()}
     given = ["run", "--auto-resume", "--out", str(out), "--teacher", f"run:{teacher}"]
-    return [*given, "--loss", "hard", "--loss", "attndistill", *settings(EVERYTHING, changed)]
+    of_losses = [part for loss in losses for part in ("--loss", loss)]
+    return [*given, *of_losses, *settings(EVERYTHING, changed)]
 
 
 def environment() -> dict[str, str]:
@@ -127,7 +133,10 @@ def warm() -> None:
         "matplotlib.backends.backend_agg",
         "sklearn.datasets",
         "distillkit.running.start",
+        "distillkit_plugins.losses.anchors",
         "distillkit_plugins.losses.attndistill",
+        "distillkit_plugins.losses.features",
+        "distillkit_plugins.losses.similarity",
         "distillkit_plugins.students.deit",
         "distillkit_plugins.teachers.saved_run",
         "distillkit_plugins.trackers.report",

@@ -1,8 +1,8 @@
-"""The results in docs/reliability.md, without `make fuzz`: the three fault harnesses and the tests of other faults.
+"""The results in docs/reliability.md, without `make fuzz`: the fault harnesses and the tests of other faults.
 
     python -m tests.faults.whole --out docs/benchmarks/reliability.json
 
-About 20 minutes on two idle cores. `--kills`, `--worker-kills` and `--others` read the output of an earlier run of
+`--kills`, `--bank-kills`, `--bank-state-kills`, `--worker-kills` and `--others` read the output of an earlier run of
 those harnesses instead of running them again.
 """
 
@@ -79,13 +79,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--bank-runs", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=10)
-    for name in ("kills", "worker-kills", "others"):
+    parser.add_argument("--bank-state-runs", type=int, default=50)
+    for name in ("kills", "bank-kills", "bank-state-kills", "worker-kills", "others"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--without-tests", action="store_true", help="leave out the tests of other faults")
     given = parser.parse_args()
     results = {
         "kills": harness("kills", given.kills, "--runs", str(given.runs)),
+        "bank_kills": harness("kills", given.bank_kills, "--runs", str(given.bank_runs), "--bank"),
+        "bank_state_kills": harness("bank_kills", given.bank_state_kills, "--runs", str(given.bank_state_runs)),
         "worker_kills": harness("worker_kills", given.worker_kills, "--runs", str(given.pairs)),
         "others": harness("others", given.others),
         "tests": [

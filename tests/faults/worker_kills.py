@@ -18,19 +18,21 @@ import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.faults.equality import differences, require_readable
+from tests.faults.equality import require_readable
 from tests.faults.kills import ATTEMPTS
 from tests.faults.kills import summary as of_kills
 from tests.faults.moments import POLL_S
 from tests.faults.scene import Scene
 from tests.faults.victim import Victim, fresh
 
-LIMIT_S = 180.0
+LIMIT_S = 900.0
+"""Time limit of a run; a longer one hangs. The machine may be busy with other work."""
 PROCESSES = 2
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES), "--max-restarts", "3")
 LAUNCHERS = ("distillkit run --nproc", "torchrun")
@@ -67,6 +69,7 @@ def attempted(number: int, seed: int, scene: Scene, attempt: int) -> dict[str, A
     """One attempt of a run: its kills, and whether it is bit-equal."""
     started_at = time.monotonic()
     out = scene.undisturbed.parent / f"pair-{number:03d}"
+    scene.lay_out_bank(out)
     random_of = random.Random(f"{seed} pair {number} {attempt}")
     record: dict[str, Any] = {"run": number, "attempt": attempt, "launcher": LAUNCHERS[number % 2], "kills": []}
     launcher = started(record["launcher"], scene.arguments(out), out.with_suffix(".log"))
@@ -80,16 +83,20 @@ def attempted(number: int, seed: int, scene: Scene, attempt: int) -> dict[str, A
     while launcher.poll() is None and time.monotonic() - started_at < LIMIT_S:
         time.sleep(0.05)
     record["code"] = launcher.code
-    record["left_behind"] = len(_left(out))
+    left = _left(out)
+    record["left_behind"] = len(left)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     try:
         require_readable(out, since=0)
     except Exception as error:  # noqa: BLE001 - any error is a finding
         record["unreadable"] = f"{type(error).__name__}: {error}"
-    record["differences"] = differences(scene.undisturbed, out) if launcher.code == 0 else ["the run did not end well"]
+    record["differences"] = scene.differences(out) if launcher.code == 0 else ["the run did not end well"]
     record["equal"] = not record["differences"] and not record["left_behind"] and "Traceback" not in launcher.output()
     record["seconds"] = round(time.monotonic() - started_at, 1)
     if record["equal"]:
-        shutil.rmtree(out)
+        scene.remove(out)
     else:
         record["said"] = launcher.output()[-2000:]
     return record
@@ -138,12 +145,8 @@ def _left(out: Path) -> list[int]:
     return [pid for pid, _ in processes_of(out)]
 
 
-def pair(folder: Path) -> Scene:
-    """An undisturbed run of two processes."""
-    return Scene.prepared(folder, _first, data__workers=0)
-
-
-def _first(given: list[str], log: Path) -> Victim:
+def undisturbed_pair(given: list[str], log: Path) -> Victim:
+    """Start the teacher's run in one process, and the undisturbed one in two."""
     return fresh(given, log) if "--auto-resume" not in given else started(LAUNCHERS[0], given, log)
 
 
@@ -162,7 +165,7 @@ def main() -> None:
     given = parser.parse_args()
     started_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="distillkit-worker-kills-"))
-    scene = pair(folder)
+    scene = Scene.prepared(folder, undisturbed_pair)
     records = []
     for number in range(given.runs):
         records.append(disturbed_run(number, given.seed, scene))

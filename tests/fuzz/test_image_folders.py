@@ -18,7 +18,7 @@ from distillkit.data.splits import open_datasets
 from distillkit.errors import DataError, DistillkitError
 from distillkit.messages.text import printable_lines
 from distillkit.plugin.registry import installed_plugins
-from distillkit.recipe.schema import Data
+from distillkit.recipe.image_tables import Data
 from distillkit_plugins.datasets.folder import Folder
 
 FUZZ = settings.get_profile("fuzz")

@@ -23,6 +23,7 @@ TINY = (
     *("--set", "student.depth=1", "--set", "student.heads=2", "--set", "training.steps=2"),
     *("--set", "training.threads=1", "--set", "data.workers=0", "--set", "trackers=[]", "--device", "cpu"),
 )
+SOFT_ON_DIGITS = ("--loss", "soft", "--data", "digits")
 
 
 class Command:
@@ -160,7 +161,7 @@ def test_the_planted_commands_run_if_loaded_unsafely(tmp_path):
 @pytest.mark.parametrize(
     "typed",
     [
-        ("run", "--teacher", "timm:resnet18", "--loss", "soft", "--teacher-weights", "FILE", *TINY, "--out", "OUT"),
+        ("run", "--teacher", "timm:resnet18", "--teacher-weights", "FILE", *SOFT_ON_DIGITS, *TINY, "--out", "OUT"),
         ("run", "--student-weights", "FILE", *TINY, "--out", "OUT"),
         ("finetune", "timm:resnet18", "--weights", "FILE", "--set", "training.steps=1", "--out", "OUT"),
         ("evaluate", "timm:resnet18", "--weights", "FILE", "--data", "digits"),

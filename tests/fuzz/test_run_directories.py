@@ -4,26 +4,41 @@ import json
 import os
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillkit import read_metrics
-from distillkit.errors import RecipeError, RunDirectoryError, WeightsError
+from distillkit import RunInfo, read_metrics
+from distillkit.errors import RunDirectoryError, WeightsError
 from distillkit.evaluation.open_model import open_model
 from distillkit.models.saved_student import load_saved_student, read_student
 from distillkit.plugin.registry import installed_plugins
 from distillkit.recipe.files import load_recipe
 from distillkit.recipe.schema import Recipe
+from distillkit.recipe.stored_paths import edit_remedy, require_stored_paths
+from distillkit.running.checkpoint import Checkpoint, write_checkpoint
 from distillkit.running.directory import RunDirectory
 from distillkit.running.start import run
+from distillkit.storage.atomic_directory import recover_directory
 from distillkit_export.images.run_images import with_run_settings
 from distillkit_export.pipeline.target import load_target
 from distillkit_plugins.trackers.metrics_file import MetricsFile
 
 FUZZ = settings.get_profile("fuzz")
+
+
+def nested(depth: int) -> list:
+    """A list in a list in a list."""
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
 
 json_values = st.recursive(
     st.none()
@@ -32,7 +47,8 @@ json_values = st.recursive(
     | st.integers(0, 9)
     | st.floats()
     | st.text(max_size=10)
-    | st.sampled_from(["../../x", "timm:resnet18", "small-cnn", "run:.", "\x1b[2J", 10**300, 2**31]),
+    | st.sampled_from(["../../x", "timm:resnet18", "small-cnn", "run:.", "\x1b[2J", "\x9b2J\u2028", 10**300, 2**31])
+    | st.integers(1, 1_200).map(nested),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
     max_leaves=6,
 )
@@ -90,7 +106,15 @@ def mutated(draw, file: Path) -> None:
             del inner[last]
         else:
             inner[last] = draw(json_values)
-        file.write_text(json.dumps(tables))
+        file.write_text(as_text(tables))
+
+
+def as_text(value) -> str:
+    """JSON of a value that may be nested more deeply than `json.dumps` can write."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "[" * 1_200 + "]" * 1_200
 
 
 @settings(FUZZ, max_examples=4 * FUZZ.max_examples)
@@ -139,6 +163,51 @@ def test_runs_to_start_from(attempt, copied, data):
     attempt("run directory, recipe.toml with --from", lambda: load_recipe(from_run=path))
 
 
+paths = st.sampled_from(
+    [
+        "pets",
+        "../pets",
+        "/nowhere/pets",
+        "~unknown-user/x",
+        "folder:pets",
+        "timm:torch/cifar10",
+        "timm:a.tar",
+        "run:..",
+        ".",
+        "",
+    ]
+) | st.text(max_size=12)
+folders = paths | st.sampled_from(["../..", "../" * 3_000, "x" * 5_000, "/proc/self/fd", "\0", "\ud800", "\x1b[2J"])
+STORED = {"bank", "data.train", "data.validation", "data.test", "data.unlabeled", "data.root", "student.weights"}
+
+
+@settings(FUZZ, max_examples=4 * FUZZ.max_examples)
+@given(data=st.data(), stored=st.dictionaries(st.sampled_from(sorted(STORED)), paths, max_size=3))
+def test_moved_runs(attempt, copied, data, stored):
+    """started_in.json and the paths in recipe.toml, as `--resume`, `--from`, `evaluate` and `run:DIR` find them."""
+    path = copied()
+    recipe = tomllib.loads((path / "recipe.toml").read_text())
+    for dotted, value in stored.items():
+        table, _, key = dotted.rpartition(".")
+        (recipe.setdefault(table, {}) if table else recipe)[key] = value
+    (path / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    record = data.draw(
+        st.fixed_dictionaries({"relative": folders, "absolute": folders}).map(json.dumps)
+        | st.dictionaries(st.sampled_from(["relative", "absolute", "more"]), json_values).map(json.dumps)
+        | awkward_texts
+    )
+    (path / "started_in.json").write_text(record)
+    if data.draw(st.booleans()):
+        moved = path.with_name("moved")
+        shutil.rmtree(moved, ignore_errors=True)
+        path = path.rename(moved)
+    kind = "run directory, moved, with started_in.json and paths made up"
+    read = attempt(kind, lambda: RunDirectory(path).read_recipe())
+    attempt(kind, lambda: load_recipe(from_run=path, data="digits"))
+    if read is not None:
+        attempt(kind, lambda: require_stored_paths(read, path, edit_remedy(path)))
+
+
 @settings(FUZZ, max_examples=FUZZ.max_examples)
 @given(data=st.data())
 def test_metrics(attempt, copied, data):
@@ -148,20 +217,52 @@ def test_metrics(attempt, copied, data):
     for _ in range(data.draw(st.integers(0, 5))):
         place = data.draw(st.integers(0, len(content)))
         content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
-    lines = data.draw(st.lists(json_values.map(json.dumps) | awkward_texts, max_size=3))
+    lines = data.draw(st.lists(json_values.map(as_text) | awkward_texts, max_size=3))
     path.write_bytes(bytes(content) + "\n".join(lines).encode())
 
-    class Resumed:
-        directory = path.parent
-        start_step = 2
+    resumed = RunInfo(path.parent, {}, {}, steps=2, steps_per_epoch=2, start_step=2)
 
     def cut_back():
-        MetricsFile().distillkit_run_started(Resumed)
+        MetricsFile().distillkit_run_started(resumed)
         return read_metrics(path.parent)
 
     kept = attempt("run directory, metrics.jsonl", cut_back)
     assert kept is not None
     assert all(record["kind"] in {"steps", "epoch", "note"} for record in kept)
+
+
+@settings(FUZZ, max_examples=2 * FUZZ.max_examples)
+@given(data=st.data())
+def test_links_in_place_of_folders(attempt, copied, tmp_path, data):
+    """Whatever the links of a run directory lead to is neither changed nor deleted by resuming it."""
+    path, outside = copied(), tmp_path / "outside"
+    shutil.rmtree(outside, ignore_errors=True)
+    (outside / "step-00000001").mkdir(parents=True)
+    (outside / "step-00000001" / "manifest.json").write_text("{}")
+    (outside / ".best.01234567.old").mkdir()
+    before = sorted(each.relative_to(outside) for each in outside.rglob("*"))
+    (path / "result.json").unlink()
+    folders = ["best", "ema", "checkpoints", "incidents", "attention", ".best.01234567.old", ".best.01234567.new"]
+    names = [*folders, "checkpoints/step-00000001", ".lock", "metrics.jsonl", "metrics.tmp", ".plan.json.tmp"]
+    for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)):
+        target = data.draw(st.sampled_from([outside, outside / "step-00000001", outside / "nothing", path / name]))
+        link = path / name
+        if link.parent.is_symlink() or link.is_dir():  # another link is there, or a folder with one
+            continue
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+
+    def written_to():
+        directory = RunDirectory(path)
+        directory.check_writable()
+        with directory.locked():
+            recover_directory(directory.best)
+            MetricsFile().distillkit_run_started(RunInfo(path, {}, {}, steps=2, steps_per_epoch=2, start_step=2))
+            write_checkpoint(directory.checkpoints, Checkpoint(2, {"task": {"a": torch.ones(1)}}, {}), keep=1)
+
+    attempt("run directory, links in place of files and folders", written_to)
+    assert sorted(each.relative_to(outside) for each in outside.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["recipe.toml", "plan.json", "result.json", "student.json", "student.safetensors"])
@@ -214,7 +315,7 @@ def test_files_with_unexpected_content_are_refused(copied, name, content, read):
 
 @pytest.mark.parametrize(
     ("table", "key", "value"),
-    [("options", "width", 2**24), ("options", "image_size", 40_000), ("spec", "classes", 10**9)],
+    [("options", "width", 2**24), ("spec", "classes", 10**9)],
 )
 def test_a_student_json_for_a_larger_network_than_the_weights(attempt, copied, table, key, value):
     """Refused before memory is allocated for it."""
@@ -231,11 +332,20 @@ def test_a_student_json_for_a_larger_network_than_the_weights(attempt, copied, t
     )
 
 
-def test_a_network_of_a_million_blocks_is_refused(copied):
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("depth", 10**6, "'depth' is 1000000; it should be less than or equal to 1000"),
+        ("image_size", 40_000, "'image_size': 40000 is too large; give at most 4,096 pixels per side"),
+    ],
+)
+def test_a_network_beyond_its_plugins_limits_is_refused(copied, option, value, message):
     path = copied()
     fields = json.loads((path / "student.json").read_text())
-    fields["options"]["depth"] = 10**6
+    fields["options"][option] = value
     (path / "student.json").write_text(json.dumps(fields))
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(RunDirectoryError) as caught:
         load_saved_student(path, installed_plugins())
-    assert str(caught.value) == "student 'deit-ti': 'depth' is 1000000; it should be less than or equal to 1000"
+    assert str(caught.value) == (
+        f"{path / 'student.json'}: student 'deit-ti': {message}; restore it or run the training again"
+    )

@@ -74,10 +74,11 @@ def test_every_factory_exists(catalogs, root):
 
 
 def factories(catalog):
-    """The (module, attribute) of every factory that a catalogue names."""
+    """The (module, attribute) of every factory that a catalogue names, and of every function `missing_file`."""
     module = importlib.import_module(catalog)
     specs = [spec for hook in REGISTRATION_HOOKS.values() if hasattr(module, hook) for spec in getattr(module, hook)()]
-    return [tuple(spec.factory.split(":")) for spec in specs]
+    named = {text for spec in specs for text in (spec.factory, spec.missing_file) if text}
+    return [tuple(text.split(":")) for text in sorted(named)]
 
 
 def source(folder, module):

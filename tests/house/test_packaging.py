@@ -13,7 +13,20 @@ from packaging.requirements import Requirement
 import distillkit
 
 PACKAGES = ("distillkit", "distillkit_cli", "distillkit_export", "distillkit_plugins")
-EXTRAS = {"train", "export", "export-gpu", "onnx", "runtime", "gpu", "trt", "openvino", "pandas", "timm-data", "dev"}
+EXTRAS = {
+    "train",
+    "export",
+    "export-gpu",
+    "onnx",
+    "runtime",
+    "gpu",
+    "trt",
+    "openvino",
+    "pandas",
+    "timm-data",
+    "tune",
+    "dev",
+}
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,33 @@ def test_it_runs_by_name(python, tmp_path):
         assert record["loss"] == pytest.approx(record["loss/labels"] + 2 * record["loss/margin/margin"], rel=1e-5)
 
 
+BANKED = """
+from distillkit_cli.main import command_line
+verbs = ["run --recipe teacher.toml --out teacher"]
+for out, bank in (("live", ""), ("filling", "--bank bank"), ("reading", "--bank bank")):
+    verbs.append(f"run --recipe student.toml --teacher run:teacher --loss margin:margin=0.5 --out {out} {bank}")
+print([command_line(verb.split()) for verb in verbs])
+"""
+
+
+def test_its_targets_are_banked_without_a_line_of_its_own(python, tmp_path):
+    student = 'model = "vit-ti"\nimage_size = 8\npatch = 4\nwidth = 12\ndepth = 2'
+    (tmp_path / "teacher.toml").write_text(RECIPE.format(student='model = "small-cnn"\nimage_size = 8\nwidth = 4'))
+    (tmp_path / "student.toml").write_text(RECIPE.format(student=student))
+    done = python("-c", BANKED, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0]", done.stderr
+    results = {name: json.loads((tmp_path / name / "result.json").read_text()) for name in ("filling", "reading")}
+    assert [result["bank"]["margin"] for result in results.values()] == [
+        {"read": 0, "computed": 5 * 32, "written": 5 * 32},
+        {"read": 5 * 32, "computed": 0, "written": 0},
+    ]
+    weights = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("live", *results)]
+    assert weights[0] == weights[1] == weights[2]
+    (shelf,) = (tmp_path / "bank").iterdir()
+    key = json.loads((shelf / "shelf.json").read_text())["key"]["loss"]
+    assert (key["plugin"], key["from"], key["options"]["margin"]) == ("margin", "distillkit-margin 1.2.0", 0.5)
+
+
 def test_its_formula():
     """Against Weston & Watkins' formula, computed class by class."""
     specification = importlib.util.spec_from_file_location("distillkit_margin", SOURCE)
