@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-EXTRAS := train,export,openvino,pandas,timm-data,dev
+EXTRAS := train,export,openvino,pandas,timm-data,tune,dev
 COMMA := ,
 
 .PHONY: help demo test fuzz lint fix docs wheel lock audit sbom gpu
@@ -76,7 +76,8 @@ sbom: $(READY)
 gpu: $(READY)
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
 		$(BIN)/python -m pytest -q -m gpu && $(BIN)/python benchmarks/gpu_profile.py --minutes 6 --out docs/benchmarks && \
-		$(BIN)/python benchmarks/attention_row.py --device cuda --steps 10; \
+		$(BIN)/python benchmarks/attention_row.py --device cuda --steps 10 && \
+		$(BIN)/python benchmarks/gpu_training.py --minutes 9 --out docs/benchmarks; \
 	else \
 		echo "make gpu: this machine has no CUDA device that torch can use; nothing was run"; \
 	fi

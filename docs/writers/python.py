@@ -11,10 +11,24 @@ import distillkit
 from distillkit import api
 from distillkit.contracts.model import ModelSpec
 from distillkit.evaluation.measurement import Measurement
+from distillkit.sweeping.result import SweepRow
 
-FUNCTIONS = ("load_recipe", "plan", "run", "resume", "evaluate", "load_student", "read_metrics")
+FUNCTIONS = (
+    *("load_recipe", "plan", "run", "resume", "run_together", "sweep"),
+    *("evaluate", "compare", "load_student", "read_metrics"),
+    "with_student",
+)
 """In the order in which a script typically calls them."""
-VALUES = (distillkit.RunResult, distillkit.EvaluationResult, Measurement, distillkit.Plan, ModelSpec)
+VALUES = (
+    distillkit.RunResult,
+    distillkit.EvaluationResult,
+    Measurement,
+    distillkit.SweepResult,
+    SweepRow,
+    distillkit.Comparison,
+    distillkit.Plan,
+    ModelSpec,
+)
 LEAD = re.compile(r"^(Raises|Shapes|Returns)\b(:?)")
 
 

@@ -12,7 +12,13 @@ from distillkit.recipe.schema import Recipe
 
 MANY = {"teachers", "losses"}
 BOUNDS = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
-WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+WORDS = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "object": "tables",
+}
 
 
 def page() -> str:
