@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol, TypeVar
 
@@ -56,7 +56,7 @@ class Window:
     """The data of one optimiser step: this process's `micro_batches`; `samples` and `labelled` count all processes.
 
     `broken` are the images of this process that could not be read and were replaced. `waited_s` is how many seconds the
-    process waited for the data.
+    process waited for the data; windows that differ in it alone are equal.
     """
 
     step: int
@@ -66,7 +66,7 @@ class Window:
     samples: int
     labelled: int
     broken: tuple[BrokenImage, ...] = ()
-    waited_s: float = 0.0
+    waited_s: float = field(default=0.0, compare=False)
 
 
 class HostWindows(Protocol):

@@ -16,8 +16,7 @@ from torch.distributed import run as torchrun
 
 from distillkit.compute.interpreters import code_command, environment, module_command, safe_path, variables
 from distillkit.compute.main_guard import _nothing
-from distillkit.data import checking, worker_loader
-from distillkit.data.host_batches import host_batches
+from distillkit.data import checking, host_batches
 from distillkit.testing import registration
 from distillkit_cli.launching import _launch_once
 from distillkit_export.isolated_process import result_of
@@ -153,8 +152,8 @@ def test_loader_processes_start_with_a_safe_path(monkeypatch):
             return iter(["batch"])
 
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    monkeypatch.setattr(worker_loader, "DataLoader", Loader)
-    assert list(host_batches(None, None, workers=0, pin=False)) == ["batch"]
+    monkeypatch.setattr(host_batches, "DataLoader", Loader)
+    assert list(host_batches.host_batches(None, None, workers=0, pin=False)) == ["batch"]
     assert seen == [None, "1"]
     assert "PYTHONSAFEPATH" not in os.environ
 
