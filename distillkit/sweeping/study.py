@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from distillkit.messages.text import one_line, shortened
 from distillkit.plugin.extras import require
 from distillkit.recipe.schema import Recipe
 from distillkit.running.resumed_settings import fixed_settings
+from distillkit.storage.atomic import write_bytes
 from distillkit.storage.links import require_own
 from distillkit.storage.untrusted import require_plain
 from distillkit.sweeping.grid import ArmSettings
@@ -22,6 +24,7 @@ from distillkit.sweeping.search_space import Space
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
 NAME = "distillkit"
@@ -178,18 +181,35 @@ def _opened(file: Path) -> Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         require_own(file)
-        if file.exists():
-            require_plain(file)
-        # Not by a URL, in which a name with a question mark would be cut.
-        storage = optuna.storages.RDBStorage(
-            "sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(file, check_same_thread=False)}
-        )
-        return optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
+        if not file.exists() or file.stat().st_size == 0:
+            write_bytes(file, _new_study())
+        require_plain(file)
+        return optuna.load_study(storage=_storage(sqlite3.connect(file, check_same_thread=False)), study_name=NAME)
     except Exception as error:  # whatever a damaged file makes of the database
         why = shortened(one_line(error))
         raise RunDirectoryError(
             f"{file} is no study that Optuna {optuna.__version__} reads ({why}); restore it, or give another --out"
         ) from error
+
+
+def _new_study() -> bytes:
+    """A database file with a study without trials.
+
+    Optuna makes its tables and the study in several transactions. A file that it makes itself is of no use if the
+    process is killed between two of them.
+    """
+    import optuna
+
+    with closing(sqlite3.connect(":memory:", check_same_thread=False)) as database:
+        optuna.create_study(storage=_storage(database), study_name=NAME, direction="maximize")
+        return database.serialize()
+
+
+def _storage(database: sqlite3.Connection) -> RDBStorage:
+    """Optuna's storage on an open database, and not by a URL, in which a name with a question mark would be cut."""
+    from optuna.storages import RDBStorage
+
+    return RDBStorage("sqlite://", engine_kwargs={"creator": lambda: database})
 
 
 def _row(trial: FrozenTrial) -> TrialRow:

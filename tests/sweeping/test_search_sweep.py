@@ -2,10 +2,13 @@
 
 import json
 import random
+import signal
 import sqlite3
 import time
 
 import pytest
+
+from distillkit.sweeping.study import SearchSettings, SearchStudy
 
 optuna = pytest.importorskip("optuna")
 SPACE = ("--search", "optimizer.lr=1e-4..1e-1:log", "--search", "labels.smoothing=0..0.2:step=0.1", "--trials", "5")
@@ -42,7 +45,9 @@ def test_a_search_that_was_killed_equals_one_that_was_not(sweep, finish, tmp_pat
         time.sleep(moments.uniform(0.5, 5))
         killed += process.poll() is None
         process.kill()
-        if process.wait() == 0:
+        code = process.wait()
+        assert code in {0, -signal.SIGKILL}
+        if code == 0:
             break
     again, code, err = finish(*SPACE, "--out", tmp_path / "killed")
     assert code == 0, err
@@ -102,5 +107,23 @@ def test_a_damaged_study_is_refused(finish, tmp_path, content):
             f"error: damaged/study.db is no study that Optuna {optuna.__version__} reads ("
         )
         assert err.splitlines()[-1].endswith("); restore it, or give another --out")
-    else:  # an empty file is an empty database
+    else:  # an empty file holds nothing that could be lost
         assert code == 0, err
+
+
+def test_a_search_stopped_while_its_study_is_made_leaves_no_half_made_study(monkeypatch, tmp_path):
+    settings = SearchSettings(seed=0, keep=3, first_rung=1, last_epoch=4)
+    create = optuna.create_study
+
+    def stop(**options):
+        create(**options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optuna, "create_study", stop)
+    with pytest.raises(KeyboardInterrupt):
+        SearchStudy(tmp_path / "study.db", {}, settings)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert SearchStudy(tmp_path / "study.db", {}, settings).rows() == []
+    assert SearchStudy(tmp_path / "study.db", {}, settings).ask().number == 0
+    assert [row.number for row in SearchStudy(tmp_path / "study.db", {}, settings).rows()] == [0]
