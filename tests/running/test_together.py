@@ -174,7 +174,7 @@ import sys
 import distillkit
 recipes, outs = sys.argv[1].split(","), sys.argv[2].split(",")
 for outcome in distillkit.run_together(recipes, outs, resume=True):
-    print(type(outcome).__name__)
+    sys.stdout.write(type(outcome).__name__ + "\\n")  # in one piece, as two processes write to one pipe
 """
 
 
