@@ -21,6 +21,7 @@ from distillkit.data.loader_speed import LoaderSpeed
 from distillkit.data.micro_batches import check_no_single_samples
 from distillkit.data.mixing import Mixer
 from distillkit.data.order import Order, samples_per_step, steps_per_epoch
+from distillkit.data.pixels import finished
 from distillkit.data.sources import Source, is_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.streaming import StreamedWindows
@@ -116,7 +117,9 @@ class TrainingData:
             classes=spec.classes if datasets.labelled.any() else None,
             smoothing=recipe.labels.smoothing,
             seed=recipe.data.seed,
+            finishes=recipe.data.finish == "loader",
         )
+        self._normalise = preparation.transform.normalise
         workers, pin = recipe.data.workers, device.type == "cuda"
         layout = Layout(rank, world, size, workers, pin=pin, allow_single=allow_single)
         views = recipe.data.views
@@ -151,8 +154,11 @@ class TrainingData:
 
     def _on_device(self, batch: HostBatch) -> MicroBatch:
         images, labels, label_mass, keys, addresses, *_ = batch
+        images = images.to(self._device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = finished(images, self._normalise, batch.erased, batch.mixed)
         return MicroBatch(
-            images.to(self._device, non_blocking=True),
+            images,
             labels if labels is None else labels.to(self._device, non_blocking=True),
             label_mass.to(self._device, non_blocking=True),
             tuple(keys),  # pinning turns it into a list in some versions of torch

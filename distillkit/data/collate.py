@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from distillkit.contracts.incidents import BrokenImage
-from distillkit.data.mixing import Mixer, label_rows
+from distillkit.data.batch_memory import BatchMemory
+from distillkit.data.mixing import Mixed, Mixer, label_rows, mix, mix_labels
+from distillkit.data.pixels import Erased
 from distillkit.data.randomness import isolated, reseed, sample_name
 from distillkit.data.transforms import TrainingTransform
 
@@ -35,6 +36,7 @@ class HostBatch(NamedTuple):
     A named tuple, because torch can pin its memory.
     Shapes: addresses [B, 4] int64: the index of the image that is shown, its view and repeat, and a hash of the image
         as it is shown: of key, view and repeat, and where it is mixed also of its partners and its place among them.
+        images [B, 3, H, W] float32; or [B, H, W, 3] uint8, with what `finished` needs in `erased` and `mixed`.
     """
 
     images: Tensor
@@ -44,13 +46,16 @@ class HostBatch(NamedTuple):
     addresses: Tensor
     broken: tuple[BrokenImage, ...] = ()
     made_in_s: float = 0.0
+    erased: tuple[Erased, ...] = ()
+    mixed: tuple[Mixed, ...] = ()
 
 
 @dataclass(frozen=True)
 class Preparation:
     """Augmentation and mixing of a micro-batch: a pure function of `seed`, view, key and repeat.
 
-    `classes` is the number of columns of the labels, None if the run has no labels.
+    `classes` is the number of columns of the labels, None if the run has no labels. If `finishes` is off, the images
+    are handed over as 8-bit pixels.
     """
 
     transform: TrainingTransform
@@ -59,29 +64,41 @@ class Preparation:
     classes: int | None
     smoothing: float
     seed: int
+    finishes: bool = True
+    memory: BatchMemory = field(default_factory=BatchMemory, repr=False, compare=False)
 
     def __call__(self, samples: Iterable[Sample], count: int, view: int) -> HostBatch:
         """Collate `count` samples, read one at a time. Returns images [B, C, H, W], labels [B, K], label mass [B]."""
-        images = torch.empty(count, 3, *self.size)
-        if get_worker_info() is not None:
-            # Shared memory, which the training process reads without a copy.
-            images.share_memory_()  # type: ignore[no-untyped-call]
+        if self.finishes:
+            images = self.memory.empty((count, 3, *self.size))
+        else:
+            images = self.memory.empty((count, *self.size, 3), torch.uint8)
         labels: list[int | None] = []
         keys: list[str] = []
         names: list[str] = []
         places: list[tuple[int, int, int]] = []
+        erased: list[Erased] = []
         with isolated():
             for position, (image, key, repeat, label, number) in enumerate(samples):
                 # Once per image, so that its augmentation does not depend on the batch or the process that makes it.
                 reseed(self.seed, *sample_name(view, repeat, key))
-                self.transform(image, out=images[position])
+                if self.finishes:
+                    self.transform(image, out=images[position])
+                else:
+                    images[position] = self.transform.pixels(image)
+                    erased += self.transform.erased(position)
                 labels.append(label)
                 keys.append(key)
                 names.append(f"{view}\0{repeat}\0{key}")
                 places.append((number, view, repeat))
         label_mass = torch.tensor([float(label is not None) for label in labels])  # [B]
         rows = None if self.classes is None else label_rows(labels, self.classes, self.smoothing)  # [B, K]
-        self.mixer(images, rows, label_mass, names)
+        mixed = self.mixer.draw((count, 3, *self.size), label_mass, names)
+        if rows is not None:
+            mix_labels(rows, mixed)
+        if self.finishes:
+            mix(images, mixed)
+            mixed = ()
         shown = self.mixer.shown_as(label_mass, names)
         addresses = torch.tensor([(*place, name) for place, name in zip(places, shown, strict=True)])  # [B, 4]
-        return HostBatch(images, rows, label_mass, tuple(keys), addresses)
+        return HostBatch(images, rows, label_mass, tuple(keys), addresses, erased=tuple(erased), mixed=mixed)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +31,17 @@ def label_rows(labels: Sequence[int | None], classes: int, smoothing: float) -> 
     return rows
 
 
+class Mixed(NamedTuple):
+    """What was drawn for a group of images: the share that each keeps of itself, and for CutMix the box replaced."""
+
+    group: slice
+    ratio: float
+    box: Box | None
+
+
 @dataclass(frozen=True)
 class Mixer:
-    """Mixup and CutMix of a batch and its labels, in place.
+    """Draws Mixup and CutMix of a batch and its labels.
 
     mode "pair": entries 2k and 2k + 1 are mixed with each other, each pair with its own ratio and box. A labelled
         image is never mixed with an unlabelled one; that pair, and an odd last image, stay unchanged.
@@ -46,31 +55,26 @@ class Mixer:
     mixing: Mixing
     seed: int
 
-    def __call__(self, images: Tensor, labels: Tensor | None, label_mass: Tensor, names: Sequence[str]) -> None:
-        """Mix `images` [B, C, H, W] and `labels` [B, K] in place.
+    def draw(self, shape: Sequence[int], label_mass: Tensor, names: Sequence[str]) -> tuple[Mixed, ...]:
+        """How the images of a batch of `shape` [B, C, H, W] are mixed, for `mix` and `mix_labels`.
 
         `label_mass` [B] is 1 for a labelled image and 0 for an unlabelled one. `names` are the image keys with view
         and repeat.
         """
         if not self.mixing.is_on:
-            return
+            return ()
+        drawn = []
         with isolated():
             for group in self._groups(label_mass.tolist()):
                 # From the names of the group: the draw does not depend on the rank or the micro-batch it is in.
                 reseed(self.seed, "mixing", *names[group])
-                ratio, box = self._draw(images.shape)
-                if box is None:
-                    _blend(images[group], ratio)
-                else:
-                    top, bottom, left, right = box
-                    _blend(images[group, :, top:bottom, left:right], 0.0)  # 0: the box comes from the partner alone
-                if labels is not None:
-                    _blend(labels[group], ratio)
+                drawn.append(Mixed(group, *self._draw(shape)))
+        return tuple(drawn)
 
     def shown_as(self, label_mass: Tensor, names: Sequence[str]) -> list[int]:
         """A signed 64-bit hash for each image as it is shown: of its name, and of all names of its group if mixed.
 
-        `label_mass` [B] and `names` as in a call. Images with the same hash have the same pixels, if
+        `label_mass` [B] and `names` as in `draw`. Images with the same hash have the same pixels, if
         augmentation, mixing and `data.seed` are the same.
         """
         shown = [seed_of("shown", name) for name in names]
@@ -100,6 +104,22 @@ class Mixer:
         # The box is clipped at the border, so labels are weighted by the area that is really kept, not by the draw.
         box, kept = cutmix_bbox_and_lam(shape, ratio)  # type: ignore[no-untyped-call]
         return float(kept), box
+
+
+def mix(images: Tensor, mixed: Iterable[Mixed]) -> None:
+    """Mix `images` [B, C, H, W] in place."""
+    for group, ratio, box in mixed:
+        if box is None:
+            _blend(images[group], ratio)
+        else:
+            top, bottom, left, right = box
+            _blend(images[group, :, top:bottom, left:right], 0.0)  # 0: the box comes from the partner alone
+
+
+def mix_labels(labels: Tensor, mixed: Iterable[Mixed]) -> None:
+    """Mix `labels` [B, K] in place."""
+    for group, ratio, _ in mixed:
+        _blend(labels[group], ratio)
 
 
 def _blend(members: Tensor, ratio: float) -> None:

@@ -16,6 +16,7 @@ from torchvision import transforms
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.fast_decoding import FastCrop
 from distillkit.data.orientation import upright
+from distillkit.data.pixels import Erased, Normalisation
 from distillkit.errors import RecipeError
 from distillkit.recipe.image_tables import Augment
 
@@ -37,18 +38,38 @@ class TrainingTransform:
         on_image = list(on_image)
         self.fast_crop = next((step for step in on_image if isinstance(step, FastCrop)), None)
         self._on_image = transforms.Compose(on_image)
-        self._on_pixels = transforms.Compose(list(on_pixels))
-        self._mean, self._std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))  # [3, 1, 1]
+        self._on_pixels = list(on_pixels)
+        self.normalise = Normalisation(spec)
         self._shape = (3, *spec.image_size)
 
     def __call__(self, image: Image, out: Tensor | None = None) -> Tensor:
         """The augmented pixels [3, H, W], written to `out` if given."""
-        pixels = torch.from_numpy(np.array(self._on_image(image)))  # [H, W, 3]
-        out = torch.empty(self._shape) if out is None else out
-        # The operations of torchvision's ToTensor and Normalize, so the same bits, without their five copies.
-        out.copy_(pixels.permute(2, 0, 1)).div_(255).sub_(self._mean).div_(self._std)
-        augmented: Tensor = self._on_pixels(out)
+        augmented = self.normalise(self.pixels(image), torch.empty(self._shape) if out is None else out)
+        for step in self._on_pixels:
+            augmented = step(augmented)
         return augmented
+
+    def pixels(self, image: Image) -> Tensor:
+        """The pixels [H, W, 3] uint8 after the steps on the image."""
+        return torch.from_numpy(np.array(self._on_image(image)))
+
+    def erased(self, entry: int) -> tuple[Erased, ...]:
+        """What the steps on the normalised pixels replace, for the image that `pixels` has just made; draws the same.
+
+        Random erasing is the only such step, and it replaces one box whatever the pixels are.
+        """
+        if not self._on_pixels:
+            return ()
+        marked = torch.full(self._shape, math.nan)
+        for step in self._on_pixels:
+            marked = step(marked)
+        is_erased = ~marked[0].isnan()  # [H, W]
+        rows, columns = (is_erased.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+        if not rows:
+            return ()
+        top, left = rows[0], columns[0]
+        values = marked[:, top : rows[-1] + 1, left : columns[-1] + 1].clone()
+        return (Erased(entry, top, left, values),)
 
 
 def training_transform(

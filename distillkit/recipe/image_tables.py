@@ -58,6 +58,11 @@ class Data(Table):
         description="of training images: exact decodes every image in full; fast decodes JPEG at a reduced scale where "
         "the resized crop allows it, and resizes and turns with faster interpolations, so that the pixels differ",
     )
+    finish: Literal["loader", "device"] = Field(
+        "loader",
+        description="where training images are normalised, erased and mixed: loader in the loader processes; device on "
+        "the device of the run, which gets 8-bit pixels, a quarter of the bytes; it never changes a batch on a CPU",
+    )
     broken: Share = Field(
         0.1,
         description="limit on the share of unreadable images of a split; they are replaced in training, left out in "

@@ -12,9 +12,17 @@ from distillkit.messages.dotted_keys import differences
 from distillkit.messages.text import command
 from distillkit.recipe.schema import Recipe
 
-EXACT = ("data.broken", "data.cache_mb", "data.workers", "training.keep", "training.log_every", "training.patience")
+EXACT = (
+    "data.broken",
+    "data.cache_mb",
+    "data.finish",
+    "data.workers",
+    "training.keep",
+    "training.log_every",
+    "training.patience",
+)
 """Keys that change no weight."""
-INEXACT = ("training.device", "training.micro_batch_size", "training.threads")
+INEXACT = ("data.finish", "training.device", "training.micro_batch_size", "training.threads")
 """Keys that change the result a little: the batches stay the same, but not the order of additions, nor, with another
 micro-batch, the random draws inside the network."""
 

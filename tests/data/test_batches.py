@@ -59,6 +59,19 @@ def test_windows_are_bit_equal_for_any_number_of_loader_processes(training, reci
     assert_equal(list(training(made).windows(0, 9)), alone)
 
 
+@pytest.mark.parametrize("mode", ["pair", "batch"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_windows_finished_on_the_device_are_bit_equal(training, recipe, folders, mode, workers):
+    data = folders if mode == "pair" else folders | {"unlabeled": None}
+    tables = {
+        "augment": {"repeats": 2, "erasing": 0.5, "flip": 0.5},
+        "mixing": {"mixup": 0.8, "cutmix": 1.0, "mode": mode},
+        "training": {"batch_size": 14, "micro_batch_size": 4},
+    }
+    finished = recipe(data={**data, "workers": workers, "finish": "device"}, **tables)
+    assert_equal(list(training(finished).windows(0, 9)), list(training(recipe(data=data, **tables)).windows(0, 9)))
+
+
 def test_starting_at_a_later_step_gives_the_rest_of_the_windows(training, recipe, folders):
     made = recipe(data=folders, training={"batch_size": 13})  # 4 steps an epoch
     data = training(made)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillkit.data.mixing import Mixer, label_rows
+from distillkit.data.mixing import Mixer, label_rows, mix, mix_labels
 from distillkit.data.randomness import isolated, reseed
 from distillkit.recipe.image_tables import Mixing
 
@@ -17,7 +17,10 @@ def pictures(count, height=6, width=10):
 def mixed(mixing, images, labels, mass=None, names=NAMES, seed=7):
     images, labels = images.clone(), None if labels is None else labels.clone()
     mass = torch.ones(len(images)) if mass is None else mass
-    Mixer(mixing, seed)(images, labels, mass, names[: len(images)])
+    drawn = Mixer(mixing, seed).draw(images.shape, mass, names[: len(images)])
+    mix(images, drawn)
+    if labels is not None:
+        mix_labels(labels, drawn)
     return images, labels
 
 
