@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,7 @@ def worker(options: dict[str, Any]) -> None:
     """
     import torch
 
-    from distillkit.benchmark.generated_images import generated_data
     from distillkit.planning.make_plan import make_plan
-    from distillkit.planning.preflight import CheckedRecipe, check_plugins
     from distillkit.plugin.registry import installed_plugins
     from distillkit.recipe.schema import Recipe
     from distillkit.running.session import build_session
@@ -44,7 +43,7 @@ def worker(options: dict[str, Any]) -> None:
     teacher = {"model": options["teacher"], "name": "teacher", "weights": "none"} | options["teacher_keys"]
     recipe = Recipe.model_validate(
         {
-            "data": {"workers": 0},
+            "data": {"train": options["images"], "validation": 0.0, "workers": 0},
             "teachers": [teacher | {"precision": options["precision"]}],
             "student": {"model": options["student"]} | size,
             "losses": [{"loss": options["loss"]}],
@@ -58,9 +57,7 @@ def worker(options: dict[str, Any]) -> None:
             "trackers": [],
         }
     )
-    plugins = installed_plugins()
-    data = generated_data(WINDOWS * options["batch"], 1000)
-    session = build_session(make_plan(recipe, plugins, CheckedRecipe(check_plugins(recipe, plugins), data)))
+    session = build_session(make_plan(recipe, installed_plugins()))
     windows = tuple(session.data.windows(0, WINDOWS))
     forms = {name: str(settled.form) for name, settled in getattr(session, "forms", {}).items()}
     print(json.dumps(forms), flush=True)
@@ -121,18 +118,38 @@ def main() -> None:
     if arguments.before is None or not (arguments.before / "distillkit").is_dir():
         parser.error("--before needs the folder of a checkout")
     names = ("teacher", "student", "loss", "batch", "image_size", "precision", "threads")
-    options = {name: getattr(arguments, name) for name in names} | {"teacher_keys": {}}
+    options = {name: getattr(arguments, name) for name in names}
     form = {} if arguments.form is None else {"form": arguments.form}
-    checkouts = {
-        "before": Checkout(arguments.before.resolve(), options),
-        "now": Checkout(HERE, options | {"teacher_keys": form}),
-    }
-    for number in range(-1, arguments.rounds):  # the first round warms up
-        for name in list(checkouts) if number % 2 else reversed(checkouts):
-            seconds = checkouts[name].round()
-            if number >= 0:
-                checkouts[name].rounds_s.append(seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        save_images(Path(folder), WINDOWS * arguments.batch)
+        common = options | {"images": folder}
+        checkouts = {
+            "before": Checkout(arguments.before.resolve(), common | {"teacher_keys": {}}),
+            "now": Checkout(HERE, common | {"teacher_keys": form}),
+        }
+        for number in range(-1, arguments.rounds):  # the first round warms up
+            for name in list(checkouts) if number % 2 else reversed(checkouts):
+                seconds = checkouts[name].round()
+                if number >= 0:
+                    checkouts[name].rounds_s.append(seconds)
     report(arguments, options, checkouts)
+
+
+def save_images(folder: Path, count: int) -> None:
+    """Write generated images, in two class folders."""
+    from distillkit.benchmark.generated_images import GeneratedImages
+
+    images = GeneratedImages(count, 2)
+    for number in range(count):
+        file = folder / str(images.label(number)) / images.key(number)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(images.file(number).read())
+
+
+def revision(folder: Path) -> str:
+    """The commit of a checkout, shortened."""
+    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def report(arguments: argparse.Namespace, options: dict[str, Any], checkouts: dict[str, Checkout]) -> None:
@@ -150,7 +167,8 @@ def report(arguments: argparse.Namespace, options: dict[str, Any], checkouts: di
     if arguments.json is not None:
         found = {
             "machine": machine(),
-            **{key: value for key, value in options.items() if key != "teacher_keys"},
+            **options,
+            "before": revision(arguments.before),
             "teacher_form": checkouts["now"].forms,
             "rounds_s": {name: checkout.rounds_s for name, checkout in checkouts.items()},
             "speed_up": {"median": ratio.median, "low": ratio.low, "high": ratio.high, "rounds": ratio.rounds},
