@@ -47,7 +47,7 @@ DEFAULT = ("layernorm", "smooth-l1")
 ABLATED = "small-cnn"
 STATISTICS_IMAGES = 512
 """A quarter of the default: the teacher has 96 channels, and answers these images without a bank."""
-EPOCHS, BATCH, VIEWS, SEEDS = 1, 32, 4, (0, 1, 2)
+EPOCHS, BATCH, VIEWS, SEEDS = 4, 32, 4, (0, 1, 2)
 ALWAYS = {
     "recipe": "cifar10-few-labels",
     "data.labels": None,

@@ -24,7 +24,7 @@ class BatchMemory:
         self._free: list[np.ndarray] = []
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """A tensor of a shape, with any content."""
+        """A tensor [...] of a shape, with any content."""
         size = math.prod(shape) * dtype.itemsize
         if get_worker_info() is not None:
             # What `share_memory_` gives, which would write the whole memory once more to copy its content.

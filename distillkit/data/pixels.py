@@ -26,7 +26,7 @@ class Erased(NamedTuple):
     values: Tensor
 
 
-class Normalisation:
+class PixelNormalisation:
     """Pixels 0..255 to a network's range, with its mean and standard deviation.
 
     The operations of torchvision's ToTensor and Normalize, so the same bits, without their five copies.
@@ -42,7 +42,7 @@ class Normalisation:
         return out.copy_(pixels.movedim(-1, -3)).div_(largest).sub_(mean).div_(std)
 
 
-def finished(pixels: Tensor, normalise: Normalisation, erased: Iterable[Erased], mixed: Iterable[Mixed]) -> Tensor:
+def finished(pixels: Tensor, normalise: PixelNormalisation, erased: Iterable[Erased], mixed: Iterable[Mixed]) -> Tensor:
     """The images [B, 3, H, W] float32 of `pixels` [B, H, W, 3] uint8, on their device."""
     count, height, width, channels = pixels.shape
     images = normalise(pixels, torch.empty(count, channels, height, width, device=pixels.device))

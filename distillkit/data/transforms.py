@@ -16,7 +16,7 @@ from torchvision import transforms
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.fast_decoding import FastCrop
 from distillkit.data.orientation import upright
-from distillkit.data.pixels import Erased, Normalisation
+from distillkit.data.pixels import Erased, PixelNormalisation
 from distillkit.errors import RecipeError
 from distillkit.recipe.image_tables import Augment
 
@@ -39,7 +39,7 @@ class TrainingTransform:
         self.fast_crop = next((step for step in on_image if isinstance(step, FastCrop)), None)
         self._on_image = transforms.Compose(on_image)
         self._on_pixels = list(on_pixels)
-        self.normalise = Normalisation(spec)
+        self.normalise = PixelNormalisation(spec)
         self._shape = (3, *spec.image_size)
 
     def __call__(self, image: Image, out: Tensor | None = None) -> Tensor:
