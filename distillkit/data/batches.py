@@ -21,7 +21,7 @@ from distillkit.data.loader_speed import LoaderSpeed
 from distillkit.data.micro_batches import check_no_single_samples
 from distillkit.data.mixing import Mixer
 from distillkit.data.order import Order, samples_per_step, steps_per_epoch
-from distillkit.data.pixels import finished
+from distillkit.data.pixels import PixelNormalisation, finished
 from distillkit.data.sources import Source, is_stream
 from distillkit.data.splits import DataSets
 from distillkit.data.streaming import StreamedWindows
@@ -119,7 +119,7 @@ class TrainingData:
             seed=recipe.data.seed,
             finishes=recipe.data.finish == "loader",
         )
-        self._normalise = preparation.transform.normalise
+        self._normalise = PixelNormalisation(spec, device)
         workers, pin = recipe.data.workers, device.type == "cuda"
         layout = Layout(rank, world, size, workers, pin=pin, allow_single=allow_single)
         views = recipe.data.views

@@ -27,19 +27,20 @@ class Erased(NamedTuple):
 
 
 class PixelNormalisation:
-    """Pixels 0..255 to a network's range, with its mean and standard deviation.
+    """Pixels 0..255 on a device, by default the CPU, to a network's range, with its mean and standard deviation.
 
     The operations of torchvision's ToTensor and Normalize, so the same bits, without their five copies.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._values = tuple(torch.tensor(values).view(-1, 1, 1) for values in ((255.0,) * 3, spec.mean, spec.std))
+    def __init__(self, spec: ModelSpec, device: torch.device | None = None) -> None:
+        # 255 as a tensor too: CUDA multiplies by the reciprocal of a number, which rounds differently.
+        self._largest, self._mean, self._std = (
+            torch.tensor(values, device=device).view(-1, 1, 1) for values in ((255.0,) * 3, spec.mean, spec.std)
+        )  # [3, 1, 1]
 
     def __call__(self, pixels: Tensor, out: Tensor) -> Tensor:
-        """Write `pixels` [..., H, W, 3] uint8 to `out` [..., 3, H, W] float32, on the same device, and return it."""
-        # 255 as a tensor too: CUDA multiplies by the reciprocal of a number, which rounds differently.
-        largest, mean, std = (values.to(out.device) for values in self._values)  # [3, 1, 1]
-        return out.copy_(pixels.movedim(-1, -3)).div_(largest).sub_(mean).div_(std)
+        """Write `pixels` [..., H, W, 3] uint8 to `out` [..., 3, H, W] float32, both on the device, and return it."""
+        return out.copy_(pixels.movedim(-1, -3)).div_(self._largest).sub_(self._mean).div_(self._std)
 
 
 def finished(pixels: Tensor, normalise: PixelNormalisation, erased: Iterable[Erased], mixed: Iterable[Mixed]) -> Tensor:

@@ -39,12 +39,12 @@ class TrainingTransform:
         self.fast_crop = next((step for step in on_image if isinstance(step, FastCrop)), None)
         self._on_image = transforms.Compose(on_image)
         self._on_pixels = list(on_pixels)
-        self.normalise = PixelNormalisation(spec)
+        self._normalise = PixelNormalisation(spec)
         self._shape = (3, *spec.image_size)
 
     def __call__(self, image: Image, out: Tensor | None = None) -> Tensor:
         """The augmented pixels [3, H, W], written to `out` if given."""
-        augmented = self.normalise(self.pixels(image), torch.empty(self._shape) if out is None else out)
+        augmented = self._normalise(self.pixels(image), torch.empty(self._shape) if out is None else out)
         for step in self._on_pixels:
             augmented = step(augmented)
         return augmented

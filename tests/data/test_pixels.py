@@ -38,5 +38,5 @@ def test_a_gpu_finishes_them_up_to_rounding():
     erased = [Erased(2, 0, 1, torch.randn(3, 2, 1))]
     mixed = [Mixed(slice(0, 2), 0.3, None), Mixed(slice(2, 4), 0.5, (0, 1, 0, 2))]
     expected = finished(pixels, PixelNormalisation(SPEC), erased, mixed)
-    found = finished(pixels.cuda(), PixelNormalisation(SPEC), erased, mixed)
+    found = finished(pixels.cuda(), PixelNormalisation(SPEC, torch.device("cuda")), erased, mixed)
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=1e-6)
