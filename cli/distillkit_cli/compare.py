@@ -30,7 +30,7 @@ IMAGES = typer.Option(
     metavar="N",
     help="Measure every student again, and show N images of each kind: right with one arm, wrong with the other.",
 )
-DEVICE = typer.Option(metavar="NAME", help="Device for --images: auto, cpu, cuda, cuda:1 or mps.")
+DEVICE = typer.Option(metavar="NAME", help="Device for --images: auto, the default, cpu, cuda, cuda:1 or mps.")
 OUT = typer.Option(metavar="DIR", help="Also write comparison.json, comparison.md and comparison.html to this folder.")
 MARKDOWN = typer.Option("--markdown", help="Print Markdown.")
 
@@ -41,7 +41,7 @@ def compare(  # noqa: PLR0913 - one parameter per option
     runs: Annotated[list[str], RUNS],
     baseline: Annotated[str | None, BASELINE] = None,
     images: Annotated[int | None, IMAGES] = None,
-    device: Annotated[str, DEVICE] = "auto",
+    device: Annotated[str | None, DEVICE] = None,
     out: Annotated[Path | None, OUT] = None,
     as_json: Annotated[bool, JSON] = False,
     as_markdown: Annotated[bool, MARKDOWN] = False,
@@ -62,6 +62,8 @@ def compare(  # noqa: PLR0913 - one parameter per option
     terminal: Terminal = context.obj
     if as_json and as_markdown:
         raise UserError("give --json or --markdown, not both")
+    if device is not None and images is None:
+        raise UserError("--device is for --images N, which runs the students; leave it out, or give --images")
     if out is not None:
         require_result_folder(out, "the comparison")  # before anything is read
     with closing(terminal.progress()) as display:
@@ -69,7 +71,7 @@ def compare(  # noqa: PLR0913 - one parameter per option
             runs,
             baseline=baseline,
             images=images,
-            device=device,
+            device=device or "auto",
             report=partial(show_images_measured, display),
         )
     written = () if out is None else comparison.write(out)

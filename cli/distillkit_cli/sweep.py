@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distillkit.sweeping.sweep import SweepRequest
 
 FAILED = 1
+LONGEST_NUMBER = 8
 
 SWEEP = "Sweep"
 GRID = typer.Option(
@@ -129,10 +130,13 @@ def _request(options: Mapping[str, Any], sweep: SweepOptions) -> SweepRequest:
     space = space_of(table.search, sweep.search or [])
     if sweep.trials is not None:
         if not space:
-            raise UserError("--trials is for a search; a grid runs every combination")
+            raise UserError("--trials is for a search; leave it out, or give --search KEY=LOW..HIGH instead of a grid")
         table = table.model_copy(update={"trials": sweep.trials})
     if sweep.list_only and space:
         raise UserError("--list needs a grid: a search chooses each trial by the trials before it")
+    if sweep.list_only and (sweep.dry_run or sweep.as_json):
+        option = "--dry-run" if sweep.dry_run else "--json"
+        raise UserError(f"--list prints one command per line; leave out {option}, or --list")
     if sweep.list_only and sweep.one_pass:
         raise UserError("--list prints commands that run on their own; leave out --one-pass")
     axes = merged_axes(table.grid, sweep.grid or [])
@@ -168,12 +172,15 @@ def _show(terminal: Terminal, result: SweepResult, *, as_json: bool) -> None:
     if as_json:
         terminal.show_json(result.as_dict())
         return
+    # A trial is named by its number, an arm of a grid by what it sets.
+    keys = list(dict.fromkeys(key for arm in result.arms for key in arm.settings)) if result.is_search else []
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("arm", "state", "validation", "test", "time", "why"):
+    for heading in ("arm", *keys, "state", "validation", "test", "time", "why"):
         is_number = heading in {"validation", "test", "time"}
         table.add_column(heading, overflow="fold", justify="right" if is_number else "left")
     for arm in result.arms:
-        table.add_row(arm.name, arm.state, *_figures(arm), arm.why)
+        values = (_short(arm.settings.get(key, "")) for key in keys)
+        table.add_row(arm.name, *values, arm.state, *_figures(arm), arm.why)
     terminal.show_table(table)
     best = next((arm for arm in result.arms if arm.name == result.best), None)
     if best is not None:
@@ -202,6 +209,18 @@ def _compare(terminal: Terminal, result: SweepResult, *, silent: bool) -> None:
         terminal.show("")
         show_comparison(terminal, comparison)
     terminal.note(f"written to {result.directory}: {', '.join(path.name for path in written)}")
+
+
+def _short(text: str) -> str:
+    """A value in a column: a number with four digits, for which OUT/study.db has all of them.
+
+    >>> _short("0.0012520653814999472"), _short("4"), _short("adamw")
+    ('0.001252', '4', 'adamw')
+    """
+    try:
+        return text if len(text) <= LONGEST_NUMBER else f"{float(text):.4g}"
+    except ValueError:
+        return text
 
 
 def _figures(arm: SweepRow) -> tuple[str, str, str]:

@@ -43,7 +43,7 @@ def group(runs: Sequence[RunFacts]) -> tuple[tuple[ComparedArm, ...], tuple[tupl
     another path counts as the same recipe.
     """
     settings = _with_one_path(runs)
-    keys = differing(settings)
+    keys = differing(settings, {key for run in runs for key in run.stated})
     grouped: dict[str, dict[tuple[int, int], RunFacts]] = {}
     chosen: dict[str, dict[str, Any]] = {}
     repeated: list[tuple[RunFacts, RunFacts]] = []

@@ -124,7 +124,7 @@ def _notes(arms: Sequence[ComparedArm]) -> Iterator[str]:
     elif len(arms) == 1:
         yield "all recipes are the same except for their seeds, so there is one arm"
     seeds = [frozenset(run.seed for run in arm.runs) for arm in arms]
-    if len(set(seeds)) > 1:
+    if any(each != seeds[0] and each & seeds[0] for each in seeds):
         yield "the arms have different seeds; differences are taken over the seeds that an arm shares with the baseline"
     if any(not each & seeds[0] for each in seeds):
         yield "a difference marked u is not paired: the arm shares no seed with the baseline"
@@ -132,6 +132,11 @@ def _notes(arms: Sequence[ComparedArm]) -> Iterator[str]:
     if len(devices) > 1:
         used = f"{counted(len(devices), 'device')} ({', '.join(devices)})"
         yield f"times and images/s are not comparable: the runs used {used}"
+    if any(run.result.runs_in_pass > 1 for run in runs):
+        yield (
+            "times and images/s of runs that were trained in one pass with others are those of the whole pass, and not "
+            "what a run costs alone"
+        )
     if any(not each.is_reliable for run in runs for export in run.exports for each in export.latencies):
         yield "a latency marked * has caveats in its profile: the machine was busy, or the times vary"
     for run in runs:

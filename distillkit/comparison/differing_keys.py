@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from distillkit.messages.dotted_keys import by_dotted_key
@@ -37,11 +37,12 @@ def flat_recipe(recipe: Mapping[str, Any], lists: Mapping[str, Sequence[Mapping[
     return flat
 
 
-def differing(flat: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def differing(flat: Sequence[Mapping[str, Any]], stated: Collection[str] = ()) -> tuple[str, ...]:
     """The keys that do not have the same value in every recipe, in the order of the recipe, without seeds.
 
     An option of a teacher, a loss or another student counts only among the recipes that have it: the key "loss" alone
-    says that a recipe has another loss.
+    says that a recipe has another loss, with the defaults of that loss. `stated` are options that some recipe sets
+    itself; they count also if other recipes do not have them.
     """
     keys = dict.fromkeys(key for each in flat for key in each)
     open_tables = {*LISTS, *LISTS.values(), *(("student",) if _differ(flat, "student.model") else ())}
@@ -49,7 +50,10 @@ def differing(flat: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         key
         for key in keys
         if key not in SEEDS
-        and _differ(flat if key.partition(".")[0] not in open_tables or "." not in key else _having(flat, key), key)
+        and _differ(
+            _having(flat, key) if "." in key and key.partition(".")[0] in open_tables and key not in stated else flat,
+            key,
+        )
     )
 
 

@@ -137,8 +137,8 @@ def _per_class(comparison: Comparison) -> Iterator[PageBlock]:
         yield _per_class_table(comparison, comparison.per_class)
         if len(comparison.arms) > 1:
             yield Paragraph(
-                f"Cells are coloured by their difference from {comparison.baseline.name}, most strongly from "
-                f"{STRONGEST_SHADE:g} percentage points.",
+                f"On the HTML page, cells are coloured by their difference from {comparison.baseline.name}, most "
+                f"strongly from {STRONGEST_SHADE:g} percentage points.",
                 is_minor=True,
             )
 

@@ -25,6 +25,8 @@ from distillkit.storage.untrusted import read_json
 Points: TypeAlias = tuple[tuple[float, float], ...]
 Stored = TypeVar("Stored", bound=BaseModel)
 
+LOSS_NAMES = frozenset({"loss", "name", "teacher"})
+"""Keys of a loss in a recipe that say what it is."""
 CURVES = ("validation/top1", "validation/loss", "loss")
 """Metrics that are drawn over the optimiser steps."""
 
@@ -78,13 +80,15 @@ class FinishedResult(BaseModel):
     steps: int
     figures: dict[str, float]
     duration_s: float | None = None
+    runs_in_pass: int = 1
 
 
 @dataclass(frozen=True)
 class RunFacts:
     """A finished run. `name` is its path as given; `settings` are its recipe by dotted key, seeds included.
 
-    `images_per_s` is the median over the log intervals. `curves` are (step, value) of the metrics in CURVES.
+    `images_per_s` is the median over the log intervals. `curves` are (step, value) of the metrics in CURVES. `stated`
+    are the keys of `settings` for options of losses that the recipe sets, and not the defaults of the loss.
     """
 
     path: Path
@@ -97,6 +101,7 @@ class RunFacts:
     evaluations: tuple[StoredEvaluation, ...] = ()
     exports: tuple[Export, ...] = ()
     notes: tuple[str, ...] = ()
+    stated: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -154,7 +159,18 @@ def read_run(path: Path) -> RunFacts:
         evaluations=read_evaluations(path),
         exports=exports,
         notes=notes,
+        stated=_stated(dumped["losses"], plan.losses),
     )
+
+
+def _stated(given: Sequence[Mapping[str, Any]], losses: Sequence[PlannedLoss]) -> frozenset[str]:
+    """The keys, as in `settings`, of the options that the losses of a recipe state; `losses` are those of its plan."""
+    entries = [
+        {key: value for key, value in entry.items() if value is not None and key not in LOSS_NAMES}
+        | {"name": loss.name}
+        for entry, loss in zip(given, losses, strict=False)
+    ]
+    return frozenset(key for key in flat_recipe({}, {"losses": entries}) if "." in key)
 
 
 def _read(file: Path, kind: type[Stored]) -> Stored:

@@ -51,8 +51,8 @@ def check_one_pass(plans: Mapping[str, Plan]) -> None:
             more = [f"{len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
             raise RecipeError(
                 f"{first} and {name} cannot train in one pass, because they differ in "
-                f"{', '.join(shown[:SHOWN] + more)}; give both the same values, or run them one by one: with a bank, "
-                "runs on the same images compute their targets once"
+                f"{', '.join(shown[:SHOWN] + more)}; give both the same values, or run them one by one, without "
+                "--one-pass: with a bank, runs on the same images compute their targets once"
             )
 
 

@@ -61,6 +61,8 @@ def train(runs: Sequence[TrainingRun]) -> list[RunResult | Exception]:
     Raises: KeyboardInterrupt and the like; with several processes also an error that only some of them may have.
     """
     with StopRequest().listening() as stop_request:
+        for run in runs:
+            run.runs_in_pass = len(runs)
         members = [_Member(run, stop_request) for run in runs]
         try:
             for member in members:

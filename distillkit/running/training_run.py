@@ -89,6 +89,7 @@ class TrainingRun:
         self.best: dict[str, float] = {}
         self.figures: dict[str, float] = {}
         self.bank_counts: dict[str, dict[str, int]] = {}
+        self.runs_in_pass = 1
         self.teachers: dict[str, Any] = {}
         """Accuracy of each evaluated teacher, as plain data."""
         self.incidents = Incidents()
@@ -351,6 +352,8 @@ class TrainingRun:
         result: dict[str, Any] = {"steps": self.info.steps, "figures": self.figures}
         result |= {"losses": self.losses, "loss": plan.formula, "seed": plan.recipe.seed}
         result |= run_times(self.directory.environment)
+        if self.runs_in_pass > 1:
+            result["runs_in_pass"] = self.runs_in_pass
         if self.session.data.facts:
             result["loader"] = self.session.data.facts
         if self.teachers:

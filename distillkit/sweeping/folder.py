@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -48,20 +48,21 @@ class SweepFolder:
         self.file = path / FILE
         self.study = path / "study.db"
 
-    def check(self, kind: SweepKind) -> None:
+    def check(self, kind: SweepKind, arms: Collection[str] = ()) -> None:
         """Refuse a folder that is something else than a sweep of this kind, or cannot be written.
 
+        Without sweep.json it may hold run directories with the names of `arms`, which other machines may have trained.
         Raises: RunDirectoryError.
         """
         try:
-            self._check(kind)
+            self._check(kind, arms)
             require_writable(self.path)
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write to {self.path} ({reason(self.path, error)}); give another --out"
             ) from None
 
-    def _check(self, kind: SweepKind) -> None:
+    def _check(self, kind: SweepKind, arms: Collection[str]) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path} is a file; give another --out")
         if not self.path.is_dir():
@@ -72,7 +73,7 @@ class SweepFolder:
                 raise RunDirectoryError(
                     f"{self.path} holds a {written.kind}, and this sweep is a {kind}; give another --out"
                 )
-        elif any(not self._is_hidden(path.name) for path in self.path.iterdir()):
+        elif any(path.name not in arms and not self._is_hidden(path.name) for path in self.path.iterdir()):
             what = "a run directory" if (self.path / "recipe.toml").is_file() else "not empty and no sweep"
             raise RunDirectoryError(f"{self.path} is {what} (it has no {FILE}); give another --out")
 

@@ -62,7 +62,7 @@ def sweep(  # noqa: PLR0913 - one parameter per option of the verb
         axes, space = axes_of_table(table.grid), space_of(table.search, [])
     if trials is not None:
         if not space:
-            raise RecipeError("trials is for a search; a grid runs every combination")
+            raise RecipeError("trials is for a search; leave it out, or give search instead of grid")
         table = table.model_copy(update={"trials": trials})
     request = SweepRequest(Path(out), typed, axes, space, table, jobs=jobs, one_pass=one_pass)
     plugins = installed_plugins()

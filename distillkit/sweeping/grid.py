@@ -98,7 +98,8 @@ def _row(keys: tuple[str, ...], value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) != len(keys):
         shown = shortened(value if isinstance(value, str) else as_text(value))
         raise RecipeError(
-            f"{where}: '{','.join(keys)}' has the value {shown}; it should be a list of {len(keys)} values, one per key"
+            f"{where}: '{','.join(keys)}' has the value {shown}; it should be a list of {len(keys)} values, one per "
+            'key, with text in double quotes, such as [2, "hard"]'
         )
     return tuple(as_text(each) for each in value)
 

@@ -14,6 +14,7 @@ from distillkit.messages.text import command, counted
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 from distillkit.running.directory import RunDirectory
+from distillkit.running.metrics import read_metrics
 from distillkit.running.stop_signals import StopRequest
 from distillkit.sweeping.arm_process import Ended
 from distillkit.sweeping.arm_recipes import arm_recipes, plan_all
@@ -67,6 +68,9 @@ class GridSweep:
         if arm.name in failed:
             return replace(row, state="failed", why=failed[arm.name])
         state = self.folder.state(arm.name, self.recipes[arm.name])
+        why = _failure(directory) if state == "started" else None
+        if why is not None:  # in an earlier call
+            return replace(row, state="failed", why=why)
         return finished(row) if state == "done" else replace(row, state=state)
 
 
@@ -76,7 +80,7 @@ def plan_grid(out: Path, options: Mapping[str, Any], arms: Sequence[SweepArm], p
     Raises: RunDirectoryError for a folder that is something else; UserError with everything that is wrong.
     """
     folder = SweepFolder(out)
-    folder.check("grid")
+    folder.check("grid", [arm.name for arm in arms])
     recipes = arm_recipes(options, arms, plugins)
     states = states_of(folder, recipes)
     plans = plan_all({arm: recipe for arm, recipe in recipes.items() if states[arm] == "new"}, plugins)
@@ -136,6 +140,13 @@ class _GridJobs:
 
 def _done(sweep: GridSweep) -> int:
     return sum(state == "done" for state in sweep.states.values())
+
+
+def _failure(directory: Path) -> str | None:
+    """The error with which a run ended, None if it did not fail."""
+    rows = read_metrics(directory)
+    last = rows[-1] if rows else {}
+    return " ".join(str(last.get("message") or last.get("error")).split()) if last.get("kind") == "failed" else None
 
 
 def _planned_steps(directory: Path) -> int:

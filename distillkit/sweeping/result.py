@@ -39,12 +39,14 @@ class SweepRow:
 class SweepResult:
     """The arms of a sweep in the order of its grid, and the folder that holds their run directories.
 
-    `best` is the name of the trial of a search with the best figure on validation images.
+    `best` is the name of the trial of a search with the best figure on validation images. `is_search` is on for the
+    trials of a search.
     """
 
     directory: Path
     arms: tuple[SweepRow, ...]
     best: str | None = None
+    is_search: bool = False
 
     def in_state(self, state: ArmState) -> tuple[SweepRow, ...]:
         """The arms in a state."""

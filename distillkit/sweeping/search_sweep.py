@@ -139,7 +139,9 @@ def _result(sweep: SearchSweep, study: SearchStudy) -> SweepResult:
         else:
             result = replace(result, state="failed", why=row.error)
         arms.append(result)
-    return SweepResult(sweep.folder.path, tuple(arms), best=None if best is None else sweep.arm(best).name)
+    return SweepResult(
+        sweep.folder.path, tuple(arms), best=None if best is None else sweep.arm(best).name, is_search=True
+    )
 
 
 class _TrialJobs:

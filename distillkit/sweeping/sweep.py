@@ -50,7 +50,9 @@ def plan_sweep(request: SweepRequest, plugins: PluginRegistry) -> GridSweep | Se
     if request.one_pass and request.jobs is not None:
         raise RecipeError("--one-pass trains all arms in one process; leave out --jobs")
     if request.one_pass and request.space:
-        raise RecipeError("--one-pass needs a grid: a search starts its trials one after the other")
+        raise RecipeError(
+            "--one-pass needs a grid: a search chooses each trial by the trials before it; leave out --one-pass"
+        )
     if request.space:
         return plan_search(request.out, request.options, request.space, request.table, plugins)
     planned = plan_grid(request.out, request.options, arms_of(request.axes), plugins)

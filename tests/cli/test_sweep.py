@@ -79,26 +79,37 @@ def test_a_sweep_needs_a_folder(distillkit):
             ("--grid", "seed=0", "--search", "optimizer.lr=1e-4..1e-2"),
             "a sweep has a grid or a search, and both are given; leave one of them out",
         ),
-        (("--grid", "seed=0", "--trials", "3"), "--trials is for a search; a grid runs every combination"),
+        (
+            ("--grid", "seed=0", "--trials", "3"),
+            "--trials is for a search; leave it out, or give --search KEY=LOW..HIGH instead of a grid",
+        ),
         (
             ("--grid", "seed=0,1", "--one-pass", "--jobs", "2"),
             "--one-pass trains all arms in one process; leave out --jobs",
         ),
         (
             ("--search", "optimizer.lr=1e-4..1e-2", "--one-pass"),
-            "--one-pass needs a grid: a search starts its trials one after the other",
+            "--one-pass needs a grid: a search chooses each trial by the trials before it; leave out --one-pass",
         ),
         (
             ("--grid", "augment.flip=0.0,0.5", "--one-pass"),
             (
                 "arm augment.flip=0.0 and arm augment.flip=0.5 cannot train in one pass, because they differ in "
-                "augment.flip (0.0 and 0.5); give both the same values, or run them one by one: with a bank, runs on "
-                "the same images compute their targets once"
+                "augment.flip (0.0 and 0.5); give both the same values, or run them one by one, without --one-pass: "
+                "with a bank, runs on the same images compute their targets once"
             ),
         ),
         (
             ("--search", "optimizer.lr=1e-4..1e-2", "--list"),
             "--list needs a grid: a search chooses each trial by the trials before it",
+        ),
+        (
+            ("--grid", "seed=0,1", "--list", "--json"),
+            "--list prints one command per line; leave out --json, or --list",
+        ),
+        (
+            ("--grid", "seed=0,1", "--list", "--dry-run"),
+            "--list prints one command per line; leave out --dry-run, or --list",
         ),
         (
             ("--search", "optimizer.lr=1e-4..1e-2", "--validation", "0"),

@@ -60,7 +60,26 @@ def test_arms_without_a_common_seed(arms):
         "n": 0,
         "paired": False,
     }
-    assert found.notes[1] == "a difference marked u is not paired: the arm shares no seed with the baseline"
+    assert found.notes == ("a difference marked u is not paired: the arm shares no seed with the baseline",)
+
+
+def test_options_of_a_loss_that_a_recipe_states_are_listed(copy_run):
+    plain = copy_run("plain", {"seed": 0})
+    planned = [{"name": "soft", "weight": 0.5, "options": {"tau": 2.0, "reduction": "batchmean"}}]
+    stated = copy_run("stated", {"losses": [{"loss": "soft", "tau": 2.0}]}, plan={"losses": planned})
+    found = distillkit.compare([plain, stated])
+    assert [arm.settings for arm in found.arms] == [{"loss": "ce"}, {"loss": "soft", "loss.tau": 2.0}]
+
+
+def test_times_of_one_pass_are_marked(copy_run):
+    alone, together = copy_run("alone", {"seed": 0}), copy_run("together", {"seed": 1}, result={"runs_in_pass": 3})
+    assert distillkit.compare([alone, together]).notes == (
+        "all recipes are the same except for their seeds, so there is one arm",
+        (
+            "times and images/s of runs that were trained in one pass with others are those of the whole pass, and not "
+            "what a run costs alone"
+        ),
+    )
 
 
 def test_a_folder_with_unfinished_failed_and_damaged_runs(copy_run, tmp_path):

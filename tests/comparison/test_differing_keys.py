@@ -68,6 +68,12 @@ def test_what_follows_from_another_key_is_not_listed(one, other, keys):
     assert differing([BASE | one, BASE | other]) == keys
 
 
+def test_an_option_that_a_recipe_states_is_listed_even_if_the_other_loss_has_none():
+    one, other = BASE | {"loss": "ce"}, BASE | {"loss": "soft", "loss.tau": 2.0, "loss.reduction": "batchmean"}
+    assert differing([one, other], {"loss.tau"}) == ("loss", "loss.tau")
+    assert differing([other, other], {"loss.tau"}) == ()
+
+
 @pytest.mark.parametrize(
     ("settings", "names"),
     [

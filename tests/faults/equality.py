@@ -15,7 +15,7 @@ from distillkit.running.directory import RunDirectory
 
 TIMES = {"images_per_s", "data_wait", "time"}
 """Keys of metrics.jsonl that depend on the time and the speed of a run."""
-START_AND_END = {"started", "finished", "duration_s", "command", "bank", "loader"}
+START_AND_END = {"started", "finished", "duration_s", "command", "bank", "loader", "runs_in_pass"}
 """Keys of environment.json and result.json that depend on the time of a run, or on how it was started; `bank` counts
 since the last start, `loader` measures."""
 DIFFERS = {"report.md", "report.html", "curves.png", ".lock"}

@@ -57,7 +57,7 @@ def test_a_recipe_in_memory_is_refused():
 def test_a_number_of_trials_is_refused_for_a_grid():
     with pytest.raises(RecipeError) as caught:
         distillkit.sweep("digits", "out", grid={"seed": [0]}, trials=3)
-    assert str(caught.value) == "trials is for a search; a grid runs every combination"
+    assert str(caught.value) == "trials is for a search; leave it out, or give search instead of grid"
 
 
 def test_a_script_sweeps(tmp_path):

@@ -10,6 +10,8 @@ from distillkit.errors import RecipeError
 from distillkit.recipe.overrides import parse_value
 from distillkit.sweeping.grid import GridAxis, SweepArm, arms_of, as_text, axes_of_table, parse_axis, split_values
 
+PAIR = 'it should be a list of 2 values, one per key, with text in double quotes, such as [2, "hard"]'
+
 
 @pytest.mark.parametrize(
     ("text", "values"),
@@ -41,8 +43,9 @@ def test_several_keys_change_together():
         ("=1", "--grid: '' is not a recipe key; write KEY=VALUE,VALUE, such as seed=0,1,2"),
         ("a..b=1", "--grid: 'a..b' is not a recipe key; write KEY=VALUE,VALUE, such as seed=0,1,2"),
         ("seed=1,2,1", "--grid: 'seed' has the value '1' twice; leave one out"),
-        ("a,b=[1,2],3", "--grid: 'a,b' has the value 3; it should be a list of 2 values, one per key"),
-        ("a,b=[1,2,3]", "--grid: 'a,b' has the value [1, 2, 3]; it should be a list of 2 values, one per key"),
+        ("a,b=[1,2],3", f"--grid: 'a,b' has the value 3; {PAIR}"),
+        ("a,b=[2,hard]", f"--grid: 'a,b' has the value [2,hard]; {PAIR}"),
+        ("a,b=[1,2,3]", f"--grid: 'a,b' has the value [1, 2, 3]; {PAIR}"),
     ],
 )
 def test_an_axis_that_is_wrong_is_refused(text, message):

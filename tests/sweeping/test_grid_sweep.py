@@ -3,6 +3,7 @@
 import json
 import random
 import shlex
+import shutil
 import signal
 import time
 
@@ -69,6 +70,19 @@ def test_a_finished_sweep_repeats_nothing(done, finish):
     assert {path: path.stat().st_mtime_ns for arm in NAMES for path in (out / arm).rglob("*")} == times
 
 
+def test_arms_that_their_own_commands_trained_become_a_sweep(done, finish, tmp_path):
+    """As after `--list` on other machines: there is no sweep.json."""
+    out, result, _, _ = done
+    for name in NAMES[:2]:
+        shutil.copytree(out / name, tmp_path / "listed" / name)
+    again, code, err = finish(*GRID, "--out", tmp_path / "listed")
+    assert code == 0, err
+    assert [(arm["name"], arm["figures"]) for arm in again["arms"]] == [
+        (arm["name"], arm["figures"]) for arm in result["arms"]
+    ]
+    assert (tmp_path / "listed" / "sweep.json").is_file()
+
+
 def test_a_grid_that_grows_keeps_its_arms(done, finish, tmp_path):
     out, *_ = done
     again, code, err = finish("--grid", "optimizer.lr=1e-3,1e-2", "--grid", "seed=0,1,2", "--out", out, "--dry-run")
@@ -131,6 +145,10 @@ def test_an_arm_that_fails_does_not_stop_the_others(finish, tmp_path):
     ]
     (left_out,) = json.loads((tmp_path / "failing/comparison.json").read_text())["left_out"]
     assert left_out == {"run": "failing/optimizer.lr=1e30", "reason": f"failed: {failed['why']}"}
+    # A later call still knows.
+    options = ("--set", "training.max_skipped=2", "--grid", "optimizer.lr=1e30,1e-3")
+    planned, _, _ = finish(*options, "--out", "failing", "--dry-run")
+    assert [(arm["state"], arm["why"]) for arm in planned["arms"]] == [("failed", failed["why"]), ("done", "")]
 
 
 def test_a_sweep_waits_for_a_process_that_still_trains_an_arm(sweep, tmp_path):
