@@ -56,7 +56,8 @@ class WorkerProcess:
         )
         self.pid = self._process.pid
         self._answers: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def ask(self, do: str, *, within_s: float, **given: Any) -> dict[str, Any]:
         """Send one command and wait for its answer.
@@ -94,7 +95,9 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
+        self._reader.join(END_S)
+        # A process that a library started in the worker may live on and hold the pipe; closing would wait for its end.
+        if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
         self._stderr.close()
 

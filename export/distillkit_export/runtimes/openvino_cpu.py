@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,15 @@ REMEDY = 'pip install "distillkit[openvino]"'
 ARITHMETIC = {"bf16": "bf16"}
 """OpenVINO's inference precision by the requested precision, else float32. It must be set: by default OpenVINO silently
 uses bfloat16 wherever the CPU supports it."""
+
+
+def _openvino() -> Any:
+    """The package, without its reports of use to Intel.
+
+    Importing it starts processes that send them. They hold the pipes of this process; one was seen to wait for ever.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # a package that cannot be imported
+    return import_module("openvino")
 
 
 class OpenVino:
@@ -61,8 +72,6 @@ class _OpenVinoSession:
     """One ONNX file compiled by OpenVINO; images [B, C, H, W] or [B, H, W, C] uint8 to scores [B, K]."""
 
     def __init__(self, servable: Servable, setting: Setting) -> None:
-        from openvino import Core
-
         file = Path(servable.source)
         self._file = file.name
         wanted = ARITHMETIC.get(servable.precision, "f32")
@@ -73,7 +82,7 @@ class _OpenVinoSession:
             configuration["ENABLE_CPU_PINNING"] = bool(setting["pinning"])
         with servable.checked() as model:
             try:
-                core, source = Core(), loadable(model)
+                core, source = _openvino().Core(), loadable(model)
                 self._compiled = core.compile_model(
                     core.read_model(source) if isinstance(source, bytes) else source, "CPU", configuration
                 )
@@ -110,9 +119,7 @@ class _OpenVinoSession:
 
     def bind(self, images: NDArray[Any]) -> Bound:
         """A separate request that holds a copy of the images and its output."""
-        from openvino import Tensor
-
         request = self._compiled.create_infer_request()
         # OpenVINO holds no reference to shared memory: the images could be freed before the request reads them.
-        request.set_input_tensor(Tensor(images, shared_memory=False))
+        request.set_input_tensor(_openvino().Tensor(images, shared_memory=False))
         return HostTimed(request.infer)

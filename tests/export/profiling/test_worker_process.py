@@ -12,6 +12,7 @@ import onnx
 import psutil
 import pytest
 
+from distillkit_export.profiling import worker_process
 from distillkit_export.profiling.worker import peak_rss_bytes
 from distillkit_export.profiling.worker_process import ConfigurationFailedError, WorkerProcess
 
@@ -125,6 +126,29 @@ def test_prints_of_libraries_do_not_disturb_the_answers(tmp_path, monkeypatch):
     worker = WorkerProcess("printing")
     assert worker.ask("memory", within_s=60)["peak_rss_bytes"] == 1
     worker.close()
+
+
+def test_a_process_that_a_library_left_behind_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    (tmp_path / "leaving.py").write_text(
+        "import os, time, pathlib\n"
+        "import distillkit_export.profiling.worker as worker\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    time.sleep(600)\n"
+        f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child))\n"
+        "worker.main()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(worker_process, "END_S", 0.5)
+    worker = WorkerProcess("leaving")
+    worker.ask("memory", within_s=60)
+    child = int((tmp_path / "child").read_text())
+    try:
+        worker.close()  # hung until the child ended
+        assert gone(worker.pid)
+        assert is_alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_closed_worker_is_gone(worker, file):

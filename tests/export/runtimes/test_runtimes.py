@@ -200,6 +200,20 @@ class TestOpenVino:
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (finished.returncode, finished.stdout, finished.stderr) == (0, "alive\n", "")
 
+    def test_openvino_reports_its_use_to_nobody(self, file):
+        """In a process of its own, which has not imported it."""
+        code = (
+            "import sys\n"
+            "from distillkit.contracts.runtime import Servable\n"
+            "from distillkit_export.runtimes.openvino_cpu import OpenVino\n"
+            "OpenVino().open(Servable('onnx', sys.argv[1]), {'threads': 1})\n"
+            "print(sorted(name for name in sys.modules if 'telemetry' in name and sys.modules[name]))\n"
+        )
+        command = [sys.executable, "-c", code, file.source]
+        finished = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "openvino_telemetry" not in finished.stdout
+        assert "openvino.tools.ovc.telemetry_stub" in finished.stdout
+
 
 class TestTorch:
     def test_scores_equal_those_of_the_exported_file(self, student, file, images):
