@@ -47,7 +47,8 @@ CHECKPOINT = typer.Option(
 model_option = partial(typer.Option, rich_help_panel="Models and losses")
 TEACHER = model_option(metavar="NAME", help="Teacher, such as regnety16gf, timm:<model> or run:<directory>.")
 TEACHER_WEIGHTS = model_option(
-    metavar="FILE", help="Teacher weights, .safetensors or weights-only .pth. Default: the published ones."
+    metavar="FILE|none",
+    help="Teacher weights, .safetensors or weights-only .pth, or none for random ones. Default: the published ones.",
 )
 TEACHER_CLASSES = model_option(
     metavar="FILE", help="Class names of the teacher, one per line, in the order of its outputs."

@@ -101,7 +101,8 @@ class PreparedLoss(Loss, Protocol):
     What `prepare` computes is kept in buffers of the loss, of the shapes and dtypes that `build` gave them. They are
     part of every checkpoint, so that a resumed run does not prepare again, and equal in all processes.
     `prepare_images` is the number of images that `prepare` sees; fewer if an epoch has fewer, but a plan refuses to
-    start with fewer than `prepare_at_least` (1 if the loss does not have it). With 0 the loss is not prepared: options
+    start with fewer than `prepare_at_least` (1 if the loss does not have it), and adds `prepare_remedy` to its message,
+    if the loss has it: "set a smaller number of anchors". With 0 the loss is not prepared: options
     may decide that it needs nothing.
     """
 

@@ -93,7 +93,7 @@ def _refusal(
         # A loss without teacher signals, such as ce, would always fit, but it does not distil.
         fitting = {name: needs for name, needs in alternatives.items() if needs and needs <= spec.signals}
         fitting.pop(loss, None)
-        # The first that reads logits, else the first that reads most of what the teacher reveals.
-        best = max(fitting, key=lambda name: (Signal.LOGITS in fitting[name], len(fitting[name])), default=None)
+        # The first that reads most of what the teacher reveals; logits last, since its classes may be others.
+        best = max(fitting, key=lambda name: (Signal.LOGITS not in fitting[name], len(fitting[name])), default=None)
         return f"{sentence}; choose another teacher" if best is None else f"{sentence}; try --loss {best}"
     return f"{sentence}; choose another student"

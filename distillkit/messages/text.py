@@ -110,6 +110,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def nearest_multiples(value: int, factor: int) -> str:
+    """The nearest multiples of `factor` below and above `value`, without 0.
+
+    >>> nearest_multiples(20, 16), nearest_multiples(9, 16)
+    ('16 or 32', '16')
+    """
+    below = value // factor * factor
+    return f"{below} or {below + factor}" if below else f"{factor}"
+
+
 def size_text(size: int) -> str:
     """A number of bytes for people: "12.3 MB"."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -4,6 +4,7 @@ A teacher or student plugin may import these names and those of `distillkit` its
 """
 
 from distillkit.contracts.student_directory import student_directory
+from distillkit.messages.text import nearest_multiples
 from distillkit.models.build import Described
 from distillkit.models.class_matching import (
     ClassMap,
@@ -59,6 +60,7 @@ __all__ = [
     "load_weights",
     "match_classes",
     "matched_layers",
+    "nearest_multiples",
     "one_answer",
     "published_weights",
     "read_class_names",

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
-from timm.models import is_model, model_entrypoint
+from timm.models import create_model, is_model, model_entrypoint
 from torch import Tensor, nn
 
+from distillkit.models.meta_device import sketching
 from distillkit.models.position_embedding import grid_of, resize_position_embedding
 
 FILTERS = ("checkpoint_filter_fn", "_filter_fn")
@@ -38,7 +39,7 @@ def translate(weights: Mapping[str, Tensor], network: nn.Module, architecture: s
     arguments: tuple[Any, ...] = (dict(weights), network)
     bilinear = {"interpolation": "bilinear", "antialias": False} if _interpolation(network) == "bilinear" else {}
     renamed = rename(*arguments[: len(inspect.signature(rename).parameters)], **bilinear)
-    return _with_norm_before_pooling(renamed, network)
+    return _with_norm_before_pooling(renamed, network, base)
 
 
 def _interpolation(network: nn.Module) -> Literal["bicubic", "bilinear"]:
@@ -47,14 +48,18 @@ def _interpolation(network: nn.Module) -> Literal["bicubic", "bilinear"]:
     return "bilinear" if is_radio else "bicubic"
 
 
-def _with_norm_before_pooling(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def _with_norm_before_pooling(weights: Mapping[str, Tensor], network: nn.Module, base: str) -> dict[str, Tensor]:
     """The weights with the final norm under the network's name: timm's `fc_norm` of a ViT that pools its patches.
 
-    A network that reads the class token has the same norm before the pooling, as `norm`.
+    A network that reads the class token has the same norm before the pooling, as `norm`. Only for architectures that
+    timm builds with `fc_norm`, such as DINOv3: the file of another one was trained with another pooling.
     """
     own = network.state_dict()
     if "norm.weight" not in own or "fc_norm.weight" in own or "norm.weight" in weights:
         return dict(weights)
+    with sketching():
+        if "fc_norm.weight" not in create_model(base).state_dict():
+            return dict(weights)
     return {name.removeprefix("fc_") if name.startswith("fc_norm.") else name: weights[name] for name in weights}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distillkit.contracts.model import ModelSpec, Signal
 from distillkit.errors import RecipeError
 from distillkit.messages.nearest_name import nearest
-from distillkit.messages.text import first_line
+from distillkit.messages.text import first_line, nearest_multiples
 from distillkit.models import timm_traits as traits
 from distillkit.models.cls_attention import why_no_rows
 from distillkit.models.meta_device import sketching
@@ -194,7 +194,7 @@ def _check_patches(network: nn.Module, size: tuple[int, int], request: TimmReque
     if size[0] % patch[0] or size[1] % patch[1]:
         raise RecipeError(
             f"'{request.name}' does not accept images of {size[0]}x{size[1]} pixels: the size is not a multiple of "
-            f"its {patch[0]}x{patch[1]} patches"
+            f"its {patch[0]}x{patch[1]} patches; {nearest_multiples(size[0], patch[0])} would be"
         )
 
 

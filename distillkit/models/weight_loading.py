@@ -21,6 +21,10 @@ from distillkit.models.timm_traits import classifier_names
 SHOWN = 3
 """Maximum number of names per kind in an error."""
 REMEDY = "give weights of exactly this architecture"
+OTHER_POOLING = (
+    "it was trained with mean pooling (fc_norm), and this network reads the class token, whose norm is missing; give "
+    "weights with the pooling of this architecture"
+)
 RENAME = (
     "its tensors have the sizes of this network under the names of another library, such as torchvision; rename "
     "them to timm's"
@@ -102,7 +106,10 @@ def load_weights(
     problems = _mismatches(given, own, ignored=heads)
     if problems:
         subject = f"{source} does not fit '{spec.name}' ({spec.architecture})"
-        remedy = RENAME if _has_other_names(given, own, ignored=heads) else REMEDY
+        if "fc_norm.weight" in given and "norm.weight" in own and "fc_norm.weight" not in own:
+            remedy = OTHER_POOLING
+        else:
+            remedy = RENAME if _has_other_names(given, own, ignored=heads) else REMEDY
         raise WeightsError(f"{subject}: {'; '.join(problems)}; {remedy}")
     check_heads(given, own, spec.head_modules, source, may_be_random=fit == "all")
     other = sorted(name for name in heads if name not in given or given[name].shape != own[name].shape)

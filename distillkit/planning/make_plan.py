@@ -132,7 +132,7 @@ def make_plan(
             *precision_notes(recipe, planned, student_flops=3 * probe.student_flops * steps * samples),
             *_notes(recipe, datasets, losses, steps=steps, per_epoch=per_epoch),
             *left_out_of_each_epoch(len(datasets.train), samples=samples, steps=per_epoch, recipe=recipe),
-            *enlarged_images(datasets.train, student.image_size, recipe),
+            *enlarged_images(datasets.train, student, recipe, has_labels=bool(datasets.labelled.any())),
             *small_share_of_teacher(losses, label_weight, recipe),
         ),
         bytes_in_memory=_bytes_in_memory(recipe, datasets, shown=steps * samples // recipe.augment.repeats),

@@ -155,10 +155,12 @@ def initial_weight_notes(plugin: Plugin, request: ModelRequest) -> tuple[str, ..
 
 
 def teacher_weight_notes(teachers: Iterable[TeacherEntry]) -> tuple[str, ...]:
-    """Notes on weight files of teachers that have several parts, such as an EMA: which one is loaded."""
+    """Notes on random weights of teachers, and on weight files with several parts, such as an EMA: which is loaded."""
     notes: list[str] = []
     for entry in teachers:
-        if entry.weights is not None and file_and_key(Path(entry.weights))[0].is_file():
+        if entry.weights == "none":
+            notes.append(f"teacher '{entry.name}' has random weights, the same in every run")
+        elif entry.weights is not None and file_and_key(Path(entry.weights))[0].is_file():
             # Another plugin may have a format of its own, and refuses its files itself.
             with suppress(WeightsError):
                 weights = read_weights(Path(entry.weights), shapes_only=True)

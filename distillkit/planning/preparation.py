@@ -12,6 +12,9 @@ from distillkit.messages.text import counted
 from distillkit.planning.plan import LossPlan
 from distillkit.recipe.schema import Recipe
 
+REMEDY = "set options of the loss that need fewer (docs/losses.md)"
+"""What to do about too few images for a loss that has no `prepare_remedy` of its own."""
+
 
 def with_preparation(
     losses: Mapping[str, LossPlan], recipe: Recipe, *, images: int, resuming: bool
@@ -36,7 +39,7 @@ def with_preparation(
         if not resuming and images < least:
             raise DataError(
                 f"loss '{name}' is prepared on at least {counted(least, 'training image')}, and an epoch has "
-                f"{images:,}; give more images, or set options of the loss that need fewer (docs/losses.md)"
+                f"{images:,}; give more images, or {getattr(loss, 'prepare_remedy', REMEDY)}"
             )
         planned[name] = replace(plan, prepares=min(loss.prepare_images, images))
     return planned

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from statistics import median
 
+from distillkit.contracts.model import ModelSpec
 from distillkit.data.sources import Source, Stream, is_stream, load_image
 from distillkit.errors import DataError
 from distillkit.messages.text import counted
@@ -43,11 +44,12 @@ def left_out_of_each_epoch(images: int, *, samples: int, steps: int, recipe: Rec
         yield f"{note}; --set training.batch_size={better} leaves out {images % better or 'none'}"
 
 
-def enlarged_images(train: Source | Stream, size: tuple[int, int], recipe: Recipe) -> Iterator[str]:
+def enlarged_images(train: Source | Stream, student: ModelSpec, recipe: Recipe, *, has_labels: bool) -> Iterator[str]:
     """A note on small images that a student with random weights sees much enlarged, with the settings that fit.
 
-    Trained weights expect the size at which they were trained.
+    Trained weights expect the size at which they were trained. Without labels the recipe for small images does not fit.
     """
+    size = student.image_size
     if is_stream(train) or recipe.student.weights not in (None, "none"):
         return
     sides = list(_short_sides(train))
@@ -57,10 +59,13 @@ def enlarged_images(train: Source | Stream, size: tuple[int, int], recipe: Recip
     patch = 4 if own <= LARGEST_SMALL else 16
     own_size = math.ceil(own / patch) * patch
     resized = "" if patch == 4 and own_size == 32 else f"--set student.image_size={own_size}"
-    fits = " ".join(filter(None, (SMALL_IMAGES if patch == 4 else "", resized)))
+    if has_labels:
+        fits = " ".join(filter(None, (SMALL_IMAGES if patch == 4 else "", resized)))
+    else:
+        fits = f"--set student.image_size={own_size}" if student.kind == "cnn" else ""
     yield (
         f"the images have about {own} px and are enlarged to {min(size)}, with {(min(size) / own) ** 2:,.0f} times as "
-        f"many pixels to compute; for their own size: {fits}"
+        f"many pixels to compute{'; for their own size: ' * bool(fits)}{fits}"
     )
 
 

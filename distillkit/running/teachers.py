@@ -8,6 +8,7 @@ import torch
 
 from distillkit.contracts.teacher_form import PLAIN
 from distillkit.data.order import check_equal_micro_batches
+from distillkit.data.randomness import isolated, reseed
 from distillkit.models.build import build_model
 from distillkit.models.frozen_teacher import FrozenTeacher
 from distillkit.models.kept_patches import PatchChoice
@@ -52,7 +53,11 @@ class BuiltTeachers:
         if teacher.entry.only_in_bank:
             return TeacherSlot(None, teacher.spec, teacher.wanted), ""
         if name not in self._models:
-            model = build_model(teacher.plugin, teacher.request)
+            with isolated():
+                # Random weights ("none") are equal in every run, and after a resume: they do not follow `seed`, so that
+                # runs that train together, or share a bank, have the same teacher.
+                reseed("teacher", name)
+                model = build_model(teacher.plugin, teacher.request)
             # Before they are cast: a bank does not depend on how a precision is reached.
             digest = tensors_digest(cast("nn.Module", model)) if self._with_digests else ""
             self._models[name] = model, digest

@@ -234,7 +234,7 @@ def test_a_teacher_without_attention_is_refused(install, recipe_of, loss):
         plan(recipe_of(STUDENT, teachers=[{"model": "regnety16gf"}], losses=[{"loss": loss}]), installed_plugins())
     assert str(refusal.value) == (
         f"loss '{loss}' reads the teacher's CLS attention; teacher 'regnety16gf' is a CNN and reveals logits, "
-        "embedding, patch tokens, raw tokens; try --loss hard"
+        "embedding, patch tokens, raw tokens; try --loss features"
     )
 
 
@@ -246,7 +246,7 @@ def test_attndistill_from_a_teacher_without_attention_is_refused_with_the_same_m
         plan(recipe_of(STUDENT, teachers=[{"model": "regnety16gf"}], losses=losses), installed_plugins())
     assert str(refusal.value) == (
         "loss 'attndistill' reads the teacher's CLS attention; teacher 'regnety16gf' is a CNN and reveals logits, "
-        "embedding, patch tokens, raw tokens; try --loss hard"
+        "embedding, patch tokens, raw tokens; try --loss features"
     )
 
 

@@ -124,7 +124,7 @@ def test_a_loss_on_attention_is_refused_for_a_cnn_before_weights_are_loaded(inst
         plan(recipe, installed_plugins())
     assert str(refusal.value) == (
         "loss 'attention-row' reads the teacher's CLS attention; teacher 'regnety16gf' is a CNN and reveals logits, "
-        "embedding, patch tokens, raw tokens; try --loss hard"
+        "embedding, patch tokens, raw tokens; try --loss features"
     )
 
 

@@ -56,7 +56,7 @@ def test_a_refused_student_is_reported_with_the_options_that_it_took_over() -> N
         distillkit.plan("digits", student="timm:vit_tiny_patch16_224")
     assert str(error.value) == (
         "'timm:vit_tiny_patch16_224' does not accept images of 8x8 pixels: the size is not a multiple of its 16x16 "
-        "patches"
+        "patches; 16 would be"
     )
     assert error.value.__notes__[0] == (
         "student.image_size = 8 of student 'deit-ti' is kept for 'timm:vit_tiny_patch16_224', which another plugin "

@@ -71,5 +71,8 @@ def test_weight_file_of_a_teacher_with_an_ema_has_a_note(tmp_path: Path) -> None
     assert teacher_weight_notes([entry]) == (
         f"teacher 'vit-b': {path} has 'model_ema' besides 'model', which is loaded; {path}#model_ema loads the other",
     )
-    others = [f"{path}#model_ema", "none", "pretrained", str(tmp_path), None]
+    others = [f"{path}#model_ema", "pretrained", str(tmp_path), None]
     assert teacher_weight_notes([TeacherEntry(model="vit-b", weights=other) for other in others]) == ()
+    assert teacher_weight_notes([TeacherEntry(model="vit-b", weights="none")]) == (
+        "teacher 'vit-b' has random weights, the same in every run",
+    )

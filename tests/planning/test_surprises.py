@@ -100,6 +100,19 @@ def test_the_batch_size_of_the_note_leaves_out_fewer(images: int, batch: int, re
 
 
 @pytest.mark.parametrize(
+    ("student", "remedy"), [("timm:resnet18", "; for their own size: --set student.image_size=32"), ("vit-ti", "")]
+)
+def test_small_images_without_labels_get_no_recipe_for_labels(tmp_path: Path, student: str, remedy: str) -> None:
+    write(tmp_path, {"cat": 3, "dog": 3}, 32)
+    recipe = load_recipe(
+        unlabeled=str(tmp_path), student=student, loss="features", teacher="dinov2-vits14", teacher_weights="none"
+    )
+    (note,) = notes(plan(recipe, PLUGINS), "enlarged")
+    words = "the images have about 32 px and are enlarged to 224, with 49 times as many pixels to compute"
+    assert note == words + remedy
+
+
+@pytest.mark.parametrize(
     ("side", "student", "expected"),
     [
         (32, 224, "49 times as many pixels to compute; for their own size: {small}"),

@@ -116,6 +116,22 @@ def test_micro_batches_of_a_student_that_cannot_train_on_one_image(
     session.stepper.step(window)
 
 
+def test_a_teacher_with_random_weights_is_the_same_after_a_resume(recipe_of: Any, tmp_path: Path) -> None:
+    """Whatever was drawn before in the process that resumes."""
+    teachers = {"teachers": [{"model": "cifar-resnet20", "weights": "none"}]}
+    recipe = recipe_of({"losses": [{"loss": "features"}]}, teachers, {"training": {"steps": 8, "checkpoint_every": 3}})
+    notes = plan(recipe, installed_plugins()).notes
+    assert "teacher 'cifar-resnet20' has random weights, the same in every run" in notes
+    torch.manual_seed(1)
+    run(recipe, tmp_path / "whole", installed_plugins())
+    torch.manual_seed(2)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "stopped", installed_plugins(), observers=[StopAt(5)])
+    torch.manual_seed(3)
+    resume(tmp_path / "stopped", installed_plugins())
+    assert_equal_weights(tmp_path / "whole/student.safetensors", tmp_path / "stopped/student.safetensors")
+
+
 def test_a_run_with_evenly_split_micro_batches_resumes_exactly(recipe_of: Any, tmp_path: Path) -> None:
     training = {"batch_size": 9, "micro_batch_size": 8, "steps": 4, "checkpoint_every": 2, "log_every": 1}
     recipe = of_resnet(recipe_of({"training": training}), 32)

@@ -16,6 +16,7 @@ from distillkit import BatchInfo, BrokenPluginError, DataError, ModelSpec, Outpu
 from distillkit.errors import BankError
 from distillkit.planning.render import plan_lines
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
+from distillkit.recipe.files import load_recipe
 from distillkit.running.fill_bank import fill_bank
 from distillkit.running.start import plan, resume, run
 from tests.running.test_exactness import StopAt, assert_equal_weights
@@ -162,6 +163,16 @@ def test_too_few_images_are_refused_by_the_plan(recipe: Any, registry: PluginReg
     assert str(refusal.value) == (
         "loss 'centred' is prepared on at least 5,000 training images, and an epoch has 1,152; give more images, or "
         "set options of the loss that need fewer (docs/losses.md)"
+    )
+
+
+def test_the_refusal_names_the_option_of_the_loss_that_needs_fewer(registry: PluginRegistry) -> None:
+    wanted = load_recipe("digits", loss="anchors:anchors=2048", teacher="cifar-resnet20", teacher_weights="none")
+    with pytest.raises(DataError) as refusal:
+        plan(wanted, registry)
+    assert str(refusal.value) == (
+        "loss 'anchors' is prepared on at least 2,048 training images, and an epoch has 1,152; give more images, or set a "
+        "smaller number of anchors"
     )
 
 

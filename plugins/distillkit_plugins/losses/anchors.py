@@ -41,6 +41,7 @@ class Anchors(nn.Module):
     reads_teacher = reads_student = frozenset({Read(Signal.EMBEDDING)})
     target_options: frozenset[str] = frozenset()
     target_buffers: frozenset[str] = frozenset()
+    prepare_remedy = "set a smaller number of anchors"
 
     def __init__(self, options: AnchorsOptions, student: ModelSpec, teacher: ModelSpec) -> None:
         super().__init__()

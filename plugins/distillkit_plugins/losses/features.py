@@ -85,6 +85,8 @@ class FeatureDistillation(nn.Module):
         self.reads_teacher, self.reads_student = frozenset(teacher_reads), frozenset(student_reads)
         self.prepare_images, self.prepare_at_least = self._preparation(vectors, teacher)
 
+    prepare_remedy = 'set normalise to "layernorm", "l2" or "none", which need no statistics'
+
     @classmethod
     def build(cls, options: FeaturesOptions, student: ModelSpec, teacher: ModelSpec) -> Loss:
         return cls(options, student, teacher)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from distillkit import ModelRequest, ModelSpec, RecipeError
-from distillkit.models import TimmModel, licensed, sincos_position_embedding, start_from
+from distillkit.models import TimmModel, licensed, nearest_multiples, sincos_position_embedding, start_from
 from distillkit_plugins.students.options import DEPTH, DeitOptions
 
 ARCHITECTURES = {
@@ -100,21 +100,16 @@ def _check(options: DeitOptions, width: int, heads: int) -> None:
         shown = height if height == columns else [height, columns]
         raise RecipeError(
             f"student.image_size = {shown} is not divisible by student.patch = {options.patch}; "
-            f"{_multiples(wrong, options.patch)} would be"
+            f"{nearest_multiples(wrong, options.patch)} would be"
         )
     # A quarter of the width each for sine and cosine of row and column.
     if options.position == "sincos" and width % 4:
         raise RecipeError(
             f'student.width = {width} is not divisible by 4, which student.position = "sincos" requires; '
-            f"{_multiples(width, 4)} would be"
+            f"{nearest_multiples(width, 4)} would be"
         )
     if width % heads:
         raise RecipeError(
-            f"student.width = {width} is not divisible by student.heads = {heads}; {_multiples(width, heads)} would be"
+            f"student.width = {width} is not divisible by student.heads = {heads}; "
+            f"{nearest_multiples(width, heads)} would be"
         )
-
-
-def _multiples(value: int, factor: int) -> str:
-    """The nearest multiples of `factor` below and above `value`: "16 or 32"."""
-    below = value // factor * factor
-    return f"{below} or {below + factor}" if below else f"{factor}"

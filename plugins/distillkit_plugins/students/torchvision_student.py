@@ -13,7 +13,16 @@ from torchvision.models import VisionTransformer, get_model, get_model_weights, 
 from torchvision.models.swin_transformer import SwinTransformer
 
 from distillkit import ModelRequest, ModelSpec, RecipeError, Signal
-from distillkit.models import ModuleModel, ModuleTrace, licensed, run_traced, sketching, start_from, trace_modules
+from distillkit.models import (
+    ModuleModel,
+    ModuleTrace,
+    licensed,
+    nearest_multiples,
+    run_traced,
+    sketching,
+    start_from,
+    trace_modules,
+)
 from distillkit_plugins.students.options import TorchvisionOptions
 
 PREFIX = "torchvision/"
@@ -114,6 +123,12 @@ def _network(request: ModelRequest) -> nn.Module:
     if size is not None and (name.startswith("vit_") or name == "maxvit_t"):
         if size[0] != size[1]:
             raise RecipeError(f"student '{request.name}' needs square images; student.image_size is {list(size)}")
+        patch = int(name.rpartition("_")[2]) if name.startswith("vit_") else 1
+        if size[0] % patch:
+            raise RecipeError(
+                f"student.image_size = {size[0]} is not divisible by the patches of '{request.name}', {patch}; "
+                f"{nearest_multiples(size[0], patch)} would be"
+            )
         arguments |= {"image_size": size[0]} if name.startswith("vit_") else {"input_size": size}
     try:
         return cast("nn.Module", get_model(name, weights=None, **arguments))

@@ -229,7 +229,7 @@ def test_any_classifier_of_timm():
             {"image_size": 30},
             (
                 "'timm:vit_tiny_patch16_224' does not accept images of 30x30 pixels: the size is not a multiple of its "
-                "16x16 patches"
+                "16x16 patches; 16 or 32 would be"
             ),
         ),
         (

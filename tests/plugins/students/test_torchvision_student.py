@@ -136,6 +136,7 @@ def test_without_classes_the_forward_returns_the_embedding(name):
 INSTALLED = f"torchvision {torchvision.__version__}"
 LISTED = "`torchvision.models.list_models(torchvision.models)` lists them"
 SQUARE = "student 'torchvision:vit_b_16' needs square images"
+PATCHES = "student.image_size = 100 is not divisible by the patches of 'torchvision:vit_b_16', 16; 96 or 112 would be"
 SMALL = "student 'torchvision:alexnet' fails on images of 16x16 pixels, on the meta device as a plan runs it: "
 
 
@@ -145,6 +146,7 @@ SMALL = "student 'torchvision:alexnet' fails on images of 16x16 pixels, on the m
         ("resnet81", {}, f"{INSTALLED} has no classifier 'resnet81'; did you mean 'resnet18'?"),
         ("fasterrcnn_resnet50_fpn", {}, f"{INSTALLED} has no classifier 'fasterrcnn_resnet50_fpn'; {LISTED}"),
         ("vit_b_16", {"image_size": [32, 64]}, f"{SQUARE}; student.image_size is [32, 64]"),
+        ("vit_b_16", {"image_size": 100}, PATCHES),
         ("alexnet", {"image_size": 16}, SMALL),
     ],
 )

@@ -304,6 +304,19 @@ def test_a_file_without_the_class_token_is_refused_for_that(tmp_path, small):
     assert message.endswith("give weights of exactly this architecture")
 
 
+def test_a_vit_whose_norm_was_trained_after_mean_pooling_is_refused(tmp_path, small):
+    """A DINOv3 file of timm has the same tensors, but there the class token was trained under that norm."""
+    network = timm.create_model("vit_small_patch14_dinov2", **small("dinov2-vits14"), num_classes=0, global_pool="avg")
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as refusal:
+        describe("dinov2-vits14", tmp_path / "w.pth")
+    assert "tensors are missing (norm.weight, norm.bias)" in str(refusal.value)
+    assert str(refusal.value).endswith(
+        "; it was trained with mean pooling (fc_norm), and this network reads the class token, whose norm is missing; "
+        "give weights with the pooling of this architecture"
+    )
+
+
 def test_a_file_of_another_pooling_is_refused(tmp_path, small):
     arguments = small("siglip2-b16")
     torch.save(timm.create_model("vit_base_patch16_siglip_gap_224", **arguments).state_dict(), tmp_path / "w.pth")

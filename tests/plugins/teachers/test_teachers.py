@@ -311,5 +311,6 @@ def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(tmp_path):
     sentence = refused(RecipeError, describe, f"timm:{VIT}", weights=tmp_path / "w.safetensors", image_size=[100, 100])
     assert (
         sentence
-        == f"'timm:{VIT}' does not accept images of 100x100 pixels: the size is not a multiple of its 16x16 patches"
+        == f"'timm:{VIT}' does not accept images of 100x100 pixels: the size is not a multiple of its 16x16 patches; "
+        "96 or 112 would be"
     )
