@@ -171,8 +171,8 @@ def test_the_refusal_names_the_option_of_the_loss_that_needs_fewer(registry: Plu
     with pytest.raises(DataError) as refusal:
         plan(wanted, registry)
     assert str(refusal.value) == (
-        "loss 'anchors' is prepared on at least 2,048 training images, and an epoch has 1,152; give more images, or set a "
-        "smaller number of anchors"
+        "loss 'anchors' is prepared on at least 2,048 training images, and an epoch has 1,152; give more images, or "
+        "set a smaller number of anchors"
     )
 
 
