@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +32,9 @@ def _openvino() -> Any:
     Importing it starts processes that send them. They hold the pipes of this process; one was seen to wait for ever.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # a package that cannot be imported
-    return import_module("openvino")
+    import openvino
+
+    return openvino
 
 
 class OpenVino:
