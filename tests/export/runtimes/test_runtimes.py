@@ -200,7 +200,7 @@ class TestOpenVino:
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (finished.returncode, finished.stdout, finished.stderr) == (0, "alive\n", "")
 
-    def test_openvino_reports_its_use_to_nobody(self, file):
+    def test_openvino_does_not_report_its_use(self, file):
         """In a process of its own, which has not imported it."""
         code = (
             "import sys\n"
