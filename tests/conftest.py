@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from distillkit.plugin.discovery import Discovered, PluginManager
 from distillkit.plugin.plugin import Owner, Plugin, PluginRole
 from distillkit.plugin.registry import PluginRegistry, installed_plugins
 from distillkit.recipe.schema import Recipe
+from distillkit.running.stop_signals import SIGNALS
 
 # Deterministic: two test runs of one commit must agree. No deadline: a test must not fail because the machine is busy.
 hypothesis.settings.register_profile("distillkit", deadline=None, derandomize=True, database=None)
@@ -51,6 +53,16 @@ BASE: dict[str, Any] = {
     # Drawing the report's pictures costs as much as ten steps; tests that read it ask for it.
     "trackers": ["metrics"],
 }
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers():
+    """Restore the handlers of stop signals: torch's launcher leaves its own, which a run would not replace."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def pytest_sessionfinish():

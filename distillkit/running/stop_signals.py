@@ -48,7 +48,9 @@ class StopRequest:
     def agreed(self, processes: Processes) -> bool:
         """Whether any process received a stop signal; then all stop after the same step. All processes call this."""
         number = processes.max(self.received or 0)
-        self.received = signal.Signals(number) if number else None
+        # Otherwise unchanged: a signal may have arrived since it was read, and counts from the next step on.
+        if number:
+            self.received = signal.Signals(number)
         return number > 0
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:

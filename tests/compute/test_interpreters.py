@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -35,16 +34,6 @@ def planted(tmp_path, monkeypatch):
         (folder / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write('{name} ')\nraise SystemExit(99)\n")
     monkeypatch.chdir(folder)
     return lambda: ran.read_text().split() if ran.exists() else []
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    """torch's launcher leaves its signal handlers in this process."""
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    yield
-    for number, handler in before.items():
-        if handler is not None and signal.getsignal(number) != handler:
-            signal.signal(number, handler)
 
 
 @pytest.fixture(params=["spawn", "forkserver"])

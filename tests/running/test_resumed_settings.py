@@ -23,7 +23,7 @@ from distillkit.running.start import run
 
 PLUGINS = installed_plugins()
 ALLOWED = (
-    "data.broken, data.cache_mb, data.workers, training.device, training.keep, training.log_every, "
+    "data.broken, data.cache_mb, data.finish, data.workers, training.device, training.keep, training.log_every, "
     "training.micro_batch_size, training.patience, training.threads"
 )
 
