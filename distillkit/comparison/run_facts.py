@@ -19,7 +19,7 @@ from distillkit.comparison.exports import Export, read_exports
 from distillkit.errors import DistillkitError, RunDirectoryError
 from distillkit.messages.text import command, one_line, shortened
 from distillkit.running.directory import RunDirectory
-from distillkit.running.metrics import read_metrics
+from distillkit.running.metrics import failure, read_metrics
 from distillkit.storage.untrusted import read_json
 
 Points: TypeAlias = tuple[tuple[float, float], ...]
@@ -184,10 +184,9 @@ def _read(file: Path, kind: type[Stored]) -> Stored:
 def _unfinished(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     """Why a run has no result, and how to continue it."""
     remedy = f"continue it with {command('distillkit', 'run', '--resume', path)}"
-    last = rows[-1] if rows else {}
-    if last.get("kind") == "failed":
-        reason = shortened(" ".join(str(last.get("message") or last.get("error")).split()))
-        return f"it failed: {reason}; {remedy}"
+    error = failure(rows)
+    if error is not None:
+        return f"it failed: {shortened(error)}; {remedy}"
     steps = [step for row in rows if isinstance(step := row.get("step"), int | float)]
     return f"it is not finished, last logged step {max(steps, default=0):,.0f}; let it end, or {remedy}"
 

@@ -154,17 +154,24 @@ class TrainingData:
 
     def _on_device(self, batch: HostBatch) -> MicroBatch:
         images, labels, label_mass, keys, addresses, *_ = batch
-        images = images.to(self._device, non_blocking=True)
+        images = self._moved(images)
         if images.dtype == torch.uint8:
             images = finished(images, self._normalise, batch.erased, batch.mixed)
         return MicroBatch(
             images,
-            labels if labels is None else labels.to(self._device, non_blocking=True),
-            label_mass.to(self._device, non_blocking=True),
+            labels if labels is None else self._moved(labels),
+            self._moved(label_mass),
             tuple(keys),  # pinning turns it into a list in some versions of torch
             None if self._streaming else addresses,
-            None if self._streaming else addresses[:, 0].to(self._device, non_blocking=True),
+            None if self._streaming else self._moved(addresses[:, 0]),
         )
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """A tensor [...] on the device.
+
+        In the background only on CUDA, from pinned memory: other memory is used again once nothing refers to it.
+        """
+        return tensor.to(self._device, non_blocking=self._device.type == "cuda")
 
 
 def _timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:

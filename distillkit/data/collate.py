@@ -68,7 +68,7 @@ class Preparation:
     memory: BatchMemory = field(default_factory=BatchMemory, repr=False, compare=False)
 
     def __call__(self, samples: Iterable[Sample], count: int, view: int) -> HostBatch:
-        """Collate `count` samples, read one at a time. Returns images [B, C, H, W], labels [B, K], label mass [B]."""
+        """Collate `count` samples, read one at a time. Images are as in `HostBatch`, labels [B, K], label mass [B]."""
         if self.finishes:
             images = self.memory.empty((count, 3, *self.size))
         else:

@@ -30,10 +30,11 @@ SHOWN = 3
 """Differences that a message lists."""
 
 
-def check_one_pass(plans: Mapping[str, Plan]) -> None:
+def check_one_pass(plans: Mapping[str, Plan], *, alone: str = "run them one by one") -> None:
     """Check that runs, by the name of their directories, can share their images and the outputs of their teachers.
 
-    Students, losses, optimisers, `seed` and `bank` may differ, and a run may have no teacher.
+    Students, losses, optimisers, `seed` and `bank` may differ, and a run may have no teacher. `alone` is what the error
+    says of how to train them separately.
     Raises: RecipeError with the first keys that differ, or for a masked teacher.
     """
     (first, plan), *others = plans.items()
@@ -51,8 +52,8 @@ def check_one_pass(plans: Mapping[str, Plan]) -> None:
             more = [f"{len(shown) - SHOWN} more"] if len(shown) > SHOWN else []
             raise RecipeError(
                 f"{first} and {name} cannot train in one pass, because they differ in "
-                f"{', '.join(shown[:SHOWN] + more)}; give both the same values, or run them one by one, without "
-                "--one-pass: with a bank, runs on the same images compute their targets once"
+                f"{', '.join(shown[:SHOWN] + more)}; give both the same values, or {alone}: with a bank, runs on the "
+                "same images compute their targets once"
             )
 
 

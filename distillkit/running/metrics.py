@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from os import PathLike
 from pathlib import Path
@@ -51,6 +51,16 @@ def read_metrics(run: str | PathLike[str], *, as_frame: bool = False) -> list[di
     import pandas as pd
 
     return pd.DataFrame(rows)
+
+
+def failure(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The error with which a run ended, as one line, from its rows; None if it did not fail.
+
+    >>> failure([{"kind": "steps"}, {"kind": "failed", "message": "the loss is  not finite"}])
+    'the loss is not finite'
+    """
+    last = rows[-1] if rows else {}
+    return " ".join(str(last.get("message") or last.get("error")).split()) if last.get("kind") == "failed" else None
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

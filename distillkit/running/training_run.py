@@ -90,6 +90,7 @@ class TrainingRun:
         self.figures: dict[str, float] = {}
         self.bank_counts: dict[str, dict[str, int]] = {}
         self.runs_in_pass = 1
+        """Number of runs that share the windows, this one included: its times are those of all."""
         self.teachers: dict[str, Any] = {}
         """Accuracy of each evaluated teacher, as plain data."""
         self.incidents = Incidents()

@@ -40,7 +40,8 @@ def check_keys(keys: Sequence[str], options: Mapping[str, Any], what: str) -> No
     for key in keys:
         first, dot, _ = key.partition(".")
         if first not in known or (dot and first in KEYS and first not in Recipe.model_fields):
-            raise RecipeError(f"{what}: {unknown_name('key', key, known)}")
+            # Only the part that is wrong, so that the name suggested fits in its place.
+            raise RecipeError(f"{what}: {unknown_name('key', key if first in known else first, known)}")
         if dotted(key) in given:
             raise RecipeError(f"'{key}' is set by {given[dotted(key)]} and by {what}; leave one of them out")
 

@@ -14,7 +14,7 @@ from distillkit.messages.text import command, counted
 from distillkit.plugin.registry import PluginRegistry
 from distillkit.recipe.schema import Recipe
 from distillkit.running.directory import RunDirectory
-from distillkit.running.metrics import read_metrics
+from distillkit.running.metrics import failure, read_metrics
 from distillkit.running.stop_signals import StopRequest
 from distillkit.sweeping.arm_process import Ended
 from distillkit.sweeping.arm_recipes import arm_recipes, plan_all
@@ -68,7 +68,7 @@ class GridSweep:
         if arm.name in failed:
             return replace(row, state="failed", why=failed[arm.name])
         state = self.folder.state(arm.name, self.recipes[arm.name])
-        why = _failure(directory) if state == "started" else None
+        why = failure(read_metrics(directory)) if state == "started" else None
         if why is not None:  # in an earlier call
             return replace(row, state="failed", why=why)
         return finished(row) if state == "done" else replace(row, state=state)
@@ -140,13 +140,6 @@ class _GridJobs:
 
 def _done(sweep: GridSweep) -> int:
     return sum(state == "done" for state in sweep.states.values())
-
-
-def _failure(directory: Path) -> str | None:
-    """The error with which a run ended, None if it did not fail."""
-    rows = read_metrics(directory)
-    last = rows[-1] if rows else {}
-    return " ".join(str(last.get("message") or last.get("error")).split()) if last.get("kind") == "failed" else None
 
 
 def _planned_steps(directory: Path) -> int:

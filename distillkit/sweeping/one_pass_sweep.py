@@ -19,7 +19,7 @@ def check_one_pass_sweep(sweep: GridSweep) -> None:
     from distillkit.planning.one_pass import check_one_pass
 
     if sweep.plans:
-        check_one_pass({f"arm {name}": plan for name, plan in sweep.plans.items()})
+        check_one_pass({f"arm {name}": plan for name, plan in sweep.plans.items()}, alone="leave out --one-pass")
 
 
 def run_one_pass(sweep: GridSweep, plugins: PluginRegistry, *, display: ProgressDisplay, again: str) -> SweepResult:

@@ -46,6 +46,13 @@ def test_a_sweep_needs_a_folder(distillkit):
             ),
         ),
         (
+            ("--grid", "optimzer.lr=1,2"),
+            (
+                "--grid: unknown key 'optimzer'; did you mean 'optimizer'? (known: optimizer, loss_options, teacher, "
+                "trackers, teachers, ... 28 in all)"
+            ),
+        ),
+        (
             ("--grid", "optimizer.lrr=1,2"),
             "arm optimizer.lrr=1: unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?",
         ),
@@ -95,8 +102,8 @@ def test_a_sweep_needs_a_folder(distillkit):
             ("--grid", "augment.flip=0.0,0.5", "--one-pass"),
             (
                 "arm augment.flip=0.0 and arm augment.flip=0.5 cannot train in one pass, because they differ in "
-                "augment.flip (0.0 and 0.5); give both the same values, or run them one by one, without --one-pass: "
-                "with a bank, runs on the same images compute their targets once"
+                "augment.flip (0.0 and 0.5); give both the same values, or leave out --one-pass: with a bank, runs on "
+                "the same images compute their targets once"
             ),
         ),
         (

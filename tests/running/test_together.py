@@ -247,8 +247,7 @@ def test_with_a_bank_every_student_reads_and_fills_as_alone(
 
 
 REMEDY = (
-    "give both the same values, or run them one by one, without --one-pass: with a bank, runs on the same images "
-    "compute their targets once"
+    "give both the same values, or run them one by one: with a bank, runs on the same images compute their targets once"
 )
 
 

@@ -2,6 +2,9 @@
 
 import json
 import os
+import random
+import signal
+import time
 
 import pytest
 
@@ -29,6 +32,25 @@ def sweep(tmp_path):
         return forked.start(["-m", "distillkit_cli", "sweep", *TINY, *arguments], cwd=tmp_path, env=environment)
 
     return start
+
+
+@pytest.fixture
+def kill(sweep):
+    """Start `distillkit sweep` with these arguments and kill it within `seconds`, four times or until it ends."""
+
+    def start_and_kill(*arguments, seconds):
+        moments, killed = random.Random(18), 0
+        while killed < 4:
+            process = sweep(*arguments)
+            time.sleep(moments.uniform(0.5, seconds))
+            killed += process.poll() is None
+            process.kill()
+            code = process.wait()
+            assert code in {0, -signal.SIGKILL}
+            if code == 0:
+                break
+
+    return start_and_kill
 
 
 @pytest.fixture

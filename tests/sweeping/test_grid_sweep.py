@@ -1,7 +1,6 @@
 """A sweep over a grid: arms are ordinary runs, and a sweep that is stopped or killed continues."""
 
 import json
-import random
 import shlex
 import shutil
 import signal
@@ -91,19 +90,10 @@ def test_a_grid_that_grows_keeps_its_arms(done, finish, tmp_path):
     assert states == dict.fromkeys(NAMES, "done") | {f"optimizer.lr={lr}_seed=2": "new" for lr in ("1e-3", "1e-2")}
 
 
-def test_killed_at_any_moment_a_sweep_continues(done, sweep, finish, tmp_path):
+def test_killed_at_any_moment_a_sweep_continues(done, kill, finish, tmp_path):
     """Four times SIGKILL, at moments between the start of the first arm and the end of the last."""
     out, result, _, _ = done
-    moments, killed = random.Random(18), 0
-    while killed < 4:
-        process = sweep(*GRID, "--out", tmp_path / "killed")
-        time.sleep(moments.uniform(0.5, 4))
-        killed += process.poll() is None
-        process.kill()
-        code = process.wait()
-        assert code in {0, -signal.SIGKILL}
-        if code == 0:
-            break
+    kill(*GRID, "--out", tmp_path / "killed", seconds=4)
     again, code, err = finish(*GRID, "--out", tmp_path / "killed")
     assert code == 0, err
     assert [(arm["name"], arm["figures"]) for arm in again["arms"]] == [

@@ -1,10 +1,7 @@
 """A search: trials, pruning, the best one, and a search that was killed continues as one that was not."""
 
 import json
-import random
-import signal
 import sqlite3
-import time
 
 import pytest
 
@@ -35,20 +32,11 @@ def records(folder):
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_equals_one_that_was_not(sweep, finish, tmp_path):
+def test_a_search_that_was_killed_equals_one_that_was_not(kill, finish, tmp_path):
     """Four times SIGKILL at random moments: trials, parameters, figures by epoch, states and the best are equal."""
     whole, code, err = finish(*SPACE, "--out", tmp_path / "whole")
     assert code == 0, err
-    moments, killed = random.Random(18), 0
-    while killed < 4:
-        process = sweep(*SPACE, "--out", tmp_path / "killed")
-        time.sleep(moments.uniform(0.5, 5))
-        killed += process.poll() is None
-        process.kill()
-        code = process.wait()
-        assert code in {0, -signal.SIGKILL}
-        if code == 0:
-            break
+    kill(*SPACE, "--out", tmp_path / "killed", seconds=5)
     again, code, err = finish(*SPACE, "--out", tmp_path / "killed")
     assert code == 0, err
     assert without_times(again) == without_times(whole)
