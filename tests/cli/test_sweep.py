@@ -48,7 +48,7 @@ def test_a_sweep_needs_a_folder(distillkit):
         (
             ("--grid", "optimzer.lr=1,2"),
             (
-                "--grid: unknown key 'optimzer'; did you mean 'optimizer'? (known: optimizer, loss_options, teacher, "
+                "--grid: unknown key 'optimzer'; did you mean 'optimizer'? (known: optimizer, teacher, loss_options, "
                 "trackers, teachers, ... 28 in all)"
             ),
         ),
