@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cpu_run import ONE_THREAD
 from kept_runs import KeptRuns
 
 TEACHER, EPOCHS, BATCH = "cifar-resnet56", 1, 32
@@ -27,7 +28,7 @@ SEEDS = (0, 1, 2)
 def options_of(student: str, loss: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of a run without a bank."""
     return {
-        "recipe": "cifar10-few-labels",
+        **ONE_THREAD,
         "data": str(arguments.train),
         "student": {"model": student, **STUDENTS[student]},
         "teacher": TEACHER,
@@ -35,15 +36,10 @@ def options_of(student: str, loss: str, seed: int, arguments: argparse.Namespace
         "teacher.precision": "bf16",
         "loss": loss,
         "seed": seed,
-        "data.labels": None,
-        "data.validation": 0.0,
         "data.test": str(arguments.test),
-        "data.workers": 0,
         "training.epochs": EPOCHS,
         "training.batch_size": BATCH,
-        "training.threads": 1,
         "training.precision": "bf16",
-        "training.device": "cpu",
     }
 
 

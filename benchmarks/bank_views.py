@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cpu_run import ONE_THREAD
 from kept_runs import KeptRuns
 
 TEACHER, EPOCHS, BATCH, IMAGES_PER_CLASS = "cifar-resnet56", 60, 50, 50
@@ -39,7 +40,7 @@ def first_images(train: Path, folder: Path) -> Path:
 def options_of(views: int | None, mixing: str, seed: int, train: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of one run."""
     return {
-        "recipe": "cifar10-few-labels",
+        **ONE_THREAD,
         "data": str(train),
         "bank": str(arguments.bank),
         "student": STUDENT,
@@ -50,15 +51,10 @@ def options_of(views: int | None, mixing: str, seed: int, train: Path, arguments
         "seed": seed,
         "mixing": MIXING[mixing],
         "data.views": views,
-        "data.labels": None,
-        "data.validation": 0.0,
         "data.test": str(arguments.test),
-        "data.workers": 0,
         "training.epochs": EPOCHS,
         "training.batch_size": BATCH,
-        "training.threads": 1,
         "training.precision": arguments.precision,
-        "training.device": "cpu",
     }
 
 

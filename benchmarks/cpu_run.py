@@ -19,6 +19,16 @@ from typing import Any
 
 import distillkit
 
+ONE_THREAD: Mapping[str, Any] = {
+    "recipe": "cifar10-few-labels",
+    "data.labels": None,
+    "data.validation": 0.0,
+    "data.workers": 0,
+    "training.threads": 1,
+    "training.device": "cpu",
+}
+"""Options of runs on CIFAR-10 with all labels, in one thread of one process."""
+
 
 class CpuClock:
     """Observer that measures the CPU time of the training part of a run."""

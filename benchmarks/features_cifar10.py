@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import hybrid_vit
-from cpu_run import trained
+from cpu_run import ONE_THREAD, trained
 from kept_runs import KeptRuns
 from three_protocols import FIGURES, judged
 
@@ -49,14 +49,9 @@ STATISTICS_IMAGES = 512
 """A quarter of the default: the teacher has 96 channels, and answers these images without a bank."""
 EPOCHS, BATCH, VIEWS, SEEDS = 4, 32, 4, (0, 1, 2)
 ALWAYS = {
-    "recipe": "cifar10-few-labels",
-    "data.labels": None,
-    "data.validation": 0.0,
-    "data.workers": 0,
+    **ONE_THREAD,
     "training.batch_size": BATCH,
-    "training.threads": 1,
     "training.precision": "fp32",
-    "training.device": "cpu",
     "training.evaluate_every": 1_000_000,
     "training.log_every": 100,
     "trackers": ("metrics",),

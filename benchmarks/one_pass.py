@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cpu_run import ONE_THREAD
 from machine import machine
 
 import distillkit
@@ -56,26 +57,22 @@ class Clock:
 def recipes_of(arguments: argparse.Namespace, bank: Path | None) -> list[distillkit.Recipe]:
     """The recipes of the three students."""
     shared: dict[str, Any] = {
+        **ONE_THREAD,
         "data": str(arguments.train),
         "teacher": TEACHER,
         "teacher_weights": str(arguments.teacher_weights),
         "teacher.precision": "fp32",
         "bank": None if bank is None else str(bank),
-        "data.labels": None,
-        "data.validation": 0.0,
         "data.views": 1,
-        "data.workers": 0,
         "training.steps": arguments.steps,
         "training.epochs": None,
         "training.batch_size": BATCH,
         "training.log_every": arguments.steps,
-        "training.threads": 1,
         "training.precision": "fp32",
-        "training.device": "cpu",
         "trackers": [],
     }
     return [
-        distillkit.load_recipe("cifar10-few-labels", student=student, loss=loss, seed=seed, **shared)
+        distillkit.load_recipe(student=student, loss=loss, seed=seed, **shared)
         for seed, (student, loss) in enumerate(STUDENTS)
     ]
 
