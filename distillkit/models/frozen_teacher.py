@@ -15,6 +15,7 @@ from distillkit.compute.distributed import Processes
 from distillkit.contracts.model import Model, ModelSpec, Outputs, Wanted
 from distillkit.contracts.teacher_form import PLAIN, TeacherForm
 from distillkit.models.class_matching import ClassMap
+from distillkit.models.constant_weights import compile_with_constants
 from distillkit.models.kept_patches import KeptPatches
 from distillkit.models.precision import at_least_float32
 from distillkit.models.sharding import shard
@@ -88,9 +89,7 @@ class FrozenTeacher(nn.Module):
         self._compiled, self._usual = None, None
         if form.compiled and usual is not None:
             self._usual = (usual[0], self.size, dict(usual[1]))
-            # Fixed shapes; freezing makes the weights constants, folds BatchNorm and packs the matrices.
-            # The method, not the module: a module would be registered with its weights a second time.
-            self._compiled = torch.compile(self.network.forward, dynamic=False, options={"freezing": True})
+            self._compiled = compile_with_constants(self.network)
 
     @property
     def network(self) -> nn.Module:
