@@ -8,21 +8,30 @@ from typing import Literal
 import torch
 from torch import nn
 
-MOST_TOKENS = 1024
-"""Maximum number of tokens whose attention is written out: the maps, [B, A, tokens, tokens] per layer, are kept."""
+MOST_PATCHES = 1024
+"""Maximum number of patches N whose attention is written out: the maps, [B, A, N, N] per layer, are kept."""
+Grids = tuple[tuple[int, int], ...]
 AttentionForm = Literal["auto", "fused", "written"]
 
 
-def set_attention(
-    network: nn.Module, form: AttentionForm, device: torch.device, precision: torch.dtype, tokens: int
-) -> None:
-    """Write out the attention of timm's ViTs for training, if `form` says so; "auto" does in bf16 on a CPU.
+def written_is_faster(device: torch.device, precision: torch.dtype, grids: Grids) -> bool:
+    """Whether written-out attention is taken to be faster than torch's fused function: in bf16 on a CPU.
 
-    torch's fused attention, with its backward, takes longer there than matrix products and a softmax
-    (docs/benchmarks/README.md). Both forms compute the same function; in bf16 they are equal within rounding.
+    There it saves time in a forward, and more with its backward (docs/benchmarks/README.md).
+    `grids` are the (rows, columns) of patches, layer by layer.
     """
-    is_faster = device.type == "cpu" and precision == torch.bfloat16 and tokens <= MOST_TOKENS
-    if form == "written" or (form == "auto" and is_faster):
+    patches = max((rows * columns for rows, columns in grids), default=0)
+    return device.type == "cpu" and precision == torch.bfloat16 and patches <= MOST_PATCHES
+
+
+def set_attention(
+    network: nn.Module, form: AttentionForm, device: torch.device, precision: torch.dtype, grids: Grids
+) -> None:
+    """Write out the attention of timm's ViTs for training, if `form` says so; "auto" does where that is faster.
+
+    Both forms compute the same function; in bf16 they are equal within rounding.
+    """
+    if form == "written" or (form == "auto" and written_is_faster(device, precision, grids)):
         write_out(network)
 
 

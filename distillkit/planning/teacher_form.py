@@ -14,6 +14,7 @@ import torch
 from distillkit.compute.devices import computes_bf16, pick_device, pick_precision
 from distillkit.contracts.teacher_form import PLAIN, TeacherForm, chosen_form
 from distillkit.errors import RecipeError
+from distillkit.models.attention_form import written_is_faster
 from distillkit.planning.plan import TeacherPlan
 from distillkit.recipe.schema import Recipe
 
@@ -98,6 +99,11 @@ def _by_rule(teacher: TeacherPlan, device: torch.device, images: int) -> Teacher
     return TeacherForm(
         # Convolutions of oneDNN, and those of cuDNN in half precision, want the channels last.
         channels_last=teacher.native.kind == "cnn" and (on_cpu or is_half),
+        written_attention=(
+            in_bf16_on_cpu
+            and teacher.native.kind == "vit"
+            and written_is_faster(device, torch.bfloat16, teacher.spec.grids)
+        ),
         half_weights=in_bf16_on_cpu,
         # In float32 convolutions take nearly all of the time of a CNN, and the compiler does not change them.
         compiled=on_cpu and work >= COMPILED_WORK and (in_bf16_on_cpu or teacher.native.kind == "vit"),

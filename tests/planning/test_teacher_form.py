@@ -51,7 +51,8 @@ def form_of(planned, monkeypatch):
         ("cnn", 6250, True, "channels-last+half-weights+compiled"),
         ("vit", 6249, False, "plain"),
         ("vit", 6250, False, "compiled"),
-        ("vit", 6249, True, "half-weights"),
+        ("vit", 6249, True, "written-attention+half-weights"),
+        ("vit", 6250, True, "written-attention+half-weights+compiled"),
         ("other", 6250, True, "half-weights+compiled"),
     ],
 )
