@@ -30,7 +30,7 @@ from timm.data import create_loader
 from torch.utils.data import Dataset
 
 from distillkit.benchmark.generated_images import GeneratedImages, generated_data
-from distillkit.compute.devices import keep_freed_memory
+from distillkit.compute.freed_memory import keep_freed_memory
 from distillkit.compute.paired_ratio import compare
 from distillkit.contracts.model import ModelSpec
 from distillkit.data.batches import TrainingData

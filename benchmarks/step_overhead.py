@@ -27,7 +27,7 @@ from machine import machine
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from distillkit.compute.devices import keep_freed_memory
+from distillkit.compute.freed_memory import keep_freed_memory
 from distillkit.compute.paired_ratio import compare
 from distillkit.contracts.model import Signal
 from distillkit.data.batches import MicroBatch, Window

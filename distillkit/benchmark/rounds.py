@@ -14,6 +14,7 @@ from distillkit.benchmark.settings import LEAST_ROUNDS, PLAIN_ARMS
 from distillkit.benchmark.subject import BenchSubject
 from distillkit.compute.cpus import loader_processes
 from distillkit.compute.devices import wait_for
+from distillkit.compute.freed_memory import keep_freed_memory, return_freed_memory
 from distillkit.errors import DistillkitError
 from distillkit.messages.text import one_line, with_type
 
@@ -75,7 +76,7 @@ def measure(
             break
         for name in names if number % 2 == 0 else reversed(names):
             on_progress(name, number, rounds)
-            _measure_once(subject, arms[name])
+            _measure_once(subject, name, arms[name])
         number += 1
         longest = max(longest, time.monotonic() - start)
     on_progress("done", number, number)
@@ -99,7 +100,18 @@ def loaded_ms(subject: BenchSubject, step: Step) -> float:
     return 1000 * (time.perf_counter() - start) / samples
 
 
-def _measure_once(subject: BenchSubject, arm: MeasuredArm) -> None:
+def _find_own_memory(subject: BenchSubject, name: str, arm: MeasuredArm) -> None:
+    """Let an arm find the memory as in a process of its own: only runs of distillkit keep what is freed."""
+    if name in PLAIN_ARMS:
+        return_freed_memory()
+    else:
+        keep_freed_memory()
+    arm.step(subject.windows[0])
+
+
+def _measure_once(subject: BenchSubject, name: str, arm: MeasuredArm) -> None:
+    if subject.device.type == "cpu":
+        _find_own_memory(subject, name, arm)
     on_cuda = subject.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(subject.device)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
-
 import torch
 
 from distillkit.errors import RecipeError
@@ -65,21 +62,3 @@ def wait_for(device: torch.device) -> None:
     """Wait until a device has done its work; on the CPU nothing is queued."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's <malloc.h>, each with the largest value that it accepts.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**31 - 1), (-3, 2**25)
-
-
-def keep_freed_memory() -> None:
-    """Stop glibc from returning freed memory to the system, for the whole process. No effect without glibc.
-
-    A training step on the CPU frees its tensors, and the next one allocates the same amount. If the memory is returned
-    in between, the system zeroes and maps it again page by page: 900 page faults a step for a ViT of 0.4 million
-    parameters and a batch of 8, and a few percent of the time.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    library = ctypes.CDLL(None)
-    for parameter, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-        library.mallopt(parameter, value)

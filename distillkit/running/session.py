@@ -11,8 +11,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from distillkit.compute.compiler_cache import use_private_cache
-from distillkit.compute.devices import keep_freed_memory, pick_device, pick_precision
+from distillkit.compute.devices import pick_device, pick_precision
 from distillkit.compute.distributed import ALONE, Processes
+from distillkit.compute.freed_memory import keep_freed_memory
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.loss import Loss
 from distillkit.contracts.model import Model
@@ -278,8 +279,7 @@ def build_session(plan: Plan, processes: Processes = ALONE, teachers: BuiltTeach
     torch.manual_seed(recipe.seed)
     task = _build_task(plan, precision).to(device)
     task.train()
-    tokens = max((rows * columns for rows, columns in plan.student.spec.grids), default=0)
-    set_attention(task.student, recipe.training.attention, device, precision, tokens)
+    set_attention(task.student, recipe.training.attention, device, precision, plan.student.spec.grids)
     optimisation = build_optimisation(task, recipe, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch)
     ema = ModelEmaV3(task.student, decay=recipe.training.ema) if recipe.training.ema else None
     if recipe.training.compile:

@@ -178,7 +178,7 @@ def test_a_teacher_of_another_size_is_refused(plugins, tmp_path):
 def test_rounds_end_with_their_number_or_with_the_time(monkeypatch, given, ends, measured):
     clock = count(0, 5)  # each round reads the clock twice and so takes 5 s; the next one starts 5 s later
     monkeypatch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(rounds, "_measure_once", lambda subject, arm: arm.rounds_ms.append(1.0))
+    monkeypatch.setattr(rounds, "_measure_once", lambda subject, name, arm: arm.rounds_ms.append(1.0))
     arms = {name: MeasuredArm(print) for name in "ab"}
     measure(None, arms, given, ends, ignore)
     assert [len(arm.rounds_ms) for arm in arms.values()] == [measured, measured]

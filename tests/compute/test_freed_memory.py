@@ -1,4 +1,4 @@
-"""`keep_freed_memory`, by the number of page faults: each is a page that the system mapped again."""
+"""What glibc does with freed memory, by the number of page faults: each is a page that the system mapped again."""
 
 import platform
 import subprocess
@@ -11,10 +11,10 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from distillkit.compute.devices import keep_freed_memory
+from distillkit.compute import freed_memory
 
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+for name in sys.argv[1:]:
+    getattr(freed_memory, name)()
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     arrays = [np.ones(3_000_000) for _ in range(3)]
@@ -24,11 +24,12 @@ print(faults)
 """
 
 
-def faults(mode: str) -> int:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
+def faults(*functions: str) -> int:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *functions], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="has an effect with glibc only")
-def test_freed_memory_is_reused_without_page_faults():
-    assert faults("keep") < 100
+def test_freed_memory_is_reused_without_page_faults_until_it_is_returned():
+    assert faults("keep_freed_memory") < 100
+    assert faults("keep_freed_memory", "return_freed_memory") > 500
