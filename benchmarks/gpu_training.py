@@ -24,49 +24,27 @@ from typing import Any
 import torch
 
 from distillkit.benchmark.bench import bench
+from distillkit.benchmark.matmul_rate import matmul_rate
 from distillkit.benchmark.settings import BenchSettings
-from distillkit.compute.devices import computes_bf16, wait_for
 from distillkit.errors import DistillkitError
 from distillkit.plugin.registry import installed_plugins
 
 STUDENTS = ("deit-ti", "deit-s", "deit-b")
 ARMS = ("student", "live", "bank", "timm", "timm-bf16")
-ASKS_TEACHER = frozenset({"live", "timm", "timm-bf16"})
 LEAST_S, LEAST_COMPILED_S = 25.0, 90.0
 """A benchmark is not started with less time left than this; compiling takes a minute."""
-SIDES = (1024, 4096, 8192)
-
-
-def measured_peak(device: torch.device, seconds: float) -> float:
-    """FLOP/s of the fastest square matrix product, of those that fit into the time; in bf16 where the device has it."""
-    dtype = torch.bfloat16 if computes_bf16(device) else torch.float32
-    best, ends = 0.0, time.perf_counter() + seconds
-    for side in SIDES:
-        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        left @ right
-        wait_for(device)
-        for _ in range(10):
-            start = time.perf_counter()
-            left @ right
-            wait_for(device)
-            best = max(best, 2 * side**3 / (time.perf_counter() - start))
-            if time.perf_counter() > ends:
-                return best
-    return best
 
 
 def figures(found: Mapping[str, Any], peak: float) -> Iterator[dict[str, Any]]:
     """Images per second of every arm of a benchmark (`BenchResult.as_dict`), and its share of the peak in FLOP/s."""
-    gflop = found["gflop_per_image"]
     for arm in found["arms"]:
-        work = 3 * gflop["student"] + (gflop["teacher"] if arm["arm"] in ASKS_TEACHER else 0.0)
         yield {
             "student": found["student"],
             "compile": found["compile"],
             "teacher_form": found["teacher_form"],
             "arm": arm["arm"],
             "images_per_s": arm["images_per_s"],
-            "share_of_peak": arm["images_per_s"] * work * 1e9 / peak,
+            "share_of_peak": arm["images_per_s"] * arm["gflop_per_image"] * 1e9 / peak,
             "step_bytes": arm["step_bytes"],
         }
 
@@ -107,7 +85,7 @@ def main() -> None:
         torch.device(arguments.device),
         installed_plugins(),
     )
-    peak = 1e12 * arguments.peak if arguments.peak else measured_peak(device, 5.0)
+    peak = 1e12 * arguments.peak if arguments.peak else matmul_rate(device, 5.0)
     on_cuda = device.type == "cuda"
     planned = [(student, compiled) for compiled in (False, True) for student in arguments.students or STUDENTS]
     results: list[dict[str, Any]] = []

@@ -14,6 +14,7 @@ import torch
 from distillkit.benchmark import own_arms, plain_arms
 from distillkit.benchmark.chart import chart
 from distillkit.benchmark.deit_arm import deit
+from distillkit.benchmark.matmul_rate import matmul_rate, peak_precision
 from distillkit.benchmark.own_arms import Step
 from distillkit.benchmark.result import BenchResult, LoaderResult, arm_results
 from distillkit.benchmark.rounds import MeasuredArm, OnRound, loaded_ms, measure, warm_up
@@ -26,6 +27,8 @@ from distillkit.plugin.registry import PluginRegistry
 from distillkit.storage.atomic import write_bytes, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+PEAK_S = 0.5
+"""Seconds in which the rate of matrix products is measured, before the rounds and after."""
 JSON_FILE, MARKDOWN_FILE, PICTURE = "bench.json", "bench.md", "bench.png"
 
 
@@ -44,8 +47,10 @@ def bench(settings: BenchSettings, plugins: PluginRegistry, on_progress: OnRound
         if not arms:
             raise UnavailableError(f"no arm works here: {'; '.join(f'{name}: {why}' for name, why in skipped.items())}")
         loader = _loader(subject, arms, on_progress)
+        peak = matmul_rate(subject.device, PEAK_S)
         measure(subject, arms, rounds, ends, on_progress)
-    return _result(here, subject, arms, loader, skipped)
+        peak = max(peak, matmul_rate(subject.device, PEAK_S))
+    return _result(here, subject, arms, peak, loader, skipped)
 
 
 def write(result: BenchResult, directory: Path) -> None:
@@ -85,11 +90,13 @@ def _result(
     here: MachineCard,
     subject: BenchSubject,
     arms: Mapping[str, MeasuredArm],
+    peak: float,
     loader: LoaderResult | None,
     skipped: Mapping[str, str],
 ) -> BenchResult:
     plan, device = subject.plan, subject.device
     height, width = plan.student.spec.image_size
+    gflop = {"student": plan.cost.student_flops / 1e9, "teacher": plan.cost.teacher_flops / 1e9}
     conditions = {
         "teacher": plan.recipe.teachers[0].model,
         "student": plan.recipe.student.model,
@@ -100,13 +107,16 @@ def _result(
         "teacher_form": str(subject.form.form),
         "teacher_notes": list(subject.form.notes),
         "compile": plan.recipe.training.compile,
-        "gflop_per_image": {"student": plan.cost.student_flops / 1e9, "teacher": plan.cost.teacher_flops / 1e9},
+        "gflop_per_image": gflop,
+        "peak_precision": str(peak_precision(device)).removeprefix("torch."),
         "device": device.type,
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
     }
     reference, results = arm_results(
-        {name: arm.rounds_ms for name, arm in arms.items()}, {name: arm.step_bytes for name, arm in arms.items()}
+        {name: arm.rounds_ms for name, arm in arms.items()},
+        {name: arm.step_bytes for name, arm in arms.items()},
+        gflop,
     )
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return BenchResult(made, here, conditions, reference, results, loader, skipped)
+    return BenchResult(made, here, conditions, reference, peak / 1e9, results, loader, skipped)

@@ -7,28 +7,37 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distillkit.benchmark.settings import ARMS, OWN_ARMS
+from distillkit.benchmark.settings import ARMS, OWN_ARMS, WITHOUT_TEACHER
 from distillkit.compute.busy_machine import CAVEAT_MARK, busy_machine
 from distillkit.compute.machine import MachineCard, machine_line
 from distillkit.compute.paired_ratio import Ratio, compare
 from distillkit.messages.text import markdown_text
 
-HEADINGS = ("arm", "ms per image", "images/s", "time, ratio to {}")
+HEADINGS = ("arm", "ms per image", "images/s", "share of peak", "time, ratio to {}")
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm: median over the rounds, and the ratio of its time to that of the reference, taken round by round."""
+    """One arm: median over the rounds, and the ratio of its time to that of the reference, taken round by round.
+
+    `gflop_per_image` is the arithmetic of its step: a teacher's forward, a student's forward and twice that for the
+    backward.
+    """
 
     arm: str
     ms_per_image: float
     rounds_ms: tuple[float, ...]
     ratio: Ratio
+    gflop_per_image: float
     step_bytes: int | None = None
 
     @property
     def images_per_s(self) -> float:
         return 1000 / self.ms_per_image
+
+    def share_of(self, gflop_per_s: float) -> float:
+        """The arithmetic of a second, relative to a rate."""
+        return self.images_per_s * self.gflop_per_image / gflop_per_s
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,16 @@ class LoaderResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A benchmark. `conditions` say what was measured; `skipped` is the reason for each arm that was not."""
+    """A benchmark. `conditions` say what was measured; `skipped` is the reason for each arm that was not.
+
+    `peak_gflop_per_s` is the rate of the fastest matrix product that was measured on the device (`matmul_rate`).
+    """
 
     made: str
     machine: MachineCard
     conditions: Mapping[str, Any]
     reference: str
+    peak_gflop_per_s: float
     arms: tuple[ArmResult, ...]
     loader: LoaderResult | None
     skipped: Mapping[str, str]
@@ -59,7 +72,10 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of bench.json."""
-        arms = [{**asdict(arm), "images_per_s": arm.images_per_s} for arm in self.arms]
+        peak = self.peak_gflop_per_s
+        arms = [
+            {**asdict(arm), "images_per_s": arm.images_per_s, "share_of_peak": arm.share_of(peak)} for arm in self.arms
+        ]
         return {
             "kind": "distillkit bench",
             "schema_version": 1,
@@ -67,6 +83,7 @@ class BenchResult:
             "machine": self.machine.model_dump(mode="json"),
             **self.conditions,
             "reference": self.reference,
+            "peak_gflop_per_s": peak,
             "arms": arms,
             "loader": None if self.loader is None else asdict(self.loader),
             "skipped": dict(self.skipped),
@@ -83,11 +100,19 @@ class BenchResult:
         for arm in self.arms:
             memory = ("" if arm.step_bytes is None else f"{arm.step_bytes / 2**20:,.0f}",) if self._has_memory else ()
             ratio = "1" if arm.arm == self.reference else str(arm.ratio)
-            yield (arm.arm, f"{milliseconds(arm.ms_per_image)}{mark}", f"{arm.images_per_s:,.1f}", ratio, *memory)
+            share = f"{arm.share_of(self.peak_gflop_per_s):.0%}"
+            yield (
+                arm.arm,
+                f"{milliseconds(arm.ms_per_image)}{mark}",
+                f"{arm.images_per_s:,.1f}",
+                share,
+                ratio,
+                *memory,
+            )
         if self.loader is not None:
             rate, memory = 1000 / self.loader.ms_per_image, ("",) if self._has_memory else ()
             name = f"{self.loader.arm} with loader"
-            yield (name, f"{milliseconds(self.loader.ms_per_image)}{mark}", f"{rate:,.1f}", "", *memory)
+            yield (name, f"{milliseconds(self.loader.ms_per_image)}{mark}", f"{rate:,.1f}", "", "", *memory)
 
     def lines(self) -> Iterator[str]:
         """What was measured, where."""
@@ -106,6 +131,10 @@ class BenchResult:
         if form != "plain":
             yield f"in the arms of distillkit, the teacher computes as {form}"
         yield from self.conditions.get("teacher_notes", ())
+        yield (
+            f"share of peak: the arithmetic of an arm, relative to {self.peak_gflop_per_s:,.0f} GFLOP/s, the fastest "
+            f"matrix product measured here, in {self.conditions['peak_precision']}"
+        )
         if self.loader is not None:
             yield (
                 f"with loader: {self.loader.workers} loader processes decode and augment generated JPEG images; the "
@@ -141,13 +170,22 @@ def milliseconds(value: float) -> str:
 
 
 def arm_results(
-    rounds_ms: Mapping[str, list[float]], step_bytes: Mapping[str, int | None]
+    rounds_ms: Mapping[str, list[float]], step_bytes: Mapping[str, int | None], gflop_per_image: Mapping[str, float]
 ) -> tuple[str, tuple[ArmResult, ...]]:
-    """The reference, and the results of the arms from the milliseconds per image of each round."""
+    """The reference, and the results of the arms from the milliseconds per image of each round.
+
+    `gflop_per_image` are the FLOPs of a forward of "student" and "teacher".
+    """
+    of_student, of_teacher = gflop_per_image["student"], gflop_per_image["teacher"]
     reference = next((name for name in OWN_ARMS if name in rounds_ms), next(iter(rounds_ms)))
     return reference, tuple(
         ArmResult(
-            name, statistics.median(values), tuple(values), compare(rounds_ms[reference], values), step_bytes[name]
+            name,
+            statistics.median(values),
+            tuple(values),
+            compare(rounds_ms[reference], values),
+            3 * of_student + (0.0 if name in WITHOUT_TEACHER else of_teacher),
+            step_bytes[name],
         )
         for name, values in rounds_ms.items()
     )

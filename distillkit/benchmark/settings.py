@@ -34,6 +34,8 @@ OWN_ARMS = ("bank", "live", "student")
 measured with a loader."""
 PLAIN_ARMS = tuple(name for name in ARMS if name not in OWN_ARMS)
 """The others. They do not use our models, but their networks; each has a student of its own."""
+WITHOUT_TEACHER = frozenset({"student", "bank"})
+"""The arms whose steps compute no teacher."""
 DEIT_FILES = ("engine.py", "losses.py", "utils.py")
 CPU_BATCH, GPU_BATCH = 16, 128
 ROUNDS, LEAST_ROUNDS = 10, 2

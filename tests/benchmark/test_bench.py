@@ -12,6 +12,7 @@ import torch
 from distillkit.benchmark import rounds
 from distillkit.benchmark.bench import bench
 from distillkit.benchmark.generated_images import GeneratedImages, generated_data
+from distillkit.benchmark.matmul_rate import peak_precision
 from distillkit.benchmark.plain_arms import distillation
 from distillkit.benchmark.rounds import MeasuredArm, measure
 from distillkit.benchmark.settings import ARMS, BenchSettings
@@ -90,7 +91,13 @@ def test_every_arm_of_a_student_with_two_heads(plugins, clone, capsys):
         "device": "cpu",
         "threads": 1,
         "cuda": None,
+        "peak_precision": str(peak_precision(torch.device("cpu"))).removeprefix("torch."),
     }
+    assert {arm.arm for arm in result.arms if arm.gflop_per_image < flops["teacher"] + 3 * flops["student"]} == {
+        "student",
+        "bank",
+    }
+    assert all(0 < arm.share_of(result.peak_gflop_per_s) < 1 for arm in result.arms)
     assert seen[-15:] == [*ARMS, *reversed(ARMS), "done"]
     assert capsys.readouterr() == ("", "")
 
