@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from distillkit.compute.background_copies import BackgroundCopies
 from distillkit.contracts.decoding import Decoding
 from distillkit.contracts.incidents import BrokenImage
 from distillkit.contracts.model import ModelSpec
@@ -120,6 +121,7 @@ class TrainingData:
             finishes=recipe.data.finish == "loader",
         )
         self._normalise = PixelNormalisation(spec, device)
+        self.copies = BackgroundCopies(device)
         workers, pin = recipe.data.workers, device.type == "cuda"
         layout = Layout(rank, world, size, workers, pin=pin, allow_single=allow_single)
         views = recipe.data.views
@@ -137,11 +139,14 @@ class TrainingData:
         with closing(self._host.windows(start_step, end_step)) as windows:
             for step, (batches, waited_s) in enumerate(_timed(windows), start_step):
                 epoch, place = divmod(step, self.steps_per_epoch)
+                with self.copies.background():
+                    micro_batches = tuple(map(self._on_device, batches))
+                self.copies.hand_over(chain.from_iterable(map(_tensors, micro_batches)))
                 yield Window(
                     step,
                     epoch,
                     place + 1 == self.steps_per_epoch,
-                    tuple(map(self._on_device, batches)),
+                    micro_batches,
                     *self._host.counts(step),
                     tuple(chain.from_iterable(batch.broken for batch in batches)),
                     waited_s,
@@ -169,9 +174,14 @@ class TrainingData:
     def _moved(self, tensor: Tensor) -> Tensor:
         """A tensor [...] on the device.
 
-        In the background only on CUDA, from pinned memory: other memory is used again once nothing refers to it.
+        Without waiting only on CUDA, from pinned memory: other memory is used again once nothing refers to it.
         """
         return tensor.to(self._device, non_blocking=self._device.type == "cuda")
+
+
+def _tensors(batch: MicroBatch) -> tuple[Tensor | None, ...]:
+    """What of a micro-batch is on the device."""
+    return batch.images, batch.labels, batch.label_mass, batch.index
 
 
 def _timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:

@@ -276,13 +276,21 @@ def test_micro_batches_of_a_layout():
 
 
 @pytest.mark.gpu
-def test_batches_reach_the_device_unchanged(opened, recipe, spec, folders):
-    made = recipe(data={**folders, "workers": 2})
+@pytest.mark.parametrize("finish", ["loader", "device"])
+def test_batches_reach_a_busy_gpu_unchanged_and_do_not_wait_for_it(opened, recipe, spec, folders, finish):
+    made = recipe(data={**folders, "workers": 2, "finish": finish})
     there = TrainingData(opened(made), made, spec=spec, device=torch.device("cuda"))
     here = TrainingData(opened(made), made, spec=spec, device=CPU)
-    for one, other in zip(there.windows(0, 4), here.windows(0, 4), strict=True):
-        for left, right in zip(one.micro_batches, other.micro_batches, strict=True):
-            assert left.images.device.type == "cuda"
+    windows, tolerance = there.windows(0, 4), {"rtol": 0, "atol": 0 if finish == "loader" else 1e-6}
+    for number, other in enumerate(here.windows(0, 4)):
+        if number > 0:  # the first one is waited for until the loader processes have started
+            torch.cuda._sleep(2_000_000_000)  # about a second of the GPU
+        one = next(windows)
+        there.copies.wait()
+        assert number == 0 or not torch.cuda.current_stream().query(), "the copies waited for the step"
+        copied = [batch.images * 1 for batch in one.micro_batches]  # queued behind the step
+        for images, left, right in zip(copied, one.micro_batches, other.micro_batches, strict=True):
+            assert images.device.type == "cuda"
             assert left.keys == right.keys
-            assert torch.equal(left.images.cpu(), right.images)
+            torch.testing.assert_close(images.cpu(), right.images, **tolerance)
             assert torch.equal(left.labels.cpu(), right.labels)
