@@ -1,4 +1,4 @@
-"""How fast a device multiplies matrices: what limits every training step, whoever wrote it."""
+"""How fast a device multiplies matrices: the rate that limits every training step, in any program."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class BackgroundCopies:
-    """A stream of a GPU on which batches arrive beside the steps that are queued there already.
+    """A stream of a GPU on which batches arrive next to the steps that are queued there already.
 
     A training step on a GPU is only queued by Python, which then asks for the next batch. Copied in the order of the
     steps, this batch would wait until the GPU is done. On another device all work is done at once, in order.
@@ -24,7 +24,7 @@ class BackgroundCopies:
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def background(self) -> AbstractContextManager[object]:
-        """A block whose copies and computations run beside the steps."""
+        """A block whose copies and computations run next to the steps."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def hand_over(self, tensors: Iterable[Tensor | None]) -> None:

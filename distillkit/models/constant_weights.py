@@ -21,7 +21,7 @@ def compile_with_constants(network: nn.Module) -> Callable[..., Any]:
         return network(*arguments)
 
     # torch keeps what it compiled with the code of a function, and uses it again without comparing the constants.
-    # A copy of the code begins with nothing, so that no network gets its weights of before, or those of another.
+    # A copy of the code begins with nothing, so that no network gets its earlier weights, or those of another.
     own = FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)
     compiled = torch.compile(own, dynamic=False)
 

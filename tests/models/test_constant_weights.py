@@ -1,4 +1,4 @@
-"""Compiled networks whose weights are constants: no network gets the weights of another, or its own of before."""
+"""Compiled networks whose weights are constants: none gets the weights of another, or its own before a change."""
 
 import pytest
 import torch
