@@ -40,13 +40,13 @@ def disagreement(plain: Outputs, outputs: Outputs, precision: torch.dtype) -> st
 
     A changed top-1 class has no limit of its own: beyond the limits of the logits it takes an error that exceeds them,
     and within them the teacher itself was undecided.
-    Shapes: the tensors of both are equal in shape; `plain` in float32.
+    Shapes: tensors [n, ...] of `plain`, in float32, and [b, ...] of `outputs`, whose first n images are compared.
     """
     others = tensors_of(outputs)
     for name, reference in tensors_of(plain).items():
         is_row = name == Signal.CLS_ATTENTION.value
         limits = (ROW_LIMITS if is_row else LIMITS)[precision]
-        relative, sqnr_db = _errors(reference, others[name])
+        relative, sqnr_db = _errors(reference, others[name][: len(reference)])
         # Not "greater": an error that is not a number exceeds every limit.
         if not relative <= limits.max_relative:
             return f"{name} differ by {relative:.2g} of the largest value (limit {limits.max_relative:g})"

@@ -128,6 +128,13 @@ def test_the_largest_error_counts(change, sentence):
     assert found == expected
 
 
+def test_the_first_images_of_a_larger_batch_are_compared():
+    plain = torch.arange(1.0, 5.0).view(2, 2)
+    larger = torch.cat([plain, torch.zeros(1, 2)])
+    assert disagreement(Outputs(logits=plain), Outputs(logits=larger), FP32) is None
+    assert disagreement(Outputs(logits=plain), Outputs(logits=larger.flip(0)), FP32) is not None
+
+
 def test_of_a_batch_the_first_images_are_compared_unless_it_is_compiled(vit):
     check = FormCheck(vit, READ, images_of(vit, CHECKED + 2))
     assert check.take(TeacherForm(written_attention=True), FP32) is None
@@ -145,13 +152,14 @@ def compiler(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_form_agrees_and_other_batches_are_not_compiled(compiler, vit):
-    images = images_of(vit)
+    count = CHECKED + 2  # more than are compared
+    images = images_of(vit, count)
     check = FormCheck(vit, ATTENTION, images)
     assert check.take(TeacherForm(compiled=True), FP32) is None
     check.accept()
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    for count, wanted in ((4, ATTENTION), (3, ATTENTION), (4, {Signal.LOGITS: ()})):
-        vit(images[:count], wanted)
+    for seen, wanted in ((count, ATTENTION), (3, ATTENTION), (count, {Signal.LOGITS: ()})):
+        vit(images[:seen], wanted)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled > 0
     assert set(vit.state_dict()) == {f"model.{name}" for name in vit.network.state_dict()}
 
