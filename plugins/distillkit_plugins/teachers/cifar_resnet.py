@@ -147,9 +147,10 @@ class CifarResNetTeacher(nn.Module):
         raw = [at_least_float32(stage) for stage in self.network.stages(images)]
         maps = [functional.relu(stage) for stage in raw]
         pooled = [stage.mean(dim=(2, 3)) for stage in maps]  # [B, C_i]
+        to_head = pooled[-1].to(self.network.linear.weight.dtype)  # with half weights there is no autocast
         tokens, raw_tokens = ([stage.flatten(2).transpose(1, 2) for stage in each] for each in (maps, raw))
         return Outputs(
-            logits=at_least_float32(self.network.linear(pooled[-1])) if Signal.LOGITS in wanted else None,
+            logits=at_least_float32(self.network.linear(to_head)) if Signal.LOGITS in wanted else None,
             embedding=tuple(pooled[layer] for layer in wanted.get(Signal.EMBEDDING, ())),
             patch_tokens=tuple(tokens[layer] for layer in wanted.get(Signal.PATCH_TOKENS, ())),
             raw_tokens=tuple(raw_tokens[layer] for layer in wanted.get(Signal.RAW_TOKENS, ())),
