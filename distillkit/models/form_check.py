@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -37,13 +41,14 @@ class FormCheck:
         self._state = PlainState(self.teacher.network, precision)
         if form.compiled:
             use_private_cache()
-        try:
-            self.teacher.take(form, precision, (len(self.images), self.wanted))
-            self.run()  # what happens here at first is not part of a later measurement
-            return disagreement(self._plain, self._outputs(self.seen), precision)
-        # A compiler may fail in any way, and a kernel may not exist for a precision.
-        except Exception as error:  # noqa: BLE001
-            return f"fails ({first_line(error)})"
+        with _without_logs():
+            try:
+                self.teacher.take(form, precision, (len(self.images), self.wanted))
+                self.run()  # what happens here at first is not part of a later measurement
+                return disagreement(self._plain, self._outputs(self.seen), precision)
+            # A compiler may fail in any way, and a kernel may not exist for a precision.
+            except Exception as error:  # noqa: BLE001
+                return f"fails ({first_line(error)})"
 
     def run(self) -> None:
         """One forward in the present form."""
@@ -68,3 +73,14 @@ class FormCheck:
     def _outputs(self, images: Tensor) -> Outputs:
         outputs: Outputs = self.teacher(images, self.wanted)
         return outputs
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Hide warnings and tracebacks that torch logs while it compiles: the sentence on a form says what failed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)

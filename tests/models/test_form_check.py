@@ -177,6 +177,31 @@ def test_without_a_compiler_the_form_fails_and_the_teacher_works(compiler, vit):
     assert torch.equal(vit(images, READ).logits, plain)
 
 
+class Forgetful(nn.Module):
+    """Keeps a tensor that no form changes, since it is no buffer; torch logs a traceback when it traces the product."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = replace(spec, classes=3)
+        self.network = nn.Conv2d(3, 3, 8)
+        self.kept = torch.ones(1, 3, 3)
+
+    def forward(self, images, wanted):
+        maps = self.network(images).flatten(2).mean(dim=2)
+        return Outputs(logits=torch.bmm(maps[None], self.kept)[0].float())
+
+
+@pytest.mark.slow
+def test_a_form_that_cannot_be_traced_is_named_without_a_traceback(compiler, vit, capfd):
+    model = Forgetful(vit.spec)
+    teacher = FrozenTeacher(model, student=model.spec, size="auto", class_map=ClassMap(None))
+    check = FormCheck(teacher, {Signal.LOGITS: ()}, images_of(teacher))
+    fault = check.take(TeacherForm(half_weights=True, compiled=True), BF16)
+    assert fault is not None
+    assert fault.startswith("fails (")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_limits_are_those_of_the_export_gate():
     for name, dtype in (("fp32", FP32), ("fp16", torch.float16), ("bf16", BF16)):
         assert (LIMITS[dtype].max_relative, LIMITS[dtype].min_sqnr_db) == (
