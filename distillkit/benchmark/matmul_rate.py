@@ -9,7 +9,9 @@ import torch
 from distillkit.compute.devices import computes_bf16, wait_for
 
 SIDES = (1024, 4096, 8192)
+"""Rows and columns of the matrices."""
 REPEATS = 10
+"""Products of each size."""
 
 
 def peak_precision(device: torch.device) -> torch.dtype:

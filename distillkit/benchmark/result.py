@@ -36,7 +36,7 @@ class ArmResult:
         return 1000 / self.ms_per_image
 
     def share_of(self, gflop_per_s: float) -> float:
-        """The arithmetic of a second, relative to a rate."""
+        """The arm's GFLOP per second as a share of a rate, 0..1."""
         return self.images_per_s * self.gflop_per_image / gflop_per_s
 
 

@@ -39,8 +39,3 @@ class BackgroundCopies:
         for tensor in tensors:
             if tensor is not None:
                 tensor.record_stream(steps)
-
-    def wait(self) -> None:
-        """Wait until all blocks are done."""
-        if self._stream is not None:
-            self._stream.synchronize()

@@ -34,4 +34,4 @@ def _set_thresholds(values: Mapping[int, tuple[int, ...]]) -> None:
         return
     library = ctypes.CDLL(None)
     for parameter, accepted in values.items():
-        next((value for value in accepted if library.mallopt(parameter, value)), None)
+        any(library.mallopt(parameter, value) for value in accepted)  # up to the first that it accepts

@@ -121,7 +121,7 @@ class TrainingData:
             finishes=recipe.data.finish == "loader",
         )
         self._normalise = PixelNormalisation(spec, device)
-        self.copies = BackgroundCopies(device)
+        self._copies = BackgroundCopies(device)
         workers, pin = recipe.data.workers, device.type == "cuda"
         layout = Layout(rank, world, size, workers, pin=pin, allow_single=allow_single)
         views = recipe.data.views
@@ -139,9 +139,9 @@ class TrainingData:
         with closing(self._host.windows(start_step, end_step)) as windows:
             for step, (batches, waited_s) in enumerate(_timed(windows), start_step):
                 epoch, place = divmod(step, self.steps_per_epoch)
-                with self.copies.background():
+                with self._copies.background():
                     micro_batches = tuple(map(self._on_device, batches))
-                self.copies.hand_over(chain.from_iterable(map(_tensors, micro_batches)))
+                self._copies.hand_over(chain.from_iterable(map(_tensors, micro_batches)))
                 yield Window(
                     step,
                     epoch,

@@ -17,7 +17,7 @@ AttentionForm = Literal["auto", "fused", "written"]
 def written_is_faster(device: torch.device, precision: torch.dtype, grids: Grids) -> bool:
     """Whether written-out attention is taken to be faster than torch's fused function: in bf16 on a CPU.
 
-    There it saves time in a forward, and more with its backward (docs/benchmarks/README.md).
+    There a forward takes less time, and with its backward it saves more (docs/benchmarks/README.md).
     `grids` are the (rows, columns) of patches, layer by layer.
     """
     patches = max((rows * columns for rows, columns in grids), default=0)

@@ -15,6 +15,7 @@ def compile_with_constants(network: nn.Module) -> Callable[..., Any]:
 
     The weights of that moment are constants: BatchNorm is folded, matrices and kernels are packed, and what follows a
     convolution is computed in it. The result does not see later changes of the weights; compile again then.
+    Raises: at the first call, what torch's compiler raises.
     """
 
     def run(*arguments: object) -> Any:

@@ -21,6 +21,17 @@ CHECKED = 16
 """Most images that are compared."""
 
 
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Hide warnings and tracebacks that torch logs while it compiles: the sentence on a form says what failed."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 class FormCheck:
     """Gives a teacher one form after the other, and compares each with the plain form in float32.
 
@@ -35,20 +46,20 @@ class FormCheck:
         self._plain = self._outputs(images[:CHECKED])
         self._state: PlainState | None = None
 
+    @_without_logs()
     def take(self, form: TeacherForm, precision: torch.dtype) -> str | None:
         """Give the teacher a form; return why it cannot be used, as the end of a sentence, None if it can."""
         self.restore()
         self._state = PlainState(self.teacher.network, precision)
         if form.compiled:
             use_private_cache()
-        with _without_logs():
-            try:
-                self.teacher.take(form, precision, (len(self.images), self.wanted))
-                self.run()  # what happens here at first is not part of a later measurement
-                return disagreement(self._plain, self._outputs(self.seen), precision)
-            # A compiler may fail in any way, and a kernel may not exist for a precision.
-            except Exception as error:  # noqa: BLE001
-                return f"fails ({first_line(error)})"
+        try:
+            self.teacher.take(form, precision, (len(self.images), self.wanted))
+            self.run()  # what happens here at first is not part of a later measurement
+            return disagreement(self._plain, self._outputs(self.seen), precision)
+        # A compiler may fail in any way, and a kernel may not exist for a precision.
+        except Exception as error:  # noqa: BLE001
+            return f"fails ({first_line(error)})"
 
     def run(self) -> None:
         """One forward in the present form."""
@@ -73,14 +84,3 @@ class FormCheck:
     def _outputs(self, images: Tensor) -> Outputs:
         outputs: Outputs = self.teacher(images, self.wanted)
         return outputs
-
-
-@contextmanager
-def _without_logs() -> Iterator[None]:
-    """Hide warnings and tracebacks that torch logs while it compiles: the sentence on a form says what failed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -286,7 +286,7 @@ def test_batches_reach_a_busy_gpu_unchanged_and_do_not_wait_for_it(opened, recip
         if number > 0:  # the first one is waited for until the loader processes have started
             torch.cuda._sleep(2_000_000_000)  # about a second of the GPU
         one = next(windows)
-        there.copies.wait()
+        there._copies._stream.synchronize()
         assert number == 0 or not torch.cuda.current_stream().query(), "the copies waited for the step"
         copied = [batch.images * 1 for batch in one.micro_batches]  # queued behind the step
         for images, left, right in zip(copied, one.micro_batches, other.micro_batches, strict=True):
